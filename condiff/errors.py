@@ -1,0 +1,28 @@
+"""Errors a user can act on: one sentence each, saying what, where, and the way out.
+
+CondiffError
+├── ImageError     a photo cannot be read or written
+├── ModelError     a model folder is missing, broken or of another kind
+├── ConfigError    a configuration or a flag's value does not hold together
+└── DataError      a training or evaluation set cannot be used
+"""
+
+
+class CondiffError(Exception):
+    """Any failure that is not a bug of condiff; the command line prints it and exits 1."""
+
+
+class ImageError(CondiffError):
+    """A photo cannot be read or written."""
+
+
+class ModelError(CondiffError):
+    """A model folder is missing, broken, or made for another task."""
+
+
+class ConfigError(CondiffError):
+    """A configuration file, an override or a combination of settings is wrong."""
+
+
+class DataError(CondiffError):
+    """A training or evaluation set is missing, empty, or not readable."""

@@ -1,0 +1,85 @@
+"""`condiff info`: versions and devices, or what a model is."""
+
+import json
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from condiff import __version__
+from condiff.cli import options
+
+PACKAGES = ("torch", "diffusers", "accelerate", "opencv-python-headless", "pillow", "numpy")
+
+
+def info(
+    model: Annotated[
+        str | None,
+        typer.Argument(metavar="[MODEL]", help="A model folder, or an embedded model's name."),
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Versions, devices and embedded models; or a model's card and figures."""
+    told = describe_model(model) if model else describe_machine()
+    if as_json:
+        print(json.dumps(told, indent=2))
+        return
+    card = told.pop("card", None)
+    for key, value in told.items():
+        print(f"{key:<12} {value}")
+    if card:
+        print(f"\n{card}")
+
+
+def describe_machine() -> dict[str, object]:
+    """What a bug report needs."""
+    import torch
+
+    from condiff.checkpoint import EMBEDDED, INDEX
+
+    devices = ["cpu"]
+    devices += [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    devices += ["mps"] if torch.backends.mps.is_available() else []
+    models = sorted(path.parent.name for path in EMBEDDED.glob(f"*/{INDEX}"))
+    return {
+        "condiff": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        **{name: _version(name) for name in PACKAGES},
+        "devices": ", ".join(devices),
+        "threads": torch.get_num_threads(),
+        "models": ", ".join(models) or "none",
+    }
+
+
+def describe_model(name: str) -> dict[str, object]:
+    """Task, sizes, noise process and card of a model folder."""
+    from condiff.checkpoint import load_model
+
+    options.quiet_libraries()
+    loaded = load_model(name)
+
+    def millions(module: object) -> str:
+        return f"{sum(p.numel() for p in module.parameters()) / 1e6:.1f} M parameters"  # type: ignore[attr-defined]
+
+    size = sum(path.stat().st_size for path in loaded.folder.rglob("*.safetensors"))
+    card = loaded.folder / "README.md"
+    return {
+        "folder": str(loaded.folder),
+        "task": loaded.task.name,
+        "unet": millions(loaded.model.unet),
+        "encoder": millions(loaded.model.encoder),
+        "weights": f"{size / 1e6:.1f} MB",
+        "predicts": loaded.diffusion.prediction_type,
+        "schedule": loaded.diffusion.beta_schedule,
+        "card": Path(card).read_text("utf-8") if card.exists() else None,
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

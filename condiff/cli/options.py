@@ -1,0 +1,51 @@
+"""Flags that mean the same in every command, and how commands speak."""
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from condiff import __version__
+
+Model = Annotated[
+    str, typer.Option("-m", "--model", help="An embedded model's name, or a model folder.")
+]
+Steps = Annotated[int, typer.Option(min=1, max=1000, help="Denoising steps.")]
+Scheduler = Annotated[
+    str, typer.Option(help="Solver: ddpm, ddim, dpmsolver++, unipc, euler or heun.")
+]
+Seed = Annotated[
+    int | None,
+    typer.Option(min=0, help="Random seed: the same picture again (default: a new one, reported)."),
+]
+Samples = Annotated[int, typer.Option(min=1, help="How many different answers.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Force = Annotated[bool, typer.Option("-f", "--force", help="Overwrite what is there.")]
+DryRun = Annotated[
+    bool, typer.Option("-n", "--dry-run", help="Say what would be done, and do nothing.")
+]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Only errors on stderr.")]
+Verbose = Annotated[
+    bool, typer.Option("-v", "--verbose", help="More on stderr, and tracebacks of errors.")
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object a result on stdout.")]
+
+
+def print_version(wanted: bool) -> None:
+    """`--version`."""
+    if wanted:
+        print(f"condiff {__version__}")
+        raise typer.Exit
+
+
+def say(message: Any, *, quiet: bool) -> None:
+    """Chatter goes to stderr; stdout is for results."""
+    if not quiet:
+        print(message, file=sys.stderr)
+
+
+def quiet_libraries() -> None:
+    """Keep diffusers' advice to developers out of our users' terminals."""
+    from diffusers.utils import logging
+
+    logging.set_verbosity_error()

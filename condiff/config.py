@@ -1,0 +1,176 @@
+"""The configuration of a training run: frozen pydantic models, mirrored field for field by YAML."""
+
+import difflib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+from condiff.errors import ConfigError
+
+PredictionType = Literal["epsilon", "v_prediction", "sample"]
+BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
+Task = Literal["colorize"]
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """What all parts share: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelConfig(Section):
+    """The condition encoder and the U-Net."""
+
+    sample_size: PositiveInt = 64  # side of x_t in training; below size / fold is faster
+    fold: PositiveInt = 4
+    backbone_variant: Literal["lite0", "lite2"] | None = "lite2"
+    feature_strides: tuple[int, ...] = (8, 16, 32)
+    neck_channels: PositiveInt = 48
+    block_out_channels: tuple[PositiveInt, ...] = (48, 96, 192, 288)
+    layers_per_block: PositiveInt = 1
+    norm_num_groups: PositiveInt = 16
+    attention_head_dim: PositiveInt = 32
+
+
+class DiffusionConfig(Section):
+    """The noise process and what the network predicts."""
+
+    num_train_timesteps: PositiveInt = 1000
+    beta_schedule: BetaSchedule = "squaredcos_cap_v2"
+    prediction_type: PredictionType = "v_prediction"
+    rescale_betas_zero_snr: bool = True
+
+    @model_validator(mode="after")
+    def _noise_alone_says_nothing_of_noise(self) -> Self:
+        if self.rescale_betas_zero_snr and self.prediction_type == "epsilon":
+            raise ValueError(
+                "rescale_betas_zero_snr does not go with prediction_type epsilon: at the last "
+                "timestep x_t is the noise itself, so predicting it teaches nothing; use "
+                "v_prediction or set rescale_betas_zero_snr to false"
+            )
+        return self
+
+
+class DataConfig(Section):
+    """The photos and how they are varied."""
+
+    files: dict[str, PositiveInt] | None = None  # glob of files -> how many of their photos
+    max_photos: PositiveInt | None = None
+    size: PositiveInt = 256  # side of the square view that the backbone sees
+    min_crop: Annotated[float, Field(gt=0, le=1)] = 0.7  # smallest crop, as part of the short side
+    flip: Probability = 0.5
+    degrade: Probability = 0.5  # blur, noise, contrast: users' photos are old scans
+    hint_prob: Probability = 0.5
+    max_hints: NonNegativeInt = 32
+    cache_features: bool = False  # run the frozen backbone once a photo: a CPU's way
+    num_workers: NonNegativeInt = 0
+
+
+class OptimizerConfig(Section):
+    """AdamW, warm-up, then a cosine down to zero over steps or over the clock."""
+
+    learning_rate: PositiveFloat = 2e-4
+    weight_decay: NonNegativeFloat = 1e-2
+    warmup_steps: NonNegativeInt = 500
+    max_grad_norm: PositiveFloat = 1.0
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9999
+
+
+class TrainConfig(Section):
+    """A whole run; `condiff train` reads it from YAML, `--set a.b=c` overrides a field."""
+
+    task: Task = "colorize"
+    seed: NonNegativeInt = 0
+    train_batch_size: PositiveInt = 32
+    gradient_accumulation_steps: PositiveInt = 1
+    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    max_train_steps: PositiveInt | None = None
+    max_minutes: PositiveFloat | None = None
+    sample_steps: PositiveInt = 500  # a grid of samples, and the model, every so many steps
+    model: ModelConfig = ModelConfig()
+    diffusion: DiffusionConfig = DiffusionConfig()
+    data: DataConfig = DataConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+
+    @model_validator(mode="after")
+    def _ends(self) -> Self:
+        if self.max_train_steps is None and self.max_minutes is None:
+            raise ValueError("a run needs an end: give max_train_steps or max_minutes")
+        return self
+
+
+def read_config(path: Path | None, overrides: Sequence[str] = ()) -> TrainConfig:
+    """The configuration in a YAML file (the defaults without one), `key.sub=value` strings on top."""
+    values: Any = {}
+    if path is not None:
+        try:
+            values = yaml.safe_load(path.read_text("utf-8")) or {}
+        except OSError as error:
+            raise ConfigError(f"Cannot read the configuration {path}: {error.strerror}.") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            reason = " ".join(str(error).split())
+            raise ConfigError(f"The configuration {path} is not valid YAML: {reason}.") from error
+        if not isinstance(values, dict):
+            raise ConfigError(f"The configuration {path} is not a mapping of keys to values.")
+    for override in overrides:
+        _set(values, override)
+    return parse_config(values, origin=str(path) if path is not None else "the settings")
+
+
+def parse_config(values: dict[str, Any], *, origin: str) -> TrainConfig:
+    """Checked values; the first fault becomes one sentence with the key and the nearest known one."""
+    try:
+        return TrainConfig.model_validate(values)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        key = ".".join(str(part) for part in fault["loc"] if part != "function-after")
+        if fault["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(key, list(known_keys()), n=1, cutoff=0.5)
+            hint = f"; did you mean {near[0]}?" if near else "."
+            raise ConfigError(f"{origin}: there is no setting {key}{hint}") from error
+        message = fault["msg"].removeprefix("Value error, ")
+        where = f"{origin}: {key}" if key else origin
+        got = "" if fault["type"] == "value_error" else f" (got {fault['input']!r})"
+        raise ConfigError(f"{where}: {message}{got}.") from error
+
+
+def to_yaml(config: TrainConfig) -> str:
+    """The whole configuration as YAML that `read_config` reads back equal."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def known_keys(section: type[BaseModel] = TrainConfig, prefix: str = "") -> Iterator[str]:
+    """Every settable key, dotted."""
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from known_keys(field.annotation, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def _set(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(
+            f"--set takes KEY=VALUE, for example optimizer.learning_rate=1e-4, not {override!r}."
+        )
+    *sections, name = key.strip().split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"--set {key}: {section} is a value, not a section.")
+    values[name] = yaml.safe_load(text)

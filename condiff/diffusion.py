@@ -1,0 +1,144 @@
+"""The mathematics of diffusion: the noise process, the training loss, the way back. No I/O.
+
+Ho et al. 2020 (arXiv:2006.11239) for the process, Salimans & Ho 2022 (arXiv:2202.00512) for v.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
+from torch import Tensor
+
+from condiff.config import DiffusionConfig, PredictionType
+from condiff.errors import ConfigError
+
+Denoiser = Callable[[Tensor, Tensor], Tensor]  # (x_t, t) -> model output
+
+# "leading", the default of some, would start below T, where the model expects some image in the
+# noise: dull, brown casts.
+TIMESTEP_SPACING = "trailing"
+
+SCHEDULERS: dict[str, tuple[type, dict[str, Any]]] = {
+    "ddpm": (DDPMScheduler, {"clip_sample": False}),
+    "ddim": (DDIMScheduler, {"clip_sample": False, "set_alpha_to_one": True}),
+    "dpmsolver++": (DPMSolverMultistepScheduler, {"final_sigmas_type": "zero"}),
+    "unipc": (UniPCMultistepScheduler, {"final_sigmas_type": "zero"}),
+    "euler": (EulerDiscreteScheduler, {}),
+    "heun": (HeunDiscreteScheduler, {}),
+}
+
+
+def build_scheduler(name: str, config: DiffusionConfig) -> Any:
+    """A diffusers scheduler by its short name, with trailing spacing.
+
+    Clipping is left to `denoise`, which does it alike for all of them.
+    """
+    if name not in SCHEDULERS:
+        raise ConfigError(f"There is no scheduler {name!r}: choose from {', '.join(SCHEDULERS)}.")
+    kind, options = SCHEDULERS[name]
+    process = config.model_dump()
+    if kind is HeunDiscreteScheduler and process.pop("rescale_betas_zero_snr"):
+        # It has no such option; the rescaled betas themselves are one, short of an infinite sigma.
+        betas = build_scheduler("ddpm", config).betas
+        process["trained_betas"] = betas.clamp(max=1 - 1e-6).tolist()
+    return kind(**process, **options, timestep_spacing=TIMESTEP_SPACING)
+
+
+def add_noise(x_0: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
+    """x_t = sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) eps; alpha_bar is (B,1,1,1)."""
+    return alpha_bar.sqrt() * x_0 + (1 - alpha_bar).sqrt() * eps
+
+
+def target(prediction_type: PredictionType, x_0: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
+    """What the network is to put out: eps, x_0, or v = sqrt(alpha_bar) eps - sqrt(1-alpha_bar) x_0.
+
+    The squared error of v is that of the noise weighted by 1/alpha_bar.
+    """
+    if prediction_type == "epsilon":
+        return eps
+    if prediction_type == "sample":
+        return x_0
+    return alpha_bar.sqrt() * eps - (1 - alpha_bar).sqrt() * x_0
+
+
+def to_x_0(
+    prediction_type: PredictionType, model_output: Tensor, x_t: Tensor, alpha_bar: Tensor
+) -> Tensor:
+    """The clean image that a model output stands for."""
+    if prediction_type == "epsilon":
+        return (x_t - (1 - alpha_bar).sqrt() * model_output) / alpha_bar.sqrt()
+    if prediction_type == "sample":
+        return model_output
+    return alpha_bar.sqrt() * x_t - (1 - alpha_bar).sqrt() * model_output
+
+
+def from_x_0(
+    prediction_type: PredictionType, x_0: Tensor, x_t: Tensor, alpha_bar: Tensor
+) -> Tensor:
+    """The model output that stands for a clean image: the inverse of `to_x_0`."""
+    if prediction_type == "sample":
+        return x_0
+    eps = (x_t - alpha_bar.sqrt() * x_0) / (1 - alpha_bar).sqrt().clamp(min=1e-8)
+    return target(prediction_type, x_0, eps, alpha_bar)
+
+
+def squared_error(
+    model: Callable[[Tensor, Tensor], Tensor],
+    x_0: Tensor,
+    *,
+    alphas_bar: Tensor,
+    prediction_type: PredictionType,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The noise MSE of each image (B,), and the timesteps (B,) drawn uniformly for it.
+
+    alphas_bar is (T,); `model` is called with (x_t, t).
+    """
+    batch = x_0.shape[0]
+    t = torch.randint(len(alphas_bar), (batch,), generator=generator, device=x_0.device)
+    eps = torch.randn(x_0.shape, generator=generator, device=x_0.device, dtype=x_0.dtype)
+    alpha_bar = alphas_bar[t].view(-1, 1, 1, 1)
+    output = model(add_noise(x_0, eps, alpha_bar), t)
+    error = output.float() - target(prediction_type, x_0, eps, alpha_bar)
+    return error.square().mean(dim=(1, 2, 3)), t
+
+
+def initial_noise(generators: list[torch.Generator], shape: tuple[int, ...]) -> Tensor:
+    """x_T: standard normal (B,*shape), row i from generator i, so no image depends on its batch."""
+    return torch.stack([torch.randn(shape, generator=g, device=g.device) for g in generators])
+
+
+@torch.no_grad()
+def denoise(
+    model: Denoiser,
+    scheduler: Any,
+    noise: Tensor,
+    *,
+    steps: int,
+    clip: float,
+    generators: list[torch.Generator] | None = None,
+) -> Iterator[Tensor]:
+    """Yield x_t after every step from pure noise (B,C,h,w) on; the last one is the sample.
+
+    Every predicted x_0 is clipped to ±clip. The generators serve the schedulers that draw fresh
+    noise on the way.
+    """
+    scheduler.set_timesteps(steps)
+    kind = scheduler.config.prediction_type
+    draws = {"generator": generators} if isinstance(scheduler, DDPMScheduler) else {}
+    alphas_bar = scheduler.alphas_cumprod
+    x_t = noise * scheduler.init_noise_sigma
+    for t in scheduler.timesteps:
+        x_in = scheduler.scale_model_input(x_t, t)  # unit variance, whatever the solver's own scale
+        alpha_bar = alphas_bar[int(t)].to(x_t)
+        x_0 = to_x_0(kind, model(x_in, t), x_in, alpha_bar).clamp(-clip, clip)
+        x_t = scheduler.step(from_x_0(kind, x_0, x_in, alpha_bar), t, x_t, **draws).prev_sample
+        yield x_t

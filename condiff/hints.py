@@ -1,0 +1,33 @@
+"""Colour hints: a few cells of chroma given beforehand, the rest left to the model."""
+
+import torch
+from torch import Tensor
+
+
+def simulate_hints(
+    chroma: Tensor, *, hint_prob: float, max_hints: int, generator: torch.Generator | None = None
+) -> Tensor:
+    """Hints (B,3,h,w) as a user might give: true chroma (B,2,h,w) in a few patches, and their mask.
+
+    With probability `hint_prob` a photo shows 1 to `max_hints` square patches of 1 to 9 cells' side,
+    most of them few and small; otherwise all is zero: no hint.
+    """
+    batch, _, height, width = chroma.shape
+
+    def draw(*shape: int) -> Tensor:
+        return torch.rand(shape, generator=generator, device=chroma.device)
+
+    hinted = draw(batch, 1) < hint_prob
+    # Squared uniforms: two hints are commoner than thirty, a dab commoner than a blot.
+    count = (1 + draw(batch, 1).square() * max_hints).clamp(max=max_hints)
+    shown = (torch.arange(max_hints, device=chroma.device) < count) & hinted  # (B,N)
+    half = draw(batch, max_hints).square() * 4.5
+    rows, columns = draw(batch, max_hints) * height, draw(batch, max_hints) * width
+    y = torch.arange(height, device=chroma.device).view(1, 1, -1, 1) + 0.5
+    x = torch.arange(width, device=chroma.device).view(1, 1, 1, -1) + 0.5
+    half = half[..., None, None].clamp(min=0.5)
+    inside = ((y - rows[..., None, None]).abs() <= half) & (
+        (x - columns[..., None, None]).abs() <= half
+    )
+    mask = (inside & shown[..., None, None]).any(dim=1, keepdim=True).to(chroma.dtype)
+    return torch.cat([chroma * mask, mask], dim=1)

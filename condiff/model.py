@@ -1,0 +1,75 @@
+"""The model that is trained and sampled: condition encoder and U-Net, side by side."""
+
+import torch
+from diffusers import UNet2DModel
+from torch import Tensor, nn
+
+from condiff.backbone import load_pretrained
+from condiff.config import ModelConfig
+from condiff.encoder import ConditionEncoder, Features
+from condiff.tasks import Task
+
+
+class Model(nn.Module):
+    """eps_θ(x_t ⊕ cond, t): the U-Net sees the encoded condition beside the noisy image."""
+
+    def __init__(self, encoder: ConditionEncoder, unet: UNet2DModel):
+        super().__init__()
+        self.encoder, self.unet = encoder, unet
+
+    def forward(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        condition: Tensor,
+        *,
+        features: Features | None = None,
+        hints: Tensor | None = None,
+    ) -> Tensor:
+        """Model output (B,C,h,w) for x_t (B,C,h,w), t (B,) and a condition image (B,N,H,W)."""
+        size = (x_t.shape[-2], x_t.shape[-1])
+        cond = self.encoder(condition, features=features, hints=hints, size=size)
+        return self.predict(x_t, t, cond)
+
+    def predict(self, x_t: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        """Model output for a condition already encoded to (B,K,h,w)."""
+        joined = torch.cat([x_t, cond], dim=1).contiguous(memory_format=torch.channels_last)
+        return self.unet(joined, t).sample
+
+    def trainable(self) -> list[nn.Parameter]:
+        """All parameters but the frozen backbone's."""
+        return [p for p in self.parameters() if p.requires_grad]
+
+
+def build_model(config: ModelConfig, task: Task) -> Model:
+    """A fresh model: the backbone pretrained and frozen, everything else random."""
+    encoder = ConditionEncoder(
+        in_channels=task.condition_channels,
+        fold=config.fold,
+        backbone_variant=config.backbone_variant,
+        feature_strides=config.feature_strides,
+        neck_channels=config.neck_channels,
+        hint_channels=task.hint_channels,
+    )
+    if config.backbone_variant:
+        encoder.backbone.load_state_dict(load_pretrained(config.backbone_variant).state_dict())
+    levels = len(config.block_out_channels)
+    unet = UNet2DModel(
+        sample_size=config.sample_size,
+        in_channels=task.out_channels + encoder.out_channels,
+        out_channels=task.out_channels,
+        block_out_channels=config.block_out_channels,
+        layers_per_block=config.layers_per_block,
+        down_block_types=("DownBlock2D",) * levels,
+        up_block_types=("UpBlock2D",) * levels,
+        norm_num_groups=config.norm_num_groups,
+        attention_head_dim=config.attention_head_dim,
+    )
+    return freeze(Model(encoder, unet))
+
+
+def freeze(model: Model) -> Model:
+    """The model with its backbone kept out of training, its weights laid out channels last."""
+    if model.encoder.backbone is not None:
+        model.encoder.backbone.requires_grad_(False)
+    return model.to(memory_format=torch.channels_last)

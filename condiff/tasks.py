@@ -1,0 +1,33 @@
+"""The table of tasks: what x_0 is, and what it is conditioned on."""
+
+from dataclasses import dataclass
+
+from condiff.config import Task as TaskName
+from condiff.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Task:
+    """One row: x_0 has `out_channels`, is `scale` units a one, and never exceeds ±clip."""
+
+    name: TaskName
+    out_channels: int
+    condition_channels: int
+    hint_channels: int
+    scale: float
+    clip: float
+
+
+TASKS: dict[str, Task] = {
+    # x_0 is (a,b)/50: sRGB reaches ±110, so ±2.2; most photos stay within ±1.
+    "colorize": Task(
+        "colorize", out_channels=2, condition_channels=1, hint_channels=3, scale=50.0, clip=2.2
+    ),
+}
+
+
+def find_task(name: str) -> Task:
+    """The row of that name."""
+    if name not in TASKS:
+        raise ConfigError(f"There is no task {name!r}: choose from {', '.join(TASKS)}.")
+    return TASKS[name]

@@ -17,8 +17,9 @@ Floats = npt.NDArray[np.floating]
 SSIM_WINDOW = 11  # Wang et al. (2004): 11x11 Gaussian with sigma 1.5
 # L* per pixel. A soft shade passes for flat, the outline of a thing does not.
 FLAT_LIGHTNESS = 1.0
-# Gradients that vary less than this are the rounding of float32, not a picture.
-NO_VARIATION = 1e-3
+# Units per pixel. cv2's Lab of a grey photo has up to 0.13 of chroma, whose gradients vary by 0.01;
+# noise of one 8-bit level varies by 0.11.
+NO_VARIATION = 0.05
 
 
 def psnr(pixels: Pixels, truth: Pixels) -> float:

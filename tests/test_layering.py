@@ -11,7 +11,7 @@ PACKAGE = Path(condiff.__file__).parent
 LEVELS = [
     {"errors"},
     {"config", "images", "backbone", "color"},
-    {"conditions", "hints", "diffusion", "encoder", "batch"},
+    {"conditions", "hints", "diffusion", "encoder", "batch", "metrics", "pairs", "report"},
     {"tasks", "data"},
     {"prep", "checkpoint"},
     {"train", "pipeline", "evaluate", "figures"},

@@ -1,0 +1,204 @@
+"""Figures that compare photos: pure functions of arrays, no files and no networks.
+
+`pixels` are uint8 RGB (H,W,3); `lab` is CIE Lab (H,W,3) as floats, L* in [0,100], ab about +-110.
+"""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from condiff.errors import DataError
+
+Pixels = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.floating]
+
+SSIM_WINDOW = 11  # Wang et al. (2004): 11x11 Gaussian with sigma 1.5
+# L* per pixel. A soft shade passes for flat, the outline of a thing does not.
+FLAT_LIGHTNESS = 1.0
+# Units per pixel. cv2's Lab of a grey photo has up to 0.13 of chroma, whose gradients vary by 0.01;
+# noise of one 8-bit level varies by 0.11.
+NO_VARIATION = 0.05
+
+
+def psnr(pixels: Pixels, truth: Pixels) -> float:
+    """Peak signal-to-noise ratio in dB over all channels; infinite for equal photos."""
+    error = float(np.mean((pixels.astype(np.float64) - truth.astype(np.float64)) ** 2))
+    return float("inf") if error == 0 else 10 * float(np.log10(255**2 / error))
+
+
+def ssim(pixels: Pixels, truth: Pixels) -> float:
+    """Structural similarity in [-1,1] of Wang et al. (2004), the mean over R, G and B.
+
+    Gaussian window, population covariance, only windows that lie inside the photo: what
+    scikit-image gives for gaussian_weights=True, use_sample_covariance=False.
+    """
+    if min(pixels.shape[:2]) < SSIM_WINDOW:
+        height, width = pixels.shape[:2]
+        raise DataError(
+            f"a photo of {width}x{height} pixels is too small for SSIM, which needs "
+            f"{SSIM_WINDOW}x{SSIM_WINDOW}: leave it out of the set."
+        )
+    x, y = pixels.astype(np.float64), truth.astype(np.float64)
+    mean_x, mean_y = _window_mean(x), _window_mean(y)
+    var_x = _window_mean(x * x) - mean_x**2
+    var_y = _window_mean(y * y) - mean_y**2
+    cov_xy = _window_mean(x * y) - mean_x * mean_y
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    similarity = ((2 * mean_x * mean_y + c1) * (2 * cov_xy + c2)) / (
+        (mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2)
+    )
+    return float(similarity.mean())
+
+
+def ciede2000(lab: Floats, truth_lab: Floats) -> npt.NDArray[np.float64]:
+    """Colour difference of each pixel, (...,3) and (...,3) -> (...), k_L = k_C = k_H = 1.
+
+    Symbols and order of steps as in Sharma, Wu and Dalal (2005).
+    """
+    L_1, a_1, b_1 = np.moveaxis(lab.astype(np.float64), -1, 0)
+    L_2, a_2, b_2 = np.moveaxis(truth_lab.astype(np.float64), -1, 0)
+
+    # 1. C' and h': a is stretched near grey.
+    C_mean = (np.hypot(a_1, b_1) + np.hypot(a_2, b_2)) / 2
+    stretch = 1.5 - 0.5 * _chroma_weight(C_mean)
+    a_1, a_2 = a_1 * stretch, a_2 * stretch
+    C_1, C_2 = np.hypot(a_1, b_1), np.hypot(a_2, b_2)
+    h_1, h_2 = np.degrees(np.arctan2(b_1, a_1)) % 360, np.degrees(np.arctan2(b_2, a_2)) % 360
+
+    # 2. Differences; hue has none where one side is grey.
+    one_is_grey = C_1 * C_2 == 0
+    turn = h_2 - h_1
+    turn = np.where(turn > 180, turn - 360, np.where(turn < -180, turn + 360, turn))
+    turn = np.where(one_is_grey, 0, turn)
+    dL, dC = L_2 - L_1, C_2 - C_1
+    dH = 2 * np.sqrt(C_1 * C_2) * np.sin(np.radians(turn / 2))
+
+    # 3. Weights at the mean colour.
+    L, C, h_sum = (L_1 + L_2) / 2, (C_1 + C_2) / 2, h_1 + h_2
+    h = np.where(np.abs(h_1 - h_2) <= 180, h_sum, h_sum + np.where(h_sum < 360, 360, -360)) / 2
+    h = np.where(one_is_grey, h_sum, h)
+    T = (
+        1
+        - 0.17 * np.cos(np.radians(h - 30))
+        + 0.24 * np.cos(np.radians(2 * h))
+        + 0.32 * np.cos(np.radians(3 * h + 6))
+        - 0.20 * np.cos(np.radians(4 * h - 63))
+    )
+    S_L = 1 + 0.015 * (L - 50) ** 2 / np.sqrt(20 + (L - 50) ** 2)
+    S_C = 1 + 0.045 * C
+    S_H = 1 + 0.015 * C * T
+    rotation = np.radians(60 * np.exp(-(((h - 275) / 25) ** 2)))
+    R_T = -np.sin(rotation) * 2 * _chroma_weight(C)
+    lightness, chroma, hue = dL / S_L, dC / S_C, dH / S_H
+    return np.sqrt(lightness**2 + chroma**2 + hue**2 + R_T * chroma * hue)
+
+
+def colorfulness(pixels: Pixels) -> float:
+    """M3 of Hasler and Suesstrunk (2003): 0 for grey, about 33 moderate, 59 quite colourful."""
+    return _colorfulness(*_opponents(pixels))
+
+
+def colorfulness_ddcolor(pixels: Pixels) -> float:
+    """Colourfulness as DDColor counts it: of |R-G| and |(R+G)/2-B|, so opposites do not add up.
+
+    Kang et al. (2023), `basicsr/metrics/colorfulness.py` of github.com/piddnad/DDColor. Against
+    `colorfulness` the spread is smaller and the mean larger: the two must not share a column.
+    """
+    rg, yb = _opponents(pixels)
+    return _colorfulness(np.abs(rg), np.abs(yb))
+
+
+def lightness_error(lab: Floats, source_lab: Floats) -> float:
+    """Largest |dL*| of any pixel: how far a result left the lightness of its source."""
+    return float(np.abs(lab[..., 0].astype(np.float64) - source_lab[..., 0]).max())
+
+
+def bleed(lab: Floats) -> float:
+    """Mean chroma gradient, in ab units per pixel, over the pixels where L* is flat.
+
+    The chroma gradient is sqrt(a_x^2 + a_y^2 + b_x^2 + b_y^2); flat is a gradient of L* below
+    `FLAT_LIGHTNESS`; derivatives are 3x3 Sobel / 8. Colour that crosses an outline raises it, so
+    does texture of equal lightness: read it beside the truth's. 0 where nothing is flat.
+    """
+    flat = _gradient(lab[..., :1]) < FLAT_LIGHTNESS
+    return float(_gradient(lab[..., 1:])[flat].mean()) if flat.any() else 0.0
+
+
+def edge_alignment(lab: Floats) -> float:
+    """Pearson correlation of L* and chroma gradient magnitudes; 0 where either is constant."""
+    edges, chroma_edges = _gradient(lab[..., :1]).ravel(), _gradient(lab[..., 1:]).ravel()
+    if min(edges.std(), chroma_edges.std()) < NO_VARIATION:
+        return 0.0
+    return float(np.corrcoef(edges, chroma_edges)[0, 1])
+
+
+def diversity(labs: Sequence[Floats]) -> float:
+    """Mean Euclidean ab distance of a pixel, over all pairs of at least two samples of a photo."""
+    chromas = [lab[..., 1:].astype(np.float64) for lab in labs]
+    distances = [
+        np.linalg.norm(one - other, axis=-1).mean()
+        for i, one in enumerate(chromas)
+        for other in chromas[:i]
+    ]
+    return float(np.mean(distances))
+
+
+def frechet_distance(features: Floats, truth_features: Floats) -> float:
+    """Frechet distance of the Gaussians fitted to (N,D) and (M,D), N and M at least 2.
+
+    |m_1 - m_2|^2 + tr(C_1 + C_2 - 2 (C_1 C_2)^(1/2)), Heusel et al. (2017), whose figures rest on
+    Inception-v3: with other features it is no FID. Biased upwards by small N, so compare only
+    sets of equal size.
+    """
+    x, y = features.astype(np.float64), truth_features.astype(np.float64)
+    shift = float(np.sum((x.mean(0) - y.mean(0)) ** 2))
+    factor_x, factor_y = _covariance_factor(x), _covariance_factor(y)
+    # With C_1 = A'A and C_2 = B'B, C_1 C_2 has the squared singular values of A B' for eigenvalues:
+    # no matrix square root, which goes complex on covariances of too few photos.
+    cross = np.linalg.svd(factor_x @ factor_y.T, compute_uv=False).sum()
+    spread = np.sum(factor_x**2) + np.sum(factor_y**2) - 2 * cross
+    return max(0.0, shift + float(spread))
+
+
+def _window_mean(channels: Floats) -> Floats:
+    """Gaussian mean of every window inside (H,W,3)."""
+    blurred = cv2.GaussianBlur(channels, (SSIM_WINDOW, SSIM_WINDOW), 1.5)
+    margin = SSIM_WINDOW // 2
+    return np.asarray(blurred[margin:-margin, margin:-margin])
+
+
+def _chroma_weight(chroma: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return np.sqrt(chroma**7 / (chroma**7 + 25.0**7))
+
+
+def _opponents(pixels: Pixels) -> tuple[Floats, Floats]:
+    """Red-green and yellow-blue, each (H,W) in [-255,255]."""
+    red, green, blue = np.moveaxis(pixels.astype(np.float64), -1, 0)
+    return red - green, (red + green) / 2 - blue
+
+
+def _colorfulness(rg: Floats, yb: Floats) -> float:
+    return float(np.hypot(rg.std(), yb.std()) + 0.3 * np.hypot(rg.mean(), yb.mean()))
+
+
+def _gradient(channels: Floats) -> npt.NDArray[np.float64]:
+    """Gradient magnitude (H,W) of (H,W,K), joined over the channels, in units per pixel."""
+    total = np.zeros(channels.shape[:2])
+    for channel in np.moveaxis(channels.astype(np.float64), -1, 0):
+        plane = np.ascontiguousarray(channel)
+        for dx, dy in ((1, 0), (0, 1)):
+            slope = cv2.Sobel(
+                plane, cv2.CV_64F, dx, dy, scale=1 / 8, borderType=cv2.BORDER_REPLICATE
+            )
+            total += slope**2
+    return np.sqrt(total)
+
+
+def _covariance_factor(features: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """A with A'A = the sample covariance of (N,D), no taller than D."""
+    centred = (features - features.mean(0)) / np.sqrt(len(features) - 1)
+    if len(centred) > centred.shape[1]:
+        return np.asarray(np.linalg.qr(centred, mode="r"))
+    return centred

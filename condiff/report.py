@@ -1,0 +1,97 @@
+"""How figures and photos are shown: an aligned Markdown table, one HTML page without outside parts.
+
+A table is a list of lines of cells; the first line is the heading, the first column names the rest.
+"""
+
+from base64 import b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from io import BytesIO
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+Pixels = npt.NDArray[np.uint8]
+
+LARGEST_SIDE = 512  # of a photo on the page: the look is judged, and the file stays mailable
+JPEG_QUALITY = 90
+STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem;
+       color: #222; background: #fff; }
+table { border-collapse: collapse; margin: 1rem 0 2rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .25rem .75rem; border-bottom: 1px solid #ddd; text-align: right; }
+th:first-child, td:first-child { text-align: left; }
+.photos { display: grid; grid-template-columns: repeat(3, 1fr); gap: .5rem; }
+figure { margin: 0; } figcaption { color: #666; font-size: 13px; }
+img { width: 100%; display: block; }
+"""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One photo three times, uint8 RGB (H,W,3), under a label such as "worst, dE 14.2"."""
+
+    label: str
+    grey: Pixels
+    result: Pixels
+    truth: Pixels
+
+
+def markdown_table(table: Sequence[Sequence[str]]) -> str:
+    """Markdown that is also aligned in a terminal: first column to the left, figures right."""
+    table = [[cell.replace("|", "\\|") for cell in line] for line in table]
+    widths = [max(3, *map(len, column)) for column in zip(*table, strict=True)]
+    heading, *body = [_markdown_line(line, widths) for line in table]
+    rule = "|".join(["", "-" * (widths[0] + 2), *("-" * (w + 1) + ":" for w in widths[1:]), ""])
+    return "\n".join([heading, rule, *body]) + "\n"
+
+
+def html_page(title: str, table: Sequence[Sequence[str]], comparisons: Sequence[Comparison]) -> str:
+    """A whole HTML page: the table, then grey | result | truth of every comparison."""
+    heading, *body = table
+    lines = [
+        "<!doctype html>",
+        '<html lang="en"><head><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width">',
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>",
+        f"<h1>{escape(title)}</h1>",
+        "<table>",
+        f"<thead>{_html_line(heading, 'th')}</thead>",
+        *(_html_line(line, "td") for line in body),
+        "</table>",
+    ]
+    for comparison in comparisons:
+        lines += [
+            f"<h2>{escape(comparison.label)}</h2>",
+            '<div class="photos">',
+            _figure(comparison.grey, "grey"),
+            _figure(comparison.result, "result"),
+            _figure(comparison.truth, "truth"),
+            "</div>",
+        ]
+    return "\n".join([*lines, "</body></html>"]) + "\n"
+
+
+def _markdown_line(line: Sequence[str], widths: Sequence[int]) -> str:
+    first, *rest = line
+    cells = [first.ljust(widths[0]), *(c.rjust(w) for c, w in zip(rest, widths[1:], strict=True))]
+    return f"| {' | '.join(cells)} |"
+
+
+def _html_line(line: Sequence[str], tag: str) -> str:
+    return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in line) + "</tr>"
+
+
+def _figure(pixels: Pixels, caption: str) -> str:
+    image = Image.fromarray(pixels)
+    image.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
+    file = BytesIO()
+    # Full-resolution chroma: half-resolution colour is a fault the page would blame on the result.
+    image.save(file, "JPEG", quality=JPEG_QUALITY, subsampling="4:4:4")
+    data = b64encode(file.getvalue()).decode("ascii")
+    return (
+        f'<figure><img alt="{escape(caption)}" src="data:image/jpeg;base64,{data}">'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )

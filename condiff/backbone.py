@@ -169,7 +169,7 @@ def load_pretrained(variant: Variant, *, with_head: bool = False) -> EfficientNe
 
 
 def fold_batch_norms(state: dict[str, Tensor], *, with_head: bool) -> dict[str, Tensor]:
-    """The published weights by our names, each batch norm (eps 1e-3) folded into its convolution."""
+    """The published weights by our names, batch norms (eps 1e-3) folded into the convolutions."""
 
     def fold(conv: str, norm: str) -> tuple[Tensor, Tensor]:
         scale = state[f"{norm}.weight"] / (state[f"{norm}.running_var"] + 1e-3).sqrt()

@@ -49,7 +49,11 @@ def save_model(
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     for name, module in (("unet", model.unet), ("encoder", model.encoder)):
-        _copy(module, dtype).save_pretrained(part / name, safe_serialization=True)
+        copy = type(module).from_config(module.config)
+        copy.load_state_dict(module.state_dict())
+        copy.to(dtype).save_pretrained(part / name, safe_serialization=True)
+        for file in (part / name).glob("*.safetensors"):
+            file.chmod(0o644)  # safetensors makes its files private
     build_scheduler("ddpm", diffusion).save_pretrained(part / "scheduler")
     index = {
         "_class_name": "ConditionalDiffusionPipeline",
@@ -66,12 +70,6 @@ def save_model(
         folder.rename(old)
     part.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _copy(module: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
-    copy = type(module).from_config(module.config)  # type: ignore[attr-defined]
-    copy.load_state_dict(module.state_dict())
-    return copy.to(dtype)
 
 
 def find_model(name: str | Path) -> Path:

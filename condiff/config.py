@@ -114,7 +114,7 @@ class TrainConfig(Section):
 
 
 def read_config(path: Path | None, overrides: Sequence[str] = ()) -> TrainConfig:
-    """The configuration in a YAML file (the defaults without one), `key.sub=value` strings on top."""
+    """The configuration in a YAML file, or the defaults; `key.sub=value` strings on top."""
     values: Any = {}
     if path is not None:
         try:
@@ -132,7 +132,7 @@ def read_config(path: Path | None, overrides: Sequence[str] = ()) -> TrainConfig
 
 
 def parse_config(values: dict[str, Any], *, origin: str) -> TrainConfig:
-    """Checked values; the first fault becomes one sentence with the key and the nearest known one."""
+    """Checked values; the first fault is told in one sentence, with the nearest known key."""
     try:
         return TrainConfig.model_validate(values)
     except ValidationError as error:

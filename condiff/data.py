@@ -1,6 +1,6 @@
 """Photos for training: found, decoded, varied; and the frozen backbone's features, cached once."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -9,7 +9,6 @@ from typing import TypedDict
 import cv2
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
@@ -24,7 +23,7 @@ Features = dict[int, Tensor]
 
 
 class Batch(TypedDict):
-    """One step's photos: L* (B,1,S,S) in [0,100], chroma (B,2,s,s) in Lab units, cached features."""
+    """One step's photos: L* (B,1,S,S) in [0,100], chroma (B,2,s,s) in Lab units, features."""
 
     lightness: Tensor
     chroma: Tensor
@@ -55,7 +54,7 @@ def find_photos(root: Path, config: DataConfig, *, seed: int) -> Photos:
     if not root.exists():
         raise DataError(f"There is no data at {root}: give a folder of photos or parquet files.")
     rng = np.random.default_rng(seed)
-    wanted = config.files or {"**/*": None}
+    wanted: Mapping[str, int | None] = config.files or {"**/*": None}
     chosen: list[Path | bytes] = []
     for pattern, count in wanted.items():
         found = _photos_in(root, pattern)
@@ -104,7 +103,7 @@ def make_view(
 ) -> tuple[np.ndarray, np.ndarray]:
     """One random look at a photo: L* (size,size) and true chroma (sample_size,sample_size,2).
 
-    A square crop at random, perhaps mirrored; L* perhaps degraded like an old scan, the chroma never.
+    A square crop at random, perhaps mirrored; L* perhaps degraded like an old scan, chroma never.
     """
     height, width = pixels.shape[:2]
     side = max(1, round(min(height, width) * rng.uniform(config.min_crop, 1)))
@@ -121,7 +120,7 @@ def make_view(
 
 
 def degrade(lightness: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """L* as an old photo has it: another contrast, softness, grain and JPEG blocks, each at random."""
+    """L* as an old photo has it: contrast, softness, grain and JPEG blocks, each at random."""
     if rng.random() < 0.5:
         gamma, low, high = rng.uniform(0.7, 1.4), rng.uniform(0, 12), rng.uniform(88, 100)
         lightness = low + (high - low) * (lightness / 100) ** gamma
@@ -137,7 +136,9 @@ def degrade(lightness: np.ndarray, rng: np.random.Generator) -> np.ndarray:
             (lightness * 2.55).round().astype(np.uint8),
             [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(25, 90))],
         )[1]
-        lightness = cv2.imdecode(coded, cv2.IMREAD_GRAYSCALE).astype(np.float32) / 2.55
+        decoded = cv2.imdecode(coded, cv2.IMREAD_GRAYSCALE)
+        assert decoded is not None  # our own JPEG
+        lightness = decoded.astype(np.float32) / 2.55
     return lightness
 
 
@@ -149,20 +150,19 @@ def _resize(pixels: np.ndarray, side: int) -> np.ndarray:
 
 
 class ViewDataset(Dataset[Batch]):
-    """A fresh random view of each photo at each access; the view is a function of (seed, epoch, i)."""
+    """A random view of each photo; a function of (seed, i)."""
 
     def __init__(
         self, photos: Photos, config: DataConfig, *, size: int, sample_size: int, seed: int
     ):
         self.photos, self.config, self.seed = photos, config, seed
         self.size, self.sample_size = size, sample_size
-        self.epoch = 0
 
     def __len__(self) -> int:
         return len(self.photos)
 
     def __getitem__(self, index: int) -> Batch:
-        rng = np.random.default_rng((self.seed, self.epoch, index))
+        rng = np.random.default_rng((self.seed, index))
         lightness, chroma = make_view(
             self.photos[index], rng, self.config, size=self.size, sample_size=self.sample_size
         )

@@ -32,12 +32,13 @@ class ConditionEncoder(ModelMixin, ConfigMixin):
     ):
         super().__init__()
         self.fold, self.hint_channels = fold, hint_channels
-        self.strides = tuple(feature_strides) if backbone_variant else ()
+        self.feature_channels: dict[int, int] = {}  # by stride
         self.backbone = EfficientNetLite(backbone_variant) if backbone_variant else None
         if self.backbone:
             channels = self.backbone.feature_channels
+            self.feature_channels = {stride: channels[stride] for stride in feature_strides}
             self.laterals = nn.ModuleDict(
-                {str(s): _lateral(channels[s], neck_channels) for s in self.strides}
+                {str(s): _lateral(c, neck_channels) for s, c in self.feature_channels.items()}
             )
             self.smooth = nn.Conv2d(neck_channels, neck_channels, 3, padding=1)
         self.out_channels = (
@@ -46,12 +47,12 @@ class ConditionEncoder(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def features(self, condition: Tensor) -> Features:
-        """The frozen backbone's maps {stride: (B,C,H/stride,W/stride)} of L* (B,1,H,W) in [-1,1]."""
+        """The backbone's maps {stride: (B,C,H/stride,W/stride)} of L* (B,1,H,W) in [-1,1]."""
         if self.backbone is None:
             return {}
         gray = lightness_to_gray((condition + 1) * 50)
         maps = self.backbone(gray.expand(-1, 3, -1, -1))
-        return {stride: maps[stride] for stride in self.strides}
+        return {stride: maps[stride] for stride in self.feature_channels}
 
     def forward(
         self,
@@ -76,7 +77,7 @@ class ConditionEncoder(ModelMixin, ConfigMixin):
         if self.backbone:
             levels = [
                 _resize(self.laterals[str(s)](features[s].to(condition.dtype)), size)
-                for s in self.strides
+                for s in self.feature_channels
             ]
             parts.append(self.smooth(F.silu(torch.stack(levels).sum(0))))
         if self.hint_channels:

@@ -9,8 +9,8 @@ def simulate_hints(
 ) -> Tensor:
     """Hints (B,3,h,w) as a user might give: true chroma (B,2,h,w) in a few patches, and their mask.
 
-    With probability `hint_prob` a photo shows 1 to `max_hints` square patches of 1 to 9 cells' side,
-    most of them few and small; otherwise all is zero: no hint.
+    With probability `hint_prob` a photo shows 1 to `max_hints` square patches of 1 to 9 cells'
+    side, most of them few and small; otherwise all is zero: no hint.
     """
     batch, _, height, width = chroma.shape
 

@@ -72,4 +72,4 @@ def freeze(model: Model) -> Model:
     """The model with its backbone kept out of training, its weights laid out channels last."""
     if model.encoder.backbone is not None:
         model.encoder.backbone.requires_grad_(False)
-    return model.to(memory_format=torch.channels_last)
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

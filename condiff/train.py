@@ -94,11 +94,10 @@ class Trainer:
             sample_size=size // config.model.fold,
             seed=config.seed,
         )
-        if not config.data.cache_features or self.model.encoder.backbone is None:
-            return views
-        encoder = self.model.encoder
-        channels = {s: encoder.backbone.feature_channels[s] for s in encoder.strides}
-        return FeatureCache(self.output / "cache", views, channels)
+        channels = self.model.encoder.feature_channels
+        if config.data.cache_features and channels:
+            return FeatureCache(self.output / "cache", views, channels)
+        return views
 
     @property
     def is_main(self) -> bool:

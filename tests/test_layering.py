@@ -11,10 +11,10 @@ PACKAGE = Path(condiff.__file__).parent
 LEVELS = [
     {"errors"},
     {"config", "images", "backbone", "color"},
-    {"conditions", "hints", "diffusion", "encoder", "batch", "metrics", "pairs", "report"},
-    {"tasks", "data"},
-    {"prep", "checkpoint"},
-    {"train", "pipeline", "evaluate", "figures"},
+    {"conditions", "hints", "diffusion", "encoder", "batch", "metrics", "pairs", "report", "tasks"},
+    {"model", "data"},
+    {"prep", "checkpoint", "figures"},
+    {"train", "pipeline", "evaluate"},
     {"cli"},
     {"__init__", "__main__"},
 ]

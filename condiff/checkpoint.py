@@ -91,9 +91,7 @@ def load_model(name: str | Path, *, device: str | torch.device = "cpu") -> Loade
         unet = UNet2DModel.from_pretrained(
             folder, subfolder="unet", use_safetensors=True, torch_dtype=torch.float32
         )
-        encoder = ConditionEncoder.from_pretrained(
-            folder, subfolder="encoder", use_safetensors=True, torch_dtype=torch.float32
-        )
+        encoder = _load_encoder(folder)
         scheduler = DDPMScheduler.from_pretrained(folder, subfolder="scheduler")
     except (OSError, ValueError, KeyError, ConfigError) as error:
         reason = str(error).strip().splitlines()[0]
@@ -102,3 +100,13 @@ def load_model(name: str | Path, *, device: str | torch.device = "cpu") -> Loade
     diffusion = DiffusionConfig(**{k: v for k, v in scheduler.config.items() if k in known})
     model = freeze(Model(encoder, unet)).eval().to(device)
     return Loaded(folder, task, model, diffusion)
+
+
+def _load_encoder(folder: Path) -> ConditionEncoder:
+    if not list((folder / "encoder").glob("*.safetensors")):  # a fold alone has no weights
+        return ConditionEncoder.from_config(
+            ConditionEncoder.load_config(folder, subfolder="encoder")
+        )
+    return ConditionEncoder.from_pretrained(
+        folder, subfolder="encoder", use_safetensors=True, torch_dtype=torch.float32
+    )

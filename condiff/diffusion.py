@@ -32,8 +32,13 @@ SCHEDULERS: dict[str, tuple[type, dict[str, Any]]] = {
     "dpmsolver++": (DPMSolverMultistepScheduler, {"final_sigmas_type": "zero"}),
     "unipc": (UniPCMultistepScheduler, {"final_sigmas_type": "zero"}),
     "euler": (EulerDiscreteScheduler, {}),
-    "heun": (HeunDiscreteScheduler, {}),
+    "heun": (HeunDiscreteScheduler, {"use_karras_sigmas": True}),
 }
+SIGMA_SPACE = (EulerDiscreteScheduler, HeunDiscreteScheduler)  # x_t / sqrt(alpha_bar) inside
+
+# Heun's trapezoid overshoots by half the ratio of two neighbouring sigmas: from an infinite one it
+# never recovers. Its steps start where Karras et al. 2022 start theirs, and are spaced like theirs.
+HEUN_MAX_SIGMA = 80.0
 
 
 def build_scheduler(name: str, config: DiffusionConfig) -> Any:
@@ -45,10 +50,12 @@ def build_scheduler(name: str, config: DiffusionConfig) -> Any:
         raise ConfigError(f"There is no scheduler {name!r}: choose from {', '.join(SCHEDULERS)}.")
     kind, options = SCHEDULERS[name]
     process = config.model_dump()
-    if kind is HeunDiscreteScheduler and process.pop("rescale_betas_zero_snr"):
-        # It has no such option; the rescaled betas themselves are one, short of an infinite sigma.
-        betas = build_scheduler("ddpm", config).betas
-        process["trained_betas"] = betas.clamp(max=1 - 1e-6).tolist()
+    if kind is HeunDiscreteScheduler:
+        del process["rescale_betas_zero_snr"]
+        alphas_bar = build_scheduler("ddpm", config).alphas_cumprod
+        alphas_bar = alphas_bar.clamp(min=1 / (1 + HEUN_MAX_SIGMA**2))
+        before = torch.cat([alphas_bar.new_ones(1), alphas_bar[:-1]])
+        process["trained_betas"] = (1 - alphas_bar / before).tolist()
     return kind(**process, **options, timestep_spacing=TIMESTEP_SPACING)
 
 
@@ -134,11 +141,16 @@ def denoise(
     scheduler.set_timesteps(steps)
     kind = scheduler.config.prediction_type
     draws = {"generator": generators} if isinstance(scheduler, DDPMScheduler) else {}
-    alphas_bar = scheduler.alphas_cumprod
     x_t = noise * scheduler.init_noise_sigma
     for t in scheduler.timesteps:
         x_in = scheduler.scale_model_input(x_t, t)  # unit variance, whatever the solver's own scale
-        alpha_bar = alphas_bar[int(t)].to(x_t)
+        alpha_bar = _alpha_bar(scheduler, t).to(x_t)
         x_0 = to_x_0(kind, model(x_in, t), x_in, alpha_bar).clamp(-clip, clip)
         x_t = scheduler.step(from_x_0(kind, x_0, x_in, alpha_bar), t, x_t, **draws).prev_sample
         yield x_t
+
+
+def _alpha_bar(scheduler: Any, t: Tensor) -> Tensor:
+    if isinstance(scheduler, SIGMA_SPACE):  # Karras spacing puts t between the trained timesteps
+        return 1 / (1 + scheduler.sigmas[scheduler.step_index] ** 2)
+    return scheduler.alphas_cumprod[int(t)]

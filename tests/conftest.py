@@ -4,6 +4,72 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import numpy as np
+import pytest
 import torch
+from PIL import Image
 
 torch.set_num_threads(1)  # two threads beside another busy process are many times slower than one
+
+
+@pytest.fixture(scope="session")
+def tiny_model():
+    """A colorizer of a few thousand random parameters: no backbone, a U-Net of two levels."""
+    from condiff.config import ModelConfig
+    from condiff.model import build_model
+    from condiff.tasks import find_task
+
+    torch.manual_seed(0)
+    config = ModelConfig(
+        sample_size=16,
+        backbone_variant=None,
+        block_out_channels=(8, 16),
+        norm_num_groups=4,
+        attention_head_dim=8,
+    )
+    return build_model(config, find_task("colorize")).eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tiny_model, tmp_path_factory):
+    """The tiny model saved as a model folder, in single precision."""
+    from condiff.checkpoint import save_model
+    from condiff.config import DiffusionConfig
+    from condiff.tasks import find_task
+
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    save_model(
+        folder,
+        tiny_model,
+        task=find_task("colorize"),
+        diffusion=DiffusionConfig(),
+        dtype=torch.float32,
+    )
+    return folder
+
+
+def make_photo(width: int, height: int, seed: int = 0) -> Image.Image:
+    """A smooth colourful picture with an edge in it."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:height, 0:width] / max(width, height)
+    phase = rng.uniform(0, 6, size=(3, 1, 1))
+    waves = np.sin(5 * x + phase) * np.cos(4 * y + phase[::-1])
+    edge = np.where(x + y > 0.7, 40, -20)
+    return Image.fromarray(
+        (120 + 80 * waves + edge).clip(0, 255).astype(np.uint8).transpose(1, 2, 0)
+    )
+
+
+@pytest.fixture
+def photo():
+    """A 60x44 colour photo."""
+    return make_photo(60, 44)
+
+
+@pytest.fixture(scope="session")
+def photo_folder(tmp_path_factory):
+    """Twelve small photos as files."""
+    folder = tmp_path_factory.mktemp("photos")
+    for index in range(12):
+        make_photo(48, 40, seed=index).save(folder / f"{index:02}.png")
+    return folder

@@ -1,0 +1,69 @@
+"""The configuration: what is wrong is told in one sentence."""
+
+from pathlib import Path
+
+import pytest
+
+from condiff.config import TrainConfig, known_keys, read_config, to_yaml
+from condiff.errors import ConfigError
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
+def test_shipped_configs_are_valid_and_survive_yaml(path, tmp_path):
+    config = read_config(path)
+    copy = tmp_path / "copy.yaml"
+    copy.write_text(to_yaml(config), "utf-8")
+    assert read_config(copy) == config
+
+
+def test_overrides_win_over_the_file(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("max_train_steps: 3\noptimizer: {learning_rate: 0.1}\n", "utf-8")
+    config = read_config(path, ["optimizer.learning_rate=1e-3", "data.max_photos=5"])
+    assert config.optimizer.learning_rate == 1e-3
+    assert config.data.max_photos == 5
+    assert config.max_train_steps == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "max_train_steps: 3\noptimizer: {learning_rat: 1}",
+            "did you mean optimizer.learning_rate",
+        ),
+        ("max_train_steps: -3", "max_train_steps: .*greater than 0.*-3"),
+        ("seed: 1", "give max_train_steps or max_minutes"),
+        ("max_train_steps: 3\ndiffusion: {prediction_type: epsilon}", "does not go with"),
+        ("- a list", "not a mapping"),
+        ("{", "not valid YAML"),
+    ],
+)
+def test_a_fault_is_one_sentence(tmp_path, text, message):
+    path = tmp_path / "c.yaml"
+    path.write_text(text, "utf-8")
+    with pytest.raises(ConfigError, match=message) as error:
+        read_config(path)
+    assert "\n" not in str(error.value)
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("override", ["nonsense", "=3", "seed.deeper=3"])
+def test_a_wrong_override_is_told(override):
+    with pytest.raises(ConfigError):
+        read_config(None, ["max_train_steps=1", "seed=1", override])
+
+
+def test_a_missing_file_is_told(tmp_path):
+    with pytest.raises(ConfigError, match=r"none\.yaml"):
+        read_config(tmp_path / "none.yaml")
+
+
+def test_known_keys_are_all_fields():
+    dumped = TrainConfig(max_train_steps=1).model_dump()
+    sections = {name for name, value in dumped.items() if isinstance(value, dict)}
+    expected = set(dumped) - sections
+    expected |= {f"{name}.{key}" for name in sections for key in dumped[name] if name != "files"}
+    assert set(known_keys()) == expected

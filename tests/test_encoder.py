@@ -1,0 +1,63 @@
+"""The condition encoder: nothing of the condition lost, the backbone run once."""
+
+import numpy as np
+import pytest
+import torch
+from skimage.color import rgb2lab
+from torch.testing import assert_close
+
+from condiff.encoder import ConditionEncoder, lightness_to_gray
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    torch.manual_seed(0)
+    return ConditionEncoder(backbone_variant="lite0", neck_channels=8).eval()
+
+
+def test_gray_has_the_lightness_it_is_made_from():
+    lightness = torch.linspace(0, 100, 301)
+    gray = lightness_to_gray(lightness).numpy()
+    back = rgb2lab(np.repeat(gray[:, None], 3, axis=1)[None])[0, :, 0]
+    assert np.abs(back - lightness.numpy()).max() < 0.02
+
+
+def test_the_fold_keeps_every_value_of_the_condition():
+    encoder = ConditionEncoder(backbone_variant=None, hint_channels=0)
+    condition = torch.rand(2, 1, 32, 48) * 2 - 1
+    cond = encoder(condition)
+    assert cond.shape == (2, encoder.out_channels, 8, 12)
+    assert_close(torch.pixel_shuffle(cond, 4), condition)
+
+
+def test_cond_is_fold_then_neck_then_hints(encoder):
+    condition = torch.rand(1, 1, 64, 96) * 2 - 1
+    hints = torch.rand(1, 3, 16, 24)
+    cond = encoder(condition, hints=hints)
+    assert cond.shape[1] == encoder.out_channels == 16 + 8 + 3
+    assert_close(cond[:, -3:], hints)
+    assert_close(encoder(condition)[:, -3:], torch.zeros(1, 3, 16, 24))
+
+
+def test_cached_features_give_the_same_cond(encoder):
+    condition = torch.rand(1, 1, 64, 64) * 2 - 1
+    features = encoder.features(condition)
+    assert {s: tuple(f.shape[1:]) for s, f in features.items()} == {
+        s: (c, 64 // s, 64 // s) for s, c in encoder.feature_channels.items()
+    }
+    assert_close(encoder(condition, features=features), encoder(condition))
+
+
+def test_a_smaller_size_shrinks_the_fold_only(encoder):
+    condition = torch.rand(1, 1, 64, 64) * 2 - 1
+    small = encoder(condition, size=(8, 8))
+    assert small.shape[-2:] == (8, 8)
+    halved = torch.nn.functional.avg_pool2d(condition, 2)
+    assert_close(torch.pixel_shuffle(small[:, :16], 4), halved)
+
+
+def test_saved_and_loaded_it_encodes_the_same(encoder, tmp_path):
+    encoder.save_pretrained(tmp_path)
+    loaded = ConditionEncoder.from_pretrained(tmp_path).eval()
+    condition = torch.rand(1, 1, 32, 32) * 2 - 1
+    assert_close(loaded(condition), encoder(condition))

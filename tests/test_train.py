@@ -1,0 +1,111 @@
+"""The training loop: it learns, ends, saves, and is a function of its seed."""
+
+import math
+
+import pytest
+import torch
+from PIL import Image
+
+from condiff.checkpoint import load_model
+from condiff.config import TrainConfig
+from condiff.train import Trainer
+
+
+def config(**changes):
+    base = {
+        "train_batch_size": 4,
+        "max_train_steps": 8,
+        "model": {
+            "sample_size": 8, "backbone_variant": None, "block_out_channels": [8, 16],
+            "norm_num_groups": 4, "attention_head_dim": 8,
+        },
+        "data": {"size": 32},
+        "optimizer": {"learning_rate": 5e-3, "warmup_steps": 2, "ema_decay": 0.5},
+    }  # fmt: skip
+    return TrainConfig.model_validate(base | changes)
+
+
+def run(config, photo_folder, output, **changes):
+    trainer = Trainer(config, photo_folder, output, **changes)
+    list(trainer.fill_cache())
+    return trainer, list(trainer.steps())
+
+
+def test_loss_falls_and_the_model_is_saved(photo_folder, tmp_path):
+    trainer, steps = run(config(max_train_steps=60), photo_folder, tmp_path)
+    first, last = (sum(s.loss for s in part) / 10 for part in (steps[:10], steps[-10:]))
+    assert last < 0.85 * first
+    loaded = load_model(trainer.save(half=False))
+    averaged = trainer.ema.shadow_params
+    saved = [p for p in loaded.model.parameters()]
+    assert all(torch.allclose(a, b) for a, b in zip(averaged, saved, strict=True))
+
+
+def test_the_same_seed_trains_the_same_weights(photo_folder, tmp_path):
+    runs = [run(config(), photo_folder, tmp_path)[0] for _ in range(2)]
+    first, second = (list(trainer.model.parameters()) for trainer in runs)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "sample"])
+def test_other_objectives_train_too(photo_folder, tmp_path, kind):
+    diffusion = {"prediction_type": kind, "rescale_betas_zero_snr": kind != "epsilon"}
+    _, steps = run(config(diffusion=diffusion, max_train_steps=40), photo_folder, tmp_path)
+    assert sum(s.loss for s in steps[-10:]) < sum(s.loss for s in steps[:10])
+
+
+def test_learning_rate_warms_up_and_ends_at_zero_by_steps_and_by_the_clock(photo_folder, tmp_path):
+    _, by_steps = run(config(max_train_steps=20), photo_folder, tmp_path)
+    rates = [step.learning_rate for step in by_steps]
+    assert len(rates) == 20
+    assert rates[0] < rates[1] > rates[-1]
+    assert rates[-1] < 0.02 * max(rates)
+    _, by_clock = run(config(max_train_steps=None, max_minutes=0.03), photo_folder, tmp_path)
+    assert by_clock[-1].learning_rate < 0.3 * max(s.learning_rate for s in by_clock)
+    assert all(b.progress >= a.progress for a, b in zip(by_clock, by_clock[1:], strict=False))
+
+
+def test_accumulated_batches_make_one_step(photo_folder, tmp_path):
+    accumulated = config(train_batch_size=2, gradient_accumulation_steps=2, max_train_steps=3)
+    trainer, steps = run(accumulated, photo_folder, tmp_path)
+    assert [s.step for s in steps] == [1, 2, 3]
+    assert trainer.ema.optimization_step == 3
+
+
+def test_deciles_average_to_the_loss_of_their_images(photo_folder, tmp_path):
+    _, steps = run(config(max_train_steps=3), photo_folder, tmp_path)
+    for step in steps:
+        seen = [value for value in step.decile_losses if not math.isnan(value)]
+        assert len(step.decile_losses) == 10
+        assert 1 <= len(seen) <= 4
+        assert min(seen) <= step.loss <= max(seen)
+
+
+def test_training_goes_on_from_a_model_folder(photo_folder, tmp_path, tiny_folder):
+    trainer = Trainer(config(), photo_folder, tmp_path, init=str(tiny_folder))
+    expected = load_model(tiny_folder).model.state_dict()
+    assert all(torch.equal(v, expected[k]) for k, v in trainer.model.state_dict().items())
+
+
+def test_the_frozen_backbone_stays_as_it_was_with_cached_features(photo_folder, tmp_path):
+    small = config().model.model_copy(update={"backbone_variant": "lite2", "neck_channels": 8})
+    with_cache = config().data.model_copy(update={"size": 64, "cache_features": True})
+    cached = config(max_train_steps=2).model_copy(update={"model": small, "data": with_cache})
+    trainer = Trainer(cached, photo_folder, tmp_path)
+    before = [p.clone() for p in trainer.model.encoder.backbone.parameters()]
+    filled = list(trainer.fill_cache())
+    assert (filled[-1].done, filled[-1].total) == (12, 12)
+    list(trainer.steps())
+    after = trainer.model.encoder.backbone.parameters()
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert not any(
+        "backbone" in name for name, p in trainer.model.named_parameters() if p.grad is not None
+    )
+
+
+def test_the_sample_grid_shows_gray_sample_and_truth(photo_folder, tmp_path):
+    trainer, _ = run(config(max_train_steps=1), photo_folder, tmp_path)
+    grid = trainer.sample_grid(photos=3, steps=2)
+    assert isinstance(grid, Image.Image)
+    assert grid.size == (3 * 34 + 2, 3 * 34 + 2)
+    assert grid.tobytes() == trainer.sample_grid(photos=3, steps=2).tobytes()

@@ -53,6 +53,7 @@ class DiffusionConfig(Section):
     beta_schedule: BetaSchedule = "squaredcos_cap_v2"
     prediction_type: PredictionType = "v_prediction"
     rescale_betas_zero_snr: bool = True
+    timestep_shift: PositiveFloat = 1.0  # 1: t uniform in training; above: more of the noisy ones
 
     @model_validator(mode="after")
     def _noise_alone_says_nothing_of_noise(self) -> Self:

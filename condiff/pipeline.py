@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from condiff.checkpoint import Loaded, load_model
-from condiff.color import join_chroma, rgb_to_lab
+from condiff.color import join_chroma
+from condiff.color import lightness as lightness_of
 from condiff.diffusion import build_scheduler, denoise, initial_noise
 from condiff.errors import ConfigError
 
@@ -132,7 +133,7 @@ def small_lightness(pixels: np.ndarray, *, size: int = MODEL_SIZE) -> np.ndarray
     target = tuple(max(4, round(side * scale / 4) * 4) for side in (width, height))
     shrinks = scale < 1
     small = cv2.resize(pixels, target, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
-    return rgb_to_lab(small)[..., 0]
+    return lightness_of(np.asarray(small, np.uint8))
 
 
 def pad_to_stride(lightness: np.ndarray) -> np.ndarray:

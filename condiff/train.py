@@ -196,6 +196,7 @@ class Trainer:
             x_0,
             alphas_bar=alphas_bar,
             prediction_type=self.config.diffusion.prediction_type,
+            timestep_shift=self.config.diffusion.timestep_shift,
         )
 
     def _progress(self, step: int, started: float) -> float:

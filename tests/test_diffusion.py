@@ -11,6 +11,7 @@ from condiff.diffusion import (
     add_noise,
     build_scheduler,
     denoise,
+    draw_timesteps,
     from_x_0,
     initial_noise,
     squared_error,
@@ -176,3 +177,17 @@ def test_squared_error_draws_all_timesteps_and_is_zero_for_a_perfect_model():
 def test_an_unknown_scheduler_is_told_with_the_known_ones():
     with pytest.raises(ConfigError, match=r"'plms'.*ddim"):
         build_scheduler("plms", process())
+
+
+def test_shifted_timesteps_crowd_at_the_noisy_end():
+    def share_above(shift, t=800):
+        drawn = draw_timesteps(
+            20_000, 1000, shift=shift, generator=torch.Generator().manual_seed(0)
+        )
+        assert drawn.min() >= 0
+        assert drawn.max() <= 999
+        return (drawn >= t).float().mean().item()
+
+    assert share_above(1.0) == pytest.approx(0.2, abs=0.01)
+    # u = t' / (s - (s - 1) t') is the inverse: t' = 0.8 comes from u = 4/7 where s = 3
+    assert share_above(3.0) == pytest.approx(1 - 0.8 / (3 - 2 * 0.8), abs=0.01)

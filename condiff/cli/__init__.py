@@ -1,13 +1,12 @@
 """The command line: one file a command, nothing heavy imported before a command runs."""
 
-import os
 import sys
 import traceback
 
-import click
 import typer
 
 from condiff.cli.colorize import colorize
+from condiff.cli.evaluate import evaluate
 from condiff.cli.info import info
 from condiff.cli.options import print_version
 from condiff.cli.train import train
@@ -22,8 +21,10 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help, and a tenth of a second less of imports
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (colorize, train, info):
-    app.command(no_args_is_help=command is colorize)(command)
+app.command(no_args_is_help=True)(colorize)
+app.command(no_args_is_help=True)(train)
+app.command("eval", no_args_is_help=True)(evaluate)
+app.command()(info)
 
 
 @app.callback()
@@ -39,18 +40,15 @@ def main(argv: list[str] | None = None) -> int:
     """Run a command; 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     arguments = sys.argv[1:] if argv is None else argv
     try:
-        return app(arguments, prog_name="condiff", standalone_mode=False) or 0
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
+        app(arguments, prog_name="condiff")
+    except SystemExit as end:  # typer has told usage errors (2) and met Ctrl-C (130)
+        code = end.code if isinstance(end.code, int) else 1
+        if code == 130:
+            print("condiff: interrupted.", file=sys.stderr)
+        return code
     except CondiffError as error:
         if {"-v", "--verbose"} & set(arguments):
             traceback.print_exc()
         print(f"condiff: {error}", file=sys.stderr)
         return 1
-    except BrokenPipeError:  # the reader of our output went away; there is nobody left to tell
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except (KeyboardInterrupt, click.Abort):
-        print("condiff: interrupted.", file=sys.stderr)
-        return 130
+    return 0

@@ -8,7 +8,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 
 from condiff.cli import options
@@ -25,7 +24,7 @@ def colorize(
     target: Annotated[
         str | None,
         typer.Argument(
-            metavar="[OUTPUT]", help="Where to, or - for standard output.", show_default=False
+            metavar="OUTPUT", help="Where to, or - for standard output.", show_default=False
         ),
     ] = None,
     output: Annotated[
@@ -56,7 +55,7 @@ def colorize(
     from condiff.images import check_target, read_image, write_image
 
     if target is not None and output is not None:
-        raise click.UsageError("Give the output once: as OUTPUT or with -o, not both.")
+        raise typer.BadParameter("Give the output once: as OUTPUT or with -o, not both.")
     targets = plan_targets(source, output or target, samples)
     for path in targets:
         if isinstance(path, Path):
@@ -96,10 +95,10 @@ def plan_targets(source: str, output: str | None, samples: int) -> list[Path | N
 
     if output == "-":
         if samples > 1:
-            raise click.UsageError("Several samples do not fit into one standard output: use -o.")
+            raise typer.BadParameter("Several samples do not fit into one standard output: use -o.")
         return [None]
     if output is None and source == "-":
-        raise click.UsageError("A photo from standard input needs an output: -o FILE, or -o -.")
+        raise typer.BadParameter("A photo from standard input needs an output: -o FILE, or -o -.")
     path = Path(output) if output else default_target(Path(source), "color")
     if path.is_dir():
         path = path / default_target(Path(source), "color").name

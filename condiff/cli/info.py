@@ -17,7 +17,7 @@ PACKAGES = ("torch", "diffusers", "accelerate", "opencv-python-headless", "pillo
 def info(
     model: Annotated[
         str | None,
-        typer.Argument(metavar="[MODEL]", help="A model folder, or an embedded model's name."),
+        typer.Argument(metavar="MODEL", help="A model folder, or an embedded model's name."),
     ] = None,
     as_json: options.Json = False,
 ) -> None:

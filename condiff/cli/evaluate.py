@@ -1,0 +1,100 @@
+"""`condiff eval`: results against the truth, beside baselines that know no colour."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from condiff.cli import options
+from condiff.cli.colorize import DEFAULT_SCHEDULER, DEFAULT_SIZE, DEFAULT_STEPS
+
+if TYPE_CHECKING:
+    from condiff.metrics import Pixels
+
+
+def evaluate(
+    result_dir: Annotated[
+        Path | None, typer.Argument(metavar="RESULT_DIR", help="Colour photos to judge.")
+    ] = None,
+    truth_dir: Annotated[
+        Path | None, typer.Argument(metavar="TRUTH_DIR", help="The true photos of the same names.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("-m", "--model", help="Judge this model instead of a folder …")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", metavar="D", help="… on these photos: a folder or parquet file."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many.")] = None,
+    steps: options.Steps = DEFAULT_STEPS,
+    scheduler: options.Scheduler = DEFAULT_SCHEDULER,
+    size: Annotated[int, typer.Option(min=32, max=2048, help="As in colorize.")] = DEFAULT_SIZE,
+    samples: options.Samples = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Photo i gets seed + i * samples.")] = 0,
+    device: options.Device = "auto",
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a page with pictures side by side.")
+    ] = None,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    as_json: options.Json = False,
+) -> None:
+    """A table of figures for RESULT_DIR against TRUTH_DIR, or for a model on true photos.
+
+    Grey passthrough, mean colour and the truth are always beside it: PSNR alone rewards doing
+    nothing. The Fréchet distance is taken on EfficientNet-Lite0, so it is no FID.
+    """
+    from condiff.evaluate import Lite0Extractor, format_table, html_report, to_json
+    from condiff.evaluate import evaluate as judge
+
+    if result_dir and truth_dir and not (model or data):
+        name, (truths, results) = str(result_dir), _read_pairs(result_dir, truth_dir, limit)
+    elif model and data and not (result_dir or truth_dir):
+        options.quiet_libraries()
+        from condiff.pairs import read_truths
+        from condiff.pipeline import Pipeline
+
+        name, truths = model, read_truths(data, limit)
+        pipeline = Pipeline.from_pretrained(model, device=device)
+
+        def color(index: int) -> "list[Pixels]":
+            import numpy as np
+            from PIL import Image
+
+            pictures = pipeline(
+                Image.fromarray(truths[index]),
+                steps=steps,
+                scheduler=scheduler,
+                size=size,
+                samples=samples,
+                seed=seed + index * samples,
+            )
+            return [np.asarray(picture) for picture in pictures]
+
+        results = [color(index) for index in _progress(len(truths), quiet=quiet)]
+    else:
+        raise typer.BadParameter("Give either RESULT_DIR and TRUTH_DIR, or --model and --data.")
+    rows = judge({name: results}, truths, extractor=Lite0Extractor())
+    print(to_json(rows) if as_json else format_table(rows), end="\n" if not as_json else "")
+    if html is not None:
+        html.write_text(html_report(rows, [r[0] for r in results], truths), "utf-8")
+        options.say(f"The page is {html}.", quiet=quiet)
+
+
+def _read_pairs(
+    result_dir: Path, truth_dir: Path, limit: int | None
+) -> "tuple[list[Pixels], list[list[Pixels]]]":
+    from condiff.pairs import pair_folders, read_photo
+
+    pairs = pair_folders(result_dir, truth_dir)[:limit]
+    return [read_photo(t) for _, t in pairs], [[read_photo(r)] for r, _ in pairs]
+
+
+def _progress(count: int, *, quiet: bool) -> Iterator[int]:
+    from tqdm import tqdm
+
+    hidden = quiet or not sys.stderr.isatty()
+    yield from tqdm(range(count), desc="colouring", unit=" photos", disable=hidden, leave=False)

@@ -1,0 +1,218 @@
+"""The command line: exit codes, streams, files."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import condiff
+from condiff.checkpoint import load_model
+from condiff.cli import main
+
+from .conftest import make_photo
+
+QUICK = ["--steps", "1", "--size", "32", "--device", "cpu"]
+
+
+@pytest.fixture
+def run(tiny_folder, capsys):
+    """Run a command with the tiny model; (exit code, stdout, stderr)."""
+
+    def call(*arguments):
+        arguments = [str(a) for a in arguments]
+        if arguments[0] == "colorize":
+            arguments += ["-m", str(tiny_folder), *QUICK]
+        code = main(arguments)
+        return code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def grey(tmp_path):
+    path = tmp_path / "grey.jpg"
+    make_photo(50, 40).convert("L").save(path)
+    return path
+
+
+def test_colorize_writes_beside_the_photo_and_prints_where(run, grey):
+    code, out, err = run("colorize", grey, "--seed", 7)
+    target = grey.with_name("grey.color.jpg")
+    assert (code, out) == (0, f"{target}\n")
+    assert "seed 7" in err
+    with Image.open(target) as image:
+        assert (image.size, image.mode, image.format) == ((50, 40), "RGB", "JPEG")
+
+
+def test_a_second_time_names_force_and_changes_nothing(run, grey):
+    run("colorize", grey)
+    target = grey.with_name("grey.color.jpg")
+    before = target.read_bytes()
+    code, out, err = run("colorize", grey)
+    assert (code, out) == (1, "")
+    assert "--force" in err
+    assert err.count("\n") == 1
+    assert target.read_bytes() == before
+    assert run("colorize", grey, "--force")[0] == 0
+
+
+def test_pipes(tiny_folder, grey):
+    command = [sys.executable, "-m", "condiff", "colorize", "-", "-", "-m", str(tiny_folder)]
+    done = subprocess.run(
+        [*command, *QUICK], input=grey.read_bytes(), capture_output=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    with Image.open(io.BytesIO(done.stdout)) as image:
+        assert (image.size, image.format) == ((50, 40), "PNG")
+
+
+def test_standard_input_needs_an_output(run):
+    code, _, err = run("colorize", "-")
+    assert code == 2
+    assert "-o" in err
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("notes.txt", b"not a photo"), ("text.jpg", b"not a photo"), ("empty.jpg", b"")],
+)
+def test_what_is_no_photo_is_one_sentence(run, tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(content)
+    code, out, err = run("colorize", path)
+    assert (code, out) == (1, "")
+    assert name in err
+    assert err.count("\n") == 1
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_a_truncated_photo_is_refused_and_nothing_written(run, grey):
+    grey.write_bytes(grey.read_bytes()[: grey.stat().st_size * 2 // 3])
+    code, _, err = run("colorize", grey)
+    assert code == 1
+    assert "grey.jpg" in err
+    assert list(grey.parent.iterdir()) == [grey]
+
+
+def test_what_is_missing_is_one_sentence(run, tmp_path, grey):
+    assert run("colorize", tmp_path / "none.jpg")[0] == 1
+    assert run("colorize", grey, "-o", tmp_path / "no" / "where.jpg")[0] == 1
+    code, _, err = run("colorize", grey, "-o", tmp_path / "x.xyz")
+    assert code == 1
+    assert ".xyz" in err
+    assert list(tmp_path.iterdir()) == [grey]
+
+
+def test_wrong_usage_exits_2(run, grey):
+    assert run("colorize")[0] == 2
+    assert run("colorize", grey, "--no-such-flag")[0] == 2
+    assert run("colorize", grey, "a.png", "-o", "b.png")[0] == 2
+    assert run("no-such-command")[0] == 2
+
+
+def test_several_samples_are_numbered_and_reproducible(run, grey):
+    code, out, _ = run("colorize", grey, "--samples", 2, "--seed", 5, "--json")
+    assert code == 0
+    told = [json.loads(line) for line in out.splitlines()]
+    assert [t["seed"] for t in told] == [5, 6]
+    assert [Path(t["target"]).name for t in told] == ["grey.color.1.jpg", "grey.color.2.jpg"]
+    run("colorize", grey, "-o", grey.with_name("six.jpg"), "--seed", 6)
+    second = Path(told[1]["target"]).read_bytes()
+    assert second == grey.with_name("six.jpg").read_bytes()
+
+
+def test_dry_run_says_and_writes_nothing(run, grey):
+    code, out, _ = run("colorize", grey, "-n")
+    assert (code, out) == (0, f"{grey.with_name('grey.color.jpg')}\n")
+    assert list(grey.parent.iterdir()) == [grey]
+
+
+def test_quiet_leaves_the_path_alone(run, grey):
+    _, out, err = run("colorize", grey, "-q")
+    assert out
+    assert err == ""
+
+
+def test_alpha_survives_the_command(run, tmp_path):
+    photo = make_photo(30, 20)
+    photo.putalpha(Image.linear_gradient("L").resize(photo.size))
+    photo.save(tmp_path / "a.png")
+    assert run("colorize", tmp_path / "a.png")[0] == 0
+    with Image.open(tmp_path / "a.color.png") as image:
+        assert np.array_equal(image.getchannel("A"), photo.getchannel("A"))
+
+
+def test_train_writes_a_model_that_colorizes(run, photo_folder, grey, tmp_path):
+    output = tmp_path / "run"
+    smoke = Path(__file__).parents[1] / "configs" / "smoke.yaml"
+    quick = ["--set", "model.backbone_variant=null", "--set", "data.size=32", "--max-steps", "4"]
+    command = ["train", "--task", "colorize", "--config", smoke, "--data", photo_folder]
+    sample = ["--set", "sample_steps=2", "--set", "train_batch_size=4"]
+    code, out, err = run(*command, "-o", output, *quick, *sample)
+    assert (code, out) == (0, f"{output / 'model'}\n"), err
+    rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    names = {p.name for p in (output / "samples").iterdir()}
+    assert names == {"step-000002.png", "step-000004.png", "final.png"}
+    assert load_model(output / "model").task.name == "colorize"
+    code = main(["colorize", str(grey), "-m", str(output / "model"), *QUICK])
+    assert code == 0
+    code, _, err = run(*command, "-o", output, *quick)
+    assert code == 1
+    assert "--force" in err
+
+
+def test_train_dry_run_prints_the_configuration(run, tmp_path):
+    code, out, _ = run("train", "--data", tmp_path, "-o", tmp_path / "r", "--max-steps", 3, "-n")
+    assert code == 0
+    assert "max_train_steps: 3" in out
+    assert not (tmp_path / "r").exists()
+
+
+def test_train_without_data_or_with_a_wrong_key_is_one_sentence(run, tmp_path):
+    there = ["-o", tmp_path / "r", "--max-steps", 3]
+    code, _, err = run("train", "--data", tmp_path / "none", *there)
+    assert (code, err.count("\n")) == (1, 1)
+    code, _, err = run("train", "--data", tmp_path, *there, "--set", "optimizer.learning_rat=1")
+    assert code == 1
+    assert "did you mean optimizer.learning_rate" in err
+
+
+def test_info_of_machine_and_model(run, tiny_folder):
+    code, out, _ = run("info")
+    assert code == 0
+    assert condiff.__version__ in out
+    code, out, _ = run("info", tiny_folder, "--json")
+    told = json.loads(out)
+    assert (told["task"], told["predicts"]) == ("colorize", "v_prediction")
+    assert run("info", "nothing")[0] == 1
+
+
+def test_help_imports_nothing_heavy():
+    program = (
+        "import sys, condiff.cli; condiff.cli.main(['--help']);"
+        "heavy = {'torch', 'diffusers', 'numpy', 'cv2', 'PIL', 'rich', 'pydantic', 'yaml'};"
+        "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "colorize" in done.stdout
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"condiff {condiff.__version__}\n"
+
+
+def test_a_reader_that_leaves_early_is_no_traceback(tiny_folder, grey):
+    command = f"{sys.executable} -m condiff colorize {grey} - -m {tiny_folder} {' '.join(QUICK)}"
+    done = subprocess.run(
+        ["bash", "-c", f"{command} | true"], capture_output=True, text=True, env=os.environ
+    )
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,45 @@
+"""Documents cannot rot: every command line shown parses, every picture shown is there."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+
+from condiff.cli import app, main
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def commands():
+    for page in PAGES:
+        for block in re.findall(r"```(?:bash|console|sh)\n(.*?)```", page.read_text("utf-8"), re.S):
+            for line in block.replace("\\\n", " ").splitlines():
+                for part in re.split(r"\||&&|;", line.split("  #")[0]):
+                    words = shlex.split(part.removeprefix("$ "), comments=True)
+                    if "condiff" in words[:5] and words[:1] != ["pip"]:
+                        yield page.name, words[words.index("condiff") + 1 :]
+
+
+SHOWN = list(commands())
+
+
+@pytest.mark.parametrize(("page", "words"), SHOWN, ids=[" ".join([p, *w]) for p, w in SHOWN])
+def test_every_command_shown_parses(page, words):
+    words = [word for word in words if not word.startswith((">", "<"))]
+    if words[0].startswith("-"):
+        assert main(words) == 0
+    else:
+        command = typer.main.get_command(app).commands[words[0]]
+        command.make_context(words[0], words[1:])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_every_picture_and_link_is_there(page):
+    text = page.read_text("utf-8")
+    targets = re.findall(r"\]\(([^)#]+)\)", text) + re.findall(r'src="([^"]+)"', text)
+    for target in targets:
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), f"{page.name} shows {target}"

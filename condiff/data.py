@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 from typing import TypedDict
@@ -161,6 +162,18 @@ class ViewDataset(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.photos)
 
+    def fingerprint(self) -> str:
+        """SHA-256 of all that the views depend on: photos, variation, sizes, seed."""
+        config = self.config
+        settings = (config.min_crop, config.flip, config.degrade)
+        digest = sha256(repr((settings, self.size, self.sample_size, self.seed)).encode())
+        for source in self.photos.sources:
+            if isinstance(source, Path):
+                status = source.stat()
+                source = f"{source} {status.st_size} {status.st_mtime_ns}".encode()
+            digest.update(source)
+        return digest.hexdigest()
+
     def __getitem__(self, index: int) -> Batch:
         rng = np.random.default_rng((self.seed, index))
         lightness, chroma = make_view(
@@ -185,6 +198,7 @@ class FeatureCache(Dataset[Batch]):
         shapes = {f"features_{s}": (c, size // s, size // s) for s, c in channels.items()}
         shapes |= {"lightness": (1, size, size), "chroma": (2, sample_size, sample_size)}
         folder.mkdir(parents=True, exist_ok=True)
+        _claim(folder / "views.sha256", f"{views.fingerprint()} {channels}\n")
         self.views, self.strides = views, tuple(channels)
         self.arrays = {
             name: _open_array(folder / f"{name}.npy", (len(views), *shape), np.float16)
@@ -223,12 +237,17 @@ class FeatureCache(Dataset[Batch]):
         }
 
 
+def _claim(path: Path, key: str) -> None:
+    """Leave the key in a new folder; refuse a folder with another one."""
+    if not path.exists():
+        path.write_text(key, "utf-8")
+    elif path.read_text("utf-8") != key:
+        raise DataError(f"{path.parent} was made from other data or settings: remove that folder.")
+
+
 def _open_array(path: Path, shape: tuple[int, ...], dtype: type) -> np.memmap:
     if path.exists():
-        array = np.lib.format.open_memmap(path, mode="r+")
-        if array.shape == shape and array.dtype == dtype:
-            return array
-        raise DataError(f"{path} was made for other data or settings: remove its folder.")
+        return np.lib.format.open_memmap(path, mode="r+")
     return np.lib.format.open_memmap(path, mode="w+", shape=shape, dtype=dtype)
 
 

@@ -96,7 +96,8 @@ class Trainer:
         )
         channels = self.model.encoder.feature_channels
         if config.data.cache_features and channels:
-            return FeatureCache(self.output / "cache", views, channels)
+            with self.accelerator.main_process_first():  # one process makes the files
+                return FeatureCache(self.output / "cache", views, channels)
         return views
 
     @property

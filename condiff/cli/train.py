@@ -68,12 +68,11 @@ def train(
     if dry_run:
         print(to_yaml(config), end="")
         return
-    _claim(output, force=force)
+    _refuse_a_second_run(output, force=force)
     options.quiet_libraries()
-    from condiff.train import Trainer
-
-    trainer = Trainer(config, data, output, init=init)
-    if trainer.is_main:
+    trainer = _build_trainer()(config, data, output, init=init)
+    if trainer.is_main:  # all processes have met by now: none of them looks at the folder later
+        _clear(output)
         (output / "config.yaml").write_text(to_yaml(config), "utf-8")
     options.say(trainer.describe(), quiet=quiet or not trainer.is_main)
     folder = _run(trainer, output, silent=quiet or not trainer.is_main)
@@ -81,20 +80,36 @@ def train(
         print(json.dumps({"model": str(folder)}) if as_json else folder)
 
 
-def _claim(output: Path, *, force: bool) -> None:
+def _refuse_a_second_run(output: Path, *, force: bool) -> None:
     from condiff.errors import ConfigError
 
-    if (output / "metrics.jsonl").exists():
-        if not force:
-            raise ConfigError(
-                f"{output} already holds a run: choose another folder, or start over with --force."
-            )
-        (output / "metrics.jsonl").unlink()
-        shutil.rmtree(output / "samples", ignore_errors=True)
+    if (output / "metrics.jsonl").exists() and not force:
+        raise ConfigError(
+            f"{output} already holds a run: choose another folder, or start over with --force."
+        )
     try:
-        (output / "samples").mkdir(parents=True, exist_ok=True)
+        output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"Cannot write into {output}: {error.strerror}.") from error
+
+
+def _clear(output: Path) -> None:
+    """Room for a new run; the feature cache stays, it knows which photos it is of."""
+    (output / "metrics.jsonl").unlink(missing_ok=True)
+    shutil.rmtree(output / "samples", ignore_errors=True)
+    (output / "samples").mkdir()
+
+
+def _build_trainer() -> "type[Trainer]":
+    from condiff.errors import ConfigError
+
+    try:
+        from condiff.train import Trainer
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"Training takes {error.name}, which is not installed: pip install 'condiff[train]'"
+        ) from error
+    return Trainer
 
 
 def _run(trainer: "Trainer", output: Path, *, silent: bool) -> Path:

@@ -25,9 +25,9 @@ WHITE = XYZ_OF_RGB.sum(axis=1)
 ABOVE, BELOW = 3e-3, 1e-4
 # Towards yellow the gamut is hollow: along constant lightness and hue a colour first leaves it, by
 # up to 3 % of red, and then comes back. Spanned, pale yellows keep a way to the full yellow.
-HOLLOW_RED, HOLLOW_LIGHTNESS = 0.03, (88.0, 95.0)
+HOLLOW_LIGHTNESS, HOLLOW_RED = (88.0, 95.0, 97.5, 99.0), (0.0, 0.03, 0.03, 0.0)
 
-TABLE_SIZE = (256, 512)  # lightness x hue; finer gains nothing measurable, coarser dents the cusps
+TABLE_SIZE = (256, 512)  # lightness x hue; a finer one keeps L* no better, a coarser one worse
 TILE = 1 << 14  # cv2.remap takes no side beyond 2^15
 STRIP_PIXELS = 1 << 18  # a strip's planes stay in the processor's cache
 
@@ -65,7 +65,7 @@ def _is_displayable(L: Plane, a: Plane, b: Plane) -> NDArray[np.bool_]:
     f = np.stack(np.broadcast_arrays(f_y + a / 500, f_y, f_y - b / 200))
     xyz = np.where(f > 6 / 29, f * f * f, (f - 4 / 29) * np.float32(108 / 841))
     red, green, blue = np.tensordot((RGB_OF_XYZ * WHITE).astype(np.float32), xyz, 1)
-    red_limit = np.maximum(1 + ABOVE, np.interp(L, HOLLOW_LIGHTNESS, (1, 1 + HOLLOW_RED)))
+    red_limit = 1 + np.maximum(ABOVE, np.interp(L, HOLLOW_LIGHTNESS, HOLLOW_RED))
     return (
         (np.minimum(np.minimum(red, green), blue) >= -BELOW)
         & (np.maximum(green, blue) <= 1 + ABOVE)

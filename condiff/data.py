@@ -17,6 +17,7 @@ from condiff.color import rgb_to_lab
 from condiff.config import DataConfig
 from condiff.errors import DataError
 from condiff.images import list_images, read_image
+from condiff.shards import read_shard
 
 HELD_OUT = ("val", "test", "validation")  # files named so are never trained on
 
@@ -73,22 +74,6 @@ def _photos_in(root: Path, pattern: str) -> list[Path | bytes]:
     if shards:
         return [photo for shard in shards for photo in read_shard(shard)]
     return [p for p in list_images(root) if p in set(paths)] if root.is_dir() else []
-
-
-def read_shard(path: Path) -> list[bytes]:
-    """The encoded photos in the `image` column of a parquet file, bare or as {bytes, path}."""
-    try:
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise DataError(
-            "Reading parquet files takes pyarrow: pip install 'condiff[train]'"
-        ) from error
-    try:
-        column = pq.read_table(path, columns=["image"])["image"].to_pylist()
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"{path} is not a parquet file with an `image` column: {reason}") from error
-    return [row["bytes"] if isinstance(row, dict) else row for row in column]
 
 
 def _draw(

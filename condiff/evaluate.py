@@ -11,7 +11,7 @@ from itertools import zip_longest
 import cv2
 import numpy as np
 
-from condiff.color import rgb_to_lab
+from condiff.color import join_chroma, rgb_to_lab
 from condiff.errors import DataError
 from condiff.metrics import (
     Floats,
@@ -148,11 +148,8 @@ def mean_chroma(truths: Iterable[Pixels]) -> Floats:
 
 
 def with_chroma(pixels: Pixels, ab: Floats) -> Pixels:
-    """The photo's L* under one constant (a,b), clipped to sRGB."""
-    lab = rgb_to_lab(pixels)
-    lab[..., 1:] = ab
-    rgb = np.asarray(cv2.cvtColor(lab, cv2.COLOR_LAB2RGB))
-    return (rgb.clip(0, 1) * 255).round().astype(np.uint8)
+    """The photo's L* under one constant (a,b), as far as sRGB has it."""
+    return join_chroma(pixels, np.asarray(ab, np.float32).reshape(1, 1, 2))
 
 
 def format_table(rows: Sequence[Row]) -> str:

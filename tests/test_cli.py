@@ -216,3 +216,25 @@ def test_a_reader_that_leaves_early_is_no_traceback(tiny_folder, grey):
         ["bash", "-c", f"{command} | true"], capture_output=True, text=True, env=os.environ
     )
     assert "Traceback" not in done.stderr
+
+
+def test_eval_of_folders_and_of_a_model(run, tmp_path, tiny_folder):
+    for index in range(3):
+        photo = make_photo(40, 32, seed=index)
+        (tmp_path / "truth").mkdir(exist_ok=True)
+        (tmp_path / "result").mkdir(exist_ok=True)
+        photo.save(tmp_path / "truth" / f"{index}.png")
+        photo.convert("L").save(tmp_path / "result" / f"{index}.color.png")
+    code, out, _ = run("eval", tmp_path / "result", tmp_path / "truth", "--json")
+    assert code == 0
+    rows = {row["method"]: row for row in json.loads(out)}
+    assert rows["truth"]["psnr"] == 60
+    assert rows[str(tmp_path / "result")]["colorfulness"] < 1
+    page = tmp_path / "page.html"
+    model = ["--model", tiny_folder, "--data", tmp_path / "truth", "--limit", 2, "--html", page]
+    code, out, _ = run("eval", *model, *QUICK)
+    assert code == 0
+    assert "grey passthrough" in out
+    assert page.read_text("utf-8").count("data:image") == 6
+    assert run("eval", tmp_path / "result")[0] == 2
+    assert run("eval", tmp_path / "none", tmp_path / "truth")[0] == 1

@@ -58,7 +58,7 @@ def test_no_data_is_told(tmp_path):
     with pytest.raises(DataError, match="No photos"):
         find_photos(tmp_path, DataConfig(), seed=0)
     (tmp_path / "x.parquet").write_text("not parquet", "utf-8")
-    with pytest.raises(DataError, match=r"x\.parquet is not a parquet file"):
+    with pytest.raises(DataError, match=r"x\.parquet is not a readable parquet file"):
         find_photos(tmp_path, DataConfig(), seed=0)
 
 

@@ -270,13 +270,6 @@ def test_folders_that_do_not_pair_are_refused(tmp_path, results, truths, words):
         pair_folders(tmp_path / "result", tmp_path / "truth")
 
 
-def test_pairs_of_different_size_are_refused(tmp_path):
-    write(tmp_path / "result" / "a.jpg", (6, 4))
-    write(tmp_path / "truth" / "a.jpg")
-    with pytest.raises(DataError, match="is 6x4 but its truth .* is 12x8"):
-        pair_folders(tmp_path / "result", tmp_path / "truth")
-
-
 def test_a_photo_turned_by_exif_pairs_with_its_upright_result(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -291,7 +284,7 @@ def test_a_folder_that_is_missing_or_a_broken_photo_is_a_sentence(tmp_path):
         pair_folders(tmp_path, tmp_path / "nowhere")
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"not a photo")
-    with pytest.raises(ImageError, match="broken.jpg cannot be read"):
+    with pytest.raises(ImageError, match="cannot read .*broken.jpg"):
         read_photo(broken)
 
 
@@ -330,7 +323,7 @@ def test_truths_that_cannot_be_read_are_a_sentence(tmp_path):
     with pytest.raises(DataError, match="no column 'image', only text"):
         read_truths(tmp_path / "a.parquet")
     pq.write_table(pa.table({"image": pa.array([None], pa.binary())}), tmp_path / "b.parquet")
-    with pytest.raises(DataError, match="row 1 of .*b.parquet"):
+    with pytest.raises(DataError, match="Row 1 of .*b.parquet"):
         read_truths(tmp_path / "b.parquet")
     (tmp_path / "c.parquet").write_bytes(b"nonsense")
     with pytest.raises(DataError, match="c.parquet is no readable parquet file"):

@@ -326,7 +326,7 @@ def test_truths_that_cannot_be_read_are_a_sentence(tmp_path):
     with pytest.raises(DataError, match="Row 1 of .*b.parquet"):
         read_truths(tmp_path / "b.parquet")
     (tmp_path / "c.parquet").write_bytes(b"nonsense")
-    with pytest.raises(DataError, match="c.parquet is no readable parquet file"):
+    with pytest.raises(DataError, match="c.parquet is not a readable parquet file"):
         read_truths(tmp_path / "c.parquet")
 
 

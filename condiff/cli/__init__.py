@@ -2,6 +2,7 @@
 
 import sys
 import traceback
+import warnings
 
 import typer
 
@@ -39,6 +40,8 @@ def common(
 def main(argv: list[str] | None = None) -> int:
     """Run a command; 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     arguments = sys.argv[1:] if argv is None else argv
+    # Pillow warns developers of odd metadata; what matters to a user is an ImageError.
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     try:
         app(arguments, prog_name="condiff")
     except SystemExit as end:  # typer has told usage errors (2) and met Ctrl-C (130)

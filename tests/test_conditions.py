@@ -136,6 +136,12 @@ def test_palette_and_blur_keep_the_mean_colour():
     assert len(colours) <= 4 * 7
 
 
+def test_a_wide_blur_equals_the_slow_one():
+    photo = draw_photo(300, 421)
+    slow = cv2.GaussianBlur(photo, (0, 0), 0.05 * 300, borderType=cv2.BORDER_REFLECT)
+    assert np.abs(apply("blur", photo, sigma=0.05).astype(int) - slow).max() <= 2
+
+
 @needs_controlnet_aux
 def test_lineart_equals_controlnet_aux():
     detector = import_alone("lineart_standard", "lineart").LineartStandardDetector()

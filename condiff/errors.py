@@ -4,6 +4,7 @@ CondiffError
 ├── ImageError     a photo cannot be read or written
 ├── ModelError     a model folder is missing, broken or of another kind
 ├── ConfigError    a configuration or a flag's value does not hold together
+├── ConditionError a condition is unknown, or lacks a package, weights or an aligned image
 └── DataError      a training or evaluation set cannot be used
 """
 
@@ -22,6 +23,10 @@ class ModelError(CondiffError):
 
 class ConfigError(CondiffError):
     """A configuration file, an override or a combination of settings is wrong."""
+
+
+class ConditionError(CondiffError):
+    """A condition is unknown, or its package, weights or aligned image are missing."""
 
 
 class DataError(CondiffError):

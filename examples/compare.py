@@ -1,6 +1,6 @@
 """Colour photos and lay grey, result and original side by side: the Python API in a page.
 
-    python examples/compare.py sheet.jpg photo1.jpg photo2.jpg …
+python examples/compare.py sheet.jpg photo1.jpg photo2.jpg …
 """
 
 import sys

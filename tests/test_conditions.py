@@ -1,0 +1,245 @@
+"""Condition images: aligned, in range, reproducible, and lines where there are edges."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from condiff.annotators import ANNOTATORS, annotate, import_alone, load_annotator
+from condiff.conditions import (
+    CONDITIONS,
+    HELD_OUT,
+    LINE_KINDS,
+    apply,
+    choose_params,
+    draw_line_condition,
+    find_condition,
+    to_ink,
+)
+from condiff.errors import ConditionError
+
+OFFLINE = [name for name, row in CONDITIONS.items() if not row.needs]
+HAS_CONTROLNET_AUX = all(map(importlib.util.find_spec, ("controlnet_aux", "einops")))
+# pytest.importorskip would run the package's __init__, which is what has to be avoided.
+needs_controlnet_aux = pytest.mark.skipif(not HAS_CONTROLNET_AUX, reason="controlnet-aux")
+
+
+def draw_photo(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Random patches of colour."""
+    rng = np.random.default_rng(seed)
+    patches = rng.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), np.uint8)
+    return cv2.resize(patches, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
+@pytest.fixture(scope="module")
+def square() -> np.ndarray:
+    """A black square from (40,40) to (88,88) on white, 128x128."""
+    pixels = np.full((128, 128, 3), 255, np.uint8)
+    pixels[40:88, 40:88] = 0
+    return pixels
+
+
+def distance_to_border() -> np.ndarray:
+    """How far each pixel of the square's picture is from the square's border."""
+    inside = np.zeros((128, 128), np.uint8)
+    inside[40:88, 40:88] = 1
+    out = cv2.distanceTransform(1 - inside, cv2.DIST_L2, 5)
+    return out + cv2.distanceTransform(inside, cv2.DIST_L2, 5)
+
+
+@pytest.mark.parametrize("name", OFFLINE)
+@settings(max_examples=15, deadline=None)
+@given(
+    height=st.integers(1, 120),
+    width=st.integers(1, 120),
+    seed=st.none() | st.integers(0, 2**32),
+)
+@example(height=1, width=1, seed=None)
+@example(height=77, width=333, seed=1)
+@example(height=333, width=1, seed=2)
+def test_a_condition_keeps_the_size_of_any_photo(name, height, width, seed):
+    photo = draw_photo(height, width)
+    before = photo.copy()
+    drawn = apply(name, photo, seed=seed)
+    assert drawn.shape == (height, width, CONDITIONS[name].channels)
+    assert drawn.dtype == np.uint8
+    assert (photo == before).all()
+    assert (drawn == apply(name, photo, seed=seed)).all()
+
+
+@pytest.mark.parametrize("name", OFFLINE)
+def test_a_grey_sheet_has_no_lines(name):
+    drawn = apply(name, np.full((50, 41, 3), 93, np.uint8))
+    paper = {"light": 0, "dark": 255, None: 93}[CONDITIONS[name].ink]
+    assert (drawn == paper).all()
+
+
+@settings(max_examples=50, deadline=None)
+@given(name=st.sampled_from([*CONDITIONS.keys() - {"image"}]), seed=st.integers(0, 2**32))
+def test_drawn_parameters_lie_in_their_ranges(name, seed):
+    chosen = choose_params(name, seed)
+    assert chosen == choose_params(name, seed)
+    for key, param in CONDITIONS[name].params.items():
+        assert param.low <= chosen[key] <= param.high
+        assert param.low <= param.default <= param.high or param.default == 0
+        assert not param.integer or chosen[key] == int(chosen[key])
+
+
+def test_seeds_differ_and_given_parameters_hold():
+    drawn = [choose_params("canny", seed) for seed in range(5)]
+    assert len({row["low"] for row in drawn}) > 1
+    fixed = choose_params("canny", 3, low=70)
+    assert fixed == {**choose_params("canny", 3), "low": 70}
+
+
+@pytest.mark.parametrize("limits", [(100, 200), (30, 250), (200, 100)])
+def test_canny_equals_opencv(limits):
+    low, high = limits
+    photo = draw_photo(61, 95)
+    assert (apply("canny", photo, low=low, high=high)[..., 0] == cv2.Canny(photo, *limits)).all()
+
+
+@pytest.mark.parametrize("name", LINE_KINDS)
+def test_a_black_square_gives_lines_at_its_border_only(name, square):
+    ink = to_ink(apply(name, square), ink=CONDITIONS[name].ink)[..., 0]
+    distance = distance_to_border()
+    assert ink[distance <= 2].max() > 120
+    assert ink[distance > 20].max() <= 2  # neither the square's middle nor the paper
+
+
+def test_a_sketch_is_drawn_on_the_dark_side(square):
+    dark = apply("sketch", square)[..., 0] < 128
+    assert dark[40:44, 60].any() and not dark[:39, 60].any()
+
+
+def test_a_burnt_pencil_is_darker_and_a_wider_one_reaches_further(square):
+    plain = apply("pencil", square, burn=1).astype(int)
+    assert (apply("pencil", square, burn=2) <= plain).all()
+    wide = apply("pencil", square, burn=1, sigma=10)
+    assert (wide < 128).sum() > (plain < 128).sum()
+
+
+def test_palette_and_blur_keep_the_mean_colour():
+    photo = draw_photo(96, 160)
+    mean = photo.reshape(-1, 3).mean(0)
+    for name in ("palette", "blur"):
+        drawn = apply(name, photo)
+        assert np.abs(drawn.reshape(-1, 3).mean(0) - mean).max() < 4
+        assert drawn.std() < photo.std()
+    colours = np.unique(apply("palette", photo, cells=4).reshape(-1, 3), axis=0)
+    assert len(colours) <= 4 * 7
+
+
+def test_a_wide_blur_equals_the_slow_one():
+    photo = draw_photo(300, 421)
+    slow = cv2.GaussianBlur(photo, (0, 0), 0.05 * 300, borderType=cv2.BORDER_REFLECT)
+    assert np.abs(apply("blur", photo, sigma=0.05).astype(int) - slow).max() <= 2
+
+
+@needs_controlnet_aux
+def test_lineart_equals_controlnet_aux():
+    detector = import_alone("lineart_standard", "lineart").LineartStandardDetector()
+    photo = draw_photo(512, 640)
+    theirs = detector(photo, output_type="np")  # 512 on the short side: it resizes nothing
+    assert (apply("lineart", photo) == theirs[..., :1]).all()
+
+
+@needs_controlnet_aux
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # TEED's
+@pytest.mark.parametrize("module", ["lineart", "lineart_anime", "pidi", "teed", "mlsd"])
+def test_annotators_import_one_by_one(module):
+    assert import_alone(module, "x").__name__ == f"controlnet_aux.{module}"
+    assert "controlnet_aux" not in sys.modules  # so a later import gets the real package
+
+
+@needs_controlnet_aux
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # TEED's
+@pytest.mark.parametrize("size", [(77, 133), (1, 1), (3, 200)])
+def test_an_annotator_with_a_local_folder_keeps_the_size(size, tmp_path, monkeypatch):
+    import torch
+
+    monkeypatch.setenv("CONDIFF_ANNOTATORS", str(tmp_path))
+    network = import_alone("teed", "teed").TED()
+    torch.save(network.state_dict(), tmp_path / "5_model.pth")
+    photo = draw_photo(*size)
+    drawn = apply("teed", photo, resolution=64)
+    assert drawn.shape == (*size, 1) and drawn.dtype == np.uint8
+    assert (drawn == apply("teed", photo, resolution=64)).all()
+
+
+@needs_controlnet_aux
+def test_missing_and_broken_weights_are_told(tmp_path):
+    with pytest.raises(ConditionError, match=r"table5_pidinet.pth: put it in .* hf download"):
+        load_annotator("pidinet", tmp_path)
+    (tmp_path / "netG.pth").write_bytes(b"no weights")
+    with pytest.raises(ConditionError, match="cannot use netG.pth"):
+        annotate("lineart_anime", draw_photo(64, 64), tmp_path, {})
+
+
+def test_a_missing_package_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [])
+    with pytest.raises(ConditionError, match="teed takes controlnet-aux: pip install"):
+        load_annotator("teed", tmp_path / "none")
+
+
+def test_another_aligned_image(tmp_path):
+    photo = draw_photo(40, 61)
+    path = tmp_path / "depth.map:1.png"
+    Image.fromarray(photo).resize((122, 80), Image.Resampling.NEAREST).save(path)
+    drawn = apply(f"image:{path}", photo)
+    assert drawn.shape == photo.shape
+    assert np.abs(drawn.astype(int) - photo).max() <= 1
+    with pytest.raises(ConditionError, match="122x80, the photo 30x61"):
+        apply(f"image:{path}", photo.transpose(1, 0, 2)[:, :30])
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "told"),
+    [
+        ("cany", {}, "did you mean canny"),
+        ("image", {}, "image:PATH"),
+        ("gray:x", {}, "no condition 'gray:x'"),
+        ("canny", {"lo": 1}, "has no parameter lo: it takes low, high, blur"),
+        ("gray", {"low": 1}, "it takes none"),
+        ("pencil", {"sigma": 0}, "sigma of pencil is from 0.1 to 60, not 0"),
+        ("pencil", {"sigma": float("nan")}, "not nan"),
+    ],
+)
+def test_wrong_names_and_numbers_are_told(name, params, told):
+    with pytest.raises(ConditionError) as error:
+        apply(name, draw_photo(8, 8), **params)
+    assert told in str(error.value)
+
+
+def test_ink_is_white_on_black_whatever_the_drawing():
+    light = np.zeros((20, 30, 1), np.uint8)
+    light[5] = 255
+    for drawing in (light, 255 - light, np.repeat(255 - light, 3, axis=2)):
+        assert (to_ink(drawing) == light).all()
+    crowded = np.where(np.arange(30)[:, None] % 3 > 0, 255, 0).astype(np.uint8)[..., None]
+    assert (to_ink(crowded, ink="light") == crowded).all()
+
+
+def test_training_draws_every_kind_but_the_held_out_one(square):
+    kinds = {draw_line_condition(square, np.random.default_rng(i)).tobytes() for i in range(30)}
+    assert len(kinds) > 10
+    first, again = (draw_line_condition(square, np.random.default_rng(4)) for _ in range(2))
+    assert (first == again).all() and first.shape == (128, 128, 1)
+    assert HELD_OUT not in LINE_KINDS and find_condition(HELD_OUT).ink
+    for kind in (HELD_OUT, "scribble"):
+        with pytest.raises(ConditionError, match="held out"):
+            draw_line_condition(square, np.random.default_rng(0), kinds=(kind, "canny"))
+
+
+def test_the_guide_names_every_condition_and_parameter():
+    guide = (Path(__file__).parent.parent / "docs" / "conditions.md").read_text("utf-8")
+    rows = {line.split("`")[1]: line for line in guide.splitlines() if line.startswith("| `")}
+    for name, row in CONDITIONS.items():
+        assert all(f"`{key}`" in rows[name] for key in row.params), name
+        assert all(file in rows[name] for file in getattr(ANNOTATORS.get(name), "files", ()))

@@ -5,7 +5,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import click
 import typer
 
 from condiff.cli import options
@@ -55,9 +54,9 @@ def condition(
 ) -> None:
     """Draw one condition image of a photo, in the photo's size, or a contact sheet of all kinds."""
     if (kind is None) != all_kinds:
-        raise click.UsageError("Say which condition: --kind NAME, or --all, and not both.")
+        raise typer.BadParameter("Say which condition: --kind NAME, or --all, and not both.")
     if all_kinds and settings:
-        raise click.UsageError("--set is for one --kind, not for --all.")
+        raise typer.BadParameter("--set is for one --kind, not for --all.")
     numbers = dict(map(parse_setting, settings or []))
     target = plan_target(source, output, "conditions" if kind is None else kind.partition(":")[0])
     import numpy as np
@@ -117,7 +116,9 @@ def parse_setting(text: str) -> tuple[str, float]:
     try:
         return name.strip(), float(value)
     except ValueError:
-        raise click.UsageError(f"--set takes NAME=NUMBER, such as low=50, not {text!r}.") from None
+        raise typer.BadParameter(
+            f"--set takes NAME=NUMBER, such as low=50, not {text!r}."
+        ) from None
 
 
 def plan_target(source: str, output: str | None, suffix: str) -> Path | None:
@@ -127,7 +128,7 @@ def plan_target(source: str, output: str | None, suffix: str) -> Path | None:
     if output == "-":
         return None
     if output is None and source == "-":
-        raise click.UsageError("A photo from standard input needs an output: -o FILE, or -o -.")
+        raise typer.BadParameter("A photo from standard input needs an output: -o FILE, or -o -.")
     beside = default_target(Path(source), suffix).with_suffix(".png")
     path = Path(output) if output else beside
     return path / beside.name if path.is_dir() else path

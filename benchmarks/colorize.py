@@ -104,7 +104,9 @@ def measure_stages(photo: Path, model: str) -> dict[str, float]:
         image = read_image(photo)
         pixels = np.asarray(image.convert("RGB"))
         marks.append(time.perf_counter())
-        steps = pipeline.denoise(small_lightness(pixels), steps=STEPS, scheduler=SCHEDULER, seed=0)
+        steps = pipeline.denoise(
+            small_lightness(pixels, cell=pipeline.cell), steps=STEPS, scheduler=SCHEDULER, seed=0
+        )
         timed = [(chroma, time.perf_counter()) for chroma in steps]
         chroma, times = timed[-1][0], [moment for _, moment in timed]
         marks.append(times[-1])

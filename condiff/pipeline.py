@@ -17,11 +17,11 @@ from condiff.color import lightness as lightness_of
 from condiff.diffusion import build_scheduler, denoise, initial_noise
 from condiff.errors import ConfigError
 
-STEPS = 10
+STEPS = 4
 SCHEDULER = "ddim"
 MODEL_SIZE = 256  # short side of L* as the model sees it
 MAX_ASPECT = 3  # a longer panorama is shrunk until its long side is this many times MODEL_SIZE
-STRIDE = 32  # of the backbone, and of fold times the U-Net
+MIN_SIZE = 32  # the stride of the backbone
 
 
 class Pipeline:
@@ -35,6 +35,11 @@ class Pipeline:
         """The embedded model of that name, or the model folder at that path."""
         chosen = find_device(device)
         return cls(load_model(name, device=chosen), chosen)
+
+    @property
+    def cell(self) -> int:
+        """Pixels of L* on a side of one cell of x_t: 4 where the model was trained at 64²."""
+        return MODEL_SIZE // int(self.loaded.model.unet.config.sample_size)
 
     def __call__(
         self,
@@ -53,14 +58,14 @@ class Pipeline:
         drawn; each result tells its own in `info["seed"]`. `size` is the short side that the model
         sees: more detail in the colours, at a cost that grows with its square.
         """
-        if steps < 1 or samples < 1 or size < STRIDE:
+        if steps < 1 or samples < 1 or size < MIN_SIZE:
             raise ConfigError(
-                f"steps and samples are at least 1 and size at least {STRIDE}, "
+                f"steps and samples are at least 1 and size at least {MIN_SIZE}, "
                 f"not {steps}, {samples} and {size}."
             )
         seed = secrets.randbits(31) if seed is None else seed
         pixels = np.asarray(image.convert("RGB"))
-        lightness = small_lightness(pixels, size=size)
+        lightness = small_lightness(pixels, size=size, cell=self.cell)
         results = []
         for number in range(seed, seed + samples):
             *_, chroma = self.denoise(lightness, steps=steps, scheduler=scheduler, seed=number)
@@ -74,19 +79,20 @@ class Pipeline:
     def denoise(
         self, lightness: np.ndarray, *, steps: int, scheduler: str, seed: int
     ) -> Iterator[np.ndarray]:
-        """The chroma (h,w,2) after every step for a small L* (H,W) in [0,100], h = H/fold.
+        """The chroma (h,w,2) after every step for a small L* (H,W) in [0,100], h = H/cell.
 
         One image at a time: a CPU gains nothing from a batch, and convolutions round differently
         in batches of different sizes, so only this gives the same bytes whatever runs beside it.
         """
         task, model = self.loaded.task, self.loaded.model
-        fold = model.encoder.fold
         height, width = lightness.shape
-        padded = pad_to_stride(lightness)
+        halvings = len(model.unet.config.block_out_channels) - 1
+        padded = pad_to_stride(lightness, max(MIN_SIZE, self.cell * 2**halvings))
         condition = torch.from_numpy(padded / 50 - 1)[None, None].to(self.device)
         condition = condition.contiguous(memory_format=torch.channels_last)
         with torch.inference_mode():
-            cond = model.encoder(condition)
+            size = (padded.shape[0] // self.cell, padded.shape[1] // self.cell)
+            cond = model.encoder(condition, size=size)
             generator = torch.Generator().manual_seed(seed)  # the CPU's: the same on every device
             shape = (task.out_channels, *cond.shape[-2:])
 
@@ -102,7 +108,7 @@ class Pipeline:
                 generators=[generator],
             ):
                 chroma = x_t[0].clamp(-task.clip, task.clip).permute(1, 2, 0) * task.scale
-                rows, columns = -(-height // fold), -(-width // fold)
+                rows, columns = height // self.cell, width // self.cell
                 yield np.ascontiguousarray(chroma[:rows, :columns].float().cpu().numpy())
 
 
@@ -122,21 +128,21 @@ def find_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def small_lightness(pixels: np.ndarray, *, size: int = MODEL_SIZE) -> np.ndarray:
+def small_lightness(pixels: np.ndarray, *, size: int = MODEL_SIZE, cell: int = 4) -> np.ndarray:
     """L* (h,w) of a photo (H,W,3) brought to the model's size, its aspect kept.
 
     The short side becomes `size`; the long side at most MAX_ASPECT times that, the short side then
-    less. Both are multiples of 4 pixels or more, so that chroma at a quarter fits on it.
+    less. Both are the nearest multiples of `cell`, so that the cells of chroma cover them exactly.
     """
     height, width = pixels.shape[:2]
     scale = min(size / min(height, width), MAX_ASPECT * size / max(height, width))
-    target = tuple(max(4, round(side * scale / 4) * 4) for side in (width, height))
+    target = tuple(max(cell, round(side * scale / cell) * cell) for side in (width, height))
     shrinks = scale < 1
     small = cv2.resize(pixels, target, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
     return lightness_of(np.asarray(small, np.uint8))
 
 
-def pad_to_stride(lightness: np.ndarray) -> np.ndarray:
-    """L* mirrored at its right and lower edge up to multiples of STRIDE."""
-    pad = [(0, -side % STRIDE) for side in lightness.shape]
+def pad_to_stride(lightness: np.ndarray, stride: int) -> np.ndarray:
+    """L* mirrored at its right and lower edge up to multiples of the stride."""
+    pad = [(0, -side % stride) for side in lightness.shape]
     return np.pad(lightness, pad, mode="symmetric")

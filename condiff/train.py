@@ -74,6 +74,7 @@ class Trainer:
         self.model: Model = (
             load_model(init).model.train() if init else build_model(config.model, self.task)
         )
+        self.model.unet.register_to_config(sample_size=config.model.sample_size)
         self.ema = EMAModel(
             self.model.trainable(),
             decay=config.optimizer.ema_decay,

@@ -12,7 +12,7 @@ import typer
 
 from condiff.cli import options
 
-DEFAULT_STEPS = 10
+DEFAULT_STEPS = 4
 DEFAULT_SCHEDULER = "ddim"
 DEFAULT_SIZE = 256
 

@@ -17,7 +17,7 @@ from condiff.color import rgb_to_lab
 from condiff.config import DataConfig
 from condiff.errors import DataError
 from condiff.images import list_images, read_image
-from condiff.shards import read_shard
+from condiff.parquet import read_parquet
 
 HELD_OUT = ("val", "test", "validation")  # files named so are never trained on
 
@@ -72,7 +72,7 @@ def _photos_in(root: Path, pattern: str) -> list[Path | bytes]:
     paths = [root] if root.is_file() else sorted(root.glob(pattern))
     shards = [p for p in paths if p.suffix == ".parquet" and not p.name.startswith(HELD_OUT)]
     if shards:
-        return [photo for shard in shards for photo in read_shard(shard)]
+        return [photo for shard in shards for photo in read_parquet(shard)]
     return [p for p in list_images(root) if p in set(paths)] if root.is_dir() else []
 
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from condiff.errors import DataError
 from condiff.images import list_images, read_image
-from condiff.shards import read_shard
+from condiff.parquet import read_parquet
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -53,7 +53,7 @@ def read_truths(path: Path, limit: int | None = None) -> list[Pixels]:
         photos = (read_photo(file) for file in files)
     elif path.exists():
         shards = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
-        photos = (read_photo(BytesIO(photo)) for shard in shards for photo in read_shard(shard))
+        photos = (read_photo(BytesIO(photo)) for shard in shards for photo in read_parquet(shard))
     else:
         raise DataError(f"There is nothing at {path}.")
     truths = list(islice(photos, limit))

@@ -10,7 +10,7 @@ import condiff
 PACKAGE = Path(condiff.__file__).parent
 LEVELS = [
     {"errors"},
-    {"config", "images", "shards", "backbone", "color"}
+    {"config", "images", "parquet", "backbone", "color"}
     | {"hed", "annotators", "extractors", "lines"},
     {"conditions", "hints", "diffusion", "encoder", "batch", "metrics", "pairs", "report", "tasks"},
     {"model", "data"},

@@ -6,7 +6,7 @@ from pathlib import Path
 from condiff.errors import DataError
 
 
-def read_shard(path: Path) -> Iterator[bytes]:
+def read_parquet(path: Path) -> Iterator[bytes]:
     """The encoded photos of a parquet file, a few rows in memory at a time."""
     try:
         import pyarrow as pa

@@ -10,6 +10,7 @@ import typer
 from condiff.cli.colorize import colorize
 from condiff.cli.info import info
 from condiff.cli.options import print_version
+from condiff.cli.prep import prep
 from condiff.cli.train import train
 from condiff.errors import CondiffError
 
@@ -21,8 +22,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (colorize, train, info):
-    app.command(no_args_is_help=command is colorize)(command)
+for command in (colorize, prep, train, info):
+    app.command(no_args_is_help=command in (colorize, prep))(command)
 
 
 @app.callback()

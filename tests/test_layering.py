@@ -11,7 +11,8 @@ PACKAGE = Path(condiff.__file__).parent
 LEVELS = [
     {"errors"},
     {"config", "images", "backbone", "color"},
-    {"conditions", "hints", "diffusion", "encoder", "batch", "metrics", "pairs", "report", "tasks", "sources", "shards"},
+    {"conditions", "hints", "diffusion", "encoder", "batch", "metrics", "pairs", "report", "tasks"}
+    | {"sources", "shards"},
     {"model", "data", "recipe"},
     {"prep", "checkpoint", "figures"},
     {"train", "pipeline", "evaluate"},

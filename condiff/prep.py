@@ -112,9 +112,9 @@ def run(plan: Plan, *, workers: int = 1) -> Iterator[Verdict]:
                 for number, result in results:
                     verdict, row = decider.decide(number, result)
                     if number >= known:
+                        # Buffered: what a kill loses of it is decided again, and alike.
                         line = json.dumps(asdict(verdict), ensure_ascii=False)
                         journal.write(line + "\n")
-                        journal.flush()
                     if isinstance(result, Prepared) and verdict.outcome == "done":
                         writers[verdict.split].add(row, result.row)
                     if number >= known:

@@ -35,6 +35,7 @@ MIN_CHROMA = 4.0  # of photos to learn colours from; JPEGs of grey ones stay bel
 CHUNK_ITEMS, CHUNK_BYTES = 8, 4 << 20  # what is sent to a worker at once
 CHUNKS_AHEAD = 3  # for each worker, the one in work included: memory is bounded by it
 WEBP_METHOD = 4
+THUMB = (72, 64)  # what the filters look at: averaged, noise is no colour; the dHash's grid times 8
 
 Outcome = Literal["done", "broken", "small", "grey", "duplicate"]
 Pixels = NDArray[Any]  # uint8; cv2's stubs know no dtypes
@@ -89,17 +90,19 @@ def prepare(item: Item, recipe: Recipe) -> Prepared | Verdict:
     if min(image.size) < recipe.min_side:
         side = f"{image.width} x {image.height} pixels, below {recipe.min_side}"
         return Verdict(item.source, "small", side)
-    pixels = np.asarray(image.convert("RGB"))
-    if recipe.min_chroma > 0 and (chroma := mean_chroma(pixels)) < recipe.min_chroma:
+    pixels = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    if recipe.size is not None:
+        pixels = shrink(pixels, recipe.size)
+    thumb = cv2.resize(pixels, THUMB, interpolation=cv2.INTER_AREA)
+    if recipe.min_chroma > 0 and (chroma := mean_chroma(thumb)) < recipe.min_chroma:
         reason = f"mean chroma {chroma:.1f}, below {recipe.min_chroma:g}"
         return Verdict(item.source, "grey", reason)
     digest = hashlib.blake2b(data, digest_size=8).digest()
     content = int.from_bytes(digest, "big")
-    dhash = difference_hash(pixels)
+    dhash = difference_hash(thumb)
     name = PurePosixPath(item.source).name.replace("#", "-")
     stem = PurePosixPath(name).stem if is_photo(Path(name)) else name
     if recipe.size is not None:
-        pixels = shrink(pixels, recipe.size)
         try:
             data = _encode(pixels, "WEBP", quality=recipe.quality, method=WEBP_METHOD)
         except (OSError, ValueError) as error:
@@ -116,8 +119,8 @@ def prepare(item: Item, recipe: Recipe) -> Prepared | Verdict:
 
 
 def mean_chroma(pixels: Pixels) -> float:
-    """Mean distance from grey in Lab of (H,W,3) uint8; averaged first, so noise is no colour."""
-    ab = rgb_to_lab(cv2.resize(pixels, (64, 64), interpolation=cv2.INTER_AREA))[..., 1:]
+    """Mean distance from grey in Lab of (H,W,3) uint8."""
+    ab = rgb_to_lab(pixels)[..., 1:]
     return float(np.hypot(ab[..., 0], ab[..., 1]).mean())
 
 

@@ -12,8 +12,9 @@ LEVELS = [
     {"errors"},
     {"config", "images", "parquet", "backbone", "color"}
     | {"hed", "annotators", "extractors", "lines"},
-    {"conditions", "hints", "diffusion", "encoder", "batch", "metrics", "pairs", "report", "tasks"},
-    {"model", "data"},
+    {"conditions", "hints", "diffusion", "encoder", "batch", "metrics", "pairs", "report", "tasks"}
+    | {"sources", "shards"},
+    {"model", "data", "recipe"},
     {"prep", "checkpoint", "figures"},
     {"train", "pipeline", "evaluate"},
     {"cli"},

@@ -11,6 +11,7 @@ from condiff.cli.condition import condition
 from condiff.cli.evaluate import evaluate
 from condiff.cli.info import info
 from condiff.cli.options import print_version
+from condiff.cli.prep import prep
 from condiff.cli.train import train
 from condiff.errors import CondiffError
 
@@ -23,7 +24,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help, and a tenth of a second less of imports
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (colorize, condition, train, evaluate, info):
+for command in (colorize, condition, prep, train, evaluate, info):
     name = "eval" if command is evaluate else None
     app.command(name, no_args_is_help=command is not info)(command)
 

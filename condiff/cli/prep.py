@@ -1,0 +1,163 @@
+"""`condiff prep`: any pile of photos becomes a training set."""
+
+import os
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from condiff.cli import options
+
+if TYPE_CHECKING:
+    from condiff.prep import Plan
+    from condiff.recipe import Recipe
+
+NO_KIND = "none"
+
+
+def prep(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A folder (with all below it), a parquet or tar file, or the name of a data set "
+            "on the Hugging Face hub.",
+        ),
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder of the data set.")],
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="colorize (gray, grey photos left out), sketch (sketch) or edge (canny)."
+        ),
+    ] = None,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A condition to draw, several times for several: one makes the column "
+            "conditioning_image, more make conditioning_KIND each; none for photos alone."
+        ),
+    ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(
+            min=16,
+            max=8192,
+            help="Shrink to this short side and write WebP (default: the files as they are).",
+        ),
+    ] = None,
+    quality: Annotated[int, typer.Option(min=1, max=100, help="Of the WebP, with --size.")] = 90,
+    min_side: Annotated[int, typer.Option(min=1, help="Leave out photos of fewer pixels.")] = 64,
+    min_chroma: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="Leave out greyer photos: mean Lab chroma (default: colorize 4, else 0)."
+        ),
+    ] = None,
+    distance: Annotated[
+        int,
+        typer.Option(
+            min=-1,
+            max=64,
+            help="Leave out photos that look like an earlier one: at most so many of 64 bits of "
+            "their dHash differ; -1 keeps them.",
+        ),
+    ] = 3,
+    val: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the photos for validation.")
+    ] = 0.05,
+    licence: Annotated[
+        str | None, typer.Option("--license", help="Licence of the photos, for the card.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many photos.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes (default: one a core).")
+    ] = None,
+    shard_size: Annotated[int, typer.Option(min=1, help="Photos in one parquet file.")] = 1000,
+    force: options.Force = False,
+    dry_run: options.DryRun = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Make a training set of photos: parquet shards with conditions, a card, a list of rejects.
+
+    Stopped or killed, the same command goes on where it was; when all is done it does nothing.
+    """
+    from condiff import prep as library
+    from condiff.recipe import MIN_CHROMA, Recipe
+    from condiff.sources import open_source
+
+    if min_chroma is None:
+        min_chroma = MIN_CHROMA if task == "colorize" else 0.0
+    recipe = Recipe(
+        kinds=choose_kinds(task, kind or []),
+        size=size,
+        quality=quality,
+        min_side=min_side,
+        min_chroma=min_chroma,
+        max_distance=None if distance < 0 else distance,
+        val=val,
+        shard_size=shard_size,
+        limit=limit,
+        license=licence,
+    )
+    if Path(source).exists() and out.resolve().is_relative_to(Path(source).resolve()):
+        raise typer.BadParameter(f"OUT {out} lies in SOURCE {source}: give a folder outside it.")
+    plan = library.plan(open_source(source), out, recipe, force=force)
+    if dry_run:
+        describe(plan, recipe)
+        return
+    run(plan, workers or os.cpu_count() or 1, quiet=quiet)
+
+
+def choose_kinds(task: str | None, kinds: list[str]) -> tuple[str, ...]:
+    """The conditions of a task, unless others are asked for."""
+    from condiff.recipe import TASK_KINDS
+
+    if task is not None and task not in TASK_KINDS:
+        raise typer.BadParameter(f"{task!r} is none of {', '.join(TASK_KINDS)}.", param_hint="task")
+    if not kinds:
+        if task is None:
+            raise typer.BadParameter("Say what the photos are for: --task, or --kind.")
+        return TASK_KINDS[task]
+    if NO_KIND in kinds and len(kinds) > 1:
+        raise typer.BadParameter(f"--kind {NO_KIND} goes with no other --kind.")
+    return () if NO_KIND in kinds else tuple(dict.fromkeys(kinds))
+
+
+def describe(plan: "Plan", recipe: "Recipe") -> None:
+    """`--dry-run`: what would be done, one fact a line."""
+    from condiff.shards import features_of
+
+    total = "an unknown number of" if plan.total is None else plan.total
+    print(f"source   {plan.source.name}: {total} photos")
+    print(f"columns  {', '.join(features_of(recipe.kinds, has_text=plan.source.has_text))}")
+    print(f"decided  {len(plan.decided)}, of which {len(plan.pending)} are not in a shard yet")
+    print(f"target   {plan.out}: {'finished' if plan.finished else 'to do'}")
+
+
+def run(plan: "Plan", workers: int, *, quiet: bool) -> None:
+    """Carry the plan out; reasons and progress on stderr, the summary on stdout."""
+    from tqdm import tqdm
+
+    from condiff import prep as library
+
+    counts: Counter[str] = Counter()
+    for verdict in plan.decided:
+        counts["failed" if verdict.outcome == "broken" else "skipped"] += 1
+        if verdict.outcome == "broken":
+            print(f"{verdict.source}: {verdict.reason}", file=sys.stderr)
+    hidden = quiet or not sys.stderr.isatty()
+    with tqdm(total=plan.total, initial=len(plan.decided), unit="photo", disable=hidden) as bar:
+        for verdict in library.run(plan, workers=workers):
+            bar.update()
+            if verdict.outcome == "broken":
+                bar.write(f"{verdict.source}: {verdict.reason}", file=sys.stderr)
+                counts["failed"] += 1
+            else:
+                counts["done" if verdict.outcome == "done" else "skipped"] += 1
+    print(f"{counts['done']} done, {counts['skipped']} skipped, {counts['failed']} failed")
+    if counts["failed"]:
+        raise typer.Exit(1)

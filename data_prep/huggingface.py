@@ -1,0 +1,41 @@
+"""A data set of the Hugging Face hub, streamed: only what is used is fetched.
+
+python data_prep/huggingface.py m1guelpf/nouns OUT --task sketch --limit 5000
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+import output
+from condiff.errors import CondiffError
+from condiff.recipe import MIN_CHROMA, TASK_KINDS, Recipe
+from condiff.sources import hub_source
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Prepare a hub data set for a task.")
+    parser.add_argument("name", help="data set on the hub: OWNER/NAME")
+    parser.add_argument("out", type=Path, help="folder to write")
+    parser.add_argument("--task", choices=TASK_KINDS, default="colorize")
+    parser.add_argument("--limit", type=int, help="only the first so many photos")
+    parser.add_argument("--drawings", action="store_true", help="keep what looks alike")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--license", help="what the data set's card says")
+    options = parser.parse_args(argv)
+    recipe = Recipe(
+        kinds=TASK_KINDS[options.task],
+        min_chroma=MIN_CHROMA if options.task == "colorize" else 0,
+        max_distance=None if options.drawings else 3,
+        limit=options.limit,
+        license=options.license,
+    )
+    try:
+        source = hub_source(options.name)
+        return output.prepare(source, options.out, recipe, workers=options.workers)
+    except CondiffError as error:
+        parser.exit(1, f"{error}\n")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

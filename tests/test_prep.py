@@ -1,0 +1,412 @@
+"""Prep: whatever lies in the source, the shards are right, whole, and the same after a kill."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from condiff.cli import main
+from condiff.errors import ConfigError, DataError
+from condiff.prep import plan, run
+from condiff.recipe import (
+    Recipe,
+    difference_hash,
+    mean_chroma,
+    prepare_in_order,
+    shrink,
+)
+from condiff.shards import SPLITS
+from condiff.sources import Item, hub_source, open_source
+
+PLAIN = ["--kind", "none", "--workers", "1"]
+
+
+def photo(seed: int, *, side: int = 80, gray: bool = False) -> np.ndarray:
+    """Blobs of colour that no other seed has."""
+    cells = np.random.default_rng(seed).integers(0, 256, (8, 9, 3), np.uint8)
+    cells = cells[..., :1].repeat(3, 2) if gray else cells
+    return np.asarray(Image.fromarray(cells).resize((side + 10, side), Image.Resampling.BILINEAR))
+
+
+def encoded(pixels: np.ndarray, format: str = "JPEG") -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format)
+    return file.getvalue()
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for n in range(30):
+        (folder / f"{n:02d}.jpg").write_bytes(encoded(photo(n)))
+    return folder
+
+
+def rows_of(out: Path) -> list[dict]:
+    shards = sorted(out.glob("*.parquet"))
+    rows = [row for shard in shards for row in pq.read_table(shard).to_pylist()]
+    return sorted(rows, key=lambda row: row["source"])
+
+
+def files_of(out: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()}
+
+
+def prepared(source: str | Path, out: Path, recipe: Recipe, *, workers: int = 1) -> list:
+    return list(run(plan(open_source(str(source)), out, recipe), workers=workers))
+
+
+def test_files_are_kept_byte_for_byte_and_a_second_run_does_nothing(photos, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["prep", str(photos), str(out), *PLAIN, "--shard-size", "8"]) == 0
+    assert capsys.readouterr().out == "30 done, 0 skipped, 0 failed\n"
+    rows = rows_of(out)
+    assert [row["image"]["bytes"] for row in rows] == [
+        p.read_bytes() for p in sorted(photos.iterdir())
+    ]
+    assert [row["source"] for row in rows] == [f"{n:02d}.jpg" for n in range(30)]
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*")}
+    assert main(["prep", str(photos), str(out), *PLAIN, "--shard-size", "8"]) == 0
+    assert capsys.readouterr().out == "0 done, 30 skipped, 0 failed\n"
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("*")} == before
+
+
+def test_whatever_lies_in_the_folder_is_told_and_the_rest_is_done(tmp_path, capsys):
+    folder = tmp_path / "photos"
+    (folder / "über alles").mkdir(parents=True)
+    (folder / "über alles" / "schöne Grüße 1.jpg").write_bytes(encoded(photo(1)))
+    (folder / "cut.jpg").write_bytes(encoded(photo(2))[:900])
+    (folder / "empty.jpg").touch()
+    (folder / "moving.gif").write_bytes(encoded(photo(3), "GIF"))
+    deep = np.random.default_rng(0).integers(0, 65_536, (80, 90), np.uint16)
+    (folder / "deep.png").write_bytes(encoded(deep, "PNG"))
+    (folder / "folder.jpg").mkdir()
+    (folder / "nowhere.jpg").symlink_to(tmp_path / "gone.jpg")
+    (folder / "notes.txt").write_text("no photo")
+    (folder / ".hidden.jpg").touch()
+    (folder / "broken.parquet").write_bytes(b"PAR1 no more")
+    (folder / "tiny.png").write_bytes(encoded(photo(4, side=20), "PNG"))
+    out = tmp_path / "out"
+    assert main(["prep", str(folder), str(out), *PLAIN]) == 1
+    told = capsys.readouterr()
+    assert told.out == "3 done, 1 skipped, 5 failed\n"
+    broken = ["broken.parquet", "cut.jpg", "empty.jpg", "folder.jpg", "nowhere.jpg"]
+    assert [line.partition(":")[0] for line in told.err.splitlines()] == broken
+    listed = [json.loads(line) for line in (out / "rejected.jsonl").read_text().splitlines()]
+    assert {row["source"] for row in listed} == {*broken, "tiny.png"}
+    assert all(row["reason"] and str(tmp_path) not in row["reason"] for row in listed)
+    sources = {row["source"] for row in rows_of(out)}
+    assert sources == {"über alles/schöne Grüße 1.jpg", "moving.gif", "deep.png"}
+    assert main(["prep", str(folder), str(out), *PLAIN]) == 1  # what failed stays failed
+    assert capsys.readouterr().out == "0 done, 4 skipped, 5 failed\n"
+
+
+@pytest.mark.parametrize("moment", ["the beginning", "a shard"])
+def test_killed_and_run_again_leaves_the_bytes_of_an_undisturbed_run(moment, photos, tmp_path):
+    for n in range(0, 30, 7):  # duplicates, to be found again after the kill
+        (photos / f"{n:02d}-twin.png").write_bytes(encoded(photo(n, side=100), "PNG"))
+    for n in range(30, 80):
+        (photos / f"{n}.png").write_bytes(encoded(photo(n, side=150), "PNG"))
+    (photos / "cut.jpg").write_bytes(encoded(photo(2))[:900])
+    flags = ["--kind", "none", "--size", "140", "--workers", "2", "--shard-size", "16"]
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    command = [sys.executable, "-m", "condiff", "prep", str(photos), str(killed), *flags]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    journal = killed / ".prep" / "journal.jsonl"
+    first = {"the beginning": ".prep/settings.json", "a shard": "train-00000.parquet"}
+    watched = killed / first[moment]
+    while not (watched.exists() and watched.stat().st_size):
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (killed / "dataset_info.json").exists()
+    with open(journal, "a") as file:
+        file.write('{"source": "cut in the mid')  # as a kill within a write leaves it
+    assert main(["prep", str(photos), str(killed), *flags]) == 1
+    assert main(["prep", str(photos), str(whole), *flags[:-4], "--workers", "1", *flags[-2:]]) == 1
+    assert files_of(killed) == files_of(whole)
+    sources = [row["source"] for row in rows_of(whole)]
+    assert len(sources) == len(set(sources)) == 80
+
+
+def test_a_shard_that_was_deleted_is_made_again(photos, tmp_path):
+    out, recipe = tmp_path / "out", Recipe(shard_size=6, val=0.3)
+    prepared(photos, out, recipe)
+    before = files_of(out)
+    (out / "train-00001.parquet").unlink()
+    assert prepared(photos, out, recipe) == []
+    assert files_of(out) == before
+
+
+def test_workers_that_lost_their_parent_end(photos, tmp_path):
+    code = (
+        "import sys, os; from condiff.recipe import Recipe, prepare_in_order\n"
+        "from condiff.sources import open_source\n"
+        "if __name__ == '__main__':\n"
+        "    source = open_source(sys.argv[1])\n"
+        "    results = prepare_in_order(enumerate(source.items(0)), Recipe(), workers=2)\n"
+        "    next(results)\n"
+        "    import multiprocessing\n"
+        "    print(*[p.pid for p in multiprocessing.active_children()], flush=True)\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    done = subprocess.run([sys.executable, script, photos], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL
+    workers = [Path("/proc") / pid for pid in done.stdout.split()]
+    assert workers
+    end = time.monotonic() + 5
+    while any(is_running(path) for path in workers):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def is_running(path: Path) -> bool:
+    try:
+        return (path / "stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def test_other_settings_or_other_photos_are_refused_unless_forced(photos, tmp_path, capsys):
+    out = tmp_path / "out"
+    flags = ["prep", str(photos), str(out), *PLAIN]
+    assert main(flags) == 0
+    assert main([*flags, "--min-side", "70"]) == 1
+    assert "min_side changed" in capsys.readouterr().err
+    (photos / "new.jpg").write_bytes(encoded(photo(99)))
+    assert main(flags) == 1
+    assert "the photos of its source" in capsys.readouterr().err
+    assert main([*flags, "--force"]) == 0
+    assert len(rows_of(out)) == 31
+
+
+def test_a_folder_of_other_things_is_left_alone(photos, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.txt").write_text("years of work")
+    with pytest.raises(DataError, match="holds other things"):
+        plan(open_source(str(photos)), out, Recipe(), force=True)
+
+
+def test_a_dry_run_touches_nothing(photos, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["prep", str(photos), str(out), *PLAIN, "--dry-run", "--limit", "7"]) == 0
+    assert "photos: 7 photos" in capsys.readouterr().out
+    assert not out.exists()
+    assert main(["prep", str(photos), str(photos / "out"), *PLAIN]) == 2  # would read itself
+
+
+def test_duplicates_greys_and_small_ones_are_left_out(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(encoded(photo(1), "PNG"))
+    (folder / "b smaller.jpg").write_bytes(encoded(photo(1, side=70)))
+    (folder / "c gray.jpg").write_bytes(encoded(photo(2, gray=True)))
+    (folder / "d other.jpg").write_bytes(encoded(photo(3)))
+    (folder / "e small.jpg").write_bytes(encoded(photo(4, side=40)))
+    verdicts = prepared(folder, tmp_path / "out", Recipe(min_chroma=4, min_side=64))
+    outcomes = [verdict.outcome for verdict in verdicts]
+    assert outcomes == ["done", "duplicate", "grey", "done", "small"]
+    assert verdicts[1].reason == "looks like a.png"
+    every = Recipe(max_distance=None, min_side=1)
+    assert len(prepared(folder, tmp_path / "every", every)) == 5
+    assert len(rows_of(tmp_path / "every")) == 5
+
+
+def test_dhash_of_a_ramp_and_chroma_of_a_known_colour():
+    ramp = np.arange(0, 90, dtype=np.uint8)[None, :, None].repeat(80, 0).repeat(3, 2)
+    assert difference_hash(ramp) == 2**64 - 1
+    assert difference_hash(ramp[:, ::-1]) == 0
+    assert mean_chroma(ramp) < 0.01
+    red = np.full((10, 10, 3), (255, 0, 0), np.uint8)
+    assert mean_chroma(red) == pytest.approx(
+        104.55, abs=0.05
+    )  # CIELAB of sRGB red, from its tables
+
+
+def test_size_shrinks_the_short_side_and_invents_nothing(photos, tmp_path):
+    assert shrink(np.zeros((300, 400, 3), np.uint8), 150).shape == (150, 200, 3)
+    assert shrink(np.zeros((100, 90, 3), np.uint8), 150).shape == (100, 90, 3)
+    prepared(photos, tmp_path / "out", Recipe(size=72, limit=3))
+    for row in rows_of(tmp_path / "out"):
+        with Image.open(io.BytesIO(row["image"]["bytes"])) as image:
+            assert (image.format, image.size) == ("WEBP", (81, 72))
+        assert row["image"]["path"] == row["source"].replace(".jpg", ".webp")
+
+
+def test_the_split_follows_from_the_content_alone(photos, tmp_path):
+    prepared(photos, tmp_path / "all", Recipe(val=0.3))
+    sides = {row["image"]["bytes"]: row["split"] for row in rows_of(tmp_path / "all")}
+    assert set(sides.values()) == set(SPLITS)
+    for n, path in enumerate(sorted(photos.iterdir())):
+        path.rename(photos / f"{99 - n} renamed.jpg")
+        if n % 3 == 0:
+            (photos / f"{99 - n} renamed.jpg").unlink()
+    prepared(photos, tmp_path / "some", Recipe(val=0.3))
+    for row in rows_of(tmp_path / "some"):
+        assert sides[row["image"]["bytes"]] == row["split"]
+    for shard in (tmp_path / "all").glob("*.parquet"):
+        column = pq.read_table(shard, columns=["split"])["split"].to_pylist()
+        assert set(column) == {shard.name.partition("-")[0]}
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".tar.gz"])
+def test_a_tar_file_as_webdataset_writes_it(suffix, tmp_path):
+    path = tmp_path / f"photos{suffix}"
+    members = {
+        "0.jpg": encoded(photo(0)),
+        "0.txt": b"a caption\n",
+        "1.json": b'{"caption": "another"}',
+        "1.png": encoded(photo(1), "PNG"),
+        "sub/2.jpg": encoded(photo(2)),
+    }
+    with tarfile.open(path, "w:gz" if suffix.endswith("gz") else "w") as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    prepared(path, tmp_path / "out", Recipe())
+    rows = {row["source"].partition("/")[2]: row for row in rows_of(tmp_path / "out")}
+    assert {name: row["text"] for name, row in rows.items()} == {
+        "0.jpg": "a caption",
+        "1.png": "another",
+        "sub/2.jpg": None,
+    }
+    assert all(row["image"]["bytes"] == members[name] for name, row in rows.items())
+
+
+def test_parquet_of_bytes_and_of_structs_from_any_row_on(tmp_path):
+    files = [encoded(photo(n)) for n in range(40)]
+    folder = tmp_path / "in"
+    folder.mkdir()
+    bare = pa.table({"image": files[:25], "caption": [f"no. {n}" for n in range(25)]})
+    pq.write_table(bare, folder / "a.parquet", row_group_size=10)
+    structs = pa.array([{"bytes": file, "path": "x.jpg"} for file in files[25:]])
+    pq.write_table(pa.table({"image": structs}), folder / "b.parquet")
+    source = open_source(str(folder))
+    assert (source.total, source.has_text) == (40, True)
+    for start in (0, 9, 10, 24, 25, 39, 40):
+        assert [item.data for item in source.items(start)] == files[start:]
+    assert next(source.items(24)) == Item("a.parquet#24", files[24], "no. 24")
+
+
+def test_captions_of_an_imagefolder(photos, tmp_path):
+    lines = [json.dumps({"file_name": f"{n:02d}.jpg", "text": f"ä {n}"}) for n in range(0, 30, 2)]
+    (photos / "metadata.jsonl").write_text("\n".join(lines), "utf-8")
+    prepared(photos, tmp_path / "out", Recipe())
+    texts = [row["text"] for row in rows_of(tmp_path / "out")]
+    assert texts == [f"ä {n}" if n % 2 == 0 else None for n in range(30)]
+
+
+def test_conditions_lie_beside_the_photo_at_its_size(photos, tmp_path, capsys):
+    one, two = tmp_path / "one", tmp_path / "two"
+    flags = ["--workers", "1", "--limit", "3"]
+    assert main(["prep", str(photos), str(one), "--task", "edge", *flags]) == 0
+    assert main(["prep", str(photos), str(two), "--kind", "gray", "--kind", "canny", *flags]) == 0
+    for row, both in zip(rows_of(one), rows_of(two), strict=True):
+        edges = both["conditioning_canny"]["bytes"]
+        assert row["conditioning_image"]["bytes"] == edges  # seeded by the photo alone
+        for data in (edges, both["conditioning_gray"]["bytes"]):
+            with Image.open(io.BytesIO(data)) as image:
+                assert (image.mode, image.size) == ("L", (90, 80))
+    with pytest.raises(ConfigError, match="no condition 'magic'"):
+        plan(open_source(str(photos)), tmp_path / "three", Recipe(kinds=("magic",)))
+    assert main(["prep", str(photos), str(tmp_path / "four")]) == 2
+    assert main(["prep", str(photos), str(tmp_path / "four"), "--task", "cook"]) == 2
+
+
+def test_datasets_opens_it_with_image_features(photos, tmp_path, capsys):
+    datasets = pytest.importorskip("datasets")
+    (photos / "metadata.jsonl").write_text(json.dumps({"file_name": "00.jpg", "text": "first"}))
+    out = tmp_path / "out"
+    flags = ["--task", "colorize", "--val", "0.3", "--license", "cc0-1.0", "--workers", "1"]
+    assert main(["prep", str(photos), str(out), *flags]) == 0
+    files = {split: str(out / f"{split}-*.parquet") for split in SPLITS}
+    data = datasets.load_dataset("parquet", data_files=files, cache_dir=str(tmp_path / "cache"))
+    for name in ("image", "conditioning_image"):
+        assert isinstance(data["train"].features[name], datasets.Image)
+    assert list(data["train"].features)[2:] == ["text", "source", "split"]
+    row = data["val"][0]
+    assert row["image"].size == row["conditioning_image"].size == (90, 80)
+    info = datasets.DatasetInfo.from_directory(str(out))
+    assert info.license == "cc0-1.0"
+    assert info.features == data["train"].features
+    assert sum(split.num_examples for split in info.splits.values()) == 30
+    by_card = datasets.load_dataset(str(out), cache_dir=str(tmp_path / "cache"))
+    assert {name: len(rows) for name, rows in by_card.items()} == {
+        name: len(rows) for name, rows in data.items()
+    }
+
+
+def test_a_hub_data_set_is_streamed_from_any_row_on(photos, tmp_path):
+    """What `datasets` reads of a local folder, it reads of the hub by the same call."""
+    pytest.importorskip("datasets")
+    lines = [json.dumps({"file_name": f"{n:02d}.jpg", "text": str(n)}) for n in range(30)]
+    (photos / "metadata.jsonl").write_text("\n".join(lines))
+    source = hub_source(str(photos))
+    assert source.has_text
+    files = [path.read_bytes() for path in sorted(photos.glob("*.jpg"))]
+    for start in (0, 28):
+        items = list(source.items(start))
+        read = [i.data.read_bytes() if isinstance(i.data, Path) else i.data for i in items]
+        assert read == files[start:]
+        assert [item.text for item in items] == [str(n) for n in range(start, 30)]
+
+
+def test_a_source_that_is_not_there_is_one_sentence(tmp_path, capsys):
+    for name in (str(tmp_path / "gone"), "./gone", "gone.parquet"):
+        with pytest.raises(DataError, match="There is no data at"):
+            open_source(name)
+    pytest.importorskip("datasets")
+    with pytest.raises(DataError, match="no file or folder nobody/nothing"):
+        open_source("nobody/nothing")  # offline: HF_HUB_OFFLINE is set
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="holds no photos"):
+        open_source(str(tmp_path / "empty"))
+    (tmp_path / "bad.parquet").write_bytes(b"no parquet")
+    with pytest.raises(DataError, match=r"bad\.parquet cannot be used"):
+        open_source(str(tmp_path / "bad.parquet"))
+
+
+def test_few_items_are_held_at_a_time(photos):
+    files = sorted(photos.iterdir())
+    drawn = 0
+
+    def endless():
+        nonlocal drawn
+        while True:
+            yield drawn, Item("x", files[drawn % 30])
+            drawn += 1
+
+    results = prepare_in_order(endless(), Recipe(), workers=2)
+    numbers = [next(results)[0] for _ in range(40)]
+    results.close()
+    assert numbers == list(range(40))
+    assert drawn < 150
+
+
+def test_two_runs_on_one_folder_do_not_mix(photos, tmp_path):
+    pytest.importorskip("fcntl")
+    out, recipe = tmp_path / "out", Recipe()
+    first = run(plan(open_source(str(photos)), out, recipe))
+    next(first)
+    with pytest.raises(DataError, match="by another run"):
+        next(run(plan(open_source(str(photos)), out, recipe)))
+    first.close()
+    assert len(prepared(photos, out, recipe)) == 29
+    assert os.listdir(out / ".prep")

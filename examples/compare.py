@@ -4,23 +4,35 @@ python examples/compare.py sheet.jpg photo1.jpg photo2.jpg …
 """
 
 import sys
+from pathlib import Path
 
-from PIL import Image
+import numpy as np
+from PIL import Image, ImageOps
 
 from condiff import Pipeline
+from condiff.color import join_chroma
 from condiff.figures import make_contact_sheet
 from condiff.images import read_image
 
+SIDE = 320
+
 
 def main(sheet: str, *photos: str) -> None:
-    """One row a photo, without picking: seed 1 each."""
+    """One column a photo, without picking: seed 1 each."""
     colorize = Pipeline.from_pretrained("colorize")
     rows: list[list[Image.Image]] = []
     for path in photos:
-        photo = read_image(path)
+        photo = read_image(Path(path))
         (result,) = colorize(photo, seed=1)
-        rows.append([photo.convert("L"), result, photo])
-    make_contact_sheet(list(zip(*rows, strict=True)), side=320).save(sheet, quality=90)
+        rows.append(
+            [ImageOps.fit(image, (SIDE, SIDE)) for image in (to_grey(photo), result, photo)]
+        )
+    make_contact_sheet(list(zip(*rows, strict=True)), side=SIDE).save(sheet, quality=90)
+
+
+def to_grey(photo: Image.Image) -> Image.Image:
+    """The photo as its L* alone, which is what the model sees."""
+    return Image.fromarray(join_chroma(np.asarray(photo), np.zeros((1, 1, 2), np.float32)))
 
 
 if __name__ == "__main__":

@@ -134,7 +134,7 @@ def print_quality(data: Path, limit: int, model: str) -> None:
     truths = read_truths(data, limit)
     methods, seconds = {}, {}
     for scheduler in ("ddim", "dpmsolver++", "unipc", "euler", "heun", "ddpm"):
-        for steps in (4, 10, 25) if scheduler != "heun" else (4, 10):
+        for steps in (1, 4, 10, 25) if scheduler == "ddim" else (4, 10):
             started = time.perf_counter()
             pictures = [
                 np.asarray(

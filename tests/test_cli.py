@@ -238,3 +238,12 @@ def test_eval_of_folders_and_of_a_model(run, tmp_path, tiny_folder):
     assert page.read_text("utf-8").count("data:image") == 6
     assert run("eval", tmp_path / "result")[0] == 2
     assert run("eval", tmp_path / "none", tmp_path / "truth")[0] == 1
+
+
+def test_the_command_and_the_pipeline_have_the_same_defaults():
+    """The command line states them again, to show its help without importing torch."""
+    from condiff import pipeline
+
+    module = sys.modules["condiff.cli.colorize"]
+    stated = (module.DEFAULT_STEPS, module.DEFAULT_SCHEDULER, module.DEFAULT_SIZE)
+    assert stated == (pipeline.STEPS, pipeline.SCHEDULER, pipeline.MODEL_SIZE)

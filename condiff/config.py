@@ -22,7 +22,7 @@ from condiff.errors import ConfigError
 
 PredictionType = Literal["epsilon", "v_prediction", "sample"]
 BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
-Task = Literal["colorize"]
+Task = Literal["colorize", "sketch", "edge", "none"]
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -101,7 +101,12 @@ class TrainConfig(Section):
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
     max_train_steps: PositiveInt | None = None
     max_minutes: PositiveFloat | None = None
-    sample_steps: PositiveInt = 500  # a grid of samples, and the model, every so many steps
+    sample_steps: PositiveInt = 500  # a checkpoint, the model and a grid of samples every so often
+    keep_checkpoints: PositiveInt = 2  # the newest, and the best beside them
+    log_steps: PositiveInt = 10
+    tracker: Literal["tensorboard", "wandb"] | None = None
+    compile: bool = False  # torch.compile the U-Net
+    gradient_checkpointing: bool = False  # less memory, a third more time
     model: ModelConfig = ModelConfig()
     diffusion: DiffusionConfig = DiffusionConfig()
     data: DataConfig = DataConfig()
@@ -116,20 +121,24 @@ class TrainConfig(Section):
 
 def read_config(path: Path | None, overrides: Sequence[str] = ()) -> TrainConfig:
     """The configuration in a YAML file, or the defaults; `key.sub=value` strings on top."""
-    values: Any = {}
-    if path is not None:
-        try:
-            values = yaml.safe_load(path.read_text("utf-8")) or {}
-        except OSError as error:
-            raise ConfigError(f"Cannot read the configuration {path}: {error.strerror}.") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            reason = " ".join(str(error).split())
-            raise ConfigError(f"The configuration {path} is not valid YAML: {reason}.") from error
-        if not isinstance(values, dict):
-            raise ConfigError(f"The configuration {path} is not a mapping of keys to values.")
+    values = {} if path is None else read_yaml(path)
     for override in overrides:
         _set(values, override)
     return parse_config(values, origin=str(path) if path is not None else "the settings")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping that a YAML file holds."""
+    try:
+        values = yaml.safe_load(path.read_text("utf-8")) or {}
+    except OSError as error:
+        raise ConfigError(f"Cannot read the configuration {path}: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"The configuration {path} is not valid YAML: {reason}.") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"The configuration {path} is not a mapping of keys to values.")
+    return values
 
 
 def parse_config(values: dict[str, Any], *, origin: str) -> TrainConfig:

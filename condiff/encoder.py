@@ -17,7 +17,8 @@ class ConditionEncoder(ModelMixin, ConfigMixin):
     cond is, on the channel axis: the condition folded by pixel-unshuffle (N·fold² channels, nothing
     lost), the features of a pretrained backbone brought together by a feature-pyramid neck (Lin et
     al. 2017, arXiv:1612.03144; `neck_channels`), and hints (`hint_channels`, zero where none is
-    given). H and W are multiples of 32 where there is a backbone.
+    given). H and W are multiples of 32 where there is a backbone. Without condition channels cond has
+    none either: the model is unconditional.
     """
 
     @register_to_config
@@ -71,6 +72,8 @@ class ConditionEncoder(ModelMixin, ConfigMixin):
         size = size or (height // self.fold, width // self.fold)
         full = (size[0] * self.fold, size[1] * self.fold)
         features = self.features(condition) if features is None else features
+        if condition.shape[1] == 0:  # an unconditional model's
+            return condition.new_zeros((len(condition), 0, *size))
         if full != (height, width):
             condition = F.interpolate(condition, full, mode="area")
         parts = [F.pixel_unshuffle(condition, self.fold)]

@@ -5,7 +5,9 @@ CondiffError
 ├── ModelError     a model folder is missing, broken or of another kind
 ├── ConfigError    a configuration or a flag's value does not hold together
 ├── ConditionError a condition is unknown, or lacks a package, weights or an aligned image
-└── DataError      a training or evaluation set cannot be used
+├── DataError      a training or evaluation set cannot be used
+└── TrainingError  a run cannot go on
+    └── CheckpointError  its state cannot be written
 """
 
 
@@ -31,3 +33,11 @@ class ConditionError(CondiffError):
 
 class DataError(CondiffError):
     """A training or evaluation set is missing, empty, or not readable."""
+
+
+class TrainingError(CondiffError):
+    """A run cannot go on: its loss is no number, or its parts do not fit."""
+
+
+class CheckpointError(TrainingError):
+    """The state of a run cannot be written."""

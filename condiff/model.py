@@ -43,16 +43,17 @@ class Model(nn.Module):
 
 def build_model(config: ModelConfig, task: Task) -> Model:
     """A fresh model: the backbone pretrained and frozen, everything else random."""
+    variant = config.backbone_variant if task.condition_channels else None
     encoder = ConditionEncoder(
         in_channels=task.condition_channels,
         fold=config.fold,
-        backbone_variant=config.backbone_variant,
+        backbone_variant=variant,
         feature_strides=config.feature_strides,
         neck_channels=config.neck_channels,
         hint_channels=task.hint_channels,
     )
-    if config.backbone_variant:
-        encoder.backbone.load_state_dict(load_pretrained(config.backbone_variant).state_dict())
+    if variant:
+        encoder.backbone.load_state_dict(load_pretrained(variant).state_dict())
     levels = len(config.block_out_channels)
     unet = UNet2DModel(
         sample_size=config.sample_size,

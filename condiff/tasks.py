@@ -1,6 +1,7 @@
 """The table of tasks: what x_0 is, and what it is conditioned on."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from condiff.config import Task as TaskName
 from condiff.errors import ConfigError
@@ -8,20 +9,61 @@ from condiff.errors import ConfigError
 
 @dataclass(frozen=True)
 class Task:
-    """One row: x_0 has `out_channels`, is `scale` units a one, and never exceeds ±clip."""
+    """One row: x_0 has `out_channels`, is `scale` units a one, and never exceeds ±clip.
+
+    x_0 is a photo's Lab chroma (a,b), its condition L*; or RGB, its condition a drawing of one of
+    the kinds in `conditions`, chosen at random for each photo in training; or RGB and no condition.
+    """
 
     name: TaskName
+    x_0: Literal["chroma", "rgb"]
     out_channels: int
     condition_channels: int
     hint_channels: int
     scale: float
     clip: float
+    conditions: tuple[str, ...] = ()
 
 
 TASKS: dict[str, Task] = {
     # x_0 is (a,b)/50: sRGB reaches ±110, so ±2.2; most photos stay within ±1.
     "colorize": Task(
-        "colorize", out_channels=2, condition_channels=1, hint_channels=3, scale=50.0, clip=2.2
+        "colorize",
+        x_0="chroma",
+        out_channels=2,
+        condition_channels=1,
+        hint_channels=3,
+        scale=50.0,
+        clip=2.2,
+    ),
+    "sketch": Task(
+        "sketch",
+        x_0="rgb",
+        out_channels=3,
+        condition_channels=1,
+        hint_channels=0,
+        scale=1.0,
+        clip=1.0,
+        conditions=("canny", "sketch", "pencil", "lineart"),
+    ),
+    "edge": Task(
+        "edge",
+        x_0="rgb",
+        out_channels=3,
+        condition_channels=1,
+        hint_channels=0,
+        scale=1.0,
+        clip=1.0,
+        conditions=("canny",),
+    ),
+    "none": Task(
+        "none",
+        x_0="rgb",
+        out_channels=3,
+        condition_channels=0,
+        hint_channels=0,
+        scale=1.0,
+        clip=1.0,
     ),
 }
 

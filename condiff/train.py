@@ -1,54 +1,68 @@
-"""The training loop: a generator of steps. The only module that knows accelerate."""
+"""The training loop: a generator of steps. The only module that knows accelerate.
+
+All that is random in step n is a function of (seed, n): photos, views, timesteps, noise, hints. So a
+run that goes on from a checkpoint takes the very steps that an undisturbed one takes, and there is
+no state of a random generator to keep. Several processes draw for the whole batch alike and take
+each their share: together they do what one process does with the whole batch.
+"""
 
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, broadcast, send_to_device
+from accelerate.utils import DistributedDataParallelKwargs, broadcast, broadcast_object_list
 from diffusers.training_utils import EMAModel
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from condiff.checkpoint import load_model, save_model
-from condiff.color import lab_to_rgb
+from condiff.card import make_card
+from condiff.checkpoint import save_model
 from condiff.config import TrainConfig, to_yaml
-from condiff.data import (
-    Batch,
-    FeatureCache,
-    ShuffledSampler,
-    ViewDataset,
-    collate,
-    find_photos,
-)
-from condiff.diffusion import build_scheduler, denoise, initial_noise, squared_error
-from condiff.figures import make_contact_sheet
-from condiff.hints import simulate_hints
+from condiff.data import Batch, FeatureCache, build_dataset, load_batches
+from condiff.diffusion import build_scheduler, draw_noise, loss_weight, squared_error
+from condiff.errors import TrainingError
+from condiff.hints import draw_mask, reveal
 from condiff.model import Model, build_model
+from condiff.pretrained import load_init
+from condiff.preview import sample_grid
+from condiff.run import Checkpoint, prune_checkpoints, write_checkpoint
 from condiff.tasks import Task, find_task
 
 DECILES = 10
+SMOOTHING = 0.99  # of the loss by which the best checkpoint is told
 
 
 @dataclass(frozen=True)
 class Step:
-    """What one optimizer step came to."""
+    """What one optimizer step came to; reading its loss waits for the device."""
 
     step: int
-    loss: float
-    decile_losses: list[float]  # of this step's images; nan where no timestep fell
+    errors: Tensor  # (N,) weighted squared error of each image of all processes
+    timesteps: Tensor  # (N,)
+    num_train_timesteps: int
     learning_rate: float
     images_per_second: float
-    minutes: float
+    minutes: float  # of the run, earlier starts counted in
     progress: float  # 0..1 of the run
+
+    @property
+    def loss(self) -> float:
+        """The loss, mean over the images."""
+        return float(self.errors.mean())
+
+    @property
+    def decile_losses(self) -> list[float]:
+        """The loss of each tenth of the timesteps; nan where none fell."""
+        decile = self.timesteps * DECILES // self.num_train_timesteps
+        return [float(self.errors[decile == d].mean()) for d in range(DECILES)]
 
 
 @dataclass(frozen=True)
@@ -62,19 +76,37 @@ class Filled:
 class Trainer:
     """Everything a run holds; `steps()` makes it go, the caller looks, samples and saves."""
 
-    def __init__(self, config: TrainConfig, data: Path, output: Path, *, init: str | None = None):
-        self.config, self.output = config, output
+    def __init__(
+        self, config: TrainConfig, data: str | Path, output: Path, *, init: str | None = None
+    ):
+        self.config, self.output, self.source, self.init = config, output, str(data), init
         self.task: Task = find_task(config.task)
         self.accelerator = Accelerator(
             mixed_precision=config.mixed_precision,
-            gradient_accumulation_steps=config.gradient_accumulation_steps,
             kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+            log_with=config.tracker,
+            project_dir=output,
         )
+        _refuse_sharded_training(self.accelerator)
         torch.manual_seed(config.seed)  # the same weights on every process
         self.model: Model = (
-            load_model(init).model.train() if init else build_model(config.model, self.task)
+            load_init(init, config.model, self.task)
+            if init
+            else build_model(config.model, self.task)
         )
         self.model.unet.register_to_config(sample_size=config.model.sample_size)
+        if config.gradient_checkpointing:
+            self.model.unet.enable_gradient_checkpointing()
+        self.model.to(self.accelerator.device)
+        with self.accelerator.main_process_first():  # one process makes the cache's files
+            self.dataset = build_dataset(
+                config,
+                self.task,
+                data,
+                cache_dir=output / "cache",
+                feature_channels=self.model.encoder.feature_channels,
+                device=self.accelerator.device,
+            )
         self.ema = EMAModel(
             self.model.trainable(),
             decay=config.optimizer.ema_decay,
@@ -82,38 +114,40 @@ class Trainer:
             power=0.75,
             foreach=True,
         )
-        self.dataset = self._dataset(data)
+        self.ema.to(self.accelerator.device)
         self.scheduler = build_scheduler("ddpm", config.diffusion)
-
-    def _dataset(self, data: Path) -> ViewDataset | FeatureCache:
-        config, size = self.config, self.config.data.size
-        photos = find_photos(data, config.data, seed=config.seed)
-        views = ViewDataset(
-            photos,
-            config.data,
-            size=size,
-            sample_size=size // config.model.fold,
-            seed=config.seed,
+        self.alphas_bar = self.scheduler.alphas_cumprod.to(self.accelerator.device)
+        optimizer = torch.optim.AdamW(
+            self.model.trainable(),
+            lr=config.optimizer.learning_rate,
+            weight_decay=config.optimizer.weight_decay,
+            fused=True,
         )
-        channels = self.model.encoder.feature_channels
-        if config.data.cache_features and channels:
-            with self.accelerator.main_process_first():  # one process makes the files
-                return FeatureCache(self.output / "cache", views, channels)
-        return views
+        if config.compile:
+            self.model.unet.compile()
+        self.parallel, self.optimizer = self.accelerator.prepare(self.model, optimizer)
+        self.step, self.minutes, self.smoothed_loss = 0, 0.0, math.nan
+        self.stop_signal = 0  # of the operating system; the step in work is finished
 
     @property
     def is_main(self) -> bool:
         """Whether this process is the one that writes."""
         return bool(self.accelerator.is_main_process)
 
+    @property
+    def batch_size(self) -> int:
+        """Images an optimizer step, over all processes and accumulated batches."""
+        config = self.config
+        accumulated = config.train_batch_size * config.gradient_accumulation_steps
+        return accumulated * int(self.accelerator.num_processes)
+
     def describe(self) -> str:
         """One line: what is trained on what."""
         count = sum(p.numel() for p in self.model.trainable()) / 1e6
         processes = self.accelerator.num_processes
-        batch = self.config.train_batch_size * processes * self.config.gradient_accumulation_steps
         return (
-            f"{self.task.name}: {len(self.dataset)} photos, {count:.1f} M parameters to train, "
-            f"batches of {batch}, {processes} x {self.accelerator.device.type}"
+            f"{self.task.name}: {self.dataset.describe()}; {count:.1f} M parameters to train, "
+            f"batches of {self.batch_size}, {processes} x {self.accelerator.device.type}"
         )
 
     def fill_cache(self) -> Iterator[Filled]:
@@ -123,134 +157,184 @@ class Trainer:
             rows = range(process, len(self.dataset), count)
 
             def extract(lightness: Tensor) -> dict[int, Tensor]:
-                return self.model.encoder.features(lightness / 50 - 1)
+                features = self.model.encoder.features(
+                    lightness.to(self.accelerator.device) / 50 - 1
+                )
+                return {stride: maps.cpu() for stride, maps in features.items()}
 
             for done in self.dataset.fill(extract, rows):
                 yield Filled(done, len(rows))
         self.accelerator.wait_for_everyone()
 
     def steps(self) -> Iterator[Step]:
-        """Train until the configured end; one item for each optimizer step."""
-        config, accelerator = self.config, self.accelerator
-        # Each process draws its own noise and timesteps.
-        torch.manual_seed(config.seed + 1 + accelerator.process_index)
-        optimizer = torch.optim.AdamW(
-            self.model.trainable(),
-            lr=config.optimizer.learning_rate,
-            weight_decay=config.optimizer.weight_decay,
-            fused=True,
-        )
-        loader = DataLoader(
-            self.dataset,
-            batch_size=config.train_batch_size,
-            sampler=ShuffledSampler(len(self.dataset), seed=config.seed),
-            collate_fn=collate,
-            num_workers=config.data.num_workers,
-            drop_last=True,
-        )
-        model, optimizer, loader = accelerator.prepare(self.model, optimizer, loader)
-        self.ema.to(accelerator.device)
-        alphas_bar = self.scheduler.alphas_cumprod.to(accelerator.device)
-        started = last = time.monotonic()
-        step, images = 0, 0
-        model.train()
-        for batch in loader:
-            with accelerator.accumulate(model):
-                progress = self._progress(step, started)
-                learning_rate = self._learning_rate(step, progress)
-                for group in optimizer.param_groups:
-                    group["lr"] = learning_rate
-                error, t = self._error(model, batch, alphas_bar)
-                accelerator.backward(error.mean())
-                images += len(t) * accelerator.num_processes
-                if accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_(
-                        self.model.trainable(), config.optimizer.max_grad_norm
-                    )
-                optimizer.step()
-                optimizer.zero_grad()
-            if not accelerator.sync_gradients:
-                continue
-            self.ema.step(self.model.trainable())
-            step += 1
-            now = time.monotonic()
-            error, t = accelerator.gather((error.detach(), t))
-            yield Step(
-                step=step,
-                loss=float(error.mean()),
-                decile_losses=_by_decile(error, t, len(alphas_bar)),
-                learning_rate=learning_rate,
-                images_per_second=images / max(now - last, 1e-9),
-                minutes=(now - started) / 60,
-                progress=progress,
-            )
-            last, images = time.monotonic(), 0
-            if self._progress(step, started) >= 1:
-                break
+        """Train until the configured end or a stop signal; one item for each optimizer step.
 
-    def _error(self, model: Any, batch: Batch, alphas_bar: Tensor) -> tuple[Tensor, Tensor]:
-        data, size = self.config.data, self.config.model.sample_size
-        x_0 = F.interpolate(batch["chroma"], (size, size), mode="area") / self.task.scale
-        hints = simulate_hints(x_0, hint_prob=data.hint_prob, max_hints=data.max_hints)
-        condition = batch["lightness"] / 50 - 1
-        return squared_error(
+        Raises TrainingError when the loss is no number.
+        """
+        config, accelerator = self.config, self.accelerator
+        accumulated = config.gradient_accumulation_steps
+        batches = self.batches()
+        last = time.monotonic()
+        began = last - 60 * self.minutes
+        self.parallel.train()
+        while self._goes_on():
+            progress = self._progress
+            learning_rate = self._learning_rate(progress)
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate
+            parts = []
+            for part in range(accumulated):
+                batch = next(batches)
+                waits = part + 1 < accumulated  # gradients are exchanged once a step
+                with accelerator.no_sync(self.parallel) if waits else nullcontext():
+                    error, t = self.error(batch, self.step * accumulated + part)
+                    accelerator.backward(error.mean() / accumulated)
+                parts.append((error.detach(), t))
+            self.update()
+            self.step += 1
+            errors, t = accelerator.gather(
+                (torch.cat([e for e, _ in parts]), torch.cat([t for _, t in parts]))
+            )
+            now = time.monotonic()
+            self.minutes = (now - began) / 60
+            yield Step(
+                step=self.step,
+                errors=errors,
+                timesteps=t,
+                num_train_timesteps=len(self.alphas_bar),
+                learning_rate=learning_rate,
+                images_per_second=self.batch_size / max(now - last, 1e-9),
+                minutes=self.minutes,
+                progress=self._progress,
+            )
+            last = time.monotonic()
+
+    def batches(self) -> Iterator[Batch]:
+        """This process's batches from the present step on."""
+        return load_batches(
+            self.dataset,
+            batch_size=self.config.train_batch_size,
+            start=self.step * self.config.gradient_accumulation_steps,
+            process=self.accelerator.process_index,
+            num_processes=self.accelerator.num_processes,
+            device=self.accelerator.device,
+        )
+
+    def first_batch(self, batch_size: int) -> Batch:
+        """The first images of the run, the same in every process."""
+        return next(
+            load_batches(self.dataset, batch_size=batch_size, device=self.accelerator.device)
+        )
+
+    def update(self) -> None:
+        """One step of the optimizer and the averaged weights along the gradients at hand."""
+        largest = self.config.optimizer.max_grad_norm
+        self.accelerator.clip_grad_norm_(self.model.trainable(), largest)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.ema.step(self.model.trainable())
+
+    def observe(self, loss: float) -> None:
+        """Take note of a step's loss: for the best checkpoint, and to stop when it is no number."""
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"The loss of step {self.step} is {loss}. The last checkpoint is from before: "
+                "start again from it with a lower optimizer.learning_rate in a new folder, or "
+                "with mixed_precision bf16 where it was fp16."
+            )
+        if math.isnan(self.smoothed_loss):
+            self.smoothed_loss = loss
+        self.smoothed_loss = SMOOTHING * self.smoothed_loss + (1 - SMOOTHING) * loss
+
+    def error(self, batch: Batch, number: int, *, alone: bool = False) -> tuple[Tensor, Tensor]:
+        """Weighted squared error (B,) and timesteps (B,) of this process's share of batch `number`.
+
+        `alone`: the batch is whole, whatever the other processes do.
+        """
+        config, device, size = self.config, self.accelerator.device, self.config.model.sample_size
+        x_0, condition = batch["x_0"], batch["condition"]
+        if x_0.shape[-1] != size:
+            x_0 = F.interpolate(x_0, (size, size), mode="area")
+        first = 0 if alone else len(x_0) * self.accelerator.process_index
+        share = slice(first, first + len(x_0))
+        total = len(x_0) * (1 if alone else self.accelerator.num_processes)
+        seed = seed_of(config.seed, number)
+        torch.manual_seed(seed + self.accelerator.process_index)  # for dropout, if there is any
+        generator = torch.Generator(device).manual_seed(seed)
+        t, eps = draw_noise(
+            (total, *x_0.shape[1:]),
+            num_train_timesteps=len(self.alphas_bar),
+            config=config.diffusion,
+            generator=generator,
+            device=device,
+        )
+        t, eps = t[share], eps[share]
+        dropped = torch.rand(total, generator=generator, device=device)[share]
+        if config.diffusion.cond_drop_prob:
+            kept = dropped >= config.diffusion.cond_drop_prob
+            condition = condition * kept.view(-1, 1, 1, 1)  # null_cond is zero
+        hints = None
+        if self.task.hint_channels:
+            mask = draw_mask(
+                (total, size, size),
+                hint_prob=config.data.hint_prob,
+                max_hints=config.data.max_hints,
+                generator=generator,
+                device=device,
+            )
+            hints = reveal(x_0, mask[share])
+        model = self.model if alone else self.parallel
+        error = squared_error(
             lambda x_t, t: model(x_t, t, condition, features=batch["features"], hints=hints),
             x_0,
-            alphas_bar=alphas_bar,
-            prediction_type=self.config.diffusion.prediction_type,
-            timestep_shift=self.config.diffusion.timestep_shift,
+            t,
+            eps,
+            alphas_bar=self.alphas_bar,
+            config=config.diffusion,
         )
+        return error * loss_weight(self.alphas_bar[t], config=config.diffusion), t
 
-    def _progress(self, step: int, started: float) -> float:
-        """0..1 by steps or by the clock, whichever is nearer its end; the first process decides."""
-        limits = [0.0]
-        if self.config.max_train_steps:
-            limits.append(step / self.config.max_train_steps)
-        if self.config.max_minutes:
-            limits.append((time.monotonic() - started) / 60 / self.config.max_minutes)
-        value = torch.tensor(min(max(limits), 1.0), device=self.accelerator.device)
-        return float(broadcast(value))
+    @property
+    def _progress(self) -> float:
+        """0..1 by steps or by the clock, whichever is nearer its end."""
+        config = self.config
+        by_steps = self.step / config.max_train_steps if config.max_train_steps else 0.0
+        by_clock = self.minutes / config.max_minutes if config.max_minutes else 0.0
+        return min(max(by_steps, by_clock), 1.0)
 
-    def _learning_rate(self, step: int, progress: float) -> float:
+    def _goes_on(self) -> bool:
+        """Whether there is another step; clock and stop signal are those of the first process."""
+        if self.accelerator.num_processes > 1:
+            said = torch.tensor(
+                [self.minutes, float(self.stop_signal)],
+                device=self.accelerator.device,
+                dtype=torch.float64,
+            )
+            minutes, stop = broadcast(said).tolist()
+            self.minutes, self.stop_signal = minutes, int(stop)
+        return self._progress < 1 and not self.stop_signal
+
+    def _learning_rate(self, progress: float) -> float:
         """Linear warm-up, then half a cosine down to zero at the end of the run."""
         optimizer = self.config.optimizer
-        warm = min(1.0, (step + 1) / max(1, optimizer.warmup_steps))
+        warm = min(1.0, (self.step + 1) / max(1, optimizer.warmup_steps))
         return optimizer.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * progress))
 
-    @torch.no_grad()
+    @cached_property
+    def _preview_batch(self) -> Batch:
+        return self.first_batch(8)
+
     def sample_grid(self, *, photos: int = 8, steps: int = 10) -> Image.Image:
-        """Grey, sampled and true colours of the first photos, one column each; fixed noise.
-
-        Sampled with the averaged weights, at the size that is being trained.
-        """
-        size, fold = self.config.model.sample_size, self.config.model.fold
-        batch = collate([self.dataset[i] for i in range(min(photos, len(self.dataset)))])
-        batch = send_to_device(batch, self.accelerator.device)
-        condition = batch["lightness"] / 50 - 1
+        """Conditions, samples of the averaged weights, truths of the first photos; fixed noise."""
         with self._averaged():
-            self.model.eval()
-            cond = self.model.encoder(condition, features=batch["features"], size=(size, size))
-            generators = [torch.Generator().manual_seed(i) for i in range(len(cond))]
-            noise = initial_noise(generators, (self.task.out_channels, size, size)).to(cond)
-            *_, x_0 = denoise(
-                lambda x_t, t: self.model.predict(x_t, t, cond),
-                build_scheduler("ddim", self.config.diffusion),
-                noise,
+            return sample_grid(
+                self.model,
+                self.task,
+                self._preview_batch,
+                config=self.config,
+                photos=photos,
                 steps=steps,
-                clip=self.task.clip,
             )
-            self.model.train()
-        side = (size * fold, size * fold)
-        lightness = F.interpolate(batch["lightness"], side, mode="area")
-
-        def picture(chroma: Tensor) -> list[Image.Image]:
-            full = F.interpolate(chroma, side, mode="bilinear", align_corners=False)
-            labs = torch.cat([lightness, full], dim=1).permute(0, 2, 3, 1).cpu().numpy()
-            return [Image.fromarray(lab_to_rgb(np.ascontiguousarray(lab))) for lab in labs]
-
-        truth = batch["chroma"]
-        rows = [picture(0 * truth), picture(x_0 * self.task.scale), picture(truth)]
-        return make_contact_sheet(rows, side=side[0])
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
@@ -276,9 +360,99 @@ class Trainer:
                     dtype=torch.float16 if half else torch.float32,
                 )
             (folder / "config.yaml").write_text(to_yaml(self.config), "utf-8")
+            (folder / "README.md").write_text(self._card(), "utf-8")
         return folder
 
+    def _card(self) -> str:
+        return make_card(
+            self.config,
+            self.task,
+            data=self.dataset.describe(),
+            parameters=sum(p.numel() for p in self.model.trainable()),
+            step=self.step,
+            batch_size=self.batch_size,
+            minutes=self.minutes,
+            device=f"{self.accelerator.num_processes} x {self.accelerator.device.type}",
+            loss=self.smoothed_loss,
+            init=self.init,
+        )
 
-def _by_decile(error: Tensor, t: Tensor, num_train_timesteps: int) -> list[float]:
-    decile = t * DECILES // num_train_timesteps
-    return [float(error[decile == d].mean()) for d in range(DECILES)]
+    def save_checkpoint(self) -> None:
+        """Write all that the next step depends on; keep the newest and the best.
+
+        Raises TrainingError where a weight is no number, CheckpointError where it cannot write.
+        """
+        if not self.is_main:
+            return
+        if not all(p.isfinite().all() for p in self.model.trainable()):
+            self.observe(math.nan)
+        scaler = self.accelerator.scaler
+        state = {
+            "step": self.step,
+            "minutes": self.minutes,
+            "smoothed_loss": self.smoothed_loss,
+            "ema_steps": self.ema.optimization_step,
+            "data": self.source,
+            "scaler": scaler.state_dict() if scaler is not None else None,
+        }
+        names = self._trainable_names()
+        optimizer = {
+            f"{name}.{key}": value
+            for name, parameter in names.items()
+            for key, value in self.optimizer.state[parameter].items()
+        }
+        tensors = {
+            "model": {name: p.detach() for name, p in names.items()},
+            "ema": dict(zip(names, self.ema.shadow_params, strict=True)),
+            "optimizer": optimizer,
+        }
+        write_checkpoint(
+            self.output,
+            state,
+            {n: {k: v.cpu().contiguous() for k, v in t.items()} for n, t in tensors.items()},
+        )
+        prune_checkpoints(self.output, keep=self.config.keep_checkpoints)
+
+    @torch.no_grad()
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint, bit for bit."""
+        names, state = self._trainable_names(), checkpoint.state
+        saved, averaged = checkpoint.read("model"), checkpoint.read("ema")
+        optimizer = checkpoint.read("optimizer")
+        if set(saved) != set(names):
+            raise TrainingError(f"The checkpoint {checkpoint.folder} is of another model.")
+        for (name, parameter), shadow in zip(names.items(), self.ema.shadow_params, strict=True):
+            parameter.copy_(saved[name])
+            shadow.copy_(averaged[name])
+            # Laid out like the parameter: the fused step walks all of them side by side.
+            self.optimizer.state[parameter] = {
+                "step": optimizer[f"{name}.step"].to(parameter.device),
+                "exp_avg": torch.empty_like(parameter).copy_(optimizer[f"{name}.exp_avg"]),
+                "exp_avg_sq": torch.empty_like(parameter).copy_(optimizer[f"{name}.exp_avg_sq"]),
+            }
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.ema.optimization_step = int(state["ema_steps"])
+        self.step, self.minutes = checkpoint.step, float(state["minutes"])
+        self.smoothed_loss = float(state["smoothed_loss"])
+
+    def share(self, value: Any) -> Any:
+        """What the first process says, in every process."""
+        return broadcast_object_list([value])[0]
+
+    def _trainable_names(self) -> dict[str, torch.nn.Parameter]:
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+
+def seed_of(seed: int, number: int) -> int:
+    """The seed of the batch of that number: far from those of its neighbours."""
+    return (seed * 1_000_003 + number) * 2654435761 % 2**62
+
+
+def _refuse_sharded_training(accelerator: Accelerator) -> None:
+    kind = accelerator.distributed_type.value
+    if kind in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
+        raise TrainingError(
+            f"condiff trains with one copy of the model a device, not with {kind}: "
+            "choose MULTI_GPU in accelerate's configuration."
+        )

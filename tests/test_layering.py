@@ -15,8 +15,10 @@ LEVELS = [
     {"conditions", "hints", "diffusion", "encoder", "batch", "metrics", "pairs", "report", "tasks"}
     | {"sources", "shards"},
     {"model", "data", "recipe"},
-    {"prep", "checkpoint", "figures"},
+    {"prep", "checkpoint", "figures", "run", "card"},
+    {"pretrained", "preview"},
     {"train", "pipeline", "evaluate"},
+    {"profile"},
     {"cli"},
     {"__init__", "__main__"},
 ]

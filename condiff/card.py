@@ -1,0 +1,98 @@
+"""The model card: what a model folder is, how it was made, and how it is used."""
+
+from condiff.config import TrainConfig
+from condiff.tasks import Task
+
+USES = {
+    "chroma": """```
+condiff colorize photo.jpg --model FOLDER
+```
+```python
+from condiff import Pipeline
+Pipeline.from_pretrained("FOLDER")(image)[0].save("photo.color.jpg")
+```""",
+    "rgb": """```
+condiff render sketch.png --model FOLDER
+```
+```python
+from condiff import Pipeline
+Pipeline.from_pretrained("FOLDER")(image, samples=4)
+```""",
+    "none": """```
+condiff render --model FOLDER --samples 4
+```
+```python
+from condiff import Pipeline
+Pipeline.from_pretrained("FOLDER")(samples=4)
+```""",
+}
+
+WHAT = {
+    "colorize": "gives black-and-white photos colours: it samples the Lab chroma that goes with L*",
+    "sketch": "turns line drawings into pictures",
+    "edge": "turns edge maps into pictures",
+    "none": "makes pictures from noise alone",
+}
+
+
+def make_card(
+    config: TrainConfig,
+    task: Task,
+    *,
+    data: str,
+    parameters: int,
+    step: int,
+    batch_size: int,
+    minutes: float,
+    device: str,
+    loss: float,
+    init: str | None,
+) -> str:
+    """README.md of a model folder, with the front matter that the Hugging Face Hub reads."""
+    diffusion, model = config.diffusion, config.model
+    use = USES["none" if not task.condition_channels else task.x_0]
+    began = f"the weights of {init}" if init else "random weights"
+    rows = {
+        "task": task.name,
+        "x_0": f"{task.out_channels} channels at {model.sample_size}² ({task.x_0})",
+        "condition": f"{task.condition_channels} channels at {config.data.size}²"
+        if task.condition_channels
+        else "none",
+        "backbone (frozen)": (model.backbone_variant if task.condition_channels else None)
+        or "none",
+        "parameters trained": f"{parameters / 1e6:.2f} M",
+        "prediction type": diffusion.prediction_type,
+        "noise schedule": diffusion.beta_schedule
+        + (", zero terminal SNR" if diffusion.rescale_betas_zero_snr else ""),
+        "trained on": data,
+        "began from": began,
+        "steps": f"{step} of {batch_size} images, {step * batch_size} in all",
+        "time": f"{minutes:.1f} minutes on {device}",
+        "loss at the end, smoothed": f"{loss:.4f}",
+    }
+    table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
+    return f"""---
+library_name: diffusers
+tags: [condiff, diffusion, {task.name}]
+---
+# {task.name}: a condiff model
+
+It {WHAT[task.name]}, by conditional diffusion.
+
+| | |
+| --- | --- |
+{table}
+
+`config.yaml` holds every setting. `unet/` is a stock diffusers `UNet2DModel`, `scheduler/` a stock
+scheduler; all weights are safetensors, the exponential moving average of those trained.
+
+## Use
+
+{use}
+
+## Limits
+
+It has learned from the photos named above and knows what they show; elsewhere it guesses. What it
+adds is plausible, not true: do not take it for a record. Measure it before you rely on it:
+`condiff eval --model FOLDER --data PHOTOS`.
+"""

@@ -1,0 +1,186 @@
+"""A run's folder: what was asked for, what was measured, and the states it can go on from.
+
+RUN/config.yaml               the configuration, resolved
+RUN/metrics.jsonl             a line for every so many steps
+RUN/samples/                  grids of samples
+RUN/checkpoints/step-000500/  all that the next step depends on; `state.json` is written last
+RUN/model/                    the averaged weights: a model folder to use and share
+"""
+
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from pydantic import BaseModel
+from torch import Tensor
+
+from condiff.config import TrainConfig, parse_config, read_yaml, to_yaml
+from condiff.errors import CheckpointError, ConfigError
+
+logger = logging.getLogger(__name__)
+
+STATE = "state.json"
+NAME = re.compile(r"step-(\d{6,})")
+
+# What may change when a run goes on: how long it lasts, what it writes, how it is computed.
+FREE_KEYS = {
+    "max_train_steps",
+    "max_minutes",
+    "sample_steps",
+    "log_steps",
+    "keep_checkpoints",
+    "tracker",
+    "compile",
+    "gradient_checkpointing",
+    "data.num_workers",
+}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A whole checkpoint on disk: its folder and what its `state.json` holds."""
+
+    folder: Path
+    state: dict[str, Any]
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps that were done."""
+        return int(self.state["step"])
+
+    def read(self, name: str) -> dict[str, Tensor]:
+        """The tensors of one of its files, by name."""
+        return safetensors.torch.load_file(self.folder / f"{name}.safetensors")
+
+
+def open_run(output: Path, config: TrainConfig, *, data: str, force: bool) -> Checkpoint | None:
+    """Make RUN or take it up again: the newest whole checkpoint to go on from, or None.
+
+    `data` says what is trained on. A run that was begun with other settings or other data is an
+    error; `force` clears the folder (not the feature cache, which knows what it is of).
+    """
+    if force:
+        clear(output)
+    newest = next(iter(find_checkpoints(output)), None)
+    if newest is None and (output / "metrics.jsonl").exists():
+        clear(output)  # it ended before its first checkpoint
+    if newest is not None:
+        begun = parse_config(read_yaml(output / "config.yaml"), origin=str(output / "config.yaml"))
+        _refuse_changes(output, {**flatten(begun), "data": newest.state["data"]},
+                        {**flatten(config), "data": data})  # fmt: skip
+        cut_metrics(output / "metrics.jsonl", newest.step)
+    try:
+        (output / "samples").mkdir(parents=True, exist_ok=True)
+        (output / "config.yaml").write_text(to_yaml(config), "utf-8")
+    except OSError as error:
+        raise ConfigError(f"Cannot write into {output}: {error.strerror}.") from error
+    return newest
+
+
+def _refuse_changes(output: Path, begun: dict[str, Any], now: dict[str, Any]) -> None:
+    for key, value in now.items():
+        if key not in FREE_KEYS and begun.get(key) != value:
+            raise ConfigError(
+                f"The run in {output} was begun with {key} = {begun.get(key)}, not {value}: give "
+                "the same settings to go on, choose another folder, or start over with --force."
+            )
+
+
+def flatten(section: BaseModel, prefix: str = "") -> dict[str, Any]:
+    """The settings by their dotted keys."""
+    flat: dict[str, Any] = {}
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, BaseModel):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def clear(output: Path) -> None:
+    """Remove what a run wrote, except the feature cache."""
+    for name in ("checkpoints", "samples", "model"):
+        shutil.rmtree(output / name, ignore_errors=True)
+    for name in ("metrics.jsonl", "config.yaml", "curves.png"):
+        (output / name).unlink(missing_ok=True)
+
+
+def cut_metrics(path: Path, step: int) -> None:
+    """Forget the lines after `step`, and one torn by the end of a process."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text("utf-8").splitlines(keepends=True):
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except ValueError:
+            continue
+    path.write_text("".join(kept), "utf-8")
+
+
+def write_checkpoint(
+    output: Path, state: dict[str, Any], tensors: dict[str, dict[str, Tensor]]
+) -> Path:
+    """Write checkpoints/step-NNNNNN: whole or absent, whatever ends the process meanwhile."""
+    folder = output / "checkpoints" / f"step-{state['step']:06d}"
+    part = folder.with_name(f".{folder.name}.part")
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        sizes = {
+            name: _write(part / f"{name}.safetensors", safetensors.torch.save(values))
+            for name, values in tensors.items()
+        }
+        _write(part / STATE, json.dumps({**state, "sizes": sizes}).encode())
+        if folder.exists():
+            shutil.rmtree(folder)
+        part.rename(folder)
+    except OSError as error:
+        shutil.rmtree(part, ignore_errors=True)
+        raise CheckpointError(
+            f"Cannot write the checkpoint {folder}: {error.strerror}. What was written before is "
+            "whole: make room and start the same command again."
+        ) from error
+    return folder
+
+
+def _write(path: Path, data: bytes) -> int:
+    with open(path, "xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return len(data)
+
+
+def find_checkpoints(output: Path) -> Iterator[Checkpoint]:
+    """The whole checkpoints of a run, newest first; damaged ones are warned of and passed over."""
+    folders = [p for p in (output / "checkpoints").glob("step-*") if NAME.fullmatch(p.name)]
+    for folder in sorted(folders, key=lambda p: int(p.name[5:]), reverse=True):
+        try:
+            state = json.loads((folder / STATE).read_text("utf-8"))
+            for name, size in state["sizes"].items():
+                if (folder / f"{name}.safetensors").stat().st_size != size:
+                    raise ValueError(f"{name}.safetensors is cut short")
+            yield Checkpoint(folder, state)
+        except (OSError, ValueError, KeyError) as error:
+            logger.warning("%s is damaged and passed over: %s", folder, error)
+
+
+def prune_checkpoints(output: Path, *, keep: int) -> None:
+    """Leave the newest `keep` checkpoints, and the one of the lowest smoothed loss."""
+    whole = list(find_checkpoints(output))
+    if not whole:
+        return
+    best = min(whole, key=lambda c: float(c.state["smoothed_loss"]))
+    for checkpoint in whole[keep:]:
+        if checkpoint is not best:
+            shutil.rmtree(checkpoint.folder)

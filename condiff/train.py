@@ -29,7 +29,14 @@ from condiff.data import (
     collate,
     find_photos,
 )
-from condiff.diffusion import build_scheduler, denoise, initial_noise, squared_error
+from condiff.diffusion import (
+    build_scheduler,
+    denoise,
+    draw_noise,
+    initial_noise,
+    loss_weight,
+    squared_error,
+)
 from condiff.figures import make_contact_sheet
 from condiff.hints import simulate_hints
 from condiff.model import Model, build_model
@@ -193,13 +200,23 @@ class Trainer:
         x_0 = F.interpolate(batch["chroma"], (size, size), mode="area") / self.task.scale
         hints = simulate_hints(x_0, hint_prob=data.hint_prob, max_hints=data.max_hints)
         condition = batch["lightness"] / 50 - 1
-        return squared_error(
+        diffusion = self.config.diffusion
+        t, eps = draw_noise(
+            x_0.shape,
+            num_train_timesteps=len(alphas_bar),
+            config=diffusion,
+            generator=None,
+            device=x_0.device,
+        )
+        error = squared_error(
             lambda x_t, t: model(x_t, t, condition, features=batch["features"], hints=hints),
             x_0,
+            t,
+            eps,
             alphas_bar=alphas_bar,
-            prediction_type=self.config.diffusion.prediction_type,
-            timestep_shift=self.config.diffusion.timestep_shift,
+            config=diffusion,
         )
+        return loss_weight(alphas_bar[t], config=diffusion) * error, t
 
     def _progress(self, step: int, started: float) -> float:
         """0..1 by steps or by the clock, whichever is nearer its end; the first process decides."""

@@ -1,6 +1,6 @@
 """Model folders: what is shared. A diffusers pipeline folder of safetensors, half precision.
 
-model_index.json   task, and which class each part is
+model_index.json   task, noise process and objective, and which class each part is
 unet/              a stock diffusers UNet2DModel
 scheduler/         a stock diffusers DDPMScheduler
 encoder/           condiff's ConditionEncoder, the frozen backbone included
@@ -59,6 +59,7 @@ def save_model(
         "_class_name": "ConditionalDiffusionPipeline",
         "_diffusers_version": diffusers_version,
         "task": task.name,
+        "diffusion": diffusion.model_dump(mode="json"),
         "encoder": ["condiff.encoder", "ConditionEncoder"],
         "scheduler": ["diffusers", "DDPMScheduler"],
         "unet": ["diffusers", "UNet2DModel"],
@@ -87,7 +88,8 @@ def load_model(name: str | Path, *, device: str | torch.device = "cpu") -> Loade
     """The model in a folder, or an embedded one by name, in single precision, ready to sample."""
     folder = find_model(name)
     try:
-        task = find_task(json.loads((folder / INDEX).read_text("utf-8")).get("task", ""))
+        index = json.loads((folder / INDEX).read_text("utf-8"))
+        task = find_task(index.get("task", ""))
         unet = UNet2DModel.from_pretrained(
             folder, subfolder="unet", use_safetensors=True, torch_dtype=torch.float32
         )
@@ -97,7 +99,8 @@ def load_model(name: str | Path, *, device: str | torch.device = "cpu") -> Loade
         reason = str(error).strip().splitlines()[0]
         raise ModelError(f"The model folder {folder} cannot be loaded: {reason}") from error
     known = set(DiffusionConfig.model_fields)
-    diffusion = DiffusionConfig(**{k: v for k, v in scheduler.config.items() if k in known})
+    process = {**scheduler.config, **index.get("diffusion", {})}
+    diffusion = DiffusionConfig(**{k: v for k, v in process.items() if k in known})
     model = freeze(Model(encoder, unet)).eval().to(device)
     return Loaded(folder, task, model, diffusion)
 

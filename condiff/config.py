@@ -21,7 +21,8 @@ from pydantic import (
 from condiff.errors import ConfigError
 
 PredictionType = Literal["epsilon", "v_prediction", "sample"]
-BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
+BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"]
+LossWeighting = Literal["none", "min_snr", "p2"]
 Task = Literal["colorize", "sketch", "edge", "none"]
 Probability = Annotated[float, Field(ge=0, le=1)]
 
@@ -47,13 +48,20 @@ class ModelConfig(Section):
 
 
 class DiffusionConfig(Section):
-    """The noise process and what the network predicts."""
+    """The noise process, what the network predicts, and how its error is weighed."""
 
     num_train_timesteps: PositiveInt = 1000
     beta_schedule: BetaSchedule = "squaredcos_cap_v2"
-    prediction_type: PredictionType = "v_prediction"
+    schedule_shift: PositiveFloat = 1.0  # base size / size: 0.5 for 128 if 64 is well served by 1
     rescale_betas_zero_snr: bool = True
+    prediction_type: PredictionType = "v_prediction"
+    loss_weighting: LossWeighting = "none"
+    min_snr_gamma: PositiveFloat = 5.0
+    p2_gamma: NonNegativeFloat = 1.0
+    p2_k: PositiveFloat = 1.0
     timestep_shift: PositiveFloat = 1.0  # 1: t uniform in training; above: more of the noisy ones
+    offset_noise: NonNegativeFloat = 0.0  # noise common to all pixels of a channel; 0.1 is usual
+    cond_drop_prob: Probability = 0.0  # condition left out so often, for guidance; 0.1 is usual
 
     @model_validator(mode="after")
     def _noise_alone_says_nothing_of_noise(self) -> Self:

@@ -262,3 +262,38 @@ def collate(rows: list[Batch]) -> Batch:
         if first is None
         else {s: torch.stack([r["features"][s] for r in rows if r["features"]]) for s in first},
     }
+
+
+def build_dataset(config, task, source, *, cache_dir, feature_channels, device):
+    photos = find_photos(Path(source), config.data, seed=config.seed)
+    size = config.data.size
+    sample = size // config.model.fold if task.x_0 == "chroma" else config.model.sample_size
+    views = ViewDataset(photos, config.data, size=size, sample_size=sample, seed=config.seed)
+    views.task = task
+    views.describe = lambda: f"{len(photos)} photos"
+    if config.data.cache_features and feature_channels:
+        cache = FeatureCache(cache_dir, views, feature_channels)
+        cache.describe = lambda: f"{len(photos)} photos, features cached"
+        cache.task = task
+        return cache
+    return views
+
+
+def load_batches(dataset, *, batch_size, start=0, process=0, num_processes=1, device):
+    n = len(dataset)
+    b = start
+    while True:
+        first = b * batch_size * num_processes + process * batch_size
+        rows = []
+        for position in range(first, first + batch_size):
+            epoch, k = divmod(position, n)
+            rows.append(dataset[int(np.random.default_rng((0, epoch)).permutation(n)[k])])
+        batch = collate(rows)
+        chroma, lightness = batch["chroma"], batch["lightness"] / 50 - 1
+        task = dataset.task
+        if task.x_0 == "chroma":
+            yield {"x_0": chroma / task.scale, "condition": lightness, "features": batch["features"]}
+        else:
+            x = lightness.mean(1, keepdim=True).expand(-1, 3, -1, -1)
+            yield {"x_0": x, "condition": lightness[:, : task.condition_channels], "features": None}
+        b += 1

@@ -1,9 +1,10 @@
 """The mathematics of diffusion: the noise process, the training loss, the way back. No I/O.
 
 Ho et al. 2020 (arXiv:2006.11239) for the process, Salimans & Ho 2022 (arXiv:2202.00512) for v.
+docs/diffusion.md holds all formulas beside their configuration keys.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -40,6 +41,8 @@ SIGMA_SPACE = (EulerDiscreteScheduler, HeunDiscreteScheduler)  # x_t / sqrt(alph
 # never recovers. Its steps start where Karras et al. 2022 start theirs, and are spaced like theirs.
 HEUN_MAX_SIGMA = 80.0
 
+PROCESS = {"num_train_timesteps", "beta_schedule", "rescale_betas_zero_snr", "prediction_type"}
+
 
 def build_scheduler(name: str, config: DiffusionConfig) -> Any:
     """A diffusers scheduler by its short name, with trailing spacing.
@@ -49,14 +52,34 @@ def build_scheduler(name: str, config: DiffusionConfig) -> Any:
     if name not in SCHEDULERS:
         raise ConfigError(f"There is no scheduler {name!r}: choose from {', '.join(SCHEDULERS)}.")
     kind, options = SCHEDULERS[name]
-    process = config.model_dump(exclude={"timestep_shift"})
+    process = config.model_dump(include=PROCESS) | {"trained_betas": trained_betas(config)}
     if kind is HeunDiscreteScheduler:
         del process["rescale_betas_zero_snr"]
         alphas_bar = build_scheduler("ddpm", config).alphas_cumprod
-        alphas_bar = alphas_bar.clamp(min=1 / (1 + HEUN_MAX_SIGMA**2))
+        # falling still where it is held, since diffusers interpolates between neighbours
+        least = torch.linspace(1.01, 1, len(alphas_bar)) / (1 + HEUN_MAX_SIGMA**2)
+        alphas_bar = alphas_bar.maximum(least)
         before = torch.cat([alphas_bar.new_ones(1), alphas_bar[:-1]])
         process["trained_betas"] = (1 - alphas_bar / before).tolist()
     return kind(**process, **options, timestep_spacing=TIMESTEP_SPACING)
+
+
+def trained_betas(config: DiffusionConfig) -> list[float] | None:
+    """beta_t where a scheduler's name alone does not give them: a shifted or a sigmoid schedule.
+
+    The shift adds 2 log(schedule_shift) to log SNR (Hoogeboom et al. 2023, arXiv:2301.11093)
+    before the rescaling to zero terminal SNR. Of diffusers' solvers only DDPM knows "sigmoid".
+    """
+    shift = config.schedule_shift
+    if shift == 1 and config.beta_schedule != "sigmoid":
+        return None
+    stock = DDPMScheduler(config.num_train_timesteps, beta_schedule=config.beta_schedule)
+    if shift == 1:
+        return stock.betas.tolist()
+    alphas_bar = (1 - stock.betas.double()).cumprod(0)
+    shifted = shift**2 * alphas_bar / (shift**2 * alphas_bar + 1 - alphas_bar)
+    before = torch.cat([shifted.new_ones(1), shifted[:-1]])
+    return (1 - shifted / before).tolist()
 
 
 def add_noise(x_0: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
@@ -97,28 +120,87 @@ def from_x_0(
     return target(prediction_type, x_0, eps, alpha_bar)
 
 
+def draw_noise(
+    shape: Sequence[int],
+    *,
+    num_train_timesteps: int,
+    config: DiffusionConfig,
+    generator: torch.Generator | None,
+    device: torch.device | str,
+) -> tuple[Tensor, Tensor]:
+    """The timesteps t (B,) and the noise eps (B,C,h,w) of a training batch of that shape.
+
+    `offset_noise` adds so much of one normal number a channel, the same for all its pixels, so that
+    the mean of an image is learned too (Guttenberg 2023, "Diffusion with Offset Noise").
+    """
+    t = draw_timesteps(
+        shape[0],
+        num_train_timesteps,
+        shift=config.timestep_shift,
+        generator=generator,
+        device=device,
+    )
+    eps = torch.randn(*shape, generator=generator, device=device)
+    if config.offset_noise:
+        common = torch.randn(*shape[:2], 1, 1, generator=generator, device=device)
+        eps = eps + config.offset_noise * common
+    return t, eps
+
+
 def squared_error(
-    model: Callable[[Tensor, Tensor], Tensor],
+    model: Denoiser,
     x_0: Tensor,
+    t: Tensor,
+    eps: Tensor,
     *,
     alphas_bar: Tensor,
-    prediction_type: PredictionType,
-    timestep_shift: float = 1.0,
-    generator: torch.Generator | None = None,
-) -> tuple[Tensor, Tensor]:
-    """The noise MSE of each image (B,), and the timesteps (B,) drawn for it.
+    config: DiffusionConfig,
+) -> Tensor:
+    """The squared error (B,) of what the model predicts, unweighted, in single precision.
 
-    alphas_bar is (T,); `model` is called with (x_t, t).
+    alphas_bar is (T,); `model` is called with (x_t, t). The loss is (loss_weight * this).mean().
     """
-    batch = x_0.shape[0]
-    t = draw_timesteps(
-        batch, len(alphas_bar), shift=timestep_shift, generator=generator, device=x_0.device
-    )
-    eps = torch.randn(x_0.shape, generator=generator, device=x_0.device, dtype=x_0.dtype)
     alpha_bar = alphas_bar[t].view(-1, 1, 1, 1)
-    output = model(add_noise(x_0, eps, alpha_bar), t)
-    error = output.float() - target(prediction_type, x_0, eps, alpha_bar)
-    return error.square().mean(dim=(1, 2, 3)), t
+    model_output = model(add_noise(x_0, eps, alpha_bar), t)
+    error = model_output.float() - target(config.prediction_type, x_0, eps, alpha_bar)
+    return error.square().mean(dim=(1, 2, 3))
+
+
+def loss_weight(alpha_bar: Tensor, *, config: DiffusionConfig) -> Tensor:
+    """What the squared error of the predicted quantity is multiplied by at alpha_bar (B,).
+
+    min_snr is min(SNR, gamma) on the error of x_0 (Hang et al. 2023, arXiv:2303.09556), p2 is
+    1/(k + SNR)^gamma on that of the noise (Choi et al. 2022, arXiv:2204.00227). Other predictions
+    get the same loss, written in their own error: the noise's is SNR times that of x_0, and
+    alpha_bar times that of v.
+    """
+    if config.loss_weighting == "none":
+        return torch.ones_like(alpha_bar)
+    snr = alpha_bar / (1 - alpha_bar)
+    if config.loss_weighting == "min_snr":
+        of_noise = (config.min_snr_gamma / snr).clamp(max=1)
+    else:
+        of_noise = (config.p2_k + snr) ** -config.p2_gamma
+    if config.prediction_type == "epsilon":
+        return of_noise
+    return of_noise * (snr if config.prediction_type == "sample" else alpha_bar)
+
+
+def drop_condition(cond: Tensor, *, prob: float, generator: torch.Generator | None) -> Tensor:
+    """The condition (B,…) in [-1,1], each row all zero with that probability: the null_cond.
+
+    Ho & Salimans 2022 (arXiv:2207.12598). Mid-grey all over is a picture that no lines, edges or
+    photo give.
+    """
+    if not prob:
+        return cond
+    dropped = torch.rand(len(cond), generator=generator, device=cond.device) < prob
+    return cond.masked_fill(dropped.view(-1, *[1] * (cond.dim() - 1)), 0)
+
+
+def guide(cond_output: Tensor, uncond_output: Tensor, guidance_scale: float) -> Tensor:
+    """Classifier-free guidance, uncond + guidance_scale (cond - uncond): 1 is off, 0 is blind."""
+    return uncond_output + guidance_scale * (cond_output - uncond_output)
 
 
 def draw_timesteps(

@@ -2,17 +2,20 @@
 
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
 
 import pytest
 import torch
+from diffusers import DDPMScheduler
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from condiff.checkpoint import EMBEDDED, INDEX, find_model, load_model, save_model
 from condiff.config import DiffusionConfig
+from condiff.diffusion import build_scheduler
 from condiff.errors import ModelError
 from condiff.tasks import find_task
 
@@ -44,8 +47,6 @@ assert "condiff" not in sys.modules
     sample, alphas_bar = torch.load(tmp_path / "y.pt", weights_only=True)
     with torch.no_grad():
         assert_close(sample, tiny_model.unet(joined, 3).sample)
-    from condiff.diffusion import build_scheduler
-
     assert_close(alphas_bar, build_scheduler("ddpm", DiffusionConfig()).alphas_cumprod)
 
 
@@ -78,6 +79,35 @@ def test_weights_are_readable_by_others(tiny_folder):
     os.umask(umask)
     for path in tiny_folder.rglob("*.safetensors"):
         assert stat.S_IMODE(path.stat().st_mode) & 0o044 == 0o044
+
+
+@pytest.mark.parametrize(
+    "diffusion",
+    [
+        DiffusionConfig(beta_schedule="sigmoid", loss_weighting="p2"),
+        DiffusionConfig(schedule_shift=0.3, offset_noise=0.1, cond_drop_prob=0.1),
+    ],
+    ids=["sigmoid", "shifted"],
+)
+def test_the_noise_process_survives_and_diffusers_alone_reads_it(tiny_model, tmp_path, diffusion):
+    folder = tmp_path / "m"
+    save_model(
+        folder, tiny_model, task=find_task("colorize"), diffusion=diffusion, dtype=torch.float16
+    )
+    loaded = load_model(folder).diffusion
+    assert loaded == diffusion
+    stock = DDPMScheduler.from_pretrained(folder, subfolder="scheduler").alphas_cumprod
+    for config in (loaded, diffusion):
+        assert torch.equal(build_scheduler("ddpm", config).alphas_cumprod, stock)
+
+
+def test_a_folder_that_says_nothing_of_the_objective_has_its_schedulers(tiny_folder, tmp_path):
+    folder = tmp_path / "old"
+    shutil.copytree(tiny_folder, folder)
+    index = json.loads((folder / INDEX).read_text("utf-8"))
+    del index["diffusion"]
+    (folder / INDEX).write_text(json.dumps(index), "utf-8")
+    assert load_model(folder).diffusion == DiffusionConfig()
 
 
 def test_no_model_is_told(tmp_path):

@@ -1,11 +1,13 @@
 """The mathematics against diffusers' own numbers and against closed forms."""
 
+from typing import get_args
+
 import pytest
 import torch
 from diffusers import DDPMScheduler
 from torch.testing import assert_close
 
-from condiff.config import DiffusionConfig
+from condiff.config import BetaSchedule, DiffusionConfig
 from condiff.diffusion import (
     SCHEDULERS,
     add_noise,
@@ -14,14 +16,18 @@ from condiff.diffusion import (
     draw_timesteps,
     from_x_0,
     initial_noise,
-    squared_error,
     target,
     to_x_0,
 )
 from condiff.errors import ConfigError
 
 PREDICTIONS = ["epsilon", "v_prediction", "sample"]
-DETERMINISTIC = [name for name in SCHEDULERS if name != "ddpm"]
+SCHEDULES = get_args(BetaSchedule)
+PROCESSES = [
+    *({"beta_schedule": name} for name in SCHEDULES),
+    {"schedule_shift": 0.5},
+    {"schedule_shift": 2.0},
+]
 
 
 def process(prediction_type="v_prediction", **changes):
@@ -54,7 +60,7 @@ def between(alphas_bar, t):
     return 1 / (1 + ((1 - part) * log_sigma[low] + part * log_sigma[high]).exp() ** 2)
 
 
-@pytest.mark.parametrize("schedule", ["linear", "scaled_linear", "squaredcos_cap_v2"])
+@pytest.mark.parametrize("schedule", SCHEDULES)
 def test_noise_and_target_equal_diffusers(schedule):
     scheduler = DDPMScheduler(beta_schedule=schedule)
     x_0, eps = torch.randn(2, 4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -97,11 +103,12 @@ def test_a_perfect_model_gets_its_image_back(name, kind):
     assert_close(last, x_0, atol=2e-2 if kind == "epsilon" else 2e-3, rtol=0)
 
 
-@pytest.mark.parametrize("name", DETERMINISTIC)
-def test_a_gaussian_is_sampled_with_its_own_variance(name):
+@pytest.mark.parametrize("changes", PROCESSES, ids=lambda c: "-".join(map(str, c.values())))
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_a_gaussian_is_sampled_with_its_own_mean_and_variance(name, changes):
     """Where x_0 ~ N(m, s²) the best denoiser is known in closed form, and the sample's law too."""
     mean, variance = 0.4, 0.09
-    config = process()
+    config = process(**changes)
     alphas_bar = build_scheduler("ddpm", config).alphas_cumprod
 
     def model(x_t, t):
@@ -112,7 +119,8 @@ def test_a_gaussian_is_sampled_with_its_own_variance(name):
 
     noise = torch.randn(1, 1, 64, 64, generator=torch.Generator().manual_seed(0))
     scheduler = build_scheduler(name, config)
-    *_, last = denoise(model, scheduler, noise, steps=100, clip=5.0)
+    steps = 500 if name == "ddpm" else 100  # DDPM's small variance is exact in the limit only
+    *_, last = denoise(model, scheduler, noise, steps=steps, clip=5.0, generators=generators(1))
     assert last.mean().item() == pytest.approx(mean, abs=0.03)
     assert last.std().item() == pytest.approx(variance**0.5, rel=0.12)
 
@@ -155,23 +163,6 @@ def test_ddpm_draws_from_each_images_own_generator():
         return list(denoise(model, scheduler, noise, steps=4, clip=1.0, generators=draws))[-2]
 
     assert_close(run(3, 0)[2:], run(1, 2))
-
-
-def test_squared_error_draws_all_timesteps_and_is_zero_for_a_perfect_model():
-    alphas_bar = build_scheduler("ddpm", process()).alphas_cumprod
-    x_0 = torch.randn(4096, 1, 1, 1)
-
-    def perfect(x_t, t):
-        return from_x_0("v_prediction", x_0, x_t, alphas_bar[t].view(-1, 1, 1, 1))
-
-    error, t = squared_error(
-        perfect, x_0, alphas_bar=alphas_bar, prediction_type="v_prediction",
-        generator=torch.Generator().manual_seed(0),
-    )  # fmt: skip
-    assert error.shape == (4096,)
-    assert error.max() < 1e-6
-    assert (t.min(), t.max()) == (0, 999) or len(t.unique()) > 900
-    assert t.float().mean().item() == pytest.approx(499.5, abs=20)
 
 
 def test_an_unknown_scheduler_is_told_with_the_known_ones():

@@ -1,0 +1,259 @@
+"""Schedules, weights, noise and guidance against diffusers' numbers and closed forms."""
+
+import math
+from typing import get_args
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler
+from diffusers.training_utils import compute_snr
+from torch.testing import assert_close
+
+from condiff.config import BetaSchedule, DiffusionConfig
+from condiff.diffusion import (
+    SCHEDULERS,
+    add_noise,
+    build_scheduler,
+    draw_noise,
+    drop_condition,
+    from_x_0,
+    guide,
+    loss_weight,
+    squared_error,
+)
+
+PREDICTIONS = ["epsilon", "v_prediction", "sample"]
+SCHEDULES = get_args(BetaSchedule)
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def process(prediction_type="v_prediction", **changes):
+    zero_snr = {"rescale_betas_zero_snr": False} if prediction_type == "epsilon" else {}
+    return DiffusionConfig(prediction_type=prediction_type, **zero_snr | changes)
+
+
+def alphas_bar_of(config):
+    return build_scheduler("ddpm", config).alphas_cumprod
+
+
+def log_snr(alphas_bar):
+    return (alphas_bar / (1 - alphas_bar)).log()
+
+
+@pytest.mark.parametrize("zero_snr", [False, True])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_schedules_are_diffusers_own(schedule, zero_snr):
+    config = process(beta_schedule=schedule, rescale_betas_zero_snr=zero_snr)
+    stock = DDPMScheduler(beta_schedule=schedule, rescale_betas_zero_snr=zero_snr)
+    assert torch.equal(alphas_bar_of(config), stock.alphas_cumprod)
+
+
+@pytest.mark.parametrize("name", [name for name in SCHEDULERS if name != "heun"])
+@pytest.mark.parametrize("changes", [{"beta_schedule": "sigmoid"}, {"schedule_shift": 0.25}])
+def test_all_solvers_follow_the_same_schedule(name, changes):
+    config = process(**changes)
+    alphas_bar = build_scheduler(name, config).alphas_cumprod
+    # some keep the last one at 2^-24, so that they can divide by it
+    assert_close(alphas_bar, alphas_bar_of(config), atol=1e-7, rtol=0)
+
+
+def test_the_shift_moves_log_snr_by_twice_the_log_of_the_size_ratio():
+    plain = log_snr(alphas_bar_of(process(rescale_betas_zero_snr=False)))
+    shifted = log_snr(alphas_bar_of(process(rescale_betas_zero_snr=False, schedule_shift=64 / 256)))
+    moved = torch.full_like(plain, 2 * math.log(64 / 256))
+    assert_close(shifted - plain, moved, atol=2e-3, rtol=0)
+
+
+def test_the_shift_equals_more_noise_on_a_larger_picture():
+    """Averaged over 4x4 pixels, a picture of 256 is as noisy as one of 64 unshifted."""
+    plain, shifted = (
+        alphas_bar_of(process(rescale_betas_zero_snr=False, schedule_shift=shift))[500]
+        for shift in (1.0, 0.25)
+    )
+    eps = torch.randn(1, 1, 1024, 1024, generator=seeded())
+    x_t = add_noise(torch.zeros_like(eps), eps, shifted) / shifted.sqrt()
+    small = torch.nn.functional.avg_pool2d(x_t, 4)
+    assert_close(small.std(), ((1 - plain) / plain).sqrt(), rtol=0.01, atol=0)
+
+
+@pytest.mark.parametrize("shift", [0.25, 1.0, 3.0])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_zero_terminal_snr_comes_after_the_shift(schedule, shift):
+    alphas_bar = alphas_bar_of(process(beta_schedule=schedule, schedule_shift=shift))
+    assert alphas_bar[-1] == 0
+    assert (alphas_bar.diff() < 0).all()
+    first = alphas_bar_of(
+        process(beta_schedule=schedule, schedule_shift=shift, rescale_betas_zero_snr=False)
+    )[0]
+    assert_close(alphas_bar[0], first)
+
+
+@pytest.mark.parametrize("changes", [{"beta_schedule": "sigmoid"}, {"schedule_shift": 0.3}])
+def test_a_saved_schedule_is_a_stock_one_to_the_last_bit(tmp_path, changes):
+    config = process(**changes)
+    build_scheduler("ddpm", config).save_pretrained(tmp_path)
+    for kind in (DDPMScheduler, DDIMScheduler):  # DDIM knows no "sigmoid": the betas are in it
+        stock = kind.from_pretrained(tmp_path)
+        assert torch.equal(stock.alphas_cumprod, alphas_bar_of(config))
+
+
+@pytest.mark.parametrize("gamma", [1.0, 5.0])
+@pytest.mark.parametrize("kind", PREDICTIONS)
+def test_min_snr_weights_are_those_of_diffusers_examples(kind, gamma):
+    config = process(kind, loss_weighting="min_snr", min_snr_gamma=gamma)
+    scheduler = build_scheduler("ddpm", config)
+    t = torch.arange(999)  # at the last one SNR is 0, and theirs 0/0 for epsilon
+    snr = compute_snr(scheduler, t)
+    theirs = torch.stack([snr, gamma * torch.ones_like(t)], dim=1).min(dim=1)[0]
+    theirs = {"epsilon": theirs / snr, "v_prediction": theirs / (snr + 1), "sample": theirs}[kind]
+    assert_close(loss_weight(scheduler.alphas_cumprod[t], config=config), theirs)
+
+
+@pytest.mark.parametrize("weighting", ["min_snr", "p2"])
+def test_a_weighted_loss_is_the_same_whatever_is_predicted(weighting):
+    """One guess of x_0, told as noise, as v and as x_0, costs the same."""
+    x_0, eps, guess = torch.randn(3, 5, 3, 8, 8, generator=seeded())
+    alphas_bar = torch.tensor([0.98, 0.7, 0.4, 0.1, 0.01])
+    t = torch.arange(5)
+
+    def loss(kind):
+        config = process(kind, loss_weighting=weighting, p2_gamma=0.7, p2_k=1.3)
+
+        def model(x_t, t):
+            return from_x_0(kind, guess, x_t, alphas_bar[t].view(-1, 1, 1, 1))
+
+        error = squared_error(model, x_0, t, eps, alphas_bar=alphas_bar, config=config)
+        return loss_weight(alphas_bar, config=config) * error
+
+    assert_close(loss("epsilon"), loss("sample"), rtol=1e-4, atol=0)
+    assert_close(loss("v_prediction"), loss("sample"), rtol=1e-4, atol=0)
+
+
+def test_p2_with_its_usual_numbers_is_one_minus_alpha_bar_on_the_noise():
+    alpha_bar = torch.linspace(0.001, 0.999, 50)
+    config = process("epsilon", loss_weighting="p2")
+    assert_close(loss_weight(alpha_bar, config=config), 1 - alpha_bar)
+
+
+@pytest.mark.parametrize("weighting", ["none", "min_snr", "p2"])
+@pytest.mark.parametrize("kind", ["v_prediction", "sample"])
+def test_weights_are_finite_at_pure_noise(kind, weighting):
+    weight = loss_weight(torch.zeros(3), config=process(kind, loss_weighting=weighting))
+    assert weight.shape == (3,)
+    assert torch.equal(weight, torch.full((3,), float(weighting == "none")))
+
+
+@pytest.mark.parametrize("weighting", ["none", "min_snr", "p2"])
+@pytest.mark.parametrize("kind", PREDICTIONS)
+def test_the_least_loss_on_a_gaussian_has_its_closed_form(kind, weighting):
+    """x_0 ~ N(m, s²): the best guess leaves x_0 the variance s²(1-ᾱ)/(ᾱs²+1-ᾱ), no other less."""
+    mean, variance, t = 0.4, 0.09, torch.tensor([50, 300, 600, 900, 990])
+    config = process(kind, loss_weighting=weighting)
+    alphas_bar = alphas_bar_of(config)
+    x_0 = mean + variance**0.5 * torch.randn(5, 1, 256, 256, generator=seeded())
+    eps = torch.randn(x_0.shape, generator=seeded(1))
+
+    def loss(offset=0.0, stretch=1.0):
+        def model(x_t, t):
+            alpha_bar = alphas_bar[t].view(-1, 1, 1, 1)
+            gain = alpha_bar.sqrt() * variance / (alpha_bar * variance + 1 - alpha_bar)
+            best = mean + gain * (x_t - alpha_bar.sqrt() * mean)
+            return stretch * from_x_0(kind, best, x_t, alpha_bar) + offset
+
+        error = squared_error(model, x_0, t, eps, alphas_bar=alphas_bar, config=config)
+        return loss_weight(alphas_bar[t], config=config) * error
+
+    alpha_bar = alphas_bar[t]
+    posterior = variance * (1 - alpha_bar) / (alpha_bar * variance + 1 - alpha_bar)
+    snr = alpha_bar / (1 - alpha_bar)
+    on_x_0 = {"epsilon": snr, "v_prediction": snr + 1, "sample": torch.ones(5)}[kind]
+    expected = {
+        "none": on_x_0 * posterior,
+        "min_snr": snr.clamp(max=5) * posterior,
+        "p2": snr / (1 + snr) * posterior,
+    }[weighting]
+    assert_close(loss(), expected, rtol=0.03, atol=0)
+    for worse in ({"offset": 0.1}, {"offset": -0.1}, {"stretch": 0.9}, {"stretch": 1.1}):
+        assert (loss(**worse) > loss()).all()
+
+
+def test_squared_error_is_zero_for_a_perfect_model_and_single_precision():
+    config = process()
+    alphas_bar = alphas_bar_of(config)
+    x_0 = torch.randn(64, 1, 2, 2, generator=seeded())
+    t, eps = draw_noise(
+        x_0.shape, num_train_timesteps=1000, config=config, generator=seeded(1), device="cpu"
+    )
+
+    def perfect(x_t, t):
+        return from_x_0("v_prediction", x_0, x_t, alphas_bar[t].view(-1, 1, 1, 1)).bfloat16()
+
+    error = squared_error(perfect, x_0, t, eps, alphas_bar=alphas_bar, config=config)
+    assert error.shape == (64,)
+    assert error.dtype == torch.float32
+    assert error.max() < 1e-3
+
+
+def test_noise_is_standard_normal_and_all_timesteps_are_drawn():
+    t, eps = draw_noise(
+        (4096, 2, 4, 4), num_train_timesteps=1000, config=process(), generator=seeded(),
+        device="cpu",
+    )  # fmt: skip
+    assert (t.shape, eps.shape) == ((4096,), (4096, 2, 4, 4))
+    assert t.dtype == torch.long
+    assert (int(t.min()), int(t.max())) == (0, 999)
+    assert t.float().mean().item() == pytest.approx(499.5, abs=15)
+    assert eps.mean().item() == pytest.approx(0, abs=0.01)
+    assert eps.std().item() == pytest.approx(1, abs=0.01)
+
+
+def test_offset_noise_adds_to_the_mean_of_each_channel_alone():
+    def draw(strength):
+        return draw_noise(
+            (2000, 2, 8, 8), num_train_timesteps=1000, config=process(offset_noise=strength),
+            generator=seeded(), device="cpu",
+        )  # fmt: skip
+
+    (t, plain), (t_too, offset) = draw(0.0), draw(0.5)
+    assert torch.equal(t, t_too)
+    added = offset - plain
+    assert_close(added, added[..., :1, :1].expand_as(added))
+    common = added[..., 0, 0]
+    assert common.std().item() == pytest.approx(0.5, rel=0.05)
+    assert abs(torch.corrcoef(common.T)[0, 1].item()) < 0.1
+    assert offset.mean(dim=(2, 3)).var().item() == pytest.approx(0.25 + 1 / 64, rel=0.1)
+
+
+def test_whole_conditions_are_dropped_as_often_as_asked():
+    cond = torch.rand(4000, 1, 2, 2, generator=seeded()) + 0.1
+    kept = drop_condition(cond, prob=0.1, generator=seeded())
+    gone = (kept == 0).flatten(1).all(dim=1)
+    assert gone.float().mean().item() == pytest.approx(0.1, abs=0.015)
+    assert torch.equal(kept[~gone], cond[~gone])
+    assert drop_condition(cond, prob=0.0, generator=None) is cond
+    assert not drop_condition(cond[:, 0, 0, 0], prob=1.0, generator=seeded()).any()
+
+
+def test_guidance_goes_from_blind_past_plain_to_exaggerated():
+    cond, uncond = torch.randn(2, 1, 3, 4, 4, generator=seeded())
+    assert_close(guide(cond, uncond, 0.0), uncond)
+    assert_close(guide(cond, uncond, 1.0), cond)
+    assert_close(guide(cond, uncond, 3.0), cond + 2 * (cond - uncond))
+
+
+def test_guidance_of_two_gaussians_samples_the_mean_that_it_should():
+    """Of two normals of one variance: the score is that of the normal at the guided mean."""
+    alpha_bar, variance = torch.tensor(0.3), 0.09
+    x_t = torch.randn(1, 1, 8, 8, generator=seeded())
+
+    def best_noise(mean):
+        return (
+            (1 - alpha_bar).sqrt()
+            * (x_t - alpha_bar.sqrt() * mean)
+            / (alpha_bar * variance + 1 - alpha_bar)
+        )
+
+    assert_close(guide(best_noise(0.4), best_noise(-0.1), 2.0), best_noise(0.9))

@@ -126,6 +126,15 @@ class TrainConfig(Section):
             raise ValueError("a run needs an end: give max_train_steps or max_minutes")
         return self
 
+    @model_validator(mode="after")
+    def _lightness_is_always_there(self) -> Self:
+        if self.task == "colorize" and self.diffusion.cond_drop_prob:
+            raise ValueError(
+                "cond_drop_prob does not go with the task colorize: its condition is the photo's "
+                "own L*, without which there is nothing to colour; set it to 0"
+            )
+        return self
+
 
 def read_config(path: Path | None, overrides: Sequence[str] = ()) -> TrainConfig:
     """The configuration in a YAML file, or the defaults; `key.sub=value` strings on top."""

@@ -292,7 +292,11 @@ def load_batches(dataset, *, batch_size, start=0, process=0, num_processes=1, de
         chroma, lightness = batch["chroma"], batch["lightness"] / 50 - 1
         task = dataset.task
         if task.x_0 == "chroma":
-            yield {"x_0": chroma / task.scale, "condition": lightness, "features": batch["features"]}
+            yield {
+                "x_0": chroma / task.scale,
+                "condition": lightness,
+                "features": batch["features"],
+            }
         else:
             x = lightness.mean(1, keepdim=True).expand(-1, 3, -1, -1)
             yield {"x_0": x, "condition": lightness[:, : task.condition_channels], "features": None}

@@ -17,8 +17,8 @@ class ConditionEncoder(ModelMixin, ConfigMixin):
     cond is, on the channel axis: the condition folded by pixel-unshuffle (N·fold² channels, nothing
     lost), the features of a pretrained backbone brought together by a feature-pyramid neck (Lin et
     al. 2017, arXiv:1612.03144; `neck_channels`), and hints (`hint_channels`, zero where none is
-    given). H and W are multiples of 32 where there is a backbone. Without condition channels cond has
-    none either: the model is unconditional.
+    given). H and W are multiples of 32 where there is a backbone. Without condition channels cond
+    has none either: the model is unconditional.
     """
 
     @register_to_config

@@ -7,7 +7,7 @@ from torch import Tensor
 def simulate_hints(
     chroma: Tensor, *, hint_prob: float, max_hints: int, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Hints (B,3,h,w) as a user might give: true chroma (B,2,h,w) in a few patches, and the mask."""
+    """Hints (B,3,h,w) as a user might give: true chroma in a few patches, and their mask."""
     batch, _, height, width = chroma.shape
     mask = draw_mask(
         (batch, height, width),

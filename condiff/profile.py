@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,8 +27,11 @@ class Cost:
         return self.parameter_bytes + batch_size * self.activation_bytes
 
 
-def count_cost(trainer: Trainer) -> Cost:
-    """Run one image forward and backward and count, on the run's own device and precision."""
+def count_cost(trainer: Trainer, *, cached_features: bool) -> Cost:
+    """Run one image forward and backward and count, on the run's own device and precision.
+
+    Where features are cached the backbone is not counted: it runs once a photo, not once a step.
+    """
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -35,6 +39,8 @@ def count_cost(trainer: Trainer) -> Cost:
         return tensor
 
     batch = trainer.first_batch(1)
+    if cached_features and batch["features"] is None:
+        batch["features"] = trainer.model.encoder.features(batch["condition"])
     weights = {p.data_ptr() for p in trainer.model.parameters()}
     with (
         FlopCounterMode(display=False) as counter,
@@ -112,38 +118,28 @@ def profile(trainer: Trainer, *, steps: int = 20, warm_up: int = 3) -> Profile:
     The weights are trained on meanwhile: make another Trainer for the run.
     """
     device = trainer.accelerator.device
-    cost = count_cost(trainer)
+    cost = count_cost(trainer, cached_features=trainer.config.data.cache_features)
     precision = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
     dtype = precision[trainer.config.mixed_precision]
     batches = trainer.batches()
     parts = dict.fromkeys(("data", "forward", "backward", "update"), 0.0)
     trainer.parallel.train()
+    made: dict[str, Any] = {}
+    work: dict[str, Callable[[], object]] = {
+        "data": lambda: made.update(batch=next(batches)),
+        "forward": lambda: made.update(loss=trainer.error(made["batch"], 0)[0].mean()),
+        "backward": lambda: trainer.accelerator.backward(made["loss"]),
+        "update": trainer.update,
+    }
     for number in range(-warm_up, steps):
-        if number == 0:
-            parts = dict.fromkeys(parts, 0.0)
-        made = {}
-
-        def load() -> None:
-            made["batch"] = next(batches)
-
-        def forward() -> None:
-            made["loss"] = trainer.error(made["batch"], number + warm_up)[0].mean()
-
-        def backward() -> None:
-            trainer.accelerator.backward(made["loss"])
-
-        for name, work in (
-            ("data", load),
-            ("forward", forward),
-            ("backward", backward),
-            ("update", trainer.update),
-        ):
-            parts[name] += timed(work, device)
-    seconds = sum(parts.values())
+        for name, part in work.items():
+            seconds = timed(part, device)
+            parts[name] += seconds if number >= 0 else 0
+    total = sum(parts.values())
     size = trainer.config.train_batch_size
     return Profile(
-        parts={name: total / steps for name, total in parts.items()},
+        parts={name: seconds / steps for name, seconds in parts.items()},
         batch_size=size,
-        flops=cost.flops * size * steps / seconds,
+        flops=cost.flops * size * steps / total,
         peak=measure_peak(device, dtype),
     )

@@ -60,28 +60,40 @@ class Checkpoint:
         return safetensors.torch.load_file(self.folder / f"{name}.safetensors")
 
 
-def open_run(output: Path, config: TrainConfig, *, data: str, force: bool) -> Checkpoint | None:
-    """Make RUN or take it up again: the newest whole checkpoint to go on from, or None.
+def find_start(output: Path, config: TrainConfig, *, data: str) -> Checkpoint | None:
+    """The newest whole checkpoint of a run, to go on from; None where the run begins. Only reads.
 
     `data` says what is trained on. A run that was begun with other settings or other data is an
-    error; `force` clears the folder (not the feature cache, which knows what it is of).
+    error, as is a model that no checkpoint goes with.
     """
-    if force:
+    newest = next(find_checkpoints(output), None)
+    if newest is None:
+        if (output / "model").exists():
+            raise ConfigError(
+                f"{output} holds a model without a checkpoint to go on from: choose another "
+                "folder, or start over with --force."
+            )
+        return None
+    begun = parse_config(read_yaml(output / "config.yaml"), origin=str(output / "config.yaml"))
+    before = {**flatten(begun), "--data": newest.state["data"]}
+    _refuse_changes(output, before, {**flatten(config), "--data": data})
+    return newest
+
+
+def begin(output: Path, config: TrainConfig, start: Checkpoint | None) -> None:
+    """Make the folder ready: what an earlier start wrote after `start` is forgotten.
+
+    The feature cache stays in any case: it knows which photos it is of.
+    """
+    if start is None:
         clear(output)
-    newest = next(iter(find_checkpoints(output)), None)
-    if newest is None and (output / "metrics.jsonl").exists():
-        clear(output)  # it ended before its first checkpoint
-    if newest is not None:
-        begun = parse_config(read_yaml(output / "config.yaml"), origin=str(output / "config.yaml"))
-        _refuse_changes(output, {**flatten(begun), "data": newest.state["data"]},
-                        {**flatten(config), "data": data})  # fmt: skip
-        cut_metrics(output / "metrics.jsonl", newest.step)
+    else:
+        cut_metrics(output / "metrics.jsonl", start.step)
     try:
         (output / "samples").mkdir(parents=True, exist_ok=True)
         (output / "config.yaml").write_text(to_yaml(config), "utf-8")
     except OSError as error:
         raise ConfigError(f"Cannot write into {output}: {error.strerror}.") from error
-    return newest
 
 
 def _refuse_changes(output: Path, begun: dict[str, Any], now: dict[str, Any]) -> None:

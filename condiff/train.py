@@ -1,8 +1,8 @@
 """The training loop: a generator of steps. The only module that knows accelerate.
 
-All that is random in step n is a function of (seed, n): photos, views, timesteps, noise, hints. So a
-run that goes on from a checkpoint takes the very steps that an undisturbed one takes, and there is
-no state of a random generator to keep. Several processes draw for the whole batch alike and take
+All that is random in step n is a function of (seed, n): photos, views, timesteps, noise, hints. So
+a run that goes on from a checkpoint takes the very steps that an undisturbed one takes, and there
+is no state of a random generator to keep. Several processes draw for the whole batch alike and take
 each their share: together they do what one process does with the whole batch.
 """
 
@@ -13,12 +13,10 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, broadcast, broadcast_object_list
+from accelerate.utils import DistributedDataParallelKwargs, broadcast
 from diffusers.training_utils import EMAModel
 from PIL import Image
 from torch import Tensor
@@ -27,42 +25,18 @@ from condiff.card import make_card
 from condiff.checkpoint import save_model
 from condiff.config import TrainConfig, to_yaml
 from condiff.data import Batch, FeatureCache, build_dataset, load_batches
-from condiff.diffusion import build_scheduler, draw_noise, loss_weight, squared_error
+from condiff.diffusion import build_scheduler
 from condiff.errors import TrainingError
-from condiff.hints import draw_mask, reveal
 from condiff.model import Model, build_model
+from condiff.objective import batch_error
 from condiff.pretrained import load_init
 from condiff.preview import sample_grid
+from condiff.progress import Step, learning_rate_at, progress_of
 from condiff.run import Checkpoint, prune_checkpoints, write_checkpoint
+from condiff.snapshot import restore_snapshot, take_snapshot
 from condiff.tasks import Task, find_task
 
-DECILES = 10
 SMOOTHING = 0.99  # of the loss by which the best checkpoint is told
-
-
-@dataclass(frozen=True)
-class Step:
-    """What one optimizer step came to; reading its loss waits for the device."""
-
-    step: int
-    errors: Tensor  # (N,) weighted squared error of each image of all processes
-    timesteps: Tensor  # (N,)
-    num_train_timesteps: int
-    learning_rate: float
-    images_per_second: float
-    minutes: float  # of the run, earlier starts counted in
-    progress: float  # 0..1 of the run
-
-    @property
-    def loss(self) -> float:
-        """The loss, mean over the images."""
-        return float(self.errors.mean())
-
-    @property
-    def decile_losses(self) -> list[float]:
-        """The loss of each tenth of the timesteps; nan where none fell."""
-        decile = self.timesteps * DECILES // self.num_train_timesteps
-        return [float(self.errors[decile == d].mean()) for d in range(DECILES)]
 
 
 @dataclass(frozen=True)
@@ -74,18 +48,25 @@ class Filled:
 
 
 class Trainer:
-    """Everything a run holds; `steps()` makes it go, the caller looks, samples and saves."""
+    """Everything a run holds; `steps()` makes it go, the caller looks, samples and saves.
+
+    `output` is the run's folder; features are cached in it. None: nothing is cached or saved.
+    """
 
     def __init__(
-        self, config: TrainConfig, data: str | Path, output: Path, *, init: str | None = None
+        self, config: TrainConfig, data: str | Path, output: Path | None, *, init: str | None = None
     ):
-        self.config, self.output, self.source, self.init = config, output, str(data), init
+        if output is None:
+            uncached = config.data.model_copy(update={"cache_features": False})
+            config = config.model_copy(update={"data": uncached})
+        self.config, self.source, self.init = config, str(data), init
+        self.output = output or Path()
         self.task: Task = find_task(config.task)
         self.accelerator = Accelerator(
             mixed_precision=config.mixed_precision,
             kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
             log_with=config.tracker,
-            project_dir=output,
+            project_dir=self.output,
         )
         _refuse_sharded_training(self.accelerator)
         torch.manual_seed(config.seed)  # the same weights on every process
@@ -103,7 +84,7 @@ class Trainer:
                 config,
                 self.task,
                 data,
-                cache_dir=output / "cache",
+                cache_dir=self.output / "cache",
                 feature_channels=self.model.encoder.feature_channels,
                 device=self.accelerator.device,
             )
@@ -179,7 +160,7 @@ class Trainer:
         self.parallel.train()
         while self._goes_on():
             progress = self._progress
-            learning_rate = self._learning_rate(progress)
+            learning_rate = learning_rate_at(config.optimizer, step=self.step, progress=progress)
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate
             parts = []
@@ -251,56 +232,20 @@ class Trainer:
 
         `alone`: the batch is whole, whatever the other processes do.
         """
-        config, device, size = self.config, self.accelerator.device, self.config.model.sample_size
-        x_0, condition = batch["x_0"], batch["condition"]
-        if x_0.shape[-1] != size:
-            x_0 = F.interpolate(x_0, (size, size), mode="area")
-        first = 0 if alone else len(x_0) * self.accelerator.process_index
-        share = slice(first, first + len(x_0))
-        total = len(x_0) * (1 if alone else self.accelerator.num_processes)
-        seed = seed_of(config.seed, number)
-        torch.manual_seed(seed + self.accelerator.process_index)  # for dropout, if there is any
-        generator = torch.Generator(device).manual_seed(seed)
-        t, eps = draw_noise(
-            (total, *x_0.shape[1:]),
-            num_train_timesteps=len(self.alphas_bar),
-            config=config.diffusion,
-            generator=generator,
-            device=device,
-        )
-        t, eps = t[share], eps[share]
-        dropped = torch.rand(total, generator=generator, device=device)[share]
-        if config.diffusion.cond_drop_prob:
-            kept = dropped >= config.diffusion.cond_drop_prob
-            condition = condition * kept.view(-1, 1, 1, 1)  # null_cond is zero
-        hints = None
-        if self.task.hint_channels:
-            mask = draw_mask(
-                (total, size, size),
-                hint_prob=config.data.hint_prob,
-                max_hints=config.data.max_hints,
-                generator=generator,
-                device=device,
-            )
-            hints = reveal(x_0, mask[share])
-        model = self.model if alone else self.parallel
-        error = squared_error(
-            lambda x_t, t: model(x_t, t, condition, features=batch["features"], hints=hints),
-            x_0,
-            t,
-            eps,
+        return batch_error(
+            self.model if alone else self.parallel,
+            batch,
+            number,
+            config=self.config,
+            task=self.task,
             alphas_bar=self.alphas_bar,
-            config=config.diffusion,
+            process=0 if alone else self.accelerator.process_index,
+            num_processes=1 if alone else self.accelerator.num_processes,
         )
-        return error * loss_weight(self.alphas_bar[t], config=config.diffusion), t
 
     @property
     def _progress(self) -> float:
-        """0..1 by steps or by the clock, whichever is nearer its end."""
-        config = self.config
-        by_steps = self.step / config.max_train_steps if config.max_train_steps else 0.0
-        by_clock = self.minutes / config.max_minutes if config.max_minutes else 0.0
-        return min(max(by_steps, by_clock), 1.0)
+        return progress_of(self.config, step=self.step, minutes=self.minutes)
 
     def _goes_on(self) -> bool:
         """Whether there is another step; clock and stop signal are those of the first process."""
@@ -313,12 +258,6 @@ class Trainer:
             minutes, stop = broadcast(said).tolist()
             self.minutes, self.stop_signal = minutes, int(stop)
         return self._progress < 1 and not self.stop_signal
-
-    def _learning_rate(self, progress: float) -> float:
-        """Linear warm-up, then half a cosine down to zero at the end of the run."""
-        optimizer = self.config.optimizer
-        warm = min(1.0, (self.step + 1) / max(1, optimizer.warmup_steps))
-        return optimizer.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * progress))
 
     @cached_property
     def _preview_batch(self) -> Batch:
@@ -395,58 +334,18 @@ class Trainer:
             "data": self.source,
             "scaler": scaler.state_dict() if scaler is not None else None,
         }
-        names = self._trainable_names()
-        optimizer = {
-            f"{name}.{key}": value
-            for name, parameter in names.items()
-            for key, value in self.optimizer.state[parameter].items()
-        }
-        tensors = {
-            "model": {name: p.detach() for name, p in names.items()},
-            "ema": dict(zip(names, self.ema.shadow_params, strict=True)),
-            "optimizer": optimizer,
-        }
-        write_checkpoint(
-            self.output,
-            state,
-            {n: {k: v.cpu().contiguous() for k, v in t.items()} for n, t in tensors.items()},
-        )
+        write_checkpoint(self.output, state, take_snapshot(self.model, self.optimizer, self.ema))
         prune_checkpoints(self.output, keep=self.config.keep_checkpoints)
 
-    @torch.no_grad()
     def resume(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint, bit for bit."""
-        names, state = self._trainable_names(), checkpoint.state
-        saved, averaged = checkpoint.read("model"), checkpoint.read("ema")
-        optimizer = checkpoint.read("optimizer")
-        if set(saved) != set(names):
-            raise TrainingError(f"The checkpoint {checkpoint.folder} is of another model.")
-        for (name, parameter), shadow in zip(names.items(), self.ema.shadow_params, strict=True):
-            parameter.copy_(saved[name])
-            shadow.copy_(averaged[name])
-            # Laid out like the parameter: the fused step walks all of them side by side.
-            self.optimizer.state[parameter] = {
-                "step": optimizer[f"{name}.step"].to(parameter.device),
-                "exp_avg": torch.empty_like(parameter).copy_(optimizer[f"{name}.exp_avg"]),
-                "exp_avg_sq": torch.empty_like(parameter).copy_(optimizer[f"{name}.exp_avg_sq"]),
-            }
+        restore_snapshot(self.model, self.optimizer, self.ema, checkpoint.read)
+        state = checkpoint.state
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.ema.optimization_step = int(state["ema_steps"])
         self.step, self.minutes = checkpoint.step, float(state["minutes"])
         self.smoothed_loss = float(state["smoothed_loss"])
-
-    def share(self, value: Any) -> Any:
-        """What the first process says, in every process."""
-        return broadcast_object_list([value])[0]
-
-    def _trainable_names(self) -> dict[str, torch.nn.Parameter]:
-        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
-
-
-def seed_of(seed: int, number: int) -> int:
-    """The seed of the batch of that number: far from those of its neighbours."""
-    return (seed * 1_000_003 + number) * 2654435761 % 2**62
 
 
 def _refuse_sharded_training(accelerator: Accelerator) -> None:

@@ -152,6 +152,7 @@ def test_train_writes_a_model_that_colorizes(run, photo_folder, grey, tmp_path):
     output = tmp_path / "run"
     smoke = Path(__file__).parents[1] / "configs" / "smoke.yaml"
     quick = ["--set", "model.backbone_variant=null", "--set", "data.size=32", "--max-steps", "4"]
+    quick += ["--set", "log_steps=1"]
     command = ["train", "--task", "colorize", "--config", smoke, "--data", photo_folder]
     sample = ["--set", "sample_steps=2", "--set", "train_batch_size=4"]
     code, out, err = run(*command, "-o", output, *quick, *sample)
@@ -165,13 +166,18 @@ def test_train_writes_a_model_that_colorizes(run, photo_folder, grey, tmp_path):
     assert code == 0
     code, _, err = run(*command, "-o", output, *quick)
     assert code == 1
+    assert "begun with train_batch_size = 4, not 16" in err
     assert "--force" in err
 
 
-def test_train_dry_run_prints_the_configuration(run, tmp_path):
-    code, out, _ = run("train", "--data", tmp_path, "-o", tmp_path / "r", "--max-steps", 3, "-n")
+def test_train_dry_run_prints_the_configuration_and_the_cost(run, photo_folder, tmp_path):
+    tiny = ["--set", "model.backbone_variant=null", "--set", "model.block_out_channels=[16,32]"]
+    command = ["train", "--data", photo_folder, "-o", tmp_path / "r", "--max-steps", 3, *tiny]
+    code, out, _ = run(*command, "-n")
     assert code == 0
     assert "max_train_steps: 3" in out
+    assert "12 photos" in out
+    assert "GFLOP an image" in out
     assert not (tmp_path / "r").exists()
 
 

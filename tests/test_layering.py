@@ -15,7 +15,8 @@ LEVELS = [
     {"conditions", "hints", "diffusion", "encoder", "batch", "metrics", "pairs", "report", "tasks"}
     | {"sources", "shards"},
     {"model", "data", "recipe"},
-    {"prep", "checkpoint", "figures", "run", "card"},
+    {"prep", "checkpoint", "figures", "run", "card", "curves", "hub", "progress"}
+    | {"objective", "snapshot"},
     {"pretrained", "preview"},
     {"train", "pipeline", "evaluate"},
     {"profile"},

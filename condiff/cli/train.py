@@ -2,10 +2,12 @@
 
 import json
 import math
-import shutil
+import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,17 +15,26 @@ import typer
 from condiff.cli import options
 
 if TYPE_CHECKING:
-    from condiff.train import Step, Trainer
+    from condiff.config import TrainConfig
+    from condiff.progress import Step
+    from condiff.train import Trainer
 
 
 def train(
     data: Annotated[
-        Path, typer.Option("--data", help="A folder of photos or parquet shards.", metavar="DIR")
+        str,
+        typer.Option(
+            "--data",
+            help="A folder of photos or parquet shards, or a Hugging Face data set.",
+            metavar="DIR|ID",
+        ),
     ],
     output: Annotated[
         Path, typer.Option("-o", "--output", help="The run's folder.", metavar="DIR")
     ],
-    task: Annotated[str | None, typer.Option(help="What to learn: colorize.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="What to learn: colorize, sketch, edge or none.")
+    ] = None,
     config_path: Annotated[
         Path | None, typer.Option("--config", help="A YAML file.", metavar="FILE")
     ] = None,
@@ -34,7 +45,11 @@ def train(
         ),
     ] = None,
     init: Annotated[
-        str | None, typer.Option(help="Start from the weights of this model folder.")
+        str | None,
+        typer.Option(
+            help="Start from these weights: a model folder, or any diffusers UNet2DModel.",
+            metavar="FOLDER|ID",
+        ),
     ] = None,
     max_minutes: Annotated[
         float | None, typer.Option(help="Stop by the clock; the learning rate ends with it.")
@@ -44,17 +59,30 @@ def train(
         int | None, typer.Option(min=1, help="Photos a step and process.")
     ] = None,
     seed: options.Seed = None,
-    force: options.Force = False,
-    dry_run: options.DryRun = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Time a few steps part by part, then end.")
+    ] = False,
+    push_to_hub: Annotated[
+        str | None,
+        typer.Option(help="Upload the model to this repository when done.", metavar="OWNER/NAME"),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("-f", "--force", help="Start over, whatever the folder holds.")
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("-n", "--dry-run", help="Say what would be trained and its cost, no more."),
+    ] = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
     as_json: options.Json = False,
 ) -> None:
     """Train a model on your photos; OUTPUT/model is the folder to use and share.
 
+    The same command again goes on where a run was stopped, killed or cut short, bit for bit.
     On several GPUs: accelerate launch -m condiff train …
     """
-    from condiff.config import read_config, to_yaml
+    from condiff.config import read_config
 
     flags = {
         "task": task,
@@ -65,42 +93,42 @@ def train(
     }
     overrides = [f"{key}={value}" for key, value in flags.items() if value is not None]
     config = read_config(config_path, [*(settings or []), *overrides])
-    if dry_run:
-        print(to_yaml(config), end="")
-        return
-    _refuse_a_second_run(output, force=force)
+    if push_to_hub:
+        from condiff.hub import check_repo_id
+
+        check_repo_id(push_to_hub)
     options.quiet_libraries()
-    trainer = _build_trainer()(config, data, output, init=init)
+    build = _import_trainer()
+    if dry_run:
+        trainer = build(config, data, None, init=init)
+        _show_cost(trainer, config, push_to_hub=push_to_hub)
+        return
+    if profile:
+        _show_profile(build(config, data, output, init=init))
+        return
+    from condiff.run import begin, find_start
+
+    start = None if force else find_start(output, config, data=data)
+    trainer = build(config, data, output, init=init)
     if trainer.is_main:  # all processes have met by now: none of them looks at the folder later
-        _clear(output)
-        (output / "config.yaml").write_text(to_yaml(config), "utf-8")
-    options.say(trainer.describe(), quiet=quiet or not trainer.is_main)
-    folder = _run(trainer, output, silent=quiet or not trainer.is_main)
-    if trainer.is_main:
-        print(json.dumps({"model": str(folder)}) if as_json else folder)
+        begin(output, config, start)
+    silent = quiet or not trainer.is_main
+    options.say(trainer.describe(), quiet=silent)
+    if start is not None:
+        trainer.resume(start)
+        options.say(f"going on from {start.folder}", quiet=silent)
+    folder = _run(trainer, output, silent=silent)
+    if not trainer.is_main:
+        return
+    told = {"model": str(folder)}
+    if push_to_hub:
+        from condiff.hub import push_to_hub as push
+
+        told["hub"] = push(folder, push_to_hub)
+    print(json.dumps(told) if as_json else "\n".join(told.values()))
 
 
-def _refuse_a_second_run(output: Path, *, force: bool) -> None:
-    from condiff.errors import ConfigError
-
-    if (output / "metrics.jsonl").exists() and not force:
-        raise ConfigError(
-            f"{output} already holds a run: choose another folder, or start over with --force."
-        )
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"Cannot write into {output}: {error.strerror}.") from error
-
-
-def _clear(output: Path) -> None:
-    """Room for a new run; the feature cache stays, it knows which photos it is of."""
-    (output / "metrics.jsonl").unlink(missing_ok=True)
-    shutil.rmtree(output / "samples", ignore_errors=True)
-    (output / "samples").mkdir()
-
-
-def _build_trainer() -> "type[Trainer]":
+def _import_trainer() -> "type[Trainer]":
     from condiff.errors import ConfigError
 
     try:
@@ -112,6 +140,34 @@ def _build_trainer() -> "type[Trainer]":
     return Trainer
 
 
+def _show_cost(trainer: "Trainer", config: "TrainConfig", *, push_to_hub: str | None) -> None:
+    """The resolved settings as YAML; the data and what a step costs as comments."""
+    from condiff.config import to_yaml
+    from condiff.profile import count_cost
+
+    cost = count_cost(trainer, cached_features=config.data.cache_features)
+    print(to_yaml(config), end="")
+    print(f"# {trainer.describe()}")
+    print(f"# {cost.flops / 1e9:.2f} GFLOP an image, forward and backward")
+    print(
+        f"# about {cost.memory(config.train_batch_size) / 2**30:.2f} GiB a device: "
+        f"{cost.parameter_bytes / 2**20:.0f} MiB of weights, gradients and averages, "
+        f"{cost.activation_bytes / 2**20:.1f} MiB of activations an image"
+    )
+    if push_to_hub:
+        print(f"# would be pushed to {push_to_hub}")
+
+
+def _show_profile(trainer: "Trainer") -> None:
+    """Where the time of a step goes."""
+    from condiff.profile import profile
+
+    list(trainer.fill_cache())
+    table = profile(trainer).table()
+    if trainer.is_main:
+        print(f"{trainer.describe()}\n{table}")
+
+
 def _run(trainer: "Trainer", output: Path, *, silent: bool) -> Path:
     from tqdm import tqdm
 
@@ -120,36 +176,88 @@ def _run(trainer: "Trainer", output: Path, *, silent: bool) -> Path:
         for filled in trainer.fill_cache():
             bar.total = filled.total
             bar.update(filled.done - bar.n)
-    every = trainer.config.sample_steps
+    config = trainer.config
+    trainer.accelerator.init_trackers("condiff")
     smooth: list[float] | None = None
     with (
+        _stopping(trainer),
         tqdm(desc="training", total=1000, disable=hidden, bar_format=BAR) as bar,
         open(
             output / "metrics.jsonl" if trainer.is_main else "/dev/null", "a", encoding="utf-8"
         ) as log,
     ):
         for step in trainer.steps():
+            saves = step.step % config.sample_steps == 0
+            if not (saves or step.step % config.log_steps == 0):
+                continue
+            trainer.observe(step.loss)
             smooth = _smooth(smooth, step.decile_losses)
             bar.n = round(1000 * step.progress)
             bar.set_postfix_str(_summary(step, smooth))
-            if trainer.is_main:
-                log.write(json.dumps(_record(step)) + "\n")
-            if step.step % every == 0:
-                log.flush()
-                trainer.save()
-                if trainer.is_main:
-                    trainer.sample_grid().save(output / "samples" / f"step-{step.step:06d}.png")
-                    options.say(_summary(step, smooth), quiet=silent or not hidden)
+            record = _record(step)
+            log.write(json.dumps(record) + "\n")
+            log.flush()
+            scalars = {k: v for k, v in record.items() if isinstance(v, float)}
+            trainer.accelerator.log(scalars, step=step.step)
+            if saves:
+                _save(trainer, output, name=f"step-{step.step:06d}")
+                options.say(_summary(step, smooth), quiet=silent or not hidden)
+    if trainer.stop_signal:
+        trainer.save_checkpoint()
+        trainer.accelerator.end_training()
+        name = signal.Signals(trainer.stop_signal).name
+        options.say(
+            f"{name}: saved at step {trainer.step}; the same command goes on.", quiet=silent
+        )
+        raise typer.Exit(128 + trainer.stop_signal)
+    folder = _save(trainer, output, name="final")
+    trainer.accelerator.end_training()
+    return folder
+
+
+def _save(trainer: "Trainer", output: Path, *, name: str) -> Path:
+    """A checkpoint, the model, a grid of samples and the curves, by the first process."""
+    trainer.save_checkpoint()
     folder = trainer.save()
     if trainer.is_main:
-        trainer.sample_grid().save(output / "samples" / "final.png")
+        trainer.sample_grid().save(output / "samples" / f"{name}.png")
+        _draw_curves(output)
     return folder
+
+
+def _draw_curves(output: Path) -> None:
+    from condiff.curves import draw_curves, read_metrics
+
+    metrics = read_metrics(output / "metrics.jsonl")
+    try:
+        draw_curves(metrics, output / "curves.png")
+    except ModuleNotFoundError:  # curves are an extra of the extra: metrics.jsonl has the numbers
+        return
+
+
+@contextmanager
+def _stopping(trainer: "Trainer") -> Iterator[None]:
+    """SIGINT and SIGTERM end the run after the step in work; a second one ends it at once."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        trainer.stop_signal = number
+        for each in before:
+            signal.signal(each, before[each])
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 BAR = "{desc} {percentage:3.0f}%|{bar:20}| {elapsed}<{remaining} {postfix}"
 
 
-def _smooth(before: list[float] | None, now: Iterable[float], keep: float = 0.98) -> list[float]:
+def _smooth(before: list[float] | None, now: Iterable[float], keep: float = 0.8) -> list[float]:
     now = list(now)
     if before is None:
         return now

@@ -1,0 +1,48 @@
+"""How far a run is: its steps, its clock, its learning rate, what a step came to."""
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from condiff.config import OptimizerConfig, TrainConfig
+
+DECILES = 10
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one optimizer step came to; reading its loss waits for the device."""
+
+    step: int
+    errors: Tensor  # (N,) weighted squared error of each image of all processes
+    timesteps: Tensor  # (N,)
+    num_train_timesteps: int
+    learning_rate: float
+    images_per_second: float
+    minutes: float  # of the run, earlier starts counted in
+    progress: float  # 0..1 of the run
+
+    @property
+    def loss(self) -> float:
+        """The loss, mean over the images."""
+        return float(self.errors.mean())
+
+    @property
+    def decile_losses(self) -> list[float]:
+        """The loss of each tenth of the timesteps; nan where none fell."""
+        decile = self.timesteps * DECILES // self.num_train_timesteps
+        return [float(self.errors[decile == d].mean()) for d in range(DECILES)]
+
+
+def progress_of(config: TrainConfig, *, step: int, minutes: float) -> float:
+    """0..1 by steps or by the clock, whichever is nearer its end."""
+    by_steps = step / config.max_train_steps if config.max_train_steps else 0.0
+    by_clock = minutes / config.max_minutes if config.max_minutes else 0.0
+    return min(max(by_steps, by_clock), 1.0)
+
+
+def learning_rate_at(optimizer: OptimizerConfig, *, step: int, progress: float) -> float:
+    """Linear warm-up, then half a cosine down to zero at the end of the run."""
+    warm = min(1.0, (step + 1) / max(1, optimizer.warmup_steps))
+    return optimizer.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * progress))

@@ -16,6 +16,8 @@ class Task:
     hint_channels: int
     scale: float
     clip: float
+    conditions: tuple[str, ...] = ()  # kinds of lines that are drawn from photos for training
+    augments_lines: bool = False  # whether they are varied as hands and scanners would
 
 
 TASKS: dict[str, Task] = {
@@ -23,7 +25,18 @@ TASKS: dict[str, Task] = {
     "colorize": Task(
         "colorize", out_channels=2, condition_channels=1, hint_channels=3, scale=50.0, clip=2.2
     ),
-}
+    "sketch": Task(
+        "sketch", out_channels=3, condition_channels=1, hint_channels=0, scale=1.0, clip=1.0,
+        conditions=("canny", "sketch", "pencil", "lineart"), augments_lines=True,
+    ),
+    "edge": Task(
+        "edge", out_channels=3, condition_channels=1, hint_channels=0, scale=1.0, clip=1.0,
+        conditions=("canny",),
+    ),
+    "none": Task(
+        "none", out_channels=3, condition_channels=0, hint_channels=0, scale=1.0, clip=1.0
+    ),
+}  # fmt: skip
 
 
 def find_task(name: str) -> Task:

@@ -12,24 +12,17 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, broadcast, send_to_device
+from accelerate.utils import DistributedDataParallelKwargs, broadcast
 from diffusers.training_utils import EMAModel
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from condiff.checkpoint import load_model, save_model
 from condiff.color import lab_to_rgb
 from condiff.config import TrainConfig, to_yaml
-from condiff.data import (
-    Batch,
-    FeatureCache,
-    ShuffledSampler,
-    ViewDataset,
-    collate,
-    find_photos,
-)
+from condiff.data import Batch, Dataset, FeatureCache, build_dataset, load_batches
 from condiff.diffusion import build_scheduler, denoise, initial_noise, squared_error
+from condiff.errors import ConfigError
 from condiff.figures import make_contact_sheet
 from condiff.hints import simulate_hints
 from condiff.model import Model, build_model
@@ -65,6 +58,8 @@ class Trainer:
     def __init__(self, config: TrainConfig, data: Path, output: Path, *, init: str | None = None):
         self.config, self.output = config, output
         self.task: Task = find_task(config.task)
+        if self.task.name != "colorize":
+            raise ConfigError(f"The task {self.task.name} cannot be trained yet: use colorize.")
         self.accelerator = Accelerator(
             mixed_precision=config.mixed_precision,
             gradient_accumulation_steps=config.gradient_accumulation_steps,
@@ -85,21 +80,23 @@ class Trainer:
         self.dataset = self._dataset(data)
         self.scheduler = build_scheduler("ddpm", config.diffusion)
 
-    def _dataset(self, data: Path) -> ViewDataset | FeatureCache:
-        config, size = self.config, self.config.data.size
-        photos = find_photos(data, config.data, seed=config.seed)
-        views = ViewDataset(
-            photos,
-            config.data,
-            size=size,
-            sample_size=size // config.model.fold,
-            seed=config.seed,
-        )
-        channels = self.model.encoder.feature_channels
-        if config.data.cache_features and channels:
-            with self.accelerator.main_process_first():  # one process makes the files
-                return FeatureCache(self.output / "cache", views, channels)
-        return views
+    def _dataset(self, data: Path) -> Dataset:
+        config, accelerator = self.config, self.accelerator
+
+        def build() -> Dataset:
+            return build_dataset(
+                config,
+                self.task,
+                data,
+                cache_dir=self.output / "cache",
+                feature_channels=self.model.encoder.feature_channels,
+                device=accelerator.device,
+            )
+
+        if config.data.cache_features:
+            with accelerator.main_process_first():  # one process makes the files
+                return build()
+        return build()
 
     @property
     def is_main(self) -> bool:
@@ -112,7 +109,7 @@ class Trainer:
         processes = self.accelerator.num_processes
         batch = self.config.train_batch_size * processes * self.config.gradient_accumulation_steps
         return (
-            f"{self.task.name}: {len(self.dataset)} photos, {count:.1f} M parameters to train, "
+            f"{self.task.name}: {self.dataset.describe()}; {count:.1f} M parameters to train, "
             f"batches of {batch}, {processes} x {self.accelerator.device.type}"
         )
 
@@ -121,11 +118,7 @@ class Trainer:
         if isinstance(self.dataset, FeatureCache):
             process, count = self.accelerator.process_index, self.accelerator.num_processes
             rows = range(process, len(self.dataset), count)
-
-            def extract(lightness: Tensor) -> dict[int, Tensor]:
-                return self.model.encoder.features(lightness / 50 - 1)
-
-            for done in self.dataset.fill(extract, rows):
+            for done in self.dataset.fill(self.model.encoder.features, rows):
                 yield Filled(done, len(rows))
         self.accelerator.wait_for_everyone()
 
@@ -140,21 +133,20 @@ class Trainer:
             weight_decay=config.optimizer.weight_decay,
             fused=True,
         )
-        loader = DataLoader(
+        batches = load_batches(
             self.dataset,
             batch_size=config.train_batch_size,
-            sampler=ShuffledSampler(len(self.dataset), seed=config.seed),
-            collate_fn=collate,
-            num_workers=config.data.num_workers,
-            drop_last=True,
+            process=accelerator.process_index,
+            num_processes=accelerator.num_processes,
+            device=accelerator.device,
         )
-        model, optimizer, loader = accelerator.prepare(self.model, optimizer, loader)
+        model, optimizer = accelerator.prepare(self.model, optimizer)
         self.ema.to(accelerator.device)
         alphas_bar = self.scheduler.alphas_cumprod.to(accelerator.device)
         started = last = time.monotonic()
         step, images = 0, 0
         model.train()
-        for batch in loader:
+        for batch in batches:
             with accelerator.accumulate(model):
                 progress = self._progress(step, started)
                 learning_rate = self._learning_rate(step, progress)
@@ -190,9 +182,9 @@ class Trainer:
 
     def _error(self, model: Any, batch: Batch, alphas_bar: Tensor) -> tuple[Tensor, Tensor]:
         data, size = self.config.data, self.config.model.sample_size
-        x_0 = F.interpolate(batch["chroma"], (size, size), mode="area") / self.task.scale
+        x_0 = F.interpolate(batch["x_0"], (size, size), mode="area")
         hints = simulate_hints(x_0, hint_prob=data.hint_prob, max_hints=data.max_hints)
-        condition = batch["lightness"] / 50 - 1
+        condition = batch["condition"]
         return squared_error(
             lambda x_t, t: model(x_t, t, condition, features=batch["features"], hints=hints),
             x_0,
@@ -224,9 +216,9 @@ class Trainer:
         Sampled with the averaged weights, at the size that is being trained.
         """
         size, fold = self.config.model.sample_size, self.config.model.fold
-        batch = collate([self.dataset[i] for i in range(min(photos, len(self.dataset)))])
-        batch = send_to_device(batch, self.accelerator.device)
-        condition = batch["lightness"] / 50 - 1
+        device = self.accelerator.device
+        batch = next(load_batches(self.dataset, batch_size=photos, device=device))
+        condition = batch["condition"]
         with self._averaged():
             self.model.eval()
             cond = self.model.encoder(condition, features=batch["features"], size=(size, size))
@@ -241,14 +233,14 @@ class Trainer:
             )
             self.model.train()
         side = (size * fold, size * fold)
-        lightness = F.interpolate(batch["lightness"], side, mode="area")
+        lightness = F.interpolate(50 * (condition + 1), side, mode="area")
 
         def picture(chroma: Tensor) -> list[Image.Image]:
             full = F.interpolate(chroma, side, mode="bilinear", align_corners=False)
             labs = torch.cat([lightness, full], dim=1).permute(0, 2, 3, 1).cpu().numpy()
             return [Image.fromarray(lab_to_rgb(np.ascontiguousarray(lab))) for lab in labs]
 
-        truth = batch["chroma"]
+        truth = batch["x_0"] * self.task.scale
         rows = [picture(0 * truth), picture(x_0 * self.task.scale), picture(truth)]
         return make_contact_sheet(rows, side=side[0])
 

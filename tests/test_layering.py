@@ -11,11 +11,13 @@ PACKAGE = Path(condiff.__file__).parent
 LEVELS = [
     {"errors"},
     {"config", "images", "parquet", "backbone", "color"}
-    | {"hed", "annotators", "extractors", "lines"},
+    | {"hed", "annotators", "extractors", "lines", "packed", "order"},
     {"conditions", "hints", "diffusion", "encoder", "batch", "metrics", "pairs", "report", "tasks"}
     | {"sources", "shards"},
-    {"model", "data", "recipe"},
-    {"prep", "checkpoint", "figures"},
+    {"model", "photos", "recipe"},
+    {"prep", "checkpoint", "figures", "views"},
+    {"features", "ram", "stream", "device"},
+    {"data"},
     {"train", "pipeline", "evaluate"},
     {"cli"},
     {"__init__", "__main__"},

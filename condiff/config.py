@@ -79,14 +79,42 @@ class DataConfig(Section):
 
     files: dict[str, PositiveInt] | None = None  # glob of files -> how many of their photos
     max_photos: PositiveInt | None = None
+    split: str = "train"  # of a hub data set
+    image_column: str | None = None  # of parquet files and hub data sets; None: image
+    streaming: bool = False  # read parquet files or a hub data set as it goes, never all of it
+    shuffle_buffer: PositiveInt = 1000  # photos, still encoded, that a stream is shuffled among
     size: PositiveInt = 256  # side of the square view that the backbone sees
     min_crop: Annotated[float, Field(gt=0, le=1)] = 0.7  # smallest crop, as part of the short side
     flip: Probability = 0.5
+    rotate: Annotated[float, Field(ge=0, le=45)] = 0.0  # turn by up to so many degrees
     degrade: Probability = 0.5  # blur, noise, contrast: users' photos are old scans
+    conditions: Literal["online", "prepared"] = "online"  # drawn from each view, or stored columns
     hint_prob: Probability = 0.5
     max_hints: NonNegativeInt = 32
+    cache: Literal["none", "ram", "device"] = "none"  # where decoded photos are kept
     cache_features: bool = False  # run the frozen backbone once a photo: a CPU's way
     num_workers: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def _one_way_of_keeping(self) -> Self:
+        if self.streaming:
+            chosen = {
+                "files": self.files is not None,
+                "max_photos": self.max_photos is not None,
+                "cache": self.cache != "none",
+                "cache_features": self.cache_features,
+            }
+            if key := next((key for key, is_set in chosen.items() if is_set), None):
+                raise ValueError(
+                    f"{key} does not go with streaming: a stream is never counted nor kept; leave "
+                    "one of them out"
+                )
+        if self.cache_features and self.cache != "none":
+            raise ValueError(
+                f"cache_features does not go with cache {self.cache}: the cached features belong "
+                "to one view of each photo; leave one of them out"
+            )
+        return self
 
 
 class OptimizerConfig(Section):

@@ -22,7 +22,8 @@ class Task:
     hint_channels: int
     scale: float
     clip: float
-    conditions: tuple[str, ...] = ()
+    conditions: tuple[str, ...] = ()  # kinds of lines that are drawn from photos for training
+    augments_lines: bool = False  # whether they are varied as hands and scanners would
 
 
 TASKS: dict[str, Task] = {
@@ -45,6 +46,7 @@ TASKS: dict[str, Task] = {
         scale=1.0,
         clip=1.0,
         conditions=("canny", "sketch", "pencil", "lineart"),
+        augments_lines=True,
     ),
     "edge": Task(
         "edge",

@@ -1,145 +1,191 @@
-"""Photos for training: found, varied, cached."""
+"""Batches: exact, endless, the same for any number of workers, after any interruption."""
+
+from itertools import islice
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 
-from condiff.config import DataConfig
-from condiff.data import (
-    FeatureCache,
-    ShuffledSampler,
-    ViewDataset,
-    collate,
-    degrade,
-    find_photos,
-    make_view,
-)
-from condiff.errors import DataError
+from condiff.config import TrainConfig
+from condiff.data import FeatureCache, build_dataset, collate, load_batches
+from condiff.errors import CondiffError, ConfigError, DataError
+from condiff.order import Order
+from condiff.photos import find_photos
+from condiff.tasks import TASKS, find_task
+from condiff.views import ViewDataset, ViewSettings
 
-from .conftest import make_photo
+from .test_data_photos import prepare
 
 
-def write_shard(path, folder, *, as_struct=False):
-    rows = [photo.read_bytes() for photo in sorted(folder.iterdir())]
-    column = [{"bytes": row, "path": None} for row in rows] if as_struct else rows
-    pq.write_table(pa.table({"image": column}), path)
+def build(source, tmp_path, *, task="colorize", features=None, seed=5, **data):
+    model = {"sample_size": 8}
+    config = TrainConfig.model_validate(
+        {"task": task, "seed": seed, "max_train_steps": 1, "model": model,
+         "data": {"size": 32, **data}}
+    )  # fmt: skip
+    return build_dataset(
+        config,
+        find_task(task),
+        source,
+        cache_dir=tmp_path / "cache",
+        feature_channels=features or {},
+        device=torch.device("cpu"),
+    )
 
 
-@pytest.mark.parametrize("as_struct", [False, True])
-def test_parquet_and_folder_hold_the_same_photos(photo_folder, tmp_path, as_struct):
-    write_shard(tmp_path / "train-00.parquet", photo_folder, as_struct=as_struct)
-    shard = find_photos(tmp_path, DataConfig(), seed=0)
-    files = find_photos(photo_folder, DataConfig(), seed=0)
-    assert len(shard) == len(files) == 12
-    assert all(np.array_equal(a, b) for a, b in zip(shard, files, strict=True))
+def take(dataset, count, **how):
+    return list(islice(load_batches(dataset, device="cpu", **how), count))
 
 
-def test_validation_photos_are_never_trained_on(photo_folder, tmp_path):
-    for name in ("train.parquet", "val.parquet", "test-0.parquet"):
-        write_shard(tmp_path / name, photo_folder)
-    assert len(find_photos(tmp_path, DataConfig(), seed=0)) == 12
+def equal(first, second):
+    return all(torch.equal(first[key], second[key]) for key in ("x_0", "condition"))
 
 
-def test_files_choose_how_many_of_which(photo_folder, tmp_path):
-    for name in ("a.parquet", "b.parquet"):
-        write_shard(tmp_path / name, photo_folder)
-    config = DataConfig(files={"a*": 5, "b*": 100})
-    first, again = (find_photos(tmp_path, config, seed=3) for _ in range(2))
-    assert len(first) == 17
-    assert first.sources == again.sources
-    assert len(find_photos(tmp_path, DataConfig(max_photos=4), seed=0)) == 4
+def joined(batches):
+    return {key: torch.cat([b[key] for b in batches]) for key in ("x_0", "condition")}
 
 
-def test_no_data_is_told(tmp_path):
-    with pytest.raises(DataError, match="no data at"):
-        find_photos(tmp_path / "nowhere", DataConfig(), seed=0)
-    with pytest.raises(DataError, match="No photos"):
-        find_photos(tmp_path, DataConfig(), seed=0)
-    (tmp_path / "x.parquet").write_text("not parquet", "utf-8")
-    with pytest.raises(DataError, match=r"x\.parquet is not a readable parquet file"):
-        find_photos(tmp_path, DataConfig(), seed=0)
+def test_the_order_shows_every_photo_once_an_epoch():
+    order = Order(10, seed=1)
+    first, second = ([order.at(10 * e + k) for k in range(10)] for e in (0, 1))
+    assert sorted(i for _, i in first) == sorted(i for _, i in second) == list(range(10))
+    assert [i for _, i in first] != [i for _, i in second]
+    assert {e for e, _ in second} == {1}
+    assert [Order(10, seed=1).at(k) for k in (13, 2, 7)] == [second[3], first[2], first[7]]
+    assert [Order(10, seed=2).at(k) for k in range(10)] != first
 
 
-def test_a_view_is_the_photo_itself_when_nothing_is_varied():
-    pixels = np.asarray(make_photo(64, 64))
-    config = DataConfig(min_crop=1.0, flip=0.0, degrade=0.0)
-    rng = np.random.default_rng(0)
-    lightness, chroma = make_view(pixels, rng, config, size=64, sample_size=64)
-    from skimage.color import rgb2lab
-
-    lab = rgb2lab(pixels)
-    assert np.abs(lightness - lab[..., 0]).max() < 0.3
-    assert np.abs(chroma - lab[..., 1:]).max() < 0.6
+@pytest.mark.parametrize("task", TASKS)
+def test_a_batch_is_what_it_says(photo_folder, tmp_path, task):
+    row = find_task(task)
+    batch, *_ = take(build(photo_folder, tmp_path, task=task), 1, batch_size=5)
+    assert batch["x_0"].shape == (5, row.out_channels, 8, 8)
+    assert batch["condition"].shape == (5, row.condition_channels, 32, 32)
+    assert batch["x_0"].dtype == batch["condition"].dtype == torch.float32
+    assert batch["features"] is None
 
 
-def test_flips_turn_lightness_and_chroma_together():
-    pixels = np.asarray(make_photo(64, 64))
-    views = [
-        make_view(
-            pixels, np.random.default_rng(0),
-            DataConfig(min_crop=1.0, flip=flip, degrade=0.0), size=64, sample_size=16,
-        )
-        for flip in (0.0, 1.0)
-    ]  # fmt: skip
-    (lightness, chroma), (flipped_lightness, flipped_chroma) = views
-    assert np.allclose(lightness[:, ::-1], flipped_lightness, atol=1e-3)
-    assert np.allclose(chroma[:, ::-1], flipped_chroma, atol=1e-3)
+@pytest.mark.parametrize("cache", ["none", "ram"])
+@pytest.mark.parametrize("task", ["colorize", "sketch"])
+def test_workers_processes_and_resume_change_nothing(photo_folder, tmp_path, task, cache):
+    dataset = build(photo_folder, tmp_path, task=task, cache=cache)
+    truth = take(dataset, 6, batch_size=4)  # two epochs of 12
+    workers = build(photo_folder, tmp_path, task=task, cache=cache, num_workers=2)
+    assert all(map(equal, truth, take(workers, 6, batch_size=4)))
+    assert all(map(equal, truth[3:], take(dataset, 3, batch_size=4, start=3)))
+    halves = [take(dataset, 6, batch_size=2, process=r, num_processes=2) for r in (0, 1)]
+    pairs = zip(*halves, strict=True)
+    assert all(equal(whole, joined(pair)) for whole, pair in zip(truth, pairs, strict=True))
 
 
-def test_degraded_lightness_stays_a_lightness():
-    rng = np.random.default_rng(0)
-    lightness = np.linspace(0, 100, 64 * 64, dtype=np.float32).reshape(64, 64)
-    drawn = [degrade(lightness, rng) for _ in range(40)]
-    assert all(d.shape == (64, 64) and d.dtype == np.float32 for d in drawn)
-    assert all(d.min() >= 0 and d.max() <= 101 for d in drawn)
-    assert sum(not np.array_equal(d, lightness) for d in drawn) > 20
+def test_each_epoch_shows_another_view_of_every_photo(photo_folder, tmp_path):
+    dataset = build(photo_folder, tmp_path, degrade=0.0)
+    first, second = dataset[0, 3], dataset[1, 3]
+    assert not equal(first, second)
+    assert equal(first, build(photo_folder, tmp_path, degrade=0.0)[0, 3])
+    assert not equal(first, build(photo_folder, tmp_path, degrade=0.0, seed=6)[0, 3])
+
+
+def test_batches_run_over_the_end_of_an_epoch(photo_folder, tmp_path):
+    dataset = build(photo_folder, tmp_path, max_photos=3)
+    order = Order(3, seed=5)
+    batch = take(dataset, 1, batch_size=7)[0]
+    assert equal(batch, collate([dataset[order.at(k)] for k in range(7)]))
+
+
+def test_loading_leaves_the_runs_own_randomness_alone(photo_folder, tmp_path):
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    take(build(photo_folder, tmp_path), 2, batch_size=3)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("cache", ["none", "ram"])
+def test_prepared_conditions_are_read(photo_folder, tmp_path, cache):
+    prepare(photo_folder, tmp_path / "out", "canny", "pencil")
+    dataset = build(tmp_path / "out", tmp_path, task="sketch", conditions="prepared", cache=cache)
+    assert 0 < dataset.num_photos < 12  # some are for validation
+    batch = take(dataset, 1, batch_size=8)[0]
+    assert batch["condition"].shape == (8, 1, 32, 32)
+    assert batch["condition"].mean() < 0  # mostly paper
+
+
+def test_what_cannot_be_done_is_said(photo_folder, tmp_path):
+    with pytest.raises(DataError, match="no column conditioning_image"):
+        build(photo_folder, tmp_path, task="sketch", conditions="prepared")
+    with pytest.raises(ConfigError, match=r"prepared is for drawings"):
+        build(photo_folder, tmp_path, conditions="prepared")
+    with pytest.raises(ValueError, match="max_photos does not go with streaming"):
+        build(photo_folder, tmp_path, streaming=True, max_photos=3)
+    with pytest.raises(ValueError, match="cache_features does not go with cache ram"):
+        build(photo_folder, tmp_path, cache="ram", cache_features=True)
+
+
+def test_a_broken_photo_stops_a_worker_with_its_sentence(photo_folder, photo, tmp_path):
+    photo.save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"no photo")
+    with pytest.raises(CondiffError, match=r"b\.png cannot be trained on"):
+        take(build(tmp_path, tmp_path, num_workers=1), 2, batch_size=2)
+
+
+def test_a_data_set_says_what_it_holds(photo_folder, tmp_path):
+    assert build(photo_folder, tmp_path).describe().startswith(f"12 photos from {photo_folder}")
+    told = build(photo_folder, tmp_path, cache="ram").describe()
+    assert told.endswith("0.1 MB of pixels in memory")  # 12 x 48 x 40 x 3
 
 
 def views_of(photo_folder):
-    photos = find_photos(photo_folder, DataConfig(), seed=0)
-    return ViewDataset(photos, DataConfig(), size=32, sample_size=8, seed=5)
+    config = TrainConfig(max_train_steps=1).data
+    photos = find_photos(photo_folder, config, seed=0)
+    settings = ViewSettings(find_task("colorize"), config, 32, 8)
+    return ViewDataset(photos, settings, seed=5, name="photos", fingerprint=photos.fingerprint)
 
 
-def test_a_view_depends_on_seed_and_index_alone(photo_folder):
-    views, again = views_of(photo_folder), views_of(photo_folder)
-    again[0]
-    assert torch.equal(views[3]["lightness"], again[3]["lightness"])
-    assert torch.equal(views[3]["chroma"], again[3]["chroma"])
+def extract(condition):
+    return {8: condition.mean((1, 2, 3)).view(-1, 1, 1, 1) * torch.ones(len(condition), 3, 4, 4)}
 
 
 def test_the_cache_gives_views_and_features_and_goes_on_where_it_stopped(photo_folder, tmp_path):
-    views = views_of(photo_folder)
-    calls = []
+    views, calls = views_of(photo_folder), []
 
-    def extract(lightness):
-        calls.append(len(lightness))
-        return {8: lightness.mean() * torch.ones(len(lightness), 3, 4, 4)}
+    def counted(condition):
+        calls.append(len(condition))
+        return extract(condition)
 
     cache = FeatureCache(tmp_path, views, {8: 3})
-    filling = cache.fill(extract, range(12), batch_size=4)
+    filling = cache.fill(counted, range(12), batch_size=4)
     assert [next(filling), next(filling)] == [0, 4]  # then it is stopped
     again = FeatureCache(tmp_path, views, {8: 3})
-    assert list(again.fill(extract, range(12), batch_size=4)) == [4, 8, 12]
+    assert list(again.fill(counted, range(12), batch_size=4)) == [4, 8, 12]
     assert calls == [4, 4, 4]
-    batch = collate([again[i] for i in (2, 7)])
-    assert batch["features"][8].shape == (2, 3, 4, 4)
-    expected = views[7]["lightness"]
-    assert torch.allclose(batch["lightness"][1], expected, atol=0.05)  # half precision
-    assert torch.allclose(batch["chroma"][1], views[7]["chroma"], atol=0.05)
+    batch = collate([again[0, i] for i in (2, 7)])
+    expected = views[0, 7]
+    assert torch.allclose(batch["condition"][1], expected["condition"], atol=1e-3)  # half precision
+    assert torch.allclose(batch["x_0"][1], expected["x_0"], atol=1e-3)
+    assert torch.allclose(
+        batch["features"][8][1], extract(expected["condition"][None])[8], atol=1e-3
+    )
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names >= {"lightness.npy", "chroma.npy", "features_8.npy", "done.npy"}
+    assert np.load(tmp_path / "lightness.npy").max() > 1  # L*
+
+
+def test_the_cache_is_loaded_like_all_else(photo_folder, tmp_path):
+    for workers in (0, 2):
+        cache = build(
+            photo_folder, tmp_path, features={8: 3}, cache_features=True, num_workers=workers
+        )
+        list(cache.fill(extract, range(12)))
+        batches = take(cache, 6, batch_size=4)
+        order = Order(12, seed=5)
+        for number, batch in enumerate(batches):
+            rows = collate([cache[order.at(4 * number + j)] for j in range(4)])
+            assert equal(batch, rows)
+            assert torch.equal(batch["features"][8], rows["features"][8])
+    assert "one view of each with its features" in cache.describe()
 
 
 def test_a_cache_of_other_data_is_refused(photo_folder, tmp_path):
     FeatureCache(tmp_path, views_of(photo_folder), {8: 3})
     with pytest.raises(DataError, match="other data"):
         FeatureCache(tmp_path, views_of(photo_folder), {8: 5})
-
-
-def test_the_sampler_shows_every_photo_once_an_epoch():
-    order = iter(ShuffledSampler(10, seed=1))
-    first, second = ([next(order) for _ in range(10)] for _ in range(2))
-    assert sorted(first) == sorted(second) == list(range(10))
-    assert first != second
-    again = iter(ShuffledSampler(10, seed=1))
-    assert [next(again) for _ in range(10)] == first

@@ -11,13 +11,15 @@ PACKAGE = Path(condiff.__file__).parent
 LEVELS = [
     {"errors"},
     {"config", "images", "parquet", "backbone", "color"}
-    | {"hed", "annotators", "extractors", "lines"},
+    | {"hed", "annotators", "extractors", "lines", "packed", "order"},
     {"conditions", "hints", "diffusion", "encoder", "batch", "metrics", "pairs", "report", "tasks"}
     | {"sources", "shards"},
-    {"model", "data", "recipe"},
+    {"model", "photos", "recipe"},
     {"prep", "checkpoint", "figures", "run", "card", "curves", "hub", "progress"}
-    | {"objective", "snapshot"},
-    {"pretrained", "preview"},
+    | {"snapshot", "views"},
+    {"features", "ram", "stream", "device"},
+    {"data"},
+    {"objective", "pretrained", "preview"},
     {"train", "pipeline", "evaluate"},
     {"profile"},
     {"cli"},

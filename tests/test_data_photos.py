@@ -1,0 +1,218 @@
+"""Photos for training: found wherever they lie, never those held out, decoded whatever they are."""
+
+import io
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from condiff.conditions import apply
+from condiff.config import DataConfig
+from condiff.errors import DataError
+from condiff.packed import PackedBytes, PackedImages, free_memory
+from condiff.photos import find_photos, is_held_out
+from condiff.prep import plan, run
+from condiff.ram import RamPhotos
+from condiff.recipe import Recipe
+from condiff.sources import open_source
+
+from .conftest import make_photo
+
+
+def write_shard(path, folder, *, as_struct=False, **columns):
+    rows = [photo.read_bytes() for photo in sorted(folder.iterdir())]
+    column = [{"bytes": row, "path": None} for row in rows] if as_struct else rows
+    pq.write_table(pa.table({"image": column, **columns}), path)
+
+
+def prepare(source, out, *kinds):
+    recipe = Recipe(kinds=kinds, min_side=1, max_distance=None, val=0.3)
+    list(run(plan(open_source(str(source)), out, recipe)))
+
+
+def pixels_of(photos):
+    return [photo.read("image") for photo in photos]
+
+
+@pytest.mark.parametrize("as_struct", [False, True])
+def test_parquet_and_folder_hold_the_same_photos(photo_folder, tmp_path, as_struct):
+    write_shard(tmp_path / "train-00.parquet", photo_folder, as_struct=as_struct)
+    shard = pixels_of(find_photos(tmp_path, DataConfig(), seed=0))
+    files = pixels_of(find_photos(photo_folder, DataConfig(), seed=0))
+    truth = [np.asarray(Image.open(path)) for path in sorted(photo_folder.iterdir())]
+    assert len(shard) == len(files) == 12
+    assert all(np.array_equal(a, b) for a, b in zip(shard, truth, strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(files, truth, strict=True))
+
+
+def test_folders_are_read_to_the_bottom_hidden_files_left_out(photo, tmp_path):
+    for name in ("a/b/1.png", "2.png", ".hidden/3.png", "a/.4.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        photo.save(tmp_path / name)
+    assert len(find_photos(tmp_path, DataConfig(), seed=0)) == 2
+
+
+def test_files_held_out_are_never_trained_on(photo_folder, photo, tmp_path):
+    for name in ("train.parquet", "val.parquet", "test-0.parquet", "validation_1.parquet"):
+        write_shard(tmp_path / name, photo_folder)
+    assert len(find_photos(tmp_path, DataConfig(), seed=0)) == 12
+    images = tmp_path / "images"
+    for name in ("train/1.png", "val/2.png", "Test/3.png", "valley.png", "testament.png"):
+        (images / name).parent.mkdir(parents=True, exist_ok=True)
+        photo.save(images / name)
+    assert len(find_photos(images, DataConfig(), seed=0)) == 3
+    with pytest.raises(DataError, match="No photos"):
+        find_photos(tmp_path / "val.parquet", DataConfig(), seed=0)
+
+
+def test_rows_held_out_are_never_trained_on(photo_folder, tmp_path):
+    split = ["train"] * 5 + ["val", "test", "validation", "TEST"] + ["train"] * 3
+    write_shard(tmp_path / "data.parquet", photo_folder, split=split)
+    found = pixels_of(find_photos(tmp_path, DataConfig(), seed=0))
+    truth = [np.asarray(Image.open(path)) for path in sorted(photo_folder.iterdir())]
+    kept = [photo for photo, name in zip(truth, split, strict=True) if name == "train"]
+    assert all(np.array_equal(a, b) for a, b in zip(found, kept, strict=True))
+
+
+def test_names_that_only_begin_alike_are_not_held_out():
+    assert all(map(is_held_out, ["val", "val-00000", "valid.parquet", "Validation", "test1.jpg"]))
+    assert not any(map(is_held_out, ["train", "valley.jpg", "testing", "latest", "contest"]))
+
+
+def test_files_choose_how_many_of_which(photo_folder, tmp_path):
+    for name in ("a.parquet", "b.parquet"):
+        write_shard(tmp_path / name, photo_folder)
+    config = DataConfig(files={"a*": 5, "b*": 100})
+    first, again = (find_photos(tmp_path, config, seed=3) for _ in range(2))
+    other = find_photos(tmp_path, config, seed=4)
+    assert len(first) == 17
+    assert first.fingerprint == again.fingerprint != other.fingerprint
+    assert len(find_photos(tmp_path, DataConfig(max_photos=4), seed=0)) == 4
+
+
+def test_no_data_is_told(photo_folder, tmp_path):
+    with pytest.raises(DataError, match="no data at"):
+        find_photos(tmp_path / "nowhere", DataConfig(), seed=0)
+    with pytest.raises(DataError, match="No photos"):
+        find_photos(tmp_path, DataConfig(), seed=0)
+    (tmp_path / "x.parquet").write_text("not parquet", "utf-8")
+    with pytest.raises(DataError, match=r"x\.parquet is not a readable parquet file"):
+        find_photos(tmp_path, DataConfig(), seed=0)
+    write_shard(tmp_path / "x.parquet", photo_folder)
+    with pytest.raises(DataError, match="no column 'photo', only image: name"):
+        find_photos(tmp_path, DataConfig(image_column="photo"), seed=0)
+    with pytest.raises(DataError, match="hub's data set of that name cannot be read"):
+        find_photos("nobody/nothing", DataConfig(), seed=0)
+    with pytest.raises(DataError, match="never trained on"):
+        find_photos("nobody/nothing", DataConfig(split="train+validation"), seed=0)
+
+
+def test_another_column_may_hold_the_photos(photo_folder, tmp_path):
+    rows = [path.read_bytes() for path in sorted(photo_folder.iterdir())]
+    pq.write_table(pa.table({"image": ["no photo"] * 12, "picture": rows}), tmp_path / "a.parquet")
+    found = find_photos(tmp_path, DataConfig(image_column="picture"), seed=0)
+    assert np.array_equal(found[0].read("image"), np.asarray(make_photo(48, 40, seed=0)))
+
+
+def test_a_hub_data_set_is_found_by_its_name(photo_folder, tmp_path, monkeypatch):
+    """What `datasets` reads of a local folder, it reads of the hub by the same call."""
+    from condiff import photos
+
+    out = tmp_path / "owner" / "name"
+    prepare(photo_folder, out, "canny")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    config = DataConfig(max_photos=5)
+    local = find_photos(out, DataConfig(), seed=0, kinds=("canny",))
+    hub = photos._hub_photos("owner/name", config, seed=0, kinds=("canny",))
+    assert len(hub) == 5
+    drawn = sorted(np.random.default_rng(0).permutation(len(local))[:5])
+    for photo, index in zip(hub, drawn, strict=True):
+        assert np.array_equal(photo.read("image"), local[index].read("image"))
+        assert np.array_equal(photo.read(photo.kinds[0]), local[index].read(local[0].kinds[0]))
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        Image.new("L", (5, 3), 77),
+        Image.new("RGBA", (7, 9), (10, 20, 30, 0)),
+        Image.fromarray(np.full((4, 6), 40_000, np.uint16)),
+        Image.new("1", (1, 1), 1),
+        Image.new("P", (3, 2), 0),
+    ],
+    ids=["grey", "rgba", "16 bits", "one pixel", "palette"],
+)
+def test_photos_of_every_mode_become_rgb(image, tmp_path):
+    image.save(tmp_path / "odd.png")
+    pixels = find_photos(tmp_path, DataConfig(), seed=0)[0].read("image")
+    assert pixels.shape == (image.height, image.width, 3)
+    assert pixels.dtype == np.uint8
+    if image.mode == "I;16":
+        assert (pixels == round(40_000 / 65_535 * 255)).all()
+
+
+def test_a_broken_photo_is_named(tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no photo")
+    with pytest.raises(DataError, match=r"broken\.jpg cannot be trained on .*condiff prep"):
+        find_photos(tmp_path, DataConfig(), seed=0)[0].read("image")
+
+
+@pytest.mark.parametrize("kinds", [("pencil",), ("canny", "pencil")])
+def test_prepared_drawings_come_as_ink(photo_folder, tmp_path, kinds):
+    """Pencil is stored dark on white, canny light on black: both come as ink 255 on paper 0."""
+    prepare(photo_folder, tmp_path / "out", *kinds)
+    photos = find_photos(tmp_path / "out", DataConfig(), seed=0, kinds=("canny", "pencil"))
+    photo = photos[0]
+    assert photo.kinds == (kinds if len(kinds) > 1 else ("",))
+    ink = photo.read(photo.kinds[-1])
+    assert ink.shape == (40, 48, 1)
+    assert np.mean(ink) < 128
+
+
+def test_prepared_drawings_that_cannot_be_used_are_told(photo_folder, tmp_path):
+    with pytest.raises(DataError, match=r"no column conditioning_image .*data\.conditions"):
+        find_photos(photo_folder, DataConfig(), seed=0, kinds=("canny",))
+    drawing = io.BytesIO()
+    Image.fromarray(apply("gray", np.zeros((40, 48, 3), np.uint8))[..., 0]).save(drawing, "PNG")
+    for kind, reason in (("softedge", "held out"), ("gray", "no drawing")):
+        column = [{"bytes": drawing.getvalue(), "path": f"a.{kind}.png"}] * 12
+        write_shard(tmp_path / "a.parquet", photo_folder, conditioning_image=column)
+        photo = find_photos(tmp_path, DataConfig(), seed=0, kinds=("canny",))[0]
+        with pytest.raises(DataError, match=reason):
+            photo.read(photo.kinds[0])
+    write_shard(tmp_path / "a.parquet", photo_folder, conditioning_softedge=column)
+    with pytest.raises(DataError, match="no column conditioning_image"):
+        find_photos(tmp_path, DataConfig(), seed=0, kinds=("canny",))
+
+
+def test_packed_files_and_images_come_back():
+    parts = [b"", b"abc", bytes(range(256))]
+    packed = PackedBytes(parts)
+    assert [packed[i] for i in range(3)] == parts
+    assert (len(packed), packed.num_bytes, len(PackedBytes([]))) == (3, 259, 0)
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (h, w, 3), np.uint8) for h, w in ((1, 1), (5, 2), (3, 7))]
+    assert all(map(np.array_equal, PackedImages(images), images))
+
+
+def test_photos_in_memory_are_those_of_the_files_made_small(photo_folder):
+    photos = find_photos(photo_folder, DataConfig(), seed=0)
+    whole, small = RamPhotos(photos, short_side=64), RamPhotos(photos, short_side=20)
+    assert all(
+        np.array_equal(a, b) for a, b in zip(pixels_of(whole), pixels_of(photos), strict=True)
+    )
+    assert small[3].read("image").shape == (20, 24, 3)
+    truth = np.asarray(Image.fromarray(photos[3].read("image")).reduce(2))
+    assert np.abs(small[3].read("image").astype(int) - truth).max() <= 1
+    assert small.memory == 12 * 20 * 24 * 3
+
+
+def test_photos_that_do_not_fit_into_memory_are_refused(photo_folder, monkeypatch):
+    assert 1 << 20 < free_memory() < 1 << 50
+    monkeypatch.setattr("condiff.ram.free_memory", lambda: 1000)
+    photos = find_photos(photo_folder, DataConfig(), seed=0)
+    with pytest.raises(DataError, match=r"take about .* GB are free: set data\.cache to none"):
+        RamPhotos(photos, short_side=64)

@@ -1,0 +1,198 @@
+"""Views of photos: what is painted and its condition show the same, and stay in their ranges."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+from skimage.color import rgb2lab
+
+from condiff.conditions import LINE_KINDS
+from condiff.config import DataConfig
+from condiff.errors import DataError
+from condiff.photos import Photo
+from condiff.tasks import TASKS, find_task
+from condiff.views import (
+    Frame,
+    ViewSettings,
+    cut,
+    degrade,
+    draw_frame,
+    fit_drawing,
+    make_view,
+)
+
+from .conftest import make_photo
+
+STILL = {"min_crop": 1.0, "flip": 0.0, "degrade": 0.0}
+
+
+def photo_of(pixels, **drawings):
+    arrays = {"image": pixels, **drawings}
+    return Photo(arrays.__getitem__, tuple(drawings))
+
+
+def view(photo, task="colorize", seed=0, size=64, sample_size=16, **changes):
+    chosen = ViewSettings(find_task(task), DataConfig(**changes), size, sample_size)
+    return make_view(photo, np.random.default_rng(seed), chosen)
+
+
+def test_a_view_is_the_photo_itself_when_nothing_is_varied():
+    pixels = np.asarray(make_photo(64, 64))
+    x_0, condition = view(photo_of(pixels), sample_size=64, **STILL)
+    lab = rgb2lab(pixels)
+    assert np.abs(50 * (condition[0] + 1) - lab[..., 0]).max() < 0.3
+    assert np.abs(50 * x_0.transpose(1, 2, 0) - lab[..., 1:]).max() < 0.6
+    x_0, nothing = view(photo_of(pixels), "none", sample_size=64, **STILL)
+    assert nothing.shape == (0, 64, 64)
+    assert np.abs((x_0.transpose(1, 2, 0) + 1) * 127.5 - pixels).max() < 1e-3
+
+
+def test_flips_turn_both_together():
+    photo = photo_of(np.asarray(make_photo(64, 64)))
+    x_0, condition = view(photo, **STILL)
+    flipped_x_0, flipped = view(photo, **STILL | {"flip": 1.0})
+    assert np.allclose(condition[..., ::-1], flipped, atol=1e-3)
+    assert np.allclose(x_0[..., ::-1], flipped_x_0, atol=1e-3)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@settings(max_examples=25, deadline=None)
+@given(
+    height=st.integers(1, 90),
+    width=st.integers(1, 90),
+    seed=st.integers(0, 99),
+    rotate=st.sampled_from([0.0, 7.0, 45.0]),
+    grey=st.booleans(),
+)
+def test_every_photo_gives_a_view_in_range(task, height, width, seed, rotate, grey):
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 256, (height, width, 3), np.uint8)
+    if grey:
+        pixels[:] = pixels[..., :1]
+    x_0, condition = view(photo_of(pixels), task, seed, size=32, sample_size=8, rotate=rotate)
+    row = find_task(task)
+    assert (x_0.shape, x_0.dtype) == ((row.out_channels, 8, 8), np.float32)
+    assert (condition.shape, condition.dtype) == ((row.condition_channels, 32, 32), np.float32)
+    assert np.abs(x_0).max() <= row.clip
+    assert np.abs(condition).max(initial=0) <= 1.0001  # L* of white, rounded
+    if grey and task == "colorize":
+        assert np.abs(x_0).max() < 0.01
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    height=st.integers(1, 120),
+    width=st.integers(1, 120),
+    seed=st.integers(0, 999),
+    rotate=st.floats(0, 45),
+    min_crop=st.floats(0.05, 1),
+)
+def test_a_frame_never_leaves_the_photo(height, width, seed, rotate, min_crop):
+    config = DataConfig(rotate=rotate, min_crop=min_crop)
+    frame = draw_frame(height, width, np.random.default_rng(seed), config)
+    assert 1 <= frame.side <= min(height, width)
+    half = (frame.side - 1) / 2
+    corners = np.array([[-half, -half], [half, -half], [half, half], [-half, half]])
+    turn = np.radians(frame.angle)
+    rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    x, y = (corners @ rotation.T + [frame.x, frame.y]).T
+    assert x.min() > -1e-6
+    assert x.max() < width - 1 + 1e-6
+    assert y.min() > -1e-6
+    assert y.max() < height - 1 + 1e-6
+    if rotate == 0:
+        assert frame.side == max(1, round(min(height, width) * frame.side / min(height, width)))
+        assert float(frame.x - half).is_integer()
+
+
+def test_a_turned_frame_is_what_scipy_samples():
+    pixels = np.asarray(make_photo(70, 50))
+    frame = Frame(x=33.3, y=25.1, side=21, angle=12.0, flip=False)
+    offsets = np.arange(21) - 10
+    cos, sin = np.cos(np.radians(12)), np.sin(np.radians(12))
+    x = 33.3 + cos * offsets[None] - sin * offsets[:, None]
+    y = 25.1 + sin * offsets[None] + cos * offsets[:, None]
+    truth = np.stack(
+        [ndimage.map_coordinates(pixels[..., c].astype(float), [y, x], order=1) for c in range(3)],
+        axis=2,
+    )
+    assert np.abs(cut(pixels, frame) - truth).max() < 3  # cv2 samples at 1/32 of a pixel
+    assert np.array_equal(
+        cut(pixels, Frame(33.3, 25.1, 21, 12.0, True)), cut(pixels, frame)[:, ::-1]
+    )
+
+
+@pytest.mark.parametrize("rotate", [0.0, 20.0])
+@pytest.mark.parametrize("seed", range(6))
+def test_what_is_painted_and_its_condition_show_the_same(seed, rotate):
+    """L* of a photo whose chroma is a function of L* says where the view was taken."""
+    y, x = np.mgrid[0:90, 0:130].astype(np.float32)
+    ramp = 1.4 * x + 0.4 * y  # below 220
+    pixels = np.stack([40 + 0.5 * ramp, ramp, 130 - 0.4 * ramp], axis=2).round().astype(np.uint8)
+    changes = {"min_crop": 0.4, "rotate": rotate, "degrade": 0.0}
+    x_0, condition = view(photo_of(pixels), seed=seed, size=32, sample_size=32, **changes)
+    lab = rgb2lab(pixels).reshape(-1, 3)
+    order = np.argsort(lab[:, 0])
+    for channel in (0, 1):
+        expected = np.interp(50 * (condition[0] + 1), lab[order, 0], lab[order, channel + 1])
+        assert np.abs(50 * x_0[channel] - expected).max() < 2.0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_stored_drawing_is_cut_like_its_photo(seed):
+    """A drawing that is the photo's own red channel comes out as the red of x_0."""
+    pixels = np.asarray(make_photo(90, 70, seed=seed))
+    photo = photo_of(pixels, canny=np.ascontiguousarray(pixels[..., :1]))
+    changes = {"min_crop": 0.5, "rotate": 15.0}
+    x_0, condition = view(photo, "edge", seed, size=16, sample_size=16, **changes)
+    assert np.abs(x_0[0] - condition[0]).max() < 0.02
+
+
+def test_online_lines_lie_where_the_edges_are():
+    pixels = np.full((64, 64, 3), 30, np.uint8)
+    pixels[:, 32:] = 220
+    _, condition = view(photo_of(pixels), "edge", **STILL)
+    ink = condition[0] > 0
+    assert set(np.flatnonzero(ink.any(axis=0))) <= {30, 31, 32, 33}
+    assert ink.any()
+    assert condition[0, :, :20].max() == -1  # paper
+
+
+def test_each_view_of_a_sketch_is_drawn_another_way():
+    photo = photo_of(np.asarray(make_photo(64, 64)))
+    drawn = [view(photo, "sketch", seed, **STILL)[1] for seed in range(8)]
+    assert len({d.tobytes() for d in drawn}) == 8
+    again = view(photo, "sketch", 3, **STILL)[1]
+    assert np.array_equal(again, drawn[3])
+
+
+def test_tasks_name_the_kinds_that_are_trained_on():
+    assert find_task("sketch").conditions == LINE_KINDS
+    assert find_task("edge").conditions == ("canny",)
+    assert not find_task("none").conditions
+
+
+def test_stored_drawings_are_brought_to_the_photo_or_refused():
+    pixels = np.zeros((30, 40, 3), np.uint8)
+    assert fit_drawing(np.zeros((15, 20, 1), np.uint8), pixels).shape == (30, 40, 1)
+    with pytest.raises(DataError, match="40x30 has a condition image of 20x20"):
+        fit_drawing(np.zeros((20, 20, 1), np.uint8), pixels)
+
+
+def test_degraded_lightness_stays_a_lightness():
+    rng = np.random.default_rng(0)
+    lightness = np.linspace(0, 100, 64 * 64, dtype=np.float32).reshape(64, 64)
+    drawn = [degrade(lightness, rng) for _ in range(40)]
+    assert all(d.shape == (64, 64) and d.dtype == np.float32 for d in drawn)
+    assert all(d.min() >= 0 and d.max() <= 100.001 for d in drawn)
+    assert sum(not np.array_equal(d, lightness) for d in drawn) > 20
+
+
+@pytest.mark.parametrize("rotate", [0.0, 30.0])
+def test_the_short_side_is_enough_for_every_crop(rotate):
+    config = DataConfig(min_crop=0.5, rotate=rotate)
+    side = ViewSettings(find_task("colorize"), config, 64, 16).short_side
+    frames = [draw_frame(side, side + 9, np.random.default_rng(i), config) for i in range(200)]
+    assert min(frame.side for frame in frames) >= 64 - 1  # rounding
+    assert side < 64 * 2 + 2

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -70,11 +70,8 @@ class Trainer:
         )
         _refuse_sharded_training(self.accelerator)
         torch.manual_seed(config.seed)  # the same weights on every process
-        self.model: Model = (
-            load_init(init, config.model, self.task)
-            if init
-            else build_model(config.model, self.task)
-        )
+        make = build_model if init is None else partial(load_init, init)
+        self.model: Model = make(config.model, self.task)
         self.model.unet.register_to_config(sample_size=config.model.sample_size)
         if config.gradient_checkpointing:
             self.model.unet.enable_gradient_checkpointing()
@@ -96,8 +93,8 @@ class Trainer:
             foreach=True,
         )
         self.ema.to(self.accelerator.device)
-        self.scheduler = build_scheduler("ddpm", config.diffusion)
-        self.alphas_bar = self.scheduler.alphas_cumprod.to(self.accelerator.device)
+        scheduler = build_scheduler("ddpm", config.diffusion)
+        self.alphas_bar = scheduler.alphas_cumprod.to(self.accelerator.device)
         optimizer = torch.optim.AdamW(
             self.model.trainable(),
             lr=config.optimizer.learning_rate,
@@ -118,9 +115,8 @@ class Trainer:
     @property
     def batch_size(self) -> int:
         """Images an optimizer step, over all processes and accumulated batches."""
-        config = self.config
-        accumulated = config.train_batch_size * config.gradient_accumulation_steps
-        return accumulated * int(self.accelerator.num_processes)
+        of_one = self.config.train_batch_size * self.config.gradient_accumulation_steps
+        return of_one * int(self.accelerator.num_processes)
 
     def describe(self) -> str:
         """One line: what is trained on what."""

@@ -1,0 +1,189 @@
+"""Exact resume: a run that was stopped ends with the very weights of one that was not."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+
+from condiff.config import TrainConfig
+from condiff.errors import TrainingError
+from condiff.run import find_checkpoints
+from condiff.train import Trainer
+
+TINY = {
+    "train_batch_size": 4, "max_train_steps": 12, "sample_steps": 6, "log_steps": 1,
+    "model": {
+        "sample_size": 8, "backbone_variant": None, "block_out_channels": [8, 16],
+        "norm_num_groups": 4, "attention_head_dim": 8,
+    },
+    "data": {"size": 32},
+    "optimizer": {"learning_rate": 5e-3, "warmup_steps": 2, "ema_decay": 0.9},
+}  # fmt: skip
+
+
+def tiny(**changes):
+    return TrainConfig.model_validate(TINY | changes)
+
+
+def weights(trainer):
+    averaged = [p.clone() for p in trainer.ema.shadow_params]
+    return [p.detach().clone() for p in trainer.model.trainable()] + averaged
+
+
+def train(config, photos, output, *, until=None):
+    """Train, from the newest checkpoint if there is one; a checkpoint at the end."""
+    trainer = Trainer(config, photos, output)
+    list(trainer.fill_cache())
+    for checkpoint in find_checkpoints(output):
+        trainer.resume(checkpoint)
+        break
+    for step in trainer.steps():
+        trainer.observe(step.loss)
+        if step.step == until:
+            break
+    trainer.save_checkpoint()
+    return trainer
+
+
+@pytest.fixture(autouse=True)
+def _forget_the_precision_of_other_tests():
+    """accelerate keeps the first Accelerator's precision for the life of the process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"gradient_accumulation_steps": 2},
+        {"mixed_precision": "bf16"},
+        {"data": {"size": 32, "cache": "ram"}},
+        {"task": "none", "model": TINY["model"] | {"fold": 1}},
+        {"task": "edge", "diffusion": {"cond_drop_prob": 0.3},
+         "model": TINY["model"] | {"sample_size": 32, "fold": 1}},
+    ],
+    ids=["plain", "accumulated", "bf16", "ram", "none", "edge"],
+)  # fmt: skip
+def test_six_and_six_steps_are_twelve_bit_for_bit(photo_folder, tmp_path, changes):
+    config = tiny(**changes)
+    straight = train(config, photo_folder, tmp_path / "a")
+    train(config, photo_folder, tmp_path / "b", until=6)
+    resumed = train(config, photo_folder, tmp_path / "b")
+    assert resumed.step == straight.step == 12
+    pairs = zip(weights(straight), weights(resumed), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    assert resumed.smoothed_loss == straight.smoothed_loss
+
+
+def test_a_loss_that_is_no_number_stops_the_run(photo_folder, tmp_path):
+    trainer = Trainer(tiny(), photo_folder, tmp_path)
+    with torch.no_grad():
+        trainer.model.trainable()[0].fill_(float("nan"))
+    step = next(iter(trainer.steps()))
+    with pytest.raises(TrainingError, match="loss of step 1 is nan"):
+        trainer.observe(step.loss)
+    with pytest.raises(TrainingError, match="is nan"):
+        trainer.save_checkpoint()
+    assert not list(find_checkpoints(tmp_path))
+
+
+def command(photos, output, config_file, *more):
+    run = [sys.executable, "-m", "condiff", "train", "--data", str(photos), "-o", str(output)]
+    return [*run, "--config", str(config_file), *more]
+
+
+@pytest.fixture(scope="module")
+def config_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("config") / "tiny.yaml"
+    longer = TINY | {"max_train_steps": 40, "sample_steps": 10}
+    path.write_text(json.dumps(longer), "utf-8")  # JSON is YAML
+    return path
+
+
+@pytest.fixture(scope="module")
+def straight(photo_folder, config_file, tmp_path_factory):
+    """The folder of a run that nothing stopped."""
+    output = tmp_path_factory.mktemp("straight")
+    line = command(photo_folder, output, config_file)
+    done = subprocess.run(line, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return output
+
+
+def environment():
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+
+
+def wait_for(condition, process, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def final_weights(output):
+    newest = next(find_checkpoints(output))
+    assert newest.step == 40
+    return load_file(newest.folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_command_goes_on_to_the_same_weights(
+    straight, photo_folder, tmp_path, config_file, number
+):
+    stopped = tmp_path / "stopped"
+    line = command(photo_folder, stopped, config_file)
+    with subprocess.Popen(line, env=environment(), stderr=subprocess.PIPE, text=True) as process:
+        wait_for(lambda: len(list(find_checkpoints(stopped))) >= 2, process)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+    told = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}
+    assert process.returncode == told[number], err
+    (stopped / "checkpoints" / "step-000099").mkdir()  # half a checkpoint left behind
+    again = subprocess.run(line, env=environment(), capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert "step-000099 is damaged" in again.stderr
+    assert "going on from" in again.stderr
+    expected, got = final_weights(straight), final_weights(stopped)
+    assert all(torch.equal(value, got[name]) for name, value in expected.items())
+    logs = [(out / "metrics.jsonl").read_text().splitlines() for out in (straight, stopped)]
+    losses = [[(row["step"], row["loss"]) for row in map(json.loads, log)] for log in logs]
+    assert losses[0] == losses[1]
+    models = [out / "model" / "unet" / "diffusion_pytorch_model.safetensors"
+              for out in (straight, stopped)]  # fmt: skip
+    assert models[0].read_bytes() == models[1].read_bytes()
+
+
+def test_two_processes_do_what_one_does_with_twice_the_batch(photo_folder, tmp_path, config_file):
+    one, two = tmp_path / "one", tmp_path / "two"
+    done = subprocess.run(
+        command(photo_folder, one, config_file, "--batch-size", "8", "--max-steps", "6"),
+        env=environment(), capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    launch += ["--master_port", "29733", *command(photo_folder, two, config_file)[1:]]
+    done = subprocess.run(
+        [*launch, "--batch-size", "4", "--max-steps", "6"],
+        env=environment() | {"ACCELERATE_USE_CPU": "true"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = [
+        [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        for out in (one, two)
+    ]
+    assert len(rows[0]) == len(rows[1]) == 6  # one writer
+    for first, second in zip(*rows, strict=True):
+        assert first["loss"] == pytest.approx(second["loss"], rel=1e-4)
+    assert "2 x cpu" in done.stderr

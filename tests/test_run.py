@@ -1,0 +1,103 @@
+"""A run's folder: whole checkpoints, damaged ones passed over, changed settings refused."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from condiff.config import TrainConfig
+from condiff.errors import CheckpointError, ConfigError
+from condiff.run import begin, find_checkpoints, find_start, prune_checkpoints, write_checkpoint
+
+
+def config(**changes):
+    return TrainConfig.model_validate({"max_train_steps": 4} | changes)
+
+
+def write(output, step, *, loss=1.0, data="photos", value=0.0):
+    state = {"step": step, "smoothed_loss": loss, "data": data}
+    return write_checkpoint(output, state, {"model": {"w": torch.full((3,), value)}})
+
+
+def test_a_checkpoint_is_read_back(tmp_path):
+    write(tmp_path, 7, value=0.5)
+    (checkpoint,) = find_checkpoints(tmp_path)
+    assert checkpoint.step == 7
+    assert checkpoint.read("model")["w"].tolist() == [0.5, 0.5, 0.5]
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-000007"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "no state", "torn state", "part", "other name"])
+def test_half_written_checkpoints_are_passed_over(tmp_path, damage):
+    write(tmp_path, 5)
+    broken = write(tmp_path, 9)
+    if damage == "cut":
+        os.truncate(broken / "model.safetensors", 10)
+    elif damage == "no state":
+        (broken / "state.json").unlink()
+    elif damage == "torn state":
+        (broken / "state.json").write_text('{"step": 9, "si', "utf-8")
+    elif damage == "part":
+        broken.rename(broken.with_name(".step-000009.part"))
+    else:
+        broken.rename(broken.with_name("step-000009_half"))
+    assert [c.step for c in find_checkpoints(tmp_path)] == [5]
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path):
+    for step, loss in ((1, 3.0), (2, 0.5), (3, 2.0), (4, 1.0), (5, 1.5)):
+        write(tmp_path, step, loss=loss)
+    prune_checkpoints(tmp_path, keep=2)
+    assert [c.step for c in find_checkpoints(tmp_path)] == [5, 4, 2]
+
+
+def test_a_run_goes_on_only_with_its_own_settings_and_data(tmp_path):
+    begin(tmp_path, config(), None)
+    write(tmp_path, 2)
+    assert find_start(tmp_path, config(), data="photos").step == 2
+    longer = config(max_train_steps=9, sample_steps=3)
+    assert find_start(tmp_path, longer, data="photos").step == 2
+    with pytest.raises(ConfigError, match=r"begun with optimizer\.learning_rate = 0\.0002, not 1"):
+        find_start(tmp_path, config(optimizer={"learning_rate": 1}), data="photos")
+    with pytest.raises(ConfigError, match="begun with --data = photos, not others"):
+        find_start(tmp_path, config(), data="others")
+
+
+def test_a_model_without_a_checkpoint_is_not_overwritten(tmp_path):
+    (tmp_path / "model").mkdir()
+    with pytest.raises(ConfigError, match="--force"):
+        find_start(tmp_path, config(), data="photos")
+
+
+def test_what_was_measured_after_the_checkpoint_is_forgotten(tmp_path):
+    begin(tmp_path, config(), None)
+    lines = [json.dumps({"step": n}) + "\n" for n in (1, 2, 3, 4)]
+    (tmp_path / "metrics.jsonl").write_text("".join(lines) + '{"step": 5, "lo', "utf-8")
+    write(tmp_path, 3)
+    begin(tmp_path, config(), find_start(tmp_path, config(), data="photos"))
+    assert (tmp_path / "metrics.jsonl").read_text("utf-8") == "".join(lines[:3])
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path):
+    """A limit on the size of files stands for the full disk: the system refuses to write on."""
+    write(tmp_path, 1)
+    program = f"""
+import resource, torch
+from pathlib import Path
+from condiff.errors import CheckpointError
+from condiff.run import write_checkpoint
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+state = {{"step": 2, "smoothed_loss": 1.0, "data": "photos"}}
+try:
+    write_checkpoint(Path({str(tmp_path)!r}), state, {{"model": {{"w": torch.zeros(9999)}}}})
+except CheckpointError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "Cannot write the checkpoint" in done.stdout, done.stderr
+    assert "File too large" in done.stdout
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-000001"]
+    assert CheckpointError.__mro__[1].__name__ == "TrainingError"

@@ -244,7 +244,9 @@ def _write_mp4(frames: Sequence[Image.Image], path: Path, *, fps: float, hold: f
 def _import_ffmpeg() -> ModuleType:
     try:
         import imageio_ffmpeg
-    except ModuleNotFoundError as error:
+
+        imageio_ffmpeg.get_ffmpeg_exe()  # RuntimeError: it has come without its program
+    except (ModuleNotFoundError, RuntimeError) as error:
         raise ConfigError(
             "An MP4 takes imageio-ffmpeg, which is not installed: pip install imageio-ffmpeg, "
             "or choose .gif or .webp."

@@ -236,21 +236,24 @@ def denoise(
     clip: float,
     generators: list[torch.Generator] | None = None,
 ) -> Iterator[Tensor]:
-    """Yield x_t after every step from pure noise (B,C,h,w) on; the last one is the sample.
+    """Yield the pure noise (B,C,h,w), then x_t after every step; the last one is the sample.
 
-    Every predicted x_0 is clipped to ±clip. The generators serve the schedulers that draw fresh
-    noise on the way.
+    x_t is sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) eps whatever the solver's own scale. Every
+    predicted x_0 is clipped to ±clip. The generators serve the schedulers that draw fresh noise on
+    the way.
     """
     scheduler.set_timesteps(steps)
     kind = scheduler.config.prediction_type
+    in_sigma_space = isinstance(scheduler, SIGMA_SPACE)
     draws = {"generator": generators} if isinstance(scheduler, DDPMScheduler) else {}
+    yield noise
     x_t = noise * scheduler.init_noise_sigma
     for t in scheduler.timesteps:
-        x_in = scheduler.scale_model_input(x_t, t)  # unit variance, whatever the solver's own scale
+        x_in = scheduler.scale_model_input(x_t, t)
         alpha_bar = _alpha_bar(scheduler, t).to(x_t)
         x_0 = to_x_0(kind, model(x_in, t), x_in, alpha_bar).clamp(-clip, clip)
         x_t = scheduler.step(from_x_0(kind, x_0, x_in, alpha_bar), t, x_t, **draws).prev_sample
-        yield x_t
+        yield x_t * _alpha_bar(scheduler, t).sqrt().to(x_t) if in_sigma_space else x_t
 
 
 def _alpha_bar(scheduler: Any, t: Tensor) -> Tensor:

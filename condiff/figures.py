@@ -1,11 +1,32 @@
-"""Pictures of pictures."""
+"""Pictures of pictures, of curves, and of the diffusion process.
 
-from collections.abc import Sequence
+torch and matplotlib are imported by the figures that need them alone: a contact sheet takes Pillow.
+"""
 
+import io
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import BinaryIO
+
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from condiff.config import DiffusionConfig
+from condiff.errors import ConfigError, ImageError
+from condiff.images import check_target
 
 GAP = 2
 CAPTION = 18
+MARGIN = 8
+
+# Okabe and Ito's colours, told apart by colour-blind readers too.
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
+
+ANIMATIONS = {".gif": "GIF", ".webp": "WEBP", ".mp4": "MP4"}
 
 
 def make_contact_sheet(
@@ -20,8 +41,7 @@ def make_contact_sheet(
     sheet = Image.new("RGB", (columns * across + GAP, len(rows) * down + GAP), "white")
     for y, row in enumerate(rows):
         for x, image in enumerate(row):
-            scale = side / max(image.size)
-            size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+            size = _fit(image.size, side)
             cell = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
             corner = (side - size[0]) // 2, (side - size[1]) // 2
             sheet.paste(cell, (GAP + x * across + corner[0], GAP + y * down + corner[1]))
@@ -31,3 +51,210 @@ def make_contact_sheet(
             font = ImageFont.load_default(CAPTION - 5)
             ImageDraw.Draw(sheet).text(below, name, "black", font, anchor="mm")
     return sheet
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes: named curves over x, or over 0, 1, 2, … where x is None."""
+
+    title: str
+    xlabel: str
+    ylabel: str
+    curves: Mapping[str, Sequence[float]]
+    x: Sequence[float] | None = None
+    log_y: bool = False
+
+
+def make_plot(panels: Sequence[Panel]) -> Image.Image:
+    """Panels side by side, 640x480 each; one legend below names the curves, by colour."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"A plot takes {error.name}, which is not installed: pip install 'condiff[figures]'."
+        ) from error
+    figure = Figure(figsize=(6.4 * len(panels), 4.8), dpi=100, layout="constrained")
+    canvas = FigureCanvasAgg(figure)  # no pyplot: it would keep state, and look for a display
+    names = list(dict.fromkeys(name for panel in panels for name in panel.curves))
+    color = {name: COLORS[i % len(COLORS)] for i, name in enumerate(names)}
+    lines = {}
+    for axes, panel in zip(np.ravel(figure.subplots(1, len(panels))), panels, strict=True):
+        for name, curve in panel.curves.items():
+            x = range(len(curve)) if panel.x is None else panel.x
+            (lines[name],) = axes.plot(x, curve, color=color[name], linewidth=2, label=name)
+        axes.set_title(panel.title)
+        axes.set_xlabel(panel.xlabel)
+        axes.set_ylabel(panel.ylabel)
+        axes.set_yscale("log" if panel.log_y else "linear")
+        axes.margins(x=0.01)
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    if len(names) > 1:
+        handles = [lines[name] for name in names]
+        figure.legend(handles, names, loc="outside lower center", ncols=4, frameon=False)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+
+
+def make_schedule_plot(processes: Mapping[str, DiffusionConfig]) -> Image.Image:
+    """beta_t and alpha_bar_t of named noise processes over the timesteps."""
+    from condiff.diffusion import build_scheduler
+
+    schedulers = {name: build_scheduler("ddpm", config) for name, config in processes.items()}
+    betas = {name: scheduler.betas.tolist() for name, scheduler in schedulers.items()}
+    alphas_bar = {name: s.alphas_cumprod.tolist() for name, s in schedulers.items()}
+    return make_plot(
+        [
+            Panel(
+                r"Noise added in a step, $\beta_t$", "timestep $t$", r"$\beta_t$", betas, None, True
+            ),
+            Panel(
+                r"Image left after $t$ steps, $\bar\alpha_t$",
+                "timestep $t$",
+                r"$\bar\alpha_t$",
+                alphas_bar,
+            ),
+        ]
+    )
+
+
+def make_forward_strip(
+    photo: Image.Image,
+    processes: Mapping[str, DiffusionConfig],
+    *,
+    side: int = 224,
+    columns: int = 5,
+    seed: int = 0,
+) -> Image.Image:
+    """x_t of a photo whose longer side becomes `side`: a row a process, t from 0 to T-1.
+
+    The same noise in every cell; values beyond black and white are cut off, as on any screen.
+    """
+    import torch
+
+    from condiff.diffusion import add_noise, build_scheduler
+
+    small = photo.convert("RGB")
+    small = small.resize(_fit(small.size, side), Image.Resampling.LANCZOS)
+    x_0 = torch.from_numpy(np.array(small)).permute(2, 0, 1)[None].float() / 127.5 - 1
+    eps = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(seed))
+    font = ImageFont.load_default(CAPTION - 4)
+    gutter = round(max(font.getlength(name) for name in processes)) + 2 * MARGIN
+    across, down = small.width + MARGIN, small.height + CAPTION + 2 * MARGIN
+    size = (gutter + columns * across, len(processes) * down)
+    strip = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(strip)
+    for row, (name, config) in enumerate(processes.items()):
+        alphas_bar = build_scheduler("ddpm", config).alphas_cumprod
+        top = row * down + CAPTION + MARGIN
+        draw.text((MARGIN, top + small.height // 2), name, "black", font, anchor="lm")
+        for column in range(columns):
+            t = min(column * len(alphas_bar) // (columns - 1), len(alphas_bar) - 1)
+            x_t = add_noise(x_0, eps, alphas_bar[t])[0].permute(1, 2, 0)
+            cell = Image.fromarray(((x_t + 1) * 127.5).round().clamp(0, 255).byte().numpy())
+            left = gutter + column * across
+            strip.paste(cell, (left, top))
+            draw.text((left + small.width // 2, top - 4), f"t = {t}", "black", font, anchor="ms")
+    return strip
+
+
+def write_animation(
+    frames: Sequence[Image.Image],
+    target: Path | BinaryIO,
+    *,
+    fps: float = 12.0,
+    hold: float = 1.5,
+    force: bool = False,
+) -> None:
+    """Frames of one size as GIF, WebP or MP4 by the suffix, GIF to a stream; whole or not at all.
+
+    The last frame stays for `hold` seconds; GIF and WebP then start again.
+    """
+    if not isinstance(target, Path):
+        encoded = io.BytesIO()
+        _save_frames(frames, encoded, "GIF", fps=fps, hold=hold)
+        target.write(encoded.getbuffer())
+        return
+    check_animation(target, force)
+    format = ANIMATIONS[target.suffix.lower()]
+    part = target.with_name(f".{target.stem}.{os.getpid()}.part{target.suffix}")
+    try:
+        if format == "MP4":
+            _write_mp4(frames, part, fps=fps, hold=hold)
+        else:
+            with open(part, "wb") as file:
+                _save_frames(frames, file, format, fps=fps, hold=hold)
+        part.replace(target)
+    except OSError as error:
+        reason = error.strerror or " ".join(str(error).split())
+        raise ImageError(f"cannot write {target}: {reason}; try another place") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def check_animation(target: Path, force: bool = False) -> None:
+    """Raise if an animation could not be written there, so that no work is done in vain."""
+    if target.suffix.lower() not in ANIMATIONS:
+        raise ImageError(
+            f"cannot write {target}: an animation is a {', '.join(ANIMATIONS)}; choose one of them"
+        )
+    check_target(target, force, format=ANIMATIONS[target.suffix.lower()])
+    if target.suffix.lower() == ".mp4":
+        _import_ffmpeg()
+
+
+def pick_frames(frames: Sequence[Image.Image], count: int) -> list[Image.Image]:
+    """At most `count` of the frames, evenly spaced, the first and the last among them."""
+    if count >= len(frames):
+        return list(frames)
+    chosen = np.linspace(0, len(frames) - 1, count).round().astype(int)
+    return [frames[i] for i in chosen]
+
+
+def _save_frames(
+    frames: Sequence[Image.Image], file: BinaryIO, format: str, *, fps: float, hold: float
+) -> None:
+    durations = [round(1000 / fps)] * (len(frames) - 1) + [round(1000 * hold)]
+    if format == "GIF":
+        frames = [_to_palette(frame) for frame in frames]
+    first, *others = frames
+    first.save(
+        file, format, save_all=True, append_images=others, duration=durations, loop=0, quality=85
+    )
+
+
+def _to_palette(frame: Image.Image) -> Image.Image:
+    """256 colours of the frame's own, dithered: bands in the sky otherwise."""
+    frame = frame.convert("RGB")
+    return frame.quantize(palette=frame.quantize(256), dither=Image.Dither.FLOYDSTEINBERG)
+
+
+def _write_mp4(frames: Sequence[Image.Image], path: Path, *, fps: float, hold: float) -> None:
+    width, height = (max(2, side // 2 * 2) for side in frames[0].size)  # H.264 halves its chroma
+    write_frames = _import_ffmpeg().write_frames
+    size = (width, height)
+    with closing(write_frames(str(path), size, fps=fps, quality=8, macro_block_size=2)) as writer:
+        writer.send(None)
+        for frame in [*frames, *[frames[-1]] * round(fps * hold)]:
+            even = frame.convert("RGB").crop((0, 0, width, height))
+            writer.send(np.ascontiguousarray(even))
+
+
+def _import_ffmpeg() -> ModuleType:
+    try:
+        import imageio_ffmpeg
+
+        imageio_ffmpeg.get_ffmpeg_exe()  # RuntimeError: it has come without its program
+    except (ModuleNotFoundError, RuntimeError) as error:
+        raise ConfigError(
+            "An MP4 takes imageio-ffmpeg, which is not installed: pip install imageio-ffmpeg, "
+            "or choose .gif or .webp."
+        ) from error
+    return imageio_ffmpeg
+
+
+def _fit(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """A size of the same aspect whose longer side is `side`."""
+    scale = side / max(size)
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))

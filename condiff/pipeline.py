@@ -76,10 +76,27 @@ class Pipeline:
             results.append(result)
         return results
 
+    def frames(
+        self,
+        image: Image.Image | None,
+        *,
+        steps: int = STEPS,
+        scheduler: str = SCHEDULER,
+        seed: int,
+        size: int = MODEL_SIZE,
+    ) -> Iterator[Image.Image]:
+        """The finished RGB picture of every x_t, pure noise first, the result last."""
+        if image is None:
+            raise ConfigError(f"The model {self.loaded.folder.name} takes a photo: give one.")
+        pixels = np.asarray(image.convert("RGB"))
+        lightness = small_lightness(pixels, size=size, cell=self.cell)
+        for chroma in self.denoise(lightness, steps=steps, scheduler=scheduler, seed=seed):
+            yield Image.fromarray(join_chroma(pixels, chroma))
+
     def denoise(
         self, lightness: np.ndarray, *, steps: int, scheduler: str, seed: int
     ) -> Iterator[np.ndarray]:
-        """The chroma (h,w,2) after every step for a small L* (H,W) in [0,100], h = H/cell.
+        """The chroma (h,w,2) of x_T, then after every step, for a small L* (H,W), h = H/cell.
 
         One image at a time: a CPU gains nothing from a batch, and convolutions round differently
         in batches of different sizes, so only this gives the same bytes whatever runs beside it.

@@ -145,6 +145,25 @@ def test_sampling_starts_at_pure_noise(name):
     assert scheduler.alphas_cumprod[-1] < 2e-4
 
 
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_the_way_starts_with_the_noise_and_every_x_t_is_of_unit_variance(name):
+    """For x_0 ~ N(0, 1) each x_t is N(0, 1) too, in whatever scale the solver works."""
+    config = process()
+    alphas_bar = build_scheduler("ddpm", config).alphas_cumprod
+
+    def model(x_t, t):  # the posterior mean of x_0 is sqrt(alpha_bar) x_t
+        alpha_bar = between(alphas_bar, t)
+        return from_x_0("v_prediction", alpha_bar.sqrt() * x_t, x_t, alpha_bar)
+
+    noise = torch.randn(1, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    first, *later = denoise(
+        model, build_scheduler(name, config), noise, steps=200, clip=6.0, generators=generators(1)
+    )
+    assert torch.equal(first, noise)
+    assert len(later) >= 200
+    assert all(x_t.std().item() == pytest.approx(1, rel=0.12) for x_t in later)
+
+
 def test_noise_of_an_image_does_not_depend_on_its_batch():
     together = initial_noise(generators(3), (2, 4, 4))
     alone = initial_noise(generators(1, start=2), (2, 4, 4))

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from condiff import Pipeline
-from condiff.color import lightness
+from condiff.color import lightness, rgb_to_lab
 from condiff.diffusion import SCHEDULERS
 from condiff.errors import ConfigError
 from condiff.pipeline import MAX_ASPECT, find_device, pad_to_stride, small_lightness
@@ -39,6 +39,17 @@ def test_the_same_seed_is_the_same_picture_whatever_is_drawn_beside_it(pipeline,
     assert second.tobytes() == alone.tobytes()
     assert first.tobytes() != second.tobytes()
     assert (first.info["seed"], second.info["seed"]) == (3, 4)
+
+
+def test_frames_go_from_noise_to_the_result(pipeline, photo):
+    first, *_, last = pipeline.frames(photo, steps=3, seed=3, size=32)
+    (result,) = colored(pipeline, photo, steps=3)
+    assert last.tobytes() == result.tobytes()
+    assert first.size == photo.size
+    chroma = rgb_to_lab(np.asarray(first))[..., 1:].std()
+    assert chroma > 20  # noise of standard deviation 50, cut off where sRGB ends
+    with pytest.raises(ConfigError, match="takes a photo"):
+        next(pipeline.frames(None, seed=3))
 
 
 def test_without_a_seed_a_new_one_is_drawn_and_told(pipeline, photo):

@@ -9,6 +9,7 @@ import typer
 from condiff.cli.colorize import colorize
 from condiff.cli.condition import condition
 from condiff.cli.evaluate import evaluate
+from condiff.cli.figure import figure
 from condiff.cli.info import info
 from condiff.cli.options import print_version
 from condiff.cli.prep import prep
@@ -27,6 +28,7 @@ app = typer.Typer(
 for command in (colorize, condition, prep, train, evaluate, info):
     name = "eval" if command is evaluate else None
     app.command(name, no_args_is_help=command is not info)(command)
+app.add_typer(figure, name="figure")
 
 
 @app.callback()

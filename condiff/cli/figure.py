@@ -1,0 +1,208 @@
+"""`condiff figure`: pictures of the noise schedules, the way to noise, and the way back."""
+
+import secrets
+import sys
+from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from condiff.cli import options
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from condiff.config import DiffusionConfig
+
+DEFAULT_STEPS = 30
+DEFAULT_SCHEDULER = "ddim"
+
+figure = typer.Typer(
+    help="Pictures of the diffusion process.", no_args_is_help=True, rich_markup_mode=None
+)
+
+Shift = Annotated[
+    float, typer.Option(min=0.01, max=100, help="Move log SNR by 2 log of this, as for a size.")
+]
+ZeroSnr = Annotated[
+    bool, typer.Option("--zero-snr", help="Rescale so that the last step is noise alone.")
+]
+
+
+@figure.command()
+def schedule(
+    output: Annotated[
+        str, typer.Option("-o", "--output", help="Where to, or - for standard output.")
+    ] = "schedule.png",
+    shift: Shift = 1.0,
+    zero_snr: ZeroSnr = False,
+    force: options.Force = False,
+    dry_run: options.DryRun = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Plot beta_t and alpha_bar_t of all noise schedules."""
+    from condiff.images import check_target
+
+    target = plan_target("schedule.png", output, None, ".png")
+    if target:
+        check_target(target, force)
+    if dry_run:
+        print(target or "-")
+        return
+    from condiff.figures import make_schedule_plot
+
+    options.quiet_libraries()
+    _write(make_schedule_plot(processes(shift, zero_snr)), target, force=force)
+
+
+@figure.command(no_args_is_help=True)
+def forward(
+    source: Annotated[
+        str, typer.Argument(metavar="INPUT", help="A photo, or - for standard input.")
+    ],
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "-o",
+            "--output",
+            help="Where to, or - for standard output (default: photo.jpg -> photo.forward.png).",
+        ),
+    ] = None,
+    size: Annotated[
+        int, typer.Option(min=16, max=2048, help="Longer side of each picture, in pixels.")
+    ] = 224,
+    shift: Shift = 1.0,
+    zero_snr: ZeroSnr = False,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of the noise.")] = 0,
+    force: options.Force = False,
+    dry_run: options.DryRun = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Show a photo sink into noise, a row a schedule."""
+    from condiff.images import check_target
+
+    target = plan_target(source, output, "forward", ".png")
+    if target:
+        check_target(target, force)
+    photo = _read(source)
+    if dry_run:
+        print(target or "-")
+        return
+    from condiff.figures import make_forward_strip
+
+    options.quiet_libraries()
+    strip = make_forward_strip(photo, processes(shift, zero_snr), side=size, seed=seed)
+    _write(strip, target, force=force)
+
+
+@figure.command()
+def reverse(
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="INPUT",
+            help="A photo, or - for standard input; nothing for a model without condition.",
+        ),
+    ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "-o",
+            "--output",
+            help="A .gif, .webp or .mp4, or - for a GIF on standard output (default: photo.jpg -> "
+            "photo.reverse.gif).",
+        ),
+    ] = None,
+    model: options.Model = "colorize",
+    steps: options.Steps = DEFAULT_STEPS,
+    scheduler: options.Scheduler = DEFAULT_SCHEDULER,
+    seed: options.Seed = None,
+    frames: Annotated[
+        int, typer.Option(min=2, max=1000, help="At most so many frames, noise and result in it.")
+    ] = 60,
+    fps: Annotated[float, typer.Option(min=1, max=50, help="Frames a second.")] = 12.0,
+    size: Annotated[
+        int, typer.Option(min=16, max=4096, help="Longer side of a frame at most, in pixels.")
+    ] = 512,
+    device: options.Device = "auto",
+    force: options.Force = False,
+    dry_run: options.DryRun = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Film how noise becomes a picture."""
+    from condiff.figures import check_animation, pick_frames, write_animation
+
+    target = plan_target(source or "reverse.gif", output, "reverse" if source else None, ".gif")
+    if target:
+        check_animation(target, force)
+    photo = _read(source) if source else None
+    if dry_run:
+        print(target or "-")
+        return
+    from condiff.pipeline import Pipeline
+
+    options.quiet_libraries()
+    pipeline = Pipeline.from_pretrained(model, device=device)
+    seed = secrets.randbits(31) if seed is None else seed
+    if photo is not None:
+        photo.thumbnail((size, size))
+    made = pipeline.frames(photo, steps=steps, scheduler=scheduler, seed=seed)
+    shown = pick_frames([_shrink(frame, size) for frame in made], frames)
+    write_animation(shown, target or sys.stdout.buffer, fps=fps, force=force)
+    if target:
+        print(target)
+    width, height = shown[0].size
+    told = f"{len(shown)} frames of {width}x{height}, seed {seed}, {steps} steps of {scheduler}"
+    options.say(told, quiet=quiet)
+
+
+def processes(shift: float, zero_snr: bool) -> Mapping[str, "DiffusionConfig"]:
+    """One noise process a schedule, by name."""
+    from typing import get_args
+
+    from condiff.config import BetaSchedule, DiffusionConfig
+
+    return {
+        name: DiffusionConfig(
+            beta_schedule=name, schedule_shift=shift, rescale_betas_zero_snr=zero_snr
+        )
+        for name in get_args(BetaSchedule)
+    }
+
+
+def plan_target(source: str, output: str | None, word: str | None, suffix: str) -> Path | None:
+    """Where the figure goes, None for stdout: photo.jpg -> photo.WORD.SUFFIX by default."""
+    if output == "-":
+        return None
+    if output is None and source == "-":
+        raise typer.BadParameter("A photo from standard input needs an output: -o FILE, or -o -.")
+    name = Path(source)
+    beside = name.with_name(f"{name.stem}.{word}{suffix}") if word else name
+    path = Path(output) if output else beside
+    return path / beside.name if path.is_dir() else path
+
+
+def _read(source: str) -> "Image.Image":
+    from condiff.images import read_image
+
+    return read_image(BytesIO(sys.stdin.buffer.read()) if source == "-" else Path(source))
+
+
+def _shrink(frame: "Image.Image", size: int) -> "Image.Image":
+    frame.thumbnail((size, size))
+    return frame
+
+
+def _write(image: "Image.Image", target: Path | None, *, force: bool) -> None:
+    from condiff.images import write_image
+
+    if target is None:
+        write_image(image, sys.stdout.buffer, format="PNG")
+    else:
+        write_image(image, target, force=force)
+        print(target)

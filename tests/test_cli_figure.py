@@ -1,0 +1,114 @@
+"""`condiff figure`: exit codes, streams, files."""
+
+import io
+import sys
+
+import pytest
+from PIL import Image
+
+from condiff.cli import main
+
+from .conftest import make_photo
+
+
+@pytest.fixture
+def run(capsys, monkeypatch, tmp_path):
+    """Run `condiff figure …` in an empty folder; (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        code = main(["figure", *map(str, arguments)])
+        return code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def photo_path(tmp_path):
+    make_photo(50, 40).save(tmp_path / "photo.jpg")
+    return tmp_path / "photo.jpg"
+
+
+def reverse(run, tiny_folder, *arguments):
+    return run("reverse", *arguments, "-m", tiny_folder, "--steps", 4, "--device", "cpu")
+
+
+def test_schedule(run, tmp_path):
+    assert run("schedule") == (0, "schedule.png\n", "")
+    with Image.open(tmp_path / "schedule.png") as image:
+        assert image.size == (1280, 480)
+    before = (tmp_path / "schedule.png").read_bytes()
+    code, out, err = run("schedule", "--zero-snr")
+    assert (code, out) == (1, "")
+    assert "--force" in err
+    assert run("schedule", "--zero-snr", "--force")[0] == 0
+    assert (tmp_path / "schedule.png").read_bytes() != before
+
+
+def test_forward_is_a_function_of_its_seed(run, photo_path, tmp_path):
+    assert run("forward", photo_path, "--size", 32) == (
+        0,
+        f"{tmp_path / 'photo.forward.png'}\n",
+        "",
+    )
+    for name, seed in (("same.png", 0), ("other.png", 1)):
+        assert run("forward", photo_path, "--size", 32, "-o", name, "--seed", seed)[0] == 0
+    first, same, other = (
+        (tmp_path / name).read_bytes() for name in ("photo.forward.png", "same.png", "other.png")
+    )
+    assert first == same != other
+
+
+def test_reverse_films_every_step(run, tiny_folder, photo_path, tmp_path):
+    code, out, err = reverse(run, tiny_folder, photo_path, "--seed", 3)
+    assert (code, out) == (0, f"{tmp_path / 'photo.reverse.gif'}\n")
+    assert "5 frames of 50x40, seed 3" in err
+    with Image.open(tmp_path / "photo.reverse.gif") as image:
+        assert (image.size, image.n_frames) == ((50, 40), 5)
+
+
+def test_reverse_shrinks_and_thins(run, tiny_folder, photo_path, tmp_path):
+    wanted = ("--size", 25, "--frames", 3, "--scheduler", "heun", "-o", "small.webp", "-q")
+    assert reverse(run, tiny_folder, photo_path, *wanted) == (0, "small.webp\n", "")
+    with Image.open(tmp_path / "small.webp") as image:
+        assert (image.size, image.n_frames) == ((25, 20), 3)
+
+
+def test_a_model_of_photos_wants_one(run, tiny_folder):
+    code, out, err = reverse(run, tiny_folder)
+    assert (code, out) == (1, "")
+    assert "takes a photo" in err
+
+
+def test_dry_runs_say_where_and_write_nothing(run, photo_path, tmp_path):
+    assert run("schedule", "-n") == (0, "schedule.png\n", "")
+    assert run("forward", photo_path, "-n") == (0, f"{tmp_path / 'photo.forward.png'}\n", "")
+    assert run("reverse", photo_path, "-n", "-o", "a.mp4") == (0, "a.mp4\n", "")
+    assert run("reverse", "-n") == (0, "reverse.gif\n", "")
+    assert [path.name for path in tmp_path.iterdir()] == ["photo.jpg"]
+
+
+def test_wrong_files_and_usage(run, tmp_path):
+    assert run("forward", tmp_path / "none.jpg")[0] == 1
+    code, _, err = run("reverse", tmp_path / "none.jpg", "-o", "a.avi")
+    assert code == 1
+    assert ".webp" in err
+    assert run("forward", "-")[0] == 2
+    assert run("backward")[0] == 2
+    assert run("reverse", "--frames", 1)[0] == 2
+
+
+def test_without_matplotlib_it_says_what_to_install(run, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    code, out, err = run("schedule")
+    assert (code, out) == (1, "")
+    assert "pip install 'condiff[figures]'" in err
+    assert err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_pipes(photo_path, monkeypatch, capsysbinary):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(photo_path.read_bytes())))
+    assert main(["figure", "forward", "-", "-o", "-", "--size", "32"]) == 0
+    with Image.open(io.BytesIO(capsysbinary.readouterr().out)) as image:
+        assert image.format == "PNG"

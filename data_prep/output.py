@@ -7,9 +7,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from condiff.items import Source
 from condiff.prep import plan, run
 from condiff.recipe import Recipe
-from condiff.sources import Source, write_folder
+from condiff.sources import write_folder
 
 
 def add_options(parser: argparse.ArgumentParser, *, count: int) -> None:

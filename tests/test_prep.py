@@ -18,6 +18,7 @@ from PIL import Image
 
 from condiff.cli import main
 from condiff.errors import ConfigError, DataError
+from condiff.items import Item
 from condiff.prep import plan, run
 from condiff.recipe import (
     Recipe,
@@ -27,7 +28,8 @@ from condiff.recipe import (
     shrink,
 )
 from condiff.shards import SPLITS
-from condiff.sources import Item, hub_source, open_source
+from condiff.sources import open_source
+from condiff.streamed import hub_source
 
 PLAIN = ["--kind", "none", "--workers", "1"]
 

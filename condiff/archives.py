@@ -1,20 +1,21 @@
 """Photos in parquet and tar (webdataset) files."""
 
 import json
+import os
 import tarfile
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
 from condiff.errors import DataError
-from condiff.items import TEXT_KEYS, Item, Part, is_hidden, is_photo, row_item, text_of
+from condiff.items import TEXT_KEYS, Item, Part, is_photo, row_item, text_of
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 PARQUET_BATCH = 16  # rows in memory; a row group may hold gigabytes of photos
 
 
-def is_archive(path: Path) -> bool:
-    return path.name.lower().endswith((".parquet", *TAR_SUFFIXES)) and path.is_file()
+def is_archive(path: str) -> bool:
+    return path.lower().endswith((".parquet", *TAR_SUFFIXES)) and os.path.isfile(path)
 
 
 def parquet_part(path: Path, name: str) -> Part:
@@ -62,7 +63,7 @@ def tar_part(path: Path, name: str) -> Part:
                 text = content.strip() if suffix == "txt" else _json_text(content)
                 if text is not None:
                     captions.setdefault(stem, text)
-    photos = [file for file in files if is_photo(Path(file)) and not is_hidden(Path(file))]
+    photos = [file for file in files if is_photo(file) and not _is_hidden(file)]
     has_text = any(photo.rpartition(".")[0] in captions for photo in photos)
 
     def items(start: int) -> Iterator[Item]:
@@ -72,6 +73,10 @@ def tar_part(path: Path, name: str) -> Part:
                 yield Item(f"{name}/{photo}", data, captions.get(photo.rpartition(".")[0]))
 
     return Part(name, len(photos), has_text, items)
+
+
+def _is_hidden(path: str) -> bool:
+    return any(part.startswith(".") and part != "." for part in path.split("/"))
 
 
 def _member(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

@@ -1,5 +1,6 @@
 """What a source of photos is made of: items, in parts, in an order that never changes."""
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ PHOTO_SUFFIXES = FORMATS.keys() | READ_ONLY
 TEXT_KEYS = ("text", "caption")  # the first that is there
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Item:
     """A photo's file: where it lies or its bytes, its caption; or why there is none."""
 
@@ -37,7 +38,7 @@ class Source:
     items: Callable[[int], Iterator[Item]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Part:
     """A photo, or an archive of photos, in a folder."""
 
@@ -48,13 +49,9 @@ class Part:
     fault: str | None = None
 
 
-def is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
-
-
-def is_photo(path: Path) -> bool:
+def is_photo(name: str) -> bool:
     """By name alone: a link to nowhere that is counted beats a photo silently left out."""
-    return path.suffix.lower() in PHOTO_SUFFIXES
+    return os.path.splitext(name)[1].lower() in PHOTO_SUFFIXES
 
 
 def text_of(row: dict[str, Any]) -> str | None:

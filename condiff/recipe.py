@@ -32,7 +32,7 @@ TASK_KINDS: dict[str, tuple[str, ...]] = {
 }
 MIN_CHROMA = 4.0  # of photos to learn colours from; JPEGs of grey ones stay below 3
 
-CHUNK_ITEMS, CHUNK_BYTES = 8, 4 << 20  # what is sent to a worker at once
+CHUNK_ITEMS, CHUNK_BYTES = 16, 4 << 20  # what is sent to a worker at once
 CHUNKS_AHEAD = 3  # for each worker, the one in work included: memory is bounded by it
 WEBP_METHOD = 4
 CELLS = 32  # on the short side, their colours averaged: noise is no colour
@@ -100,7 +100,7 @@ def prepare(item: Item, recipe: Recipe) -> Prepared | Verdict:
     content = int.from_bytes(digest, "big")
     dhash = difference_hash(pixels)
     name = PurePosixPath(item.source).name.replace("#", "-")
-    stem = PurePosixPath(name).stem if is_photo(Path(name)) else name
+    stem = PurePosixPath(name).stem if is_photo(name) else name
     if recipe.size is not None:
         try:
             data = _encode(pixels, "WEBP", quality=recipe.quality, method=WEBP_METHOD)

@@ -2,13 +2,15 @@
 
 import hashlib
 import json
+import os
+import stat
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from condiff.archives import is_archive, parquet_part, tar_part
 from condiff.errors import DataError
-from condiff.items import Item, Part, Source, is_hidden, is_photo, text_of
+from condiff.items import Item, Part, Source, is_photo, text_of
 from condiff.streamed import hub_source
 
 
@@ -49,20 +51,22 @@ def write_folder(source: Source, out: Path) -> Iterator[Path]:
 
 
 def _local_source(root: Path) -> Source:
-    files = [root]
-    if root.is_dir():
-        entries = (path for path in root.rglob("*") if not is_hidden(path.relative_to(root)))
-        files = sorted(path for path in entries if is_photo(path) or is_archive(path))
-    captions = _read_captions(root) if root.is_dir() else {}
-    parts = [_open_part(path, root, captions) for path in files]
+    """A lone file goes by its name, a file in a folder by its path there."""
+    is_folder = root.is_dir()
+    captions = _read_captions(root) if is_folder else {}
+    listed = _list_folder(root) if is_folder else [(root.name, None)]
+    parts = []
+    digest = hashlib.blake2b(digest_size=16)
+    for place, fault in listed:
+        path = root / place if is_folder else root
+        name = place.encode("utf-8", "replace").decode()  # names may hold bytes that are no UTF-8
+        part = _faulty_part(name, fault) if fault else _open_part(path, name, captions)
+        digest.update(f"{name}\0{_size_of(path)}\0{part.total}\n".encode())
+        parts.append(part)
     if not parts:
         raise DataError(f"{root} holds no photos: looked for image, parquet and tar files.")
     if all(part.fault for part in parts):
         raise DataError(f"{root} cannot be used: {parts[0].name}: {parts[0].fault}.")
-    digest = hashlib.blake2b(digest_size=16)
-    for path, part in zip(files, parts, strict=True):
-        size = path.stat().st_size if path.is_file() else -1
-        digest.update(f"{part.name}\0{size}\0{part.total}\n".encode("utf-8", "surrogateescape"))
 
     def items(start: int) -> Iterator[Item]:
         for part in parts:
@@ -77,6 +81,34 @@ def _local_source(root: Path) -> Source:
         fingerprint=digest.hexdigest(),
         items=items,
     )
+
+
+def _list_folder(root: Path) -> list[tuple[str, str | None]]:
+    """Photos and archives by their path below root, in its order, hidden ones left out.
+
+    A folder that cannot be listed is listed with the reason: its photos are not left out silently.
+    """
+    start = len(os.path.join(root, ""))
+    found: list[tuple[str, str | None]] = []
+
+    def report(error: OSError) -> None:
+        found.append((str(error.filename)[start:] or ".", f"cannot be listed: {error.strerror}"))
+
+    for folder, folders, files in os.walk(root, onerror=report):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in (*folders, *files):
+            path = os.path.join(folder, name)
+            if not name.startswith(".") and (is_photo(name) or is_archive(path)):
+                found.append((path[start:], None))
+    return sorted(found, key=lambda row: row[0].split(os.sep))
+
+
+def _size_of(path: Path) -> int:
+    try:
+        status = path.stat()
+    except OSError:  # a link to nowhere
+        return -1
+    return status.st_size if stat.S_ISREG(status.st_mode) else -1
 
 
 def _read_captions(root: Path) -> dict[Path, str]:
@@ -96,20 +128,18 @@ def _read_captions(root: Path) -> dict[Path, str]:
     return captions
 
 
-def _open_part(path: Path, root: Path, captions: dict[Path, str]) -> Part:
-    """A photo as it is, an archive by its list of contents; one that cannot be opened is a fault.
-
-    A lone file goes by its name, a file in a folder by its path there.
-    """
-    name = path.name if path == root else path.relative_to(root).as_posix()
-    name = name.encode("utf-8", "replace").decode()  # names may hold bytes that are no UTF-8
+def _open_part(path: Path, name: str, captions: dict[Path, str]) -> Part:
+    """A photo as it is, an archive by its contents; one that cannot be opened is a fault."""
     try:
-        if not is_archive(path):
+        if not is_archive(str(path)):
             item = Item(name, path, captions.get(path))
             return Part(name, 1, item.text is not None, lambda start: iter((item,)))
         if path.suffix.lower() == ".parquet":
             return parquet_part(path, name)
         return tar_part(path, name)
     except (OSError, ValueError, LookupError, EOFError, tarfile.TarError) as error:
-        fault = " ".join(str(error).split()) or type(error).__name__
-        return Part(name, 1, False, lambda start: iter((Item(name, fault=fault),)), fault)
+        return _faulty_part(name, " ".join(str(error).split()) or type(error).__name__)
+
+
+def _faulty_part(name: str, fault: str) -> Part:
+    return Part(name, 1, False, lambda start: iter((Item(name, fault=fault),)), fault)

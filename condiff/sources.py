@@ -11,12 +11,17 @@ from pathlib import Path
 from condiff.archives import is_archive, parquet_part, tar_part
 from condiff.errors import DataError
 from condiff.items import Item, Part, Source, is_photo, text_of
-from condiff.streamed import hub_source
+from condiff.streamed import hub_source, is_saved, saved_source
 
 
 def open_source(name: str) -> Source:
-    """A folder (recursive), a parquet or tar file; a name that is none of these: a hub data set."""
+    """A folder (recursive), a parquet or tar file; a name that is none of these: a hub data set.
+
+    A folder may also be one that `datasets` saved by save_to_disk.
+    """
     path = Path(name)
+    if path.is_dir() and is_saved(path):
+        return saved_source(path)
     if path.is_dir() or path.is_file():
         return _local_source(path)
     if path.is_absolute() or name.startswith(".") or name.count("/") > 1 or path.suffix:

@@ -92,9 +92,8 @@ def measure_in_child(photo: Path, model: str) -> dict[str, float]:
 def measure_stages(photo: Path, model: str) -> dict[str, float]:
     """Best seconds of each stage of a loaded pipeline, and of the whole."""
     from condiff.cli.options import quiet_libraries
-    from condiff.color import join_chroma
     from condiff.images import read_image, write_image
-    from condiff.pipeline import SCHEDULER, STEPS, Pipeline, small_lightness
+    from condiff.pipeline import Pipeline
 
     quiet_libraries()
     pipeline = Pipeline.from_pretrained(model, device="cpu")
@@ -102,15 +101,12 @@ def measure_stages(photo: Path, model: str) -> dict[str, float]:
     for _ in range(1 + WARM_RUNS):
         marks = [time.perf_counter()]
         image = read_image(photo)
-        pixels = np.asarray(image.convert("RGB"))
         marks.append(time.perf_counter())
-        steps = pipeline.denoise(
-            small_lightness(pixels, cell=pipeline.cell), steps=STEPS, scheduler=SCHEDULER, seed=0
-        )
-        timed = [(chroma, time.perf_counter()) for chroma in steps]
-        chroma, times = timed[-1][0], [moment for _, moment in timed]
+        pixels, condition = pipeline.prepare(image, size=None)
+        timed = [(x_t, time.perf_counter()) for x_t in pipeline.denoise(condition, seed=0)]
+        x_0, times = timed[-1][0], [moment for _, moment in timed]
         marks.append(times[-1])
-        result = Image.fromarray(join_chroma(pixels, chroma))
+        result = pipeline.finish(x_0, pixels)
         marks.append(time.perf_counter())
         write_image(result, io.BytesIO(), format="JPEG")
         marks.append(time.perf_counter())

@@ -14,10 +14,11 @@ from torch import Tensor
 from condiff.checkpoint import Loaded, load_model
 from condiff.color import join_chroma
 from condiff.color import lightness as lightness_of
-from condiff.diffusion import build_scheduler, denoise, initial_noise
+from condiff.diffusion import build_scheduler, denoise, guide, initial_noise
 from condiff.errors import ConfigError
 
 STEPS = 4
+DEFAULT_STEPS = {"chroma": STEPS, "rgb": 25}
 SCHEDULER = "ddim"
 MODEL_SIZE = 256  # short side of L* as the model sees it
 MAX_ASPECT = 3  # a longer panorama is shrunk until its long side is this many times MODEL_SIZE
@@ -37,96 +38,160 @@ class Pipeline:
         return cls(load_model(name, device=chosen), chosen)
 
     @property
+    def sample_size(self) -> int:
+        """Side of x_t in training."""
+        return int(self.loaded.model.unet.config.sample_size)
+
+    @property
     def cell(self) -> int:
-        """Pixels of L* on a side of one cell of x_t: 4 where the model was trained at 64²."""
-        return MODEL_SIZE // int(self.loaded.model.unet.config.sample_size)
+        """Pixels of the condition on a side of one cell of x_t: of L* 4, if trained at 64²."""
+        if self.loaded.task.x_0 == "chroma":
+            return MODEL_SIZE // self.sample_size
+        return int(self.loaded.model.encoder.config.fold)
 
     def __call__(
         self,
-        image: Image.Image,
+        image: Image.Image | None = None,
         *,
-        steps: int = STEPS,
+        steps: int | None = None,
         scheduler: str = SCHEDULER,
         seed: int | None = None,
         samples: int = 1,
-        size: int = MODEL_SIZE,
+        size: int | None = None,
+        guidance_scale: float = 1.0,
     ) -> list[Image.Image]:
-        """Colour a photo `samples` times, with the seeds seed, seed + 1, …
+        """Answer `samples` times, with the seeds seed, seed + 1, …
 
-        The result has the photo's size, its L*, and its alpha channel if there is one; it is a
-        function of (model, image, seed, steps, scheduler, size) alone. Without a seed a new one is
-        drawn; each result tells its own in `info["seed"]`. `size` is the short side that the model
-        sees: more detail in the colours, at a cost that grows with its square.
+        A colorizer takes a photo; the result has the photo's size, its L*, and its alpha channel if
+        there is one. A model of sketches or edges takes a line drawing, ink on paper, and gives a
+        picture at its own size; an unconditional one takes nothing. `size` is the short side that
+        the model sees (default: as it was trained): more detail, at a cost that grows with its
+        square. `guidance_scale` above 1 follows the lines more closely (1: off, half the time).
+
+        A result is a function of (model, image, seed, steps, scheduler, size, guidance_scale)
+        alone. Without a seed a new one is drawn; each result tells its own in `info["seed"]`.
         """
-        if steps < 1 or samples < 1 or size < MIN_SIZE:
-            raise ConfigError(
-                f"steps and samples are at least 1 and size at least {MIN_SIZE}, "
-                f"not {steps}, {samples} and {size}."
-            )
+        if samples < 1:
+            raise ConfigError(f"samples are at least 1, not {samples}.")
         seed = secrets.randbits(31) if seed is None else seed
-        pixels = np.asarray(image.convert("RGB"))
-        lightness = small_lightness(pixels, size=size, cell=self.cell)
+        pixels, condition = self.prepare(image, size=size)
         results = []
         for number in range(seed, seed + samples):
-            *_, chroma = self.denoise(lightness, steps=steps, scheduler=scheduler, seed=number)
-            result = Image.fromarray(join_chroma(pixels, chroma))
-            if image.mode == "RGBA":
+            *_, x_0 = self.denoise(
+                condition,
+                steps=steps,
+                scheduler=scheduler,
+                seed=number,
+                guidance_scale=guidance_scale,
+            )
+            result = self.finish(x_0, pixels)
+            if image is not None and self.loaded.task.x_0 == "chroma" and image.mode == "RGBA":
                 result.putalpha(image.getchannel("A"))
-            result.info = {**image.info, "seed": number}
+            result.info = {**(image.info if image is not None else {}), "seed": number}
             results.append(result)
         return results
 
     def frames(
         self,
-        image: Image.Image | None,
+        image: Image.Image | None = None,
         *,
-        steps: int = STEPS,
+        steps: int | None = None,
         scheduler: str = SCHEDULER,
         seed: int,
-        size: int = MODEL_SIZE,
+        size: int | None = None,
+        guidance_scale: float = 1.0,
     ) -> Iterator[Image.Image]:
         """The finished RGB picture of every x_t, pure noise first, the result last."""
+        pixels, condition = self.prepare(image, size=size)
+        for x_t in self.denoise(
+            condition, steps=steps, scheduler=scheduler, seed=seed, guidance_scale=guidance_scale
+        ):
+            yield self.finish(x_t, pixels)
+
+    def finish(self, x_0: np.ndarray, pixels: np.ndarray | None) -> Image.Image:
+        """x_0 (h,w,C) as a picture: RGB as it is, chroma brought to the photo's size and L*."""
+        task = self.loaded.task
+        if task.x_0 == "chroma" and pixels is not None:
+            return Image.fromarray(join_chroma(pixels, x_0 * task.scale))
+        return Image.fromarray(np.uint8((x_0.clip(-1, 1) + 1) * 127.5 + 0.5))
+
+    def prepare(
+        self, image: Image.Image | None, *, size: int | None
+    ) -> tuple[np.ndarray | None, np.ndarray]:
+        """The picture in RGB (H,W,3), and the condition (h,w,N) in [-1,1] at the model's size.
+
+        Raises ConfigError where it is not what the model takes.
+        """
+        name, task = self.loaded.folder.name, self.loaded.task
+        chroma = task.x_0 == "chroma"
+        side = MODEL_SIZE if chroma else self.sample_size * self.cell
+        side = side if size is None else size
+        if side < MIN_SIZE:
+            raise ConfigError(f"size is at least {MIN_SIZE}, not {side}.")
+        if not task.condition_channels:
+            if image is not None:
+                raise ConfigError(f"The model {name} is unconditional: it takes no picture.")
+            return None, np.zeros((side, side, 0), np.float32)
         if image is None:
-            raise ConfigError(f"The model {self.loaded.folder.name} takes a photo: give one.")
+            raise ConfigError(f"The model {name} takes a {'photo' if chroma else 'drawing'}.")
         pixels = np.asarray(image.convert("RGB"))
-        lightness = small_lightness(pixels, size=size, cell=self.cell)
-        for chroma in self.denoise(lightness, steps=steps, scheduler=scheduler, seed=seed):
-            yield Image.fromarray(join_chroma(pixels, chroma))
+        small = shrink_to(pixels, size=side, cell=self.cell)
+        return pixels, lightness_of(small)[..., None] / 50 - 1 if chroma else lines_of(small)
 
     def denoise(
-        self, lightness: np.ndarray, *, steps: int, scheduler: str, seed: int
+        self,
+        condition: np.ndarray,
+        *,
+        steps: int | None = None,
+        scheduler: str = SCHEDULER,
+        seed: int,
+        guidance_scale: float = 1.0,
     ) -> Iterator[np.ndarray]:
-        """The chroma (h,w,2) of x_T, then after every step, for a small L* (H,W), h = H/cell.
+        """x_T, then x_t after every step (h,w,C), for a condition (H,W,N), h = H/cell.
 
         One image at a time: a CPU gains nothing from a batch, and convolutions round differently
         in batches of different sizes, so only this gives the same bytes whatever runs beside it.
         """
         task, model = self.loaded.task, self.loaded.model
-        height, width = lightness.shape
+        steps = DEFAULT_STEPS[task.x_0] if steps is None else steps
+        if steps < 1:
+            raise ConfigError(f"steps are at least 1, not {steps}.")
+        rows, columns = (side // self.cell for side in condition.shape[:2])
         halvings = len(model.unet.config.block_out_channels) - 1
-        padded = pad_to_stride(lightness, max(MIN_SIZE, self.cell * 2**halvings))
-        condition = torch.from_numpy(padded / 50 - 1)[None, None].to(self.device)
-        condition = condition.contiguous(memory_format=torch.channels_last)
+        padded = pad_to_stride(condition, max(self.cell * 2**halvings, self._backbone_stride))
+        given = torch.from_numpy(np.ascontiguousarray(padded.transpose(2, 0, 1)))[None]
+        given = given.float().to(self.device).contiguous(memory_format=torch.channels_last)
+        size = (padded.shape[0] // self.cell, padded.shape[1] // self.cell)
         with torch.inference_mode():
-            size = (padded.shape[0] // self.cell, padded.shape[1] // self.cell)
-            cond = model.encoder(condition, size=size)
+            cond = model.encoder(given, size=size)
+            guided = guidance_scale != 1 and task.condition_channels
+            null_cond = model.encoder(torch.zeros_like(given), size=size) if guided else None
             generator = torch.Generator().manual_seed(seed)  # the CPU's: the same on every device
-            shape = (task.out_channels, *cond.shape[-2:])
+            noise = initial_noise([generator], (task.out_channels, *size)).to(self.device)
 
             def predict(x_t: Tensor, t: Tensor) -> Tensor:
-                return model.predict(x_t, t, cond)
+                output = model.predict(x_t, t, cond)
+                if null_cond is None:
+                    return output
+                return guide(output, model.predict(x_t, t, null_cond), guidance_scale)
+
+            def crop(x_t: Tensor) -> np.ndarray:
+                clipped = x_t[0].clamp(-task.clip, task.clip).permute(1, 2, 0)
+                return np.ascontiguousarray(clipped[:rows, :columns].float().cpu().numpy())
 
             for x_t in denoise(
                 predict,
                 build_scheduler(scheduler, self.loaded.diffusion),
-                initial_noise([generator], shape).to(self.device),
+                noise,
                 steps=steps,
                 clip=task.clip,
                 generators=[generator],
             ):
-                chroma = x_t[0].clamp(-task.clip, task.clip).permute(1, 2, 0) * task.scale
-                rows, columns = height // self.cell, width // self.cell
-                yield np.ascontiguousarray(chroma[:rows, :columns].float().cpu().numpy())
+                yield crop(x_t)
+
+    @property
+    def _backbone_stride(self) -> int:
+        return MIN_SIZE if self.loaded.model.encoder.backbone is not None else 1
 
 
 def find_device(name: str) -> torch.device:
@@ -145,21 +210,34 @@ def find_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def small_lightness(pixels: np.ndarray, *, size: int = MODEL_SIZE, cell: int = 4) -> np.ndarray:
-    """L* (h,w) of a photo (H,W,3) brought to the model's size, its aspect kept.
+def shrink_to(pixels: np.ndarray, *, size: int = MODEL_SIZE, cell: int = 4) -> np.ndarray:
+    """A picture (H,W,3) brought to the model's size, its aspect kept.
 
     The short side becomes `size`; the long side at most MAX_ASPECT times that, the short side then
-    less. Both are the nearest multiples of `cell`, so that the cells of chroma cover them exactly.
+    less. Both are the nearest multiples of `cell`, so that the cells of x_t cover them exactly.
     """
     height, width = pixels.shape[:2]
     scale = min(size / min(height, width), MAX_ASPECT * size / max(height, width))
     target = tuple(max(cell, round(side * scale / cell) * cell) for side in (width, height))
+    if target == (width, height):
+        return pixels
     shrinks = scale < 1
     small = cv2.resize(pixels, target, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
-    return lightness_of(np.asarray(small, np.uint8))
+    return np.asarray(small, np.uint8)
 
 
-def pad_to_stride(lightness: np.ndarray, stride: int) -> np.ndarray:
-    """L* mirrored at its right and lower edge up to multiples of the stride."""
-    pad = [(0, -side % stride) for side in lightness.shape]
-    return np.pad(lightness, pad, mode="symmetric")
+def small_lightness(pixels: np.ndarray, *, size: int = MODEL_SIZE, cell: int = 4) -> np.ndarray:
+    """L* (h,w) of a photo (H,W,3) brought to the model's size."""
+    return lightness_of(shrink_to(pixels, size=size, cell=cell))
+
+
+def lines_of(pixels: np.ndarray) -> np.ndarray:
+    """A drawing (H,W,3), dark ink on light paper, as the condition (H,W,1): ink 1, paper -1."""
+    gray = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    return (1 - gray / 127.5)[..., None]
+
+
+def pad_to_stride(condition: np.ndarray, stride: int) -> np.ndarray:
+    """(H,W,N) mirrored at its right and lower edge up to multiples of the stride."""
+    pad = [(0, -side % stride) for side in condition.shape[:2]]
+    return np.pad(condition, [*pad, (0, 0)], mode="symmetric")

@@ -18,6 +18,7 @@ from typing import IO, Any
 import numpy as np
 
 from condiff.errors import ConfigError, DataError
+from condiff.items import Item, Source
 from condiff.recipe import Prepared, Recipe, Verdict, prepare_in_order
 from condiff.shards import (
     SPLITS,
@@ -30,7 +31,6 @@ from condiff.shards import (
     write_info,
     write_text,
 )
-from condiff.sources import Item, Source
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def run(plan: Plan, *, workers: int = 1) -> Iterator[Verdict]:
                     verdict, row = decider.decide(number, result)
                     if number >= known:
                         # Buffered: what a kill loses of it is decided again, and alike.
-                        line = json.dumps(asdict(verdict), ensure_ascii=False)
+                        line = json.dumps(vars(verdict), ensure_ascii=False)
                         journal.write(line + "\n")
                     if isinstance(result, Prepared) and verdict.outcome == "done":
                         writers[verdict.split].add(row, result.row)

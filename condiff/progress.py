@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from condiff.config import OptimizerConfig, TrainConfig
+from condiff.errors import TrainingError
 
 DECILES = 10
+SMOOTHING = 0.99
 
 
 @dataclass(frozen=True)
@@ -46,3 +48,17 @@ def learning_rate_at(optimizer: OptimizerConfig, *, step: int, progress: float) 
     """Linear warm-up, then half a cosine down to zero at the end of the run."""
     warm = min(1.0, (step + 1) / max(1, optimizer.warmup_steps))
     return optimizer.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def smooth_loss(before: float, loss: float, *, step: int) -> float:
+    """The moving average by which the best checkpoint is told; nan before its beginning.
+
+    Raises TrainingError where the loss is no number.
+    """
+    if not math.isfinite(loss):
+        raise TrainingError(
+            f"The loss of step {step} is {loss}. The last checkpoint is from before: start again "
+            "in a new folder with a lower optimizer.learning_rate, or with mixed_precision bf16 "
+            "where it was fp16."
+        )
+    return loss if math.isnan(before) else SMOOTHING * before + (1 - SMOOTHING) * loss

@@ -22,8 +22,8 @@ from PIL import Image
 from condiff.color import rgb_to_lab
 from condiff.errors import DataError, ImageError
 from condiff.images import read_image
+from condiff.items import Item, is_photo
 from condiff.shards import Row, columns_of
-from condiff.sources import Item, is_photo
 
 TASK_KINDS: dict[str, tuple[str, ...]] = {
     "colorize": ("gray",),
@@ -32,10 +32,10 @@ TASK_KINDS: dict[str, tuple[str, ...]] = {
 }
 MIN_CHROMA = 4.0  # of photos to learn colours from; JPEGs of grey ones stay below 3
 
-CHUNK_ITEMS, CHUNK_BYTES = 8, 4 << 20  # what is sent to a worker at once
+CHUNK_ITEMS, CHUNK_BYTES = 16, 4 << 20  # what is sent to a worker at once
 CHUNKS_AHEAD = 3  # for each worker, the one in work included: memory is bounded by it
 WEBP_METHOD = 4
-THUMB = (72, 64)  # what the filters look at: averaged, noise is no colour; the dHash's grid times 8
+CELLS = 32  # on the short side, their colours averaged: noise is no colour
 
 Outcome = Literal["done", "broken", "small", "grey", "duplicate"]
 Pixels = NDArray[Any]  # uint8; cv2's stubs know no dtypes
@@ -93,15 +93,14 @@ def prepare(item: Item, recipe: Recipe) -> Prepared | Verdict:
     pixels = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     if recipe.size is not None:
         pixels = shrink(pixels, recipe.size)
-    thumb = cv2.resize(pixels, THUMB, interpolation=cv2.INTER_AREA)
-    if recipe.min_chroma > 0 and (chroma := mean_chroma(thumb)) < recipe.min_chroma:
+    if recipe.min_chroma > 0 and (chroma := mean_chroma(pixels)) < recipe.min_chroma:
         reason = f"mean chroma {chroma:.1f}, below {recipe.min_chroma:g}"
         return Verdict(item.source, "grey", reason)
     digest = hashlib.blake2b(data, digest_size=8).digest()
     content = int.from_bytes(digest, "big")
-    dhash = difference_hash(thumb)
+    dhash = difference_hash(pixels)
     name = PurePosixPath(item.source).name.replace("#", "-")
-    stem = PurePosixPath(name).stem if is_photo(Path(name)) else name
+    stem = PurePosixPath(name).stem if is_photo(name) else name
     if recipe.size is not None:
         try:
             data = _encode(pixels, "WEBP", quality=recipe.quality, method=WEBP_METHOD)
@@ -119,16 +118,20 @@ def prepare(item: Item, recipe: Recipe) -> Prepared | Verdict:
 
 
 def mean_chroma(pixels: Pixels) -> float:
-    """Mean distance from grey in Lab of (H,W,3) uint8."""
-    ab = rgb_to_lab(pixels)[..., 1:]
-    return float(np.hypot(ab[..., 0], ab[..., 1]).mean())
+    """Mean distance from grey in Lab of (H,W,3) uint8, of cells averaged first."""
+    side = max(1, min(pixels.shape[:2]) // CELLS)
+    rows, columns = (length // side for length in pixels.shape[:2])
+    whole = pixels[: rows * side, : columns * side]  # by whole numbers cv2 is ten times as fast
+    cells = cv2.resize(whole, (columns, rows), interpolation=cv2.INTER_AREA)
+    _, a, b = cv2.split(rgb_to_lab(cells))
+    return float(cv2.mean(cv2.magnitude(a, b))[0])
 
 
 def difference_hash(pixels: Pixels) -> int:
     """dHash: 64 bits, each whether a cell of an 8 x 8 grid is darker than its right neighbour."""
-    grid = cv2.resize(pixels, (9, 8), interpolation=cv2.INTER_AREA)
-    gray = cv2.cvtColor(grid, cv2.COLOR_RGB2GRAY)
-    return int.from_bytes(np.packbits(gray[:, :-1] < gray[:, 1:]).tobytes(), "big")
+    gray = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+    grid = cv2.resize(gray, (9, 8), interpolation=cv2.INTER_AREA)
+    return int.from_bytes(np.packbits(grid[:, :-1] < grid[:, 1:]).tobytes(), "big")
 
 
 def shrink(pixels: Pixels, size: int) -> Pixels:

@@ -31,12 +31,10 @@ from condiff.model import Model, build_model
 from condiff.objective import batch_error
 from condiff.pretrained import load_init
 from condiff.preview import sample_grid
-from condiff.progress import Step, learning_rate_at, progress_of
+from condiff.progress import Step, learning_rate_at, progress_of, smooth_loss
 from condiff.run import Checkpoint, prune_checkpoints, write_checkpoint
 from condiff.snapshot import restore_snapshot, take_snapshot
 from condiff.tasks import Task, find_task
-
-SMOOTHING = 0.99  # of the loss by which the best checkpoint is told
 
 
 @dataclass(frozen=True)
@@ -121,11 +119,15 @@ class Trainer:
     def describe(self) -> str:
         """One line: what is trained on what."""
         count = sum(p.numel() for p in self.model.trainable()) / 1e6
-        processes = self.accelerator.num_processes
         return (
             f"{self.task.name}: {self.dataset.describe()}; {count:.1f} M parameters to train, "
-            f"batches of {self.batch_size}, {processes} x {self.accelerator.device.type}"
+            f"batches of {self.batch_size}, {self.machine}"
         )
+
+    @property
+    def machine(self) -> str:
+        """What it runs on: processes and their kind of device."""
+        return f"{self.accelerator.num_processes} x {self.accelerator.device.type}"
 
     def fill_cache(self) -> Iterator[Filled]:
         """Run the frozen backbone once over every photo, each process over its share."""
@@ -213,15 +215,7 @@ class Trainer:
 
     def observe(self, loss: float) -> None:
         """Take note of a step's loss: for the best checkpoint, and to stop when it is no number."""
-        if not math.isfinite(loss):
-            raise TrainingError(
-                f"The loss of step {self.step} is {loss}. The last checkpoint is from before: "
-                "start again from it with a lower optimizer.learning_rate in a new folder, or "
-                "with mixed_precision bf16 where it was fp16."
-            )
-        if math.isnan(self.smoothed_loss):
-            self.smoothed_loss = loss
-        self.smoothed_loss = SMOOTHING * self.smoothed_loss + (1 - SMOOTHING) * loss
+        self.smoothed_loss = smooth_loss(self.smoothed_loss, loss, step=self.step)
 
     def error(self, batch: Batch, number: int, *, alone: bool = False) -> tuple[Tensor, Tensor]:
         """Weighted squared error (B,) and timesteps (B,) of this process's share of batch `number`.
@@ -307,7 +301,7 @@ class Trainer:
             step=self.step,
             batch_size=self.batch_size,
             minutes=self.minutes,
-            device=f"{self.accelerator.num_processes} x {self.accelerator.device.type}",
+            device=self.machine,
             loss=self.smoothed_loss,
             init=self.init,
         )

@@ -10,7 +10,7 @@ from pathlib import Path
 import output
 from condiff.errors import CondiffError
 from condiff.recipe import MIN_CHROMA, TASK_KINDS, Recipe
-from condiff.sources import hub_source
+from condiff.streamed import hub_source
 
 
 def main(argv: list[str] | None = None) -> int:

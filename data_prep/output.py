@@ -3,13 +3,21 @@
 import argparse
 import sys
 from collections import Counter
+from io import BytesIO
+from itertools import islice
 from pathlib import Path
 
+from PIL import Image
 from tqdm import tqdm
 
+from condiff.figures import make_contact_sheet
+from condiff.images import read_image, write_image
+from condiff.items import Source
 from condiff.prep import plan, run
 from condiff.recipe import Recipe
-from condiff.sources import Source, write_folder
+from condiff.sources import write_folder
+
+ROWS, COLUMNS, SIDE = 5, 8, 160  # of a contact sheet
 
 
 def add_options(parser: argparse.ArgumentParser, *, count: int) -> None:
@@ -21,24 +29,40 @@ def add_options(parser: argparse.ArgumentParser, *, count: int) -> None:
     parser.add_argument(
         "--kind", action="append", default=[], help="a condition to draw, with --parquet"
     )
+    parser.add_argument(
+        "--sheet", type=Path, help="a contact sheet of the first of them, a PNG file"
+    )
 
 
 def write(source: Source, options: argparse.Namespace, *, license: str) -> int:
     """A folder of PNG files with captions, or a prepared data set; the exit code."""
+    if options.sheet:
+        write_image(make_sheet(source), options.sheet, force=True)
     if options.parquet:
         # Drawings are alike by nature: their dHash is of no use.
         recipe = Recipe(kinds=tuple(options.kind), max_distance=None, license=license)
         return prepare(source, options.out, recipe)
-    paths = tqdm(write_folder(source, options.out), total=source.total, unit="picture")
+    pictures = write_folder(source, options.out)
+    paths = tqdm(pictures, total=source.total, unit="picture", disable=None)
     print(f"{sum(1 for _ in paths)} pictures in {options.out}")
     return 0
+
+
+def make_sheet(source: Source) -> Image.Image:
+    """The first pictures of a source, in rows."""
+    pictures = [
+        read_image(item.data if isinstance(item.data, Path) else BytesIO(item.data))
+        for item in islice(source.items(0), ROWS * COLUMNS)
+    ]
+    rows = [pictures[start : start + COLUMNS] for start in range(0, len(pictures), COLUMNS)]
+    return make_contact_sheet(rows, side=SIDE)
 
 
 def prepare(source: Source, out: Path, recipe: Recipe, *, workers: int = 1) -> int:
     """Prepare a data set; 1 if something in it was broken, with the reasons on stderr."""
     outcomes: Counter[str] = Counter()
     todo = plan(source, out, recipe)
-    for verdict in tqdm(run(todo, workers=workers), total=todo.total, unit="photo"):
+    for verdict in tqdm(run(todo, workers=workers), total=todo.total, unit="photo", disable=None):
         outcomes[verdict.outcome] += 1
         if verdict.outcome == "broken":
             print(f"{verdict.source}: {verdict.reason}", file=sys.stderr)

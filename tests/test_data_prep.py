@@ -95,6 +95,38 @@ def test_nouns_from_the_package_file_as_a_folder_and_as_shards(tmp_path):
         assert row["image"]["bytes"] == (tmp_path / "a" / row["source"]).read_bytes()
 
 
+def test_the_package_comes_from_the_cache_or_it_is_told_how_to_get_it(
+    tmp_path, monkeypatch, capsys
+):
+    nouns = importlib.import_module("nouns")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    flags = [str(tmp_path / "out"), "--count", "3", "--sheet", str(tmp_path / "sheet.png")]
+    way_out = "run `npm pack @nouns/assets@0.10.0` elsewhere and give nouns-assets-0.10.0.tgz"
+    with pytest.raises(SystemExit, match="1"):
+        nouns.main(flags)
+    told = capsys.readouterr().err
+    assert "npm, which is not here" in told and way_out in told
+    (tmp_path / "bin").mkdir()
+    npm = tmp_path / "bin" / "npm"
+    npm.write_text("#!/bin/sh\necho npm error code ECONNREFUSED >&2\nexit 1\n")
+    npm.chmod(0o755)
+    with pytest.raises(SystemExit, match="1"):
+        nouns.main(flags)
+    told = capsys.readouterr().err
+    assert "(npm error code ECONNREFUSED)" in told and way_out in told
+    cache = tmp_path / "cache" / "condiff"
+    assert not list(cache.iterdir())
+    (tmp_path / "image-data.json").write_text(json.dumps(image_data()))
+    with tarfile.open(cache / nouns.FILE_NAME, "w:gz") as tar:
+        tar.add(tmp_path / "image-data.json", nouns.IMAGE_DATA)
+    assert nouns.main(flags) == 0  # the npm that fails is not asked
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.size == (3 * 162 + 2, 162 + 2)
+        red, green, blue = sheet.getpixel((82, 2 + 102))
+        assert green > 250 and max(red, blue) < 20  # the stripe of the body
+
+
 def test_a_file_that_is_no_package_is_one_sentence(tmp_path, capsys):
     nouns = importlib.import_module("nouns")
     (tmp_path / "x.tgz").write_bytes(b"no tar")

@@ -12,6 +12,8 @@ LEVELS = [
     {"errors"},
     {"config", "images", "parquet", "backbone", "color"}
     | {"hed", "annotators", "extractors", "lines", "packed", "order"},
+    {"items"},
+    {"archives", "streamed"},
     {"conditions", "hints", "diffusion", "encoder", "batch", "metrics", "pairs", "report", "tasks"}
     | {"sources", "shards"},
     {"model", "photos", "recipe"},

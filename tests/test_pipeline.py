@@ -1,15 +1,21 @@
 """Whole photos in, whole photos out."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from condiff import Pipeline
+from condiff.checkpoint import Loaded
 from condiff.color import lightness, rgb_to_lab
+from condiff.config import DiffusionConfig, ModelConfig
 from condiff.diffusion import SCHEDULERS
 from condiff.errors import ConfigError
+from condiff.model import build_model
 from condiff.pipeline import MAX_ASPECT, find_device, pad_to_stride, small_lightness
+from condiff.tasks import find_task
 
 from .conftest import make_photo
 
@@ -108,9 +114,9 @@ def test_the_aspect_is_kept_and_panoramas_bounded(size, expected):
 
 
 def test_padding_mirrors_and_reaches_the_stride():
-    lightness = np.arange(36 * 5, dtype=np.float32).reshape(36, 5)
+    lightness = np.arange(36 * 5, dtype=np.float32).reshape(36, 5, 1)
     padded = pad_to_stride(lightness, 32)
-    assert padded.shape == (64, 32)
+    assert padded.shape == (64, 32, 1)
     assert np.array_equal(padded[:36, :5], lightness)
     assert np.array_equal(padded[36:, :5], lightness[::-1][:28])
     assert np.array_equal(padded[:36, 5:10], lightness[:, ::-1])
@@ -121,3 +127,61 @@ def test_devices_are_told():
     assert find_device("auto").type in {"cpu", "cuda", "mps"}
     with pytest.raises(ConfigError, match="no device 'tpu'"):
         find_device("tpu")
+
+
+def rgb_pipeline(name, **changes):
+    """A tiny pipeline of the task with random weights, x_t at 32²."""
+    torch.manual_seed(0)
+    config = ModelConfig(
+        sample_size=32, backbone_variant=None, block_out_channels=(8, 16), norm_num_groups=4,
+        attention_head_dim=8, **changes,
+    )  # fmt: skip
+    task = find_task(name)
+    model = build_model(config, task).eval()
+    return Pipeline(Loaded(Path(name), task, model, DiffusionConfig()), torch.device("cpu"))
+
+
+@pytest.mark.parametrize(("fold", "size"), [(1, (48, 32)), (2, (96, 64))])
+def test_a_drawing_becomes_a_picture_at_the_models_size(fold, size):
+    pipeline = rgb_pipeline("sketch", fold=fold)
+    drawing = make_photo(90, 60).convert("L")
+    first, second = pipeline(drawing, steps=2, seed=3, samples=2)
+    (again,) = pipeline(drawing, steps=2, seed=4)
+    assert first.size == tuple(side // fold for side in size)
+    assert first.tobytes() != second.tobytes() == again.tobytes()
+
+
+def test_guidance_of_one_is_off_and_more_follows_the_condition():
+    pipeline = rgb_pipeline("sketch")
+    condition = np.random.default_rng(0).uniform(-1, 1, (32, 32, 1)).astype(np.float32)
+
+    def sample(scale):
+        *_, x_0 = pipeline.denoise(condition, steps=1, seed=0, guidance_scale=scale)
+        return x_0
+
+    # One step from pure noise: x_0 is minus the model output, so guidance is linear in it.
+    plain, blind, double = sample(1), sample(0), sample(2)
+    expected = (blind + 2 * (plain - blind)).clip(-1, 1)
+    inside = (np.abs(plain) < 0.999) & (np.abs(blind) < 0.999)
+    assert not np.allclose(plain, blind, atol=1e-3)
+    assert inside.mean() > 0.5
+    assert np.allclose(double[inside], expected[inside], atol=1e-4)
+
+
+def test_an_unconditional_model_takes_nothing_and_frames_begin_with_noise():
+    pipeline = rgb_pipeline("none")
+    frames = list(pipeline.frames(steps=3, seed=0))
+    (result,) = pipeline(steps=3, seed=0)
+    assert len(frames) == 4
+    assert frames[-1].tobytes() == result.tobytes()
+    noise = np.asarray(frames[0], np.float32) / 127.5 - 1
+    assert 0.5 < noise.std() < 0.9  # a standard normal clipped to ±1 has 0.72
+    with pytest.raises(ConfigError, match="unconditional"):
+        pipeline(make_photo(32, 32), steps=1)
+
+
+def test_a_model_of_drawings_or_photos_asks_for_one(pipeline):
+    with pytest.raises(ConfigError, match="takes a drawing"):
+        rgb_pipeline("edge")(steps=1)
+    with pytest.raises(ConfigError, match="takes a photo"):
+        pipeline(steps=1)

@@ -18,6 +18,7 @@ from PIL import Image
 
 from condiff.cli import main
 from condiff.errors import ConfigError, DataError
+from condiff.items import Item
 from condiff.prep import plan, run
 from condiff.recipe import (
     Recipe,
@@ -27,7 +28,8 @@ from condiff.recipe import (
     shrink,
 )
 from condiff.shards import SPLITS
-from condiff.sources import Item, hub_source, open_source
+from condiff.sources import open_source
+from condiff.streamed import hub_source, streamed_source
 
 PLAIN = ["--kind", "none", "--workers", "1"]
 
@@ -368,13 +370,93 @@ def test_a_hub_data_set_is_streamed_from_any_row_on(photos, tmp_path):
         assert [item.text for item in items] == [str(n) for n in range(start, 30)]
 
 
+def hub_rows(count: int):
+    """A data set as the hub has them: the photos' bytes in an Image column, and captions."""
+    import datasets
+
+    images = [{"bytes": encoded(photo(n)), "path": f"{n}.jpg"} for n in range(count)]
+    data = datasets.Dataset.from_dict(
+        {"image": images, "caption": [f"no. {n}" for n in range(count)]}
+    )
+    return data.cast_column("image", datasets.Image())
+
+
+def test_a_hub_data_set_that_is_in_the_cache_is_read_offline(tmp_path, monkeypatch, capsys):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    folder = tmp_path / "owner___some_photos" / "default" / "0.0.0" / "0123abcd"
+    rows = hub_rows(20)
+    rows.info.splits = datasets.splits.SplitDict.from_split_dict(
+        [{"name": "train", "num_examples": 20, "dataset_name": "some_photos"}]
+    )
+    rows.info.config_name = "default"
+    folder.mkdir(parents=True)
+    with datasets.arrow_writer.ArrowWriter(
+        features=rows.features, path=str(folder / "some_photos-train.arrow")
+    ) as writer:
+        writer.write_table(rows.data.table)
+        writer.finalize()
+    rows.info.write_to_directory(str(folder))
+    out = tmp_path / "out"
+    assert main(["prep", "owner/some_photos", str(out), *PLAIN]) == 0
+    assert capsys.readouterr().out == "20 done, 0 skipped, 0 failed\n"
+    row = rows_of(out)[19]
+    assert (row["source"], row["text"]) == ("owner/some_photos/train#9", "no. 9")
+    assert row["image"]["bytes"] == encoded(photo(9))
+
+
+def test_a_stream_that_breaks_off_is_told_and_gone_on_with(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    files = [{"bytes": encoded(photo(n)), "path": f"{n}.jpg"} for n in range(9)]
+    is_up = False
+
+    def rows():
+        for n, file in enumerate(files):
+            if n == 5 and not is_up:
+                raise ConnectionError("Server Disconnected")
+            yield {"image": file}
+
+    features = datasets.Features(image=datasets.Image())
+    stream = datasets.IterableDataset.from_generator(rows, features=features)
+    source = streamed_source("owner/name", {"train": stream}, [None])
+    verdicts = []
+    with pytest.raises(DataError, match=r"broke off \(Server Disconnected\): run the same again"):
+        for verdict in run(plan(source, tmp_path / "out", Recipe())):
+            verdicts.append(verdict)
+    assert len(verdicts) == 5
+    is_up = True
+    verdicts += run(plan(source, tmp_path / "out", Recipe()))
+    assert [verdict.source for verdict in verdicts] == [f"owner/name/train#{n}" for n in range(9)]
+    assert len(rows_of(tmp_path / "out")) == 9
+
+
+def test_what_datasets_saved_to_disk_is_a_source(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    rows = hub_rows(30)
+    one, two = tmp_path / "one", tmp_path / "two"
+    rows.save_to_disk(str(one))
+    halves = {"train": rows.select(range(20)), "test": rows.select(range(20, 30))}
+    datasets.DatasetDict(halves).save_to_disk(str(two))
+    for folder in (one, two):
+        source = open_source(str(folder))
+        assert (source.total, source.has_text) == (30, True)
+        for start in (0, 7, 20, 29, 30):
+            items = list(source.items(start))
+            assert [item.data for item in items] == [encoded(photo(n)) for n in range(start, 30)]
+            assert [item.text for item in items] == [f"no. {n}" for n in range(start, 30)]
+    assert open_source(str(one)).fingerprint != open_source(str(two)).fingerprint
+    (two / "test" / "data-00000-of-00001.arrow").write_bytes(b"cut")
+    with pytest.raises(DataError, match="saved by datasets and is damaged"):
+        open_source(str(two))
+
+
 def test_a_source_that_is_not_there_is_one_sentence(tmp_path, capsys):
     for name in (str(tmp_path / "gone"), "./gone", "gone.parquet"):
         with pytest.raises(DataError, match="There is no data at"):
             open_source(name)
     pytest.importorskip("datasets")
-    with pytest.raises(DataError, match="no file or folder nobody/nothing"):
-        open_source("nobody/nothing")  # offline: HF_HUB_OFFLINE is set
+    with pytest.raises(DataError, match=r"no file or folder nobody/nothing.*HF_HUB_OFFLINE is set"):
+        open_source("nobody/nothing")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="holds no photos"):
         open_source(str(tmp_path / "empty"))

@@ -22,8 +22,8 @@ def prep(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="A folder (with all below it), a parquet or tar file, or the name of a data set "
-            "on the Hugging Face hub.",
+            help="A folder (with all below it, or saved by datasets), a parquet or tar file, or "
+            "the name of a data set on the Hugging Face hub.",
         ),
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder of the data set.")],

@@ -210,6 +210,15 @@ def test_noise_is_standard_normal_and_all_timesteps_are_drawn():
     assert eps.std().item() == pytest.approx(1, abs=0.01)
 
 
+def test_the_configured_timestep_shift_is_drawn_with():
+    t, _ = draw_noise(
+        (4096, 1, 1, 1), num_train_timesteps=1000, config=process(timestep_shift=3.0),
+        generator=seeded(), device="cpu",
+    )  # fmt: skip
+    # half of them lie above the place where u is one half: 3/2 / (1 + 2/2)
+    assert (t >= 750).float().mean().item() == pytest.approx(0.5, abs=0.025)
+
+
 def test_offset_noise_adds_to_the_mean_of_each_channel_alone():
     def draw(strength):
         return draw_noise(

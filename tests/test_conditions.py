@@ -233,6 +233,27 @@ def test_an_annotator_with_a_local_folder_keeps_the_size(name, tmp_path, monkeyp
 
 
 @needs_controlnet_aux
+def test_weights_saved_on_a_gpu_load_without_one(tmp_path, monkeypatch):
+    import torch
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+        save_random_weights("pidinet", tmp_path)
+    drawn = annotate("pidinet", draw_photo(64, 64), tmp_path, {})
+    assert drawn.shape == (64, 64, 3)
+
+
+@needs_controlnet_aux
+@pytest.mark.skipif(
+    importlib.util.find_spec("torchvision") is not None, reason="torchvision is here"
+)
+@pytest.mark.parametrize("name", ["depth", "normal"])
+def test_depth_and_normal_without_torchvision_are_told(name, tmp_path):
+    with pytest.raises(ConditionError, match=rf"{name} .* takes torchvision .* fits torch \d"):
+        load_annotator(name, tmp_path)
+
+
+@needs_controlnet_aux
 def test_missing_and_broken_weights_are_told(tmp_path):
     with pytest.raises(ConditionError, match=r"table5_pidinet.pth: put it in .* hf download"):
         load_annotator("pidinet", tmp_path)

@@ -10,7 +10,10 @@ import importlib.util
 import os
 import pickle
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -83,13 +86,27 @@ def load_annotator(name: str, folder: Path) -> Any:
                 f"hf download {row.hub} {' '.join(row.files)} --local-dir {folder}"
             )
     try:
-        return detector.from_pretrained(str(folder), **row.options)
+        with _loading_to_cpu():
+            return detector.from_pretrained(str(folder), **row.options)
     except (OSError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         files = " and ".join(row.files)
         raise ConditionError(
             f"{name} cannot use {files} in {folder} ({reason}): get it again from {row.hub}."
         ) from error
+
+
+@contextmanager
+def _loading_to_cpu() -> Iterator[None]:
+    """Some detectors load weights to where they were saved, which may be a GPU that is not here."""
+    import torch
+
+    load = torch.load
+    torch.load = functools.partial(load, map_location="cpu")
+    try:
+        yield
+    finally:
+        torch.load = load
 
 
 def import_alone(module: str, name: str) -> Any:
@@ -103,9 +120,12 @@ def import_alone(module: str, name: str) -> Any:
         return importlib.import_module(f"{PACKAGE}.{module}")
     # A torchvision made for another build of torch fails with RuntimeError, not ImportError.
     except (ImportError, RuntimeError, OSError) as error:
-        missing = getattr(error, "name", None) or "a torchvision that fits torch"
+        missing = getattr(error, "name", None) or "torchvision"
+        way_out = f"pip install {missing}"
+        if missing == "torchvision":
+            way_out = f"install the one that fits torch {version('torch')}, from where that came"
         raise ConditionError(
-            f"{name} of controlnet-aux takes {missing} ({error}): install that first."
+            f"{name} of controlnet-aux takes {missing} ({error}): {way_out}."
         ) from error
     finally:
         if spec is not None:

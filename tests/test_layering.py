@@ -11,9 +11,9 @@ PACKAGE = Path(condiff.__file__).parent
 LEVELS = [
     {"errors"},
     {"config", "images", "parquet", "backbone", "color"}
-    | {"hed", "annotators", "extractors", "lines", "packed", "order"},
+    | {"hed", "annotators", "extractors", "lines", "packed", "order", "columns"},
     {"conditions", "hints", "diffusion", "encoder", "batch", "metrics", "pairs", "report", "tasks"}
-    | {"sources", "shards"},
+    | {"sources", "shards", "hub"},
     {"model", "photos", "recipe"},
     {"prep", "checkpoint", "figures", "views", "ram"},
     {"features", "stream", "device"},

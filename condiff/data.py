@@ -11,17 +11,19 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from condiff.config import TrainConfig
-from condiff.errors import ConfigError
+from condiff.device import DeviceDataset
+from condiff.errors import CondiffError, ConfigError
 from condiff.features import FeatureCache
 from condiff.order import Order, batches_of
 from condiff.photos import find_photos
 from condiff.ram import RamPhotos
+from condiff.stream import StreamDataset
 from condiff.tasks import Task
 from condiff.views import PREFETCH, Batch, ViewDataset, ViewSettings
 
 __all__ = ["Batch", "Dataset", "FeatureCache", "build_dataset", "collate", "load_batches"]
 
-Dataset = ViewDataset | FeatureCache
+Dataset = ViewDataset | FeatureCache | StreamDataset | DeviceDataset
 
 
 def build_dataset(
@@ -44,7 +46,11 @@ def build_dataset(
     sample_size = config.model.sample_size if rgb else data.size // config.model.fold
     settings = ViewSettings(task, data, size=data.size, sample_size=sample_size)
     kinds = task.conditions if data.conditions == "prepared" else ()
+    if data.streaming:
+        return StreamDataset(source, settings, seed=config.seed, kinds=kinds)
     photos = find_photos(source, data, seed=config.seed, kinds=kinds)
+    if data.cache == "device":
+        return DeviceDataset(photos, settings, seed=config.seed, name=photos.name, device=device)
     kept = RamPhotos(photos, short_side=settings.short_side) if data.cache == "ram" else photos
     views = ViewDataset(
         kept, settings, seed=config.seed, name=photos.name, fingerprint=photos.fingerprint
@@ -69,8 +75,17 @@ def load_batches(
     gets the r-th B of them. A batch is a function of the seed and its number alone.
     """
     share = {"batch_size": batch_size, "process": process, "num_processes": num_processes}
-    keys = batches_of(Order(len(dataset), seed=dataset.seed), start=start, **share)
-    yield from _load(dataset, keys, num_workers=dataset.num_workers, device=torch.device(device))
+    if isinstance(dataset, DeviceDataset):
+        yield from dataset.batches(start=start, **share)
+        return
+    rows: TorchDataset[Batch]
+    keys: Iterator[list[Any]]
+    if isinstance(dataset, StreamDataset):
+        rows, keys = dataset.views, dataset.keys(start=start, **share)
+    else:
+        order = Order(dataset.num_photos, seed=dataset.seed)
+        rows, keys = dataset, batches_of(order, start=start, **share)
+    yield from _load(rows, keys, num_workers=dataset.num_workers, device=torch.device(device))
 
 
 def collate(rows: list[Batch]) -> Batch:
@@ -85,18 +100,28 @@ def collate(rows: list[Batch]) -> Batch:
     }
 
 
+class _Batches(TorchDataset[Batch | CondiffError]):
+    """batches[keys] is a batch, or what went wrong: raised, a worker would bury it in traces."""
+
+    def __init__(self, rows: TorchDataset[Batch]):
+        self.rows = rows
+
+    def __getitem__(self, keys: list[Any]) -> Batch | CondiffError:
+        try:
+            return collate([self.rows[key] for key in keys])
+        except CondiffError as error:
+            return error
+
+
 def _load(
-    dataset: TorchDataset[Batch],
-    keys: Iterable[list[Any]],
-    *,
-    num_workers: int,
-    device: torch.device,
+    rows: TorchDataset[Batch], keys: Iterable[list[Any]], *, num_workers: int, device: torch.device
 ) -> Iterator[Batch]:
-    """dataset[key] for each list of keys, made by workers, in the order of the keys."""
+    """rows[key] for each list of keys, made by workers, in the order of the keys."""
     loader = DataLoader(
-        dataset,
-        batch_sampler=keys,
-        collate_fn=collate,
+        _Batches(rows),
+        batch_size=None,
+        sampler=keys,
+        collate_fn=_as_it_is,
         num_workers=num_workers,
         prefetch_factor=PREFETCH if num_workers else None,
         worker_init_fn=_start_worker,
@@ -104,7 +129,13 @@ def _load(
         generator=torch.Generator(),  # else it would draw from the run's own
     )
     for batch in loader:
+        if isinstance(batch, CondiffError):
+            raise batch
         yield _to_device(batch, device)
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
 
 
 def _start_worker(number: int) -> None:
@@ -130,4 +161,9 @@ def _check(config: TrainConfig, task: Task) -> None:
         raise ConfigError(
             f"data.conditions: prepared is for drawings; the task {task.name} takes none: leave it "
             "out."
+        )
+    if data.cache == "device" and task.conditions:
+        raise ConfigError(
+            f"data.cache: device does not go with the task {task.name}: its lines are drawn by the "
+            "CPU; set data.cache to ram."
         )

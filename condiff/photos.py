@@ -1,10 +1,5 @@
-"""Photos for training: found in folders, parquet files or on the hub, decoded when looked at.
+"""Photos for training: found in folders, parquet files or on the hub, decoded when looked at."""
 
-What is kept for validation and tests is never among them: files and folders that are named val,
-valid, validation or test (test-00.parquet, val/1.jpg), and rows whose `split` says so.
-"""
-
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,15 +10,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from condiff.columns import columns_of, is_held_out, no_drawings
 from condiff.conditions import CONDITIONS, HELD_OUT, to_ink
 from condiff.config import DataConfig
-from condiff.errors import DataError, ImageError
+from condiff.errors import ConfigError, DataError, ImageError
+from condiff.extractors import resize
+from condiff.hub import HubColumn, hub_name, load_hub, undecoded
 from condiff.images import list_images, read_image
 from condiff.packed import PackedBytes
 from condiff.parquet import File, read_rows, scan_parquet
-
-IMAGE_COLUMNS = ("image", "img", "jpg", "png", "webp")  # the first that is there
-PREPARED = "conditioning_image"  # a prepared data set's only condition; of several: conditioning_…
 
 Row = Mapping[str, File]  # "image", and prepared drawings by kind, "" where only its file says
 _Place = Path | tuple[Path, int]  # an image file, or a row of a parquet file
@@ -86,6 +81,17 @@ def _read(row: Row, where: str, column: str) -> np.ndarray:
     return pixels if column == "image" else to_ink(pixels, ink=ink)
 
 
+def fit_drawing(drawing: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+    """A stored drawing (h,w,1) brought to its photo's size; of another shape it is an error."""
+    (h, w), (height, width) = drawing.shape[:2], pixels.shape[:2]
+    if abs(w * height - h * width) > max(h + w, height + width) / 2:
+        raise DataError(
+            f"A photo of {width}x{height} has a condition image of {w}x{h}: they are to show the "
+            "same, so make the data set anew with condiff prep."
+        )
+    return resize(drawing, height, width).reshape(height, width, 1)
+
+
 def _kind_in(name: str) -> str:
     """The condition that condiff prep writes into a file's name: photo.canny.png."""
     parts = name.rsplit(".", 2)
@@ -130,11 +136,6 @@ def find_photos(
             )
         chosen += _draw(found, count, rng)
     return _read_places(root, _draw(chosen, config.max_photos, rng), config, kinds)
-
-
-def is_held_out(name: str) -> bool:
-    """Whether a file, a folder or a split of this name is for validation or tests."""
-    return re.match(r"(val|valid|validation|test)(?![a-z])", name, re.IGNORECASE) is not None
 
 
 def find_shards(root: Path, pattern: str = "**/*") -> list[Path]:
@@ -184,13 +185,13 @@ def _read_places(
         line = f"{path} {status.st_size} {status.st_mtime_ns} {number}\n"
         digest.update(line.encode("utf-8", "surrogateescape"))
     if kinds and any(isinstance(place, Path) for place in places):
-        raise _no_drawings(str(root))
+        raise no_drawings(str(root))
     numbers: dict[_Place, int] = {}
     packed: dict[str, PackedBytes] = {}
     names: dict[str, list[str]] = {}
     if rows:
         first = scan_parquet(next(iter(rows))).columns
-        columns = columns_of(first, config, kinds, where=str(root))
+        columns = columns_of(first, config.image_column, kinds, where=str(root))
         files: dict[str, list[bytes]] = {key: [] for key in columns}
         names = {key: [] for key in columns}
         for shard, wanted in rows.items():
@@ -212,93 +213,11 @@ def _read_places(
     )
 
 
-def columns_of(
-    there: Sequence[str], config: DataConfig, kinds: tuple[str, ...], *, where: str
-) -> dict[str, str]:
-    """What is read of a row: "image", and drawings by kind -> their columns in the data set."""
-    wanted = (config.image_column,) if config.image_column else IMAGE_COLUMNS
-    image = next((column for column in wanted if column in there), None)
-    if image is None:
-        raise DataError(
-            f"{where} has no column {wanted[0]!r}, only {', '.join(there)}: name the one with the "
-            "photos in data.image_column."
-        )
-    if not kinds:
-        return {"image": image}
-    drawings = {kind: f"conditioning_{kind}" for kind in kinds}
-    drawings = {kind: column for kind, column in drawings.items() if column in there}
-    if not drawings and PREPARED in there:
-        drawings = {"": PREPARED}
-    if not drawings:
-        raise _no_drawings(where)
-    return {"image": image, **drawings}
-
-
-def _no_drawings(where: str) -> DataError:
-    return DataError(
-        f"{where} has no column {PREPARED} (or conditioning_canny, …) for data.conditions: "
-        "prepared; make it with condiff prep, or set data.conditions to online."
-    )
-
-
-def hub_name(source: str | Path) -> str:
-    """The name of a hub data set; anything else that is not there is an error."""
-    name = str(source)
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
-        raise DataError(
-            f"There is no data at {name}: give a folder of photos or parquet files, or a hub data "
-            "set as owner/name."
-        )
-    return name
-
-
-def load_hub(name: str, config: DataConfig, *, streaming: bool) -> Any:
-    """A split of a hub data set (or of a folder that `datasets` knows)."""
-    if any(is_held_out(split.strip()) for split in config.split.split("+")):
-        raise DataError(
-            f"data.split {config.split} is for validation or tests, which is never trained on."
-        )
-    try:
-        from datasets import load_dataset
-    except ImportError as error:
-        raise DataError(
-            f"There is no file or folder {name}; to read the hub's data set of that name takes "
-            "datasets: pip install 'condiff[train]'"
-        ) from error
-    try:
-        return load_dataset(name, split=config.split, streaming=streaming)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(
-            f"There is no file or folder {name}, and the hub's data set of that name cannot be "
-            f"read: {reason}"
-        ) from error
-
-
-class _Column(Sequence[Any]):
-    """One column of a map-style data set of `datasets`: files' bytes, or their names."""
-
-    def __init__(self, rows: Any, column: str, *, names: bool):
-        self.rows, self.names = rows.select_columns([column]), names
-        self.column = column
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> Any:  # type: ignore[override]
-        cell = self.rows[int(index)][self.column]
-        if self.names:
-            return Path(cell["path"] or "").name
-        return cell["bytes"] if cell["bytes"] is not None else Path(cell["path"])
-
-
 def _hub_photos(name: str, config: DataConfig, *, seed: int, kinds: tuple[str, ...]) -> Photos:
-    from condiff.errors import ConfigError
-
     if config.files:
         raise ConfigError("data.files chooses among files: a hub data set takes data.max_photos.")
     rows = load_hub(name, config, streaming=False)
-    columns = columns_of(rows.column_names, config, kinds, where=name)
+    columns = columns_of(rows.column_names, config.image_column, kinds, where=name)
     rows = undecoded(rows, columns)
     entries = list(range(len(rows)))
     if "split" in rows.column_names:
@@ -311,16 +230,7 @@ def _hub_photos(name: str, config: DataConfig, *, seed: int, kinds: tuple[str, .
     return Photos(
         name=name,
         entries=[*entries],
-        columns={key: _Column(rows, column, names=False) for key, column in columns.items()},
-        file_names={key: _Column(rows, column, names=True) for key, column in columns.items()},
+        columns={key: HubColumn(rows, column, names=False) for key, column in columns.items()},
+        file_names={key: HubColumn(rows, column, names=True) for key, column in columns.items()},
         fingerprint=sha256(f"{rows._fingerprint} {entries}".encode()).hexdigest(),
     )
-
-
-def undecoded(rows: Any, columns: Mapping[str, str]) -> Any:
-    """The data set with these columns' image files as they are."""
-    from datasets import Image
-
-    for column in columns.values():
-        rows = rows.cast_column(column, Image(decode=False))
-    return rows

@@ -9,8 +9,7 @@ import numpy as np
 from condiff.errors import DataError
 from condiff.extractors import resize
 from condiff.packed import PackedImages, free_memory
-from condiff.photos import Photo, Photos
-from condiff.views import fit_drawing
+from condiff.photos import Photo, Photos, fit_drawing
 
 PROBED = 32  # photos that are decoded to know what all will take
 CHUNK = 256  # photos that are decoded, in parallel, before they are packed

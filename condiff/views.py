@@ -15,10 +15,8 @@ from torch.utils.data import Dataset
 from condiff.color import rgb_to_lab
 from condiff.conditions import draw_line_condition
 from condiff.config import DataConfig
-from condiff.errors import DataError
-from condiff.extractors import resize
 from condiff.lines import augment_lines
-from condiff.photos import Photo, Photos
+from condiff.photos import Photo, Photos, fit_drawing
 from condiff.tasks import Task
 
 Features = dict[int, Tensor]
@@ -136,17 +134,6 @@ def make_view(
     if task.augments_lines:
         drawing = augment_lines(drawing, rng)
     return x_0, _planes(drawing / np.float32(127.5) - 1)
-
-
-def fit_drawing(drawing: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-    """A stored drawing (h,w,1) brought to its photo's size; of another shape it is an error."""
-    (h, w), (height, width) = drawing.shape[:2], pixels.shape[:2]
-    if abs(w * height - h * width) > max(h + w, height + width) / 2:
-        raise DataError(
-            f"A photo of {width}x{height} has a condition image of {w}x{h}: they are to show the "
-            "same, so make the data set anew with condiff prep."
-        )
-    return resize(drawing, height, width).reshape(height, width, 1)
 
 
 def scale_to(pixels: np.ndarray, side: int) -> np.ndarray:

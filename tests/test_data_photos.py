@@ -8,11 +8,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from condiff.columns import is_held_out
 from condiff.conditions import apply
 from condiff.config import DataConfig
 from condiff.errors import DataError
 from condiff.packed import PackedBytes, PackedImages, free_memory
-from condiff.photos import find_photos, is_held_out
+from condiff.photos import find_photos
 from condiff.prep import plan, run
 from condiff.ram import RamPhotos
 from condiff.recipe import Recipe

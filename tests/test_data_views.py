@@ -10,7 +10,7 @@ from skimage.color import rgb2lab
 from condiff.conditions import LINE_KINDS
 from condiff.config import DataConfig
 from condiff.errors import DataError
-from condiff.photos import Photo
+from condiff.photos import Photo, fit_drawing
 from condiff.tasks import TASKS, find_task
 from condiff.views import (
     Frame,
@@ -18,7 +18,6 @@ from condiff.views import (
     cut,
     degrade,
     draw_frame,
-    fit_drawing,
     make_view,
 )
 

@@ -10,16 +10,16 @@ import condiff
 PACKAGE = Path(condiff.__file__).parent
 LEVELS = [
     {"errors"},
-    {"config", "images", "parquet", "backbone", "color"}
-    | {"hed", "annotators", "extractors", "lines", "packed", "order"},
+    {"config", "images", "parquet", "backbone", "color", "extractors", "lines"}
+    | {"hed", "annotators", "packed", "order", "columns"},
     {"items"},
     {"archives", "streamed"},
     {"conditions", "hints", "diffusion", "encoder", "batch", "metrics", "pairs", "report", "tasks"}
-    | {"sources", "shards"},
+    | {"sources", "shards", "hub"},
     {"model", "photos", "recipe"},
-    {"prep", "checkpoint", "figures", "run", "card", "curves", "hub", "progress"}
-    | {"snapshot", "views"},
-    {"features", "ram", "stream", "device"},
+    {"prep", "checkpoint", "figures", "run", "card", "curves", "push", "progress", "snapshot"}
+    | {"views", "ram"},
+    {"features", "stream", "device"},
     {"data"},
     {"objective", "pretrained", "preview"},
     {"train", "pipeline", "evaluate"},

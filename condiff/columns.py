@@ -1,0 +1,47 @@
+"""Which files, rows and columns of a data set are trained on.
+
+What is kept for validation and tests never is: files and folders that are named val, valid,
+validation or test (test-00.parquet, val/1.jpg), and rows whose `split` says so.
+"""
+
+import re
+from collections.abc import Sequence
+
+from condiff.errors import DataError
+
+IMAGE_COLUMNS = ("image", "img", "jpg", "png", "webp")  # the first that is there
+PREPARED = "conditioning_image"  # a prepared data set's only condition; of several: conditioning_…
+
+
+def is_held_out(name: str) -> bool:
+    """Whether a file, a folder or a split of this name is for validation or tests."""
+    return re.match(r"(val|valid|validation|test)(?![a-z])", name, re.IGNORECASE) is not None
+
+
+def columns_of(
+    there: Sequence[str], image_column: str | None, kinds: tuple[str, ...], *, where: str
+) -> dict[str, str]:
+    """What is read of a row: "image", and drawings by kind -> their columns in the data set."""
+    wanted = (image_column,) if image_column else IMAGE_COLUMNS
+    image = next((column for column in wanted if column in there), None)
+    if image is None:
+        raise DataError(
+            f"{where} has no column {wanted[0]!r}, only {', '.join(there)}: name the one with the "
+            "photos in data.image_column."
+        )
+    if not kinds:
+        return {"image": image}
+    drawings = {kind: f"conditioning_{kind}" for kind in kinds}
+    drawings = {kind: column for kind, column in drawings.items() if column in there}
+    if not drawings and PREPARED in there:
+        drawings = {"": PREPARED}
+    if not drawings:
+        raise no_drawings(where)
+    return {"image": image, **drawings}
+
+
+def no_drawings(where: str) -> DataError:
+    return DataError(
+        f"{where} has no column {PREPARED} (or conditioning_canny, …) for data.conditions: "
+        "prepared; make it with condiff prep, or set data.conditions to online."
+    )

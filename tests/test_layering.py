@@ -11,12 +11,13 @@ PACKAGE = Path(condiff.__file__).parent
 LEVELS = [
     {"errors"},
     {"config", "images", "parquet", "backbone", "color"}
-    | {"hed", "annotators", "extractors", "lines"},
-    {"conditions", "hints", "diffusion", "encoder", "batch", "metrics", "pairs", "report", "tasks"}
+    | {"hed", "annotators", "extractors", "lines", "journal"},
+    {"conditions", "hints", "diffusion", "encoder", "mirror", "metrics", "pairs", "report", "tasks"}
     | {"sources", "shards"},
-    {"model", "data", "recipe"},
+    {"model", "data", "recipe", "batch"},
     {"prep", "checkpoint", "figures"},
     {"train", "pipeline", "evaluate"},
+    {"transform"},
     {"cli"},
     {"__init__", "__main__"},
 ]

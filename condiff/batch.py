@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,6 +24,7 @@ from condiff.mirror import Job, Plan, check_targets, file_seed, hash_name
 
 Transform = Callable[[Image.Image, int], Image.Image]  # (photo, seed) -> result
 
+PIXELS_IN_WORK = 128_000_000  # the finish takes some 18 bytes a pixel
 BUSY_WAIT = 0.2  # seconds until a photo that another process is at is looked at again
 NO_MEMORY = "not enough memory even alone; give a smaller --size, or --device cpu"
 CHANGED = "the photo has changed since its result was made; delete the result or use --force"
@@ -88,11 +89,32 @@ def run(
             time.sleep(BUSY_WAIT)
 
 
-def look_up(plan: Plan, entries: dict[str, Entry], *, replace: bool = False) -> Iterator[str]:
-    """For a dry run, what is known of each job: "to do", "skipped" or "failed"."""
+def look_up(
+    plan: Plan, entries: dict[str, Entry], *, replace: bool = False
+) -> Iterator[tuple[str, str]]:
+    """What is known of each job without a run: "to do", "skipped" or "failed", and the reason."""
     for job in plan.jobs:
-        known = _judge(job, entries.get(job.name), replace=replace)
-        yield "to do" if known is None else known[0]
+        yield _judge(job, entries.get(job.name), replace=replace) or ("to do", "")
+
+
+class _Budget:
+    """So many pixels in work at once; a photo of more waits until it is alone."""
+
+    def __init__(self, pixels: int):
+        self.pixels, self.taken = pixels, 0
+        self.changed = threading.Condition()
+
+    @contextmanager
+    def spend(self, pixels: int) -> Iterator[None]:
+        with self.changed:
+            self.changed.wait_for(lambda: not self.taken or self.taken + pixels <= self.pixels)
+            self.taken += pixels
+        try:
+            yield
+        finally:
+            with self.changed:
+                self.taken -= pixels
+                self.changed.notify_all()
 
 
 class _Batch:
@@ -102,6 +124,7 @@ class _Batch:
         self.journal, self.transform, self.seed = journal, transform, seed
         self.to_retry: set[Entry] = set()
         self.stop = threading.Event()
+        self.budget = _Budget(PIXELS_IN_WORK)
 
     def look_up(self, job: Job) -> Result | None:
         """The result if nothing is to be done."""
@@ -161,8 +184,9 @@ class _Batch:
             image = read_image(job.source)
             if self.stop.is_set():
                 return "stopped"
-            result = self.transform(image, seed)
-            write_image(result, part, force=True)
+            with self.budget.spend(image.width * image.height):
+                result = self.transform(image, seed)
+                write_image(result, part, force=True)
             _publish(part, job)
         except MemoryError:
             if not alone:

@@ -61,7 +61,7 @@ class Choice:
     def is_ours(self, name: str) -> bool:
         """Whether this shard takes this file: by a hash of its name, whatever else is there."""
         index, count = self.shard
-        return hash_name(name) % count == index - 1
+        return hash_name(_normalize(name)) % count == index - 1
 
 
 def plan(
@@ -92,13 +92,13 @@ def plan(
 
 def file_seed(seed: int, name: str) -> int:
     """The seed of one photo, in [0, 2^31): the first 31 bits of SHA-256 of "seed:name" in UTF-8."""
-    return hash_name(f"{seed}:{unicodedata.normalize('NFC', name)}") >> 33
+    return hash_name(f"{seed}:{_normalize(name)}") >> 33
 
 
 def hash_name(name: str) -> int:
-    """64 bits of SHA-256 of a name; NFC, for macOS spells the same name in another way."""
-    data = unicodedata.normalize("NFC", name).encode("utf-8", "surrogateescape")
-    return int.from_bytes(hashlib.sha256(data).digest()[:8], "big")
+    """The first 64 bits of SHA-256 of a name in UTF-8, stray bytes as they are."""
+    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
+    return int.from_bytes(digest[:8], "big")
 
 
 def check_targets(jobs: Sequence[Job], out: Path, *, ignore_case: bool = False) -> None:
@@ -107,8 +107,9 @@ def check_targets(jobs: Sequence[Job], out: Path, *, ignore_case: bool = False) 
     taken: dict[str, str] = {}
     inside: set[Path] = set()
     for job in jobs:
-        key = unicodedata.normalize("NFC", str(job.target)).casefold() if ignore_case else ""
-        other = taken.setdefault(key or str(job.target), job.name)
+        target = str(job.target)
+        key = _normalize(target).casefold() if ignore_case else target
+        other = taken.setdefault(key, job.name)
         if other != job.name:
             raise ConfigError(
                 f"{other} and {job.name} would both become {job.target}: rename one, or leave one"
@@ -122,6 +123,11 @@ def check_targets(jobs: Sequence[Job], out: Path, *, ignore_case: bool = False) 
                     f" {os.path.realpath(folder)}: remove the link or give another folder."
                 )
             inside.add(folder)
+
+
+def _normalize(name: str) -> str:
+    """NFC: macOS spells the same name in another way."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _check_folders(source: Path, out: Path) -> None:

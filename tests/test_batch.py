@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from condiff import batch
 from condiff.batch import Result, look_up, run
 from condiff.errors import ConfigError, ImageError
 from condiff.journal import Journal, open_journal, read_entries
@@ -208,6 +209,38 @@ def test_without_memory_a_photo_is_tried_again_alone(photos, undisturbed, tmp_pa
     assert {(r.outcome, "memory" in r.reason) for r in results} == {("failed", True)}
 
 
+def test_large_photos_take_turns_and_small_ones_go_beside_each_other():
+    budget = batch._Budget(100)
+    lock, inside, most = threading.Lock(), [], []
+
+    def work(pixels):
+        with budget.spend(pixels):
+            with lock:
+                inside.append(pixels)
+                most.append(list(inside))
+            time.sleep(0.01)
+            with lock:
+                inside.remove(pixels)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in (40, 300, 40, 40, 70, 300, 20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(sum(together) <= 100 or together == [300] for together in most)
+    assert max(map(len, most)) > 1
+
+
+def test_two_spellings_of_one_name_are_two_photos(tmp_path):
+    for n, name in enumerate(("\u00fc.png", "u\u0308.png")):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        Image.new("RGB", (20, 20), (n, 0, 0)).save(tmp_path / "in" / name)
+    results = go(tmp_path / "in", tmp_path / "out", workers=2)
+    assert [r.outcome for r in results] == ["done"] * 2
+    assert results[0].seed == results[1].seed  # a Mac's spelling changes no colours
+    assert len(set(files_of(tmp_path / "out").values())) == 2
+
+
 def test_include_exclude_and_hidden(tmp_path):
     for name in ("a.jpg", "b.png", "raw/c.jpg", "raw/d.png", ".e.jpg", ".f/g.jpg", "n.txt"):
         path = tmp_path / "in" / name
@@ -327,7 +360,8 @@ def test_a_line_cut_short_is_no_harm(photos, undisturbed, tmp_path):
     assert {r.outcome for r in go(photos, tmp_path)} == {"done", "skipped"}
     assert files_of(tmp_path) == undisturbed
     assert len(read_entries(tmp_path)) == len(undisturbed)
-    assert [*look_up(plan(photos, tmp_path), read_entries(tmp_path))] == ["skipped"] * 40
+    known = look_up(plan(photos, tmp_path), read_entries(tmp_path))
+    assert [*known] == [("skipped", "done before")] * 40
 
 
 def start(photos: Path, out: Path) -> "subprocess.Popen[str]":

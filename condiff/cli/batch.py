@@ -140,7 +140,7 @@ def batch(
     drawn = {"seed": secrets.randbits(31)}
     with open_journal(out, asked, defaults=drawn, force=force) as journal:
         entries = {} if retry_failed else journal.entries
-        if "to do" in look_up(to_do, entries, replace=journal.replace):
+        if any(s == "to do" for s, _ in look_up(to_do, entries, replace=journal.replace)):
             load()  # now, where a failure is the model's, not a photo's
         report(
             to_do,
@@ -189,11 +189,12 @@ def describe(plan: "Plan", *, force: bool) -> None:
 
     entries = {} if force else read_entries(plan.out)
     states = list(look_up(plan, entries, replace=force))
-    for job, state in zip(plan.jobs, states, strict=True):
-        print(f"{state}: {shown(job.name)} -> {shown(str(job.target))}")
+    for job, (state, reason) in zip(plan.jobs, states, strict=True):
+        why = f" ({shown(reason)})" if reason else ""
+        print(f"{state}: {shown(job.name)} -> {shown(str(job.target))}{why}")
     for fault in plan.faults:
         print(f"failed: {shown(fault.name)}: {shown(fault.reason)}")
-    counts = Counter(states)
+    counts = Counter(state for state, _ in states)
     failed = counts["failed"] + len(plan.faults)
     print(f"{counts['to do']} to do, {counts['skipped']} skipped, {failed} failed")
 
@@ -218,6 +219,8 @@ def report(
     counts: Counter[str] = Counter()
     hidden = quiet or not sys.stderr.isatty()
     total = len(plan.jobs) + len(plan.faults)
+    if not total:
+        options.say(f"There are no photos to do in {plan.source}.", quiet=quiet)
     if plan.num_others:
         options.say(f"{plan.num_others} files are no photos by their suffix.", quiet=quiet)
     with tqdm(total=total, unit="photo", disable=hidden) as bar:

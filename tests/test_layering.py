@@ -10,20 +10,20 @@ import condiff
 PACKAGE = Path(condiff.__file__).parent
 LEVELS = [
     {"errors"},
-    {"config", "images", "parquet", "backbone", "color", "extractors", "lines"}
+    {"config", "images", "parquet", "backbone", "color", "extractors", "lines", "journal"}
     | {"hed", "annotators", "packed", "order", "columns"},
     {"items"},
     {"archives", "streamed"},
-    {"conditions", "hints", "diffusion", "encoder", "batch", "metrics", "pairs", "report", "tasks"}
+    {"conditions", "hints", "diffusion", "encoder", "mirror", "metrics", "pairs", "report", "tasks"}
     | {"sources", "shards", "hub"},
-    {"model", "photos", "recipe"},
+    {"model", "photos", "recipe", "batch"},
     {"prep", "checkpoint", "figures", "run", "card", "curves", "push", "progress", "snapshot"}
     | {"views", "ram"},
     {"features", "stream", "device"},
     {"data"},
     {"objective", "pretrained", "preview"},
     {"train", "pipeline", "evaluate"},
-    {"profile"},
+    {"profile", "transform"},
     {"cli"},
     {"__init__", "__main__"},
 ]

@@ -6,6 +6,7 @@ import warnings
 
 import typer
 
+from condiff.cli.batch import batch
 from condiff.cli.colorize import colorize
 from condiff.cli.condition import condition
 from condiff.cli.evaluate import evaluate
@@ -25,7 +26,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help, and a tenth of a second less of imports
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (colorize, condition, prep, train, evaluate, info):
+for command in (colorize, batch, condition, prep, train, evaluate, info):
     name = "eval" if command is evaluate else None
     app.command(name, no_args_is_help=command is not info)(command)
 app.add_typer(figure, name="figure")

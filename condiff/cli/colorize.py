@@ -42,6 +42,7 @@ def colorize(
         int, typer.Option(min=32, max=2048, help="Short side that the model sees, in pixels.")
     ] = DEFAULT_SIZE,
     device: options.Device = "auto",
+    threads: options.Threads = 1,
     force: options.Force = False,
     dry_run: options.DryRun = False,
     quiet: options.Quiet = False,
@@ -68,8 +69,11 @@ def colorize(
         for path in targets:
             print(path or "-")
         return
+    import torch
+
     from condiff.pipeline import Pipeline
 
+    torch.set_num_threads(threads)
     options.quiet_libraries()
     pipeline = Pipeline.from_pretrained(model, device=device)
     results = pipeline(

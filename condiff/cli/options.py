@@ -20,6 +20,12 @@ Seed = Annotated[
 ]
 Samples = Annotated[int, typer.Option(min=1, help="How many different answers.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Threads = Annotated[
+    int,
+    typer.Option(
+        min=1, help="Processor threads of the network; another number rounds in another way."
+    ),
+]
 Force = Annotated[bool, typer.Option("-f", "--force", help="Overwrite what is there.")]
 DryRun = Annotated[
     bool, typer.Option("-n", "--dry-run", help="Say what would be done, and do nothing.")

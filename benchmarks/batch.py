@@ -1,0 +1,159 @@
+"""How much faster is `condiff batch` than one photo after the other, and does it grow evenly?
+
+    python benchmarks/batch.py --count 200 --megapixels 2 --workers 2
+
+Four ways with the same photos and the same model, each in a process of its own, in turns, the
+loading of the model left out: one by one with one thread in the network, one by one with a thread
+a core, the batch with one worker and with several. Best of the rounds: disturbances only add.
+Seconds of processors are disturbed less than those on the clock. Then the batch with a quarter, a
+half and all of the photos: seconds a photo and peak memory.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "grey.jpg"
+DISTINCT = 20  # photos that are made; the others are links to them
+
+
+def main() -> None:
+    """Parse the arguments and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--count", type=int, default=200)
+    parser.add_argument("--megapixels", type=float, default=2)
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--model", default="colorize")
+    parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--photos", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        way, number = arguments.measure
+        ways = {"loop": loop, "batch": batch}
+        with tempfile.TemporaryDirectory() as out:
+            print(json.dumps(ways[way](arguments.photos, Path(out), arguments.model, int(number))))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        photos = make_photos(Path(folder), arguments.count, arguments.megapixels)
+        print_ratios(photos, arguments)
+        print_growth(Path(folder), arguments)
+
+
+def print_ratios(photos: Path, arguments: argparse.Namespace) -> None:
+    """Photos a second of the four ways, and the ratio to the first."""
+    ways = {
+        "one by one, 1 thread": ("loop", 1),
+        f"one by one, {os.cpu_count()} threads": ("loop", os.cpu_count()),
+        "batch, 1 worker": ("batch", 1),
+        f"batch, {arguments.workers} workers": ("batch", arguments.workers),
+    }
+    told = {name: [] for name in ways}
+    for _ in range(arguments.rounds):
+        for name, way in ways.items():
+            told[name].append(measure(photos, arguments.model, way))
+    speed = {
+        name: arguments.count / min(t["seconds"] for t in rounds) for name, rounds in told.items()
+    }
+    first = next(iter(speed.values()))
+    print(f"{arguments.count} photos of {arguments.megapixels:g} MP")
+    print("|  | photos/s | ratio | processor s a photo | peak RSS, MB |\n|---|---|---|---|---|")
+    for name, rounds in told.items():
+        rss = max(t["rss"] for t in rounds)
+        busy = min(t["busy"] for t in rounds) / arguments.count
+        figures = f"{speed[name]:.2f} | {speed[name] / first:.2f} | {busy:.2f} | {rss:.0f}"
+        print(f"| {name} | {figures} |", flush=True)
+
+
+def print_growth(folder: Path, arguments: argparse.Namespace) -> None:
+    """Seconds a photo and peak memory by the number of photos."""
+    print("| photos | s a photo | processor s a photo | peak RSS, MB |\n|---|---|---|---|")
+    for count in (arguments.count // 4, arguments.count // 2, arguments.count):
+        photos = make_photos(folder / str(count), count, arguments.megapixels)
+        told = measure(photos, arguments.model, ("batch", arguments.workers))
+        each = f"{told['seconds'] / count:.3f} | {told['busy'] / count:.3f}"
+        print(f"| {count} | {each} | {told['rss']:.0f} |", flush=True)
+
+
+def measure(photos: Path, model: str, way: tuple[str, int]) -> dict[str, float]:
+    """Seconds and peak memory of one way, in a process of its own."""
+    command = [sys.executable, __file__, "--photos", photos, "--model", model, "--measure", *way]
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def loop(photos: Path, out: Path, model: str, threads: int) -> dict[str, float]:
+    """Read, colour and write one photo after the other."""
+    import torch
+
+    from condiff.images import list_images, read_image, write_image
+    from condiff.pipeline import Pipeline
+
+    torch.set_num_threads(threads)
+    colorize = Pipeline.from_pretrained(model, device="cpu")
+    files = list_images(photos)
+    colorize(read_image(files[0]), seed=0)
+    started, busy = time.perf_counter(), time.process_time()
+    for path in files:
+        (result,) = colorize(read_image(path), seed=1)
+        write_image(result, out / path.name)
+    return tell(started, busy)
+
+
+def batch(photos: Path, out: Path, model: str, workers: int) -> dict[str, float]:
+    """The same by condiff.batch."""
+    from condiff import mirror
+    from condiff.batch import run
+    from condiff.images import list_images, read_image
+    from condiff.journal import open_journal
+    from condiff.pipeline import MODEL_SIZE, SCHEDULER, STEPS, Pipeline
+    from condiff.transform import build_transform
+
+    pipeline = Pipeline.from_pretrained(model, device="cpu")
+    transform = build_transform(pipeline, steps=STEPS, scheduler=SCHEDULER, size=MODEL_SIZE)
+    transform(read_image(list_images(photos)[0]), 0)
+    started, busy = time.perf_counter(), time.process_time()
+    with open_journal(out, {"seed": 1}) as journal:
+        for result in run(mirror.plan(photos, out), journal, transform, seed=1, workers=workers):
+            assert result.outcome == "done", result
+    return tell(started, busy)
+
+
+def tell(started: float, busy: float) -> dict[str, float]:
+    """Seconds on the clock and of processors since then, and the peak memory in MB."""
+    seconds = time.perf_counter() - started
+    return {
+        "seconds": seconds,
+        "busy": time.process_time() - busy,
+        "rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def make_photos(folder: Path, count: int, megapixels: float) -> Path:
+    """The example photo enlarged to 3:2 of so many megapixels, with different grain."""
+    photos = folder / "photos"
+    photos.mkdir(parents=True)
+    height = round((megapixels * 1e6 / 1.5) ** 0.5)
+    with Image.open(EXAMPLE) as image:
+        large = np.asarray(image.convert("L").resize((round(height * 1.5), height)), np.float32)
+    for index in range(count):
+        path = photos / f"{index:05d}.jpg"
+        if index < DISTINCT:
+            grain = np.random.default_rng(index).normal(0, 6, large.shape)
+            Image.fromarray((large + grain).clip(0, 255).astype(np.uint8)).save(path, quality=92)
+        else:
+            path.hardlink_to(photos / f"{index % DISTINCT:05d}.jpg")
+    return photos
+
+
+if __name__ == "__main__":
+    main()

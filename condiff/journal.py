@@ -1,0 +1,222 @@
+"""OUT/.condiff: the settings of a batch, a line for every file that is finished, who is at which.
+
+Claims are byte ranges of the file `lock`, one byte a name, locked as POSIX has it: the system
+lets go of them however a process ends, other machines see them where the network file system has
+locks, and no file is left behind. They hold between processes, not between threads of one.
+"""
+
+import errno
+import json
+import os
+import re
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from condiff.errors import ConfigError
+
+SCRATCH = ".condiff"
+WRITING, PRESENT, FIRST_NAME = 0, 1, 2  # bytes of the lock file
+
+Outcome = Literal["done", "failed"]
+Settings = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What became of one photo, and which state of the photo that was."""
+
+    name: str
+    outcome: Outcome
+    reason: str
+    seed: int
+    size: int
+    mtime_ns: int
+    digest: str  # of the photo's bytes; empty where they could not be read
+
+
+class Journal:
+    """Open for a run; see `open_journal`."""
+
+    def __init__(self, out: Path, settings: Settings, *, replace: bool, lock: int):
+        self.out, self.settings, self.replace = out, settings, replace
+        self.entries: dict[str, Entry] = {}
+        self._lock, self._read_to, self._mutex = lock, 0, threading.Lock()
+
+    def claim(self, key: int) -> bool:
+        """Take a name by its 64-bit hash; False while another process has it."""
+        return _lock_byte(self._lock, FIRST_NAME + (key >> 2), wait=False)
+
+    def release(self, key: int) -> None:
+        """Give the name back."""
+        _unlock_byte(self._lock, FIRST_NAME + (key >> 2))
+
+    def part_path(self, key: int, suffix: str) -> Path:
+        """Where the result of a claimed name is written before it takes its own name."""
+        return self.out / SCRATCH / "parts" / f"{key:016x}{suffix}"
+
+    def write(self, entry: Entry) -> None:
+        """Append a line, in one piece even where several machines write."""
+        path = self.out / SCRATCH / "journal.jsonl"
+        line = json.dumps(asdict(entry)).encode() + b"\n"
+        with self._mutex, _locked(self._lock, WRITING):
+            try:
+                with open(path, "ab+", buffering=0) as file:
+                    if file.tell():
+                        file.seek(-1, os.SEEK_END)
+                        if file.read(1) != b"\n":
+                            line = b"\n" + line  # the line before was cut short
+                    if file.write(line) != len(line):
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError as error:
+                raise ConfigError(f"cannot write {path}: {error.strerror}.") from error
+
+    def refresh(self) -> None:
+        """Read what this process and others have written since."""
+        path = self.out / SCRATCH / "journal.jsonl"
+        with self._mutex:
+            if path.exists() and path.stat().st_size > self._read_to:
+                entries, self._read_to = _read_entries(path, self._read_to)
+                self.entries.update(entries)
+
+    def ignores_case(self) -> bool:
+        """Whether OUT's file system takes A.png for a.png."""
+        return (self.out / SCRATCH / "SETTINGS.JSON").exists()
+
+
+@contextmanager
+def open_journal(
+    out: Path,
+    settings: Mapping[str, Any],
+    *,
+    defaults: Mapping[str, Any] | None = None,
+    force: bool = False,
+) -> Iterator[Journal]:
+    """Begin a batch in `out`, or go on with it; `force` begins anew and replaces what is there.
+
+    A setting that is None is taken from the batch that is gone on with, or from `defaults`.
+    """
+    folder = out / SCRATCH
+    try:
+        (folder / "parts").mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise ConfigError(f"cannot write to {out}: {error.strerror}; choose another.") from error
+    try:
+        with _locked(lock, WRITING):
+            if force and not _lock_byte(lock, PRESENT, wait=False):
+                raise ConfigError(f"Another run is at work in {out}: stop it before --force.")
+            kept, replace = _read_settings(folder)
+            if force or not kept:
+                (folder / "journal.jsonl").unlink(missing_ok=True)
+                kept = {k: (defaults or {}).get(k) if v is None else v for k, v in settings.items()}
+                replace = force
+                _write_settings(folder, {"settings": kept, "replace": replace})
+            else:
+                compare_settings(out, settings)
+            _lock_byte(lock, PRESENT, wait=True, shared=True)
+        journal = Journal(out, kept, replace=replace, lock=lock)
+        _clear_parts(journal)
+        journal.refresh()
+        yield journal
+    finally:
+        os.close(lock)
+
+
+def compare_settings(out: Path, settings: Mapping[str, Any]) -> Settings:
+    """The settings that `out` was begun with, if any; refuse others, None being any."""
+    there, _ = _read_settings(out / SCRATCH)
+    differ = [
+        f"{key}: {there.get(key)} there, {asked} asked"
+        for key, asked in settings.items()
+        if there and asked is not None and there.get(key) != asked
+    ]
+    if differ:
+        raise ConfigError(
+            f"{out} was begun with other settings ({'; '.join(differ)}): give another folder, or"
+            " --force to begin anew."
+        )
+    return there
+
+
+def read_entries(out: Path) -> dict[str, Entry]:
+    """The latest entry of every name, for who only looks."""
+    path = out / SCRATCH / "journal.jsonl"
+    return _read_entries(path, 0)[0] if path.exists() else {}
+
+
+def _read_entries(path: Path, start: int) -> tuple[dict[str, Entry], int]:
+    """Entries from a place in the file on, and the place where the whole lines end."""
+    with open(path, "rb") as file:
+        file.seek(start)
+        whole, newline, _ = file.read().rpartition(b"\n")
+    entries = {}
+    for line in whole.split(b"\n"):
+        try:
+            row = json.loads(line)
+        except ValueError:  # empty, or cut short by a machine that lost its power
+            continue
+        entries[row["name"]] = Entry(**row)
+    return entries, start + len(whole) + len(newline)
+
+
+def _read_settings(folder: Path) -> tuple[Settings, bool]:
+    try:
+        content = json.loads((folder / "settings.json").read_text("utf-8"))
+    except FileNotFoundError:
+        return {}, False
+    return content["settings"], content["replace"]
+
+
+def _write_settings(folder: Path, content: Mapping[str, Any]) -> None:
+    part = folder / "parts" / "settings.json"
+    part.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+    part.replace(folder / "settings.json")
+
+
+def _clear_parts(journal: Journal) -> None:
+    """Remove what killed runs left, but not what a living one is writing."""
+    for path in (journal.out / SCRATCH / "parts").iterdir():
+        found = re.search("[0-9a-f]{16}", path.name)
+        key = int(found[0], 16) if found else None
+        if key is not None and journal.claim(key):
+            path.unlink(missing_ok=True)
+            journal.release(key)
+
+
+@contextmanager
+def _locked(file: int, byte: int) -> Iterator[None]:
+    _lock_byte(file, byte, wait=True)
+    try:
+        yield
+    finally:
+        _unlock_byte(file, byte)
+
+
+def _lock_byte(file: int, byte: int, *, wait: bool, shared: bool = False) -> bool:
+    try:
+        import fcntl
+    except ImportError:  # Windows: one run at a time is the user's care
+        return True
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    try:
+        fcntl.lockf(file, kind | (0 if wait else fcntl.LOCK_NB), 1, byte)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError as error:
+        raise ConfigError(
+            f"The file system of OUT has no locks ({error.strerror}): write to a disk of this"
+            " machine and copy the results."
+        ) from error
+    return True
+
+
+def _unlock_byte(file: int, byte: int) -> None:
+    try:
+        import fcntl
+    except ImportError:
+        return
+    fcntl.lockf(file, fcntl.LOCK_UN, 1, byte)

@@ -1,0 +1,242 @@
+"""`condiff batch`: a torture folder, exit codes, streams, kills, the same bytes as `colorize`."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from condiff import pipeline
+from condiff.cli import main
+from condiff.cli.batch import shown
+from condiff.errors import ImageError
+from condiff.transform import build_transform
+
+from .conftest import make_photo
+from .test_batch import files_of, make_photos
+from .torture import make_torture
+
+QUICK = ["--steps", "1", "--size", "32", "--device", "cpu"]
+
+
+@pytest.fixture
+def run(tiny_folder, capsys):
+    """`condiff batch` with the tiny model; (exit code, stdout, stderr)."""
+
+    def call(*arguments, command="batch"):
+        flags = ["-m", str(tiny_folder), *QUICK]
+        code = main([command, *map(str, arguments), *flags])
+        return code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Three photos, one of them a folder down."""
+    folder = tmp_path / "in"
+    for n, name in enumerate(("a.jpg", "b.png", "sub/c.webp")):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        make_photo(50, 40, seed=n).save(folder / name)
+    return folder
+
+
+def told_of(out: str) -> tuple[dict[str, dict], dict]:
+    """The lines of `--json` by source, and the last."""
+    *lines, last = [json.loads(line) for line in out.splitlines()]
+    return {line["source"]: line for line in lines}, last
+
+
+def test_a_torture_folder_loses_nothing_and_says_why(run, tmp_path):
+    source, out = tmp_path / "in", tmp_path / "out"
+    reasons = make_torture(source)
+    code, stdout, stderr = run(source, out, "--seed", 1, "--json")
+    told, last = told_of(stdout)
+    failed = {name: line["reason"] for name, line in told.items() if line["outcome"] == "failed"}
+    assert set(failed) == set(reasons)
+    assert {n: r for n, r in failed.items() if reasons[n] not in r} == {}
+    assert code == 1
+    for name, reason in failed.items():
+        assert f"{shown(name)}: {shown(reason)}\n" in stderr
+    wanted = {
+        p.relative_to(source).as_posix()
+        for p in source.rglob("*")
+        if (p.is_file() or p.is_symlink()) and ".hidden" not in str(p) and p.name != "notes.txt"
+    } | set(reasons)
+    assert set(told) == wanted
+    done = {n: line["target"] for n, line in told.items() if line["outcome"] == "done"}
+    assert last == {"done": len(done), "skipped": 0, "failed": len(failed), "seed": 1}
+    assert {str(out / name) for name in files_of(out)} == set(done.values())
+    for name, target in done.items():
+        with Image.open(source / name) as photo, Image.open(target) as result:
+            turned = name.startswith("turned") and name[7] in "5678"
+            assert result.size == (photo.size[::-1] if turned else photo.size), name
+            result.load()
+    before = files_of(out)
+    code, stdout, _ = run(source, out)  # without a seed: that of before
+    assert code == 1
+    assert stdout == f"0 done, {len(done)} skipped, {len(failed)} failed\n"
+    assert files_of(out) == before
+
+
+def test_colorize_with_the_seed_told_gives_the_same_bytes(run, photos, tmp_path):
+    code, stdout, _ = run(photos, tmp_path / "out", "--seed", 3, "--json")
+    assert code == 0
+    told, _ = told_of(stdout)
+    assert len({line["seed"] for line in told.values()}) == 3
+    for name, line in told.items():
+        one = tmp_path / Path(name).name
+        arguments = [photos / name, "-o", one, "--seed", line["seed"]]
+        assert run(*arguments, command="colorize")[0] == 0
+        assert one.read_bytes() == Path(line["target"]).read_bytes()
+
+
+def test_the_bytes_of_any_worker_count_and_split(run, tmp_path):
+    photos = make_photos(tmp_path / "in", 6)
+    one, many, split = (tmp_path / name for name in ("one", "many", "split"))
+    assert run(photos, one, "--seed", 3, "--workers", 1)[0] == 0
+    assert run(photos, many, "--seed", 3, "--workers", 3)[0] == 0
+    for shard in ("2/2", "1/2"):
+        assert run(photos, split, "--seed", 3, "--shard", shard)[0] == 0
+    assert files_of(one) == files_of(many) == files_of(split)
+    assert len(files_of(one)) == 6
+
+
+def test_the_last_line_counts_and_a_dry_run_does_nothing(run, photos, tmp_path):
+    out = tmp_path / "out"
+    (photos / "bad.jpg").write_text("no photo")
+    code, stdout, _ = run(photos, out, "--dry-run")
+    assert code == 0
+    assert stdout.splitlines()[-1] == "4 to do, 0 skipped, 0 failed"
+    assert f"to do: sub/c.webp -> {out}/sub/c.webp" in stdout
+    assert not out.exists()
+    code, stdout, stderr = run(photos, out, "--exclude", "b.*")
+    assert (code, stdout) == (1, "2 done, 0 skipped, 1 failed\n")
+    assert "bad.jpg: it is not a photo in a known format" in stderr
+    assert run(photos, out, "-n")[1].splitlines()[-1] == "1 to do, 2 skipped, 1 failed"
+    assert run(photos, out, "-q")[:2] == (1, "1 done, 2 skipped, 1 failed\n")
+    make_photo(40, 40).save(photos / "bad.jpg")
+    code, stdout, stderr = run(photos, out, "-q")
+    assert (code, stdout, stderr) == (0, "1 done, 3 skipped, 0 failed\n", "")
+
+
+def test_fail_fast_stops_and_retry_failed_tries_again(run, tmp_path):
+    photos = make_photos(tmp_path / "in", 12)
+    (photos / "a.jpg").write_text("no photo")
+    out = tmp_path / "out"
+    code, stdout, _ = run(photos, out, "--fail-fast", "--workers", 1)
+    assert (code, stdout) == (1, "0 done, 0 skipped, 1 failed\n")
+    assert len(files_of(out)) < 4  # what was in work was let end
+    assert run(photos, out)[0] == 1
+    code, stdout, _ = run(photos, out, "--retry-failed")
+    assert (code, stdout) == (1, "0 done, 12 skipped, 1 failed\n")
+
+
+def test_wrong_usage_and_refusals(run, photos, tmp_path):
+    out = tmp_path / "out"
+    for flags in (["--shard", "3/2"], ["--shard", "x"], ["--format", "docx"], ["--workers", 0]):
+        assert run(photos, out, *flags)[0] == 2
+    for refused in (
+        [photos, photos],
+        [photos, photos / "out"],
+        [photos, out, "--task", "cook"],
+        [tmp_path / "none", out],
+    ):
+        code, stdout, stderr = run(*refused)
+        assert (code, stdout, stderr.count("\n")) == (1, "", 1)
+    assert not out.exists()
+    assert run(photos, out, "--seed", 1)[0] == 0
+    code, _, stderr = run(photos, out, "--seed", 2)
+    assert code == 1
+    assert "seed: 1 there, 2 asked" in stderr
+    before = files_of(out)
+    assert run(photos, out, "--seed", 2, "--force")[0] == 0
+    assert all(before[name] != data for name, data in files_of(out).items())
+
+
+def test_a_grey_result_is_a_failure_but_a_blank_page_is_none(tiny_folder):
+    tiny = pipeline.Pipeline.from_pretrained(tiny_folder, device="cpu")
+    tiny.loaded.model.unet.conv_out.weight.data.zero_()
+    tiny.loaded.model.unet.conv_out.bias.data.zero_()
+    how = {"steps": 1, "scheduler": "ddim", "size": 32}
+    grey = build_transform(tiny, **how)
+    # v = 0 at zero terminal SNR is x_0 = 0: no colour at all
+    with pytest.raises(ImageError, match="no colour"):
+        grey(make_photo(40, 40), 1)
+    page = Image.new("RGB", (40, 40), "white")
+    assert grey(page, 1).getextrema() == page.getextrema()
+
+
+def start(photos: Path, out: Path, model: Path) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "condiff", "batch", str(photos), str(out), "--json"]
+    return subprocess.Popen(
+        [*command, "--seed", "3", "-m", str(model), *QUICK],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
+def test_a_signal_ends_it_with_130_and_nothing_half(number, tiny_folder, tmp_path):
+    photos = make_photos(tmp_path / "in", 60)
+    out = tmp_path / "out"
+    with start(photos, out, tiny_folder) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert "the same command goes on from here" in stderr
+    assert "Traceback" not in stderr
+    assert 1 <= len(files_of(out)) < 60
+    assert main(["batch", str(photos), str(out), "-q", "-m", str(tiny_folder), *QUICK]) == 0
+    assert len(files_of(out)) == 60
+
+
+@pytest.mark.slow
+def test_killed_20_times_on_200_photos_gives_the_bytes_of_an_undisturbed_run(
+    run, tiny_folder, tmp_path
+):
+    photos = make_photos(tmp_path / "in", 200)
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    hits = []
+    for number in range(20):
+        with start(photos, killed, tiny_folder) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if json.loads(line).get("outcome") == "done":
+                    break  # this run is at work
+            time.sleep(random.Random(number).uniform(0, 0.15))
+            process.kill()
+        left = list((killed / ".condiff" / "parts").iterdir())
+        hits.append((process.returncode, len(list(killed.rglob("*.png"))) - len(left), len(left)))
+    print("(exit code, results, parts left) after each kill:", hits)
+    assert [code for code, *_ in hits].count(-signal.SIGKILL) >= 10
+    assert run(photos, killed, "--seed", 3)[0] == 0
+    assert run(photos, whole, "--seed", 3)[0] == 0
+    assert files_of(killed) == files_of(whole)
+    assert len(files_of(whole)) == 200
+
+
+@pytest.mark.slow
+def test_two_commands_at_once_share_the_work(run, tiny_folder, tmp_path):
+    photos = make_photos(tmp_path / "in", 200)
+    both, whole = tmp_path / "both", tmp_path / "whole"
+    processes = [start(photos, both, tiny_folder) for _ in range(2)]
+    told = [told_of(process.communicate(timeout=300)[0]) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    print("the last lines of both:", [last for _, last in told])
+    done = [n for lines, _ in told for n, line in lines.items() if line["outcome"] == "done"]
+    assert run(photos, whole, "--seed", 3)[0] == 0
+    assert sorted(done) == sorted(files_of(whole))
+    assert files_of(both) == files_of(whole)

@@ -1,0 +1,30 @@
+"""A cheap callable for a batch, and a program that runs it: what the tests kill.
+
+python tests/tint.py IN OUT
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from condiff.batch import run
+from condiff.journal import open_journal
+from condiff.mirror import plan
+
+SETTINGS = {"task": "tint", "seed": 5}
+
+
+def tint(image: Image.Image, seed: int) -> Image.Image:
+    """A function of (photo, seed)."""
+    pixels = np.asarray(image.convert("RGB")).astype(int)
+    shift = np.random.default_rng(seed).integers(0, 256, 3)
+    return Image.fromarray(((pixels + shift) % 256).astype(np.uint8))
+
+
+if __name__ == "__main__":
+    source, out = map(Path, sys.argv[1:3])
+    with open_journal(out, SETTINGS) as journal:
+        for result in run(plan(source, out), journal, tint, seed=5, workers=3):
+            print(result.outcome, result.job.name, flush=True)

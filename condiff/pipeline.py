@@ -8,7 +8,6 @@ from typing import Self
 import cv2
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from condiff.checkpoint import Loaded, load_model
@@ -16,6 +15,7 @@ from condiff.color import join_chroma
 from condiff.color import lightness as lightness_of
 from condiff.diffusion import build_scheduler, denoise, initial_noise
 from condiff.errors import ConfigError
+from condiff.photo import Picture, pixels_of, with_pixels
 
 STEPS = 4
 SCHEDULER = "ddim"
@@ -43,20 +43,20 @@ class Pipeline:
 
     def __call__(
         self,
-        image: Image.Image,
+        image: Picture,
         *,
         steps: int = STEPS,
         scheduler: str = SCHEDULER,
         seed: int | None = None,
         samples: int = 1,
         size: int = MODEL_SIZE,
-    ) -> list[Image.Image]:
-        """Colour a photo `samples` times, with the seeds seed, seed + 1, …
+    ) -> list[Picture]:
+        """Colour an image, or a Photo at its own depth, with the seeds seed, seed + 1, …
 
-        The result has the photo's size, its L*, and its alpha channel if there is one; it is a
-        function of (model, image, seed, steps, scheduler, size) alone. Without a seed a new one is
-        drawn; each result tells its own in `info["seed"]`. `size` is the short side that the model
-        sees: more detail in the colours, at a cost that grows with its square.
+        Each result is of the same kind, with the photo's size, its L* and its alpha channel; it is
+        a function of (model, image, seed, steps, scheduler, size) alone. Without a seed a new one
+        is drawn; each result tells its own in `info["seed"]`. `size` is the short side that the
+        model sees: more detail in the colours, at a cost that grows with its square.
         """
         if steps < 1 or samples < 1 or size < MIN_SIZE:
             raise ConfigError(
@@ -64,16 +64,12 @@ class Pipeline:
                 f"not {steps}, {samples} and {size}."
             )
         seed = secrets.randbits(31) if seed is None else seed
-        pixels = np.asarray(image.convert("RGB"))
+        pixels = pixels_of(image)
         lightness = small_lightness(pixels, size=size, cell=self.cell)
         results = []
         for number in range(seed, seed + samples):
             *_, chroma = self.denoise(lightness, steps=steps, scheduler=scheduler, seed=number)
-            result = Image.fromarray(join_chroma(pixels, chroma))
-            if image.mode == "RGBA":
-                result.putalpha(image.getchannel("A"))
-            result.info = {**image.info, "seed": number}
-            results.append(result)
+            results.append(with_pixels(image, join_chroma(pixels, chroma), seed=number))
         return results
 
     def denoise(
@@ -139,7 +135,7 @@ def small_lightness(pixels: np.ndarray, *, size: int = MODEL_SIZE, cell: int = 4
     target = tuple(max(cell, round(side * scale / cell) * cell) for side in (width, height))
     shrinks = scale < 1
     small = cv2.resize(pixels, target, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
-    return lightness_of(np.asarray(small, np.uint8))
+    return lightness_of(small)
 
 
 def pad_to_stride(lightness: np.ndarray, stride: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from condiff.errors import DataError
-from condiff.images import FORMATS, READ_ONLY
+from condiff.formats import FORMATS, READ_ONLY
 
 PHOTO_SUFFIXES = FORMATS.keys() | READ_ONLY
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")

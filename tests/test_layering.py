@@ -10,6 +10,10 @@ import condiff
 PACKAGE = Path(condiff.__file__).parent
 LEVELS = [
     {"errors"},
+    {"formats", "ifd", "png", "profiles", "xmp"},
+    {"metadata", "decoding", "tiff"},
+    {"photo", "jpeg", "provenance"},
+    {"encoding"},
     {"config", "images", "parquet", "backbone", "color"}
     | {"hed", "annotators", "extractors", "lines"},
     {"conditions", "hints", "diffusion", "encoder", "batch", "metrics", "pairs", "report", "tasks"}

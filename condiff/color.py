@@ -218,7 +218,7 @@ def join_chroma(pixels: Pixels, ab: Plane) -> Pixels:
 def _to_deep_rgb(lab: Plane, pixels: Pixels) -> Pixels:
     """(H,W,3) Lab -> uint16 sRGB that has the luminance of `pixels`, uint16 too."""
     luminance = cv2.transform(to_linear_light(pixels), LUMINANCE[None]).reshape(pixels.shape[:2])
-    light = cv2.cvtColor(lab, cv2.COLOR_Lab2LRGB)
+    light: Plane = cv2.cvtColor(lab, cv2.COLOR_Lab2LRGB)
     light += (luminance - cv2.transform(light, LUMINANCE[None]).reshape(luminance.shape))[..., None]
     channels = cv2.split(light)
     least, most = (c(c(*channels[:2]), channels[2]) for c in (cv2.min, cv2.max))

@@ -1,6 +1,7 @@
 """Pixels of an opened image of any mode: upright arrays in sRGB, of 8 or of 16 bits."""
 
 import io
+import struct
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, BinaryIO
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, TiffImagePlugin
 
+from condiff import ifd
 from condiff.profiles import UNUSABLE, deep_to_srgb, to_srgb
 
 Pixels = NDArray[Any]  # uint8 or uint16
@@ -29,7 +31,9 @@ STRIP_PIXELS = 1 << 22  # a strip's copies stay small beside the photo
 def orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 where there is none that can be read."""
     with suppress(OSError, SyntaxError, ValueError, LookupError, TypeError):
-        turn = image.getexif().get(ExifTags.Base.Orientation, 1)
+        # PNG's own getexif would first decode the picture, in search of a late chunk.
+        exif = Image.Image.getexif(image) if image.format == "PNG" else image.getexif()
+        turn = exif.get(ExifTags.Base.Orientation, 1)
         return turn if turn in TURNS else 1
     return 1
 
@@ -38,7 +42,7 @@ def decode_pixels(image: Image.Image, file: BinaryIO) -> tuple[Pixels, Pixels | 
     """(H,W,3) sRGB and (H,W) alpha or None, upright; uint16 for deep files."""
     profile = image.info.get("icc_profile")
     if _is_deep_colour(image):
-        turn = orientation(image)
+        turn = orientation(image) if image.format == "PNG" else 1  # cv2 has turned a TIFF
         pixels, alpha = _decode_deep(image, file)
     else:
         image.load()
@@ -78,7 +82,7 @@ def _is_deep_colour(image: Image.Image) -> bool:
         image.format == "TIFF"
         and image.mode in ("RGB", "RGBA", "RGBX", "RGBa", "LA")
         and set(bits) == {16}
-        and tags.get(TiffImagePlugin.PLANAR_CONFIGURATION, 1) == 1
+        and tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,))[0] == 1
     )
 
 
@@ -87,7 +91,10 @@ def _decode_deep(image: Image.Image, file: BinaryIO) -> tuple[Pixels, Pixels | N
     page = image.tell() if image.format == "TIFF" else 0
     tags = getattr(image, "tag_v2", {})
     extra = tags.get(TiffImagePlugin.EXTRASAMPLES, (0,))
-    pixels = decode_by_cv2(file, page)
+    if tags.get(TiffImagePlugin.PLANAR_CONFIGURATION, 1) == 2:
+        pixels = _decode_planes(file, page)
+    else:
+        pixels = decode_by_cv2(file, page)
     if pixels.ndim == 2 or pixels.dtype != np.uint16:
         raise ValueError("its channels cannot be read")
     if pixels.shape[2] == 3:
@@ -102,10 +109,33 @@ def _decode_deep(image: Image.Image, file: BinaryIO) -> tuple[Pixels, Pixels | N
     return colour, alpha
 
 
+def _decode_planes(file: BinaryIO, page: int) -> Pixels:
+    """A TIFF whose channels lie apart, which cv2 mixes up: each one as a grey TIFF of its own."""
+    order, big, offset = ifd.read_header(file)
+    if big or page:
+        raise ValueError("its channels lie apart; save them interleaved")
+    tags = ifd.read_directory(file, offset, order=order)
+    channels = ifd.read_number(tags[TiffImagePlugin.SAMPLESPERPIXEL], order)
+    shape = {tag: tags[tag] for tag in ifd.GRID if tag in tags}
+    file.seek(0)
+    whole = file.read()
+    planes = []
+    for channel in range(channels):
+        own = {tag: ifd.part(tags[tag], channel, channels) for tag in ifd.PIECES if tag in tags}
+        at = len(whole) + len(whole) % 2
+        head = whole[:4] + struct.pack(f"{order}I", at)
+        directory = ifd.pack_directory(shape | own, order=order, start=at)
+        data = head + whole[8:] + bytes(len(whole) % 2) + directory
+        planes.append(decode_by_cv2(io.BytesIO(data)))
+    red, green, blue, *alpha = planes
+    return cv2.merge([blue, green, red, *alpha[:1]])
+
+
 def decode_by_cv2(file: BinaryIO, page: int = 0) -> Pixels:
-    """A file's pixels in cv2's order of channels, at their own depth."""
+    """A file's pixels in cv2's order of channels, at their own depth; a TIFF's are upright."""
     file.seek(0)
     data = np.frombuffer(file.read(), np.uint8)
+    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
         if page:
             _, pages = cv2.imdecodemulti(data, cv2.IMREAD_UNCHANGED, None, (page, page + 1))
@@ -114,6 +144,8 @@ def decode_by_cv2(file: BinaryIO, page: int = 0) -> Pixels:
             decoded = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
         raise ValueError(f"cv2 says: {error.err}") from None
+    finally:
+        cv2.utils.logging.setLogLevel(level)
     if decoded is None:
         raise ValueError("its pixels cannot be decoded")
     return decoded

@@ -70,6 +70,8 @@ def _write_by_pillow(photo: Photo, file: BinaryIO, format: str, quality: int | N
         options |= {"lossless": True, "exact": True}
     elif format == "AVIF":
         options["subsampling"] = "4:4:4"
+        if "exif" in options:  # with the entry there, Pillow would write all of it anew
+            options["exif"] = ifd.drop_orientation(options["exif"])
     _to_image(photo).save(file, format, **options)
 
 
@@ -138,7 +140,7 @@ def _read_exif(exif: bytes) -> tuple[ifd.Directory, str]:
 
 def _other_tags(metadata: Metadata, tags: ifd.Directory, order: str) -> ifd.Directory:
     """The tags of a TIFF that hold what other formats keep outside EXIF."""
-    added: ifd.Directory = {}
+    added: ifd.Directory = {ifd.ORIENTATION: tiff.short(1, order=order)}
     if metadata.dpi and 282 not in tags:
         across, down = (tiff.rational(d, order=order) for d in metadata.dpi)
         added |= {282: across, 283: down, 296: tiff.short(2, order=order)}
@@ -147,8 +149,8 @@ def _other_tags(metadata: Metadata, tags: ifd.Directory, order: str) -> ifd.Dire
         added[meta.IMAGE_DESCRIPTION] = ifd.Entry(2, len(text), text)
     blocks = {
         meta.XMP_TAG: (1, metadata.xmp),
-        meta.IPTC: (7, meta.iptc_record(metadata)),
-        meta.PHOTOSHOP_TAG: (1, metadata.photoshop),
+        meta.IPTC: (1, meta.iptc_record(metadata.photoshop)),
+        meta.PHOTOSHOP_TAG: (1, meta.without(metadata.photoshop, {meta.IPTC_RESOURCE})),
         meta.PROFILE_TAG: (7, srgb_profile() if metadata.profiled else b""),
     }
     for tag, (kind, data) in blocks.items():

@@ -15,6 +15,9 @@ POINTERS = {0x8769, 0x8825, 0xA005}  # the EXIF, GPS and interoperability direct
 MAX_VALUE = 1 << 24  # bytes; more is no metadata
 
 ORIENTATION, COLOR_SPACE, WIDTH, HEIGHT = 0x0112, 0xA001, 0xA002, 0xA003
+# How a TIFF's pixels are cut and packed, and where the pieces lie: strips, or tiles.
+GRID = {256, 257, 259, ORIENTATION, 278, 317, 322, 323}
+PIECES = {258, 273, 279, 324, 325, 339}
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,14 @@ def read_number(entry: Entry, order: str) -> int:
     return int.from_bytes(entry.data, "little" if order == "<" else "big")
 
 
+def part(entry: Entry, index: int, parts: int) -> Entry:
+    """The index-th of so many equal parts of an entry's values."""
+    if not isinstance(entry.data, bytes):
+        raise ValueError("it is a directory")
+    count, size = entry.count // parts, len(entry.data) // parts
+    return Entry(entry.kind, count, entry.data[index * size : (index + 1) * size])
+
+
 def pack_directory(directory: Mapping[int, Entry], *, order: str, start: int) -> bytes:
     """The bytes of a directory, its values and its sub-directories, to lie at an offset."""
     size = 2 + 12 * len(directory) + 4
@@ -129,6 +140,20 @@ def normalise_exif(exif: bytes, *, turned: bool, converted: bool) -> bytes:
             wide, high = (bytes(body[inner[t] + 2 : inner[t] + 12]) for t in (WIDTH, HEIGHT))
             body[inner[WIDTH] + 2 : inner[WIDTH] + 12] = high
             body[inner[HEIGHT] + 2 : inner[HEIGHT] + 12] = wide
+    return PREFIX + bytes(body)
+
+
+def drop_orientation(exif: bytes) -> bytes:
+    """An EXIF block without that entry; the values stay where they are, as their offsets say."""
+    body = bytearray(exif.removeprefix(PREFIX))
+    order = {b"II": "<", b"MM": ">"}[bytes(body[:2])]
+    first = struct.unpack_from(f"{order}I", body, 4)[0]
+    tags, after = _walk(body, order, first)
+    if ORIENTATION in tags:
+        at = tags[ORIENTATION]
+        body[at : after + 4] = body[at + 12 : after + 4] + bytes(12)
+        (count,) = struct.unpack_from(f"{order}H", body, first)
+        struct.pack_into(f"{order}H", body, first, count - 1)
     return PREFIX + bytes(body)
 
 

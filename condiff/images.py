@@ -16,7 +16,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from condiff import ifd
+from condiff import ifd, png
 from condiff.decoding import decode_by_cv2, decode_pixels, orientation, to_16_bits
 from condiff.encoding import ENCODER_FAILURES, encode
 from condiff.errors import ImageError
@@ -100,6 +100,9 @@ def _read(file: BinaryIO, name: str, max_pixels: int, page: int | None) -> Photo
             _check_size(image.size, name, max_pixels)
             _turn_to_page(image, name, page)
             _check_size(image.size, name, max_pixels)
+            if image.format == "PNG" and "exif" not in image.info:  # it may follow the pixels
+                for _, block in png.read_chunks(file, {b"eXIf"}):
+                    image.info["exif"] = ifd.PREFIX + block
             metadata = read_metadata(image, file, turned=orientation(image) > 4)
             pixels, alpha = decode_pixels(image, file)
     except UnidentifiedImageError:

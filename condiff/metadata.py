@@ -15,12 +15,13 @@ IPTC, IMAGE_DESCRIPTION = 0x83BB, 0x010E
 XMP_TAG, PHOTOSHOP_TAG, PROFILE_TAG = 700, 34377, 34675
 # What describes a TIFF's pixels as they lie in that file, and so says nothing of the new file's.
 STRUCTURE = {
-    254, 255, 256, 257, 258, 259, 262, 263, 266, 273, 274, 277, 278, 279, 280, 281, 284, 290, 291,
+    254, 255, 256, 257, 258, 259, 262, 263, 266, 273, 277, 278, 279, 280, 281, 284, 290, 291,
     292, 293, 297, 301, 317, 318, 319, 320, 321, 322, 323, 324, 325, 330, 332, 333, 334, 336, 338,
     339, 340, 341, 342, 347, 512, 513, 514, 515, 517, 518, 519, 520, 521, 529, 530, 531, 532,
     37724,  # Photoshop's layers, which show the old picture
 }  # fmt: skip
 PHOTOSHOP = b"Photoshop 3.0\0"
+IPTC_RESOURCE = 1028
 STALE_RESOURCES = {1033, 1036}  # Photoshop's thumbnails show the old picture
 MAX_SEGMENT = 65_533  # bytes in one segment of a JPEG
 RAW = "Raw profile type "  # ImageMagick's text chunks
@@ -97,14 +98,14 @@ def add_tags(metadata: Metadata, directory: ifd.Directory, order: str) -> Metada
         entry.data if (entry := kept.pop(tag, None)) and isinstance(entry.data, bytes) else b""
         for tag in (XMP_TAG, PHOTOSHOP_TAG, IPTC, PROFILE_TAG)
     )
-    if iptc and not any(number == 1028 for number, _ in _resources(resources)):
-        resources += _resource(1028, iptc)
+    if iptc and not any(number == IPTC_RESOURCE for number, _ in _resources(resources)):
+        resources += _resource(IPTC_RESOURCE, iptc)
     kept = {tag: e for tag, e in kept.items() if e.kind in ifd.SIZES and e.kind < 16}
     return replace(
         metadata,
         exif=ifd.pack_exif(kept, order) if kept else b"",
         xmp=packet,
-        photoshop=_without_thumbnails(resources),
+        photoshop=without(resources, STALE_RESOURCES),
         profiled=metadata.profiled or bool(profile),
     )
 
@@ -113,7 +114,7 @@ def _add_chunks(metadata: Metadata, image: Image.Image, file: BinaryIO) -> Metad
     """A PNG's texts; of ImageMagick's raw profiles, EXIF and IPTC go where they belong."""
     if image.format != "PNG":
         return metadata
-    chunks = png.read_text_chunks(file)
+    chunks = png.read_chunks(file, png.TEXT)
     raw = {f"{RAW}{name}".encode() for name in ("exif", "APP1", "iptc", "xmp", "icc", "icm")}
     drop = {png.XMP_KEYWORD, *raw}
     kept = tuple(chunk for chunk in chunks if png.keyword(chunk) not in drop)
@@ -126,7 +127,7 @@ def _add_chunks(metadata: Metadata, image: Image.Image, file: BinaryIO) -> Metad
     if not metadata.exif and (block := read.get(f"{RAW}exif") or read.get(f"{RAW}APP1")):
         metadata = replace(metadata, exif=_prefixed(block))
     if block := read.get(f"{RAW}iptc"):
-        metadata = replace(metadata, photoshop=_without_thumbnails(block))
+        metadata = replace(metadata, photoshop=without(block, STALE_RESOURCES))
     return metadata
 
 
@@ -141,7 +142,7 @@ def _add_segments(metadata: Metadata, image: Image.Image, file: BinaryIO) -> Met
         if name == "APP13" and data.startswith(PHOTOSHOP)
     ]
     if segments:
-        metadata = replace(metadata, photoshop=_without_thumbnails(b"".join(segments)))
+        metadata = replace(metadata, photoshop=without(b"".join(segments), STALE_RESOURCES))
     return metadata
 
 
@@ -207,15 +208,15 @@ def _resource(number: int, data: bytes) -> bytes:
     return head + data + bytes(len(data) % 2)
 
 
-def _without_thumbnails(block: bytes) -> bytes:
-    resources = _resources(block)
-    return b"".join(data for number, data in resources if number not in STALE_RESOURCES)
+def without(block: bytes, numbers: set[int]) -> bytes:
+    """Photoshop's image resources, all but these."""
+    return b"".join(whole for number, whole in _resources(block) if number not in numbers)
 
 
-def iptc_record(metadata: Metadata) -> bytes:
-    """The IPTC record alone, as TIFF wants it."""
-    for number, whole in _resources(metadata.photoshop):
-        if number == 1028:
+def iptc_record(block: bytes) -> bytes:
+    """The IPTC record among Photoshop's image resources, alone as TIFF wants it."""
+    for number, whole in _resources(block):
+        if number == IPTC_RESOURCE:
             size_at = 6 + ((whole[6] + 2) & ~1)
             (size,) = struct.unpack_from(">I", whole, size_at)
             return whole[size_at + 4 : size_at + 4 + size]

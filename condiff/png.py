@@ -12,13 +12,13 @@ MAX_CHUNK = 1 << 24  # bytes; more is no metadata
 Chunk = tuple[bytes, bytes]  # its four letters, and what it holds
 
 
-def read_text_chunks(file: BinaryIO) -> tuple[Chunk, ...]:
-    """Every text chunk of a PNG, before the pixels and after, in order."""
+def read_chunks(file: BinaryIO, kinds: set[bytes]) -> tuple[Chunk, ...]:
+    """Every chunk of these kinds in a PNG, before the pixels and after, in order."""
     chunks: list[Chunk] = []
     file.seek(len(SIGNATURE))
     while len(head := file.read(8)) == 8 and head[4:] != b"IEND":
         (length,) = struct.unpack(">I", head[:4])
-        if head[4:] in TEXT and length <= MAX_CHUNK:
+        if head[4:] in kinds and length <= MAX_CHUNK:
             chunks.append((head[4:], file.read(length)))
             file.seek(4, 1)
         else:

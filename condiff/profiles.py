@@ -16,12 +16,9 @@ from PIL import Image, ImageCms
 
 Deep = NDArray[Any]  # uint16
 
-# sRGB's primaries adapted to D50, the white of the profile connection space (ICC sRGB profile).
-D50_OF_SRGB = np.array(
-    [[0.43607, 0.38515, 0.14307], [0.22249, 0.71687, 0.06061], [0.01392, 0.09708, 0.71410]]
-)
 STRIP_PIXELS = 1 << 18
 ROOTS = 1 << 18  # steps of the table: the nearest is within a third of a 16-bit level
+PRIMARIES, CURVES = (b"rXYZ", b"gXYZ", b"bXYZ"), (b"rTRC", b"gTRC", b"bTRC")
 UNUSABLE = (ImageCms.PyCMSError, OSError, TypeError, ValueError)  # what a broken profile raises
 
 
@@ -99,19 +96,25 @@ def deep_to_srgb(pixels: Deep, profile: bytes) -> Deep:
 
 def _read_shaper(profile: bytes) -> tuple[list[NDArray], NDArray] | None:
     """Three curves (65536,) to linear light and the matrix to sRGB's, where that is the profile."""
-    (count,) = struct.unpack_from(">I", profile, 128)
-    tags = {}
-    for index in range(min(count, 256)):
-        name, at, size = struct.unpack_from(">4sII", profile, 132 + 12 * index)
-        tags[name] = profile[at : at + size]
+    tags = _read_tags(profile)
     if profile[16:20] == b"GRAY" and b"kTRC" in tags:
         return [_read_curve(tags[b"kTRC"])] * 3, np.eye(3, dtype=np.float32)
-    names = (b"rXYZ", b"gXYZ", b"bXYZ", b"rTRC", b"gTRC", b"bTRC")
-    if profile[16:20] != b"RGB " or b"A2B0" in tags or not all(name in tags for name in names):
+    if profile[16:20] != b"RGB " or b"A2B0" in tags or not tags.keys() >= {*PRIMARIES, *CURVES}:
         return None
-    columns = [np.array(struct.unpack_from(">3i", tags[name], 8)) / 65_536 for name in names[:3]]
-    matrix = np.linalg.inv(D50_OF_SRGB) @ np.stack(columns, axis=1)
-    return [_read_curve(tags[name]) for name in names[3:]], matrix.astype(np.float32)
+    matrix = np.linalg.inv(_read_primaries(_read_tags(srgb_profile()))) @ _read_primaries(tags)
+    return [_read_curve(tags[name]) for name in CURVES], matrix.astype(np.float32)
+
+
+def _read_tags(profile: bytes) -> dict[bytes, bytes]:
+    (count,) = struct.unpack_from(">I", profile, 128)
+    places = [struct.unpack_from(">4sII", profile, 132 + 12 * n) for n in range(min(count, 256))]
+    return {name: profile[at : at + size] for name, at, size in places}
+
+
+def _read_primaries(tags: dict[bytes, bytes]) -> NDArray:
+    """(3,3): linear light of the profile -> XYZ under D50, the profile connection space."""
+    columns = [np.array(struct.unpack_from(">3i", tags[name], 8)) / 65_536 for name in PRIMARIES]
+    return np.stack(columns, axis=1)
 
 
 def _read_curve(tag: bytes) -> NDArray:

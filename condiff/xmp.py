@@ -36,8 +36,8 @@ def merge_properties(packet: bytes, properties: Mapping[str, str]) -> bytes:
         text = text[: end.start()] + opened + text[end.end() :]
     rdf = end[1] or end[2]
     for name in properties:
-        prefix, local = _prefix_in(text, name), name.split(":")[1]
-        text = re.sub(rf"<{prefix}:{local}\b[^>]*?/>|<{prefix}:{local}\b.*?</{prefix}:{local}\s*>",
+        prefix, local = _prefixes_in(text, name), name.split(":")[1]
+        text = re.sub(rf"<{prefix}:{local}\b[^>]*?/>|<({prefix}):{local}\b.*?</\1:{local}\s*>",
                       "", text, flags=re.S)  # fmt: skip
         text = re.sub(rf"\s{prefix}:{local}\s*=\s*(\"[^\"]*\"|'[^']*')", "", text)
     # What an earlier call left empty goes, or every run would leave one more.
@@ -76,8 +76,9 @@ def _decode(packet: bytes) -> tuple[str, str]:
     return "", "utf-8"
 
 
-def _prefix_in(text: str, name: str) -> str:
-    """The prefix that the packet itself uses for the namespace of "prefix:name"."""
+def _prefixes_in(text: str, name: str) -> str:
+    """A pattern of the prefixes that the packet uses for the namespace of "prefix:name"."""
     prefix = name.split(":")[0]
-    bound = re.search(rf"xmlns:([\w.-]+)\s*=\s*[\"']{re.escape(NAMESPACES[prefix])}[\"']", text)
-    return re.escape(bound[1]) if bound else prefix
+    uri = re.escape(NAMESPACES[prefix])
+    bound = re.findall(rf"xmlns:([\w.-]+)\s*=\s*[\"']{uri}[\"']", text)
+    return "(?:" + "|".join(sorted({prefix, *map(re.escape, bound)})) + ")"

@@ -117,6 +117,7 @@ def _decode_planes(file: BinaryIO, page: int) -> Pixels:
     tags = ifd.read_directory(file, offset, order=order)
     channels = ifd.read_number(tags[TiffImagePlugin.SAMPLESPERPIXEL], order)
     shape = {tag: tags[tag] for tag in ifd.GRID if tag in tags}
+    shape |= {262: ifd.short(1, order=order), 277: ifd.short(1, order=order)}  # grey
     file.seek(0)
     whole = file.read()
     planes = []

@@ -84,6 +84,21 @@ def read_number(entry: Entry, order: str) -> int:
     return int.from_bytes(entry.data, "little" if order == "<" else "big")
 
 
+def short(*values: int, order: str) -> Entry:
+    """An entry of 16-bit numbers."""
+    return Entry(3, len(values), struct.pack(f"{order}{len(values)}H", *values))
+
+
+def long(*values: int, order: str) -> Entry:
+    """An entry of 32-bit numbers."""
+    return Entry(4, len(values), struct.pack(f"{order}{len(values)}I", *values))
+
+
+def rational(value: float, *, order: str) -> Entry:
+    """An entry of one fraction."""
+    return Entry(5, 1, struct.pack(f"{order}2I", round(value * 10_000), 10_000))
+
+
 def part(entry: Entry, index: int, parts: int) -> Entry:
     """The index-th of so many equal parts of an entry's values."""
     if not isinstance(entry.data, bytes):

@@ -10,25 +10,10 @@ from typing import Any, BinaryIO
 
 from numpy.typing import NDArray
 
-from condiff.ifd import Directory, Entry, pack_directory
+from condiff.ifd import Directory, Entry, long, pack_directory, short
 
 STRIP_BYTES = 1 << 20
 LEVEL = 5  # of zlib; 9 takes four times as long for 1 % less
-
-
-def short(*values: int, order: str) -> Entry:
-    """An entry of 16-bit numbers."""
-    return Entry(3, len(values), struct.pack(f"{order}{len(values)}H", *values))
-
-
-def long(*values: int, order: str) -> Entry:
-    """An entry of 32-bit numbers."""
-    return Entry(4, len(values), struct.pack(f"{order}{len(values)}I", *values))
-
-
-def rational(value: float, *, order: str) -> Entry:
-    """An entry of one fraction."""
-    return Entry(5, 1, struct.pack(f"{order}2I", round(value * 10_000), 10_000))
 
 
 def write_tiff(

@@ -36,10 +36,17 @@ class Loaded:
     task: Task
     model: Model
     diffusion: DiffusionConfig
+    condition_size: int = 256  # side of the condition in training
 
 
 def save_model(
-    folder: Path, model: Model, *, task: Task, diffusion: DiffusionConfig, dtype: torch.dtype
+    folder: Path,
+    model: Model,
+    *,
+    task: Task,
+    diffusion: DiffusionConfig,
+    dtype: torch.dtype,
+    condition_size: int = 256,
 ) -> None:
     """Write the folder beside its place, then move it there: it is whole or absent.
 
@@ -59,6 +66,7 @@ def save_model(
         "_class_name": "ConditionalDiffusionPipeline",
         "_diffusers_version": diffusers_version,
         "task": task.name,
+        "condition_size": condition_size,
         "diffusion": diffusion.model_dump(mode="json"),
         "encoder": ["condiff.encoder", "ConditionEncoder"],
         "scheduler": ["diffusers", "DDPMScheduler"],
@@ -102,7 +110,7 @@ def load_model(name: str | Path, *, device: str | torch.device = "cpu") -> Loade
     process = {**scheduler.config, **index.get("diffusion", {})}
     diffusion = DiffusionConfig(**{k: v for k, v in process.items() if k in known})
     model = freeze(Model(encoder, unet)).eval().to(device)
-    return Loaded(folder, task, model, diffusion)
+    return Loaded(folder, task, model, diffusion, int(index.get("condition_size", 256)))
 
 
 def _load_encoder(folder: Path) -> ConditionEncoder:

@@ -11,7 +11,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Pixels = NDArray[Any]  # uint8; cv2's stubs know no dtypes
+from condiff.profiles import decode_srgb, encode_srgb
+
+Pixels = NDArray[Any]  # uint8 or uint16; cv2's stubs know no dtypes
 Plane = NDArray[Any]  # float32
 
 XYZ_OF_RGB = np.array(
@@ -19,6 +21,7 @@ XYZ_OF_RGB = np.array(
 )
 RGB_OF_XYZ = np.linalg.inv(XYZ_OF_RGB)
 WHITE = XYZ_OF_RGB.sum(axis=1)
+LUMINANCE = XYZ_OF_RGB[1].astype(np.float32)  # its weights of linear light
 
 # How far (in linear light) a colour may leave sRGB and still count as inside: a third of an 8-bit
 # level at either end of the transfer curve, so that rounding hides it.
@@ -36,21 +39,26 @@ FIT_SIZE = 512  # the fit is drawn with a cubic up to this side, and linearly fr
 
 
 @cache
-def _linear_light() -> NDArray[np.float32]:
-    """The 256 8-bit sRGB levels as linear light in [0,1]."""
-    level = np.arange(256) / 255
-    curve = np.where(level <= 0.04045, level / 12.92, ((level + 0.055) / 1.055) ** 2.4)
-    return curve.astype(np.float32)
+def _linear_light(levels: int) -> NDArray[np.float32]:
+    """The 256 or 65536 levels of sRGB as linear light in [0,1]."""
+    return decode_srgb(np.arange(levels) / (levels - 1)).astype(np.float32)
+
+
+def to_linear_light(pixels: Pixels) -> Plane:
+    """(H,W,3) uint8 or uint16 sRGB -> (H,W,3) linear light in [0,1]."""
+    if pixels.dtype == np.uint16:
+        return _linear_light(1 << 16).take(pixels, mode="clip")
+    return cv2.LUT(pixels, _linear_light(1 << 8))
 
 
 def rgb_to_lab(pixels: Pixels) -> Plane:
-    """(H,W,3) uint8 sRGB -> (H,W,3) Lab."""
+    """(H,W,3) uint8 or uint16 sRGB -> (H,W,3) Lab."""
     # cv2 interpolates COLOR_RGB2Lab in a coarse cube (0.5 off); from linear light it computes.
-    return cv2.cvtColor(cv2.LUT(pixels, _linear_light()), cv2.COLOR_LRGB2Lab)
+    return cv2.cvtColor(to_linear_light(pixels), cv2.COLOR_LRGB2Lab)
 
 
 def lightness(pixels: Pixels) -> Plane:
-    """(H,W,3) uint8 sRGB -> (H,W) L* in [0,100]."""
+    """(H,W,3) uint8 or uint16 sRGB -> (H,W) L* in [0,100]."""
     return cv2.extractChannel(rgb_to_lab(pixels), 0)
 
 
@@ -187,9 +195,10 @@ def upsample_chroma(ab: Plane, guide: Plane) -> Plane:
 
 
 def join_chroma(pixels: Pixels, ab: Plane) -> Pixels:
-    """(H,W,3) uint8 sRGB, (h,w,2) ab of any size -> (H,W,3) uint8 sRGB with the L* of `pixels`.
+    """(H,W,3) sRGB of 8 or 16 bits, (h,w,2) ab of any size -> the same with the L* of `pixels`.
 
-    |L*_out - L*_in| stays below 0.5 everywhere, most of it the rounding to 8 bits.
+    |L*_out - L*_in| stays below 0.5 everywhere, most of it the rounding to 8 bits; below 0.05 at
+    16 bits. The work goes strip by strip, so memory beyond the result does not grow with H.
     """
     height, width, _ = pixels.shape
     # Four guide pixels a cell are enough for the cell's mean L*, without all of L* in memory.
@@ -200,5 +209,40 @@ def join_chroma(pixels: Pixels, ab: Plane) -> Pixels:
     for strip in _strips(height, width):
         L = lightness(pixels[strip])
         a, b = cv2.split(_apply_fit(fit, L, strip.start, height))
-        joined[strip] = lab_to_rgb(reduce_chroma(cv2.merge([L, a, b])))
+        lab = reduce_chroma(cv2.merge([L, a, b]))
+        deep = pixels.dtype == np.uint16
+        joined[strip] = _to_deep_rgb(lab, pixels[strip]) if deep else lab_to_rgb(lab)
     return joined
+
+
+def _to_deep_rgb(lab: Plane, pixels: Pixels) -> Pixels:
+    """(H,W,3) Lab -> uint16 sRGB that has the luminance of `pixels`, uint16 too."""
+    luminance = cv2.transform(to_linear_light(pixels), LUMINANCE[None]).reshape(pixels.shape[:2])
+    light: Plane = cv2.cvtColor(lab, cv2.COLOR_Lab2LRGB)
+    light += (luminance - cv2.transform(light, LUMINANCE[None]).reshape(luminance.shape))[..., None]
+    channels = cv2.split(light)
+    least, most = (c(c(*channels[:2]), channels[2]) for c in (cv2.min, cv2.max))
+    outside = (least < 0) | (most > 1)
+    light[outside] = _into_gamut(light[outside], luminance[outside])
+    return encode_srgb(light)
+
+
+def _into_gamut(light: Plane, luminance: Plane) -> Plane:
+    """(n,3) linear light near [0,1] -> inside it, at the luminance (n,) given.
+
+    Clipping what reduce_chroma leaves outside costs 0.4 L*. Here the channels that have room make
+    up for it, the nearest such colour; what is left is mixed with the grey of that luminance.
+    """
+    clipped = np.clip(light, 0, 1)
+    for _ in range(2):  # a channel that makes up may meet its own end
+        missing = (luminance - clipped @ LUMINANCE)[:, None]
+        room = np.where(missing > 0, clipped < 1, clipped > 0) * LUMINANCE
+        share = room / np.maximum((room * LUMINANCE).sum(axis=1, keepdims=True), np.float32(1e-6))
+        clipped = np.clip(clipped + missing * share, 0, 1)
+    toward = clipped - (clipped @ LUMINANCE)[:, None]
+    tiny = np.float32(1e-9)
+    reach = np.minimum(
+        luminance / np.maximum(-toward.min(axis=1), tiny),
+        (1 - luminance) / np.maximum(toward.max(axis=1), tiny),
+    )
+    return luminance[:, None] + toward * np.clip(reach, 0, 1)[:, None]

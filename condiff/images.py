@@ -8,53 +8,38 @@ import struct
 import threading
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
+from condiff import ifd, png
+from condiff.decoding import decode_by_cv2, decode_pixels, orientation, to_16_bits
+from condiff.encoding import ENCODER_FAILURES, encode
 from condiff.errors import ImageError
+from condiff.formats import FORMATS, HOLDS, NOTHING, READ_ONLY, find_format
+from condiff.metadata import Metadata, add_tags, read_metadata
+from condiff.photo import Photo
 
-# What is written: the suffixes, and the format that each one means.
-FORMATS = {
-    ".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".png": "PNG", ".webp": "WEBP",
-    ".avif": "AVIF", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP", ".jp2": "JPEG2000",
-    ".ppm": "PPM",
-}  # fmt: skip
-# What is read besides. A HEIC file opens only where a Pillow plug-in is at hand, but a folder's
-# listing names it all the same: a failure that is counted beats a photo silently left out.
-READ_ONLY = {".gif", ".jfif", ".heic", ".heif", ".pgm", ".pbm", ".tga", ".j2k", ".dng"}
-
-SAVE_OPTIONS: dict[str, dict[str, Any]] = {
-    "JPEG": {"quality": 95, "subsampling": "4:4:4"},
-    "WEBP": {"quality": 95},
-    "AVIF": {"quality": 90},
-    "TIFF": {"compression": "tiff_lzw"},
-}
-TAKES_ALPHA = {"PNG", "WEBP", "AVIF", "TIFF", "JPEG2000"}
-TAKES_EXIF = {"JPEG", "PNG", "WEBP", "AVIF", "TIFF"}
-TAKES_DPI = {"JPEG", "PNG", "TIFF", "BMP"}
+MAX_PIXELS = 200_000_000
 EXISTS = "it already exists; use --force to replace it"
-MAX_JPEG_EXIF = 65_533  # one segment; the other formats have room for more
 
 # What Pillow's decoders raise on damaged files.
 BROKEN = (
     OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, ArithmeticError,
     RuntimeError, MemoryError, struct.error, zlib.error,
 )  # fmt: skip
-
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
-}  # fmt: skip
 NOT_OPENED: dict[type, str] = {
     FileNotFoundError: "there is no such file; check the path",
     IsADirectoryError: "it is a folder; give a photo, or use `condiff batch`",
     PermissionError: "no permission; make the file readable",
 }
+HEIF_BRANDS = {b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"}
+# Formats whose further pictures are a gain map, a depth map, a preview: the first one is the photo.
+ONE_PHOTO = {"MPO", "HEIF"}
 
 _pillow_limit = threading.Lock()
 
@@ -70,42 +55,59 @@ def _without_pillow_limit() -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = before
 
 
-def read_image(source: Path | BinaryIO, *, max_pixels: int = 200_000_000) -> Image.Image:
-    """A photo, upright and in sRGB: mode RGB, or RGBA when the file has transparency.
+def read_image(
+    source: Path | BinaryIO, *, max_pixels: int = MAX_PIXELS, page: int = 1
+) -> Image.Image:
+    """A photo, upright and in sRGB of 8 bits: mode RGB, or RGBA when the file has transparency.
 
-    `.info` holds the source's "format" and, where present, its "exif" (orientation 1) and "dpi".
+    Of a file of several pages or frames it is the first one, or the one asked for. `.info` holds
+    the source's "format", its whole "metadata", and, where present, "exif" (orientation 1), "dpi".
+    """
+    return read_photo(source, max_pixels=max_pixels, page=page).to_image()
+
+
+def read_photo(
+    source: Path | BinaryIO, *, max_pixels: int = MAX_PIXELS, page: int | None = None
+) -> Photo:
+    """A photo at its own depth with all that travels beside its pixels.
+
+    A file of several pages or frames is refused unless one of them, from 1 on, is asked for.
     """
     if not isinstance(source, Path):
-        return _decode(io.BytesIO(source.read()), "standard input", max_pixels)
+        return _read(io.BytesIO(source.read()), "standard input", max_pixels, page)
     name = str(source)
     try:
         with open(source, "rb") as file:  # a pipe given by its path cannot seek, as Pillow must
-            return _decode(file if file.seekable() else io.BytesIO(file.read()), name, max_pixels)
+            seekable = file if file.seekable() else io.BytesIO(file.read())
+            return _read(seekable, name, max_pixels, page)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         why = NOT_OPENED.get(type(error), f"{_reason(error)}; check the path and the disk")
         raise ImageError(f"cannot read {name}: {why}") from None
 
 
-def _decode(file: BinaryIO, name: str, max_pixels: int) -> Image.Image:
+def _read(file: BinaryIO, name: str, max_pixels: int, page: int | None) -> Photo:
     """The photo in an open, seekable file."""
-    if not file.read(1):
+    head = file.read(16)
+    if not head:
         raise ImageError(f"cannot read {name}: it is empty; get the photo again from its source")
     file.seek(0)
+    if head[4:8] == b"ftyp" and head[8:12] in HEIF_BRANDS:
+        _register_heif(name)
     try:
         with _without_pillow_limit():
             image = Image.open(file)
         with image:
-            megapixels = math.prod(image.size) / 1e6  # from the header: nothing is decoded yet
-            if megapixels * 1e6 > max_pixels:
-                raise ImageError(
-                    f"cannot read {name}: it has {megapixels:.4g} megapixels, above the limit of"
-                    f" {max_pixels / 1e6:.4g}; scale it down first"
-                )
-            if min(image.size) < 1:
-                raise ImageError(f"cannot read {name}: it has no pixels; get a whole copy")
-            image.load()
-            return _normalise(image)
+            _check_size(image.size, name, max_pixels)
+            _turn_to_page(image, name, page)
+            _check_size(image.size, name, max_pixels)
+            if image.format == "PNG" and "exif" not in image.info:  # it may follow the pixels
+                for _, block in png.read_chunks(file, {b"eXIf"}):
+                    image.info["exif"] = ifd.PREFIX + block
+            metadata = read_metadata(image, file, turned=orientation(image) > 4)
+            pixels, alpha = decode_pixels(image, file)
     except UnidentifiedImageError:
+        if photo := _read_wide_tiff(file, max_pixels):
+            return photo
         raise ImageError(
             f"cannot read {name}: it is not a photo in a known format; convert it to JPEG or PNG"
         ) from None
@@ -113,85 +115,88 @@ def _decode(file: BinaryIO, name: str, max_pixels: int) -> Image.Image:
         raise ImageError(
             f"cannot read {name}: it is damaged or cut short ({_reason(error)}); get a whole copy"
         ) from None
+    return Photo(pixels, alpha, metadata)
+
+
+def _check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:
+    """Refuse too many pixels, or none, by the header: nothing is decoded yet."""
+    pixels = math.prod(size)
+    if pixels > max_pixels:
+        raise ImageError(
+            f"cannot read {name}: it has {pixels / 1e6:.4g} megapixels, above the limit of"
+            f" {max_pixels / 1e6:.4g}; raise it with --max-pixels {pixels}, or scale the photo down"
+        )
+    if min(size) < 1:
+        raise ImageError(f"cannot read {name}: it has no pixels; get a whole copy")
+
+
+def _turn_to_page(image: Image.Image, name: str, page: int | None) -> None:
+    """Seek the page asked for; refuse to choose among several, or one that is not there."""
+    pages = _full_pages(image)
+    if page is None and len(pages) > 1:
+        raise ImageError(
+            f"cannot read {name}: it holds {len(pages)} pages or frames, and one photo is made"
+            f" of one; choose it with --page 1 to --page {len(pages)}"
+        )
+    if not 1 <= (page or 1) <= len(pages):
+        raise ImageError(
+            f"cannot read {name}: it has no page {page}; choose --page 1 to --page {len(pages)}"
+        )
+    if len(pages) > 1:
+        image.seek(pages[(page or 1) - 1])
+
+
+def _full_pages(image: Image.Image) -> list[int]:
+    """The frames that are pictures of their own: no thumbnails, no reduced copies."""
+    count = getattr(image, "n_frames", 1)
+    if count == 1 or image.format in ONE_PHOTO:
+        return [0]
+    if image.format != "TIFF":
+        return list(range(count))
+    full = []
+    for number in range(count):
+        image.seek(number)
+        tags = getattr(image, "tag_v2", {})
+        if not tags.get(254, 0) & 1 and tags.get(255, 1) != 2:
+            full.append(number)
+    image.seek(0)
+    return full or [0]
+
+
+def _register_heif(name: str) -> None:
+    """Let Pillow open HEIC, which needs the patent-laden HEVC decoder of an extra package."""
+    try:
+        import pillow_heif
+    except ImportError:
+        raise ImageError(
+            f"cannot read {name}: it is HEIC, which needs a decoder; pip install 'condiff[heif]'"
+        ) from None
+    pillow_heif.register_heif_opener(thumbnails=False)
+
+
+def _read_wide_tiff(file: BinaryIO, max_pixels: int) -> Photo | None:
+    """A TIFF of 32 bits a channel or of floating point in colour, which Pillow does not know."""
+    try:
+        order, big, offset = ifd.read_header(file)
+        tags = ifd.read_directory(file, offset, order=order, big=big)
+        width, height = (ifd.read_number(tags[tag], order) for tag in (256, 257))
+        if width * height > max_pixels:
+            return None
+        wide = decode_by_cv2(file)
+    except BROKEN:
+        return None
+    if wide.ndim != 3 or wide.shape[2] not in (3, 4):
+        return None
+    deep = to_16_bits(wide, deep=wide.dtype.kind != "f")
+    alpha = np.ascontiguousarray(deep[..., 3]) if deep.shape[2] == 4 else None
+    pixels = np.ascontiguousarray(deep[..., 2::-1])
+    return Photo(pixels, alpha, add_tags(Metadata(format="TIFF"), tags, order))
 
 
 def _reason(error: BaseException) -> str:
     """What the system or Pillow says of a failure, on one line."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return " ".join(text.split())
-
-
-def _normalise(image: Image.Image) -> Image.Image:
-    """A loaded image of any mode -> upright sRGB, RGB or RGBA, with the `info` worth keeping."""
-    info: dict[str | tuple[int, int], Any] = {"format": image.format}
-    upright = image
-    with suppress(*BROKEN):  # unreadable metadata is no reason to lose the photo
-        exif = image.getexif()
-        turn = TURNS.get(exif.get(ExifTags.Base.Orientation, 1))
-        upright = image if turn is None else image.transpose(turn)
-        if image.info.get("exif"):
-            exif[ExifTags.Base.Orientation] = 1
-            info["exif"] = exif.tobytes()
-    dpi = image.info.get("dpi", ())  # a TIFF without a unit says 1
-    if len(dpi) == 2 and all(math.isfinite(d) and 1 < d < 65_536 for d in dpi):
-        info["dpi"] = tuple(float(d) for d in dpi)
-    alpha = _alpha(upright)
-    plain = _to_rgb(upright)
-    if alpha is not None:
-        plain.putalpha(alpha)
-    plain.info = info
-    return plain
-
-
-def _alpha(image: Image.Image) -> Image.Image | None:
-    """The transparency of an image as mode L, None when its file has none."""
-    key = image.info.get("transparency")
-    if key is not None and (image.mode in ("I", "F") or image.mode.startswith("I;16")):
-        return Image.fromarray(np.where(np.asarray(image) == key, 0, 255).astype(np.uint8))
-    if not image.has_transparency_data:
-        return None
-    return image.convert("RGBA").getchannel("A")
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """The colours of an image of any mode as a new sRGB image, transparency aside."""
-    profile = image.info.get("icc_profile")
-    image = image.copy()
-    image.info.clear()  # a tRNS key here would make convert("RGB") warn or blend
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        image = Image.fromarray(_to_8_bits(np.asarray(image), deep=image.mode != "F"))
-    elif image.mode in ("LA", "La"):
-        image = image.convert("LA").getchannel("L")
-    elif image.mode in ("RGBa", "PA"):
-        image = image.convert("RGBA")
-    if image.mode == "LAB":
-        image = _apply_profile(image, ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")))
-    elif profile:
-        # A broken profile, or one of another mode, is ignored: sRGB is the best guess.
-        with suppress(ImageCms.PyCMSError, OSError, TypeError, ValueError):
-            image = _apply_profile(image, ImageCms.ImageCmsProfile(io.BytesIO(profile)))
-    return image.convert("RGB")
-
-
-def _apply_profile(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.Image:
-    """An image in its profile's colours -> RGB in sRGB."""
-    if (profile.profile.profile_description or "").startswith(("sRGB IEC61966-2", "sRGB built")):
-        return image  # already there: no need of a pass over all pixels
-    mode = {"RGB": "RGB", "GRAY": "L"}.get(profile.profile.xcolor_space.strip(), image.mode)
-    if mode == "RGB" or image.mode == "1":
-        image = image.convert(mode)
-    srgb = ImageCms.createProfile("sRGB")
-    return ImageCms.profileToProfile(image, profile, srgb, outputMode="RGB") or image
-
-
-def _to_8_bits(values: np.ndarray, *, deep: bool) -> np.ndarray:
-    """Grey of 16 bits (deep), or of 0..1, as uint8; anything wider by its own range."""
-    finite = np.nan_to_num(values.astype(np.float32), nan=0, posinf=0, neginf=0)
-    least, most = float(finite.min()), float(finite.max())
-    white = 65_535.0 if deep else 1.0
-    if least < 0 or most > white:
-        finite, white = finite - least, max(most - least, 1e-12)
-    return np.rint(finite * (255 / white)).astype(np.uint8)
 
 
 def check_target(target: Path, force: bool = False, *, format: str | None = None) -> None:
@@ -227,43 +232,49 @@ def write_image(
     image: Image.Image, target: Path | BinaryIO, *, format: str | None = None, force: bool = False
 ) -> None:
     """Write a photo whole or not at all; the format is by name, by suffix, or PNG to a stream."""
+    write_photo(Photo.from_image(image), target, format=format, force=force)
+
+
+def write_photo(
+    photo: Photo,
+    target: Path | BinaryIO,
+    *,
+    format: str | None = None,
+    quality: int | None = None,
+    force: bool = False,
+) -> None:
+    """Write a photo whole or not at all, at its own depth where the format has it.
+
+    The format is by name, by suffix, or PNG to a stream; quality (1..100) is for lossy formats.
+    """
     path = target if isinstance(target, Path) else None
     name = str(path or "standard output")
     if path:
         check_target(path, force, format=format)
-    format = format or (path.suffix.lstrip(".") if path else "png")
-    format = FORMATS.get(f".{format.lower()}", format.upper())
-    options = dict(SAVE_OPTIONS.get(format, {}))
-    exif = image.info.get("exif", b"")
-    if format in TAKES_EXIF and exif and not (format == "JPEG" and len(exif) > MAX_JPEG_EXIF):
-        options["exif"] = exif
-    if format in TAKES_DPI and "dpi" in image.info:
-        options["dpi"] = image.info["dpi"]
-    image = _to_writable(image, format, name)
+    format = find_format(format or (path.suffix if path else "png"))
+    photo = _without_idle_alpha(photo, format, name)
     try:
         if isinstance(target, Path):
             with _publish(target, force) as file:
-                image.save(file, format, **options)
+                encode(photo, file, format, quality=quality)
         else:
             encoded = io.BytesIO()  # some encoders seek, and a pipe cannot
-            image.save(encoded, format, **options)
+            encode(photo, encoded, format, quality=quality)
             target.write(encoded.getbuffer())
-    except (OSError, ValueError, KeyError, struct.error, MemoryError) as error:
+    except ENCODER_FAILURES as error:
         raise _unwritten(name, error) from None
 
 
-def _to_writable(image: Image.Image, format: str, name: str) -> Image.Image:
-    """The image in a mode that the format takes, never dropping transparency that is in use."""
-    if image.mode not in ("L", "RGB", "RGBA"):
-        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
-    if image.mode == "RGBA" and format not in TAKES_ALPHA:
-        if image.getchannel("A").getextrema() != (255, 255):
-            raise ImageError(
-                f"cannot write {name}: {format} has no transparency, and this photo has;"
-                " use .png or .webp (PNG or WebP)"
-            )
-        image = image.convert("RGB")
-    return image
+def _without_idle_alpha(photo: Photo, format: str, name: str) -> Photo:
+    """The photo as the format takes it, never dropping transparency that is in use."""
+    if photo.alpha is None or HOLDS.get(format, NOTHING).alpha:
+        return photo
+    if photo.alpha.min() < np.iinfo(photo.alpha.dtype).max:
+        raise ImageError(
+            f"cannot write {name}: {format} has no transparency, and this photo has;"
+            " use .png or .webp (PNG or WebP)"
+        )
+    return replace(photo, alpha=None)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from condiff.errors import ConfigError
-from condiff.images import FORMATS, READ_ONLY
+from condiff.formats import FORMATS, READ_ONLY
 
 UNWRITTEN_SUFFIX = ".png"  # of the result of a photo whose own format is only read
 

@@ -14,8 +14,10 @@ from torch import Tensor
 from condiff.checkpoint import Loaded, load_model
 from condiff.color import join_chroma
 from condiff.color import lightness as lightness_of
+from condiff.decoding import to_8_bits
 from condiff.diffusion import build_scheduler, denoise, guide, initial_noise
 from condiff.errors import ConfigError
+from condiff.photo import Picture, pixels_of, with_pixels
 
 STEPS = 4
 DEFAULT_STEPS = {"chroma": STEPS, "rgb": 25}
@@ -44,14 +46,12 @@ class Pipeline:
 
     @property
     def cell(self) -> int:
-        """Pixels of the condition on a side of one cell of x_t: of L* 4, if trained at 64²."""
-        if self.loaded.task.x_0 == "chroma":
-            return MODEL_SIZE // self.sample_size
-        return int(self.loaded.model.encoder.config.fold)
+        """Pixels of the condition on a side of one cell of x_t."""
+        return max(1, self.loaded.condition_size // self.sample_size)
 
     def __call__(
         self,
-        image: Image.Image | None = None,
+        image: Picture | None = None,
         *,
         steps: int | None = None,
         scheduler: str = SCHEDULER,
@@ -59,14 +59,15 @@ class Pipeline:
         samples: int = 1,
         size: int | None = None,
         guidance_scale: float = 1.0,
-    ) -> list[Image.Image]:
+    ) -> list[Picture]:
         """Answer `samples` times, with the seeds seed, seed + 1, …
 
-        A colorizer takes a photo; the result has the photo's size, its L*, and its alpha channel if
-        there is one. A model of sketches or edges takes a line drawing, ink on paper, and gives a
-        picture at its own size; an unconditional one takes nothing. `size` is the short side that
-        the model sees (default: as it was trained): more detail, at a cost that grows with its
-        square. `guidance_scale` above 1 follows the lines more closely (1: off, half the time).
+        A colorizer takes an image, or a Photo at its own depth; the result is of the same kind,
+        with the photo's size, its L* and its alpha channel. A model of sketches or edges takes a
+        line drawing, ink on paper, and gives an image at its own size; an unconditional one takes
+        nothing. `size` is the short side that the model sees (default: as it was trained): more
+        detail, at a cost that grows with its square. `guidance_scale` above 1 follows the lines
+        more closely (1: off, half the time).
 
         A result is a function of (model, image, seed, steps, scheduler, size, guidance_scale)
         alone. Without a seed a new one is drawn; each result tells its own in `info["seed"]`.
@@ -84,16 +85,19 @@ class Pipeline:
                 seed=number,
                 guidance_scale=guidance_scale,
             )
-            result = self.finish(x_0, pixels)
-            if image is not None and self.loaded.task.x_0 == "chroma" and image.mode == "RGBA":
-                result.putalpha(image.getchannel("A"))
-            result.info = {**(image.info if image is not None else {}), "seed": number}
-            results.append(result)
+            results.append(self._result(self.finish(x_0, pixels), image, seed=number))
         return results
+
+    def _result(self, pixels: np.ndarray, image: Picture | None, *, seed: int) -> Picture:
+        if image is not None and self.loaded.task.x_0 == "chroma":
+            return with_pixels(image, pixels, seed=seed)
+        result = Image.fromarray(pixels)
+        result.info["seed"] = seed
+        return result  # type: ignore[return-value]  # image is None or of an RGB task
 
     def frames(
         self,
-        image: Image.Image | None = None,
+        image: Picture | None = None,
         *,
         steps: int | None = None,
         scheduler: str = SCHEDULER,
@@ -106,17 +110,17 @@ class Pipeline:
         for x_t in self.denoise(
             condition, steps=steps, scheduler=scheduler, seed=seed, guidance_scale=guidance_scale
         ):
-            yield self.finish(x_t, pixels)
+            yield Image.fromarray(to_8_bits(self.finish(x_t, pixels)))
 
-    def finish(self, x_0: np.ndarray, pixels: np.ndarray | None) -> Image.Image:
-        """x_0 (h,w,C) as a picture: RGB as it is, chroma brought to the photo's size and L*."""
+    def finish(self, x_0: np.ndarray, pixels: np.ndarray | None) -> np.ndarray:
+        """x_0 (h,w,C) as RGB (H,W,3): as it is, or chroma joined to the photo's L*."""
         task = self.loaded.task
         if task.x_0 == "chroma" and pixels is not None:
-            return Image.fromarray(join_chroma(pixels, x_0 * task.scale))
-        return Image.fromarray(np.uint8((x_0.clip(-1, 1) + 1) * 127.5 + 0.5))
+            return join_chroma(pixels, x_0 * task.scale)
+        return np.asarray((x_0.clip(-1, 1) + 1) * 127.5 + 0.5, np.uint8)
 
     def prepare(
-        self, image: Image.Image | None, *, size: int | None
+        self, image: Picture | None, *, size: int | None
     ) -> tuple[np.ndarray | None, np.ndarray]:
         """The picture in RGB (H,W,3), and the condition (h,w,N) in [-1,1] at the model's size.
 
@@ -124,8 +128,7 @@ class Pipeline:
         """
         name, task = self.loaded.folder.name, self.loaded.task
         chroma = task.x_0 == "chroma"
-        side = MODEL_SIZE if chroma else self.sample_size * self.cell
-        side = side if size is None else size
+        side = self.loaded.condition_size if size is None else size
         if side < MIN_SIZE:
             raise ConfigError(f"size is at least {MIN_SIZE}, not {side}.")
         if not task.condition_channels:
@@ -134,7 +137,7 @@ class Pipeline:
             return None, np.zeros((side, side, 0), np.float32)
         if image is None:
             raise ConfigError(f"The model {name} takes a {'photo' if chroma else 'drawing'}.")
-        pixels = np.asarray(image.convert("RGB"))
+        pixels = pixels_of(image)
         small = shrink_to(pixels, size=side, cell=self.cell)
         return pixels, lightness_of(small)[..., None] / 50 - 1 if chroma else lines_of(small)
 
@@ -223,7 +226,7 @@ def shrink_to(pixels: np.ndarray, *, size: int = MODEL_SIZE, cell: int = 4) -> n
         return pixels
     shrinks = scale < 1
     small = cv2.resize(pixels, target, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
-    return np.asarray(small, np.uint8)
+    return np.asarray(small, pixels.dtype)
 
 
 def small_lightness(pixels: np.ndarray, *, size: int = MODEL_SIZE, cell: int = 4) -> np.ndarray:

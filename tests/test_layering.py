@@ -10,6 +10,10 @@ import condiff
 PACKAGE = Path(condiff.__file__).parent
 LEVELS = [
     {"errors"},
+    {"formats", "ifd", "png", "profiles", "xmp"},
+    {"metadata", "decoding", "tiff"},
+    {"photo", "jpeg", "provenance"},
+    {"encoding"},
     {"config", "images", "parquet", "backbone", "color", "extractors", "lines", "journal"}
     | {"hed", "annotators", "packed", "order", "columns"},
     {"items"},

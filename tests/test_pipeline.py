@@ -138,7 +138,8 @@ def rgb_pipeline(name, **changes):
     )  # fmt: skip
     task = find_task(name)
     model = build_model(config, task).eval()
-    return Pipeline(Loaded(Path(name), task, model, DiffusionConfig()), torch.device("cpu"))
+    side = 32 * model.encoder.config.fold
+    return Pipeline(Loaded(Path(name), task, model, DiffusionConfig(), side), torch.device("cpu"))
 
 
 @pytest.mark.parametrize(("fold", "size"), [(1, (48, 32)), (2, (96, 64))])

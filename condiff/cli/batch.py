@@ -164,7 +164,7 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 def parse_format(name: str | None) -> str | None:
     """The suffix of a format that is written."""
-    from condiff.images import FORMATS
+    from condiff.formats import FORMATS
 
     if name is None:
         return None

@@ -4,6 +4,7 @@ import json
 import secrets
 import sys
 import time
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +16,7 @@ from condiff.cli import options
 DEFAULT_STEPS = 4
 DEFAULT_SCHEDULER = "ddim"
 DEFAULT_SIZE = 256
+DEFAULT_MAX_PIXELS = 200_000_000
 
 
 def colorize(
@@ -39,8 +41,29 @@ def colorize(
     seed: options.Seed = None,
     samples: options.Samples = 1,
     size: Annotated[
-        int, typer.Option(min=32, max=2048, help="Short side that the model sees, in pixels.")
-    ] = DEFAULT_SIZE,
+        int | None,
+        typer.Option(
+            min=32,
+            max=2048,
+            help="Short side that the model sees, in pixels (default: as it was trained).",
+        ),
+    ] = None,
+    quality: Annotated[
+        int | None,
+        typer.Option(min=1, max=100, help="Of JPEG, WebP, AVIF (default: as the source, or high)."),
+    ] = None,
+    provenance: Annotated[
+        bool,
+        typer.Option(
+            "--provenance/--no-provenance", help="Note in the file that a model made the colours."
+        ),
+    ] = True,
+    page: Annotated[
+        int | None, typer.Option(min=1, help="Which page or frame, where a file has several.")
+    ] = None,
+    max_pixels: Annotated[
+        int, typer.Option(min=1, help="Refuse photos of more pixels.")
+    ] = DEFAULT_MAX_PIXELS,
     device: options.Device = "auto",
     threads: options.Threads = 1,
     force: options.Force = False,
@@ -53,7 +76,9 @@ def colorize(
 
     The result has the photo's size and its L*, pixel for pixel; its path is printed on stdout.
     """
-    from condiff.images import check_target, read_image, write_image
+    from condiff.encoding import losses
+    from condiff.images import check_target, read_photo, write_photo
+    from condiff.provenance import add_provenance
 
     if target is not None and output is not None:
         raise typer.BadParameter("Give the output once: as OUTPUT or with -o, not both.")
@@ -63,7 +88,11 @@ def colorize(
             check_target(path, force)
     started = time.perf_counter()
     stdin = source == "-"
-    image = read_image(BytesIO(sys.stdin.buffer.read()) if stdin else Path(source))
+    photo = read_photo(
+        BytesIO(sys.stdin.buffer.read()) if stdin else Path(source),
+        max_pixels=max_pixels,
+        page=page,
+    )
     seed = secrets.randbits(31) if seed is None else seed
     if dry_run:
         for path in targets:
@@ -77,19 +106,28 @@ def colorize(
     options.quiet_libraries()
     pipeline = Pipeline.from_pretrained(model, device=device)
     results = pipeline(
-        image, steps=steps, scheduler=scheduler, seed=seed, samples=samples, size=size
+        photo, steps=steps, scheduler=scheduler, seed=seed, samples=samples, size=size
     )
+    settings = {"steps": steps, "scheduler": scheduler, "size": size}
     for number, (result, path) in enumerate(zip(results, targets, strict=True)):
+        if provenance:
+            metadata = add_provenance(
+                result.metadata, model=Path(model).name, seed=seed + number, settings=settings
+            )
+            result = replace(result, metadata=metadata)
+        lost = losses(result, path.suffix if path else "png")
+        if lost:
+            options.say(f"{path or '-'}: this format has no place for {lost}", quiet=quiet)
         if path is None:
-            write_image(result, sys.stdout.buffer, format="PNG")
+            write_photo(result, sys.stdout.buffer, quality=quality)
         else:
-            write_image(result, path, force=force)
+            write_photo(result, path, quality=quality, force=force)
         if path is not None or as_json:
             told = {"source": source, "target": str(path or "-"), "seed": seed + number}
             stream = sys.stdout if path is not None else sys.stderr
             print(json.dumps(told) if as_json else path, file=stream)
     seconds = time.perf_counter() - started
-    chatter = f"{image.width}x{image.height}, seed {seed}, {steps} steps of {scheduler}"
+    chatter = f"{photo.size[0]}x{photo.size[1]}, seed {seed}, {steps} steps of {scheduler}"
     options.say(f"{chatter}, {pipeline.device}, {seconds:.1f} s", quiet=quiet)
 
 

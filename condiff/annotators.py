@@ -11,7 +11,7 @@ import os
 import pickle
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -86,7 +86,8 @@ def load_annotator(name: str, folder: Path) -> Any:
                 f"hf download {row.hub} {' '.join(row.files)} --local-dir {folder}"
             )
     try:
-        with _loading_to_cpu():
+        # NormalBae tells of its progress on stdout, which may be the picture's.
+        with _loading_to_cpu(), redirect_stdout(sys.stderr):
             return detector.from_pretrained(str(folder), **row.options)
     except (OSError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

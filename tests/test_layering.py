@@ -58,3 +58,10 @@ def test_modules_import_only_lower_levels(path):
 def test_no_module_outgrows_one_idea():
     long = {p.name: n for p in MODULES if (n := len(p.read_text("utf-8").splitlines())) > 350}
     assert not long
+
+
+def test_the_table_in_the_docs_is_this_one():
+    text = (PACKAGE.parent / "docs" / "architecture.md").read_text("utf-8")
+    for rank, names in enumerate(LEVELS[:-1]):
+        listed = ", ".join(f"`{n}/`" if n == "cli" else f"`{n}`" for n in sorted(names))
+        assert f"| {rank} | {listed} |" in text

@@ -1,0 +1,125 @@
+"""Start from a pretrained U-Net: step 0 is the pretrained model, exactly."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+
+from condiff.checkpoint import load_model, save_model
+from condiff.config import DiffusionConfig, ModelConfig
+from condiff.errors import ConfigError, ModelError
+from condiff.model import build_model
+from condiff.pretrained import load_init
+from condiff.tasks import find_task
+
+TINY = ModelConfig(
+    sample_size=16,
+    backbone_variant=None,
+    fold=1,
+    block_out_channels=(8, 16),
+    norm_num_groups=4,
+    attention_head_dim=8,
+)
+
+
+@pytest.fixture(scope="module")
+def unet():
+    """A U-Net as others make them: attention, two layers a block, another size."""
+    torch.manual_seed(0)
+    return UNet2DModel(
+        sample_size=32,
+        block_out_channels=(8, 16, 16),
+        layers_per_block=2,
+        norm_num_groups=4,
+        attention_head_dim=8,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+    )
+
+
+@pytest.fixture(scope="module", params=["a pipeline", "a U-Net alone"])
+def folder(request, unet, tmp_path_factory):
+    path = tmp_path_factory.mktemp("pretrained")
+    if request.param == "a pipeline":
+        DDPMPipeline(unet=unet, scheduler=DDPMScheduler()).save_pretrained(path)
+    else:
+        unet.save_pretrained(path)
+    return str(path)
+
+
+@pytest.mark.parametrize("task", ["sketch", "edge", "none"])
+def test_step_0_is_the_pretrained_model_whatever_the_condition(folder, unet, task):
+    model = load_init(folder, TINY, find_task(task)).eval()
+    x_t, t = torch.randn(2, 3, 16, 16), torch.tensor([3, 900])
+    with torch.no_grad():
+        expected = unet(x_t, t).sample
+        for _ in range(2):
+            condition = torch.randn(2, find_task(task).condition_channels, 16, 16)
+            torch.testing.assert_close(model(x_t, t, condition), expected)
+
+
+def test_the_new_channels_learn(folder):
+    model = load_init(folder, TINY, find_task("sketch"))
+    x_t, t = torch.randn(2, 3, 16, 16), torch.tensor([3, 900])
+    model(x_t, t, torch.randn(2, 1, 16, 16)).square().mean().backward()
+    assert model.unet.conv_in.weight.grad[:, 3:].abs().sum() > 0
+
+
+def test_a_folder_of_another_task_gives_its_unet_and_of_the_same_all(tmp_path):
+    torch.manual_seed(0)
+    none = find_task("none")
+    source = build_model(TINY, none).eval()
+    diffusion = DiffusionConfig()
+    save_model(tmp_path / "m", source, task=none, diffusion=diffusion, dtype=torch.float32)
+    x_t, t = torch.randn(1, 3, 16, 16), torch.tensor([5])
+    sketch = load_init(str(tmp_path / "m"), TINY, find_task("sketch")).eval()
+    same = load_init(str(tmp_path / "m"), TINY, none).eval()
+    with torch.no_grad():
+        expected = source(x_t, t, torch.zeros(1, 0, 16, 16))
+        torch.testing.assert_close(sketch(x_t, t, torch.randn(1, 1, 16, 16)), expected)
+        torch.testing.assert_close(same(x_t, t, torch.zeros(1, 0, 16, 16)), expected)
+    assert load_model(tmp_path / "m").task.name == "none"
+
+
+def test_what_does_not_fit_is_told(folder, tmp_path):
+    with pytest.raises(ModelError, match="in_channels 3, but x_0 of the task colorize has 2"):
+        load_init(folder, TINY, find_task("colorize"))
+    odd = TINY.model_copy(update={"sample_size": 18})
+    with pytest.raises(ConfigError, match="18 is no multiple of 4.*take 16"):
+        load_init(folder, odd, find_task("sketch"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelError, match="Cannot start from"):
+        load_init(str(tmp_path / "empty"), TINY, find_task("sketch"))
+
+
+def test_a_hub_id_that_is_not_to_be_had_is_one_sentence():
+    """The tests run offline: the Hub's own cache says that it has nothing."""
+    with pytest.raises(ModelError, match="Cannot start from anton-l/ddpm.*Hub") as told:
+        load_init("anton-l/ddpm-butterflies-128", TINY, find_task("none"))
+    assert "\n" not in str(told.value)
+    with pytest.raises(ModelError, match="Cannot start from no such/name"):
+        load_init("no such/name", TINY, find_task("none"))
+
+
+def test_a_hub_id_in_the_cache_is_opened_like_a_folder(unet, tmp_path):
+    """The Hub's cache as `hf_hub_download` leaves it, filled from a local folder."""
+    snapshot = tmp_path / "models--somebody--butterflies" / "snapshots" / ("0" * 40)
+    DDPMPipeline(unet=unet, scheduler=DDPMScheduler()).save_pretrained(snapshot)
+    refs = snapshot.parents[1] / "refs"
+    refs.mkdir()
+    (refs / "main").write_text("0" * 40)
+    program = (
+        "from condiff.pretrained import load_init\n"
+        "from condiff.config import ModelConfig\n"
+        "from condiff.tasks import find_task\n"
+        "config = ModelConfig(sample_size=16, backbone_variant=None, fold=1)\n"
+        "model = load_init('somebody/butterflies', config, find_task('none'))\n"
+        "print(model.unet.config.out_channels)"
+    )
+    environment = os.environ | {"HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    line = [sys.executable, "-c", program]
+    done = subprocess.run(line, env=environment, capture_output=True, text=True)
+    assert done.stdout == "3\n", done.stderr

@@ -1,0 +1,68 @@
+"""What a run shows and tells of itself: sample grids, cards, curves."""
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from condiff.card import make_card
+from condiff.config import TrainConfig
+from condiff.curves import draw_curves, read_metrics, smooth
+from condiff.errors import ConfigError
+from condiff.tasks import TASKS, find_task
+from condiff.train import Trainer
+
+
+def config(task):
+    return TrainConfig.model_validate({
+        "task": task, "train_batch_size": 2, "max_train_steps": 2,
+        "model": {
+            "sample_size": 16, "backbone_variant": None, "block_out_channels": [8, 16],
+            "norm_num_groups": 4, "attention_head_dim": 8, "fold": 1,
+        },
+        "data": {"size": 16},
+    })  # fmt: skip
+
+
+@pytest.mark.parametrize("task", ["colorize", "edge", "none"])
+def test_the_grid_has_condition_sample_and_truth(photo_folder, tmp_path, task):
+    trainer = Trainer(config(task), photo_folder, tmp_path)
+    grid = trainer.sample_grid(photos=3, steps=2)
+    rows = 2 if task == "none" else 3
+    assert grid.size == (3 * 18 + 2, rows * 18 + 2)
+    pixels = np.asarray(grid.crop((2, 2 + 18 * (rows - 1), 18, 18 * rows)), np.float32)
+    first = trainer.first_batch(1)
+    if task != "colorize":
+        truth = (first["x_0"][0].permute(1, 2, 0).numpy() + 1) * 127.5
+        assert np.abs(pixels - truth).max() <= 1
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_card_is_readable_by_the_hub_and_says_how_it_was_made(name):
+    card = make_card(
+        config(name), find_task(name), data="12 photos from here", parameters=1_500_000, step=7,
+        batch_size=4, minutes=1.5, device="1 x cpu", loss=0.25, init="other/model",
+    )  # fmt: skip
+    _, front, text = card.split("---\n", 2)
+    assert yaml.safe_load(front)["tags"] == ["condiff", "diffusion", name]
+    for told in ("12 photos from here", "1.50 M", "28 in all", "0.2500", "other/model"):
+        assert told in text
+
+
+def test_curves_are_drawn_from_the_metrics(tmp_path):
+    rows = [{"step": n, "loss": 1 / n, "learning_rate": 0.1} for n in range(1, 30)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    draw_curves(read_metrics(tmp_path / "metrics.jsonl"), tmp_path / "curves.png")
+    with Image.open(tmp_path / "curves.png") as image:
+        assert min(image.size) > 300
+        assert len(image.convert("RGB").getcolors(1 << 20)) > 10
+    with pytest.raises(ConfigError, match="Cannot read the metrics"):
+        read_metrics(tmp_path / "none.jsonl")
+
+
+def test_smoothing_has_no_bias_at_its_beginning():
+    assert smooth([2.0] * 5) == pytest.approx([2.0] * 5)
+    assert smooth([1.0, float("nan"), 1.0])[1] == 1.0
+    assert smooth([0.0, 1.0], keep=0.5) == pytest.approx([0.0, 2 / 3])

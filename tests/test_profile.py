@@ -1,0 +1,77 @@
+"""What a step costs: counted against closed forms, timed for real."""
+
+import pytest
+import torch
+
+from condiff.config import TrainConfig
+from condiff.profile import count_cost, measure_peak, profile, timed
+from condiff.train import Trainer
+
+
+def trainer(photo_folder, tmp_path, **changes):
+    config = {
+        "train_batch_size": 4, "max_train_steps": 4,
+        "model": {
+            "sample_size": 16, "backbone_variant": None, "block_out_channels": [8, 16],
+            "norm_num_groups": 4, "attention_head_dim": 8, "fold": 1,
+        },
+        "data": {"size": 16},
+    }  # fmt: skip
+    return Trainer(TrainConfig.model_validate(config | changes), photo_folder, tmp_path)
+
+
+def test_flops_are_those_of_the_convolutions_and_products(photo_folder, tmp_path):
+    """Forward hooks count 2·K·C·k²·h·w a convolution, 2·in·out a linear layer; backward is twice
+    that, except that nothing flows back into the image and the timestep."""
+    run = trainer(photo_folder, tmp_path)
+    unet, forward, first = run.model.unet, [], []
+
+    def count(module, inputs, output):
+        positions = output[0].numel() // (output.shape[1] if output.dim() == 4 else 1)
+        weight = module.weight.numel() if output.dim() == 4 else module.weight.numel()
+        rows = positions if output.dim() == 4 else output.numel() // output.shape[-1]
+        forward.append(2 * weight * rows)
+        if module is run.model.unet.conv_in:
+            first.append(forward[-1])
+
+    kinds = torch.nn.Conv2d | torch.nn.Linear
+    for module in run.model.modules():
+        if isinstance(module, kinds):
+            module.register_forward_hook(count)
+    cost = count_cost(run, cached_features=False)
+    expected = 3 * sum(forward) - sum(first)
+    attention = 8 * 8  # tokens of the middle block; its two products are not in the hooks
+    bound = 3 * 2 * 2 * attention**2 * 16 * 2
+    assert expected <= cost.flops <= expected + bound
+
+
+def test_memory_grows_with_the_batch_by_the_activations(photo_folder, tmp_path):
+    run = trainer(photo_folder, tmp_path)
+    cost = count_cost(run, cached_features=False)
+    count = sum(p.numel() for p in run.model.parameters())
+    assert cost.parameter_bytes == 20 * count
+    assert cost.memory(9) - cost.memory(8) == cost.activation_bytes
+    # At least the input of every convolution has to be kept for its gradient.
+    assert cost.activation_bytes > 4 * (2 + 1 + 3) * 16 * 16
+    assert all(p.grad is None for p in run.model.parameters())
+
+
+def test_the_profile_accounts_for_the_whole_step(photo_folder, tmp_path):
+    run = trainer(photo_folder, tmp_path)
+    result = profile(run, steps=2, warm_up=1)
+    assert set(result.parts) == {"data", "forward", "backward", "update"}
+    assert all(seconds > 0 for seconds in result.parts.values())
+    step = sum(result.parts.values())
+    flops = count_cost(run, cached_features=False).flops
+    assert result.flops == pytest.approx(flops * 4 / step)
+    assert 0 < result.flops < 2 * result.peak
+    table = result.table()
+    assert "images/s" in table
+    assert "% of" in table
+
+
+def test_the_peak_is_that_of_a_product():
+    peak = measure_peak(torch.device("cpu"), torch.float32, seconds=0.1)
+    a = torch.randn(1024, 1024)
+    rate = 2 * 1024**3 / min(timed(lambda: a @ a, torch.device("cpu")) for _ in range(3))
+    assert 0.2 < peak / rate < 5

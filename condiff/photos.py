@@ -1,6 +1,7 @@
 """Photos for training: found in folders, parquet files or on the hub, decoded when looked at."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -192,7 +193,7 @@ def _read_places(
     if rows:
         first = scan_parquet(next(iter(rows))).columns
         columns = columns_of(first, config.image_column, kinds, where=str(root))
-        files: dict[str, list[bytes]] = {key: [] for key in columns}
+        files: dict[str, deque[bytes]] = {key: deque() for key in columns}
         names = {key: [] for key in columns}
         for shard, wanted in rows.items():
             for number, row in enumerate(read_rows(shard, list(columns.values()))):
@@ -203,7 +204,7 @@ def _read_places(
                         assert isinstance(file.data, bytes)
                         files[key].append(file.data)
                         names[key].append(file.name)
-        packed = {key: PackedBytes(files.pop(key)) for key in columns}
+        packed = {key: PackedBytes(_drain(queue)) for key, queue in files.items()}
     return Photos(
         name=str(root),
         entries=[place if isinstance(place, Path) else numbers[place] for place in places],
@@ -211,6 +212,12 @@ def _read_places(
         file_names=names,
         fingerprint=digest.hexdigest(),
     )
+
+
+def _drain(queue: deque[bytes]) -> Iterator[bytes]:
+    """All of a queue, let go of one by one, so that they are not in memory twice."""
+    while queue:
+        yield queue.popleft()
 
 
 def _hub_photos(name: str, config: DataConfig, *, seed: int, kinds: tuple[str, ...]) -> Photos:

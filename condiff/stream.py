@@ -4,7 +4,10 @@ The stream is read once, still encoded, by the process that trains; its workers 
 depends on how many they are.
 """
 
-from collections.abc import Generator, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,8 @@ from condiff.hub import hub_name, load_hub, undecoded
 from condiff.parquet import File, scan_parquet, to_file
 from condiff.photos import Row, find_shards, open_row
 from condiff.views import Batch, ViewSettings, make_view, to_row
+
+AHEAD = 4  # batches, still encoded
 
 Key = tuple[int, int, Row]  # epoch, number within it, the files
 _Numbered = tuple[int, int, dict[str, Any]]  # the same, as `datasets` has them
@@ -83,13 +88,16 @@ class StreamDataset:
             process, num_processes = 0, 1
         taken = batch_size * num_processes
         endless = self._endless(shards, skip=start * taken)
-        mine = range(process * batch_size, (process + 1) * batch_size)
-        while True:
-            together = list(islice(endless, taken))
-            yield [
+        mine = slice(process * batch_size, (process + 1) * batch_size)
+
+        def read() -> list[Key]:
+            return [
                 (epoch, number * factor + offset, self._files(row))
-                for epoch, number, row in (together[i] for i in mine)
+                for epoch, number, row in list(islice(endless, taken))[mine]
             ]
+
+        with closing(_read_ahead(read)) as batches:
+            yield from batches
 
     def _endless(self, shards: Sequence[int], *, skip: int) -> Iterator[_Numbered]:
         """Rows epoch after epoch, without the first `skip`."""
@@ -162,6 +170,18 @@ class StreamDataset:
 
     def _files(self, row: dict[str, Any]) -> Row:
         return {key: _file(row[column], self.name, column) for key, column in self.columns.items()}
+
+
+def _read_ahead(read: Callable[[], list[Key]]) -> Generator[list[Key], None, None]:
+    """read() for ever, a few calls ahead in a thread: a network's pauses are not the device's."""
+    pool = ThreadPoolExecutor(1)
+    try:
+        pending = deque(pool.submit(read) for _ in range(AHEAD))
+        while True:
+            yield pending.popleft().result()
+            pending.append(pool.submit(read))
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _open(source: str | Path, settings: ViewSettings) -> tuple[Any, str, list[Path]]:

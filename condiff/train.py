@@ -135,10 +135,8 @@ class Trainer:
             process, count = self.accelerator.process_index, self.accelerator.num_processes
             rows = range(process, len(self.dataset), count)
 
-            def extract(lightness: Tensor) -> dict[int, Tensor]:
-                features = self.model.encoder.features(
-                    lightness.to(self.accelerator.device) / 50 - 1
-                )
+            def extract(condition: Tensor) -> dict[int, Tensor]:
+                features = self.model.encoder.features(condition.to(self.accelerator.device))
                 return {stride: maps.cpu() for stride, maps in features.items()}
 
             for done in self.dataset.fill(extract, rows):

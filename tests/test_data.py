@@ -17,7 +17,7 @@ from condiff.views import ViewDataset, ViewSettings
 from .test_data_photos import prepare
 
 
-def build(source, tmp_path, *, task="colorize", features=None, seed=5, **data):
+def build(source, tmp_path, *, task="colorize", features=None, seed=5, device="cpu", **data):
     model = {"sample_size": 8}
     config = TrainConfig.model_validate(
         {"task": task, "seed": seed, "max_train_steps": 1, "model": model,
@@ -29,7 +29,7 @@ def build(source, tmp_path, *, task="colorize", features=None, seed=5, **data):
         source,
         cache_dir=tmp_path / "cache",
         feature_channels=features or {},
-        device=torch.device("cpu"),
+        device=torch.device(device),
     )
 
 

@@ -117,3 +117,18 @@ def test_what_the_device_cannot_do_is_said(squares, tmp_path, monkeypatch):
     monkeypatch.setattr("condiff.device.free_memory", lambda: 1000)
     with pytest.raises(DataError, match=r"GB are free on cpu: set data\.cache to ram"):
         on_device(squares, tmp_path)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("task", ["colorize", "none"])
+def test_a_gpu_makes_the_views_that_the_cpu_makes(squares, tmp_path, task):
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU here")
+    how = {"task": task, "rotate": 15, "size": 64, "cache": "device"}
+    cpu = build(squares, tmp_path, **how)
+    gpu = build(squares, tmp_path, device="cuda", **how)
+    for one, other in zip(take(cpu, 4, batch_size=8), take(gpu, 4, batch_size=8), strict=True):
+        assert other["x_0"].device.type == "cuda"
+        for key in ("x_0", "condition"):
+            assert (one[key] - other[key].cpu()).abs().max() < 1e-3
+    assert all(map(equal, take(gpu, 4, batch_size=8), take(gpu, 4, batch_size=8)))

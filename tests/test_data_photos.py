@@ -1,6 +1,7 @@
 """Photos for training: found wherever they lie, never those held out, decoded whatever they are."""
 
 import io
+from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
 import pyarrow as pa
@@ -197,6 +198,17 @@ def test_packed_files_and_images_come_back():
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (h, w, 3), np.uint8) for h, w in ((1, 1), (5, 2), (3, 7))]
     assert all(map(np.array_equal, PackedImages(images), images))
+
+
+def test_packed_images_go_to_a_spawned_worker_without_a_copy():
+    images = [np.full((100, 100, 3), i, np.uint8) for i in range(20)]
+    packed = PackedImages(images)
+    sent = ForkingPickler.dumps(packed)
+    assert len(sent) < 10_000 < packed.num_bytes
+    received = ForkingPickler.loads(sent)
+    packed.block[0] = 7
+    assert received[0][0, 0, 0] == 7
+    assert all(map(np.array_equal, received, packed))
 
 
 def test_photos_in_memory_are_those_of_the_files_made_small(photo_folder):

@@ -31,7 +31,7 @@ def test_flops_are_those_of_the_convolutions_and_products(photo_folder, tmp_path
         weight = module.weight.numel() if output.dim() == 4 else module.weight.numel()
         rows = positions if output.dim() == 4 else output.numel() // output.shape[-1]
         forward.append(2 * weight * rows)
-        if module is run.model.unet.conv_in:
+        if module in (unet.conv_in, unet.time_embedding.linear_1):
             first.append(forward[-1])
 
     kinds = torch.nn.Conv2d | torch.nn.Linear

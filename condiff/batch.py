@@ -178,9 +178,10 @@ class _Batch:
         size, mtime_ns, digest, reason = -1, 0, "", ""
         part = self.journal.part_path(key, job.target.suffix)
         try:
-            status = job.source.stat()
-            size, mtime_ns = status.st_size, status.st_mtime_ns
-            digest = _digest(job)
+            with suppress(OSError):  # what is wrong with it, read_image says in a sentence
+                status = job.source.stat()
+                size, mtime_ns = status.st_size, status.st_mtime_ns
+                digest = _digest(job)
             image = read_image(job.source)
             if self.stop.is_set():
                 return "stopped"

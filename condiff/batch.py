@@ -24,7 +24,7 @@ from condiff.mirror import Job, Plan, check_targets, file_seed, hash_name
 
 Transform = Callable[[Image.Image, int], Image.Image]  # (photo, seed) -> result
 
-PIXELS_IN_WORK = 128_000_000  # the finish takes some 18 bytes a pixel
+PIXELS_IN_WORK = 128_000_000  # the finish takes some 13 bytes a pixel
 BUSY_WAIT = 0.2  # seconds until a photo that another process is at is looked at again
 NO_MEMORY = "not enough memory even alone; give a smaller --size, or --device cpu"
 CHANGED = "the photo has changed since its result was made; delete the result or use --force"

@@ -24,7 +24,7 @@ from condiff.mirror import Job, Plan, check_targets, file_seed, hash_name
 
 Transform = Callable[[Image.Image, int], Image.Image]  # (photo, seed) -> result
 
-PIXELS_IN_WORK = 128_000_000  # the finish takes some 18 bytes a pixel
+PIXELS_IN_WORK = 128_000_000  # the finish takes some 13 bytes a pixel
 BUSY_WAIT = 0.2  # seconds until a photo that another process is at is looked at again
 NO_MEMORY = "not enough memory even alone; give a smaller --size, or --device cpu"
 CHANGED = "the photo has changed since its result was made; delete the result or use --force"
@@ -178,9 +178,10 @@ class _Batch:
         size, mtime_ns, digest, reason = -1, 0, "", ""
         part = self.journal.part_path(key, job.target.suffix)
         try:
-            status = job.source.stat()
-            size, mtime_ns = status.st_size, status.st_mtime_ns
-            digest = _digest(job)
+            with suppress(OSError):  # what is wrong with it, read_image says in a sentence
+                status = job.source.stat()
+                size, mtime_ns = status.st_size, status.st_mtime_ns
+                digest = _digest(job)
             image = read_image(job.source)
             if self.stop.is_set():
                 return "stopped"

@@ -340,6 +340,17 @@ def test_a_disk_that_takes_no_more_is_a_reason(photos, tmp_path):
     assert {r.outcome for r in go(photos, tmp_path)} == {"skipped", "failed"}
 
 
+def test_a_photo_that_went_away_or_may_not_be_read_is_one_sentence(tmp_path):
+    photos = make_photos(tmp_path / "in", 3)
+    found = plan(photos, tmp_path / "out")
+    gone = found.jobs[0].source
+    gone.unlink()
+    with open_journal(tmp_path / "out", SETTINGS) as journal:
+        first, *others = run(found, journal, tint, seed=5)
+    assert first.reason == "there is no such file; check the path"
+    assert [r.outcome for r in others] == ["done", "done"]
+
+
 def test_closing_early_ends_what_is_in_work_and_leaves_nothing_half(photos, undisturbed, tmp_path):
     with open_journal(tmp_path, SETTINGS) as journal:
         results = run(plan(photos, tmp_path), journal, tint, seed=5, workers=3)

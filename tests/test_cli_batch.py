@@ -205,7 +205,7 @@ def test_a_signal_ends_it_with_130_and_nothing_half(number, tiny_folder, tmp_pat
 
 @pytest.mark.slow
 def test_killed_20_times_on_200_photos_gives_the_bytes_of_an_undisturbed_run(
-    run, tiny_folder, tmp_path
+    run, tiny_folder, tmp_path, capsys
 ):
     photos = make_photos(tmp_path / "in", 200)
     killed, whole = tmp_path / "killed", tmp_path / "whole"
@@ -220,7 +220,8 @@ def test_killed_20_times_on_200_photos_gives_the_bytes_of_an_undisturbed_run(
             process.kill()
         left = list((killed / ".condiff" / "parts").iterdir())
         hits.append((process.returncode, len(list(killed.rglob("*.png"))) - len(left), len(left)))
-    print("(exit code, results, parts left) after each kill:", hits)
+    with capsys.disabled():
+        print("(exit code, results, parts left) after each kill:", hits)
     assert [code for code, *_ in hits].count(-signal.SIGKILL) >= 10
     assert run(photos, killed, "--seed", 3)[0] == 0
     assert run(photos, whole, "--seed", 3)[0] == 0
@@ -229,13 +230,14 @@ def test_killed_20_times_on_200_photos_gives_the_bytes_of_an_undisturbed_run(
 
 
 @pytest.mark.slow
-def test_two_commands_at_once_share_the_work(run, tiny_folder, tmp_path):
+def test_two_commands_at_once_share_the_work(run, tiny_folder, tmp_path, capsys):
     photos = make_photos(tmp_path / "in", 200)
     both, whole = tmp_path / "both", tmp_path / "whole"
     processes = [start(photos, both, tiny_folder) for _ in range(2)]
     told = [told_of(process.communicate(timeout=300)[0]) for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
-    print("the last lines of both:", [last for _, last in told])
+    with capsys.disabled():
+        print("the last lines of both:", [last for _, last in told])
     done = [n for lines, _ in told for n, line in lines.items() if line["outcome"] == "done"]
     assert run(photos, whole, "--seed", 3)[0] == 0
     assert sorted(done) == sorted(files_of(whole))

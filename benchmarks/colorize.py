@@ -93,7 +93,8 @@ def measure_stages(photo: Path, model: str) -> dict[str, float]:
     """Best seconds of each stage of a loaded pipeline, and of the whole."""
     from condiff.cli.options import quiet_libraries
     from condiff.color import join_chroma
-    from condiff.images import read_image, write_image
+    from condiff.images import read_photo, write_photo
+    from condiff.photo import with_pixels
     from condiff.pipeline import SCHEDULER, STEPS, Pipeline, small_lightness
 
     quiet_libraries()
@@ -101,8 +102,8 @@ def measure_stages(photo: Path, model: str) -> dict[str, float]:
     best: dict[str, float] = {}
     for _ in range(1 + WARM_RUNS):
         marks = [time.perf_counter()]
-        image = read_image(photo)
-        pixels = np.asarray(image.convert("RGB"))
+        source = read_photo(photo)
+        pixels = source.pixels
         marks.append(time.perf_counter())
         steps = pipeline.denoise(
             small_lightness(pixels, cell=pipeline.cell), steps=STEPS, scheduler=SCHEDULER, seed=0
@@ -110,9 +111,9 @@ def measure_stages(photo: Path, model: str) -> dict[str, float]:
         timed = [(chroma, time.perf_counter()) for chroma in steps]
         chroma, times = timed[-1][0], [moment for _, moment in timed]
         marks.append(times[-1])
-        result = Image.fromarray(join_chroma(pixels, chroma))
+        result = with_pixels(source, join_chroma(pixels, chroma), seed=0)
         marks.append(time.perf_counter())
-        write_image(result, io.BytesIO(), format="JPEG")
+        write_photo(result, io.BytesIO(), format="JPEG")
         marks.append(time.perf_counter())
         spent = dict(zip(("read", "network", "finish", "write"), np.diff(marks), strict=True))
         spent["step"] = (times[-1] - times[0]) / max(1, len(times) - 1)

@@ -92,7 +92,8 @@ def measure_in_child(photo: Path, model: str) -> dict[str, float]:
 def measure_stages(photo: Path, model: str) -> dict[str, float]:
     """Best seconds of each stage of a loaded pipeline, and of the whole."""
     from condiff.cli.options import quiet_libraries
-    from condiff.images import read_image, write_image
+    from condiff.images import read_photo, write_photo
+    from condiff.photo import with_pixels
     from condiff.pipeline import Pipeline
 
     quiet_libraries()
@@ -100,15 +101,15 @@ def measure_stages(photo: Path, model: str) -> dict[str, float]:
     best: dict[str, float] = {}
     for _ in range(1 + WARM_RUNS):
         marks = [time.perf_counter()]
-        image = read_image(photo)
+        source = read_photo(photo)
         marks.append(time.perf_counter())
-        pixels, condition = pipeline.prepare(image, size=None)
+        pixels, condition = pipeline.prepare(source, size=None)
         timed = [(x_t, time.perf_counter()) for x_t in pipeline.denoise(condition, seed=0)]
         x_0, times = timed[-1][0], [moment for _, moment in timed]
         marks.append(times[-1])
-        result = pipeline.finish(x_0, pixels)
+        result = with_pixels(source, pipeline.finish(x_0, pixels), seed=0)
         marks.append(time.perf_counter())
-        write_image(result, io.BytesIO(), format="JPEG")
+        write_photo(result, io.BytesIO(), format="JPEG")
         marks.append(time.perf_counter())
         spent = dict(zip(("read", "network", "finish", "write"), np.diff(marks), strict=True))
         spent["step"] = (times[-1] - times[0]) / max(1, len(times) - 1)

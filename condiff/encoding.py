@@ -141,7 +141,7 @@ def _read_exif(exif: bytes) -> tuple[ifd.Directory, str]:
 def _other_tags(metadata: Metadata, tags: ifd.Directory, order: str) -> ifd.Directory:
     """The tags of a TIFF that hold what other formats keep outside EXIF."""
     added: ifd.Directory = {ifd.ORIENTATION: ifd.short(1, order=order)}
-    if metadata.dpi and 282 not in tags:
+    if metadata.dpi and (282 not in tags or metadata.format != "TIFF"):
         across, down = (ifd.rational(d, order=order) for d in metadata.dpi)
         added |= {282: across, 283: down, 296: ifd.short(2, order=order)}
     if metadata.comment and meta.IMAGE_DESCRIPTION not in tags:

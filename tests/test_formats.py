@@ -1,0 +1,238 @@
+"""Results coded like their sources; pages and frames; HEIC; the flags of `condiff colorize`."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image, JpegImagePlugin
+
+from condiff import jpeg
+from condiff.cli import main
+from condiff.errors import ImageError
+from condiff.formats import FORMATS, HOLDS, find_format
+from condiff.images import MAX_PIXELS, read_image, read_photo, write_photo
+from condiff.photo import Photo
+from condiff.provenance import SOURCE_TYPE
+
+from .conftest import make_photo
+
+
+def saved(image: Image.Image, format: str, **options: object) -> io.BytesIO:
+    file = io.BytesIO()
+    image.save(file, format, **options)
+    file.seek(0)
+    return file
+
+
+def test_names_and_suffixes_mean_the_same_format():
+    assert {find_format(n) for n in ("jpg", ".JPG", "JPEG", "jpeg")} == {"JPEG"}
+    assert find_format("potato") == "POTATO"
+    assert set(HOLDS) <= set(FORMATS.values())
+
+
+# ---- JPEG
+
+
+def coding_of(file: io.BytesIO) -> tuple[list, int, bool]:
+    with Image.open(file) as image:
+        tables = [list(table) for _, table in sorted(image.quantization.items())]
+        return tables, JpegImagePlugin.get_sampling(image), bool(image.info.get("progressive"))
+
+
+@pytest.mark.parametrize("quality", [30, 75, 92, 100])
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_is_coded_like_its_source(quality, subsampling, progressive):
+    options = {"quality": quality, "subsampling": subsampling, "progressive": progressive}
+    source = saved(make_photo(48, 40), "JPEG", **options)
+    result = io.BytesIO()
+    write_photo(read_photo(source), result, format="jpg")
+    assert coding_of(result) == coding_of(source)
+
+
+@pytest.mark.parametrize("quality", [30, 75, 95])
+def test_a_grey_jpeg_gets_its_own_luma_and_as_good_a_chroma(quality):
+    source = saved(make_photo(48, 40).convert("L"), "JPEG", quality=quality)
+    result = io.BytesIO()
+    write_photo(read_photo(source), result, format="jpg")
+    (luma,), _, _ = coding_of(source)
+    tables, sampling, _ = coding_of(result)
+    assert tables[0] == luma and sampling == 0
+    expected, _, _ = coding_of(saved(make_photo(48, 40), "JPEG", quality=quality))
+    assert np.abs(np.subtract(tables[1], expected[1])).max() <= 1 + 0.02 * max(expected[1])
+    assert jpeg.estimate_scale(tuple(expected[0])) == pytest.approx(
+        sum(luma) / jpeg.LUMA_SUM, rel=1e-6
+    )
+
+
+def test_quality_overrides_the_sources(tmp_path):
+    photo = read_photo(saved(make_photo(48, 40), "JPEG", quality=30))
+    for suffix in (".jpg", ".webp", ".avif"):
+        sizes = []
+        for quality in (20, 98):
+            write_photo(photo, tmp_path / f"{quality}{suffix}", quality=quality)
+            sizes.append((tmp_path / f"{quality}{suffix}").stat().st_size)
+        assert sizes[0] < sizes[1]
+    tables, _, _ = coding_of(io.BytesIO((tmp_path / "98.jpg").read_bytes()))
+    assert tables == coding_of(saved(make_photo(48, 40), "JPEG", quality=98))[0]
+
+
+@pytest.mark.parametrize("lossless", [True, False])
+def test_a_webp_stays_lossless_if_it_was(lossless):
+    photo = make_photo(48, 40)
+    read = read_photo(
+        saved(photo, "WEBP", lossless=lossless, exif=b"Exif\0\0II*\0\x08\0\0\0" + bytes(6))
+    )
+    result = io.BytesIO()
+    write_photo(read, result, format="webp")
+    same = np.array_equal(np.asarray(Image.open(result).convert("RGB")), read.pixels)
+    assert same == lossless
+
+
+# ---- pages and frames
+
+
+def frames(count: int) -> list[Image.Image]:
+    return [make_photo(30, 20, seed=n) for n in range(count)]
+
+
+@pytest.mark.parametrize("format", ["TIFF", "GIF", "WEBP", "PNG", "AVIF"])
+def test_of_several_pages_one_must_be_chosen(format):
+    first, *others = frames(3)
+    file = saved(first, format, save_all=True, append_images=others, **(
+        {"lossless": True} if format == "WEBP" else {}
+    ))  # fmt: skip
+    with pytest.raises(ImageError, match="holds 3 pages or frames.*--page 1 to --page 3"):
+        read_photo(file)
+    with pytest.raises(ImageError, match="no page 4; choose --page 1 to --page 3"):
+        read_photo(io.BytesIO(file.getvalue()), page=4)
+    for page, frame in enumerate([first, *others], 1):
+        got = read_photo(io.BytesIO(file.getvalue()), page=page).pixels.astype(int)
+        assert np.abs(got - np.asarray(frame)).mean() < (14 if format in ("GIF", "AVIF") else 1e-9)
+    assert read_image(io.BytesIO(file.getvalue())).size == (30, 20)  # for training: the first
+
+
+def test_pages_of_16_bits():
+    import tifffile
+
+    pages = np.random.default_rng(0).integers(0, 65_536, (3, 10, 12, 3), dtype=np.uint16)
+    file = io.BytesIO()
+    tifffile.imwrite(file, pages, photometric="rgb")
+    for number in range(3):
+        photo = read_photo(io.BytesIO(file.getvalue()), page=number + 1)
+        assert np.array_equal(photo.pixels, pages[number])
+
+
+def test_a_thumbnail_page_is_no_page():
+    import tifffile
+
+    file = io.BytesIO()
+    with tifffile.TiffWriter(file) as writer:
+        writer.write(np.asarray(make_photo(30, 20)), photometric="rgb")
+        writer.write(np.asarray(make_photo(15, 10)), photometric="rgb", subfiletype=1)
+    assert read_photo(io.BytesIO(file.getvalue())).size == (30, 20)
+
+
+def test_a_phone_photo_with_a_gain_map_is_one_photo():
+    first, second = frames(2)
+    photo = read_photo(saved(first, "MPO", save_all=True, append_images=[second]))
+    assert photo.size == (30, 20) and photo.metadata.format == "JPEG"
+
+
+# ---- HEIC
+
+
+def test_heic_is_read_or_the_extra_is_named(tmp_path):
+    heic = b"\0\0\0\x18ftypheic\0\0\0\0heicmif1" + bytes(40)
+    try:
+        import pillow_heif
+    except ImportError:
+        with pytest.raises(ImageError, match=r"HEIC.*pip install 'condiff\[heif\]'"):
+            read_photo(io.BytesIO(heic))
+        return
+    with pytest.raises(ImageError, match="damaged|known format"):
+        read_photo(io.BytesIO(heic))
+    pillow_heif.from_pillow(make_photo(64, 48)).save(tmp_path / "a.heic", quality=95)
+    photo = read_photo(tmp_path / "a.heic")
+    assert np.abs(photo.pixels.astype(int) - np.asarray(make_photo(64, 48))).mean() < 4
+    assert photo.metadata.format == "HEIF"
+
+
+# ---- the command
+
+
+@pytest.fixture
+def run(tiny_folder, tmp_path, capsys):
+    def colorize(*words: str) -> tuple[int, str, str]:
+        options = ["-m", str(tiny_folder), "--device", "cpu", "--steps", "2", "--size", "32"]
+        code = main(["colorize", *words, *options, "--seed", "3"])
+        told = capsys.readouterr()
+        return code, told.out, told.err
+
+    return colorize
+
+
+def test_the_result_says_that_a_model_made_its_colours_unless_told_not_to(run, tmp_path):
+    make_photo(40, 30).save(tmp_path / "a.png")
+    for name, flags in (("noted", ()), ("plain", ("--no-provenance",))):
+        assert run(str(tmp_path / "a.png"), "-o", str(tmp_path / f"{name}.png"), *flags)[0] == 0
+    with Image.open(tmp_path / "noted.png") as image:
+        told = json.loads(image.text["condiff"])
+        assert (told["seed"], told["steps"], told["model"]) == (3, 2, "tiny")
+        assert SOURCE_TYPE in image.info["xmp"].decode()
+        assert str(tmp_path) not in str(image.text), "no path of this machine"
+    with Image.open(tmp_path / "plain.png") as image:
+        assert "condiff" not in image.text and "xmp" not in image.info
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "avif", "tif"])
+def test_the_same_seed_gives_the_same_bytes_in_every_format(run, suffix, tmp_path):
+    make_photo(40, 30).save(tmp_path / "a.png", icc_profile=gray_profile(), dpi=(300, 300))
+    for name in ("b", "c"):
+        assert run(str(tmp_path / "a.png"), "-o", str(tmp_path / f"{name}.{suffix}"))[0] == 0
+    assert (tmp_path / f"b.{suffix}").read_bytes() == (tmp_path / f"c.{suffix}").read_bytes()
+
+
+def gray_profile() -> bytes:
+    from .test_photo import gamma_profile
+
+    return gamma_profile(2.2)
+
+
+def test_limits_and_pages_have_flags(run, tmp_path):
+    make_photo(40, 30).save(tmp_path / "a.png")
+    target = str(tmp_path / "b.png")
+    code, _, told = run(str(tmp_path / "a.png"), "-o", target, "--max-pixels", "1000")
+    assert code == 1 and "--max-pixels 1200" in told
+    first, second = frames(2)
+    first.save(tmp_path / "a.tif", save_all=True, append_images=[second])
+    code, _, told = run(str(tmp_path / "a.tif"), "-o", target)
+    assert code == 1 and "--page 2" in told
+    assert run(str(tmp_path / "a.tif"), "-o", target, "--page", "2")[0] == 0
+    assert MAX_PIXELS == 200_000_000
+
+
+def test_what_a_format_cannot_hold_is_said(run, tmp_path):
+    exif = Image.Exif()
+    exif[0x010F] = "Canon"
+    make_photo(40, 30).save(tmp_path / "a.jpg", exif=exif)
+    _, _, told = run(str(tmp_path / "a.jpg"), "-o", str(tmp_path / "b.bmp"))
+    assert "b.bmp: this format has no place for EXIF, XMP" in told
+    _, _, told = run(str(tmp_path / "a.jpg"), "-o", str(tmp_path / "b.tif"))
+    assert "no place" not in told
+
+
+def test_quality_is_a_flag(run, tmp_path):
+    make_photo(40, 30).save(tmp_path / "a.jpg", quality=90)
+    for quality in ("20", "99"):
+        target = tmp_path / f"{quality}.jpg"
+        assert run(str(tmp_path / "a.jpg"), "-o", str(target), "--quality", quality)[0] == 0
+    assert (tmp_path / "20.jpg").stat().st_size < (tmp_path / "99.jpg").stat().st_size
+
+
+def test_an_image_of_pillow_keeps_its_metadata_through_the_photo():
+    image = read_image(saved(make_photo(40, 30), "PNG", dpi=(300, 300)))
+    photo = Photo.from_image(image)
+    assert photo.metadata.dpi == pytest.approx((300, 300), abs=0.1)
+    assert np.array_equal(photo.to_image(), image)

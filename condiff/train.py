@@ -74,6 +74,8 @@ class Trainer:
         if config.gradient_checkpointing:
             self.model.unet.enable_gradient_checkpointing()
         self.model.to(self.accelerator.device)
+        if self.accelerator.device.type == "cpu":  # where channels last pays in sampling only
+            self.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         with self.accelerator.main_process_first():  # one process makes the cache's files
             self.dataset = build_dataset(
                 config,

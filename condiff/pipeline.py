@@ -129,8 +129,9 @@ class Pipeline:
         name, task = self.loaded.folder.name, self.loaded.task
         chroma = task.x_0 == "chroma"
         side = self.loaded.condition_size if size is None else size
-        if side < MIN_SIZE:
-            raise ConfigError(f"size is at least {MIN_SIZE}, not {side}.")
+        least = min(MIN_SIZE, self.loaded.condition_size)
+        if side < least:
+            raise ConfigError(f"size is at least {least}, not {side}.")
         if not task.condition_channels:
             if image is not None:
                 raise ConfigError(f"The model {name} is unconditional: it takes no picture.")

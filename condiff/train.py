@@ -1,4 +1,4 @@
-"""The training loop: a generator of steps. The only module that knows accelerate.
+"""The training loop: a generator of steps.
 
 All that is random in step n is a function of (seed, n): photos, views, timesteps, noise, hints. So
 a run that goes on from a checkpoint takes the very steps that an undisturbed one takes, and there
@@ -15,8 +15,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, broadcast
+from accelerate.utils import broadcast
 from diffusers.training_utils import EMAModel
 from PIL import Image
 from torch import Tensor
@@ -26,11 +25,11 @@ from condiff.checkpoint import save_model
 from condiff.config import TrainConfig, to_yaml
 from condiff.data import Batch, FeatureCache, build_dataset, load_batches
 from condiff.diffusion import build_scheduler
-from condiff.errors import TrainingError
 from condiff.model import Model, build_model
 from condiff.objective import batch_error
 from condiff.pretrained import load_init
 from condiff.preview import sample_grid
+from condiff.processes import build_accelerator
 from condiff.progress import Step, learning_rate_at, progress_of, smooth_loss
 from condiff.run import Checkpoint, prune_checkpoints, write_checkpoint
 from condiff.snapshot import restore_snapshot, take_snapshot
@@ -60,13 +59,7 @@ class Trainer:
         self.config, self.source, self.init = config, str(data), init
         self.output = output or Path()
         self.task: Task = find_task(config.task)
-        self.accelerator = Accelerator(
-            mixed_precision=config.mixed_precision,
-            kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
-            log_with=config.tracker,
-            project_dir=self.output,
-        )
-        _refuse_sharded_training(self.accelerator)
+        self.accelerator = build_accelerator(config, self.output)
         torch.manual_seed(config.seed)  # the same weights on every process
         make = build_model if init is None else partial(load_init, init)
         self.model: Model = make(config.model, self.task)
@@ -337,12 +330,3 @@ class Trainer:
         self.ema.optimization_step = int(state["ema_steps"])
         self.step, self.minutes = checkpoint.step, float(state["minutes"])
         self.smoothed_loss = float(state["smoothed_loss"])
-
-
-def _refuse_sharded_training(accelerator: Accelerator) -> None:
-    kind = accelerator.distributed_type.value
-    if kind in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
-        raise TrainingError(
-            f"condiff trains with one copy of the model a device, not with {kind}: "
-            "choose MULTI_GPU in accelerate's configuration."
-        )

@@ -25,7 +25,7 @@ LEVELS = [
     | {"views", "ram"},
     {"features", "stream", "device"},
     {"data"},
-    {"objective", "pretrained", "preview"},
+    {"objective", "pretrained", "preview", "processes"},
     {"train", "pipeline", "evaluate"},
     {"profile", "transform"},
     {"cli"},

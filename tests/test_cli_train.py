@@ -1,0 +1,115 @@
+"""`condiff train`: what it refuses, what it costs, what it leaves behind."""
+
+import json
+
+import pytest
+import yaml
+from PIL import Image
+
+from condiff.checkpoint import load_model
+from condiff.cli import main
+
+TINY = {
+    "train_batch_size": 4, "max_train_steps": 4, "sample_steps": 2, "log_steps": 1,
+    "model": {
+        "sample_size": 16, "backbone_variant": None, "fold": 1, "block_out_channels": [8, 16],
+        "norm_num_groups": 4, "attention_head_dim": 8,
+    },
+    "data": {"size": 16},
+}  # fmt: skip
+
+
+@pytest.fixture
+def run(photo_folder, tmp_path, capsys):
+    """Train a tiny model in `tmp_path/run`; (exit code, stdout, stderr)."""
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY), "utf-8")
+
+    def call(*more, task="none"):
+        line = ["train", "--task", task, "--config", str(tmp_path / "tiny.yaml")]
+        line += ["--data", str(photo_folder), "-o", str(tmp_path / "run"), *map(str, more)]
+        code = main(line)
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def test_an_unconditional_model_is_trained_and_its_reverse_process_filmed(run, tmp_path, capsys):
+    code, out, err = run()
+    model = tmp_path / "run" / "model"
+    assert (code, out) == (0, f"{model}\n"), err
+    assert load_model(model).task.name == "none"
+    assert "12 photos" in (model / "README.md").read_text("utf-8")
+    assert (tmp_path / "run" / "curves.png").is_file()
+    film = tmp_path / "film.gif"
+    line = ["figure", "reverse", "-m", str(model), "-o", str(film), "--steps", "3", "--seed", "1"]
+    assert main(line) == 0, capsys.readouterr().err
+    with Image.open(film) as image:
+        assert image.n_frames == 4
+
+
+def test_the_same_command_again_finds_the_run_done(run, tmp_path):
+    run()
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    weights = tmp_path / "run" / "model" / "unet" / "diffusion_pytorch_model.safetensors"
+    trained = weights.read_bytes()
+    code, _, err = run()
+    assert code == 0
+    assert "going on from" in err
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+    assert weights.read_bytes() == trained
+
+
+def test_more_steps_extend_a_run_and_force_starts_over(run, tmp_path):
+    run()
+    assert run("--max-steps", 6)[0] == 0
+    log = tmp_path / "run" / "metrics.jsonl"
+    steps = [json.loads(line)["step"] for line in log.read_text().splitlines()]
+    assert steps == [1, 2, 3, 4, 5, 6]
+    code, _, err = run("--seed", 3)
+    assert code == 1
+    assert "begun with seed = 0, not 3" in err
+    assert run("--seed", 3, "--force", "--max-steps", 2)[0] == 0
+    assert len(log.read_text().splitlines()) == 2
+
+
+def test_the_profile_tells_where_time_goes_and_leaves_no_run(run, tmp_path):
+    code, out, _ = run("--profile")
+    assert code == 0
+    for told in ("12 photos", "images/s", "forward", "backward", "% of"):
+        assert told in out
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_pushing_offline_keeps_the_model_and_says_how_to_go_on(run, tmp_path):
+    code, _, err = run("--push-to-hub", "somebody/model")
+    assert code == 1
+    assert "hf upload somebody/model" in err
+    assert (tmp_path / "run" / "model" / "model_index.json").is_file()
+    code, _, err = run("--push-to-hub", "no name at all", "--force")
+    assert (code, err.count("\n")) == (1, 1)
+    code, out, _ = run("--push-to-hub", "somebody/model", "-n")
+    assert (code, out.splitlines()[-1]) == (0, "# would be pushed to somebody/model")
+
+
+def test_settings_that_do_not_fit_are_one_sentence(run, tmp_path):
+    for wrong, told in (
+        (("--set", "tracker=wandb"), "pip install wandb"),
+        (("--set", "data.conditions=prepared"), "prepared"),
+        (("--set", "diffusion.prediction_type=epsilon"), "rescale_betas_zero_snr"),
+        (("--set", "model.sample_sise=3"), "did you mean model.sample_size"),
+        (("--init", "nowhere/at-all"), "Cannot start from nowhere/at-all"),
+    ):
+        code, _, err = run(*wrong)
+        assert code == 1, wrong
+        assert told in err
+        assert err.count("\n") == 1
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_an_edge_model_starts_from_an_unconditional_one(run, tmp_path):
+    assert run()[0] == 0
+    (tmp_path / "run").rename(tmp_path / "none")
+    code, _, err = run("--init", tmp_path / "none" / "model", task="edge")
+    assert code == 0, err
+    card = (tmp_path / "run" / "model" / "README.md").read_text("utf-8")
+    assert f"the weights of {tmp_path / 'none' / 'model'}" in card

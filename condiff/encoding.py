@@ -19,7 +19,7 @@ from condiff.metadata import Metadata
 from condiff.photo import Photo
 from condiff.profiles import srgb_profile
 
-PNG_16_LEVEL = 3  # of zlib; a deep photo is mostly noise, which no level packs
+PNG_16_LEVEL = 1  # of zlib; a deep photo is mostly noise, which no level packs
 
 
 def encode(photo: Photo, file: BinaryIO, format: str, *, quality: int | None = None) -> None:

@@ -108,6 +108,8 @@ def colorize(
     results = pipeline(
         photo, steps=steps, scheduler=scheduler, seed=seed, samples=samples, size=size
     )
+    width, height = photo.size
+    del photo  # the encoders of a large photo need its room
     settings = {"steps": steps, "scheduler": scheduler, "size": size}
     for number, (result, path) in enumerate(zip(results, targets, strict=True)):
         if provenance:
@@ -127,7 +129,7 @@ def colorize(
             stream = sys.stdout if path is not None else sys.stderr
             print(json.dumps(told) if as_json else path, file=stream)
     seconds = time.perf_counter() - started
-    chatter = f"{photo.size[0]}x{photo.size[1]}, seed {seed}, {steps} steps of {scheduler}"
+    chatter = f"{width}x{height}, seed {seed}, {steps} steps of {scheduler}"
     options.say(f"{chatter}, {pipeline.device}, {seconds:.1f} s", quiet=quiet)
 
 

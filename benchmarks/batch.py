@@ -113,14 +113,16 @@ def batch(photos: Path, out: Path, model: str, workers: int) -> dict[str, float]
     """The same by condiff.batch."""
     from condiff import mirror
     from condiff.batch import run
-    from condiff.images import list_images, read_image
+    from condiff.images import list_images, read_photo
     from condiff.journal import open_journal
-    from condiff.pipeline import MODEL_SIZE, SCHEDULER, STEPS, Pipeline
+    from condiff.pipeline import SCHEDULER, STEPS, Pipeline
     from condiff.transform import build_transform
 
     pipeline = Pipeline.from_pretrained(model, device="cpu")
-    transform = build_transform(pipeline, steps=STEPS, scheduler=SCHEDULER, size=MODEL_SIZE)
-    transform(read_image(list_images(photos)[0]), 0)
+    transform = build_transform(
+        pipeline, steps=STEPS, scheduler=SCHEDULER, size=None, provenance=None
+    )
+    transform(read_photo(list_images(photos)[0]), 0)
     started, busy = time.perf_counter(), time.process_time()
     with open_journal(out, {"seed": 1}) as journal:
         for result in run(mirror.plan(photos, out), journal, transform, seed=1, workers=workers):

@@ -13,16 +13,17 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
-from PIL import Image
-
 from condiff.errors import CondiffError
-from condiff.images import read_image, write_image
+from condiff.images import read_photo, write_photo
 from condiff.journal import Entry, Journal
 from condiff.mirror import Job, Plan, check_targets, file_seed, hash_name
+from condiff.photo import Photo
 
-Transform = Callable[[Image.Image, int], Image.Image]  # (photo, seed) -> result
+Transform = Callable[[Photo, int], Photo]  # (photo, seed) -> result
+Read = Callable[[Path], Photo]
 
 PIXELS_IN_WORK = 128_000_000  # the finish takes some 13 bytes a pixel
 BUSY_WAIT = 0.2  # seconds until a photo that another process is at is looked at again
@@ -48,15 +49,18 @@ def run(
     seed: int,
     workers: int = 1,
     retry_failed: bool = False,
+    read: Read = read_photo,
+    quality: int | None = None,
 ) -> Generator[Result, None, None]:
     """Carry out a plan; yields results as they come: first what was known, then what is made.
 
     `workers` threads each take a whole photo through reading, `transform` and writing. Closed
     early, it lets the photos in work end and begins no other. A `transform` that raises
-    MemoryError is called again for the same photo when no other is in work.
+    MemoryError is called again for the same photo when no other is in work. `quality` is that of
+    `write_photo`.
     """
     check_targets(plan.jobs, plan.out, ignore_case=journal.ignores_case())
-    batch = _Batch(journal, transform, seed=seed)
+    batch = _Batch(journal, transform, seed=seed, read=read, quality=quality)
     to_do: list[Job] = []
     for job in plan.jobs:
         entry = journal.entries.get(job.name)
@@ -120,8 +124,17 @@ class _Budget:
 class _Batch:
     """What the threads of one run share."""
 
-    def __init__(self, journal: Journal, transform: Transform, *, seed: int):
+    def __init__(
+        self,
+        journal: Journal,
+        transform: Transform,
+        *,
+        seed: int,
+        read: Read,
+        quality: int | None,
+    ):
         self.journal, self.transform, self.seed = journal, transform, seed
+        self.read, self.quality = read, quality
         self.to_retry: set[Entry] = set()
         self.stop = threading.Event()
         self.budget = _Budget(PIXELS_IN_WORK)
@@ -178,16 +191,16 @@ class _Batch:
         size, mtime_ns, digest, reason = -1, 0, "", ""
         part = self.journal.part_path(key, job.target.suffix)
         try:
-            with suppress(OSError):  # what is wrong with it, read_image says in a sentence
+            with suppress(OSError):  # what is wrong with it, read_photo says in a sentence
                 status = job.source.stat()
                 size, mtime_ns = status.st_size, status.st_mtime_ns
                 digest = _digest(job)
-            image = read_image(job.source)
+            photo = self.read(job.source)
             if self.stop.is_set():
                 return "stopped"
-            with self.budget.spend(image.width * image.height):
-                result = self.transform(image, seed)
-                write_image(result, part, force=True)
+            with self.budget.spend(photo.size[0] * photo.size[1]):
+                result = self.transform(photo, seed)
+                write_photo(result, part, quality=self.quality, force=True)
             _publish(part, job)
         except MemoryError:
             if not alone:

@@ -7,7 +7,7 @@ import os
 import struct
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -232,7 +232,10 @@ def write_image(
     image: Image.Image, target: Path | BinaryIO, *, format: str | None = None, force: bool = False
 ) -> None:
     """Write a photo whole or not at all; the format is by name, by suffix, or PNG to a stream."""
-    write_photo(Photo.from_image(image), target, format=format, force=force)
+    if image.mode in ("1", "L"):  # drawings, maps: one channel, and nothing that travels with it
+        _write(target, lambda file, name: image.save(file, name), format=format, force=force)
+    else:
+        write_photo(Photo.from_image(image), target, format=format, force=force)
 
 
 def write_photo(
@@ -247,22 +250,36 @@ def write_photo(
 
     The format is by name, by suffix, or PNG to a stream; quality (1..100) is for lossy formats.
     """
+
+    def save(file: BinaryIO, name: str) -> None:
+        told = str(target) if isinstance(target, Path) else "standard output"
+        encode(_without_idle_alpha(photo, name, told), file, name, quality=quality)
+
+    _write(target, save, format=format, force=force)
+
+
+def _write(
+    target: Path | BinaryIO,
+    save: Callable[[BinaryIO, str], None],
+    *,
+    format: str | None,
+    force: bool,
+) -> None:
+    """Let `save` write a file in a format, Pillow's name: whole or not at all."""
     path = target if isinstance(target, Path) else None
-    name = str(path or "standard output")
     if path:
         check_target(path, force, format=format)
     format = find_format(format or (path.suffix if path else "png"))
-    photo = _without_idle_alpha(photo, format, name)
     try:
         if isinstance(target, Path):
             with _publish(target, force) as file:
-                encode(photo, file, format, quality=quality)
+                save(file, format)
         else:
             encoded = io.BytesIO()  # some encoders seek, and a pipe cannot
-            encode(photo, encoded, format, quality=quality)
+            save(encoded, format)
             target.write(encoded.getbuffer())
     except ENCODER_FAILURES as error:
-        raise _unwritten(name, error) from None
+        raise _unwritten(str(path or "standard output"), error) from None
 
 
 def _without_idle_alpha(photo: Photo, format: str, name: str) -> Photo:

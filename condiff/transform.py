@@ -3,30 +3,36 @@
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
-from PIL import Image, ImageChops
 
 from condiff.checkpoint import INDEX
 from condiff.errors import ImageError, ModelError
+from condiff.photo import Photo, Pixels
 from condiff.pipeline import Pipeline
+from condiff.provenance import add_provenance
 
-MID_TONES = slice(16, 240)  # of 8-bit grey: where sRGB has room for colour
+DARK, BRIGHT = 16 / 255, 239 / 255  # between them sRGB has room for colour
 
 
 def build_transform(
-    pipeline: Pipeline, *, steps: int, scheduler: str, size: int
-) -> Callable[[Image.Image, int], Image.Image]:
+    pipeline: Pipeline, *, steps: int, scheduler: str, size: int | None, provenance: str | None
+) -> Callable[[Photo, int], Photo]:
     """(photo, seed) -> result, on one processor thread: another number of them rounds otherwise.
 
-    Raises MemoryError where torch has its own error for that, on any device.
+    `provenance` is the model's name in the note that results carry; None: no note. Raises
+    MemoryError where torch has its own error for that, on any device.
     """
+    size = pipeline.loaded.condition_size if size is None else size
+    settings = {"steps": steps, "scheduler": scheduler, "size": size}
 
-    def transform(image: Image.Image, seed: int) -> Image.Image:
+    def transform(photo: Photo, seed: int) -> Photo:
         torch.set_num_threads(1)  # of the calling thread, for each has its own number
         try:
-            (result,) = pipeline(image, steps=steps, scheduler=scheduler, seed=seed, size=size)
+            (result,) = pipeline(photo, steps=steps, scheduler=scheduler, size=size, seed=seed)
         except RuntimeError as error:
             on_gpu = isinstance(error, torch.OutOfMemoryError)
             if not on_gpu and "not enough memory" not in str(error):
@@ -34,22 +40,25 @@ def build_transform(
             if on_gpu:
                 torch.cuda.empty_cache()
             raise MemoryError from error
-        if is_grey(result) and not is_blank(image):
+        if is_grey(result.pixels) and not is_blank(photo.pixels):
             raise ImageError("the model gave it no colour; try another --size")
-        return result
+        if provenance is None:
+            return result
+        told = add_provenance(result.metadata, model=provenance, seed=seed, settings=settings)
+        return replace(result, metadata=told)
 
     return transform
 
 
-def is_grey(image: Image.Image) -> bool:
-    """Whether R = G = B in every pixel."""
-    red, green, blue = image.convert("RGB").split()
-    return all(ImageChops.difference(red, other).getbbox() is None for other in (green, blue))
+def is_grey(pixels: Pixels) -> bool:
+    """Whether R = G = B in every pixel of (H,W,3)."""
+    return bool((pixels == pixels[..., :1]).all())
 
 
-def is_blank(image: Image.Image) -> bool:
-    """Whether nothing lies between near black and near white."""
-    return not any(image.convert("L").histogram()[MID_TONES])
+def is_blank(pixels: Pixels) -> bool:
+    """Whether no channel of (H,W,3) lies between near black and near white."""
+    white = np.iinfo(pixels.dtype).max
+    return not bool(((pixels > DARK * white) & (pixels < BRIGHT * white)).any())
 
 
 def fingerprint(folder: Path, task: str) -> str:

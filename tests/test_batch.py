@@ -19,6 +19,7 @@ from PIL import Image
 from condiff import batch
 from condiff.batch import Result, look_up, run
 from condiff.errors import ConfigError, ImageError
+from condiff.images import read_photo
 from condiff.journal import Journal, open_journal, read_entries
 from condiff.mirror import Choice, file_seed, plan
 
@@ -81,8 +82,7 @@ def test_the_tree_is_mirrored_and_each_result_is_its_photos(photos, undisturbed)
     for name in names:
         seed = int(hashlib.sha256(f"5:{name}".encode()).hexdigest()[:8], 16) // 2
         assert file_seed(5, name) == seed
-        with Image.open(photos / name) as image:
-            expected = tint(image, seed)
+        expected = tint(read_photo(photos / name), seed).to_image()
         with Image.open(BytesIO(undisturbed[name])) as image:
             assert np.array_equal(image, expected)
 

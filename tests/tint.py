@@ -4,23 +4,23 @@ python tests/tint.py IN OUT
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from condiff.batch import run
 from condiff.journal import open_journal
 from condiff.mirror import plan
+from condiff.photo import Photo
 
 SETTINGS = {"task": "tint", "seed": 5}
 
 
-def tint(image: Image.Image, seed: int) -> Image.Image:
+def tint(photo: Photo, seed: int) -> Photo:
     """A function of (photo, seed)."""
-    pixels = np.asarray(image.convert("RGB")).astype(int)
     shift = np.random.default_rng(seed).integers(0, 256, 3)
-    return Image.fromarray(((pixels + shift) % 256).astype(np.uint8))
+    return replace(photo, pixels=((photo.pixels.astype(int) + shift) % 256).astype(np.uint8))
 
 
 if __name__ == "__main__":

@@ -8,17 +8,17 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from condiff.cli import options
-from condiff.cli.colorize import DEFAULT_SCHEDULER, DEFAULT_SIZE, DEFAULT_STEPS
+from condiff.cli.colorize import DEFAULT_SCHEDULER, DEFAULT_STEPS
 
 if TYPE_CHECKING:
-    from condiff.batch import Result, Transform
+    from condiff.batch import Read, Result, Transform
     from condiff.journal import Journal
     from condiff.mirror import Plan
 
@@ -68,9 +68,10 @@ def batch(
             "(default: a new one, or that of the batch gone on with).",
         ),
     ] = None,
-    size: Annotated[
-        int, typer.Option(min=32, max=2048, help="Short side that the model sees, in pixels.")
-    ] = DEFAULT_SIZE,
+    size: options.Size = None,
+    quality: options.Quality = None,
+    provenance: options.Provenance = True,
+    max_pixels: options.MaxPixels = options.DEFAULT_MAX_PIXELS,
     device: options.Device = "auto",
     workers: Annotated[
         int | None, typer.Option(min=1, help="Photos in work at once (default: one a core).")
@@ -118,6 +119,8 @@ def batch(
         "size": size,
         "seed": seed,
         "format": suffix or "as the photo",
+        "quality": quality,
+        "provenance": provenance,
     }
     if not force:
         compare_settings(out, asked)
@@ -125,6 +128,7 @@ def batch(
         describe(to_do, force=force)
         return
     from condiff.checkpoint import find_model
+    from condiff.images import read_photo
     from condiff.pipeline import Pipeline, find_device
     from condiff.transform import build_transform, fingerprint
 
@@ -135,7 +139,10 @@ def batch(
     def load() -> "Transform":
         options.quiet_libraries()
         pipeline = Pipeline.from_pretrained(folder, device=device)
-        return build_transform(pipeline, steps=steps, scheduler=scheduler, size=size)
+        name = folder.name if provenance else None
+        return build_transform(
+            pipeline, steps=steps, scheduler=scheduler, size=size, provenance=name
+        )
 
     drawn = {"seed": secrets.randbits(31)}
     with open_journal(out, asked, defaults=drawn, force=force) as journal:
@@ -145,7 +152,9 @@ def batch(
         report(
             to_do,
             journal,
-            lambda image, seed: load()(image, seed),
+            lambda photo, seed: load()(photo, seed),
+            read=partial(read_photo, max_pixels=max_pixels),
+            quality=quality,
             workers=workers or count_cores(),
             retry_failed=retry_failed,
             fail_fast=fail_fast,
@@ -204,6 +213,8 @@ def report(
     journal: "Journal",
     transform: "Transform",
     *,
+    read: "Read",
+    quality: int | None,
     workers: int,
     retry_failed: bool,
     fail_fast: bool,
@@ -238,7 +249,14 @@ def report(
                 for fault in plan.faults:
                     tell(fault.name, {"outcome": "failed", "reason": fault.reason})
                 results = run(
-                    plan, journal, transform, seed=seed, workers=workers, retry_failed=retry_failed
+                    plan,
+                    journal,
+                    transform,
+                    seed=seed,
+                    workers=workers,
+                    retry_failed=retry_failed,
+                    read=read,
+                    quality=quality,
                 )
                 with closing(results):
                     while not (fail_fast and counts["failed"]):

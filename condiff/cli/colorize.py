@@ -16,7 +16,6 @@ from condiff.cli import options
 DEFAULT_STEPS = 4
 DEFAULT_SCHEDULER = "ddim"
 DEFAULT_SIZE = 256
-DEFAULT_MAX_PIXELS = 200_000_000
 
 
 def colorize(
@@ -40,30 +39,13 @@ def colorize(
     scheduler: options.Scheduler = DEFAULT_SCHEDULER,
     seed: options.Seed = None,
     samples: options.Samples = 1,
-    size: Annotated[
-        int | None,
-        typer.Option(
-            min=32,
-            max=2048,
-            help="Short side that the model sees, in pixels (default: as it was trained).",
-        ),
-    ] = None,
-    quality: Annotated[
-        int | None,
-        typer.Option(min=1, max=100, help="Of JPEG, WebP, AVIF (default: as the source, or high)."),
-    ] = None,
-    provenance: Annotated[
-        bool,
-        typer.Option(
-            "--provenance/--no-provenance", help="Note in the file that a model made the colours."
-        ),
-    ] = True,
+    size: options.Size = None,
+    quality: options.Quality = None,
+    provenance: options.Provenance = True,
     page: Annotated[
         int | None, typer.Option(min=1, help="Which page or frame, where a file has several.")
     ] = None,
-    max_pixels: Annotated[
-        int, typer.Option(min=1, help="Refuse photos of more pixels.")
-    ] = DEFAULT_MAX_PIXELS,
+    max_pixels: options.MaxPixels = options.DEFAULT_MAX_PIXELS,
     device: options.Device = "auto",
     threads: options.Threads = 1,
     force: options.Force = False,
@@ -110,7 +92,8 @@ def colorize(
     )
     width, height = photo.size
     del photo  # the encoders of a large photo need its room
-    settings = {"steps": steps, "scheduler": scheduler, "size": size}
+    seen = pipeline.loaded.condition_size if size is None else size
+    settings = {"steps": steps, "scheduler": scheduler, "size": seen}
     for number, (result, path) in enumerate(zip(results, targets, strict=True)):
         if provenance:
             metadata = add_provenance(

@@ -36,6 +36,28 @@ Verbose = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a result on stdout.")]
 
+DEFAULT_MAX_PIXELS = 200_000_000
+
+Size = Annotated[
+    int | None,
+    typer.Option(
+        min=32,
+        max=2048,
+        help="Short side that the model sees, in pixels (default: as it was trained).",
+    ),
+]
+Quality = Annotated[
+    int | None,
+    typer.Option(min=1, max=100, help="Of JPEG, WebP, AVIF (default: as the source, or high)."),
+]
+Provenance = Annotated[
+    bool,
+    typer.Option(
+        "--provenance/--no-provenance", help="Note in the file that a model made the colours."
+    ),
+]
+MaxPixels = Annotated[int, typer.Option(min=1, help="Refuse photos of more pixels.")]
+
 
 def print_version(wanted: bool) -> None:
     """`--version`."""

@@ -1,0 +1,61 @@
+"""A contact sheet of any model: what it is given, what it makes of it twice, and the truth.
+
+    python examples/contact_sheet.py MODEL PHOTOS sheet.png --count 8 --steps 25
+
+PHOTOS is a folder of true pictures: a colorizer is given them grey, a model of sketches or edges is
+given lines drawn from them, an unconditional model nothing at all.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from condiff import Pipeline
+from condiff.conditions import apply, to_ink
+from condiff.figures import make_contact_sheet
+from condiff.images import list_images, read_image
+
+KINDS = {"sketch": "sketch", "edge": "canny"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model")
+    parser.add_argument("photos", type=Path)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--count", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--scheduler", default="ddim")
+    parser.add_argument("--guidance-scale", type=float, default=1.0)
+    parser.add_argument("--kind", help="condition of a model of drawings")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    pipeline = Pipeline.from_pretrained(args.model)
+    task, side = pipeline.loaded.task, pipeline.loaded.condition_size
+    how = {"steps": args.steps, "scheduler": args.scheduler, "guidance_scale": args.guidance_scale}
+    if not task.condition_channels:
+        made = [pipeline(**how, seed=args.seed + n)[0] for n in range(3 * args.count)]
+        rows = [made[n : n + args.count] for n in range(0, len(made), args.count)]
+    else:
+        truths = [
+            ImageOps.fit(read_image(path).convert("RGB"), (side, side), Image.Resampling.BOX)
+            for path in list_images(args.photos)[: args.count]
+        ]
+        given = [to_condition(truth, task.name, args.kind, n) for n, truth in enumerate(truths)]
+        made = [pipeline(image, **how, seed=args.seed, samples=2) for image in given]
+        rows = [given, [pair[0] for pair in made], [pair[1] for pair in made], truths]
+    make_contact_sheet(rows, side=side).save(args.output)
+
+
+def to_condition(truth: Image.Image, task: str, kind: str | None, seed: int) -> Image.Image:
+    """What the model is given of a true picture: grey, or dark lines on white."""
+    if task == "colorize":
+        return truth.convert("L")
+    ink = to_ink(apply(kind or KINDS[task], np.asarray(truth), seed=seed))
+    return Image.fromarray(255 - ink[..., 0])
+
+
+if __name__ == "__main__":
+    main()

@@ -39,7 +39,9 @@ def edge_f1(ink: np.ndarray, truth: np.ndarray, *, tolerance: float = TOLERANCE)
 def lab_diversity(samples: Sequence[Pixels]) -> float:
     """Mean Euclidean Lab distance of a pixel, over all pairs of at least two samples."""
     labs = [rgb_to_lab(pixels) for pixels in samples]
-    distances = [np.linalg.norm(one - other, axis=-1).mean() for one, other in combinations(labs, 2)]
+    distances = [
+        np.linalg.norm(one - other, axis=-1).mean() for one, other in combinations(labs, 2)
+    ]
     return float(np.mean(distances))
 
 

@@ -5,11 +5,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from skimage import data
 
 from condiff.drawing import clean_drawing, shrink_ink
 from condiff.line_metrics import edge_f1
-
-from .conftest import make_photo
 
 
 def draw_house(width=480, height=360, thick=3):
@@ -142,6 +141,13 @@ def test_a_sheet_cut_out_lies_on_white():
     assert not drawing.ink[alpha == 0].any()
 
 
+def test_a_silhouette_is_no_photo():
+    horse = np.where(data.horse(), 255, 0).astype(np.uint8)
+    drawing = clean_drawing(to_rgb(horse))
+    assert np.array_equal(drawing.ink, 255 - horse)
+    assert drawing.doubt == ""
+
+
 def test_what_is_opaque_has_no_transparency():
     ink = draw_house()
     assert clean_drawing(to_rgb(255 - ink), np.full_like(ink, 255)).done == ()
@@ -162,8 +168,9 @@ def test_a_photo_of_a_blank_page_is_blank(light):
     assert drawing.doubt == ""
 
 
-def test_a_photo_is_doubted_and_the_way_out_told():
-    photo = np.asarray(make_photo(320, 240))
+@pytest.mark.parametrize("name", ["astronaut", "chelsea", "coffee"])
+def test_a_photo_is_doubted_and_the_way_out_told(name):
+    photo = getattr(data, name)()
     drawing = clean_drawing(photo)
     assert "condiff condition --kind sketch" in drawing.doubt
     gray = cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)

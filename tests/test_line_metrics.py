@@ -62,6 +62,8 @@ def test_other_sizes_are_refused():
 def test_diversity_is_the_mean_distance_of_pairs():
     samples = np.random.default_rng(0).integers(0, 256, (3, 5, 7, 3), np.uint8)
     labs = [rgb2lab(sample) for sample in samples]
-    expected = np.mean([np.sqrt(((labs[i] - labs[j]) ** 2).sum(-1)) for i, j in [(0, 1), (0, 2), (1, 2)]])
+    expected = np.mean(
+        [np.sqrt(((labs[i] - labs[j]) ** 2).sum(-1)) for i, j in [(0, 1), (0, 2), (1, 2)]]
+    )
     assert lab_diversity(list(samples)) == pytest.approx(expected, abs=0.05)
     assert lab_diversity([samples[0], samples[0]]) == 0

@@ -68,6 +68,7 @@ def prepare_truth(
     if kind is None:
         short = min(photo.shape[:2])
         top, left = ((long - short) // 2 for long in photo.shape[:2])
+        side //= pipeline.cell
         return fit(photo[top : top + short, left : left + short], (side, side, 3)), None
     seen = shrink_to(photo, size=side, cell=pipeline.cell)
     rows, columns = (length // pipeline.cell for length in seen.shape[:2])

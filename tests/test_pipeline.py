@@ -192,7 +192,7 @@ def test_a_model_of_drawings_or_photos_asks_for_one(pipeline):
 
 
 def test_a_drawing_is_cleaned_a_photo_refused_and_a_cleaned_drawing_taken():
-    pipeline = rgb_pipeline("sketch")
+    pipeline = rgb_pipeline("sketch", fold=1)
     white = Image.new("L", (64, 64), "white")
     ImageDraw.Draw(white).line((8, 8, 50, 56), fill="black", width=2)
     _, condition = pipeline.prepare(white, size=None)

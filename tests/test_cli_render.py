@@ -34,16 +34,16 @@ from .conftest import make_photo
 QUICK = ["--steps", "2", "--device", "cpu"]
 
 
-def save_tiny(folder, name):
+def save_tiny(folder, name, fold=1):
     torch.manual_seed(0)
     config = ModelConfig(
-        sample_size=32, fold=1, backbone_variant=None, block_out_channels=(8, 16),
+        sample_size=32, fold=fold, backbone_variant=None, block_out_channels=(8, 16),
         norm_num_groups=4, attention_head_dim=8,
     )  # fmt: skip
     task = find_task(name)
     model = build_model(config, task).eval()
     settings = {"task": task, "diffusion": DiffusionConfig(), "dtype": torch.float32}
-    save_model(folder / name, model, condition_size=32, **settings)
+    save_model(folder / name, model, condition_size=32 * fold, **settings)
     return folder / name
 
 
@@ -138,6 +138,15 @@ def test_sizes(run, sketch):
     assert size("--size", 80, "--upscale", "lanczos") == ((120, 80), False)
     assert size("--upscale", "lanczos") == ((96, 64), False)
     assert size("--size", 32, "--upscale", "lanczos") == ((48, 32), False)
+
+
+def test_size_is_the_pictures_also_where_the_model_sees_more(run, sketch, tmp_path):
+    """Drawings at 64, pictures at 32."""
+    folded = save_tiny(tmp_path, "sketch", fold=2)
+    for arguments, expected in (((), (48, 32)), (("--size", 40), (60, 40))):
+        code, out, _ = run(sketch, "--force", *arguments, model=folded)
+        with Image.open(out.strip()) as image:
+            assert (code, image.size) == (0, expected)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 400), (400, 3), (33, 31)])

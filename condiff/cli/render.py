@@ -155,7 +155,7 @@ def render(
             f"The model {model} colours photos: use `condiff colorize`, or give a model of "
             "drawings with -m."
         )
-    own = pipeline.loaded.condition_size
+    own = pipeline.loaded.condition_size // pipeline.cell
     enlarged = upscale is Upscale.LANCZOS and (size is None or size > own)
     if size is not None and size > own and not enlarged:
         options.say(
@@ -166,7 +166,7 @@ def render(
     settings = {
         "steps": steps,
         "scheduler": scheduler,
-        "size": None if enlarged else size,
+        "size": None if enlarged or size is None else size * pipeline.cell,
         "guidance_scale": guidance_scale,
     }
     seed = secrets.randbits(31) if seed is None else seed

@@ -16,8 +16,9 @@ from condiff.color import join_chroma
 from condiff.color import lightness as lightness_of
 from condiff.decoding import to_8_bits
 from condiff.diffusion import build_scheduler, denoise, guide, initial_noise
-from condiff.errors import ConfigError
-from condiff.photo import Picture, pixels_of, with_pixels
+from condiff.drawing import Drawing, clean_drawing, shrink_ink
+from condiff.errors import ConfigError, ImageError
+from condiff.photo import Photo, Picture, pixels_of, with_pixels
 
 STEPS = 4
 DEFAULT_STEPS = {"chroma": STEPS, "rgb": 25}
@@ -51,7 +52,7 @@ class Pipeline:
 
     def __call__(
         self,
-        image: Picture | None = None,
+        image: Picture | Drawing | None = None,
         *,
         steps: int | None = None,
         scheduler: str = SCHEDULER,
@@ -64,10 +65,10 @@ class Pipeline:
 
         A colorizer takes an image, or a Photo at its own depth; the result is of the same kind,
         with the photo's size, its L* and its alpha channel. A model of sketches or edges takes a
-        line drawing, ink on paper, and gives an image at its own size; an unconditional one takes
-        nothing. `size` is the short side that the model sees (default: as it was trained): more
-        detail, at a cost that grows with its square. `guidance_scale` above 1 follows the lines
-        more closely (1: off, half the time).
+        line drawing, which it cleans, or a Drawing, and gives an image at its own size; an
+        unconditional one takes nothing. `size` is the short side that the model sees (default: as
+        it was trained): more detail, at a cost that grows with its square. `guidance_scale` above 1
+        follows the lines more closely (1: off, half the time).
 
         A result is a function of (model, image, seed, steps, scheduler, size, guidance_scale)
         alone. Without a seed a new one is drawn; each result tells its own in `info["seed"]`.
@@ -88,8 +89,8 @@ class Pipeline:
             results.append(self._result(self.finish(x_0, pixels), image, seed=number))
         return results
 
-    def _result(self, pixels: np.ndarray, image: Picture | None, *, seed: int) -> Picture:
-        if image is not None and self.loaded.task.x_0 == "chroma":
+    def _result(self, pixels: np.ndarray, image: Picture | Drawing | None, *, seed: int) -> Picture:
+        if not (image is None or isinstance(image, Drawing)) and self.loaded.task.x_0 == "chroma":
             return with_pixels(image, pixels, seed=seed)
         result = Image.fromarray(pixels)
         result.info["seed"] = seed
@@ -97,7 +98,7 @@ class Pipeline:
 
     def frames(
         self,
-        image: Picture | None = None,
+        image: Picture | Drawing | None = None,
         *,
         steps: int | None = None,
         scheduler: str = SCHEDULER,
@@ -120,11 +121,12 @@ class Pipeline:
         return np.asarray((x_0.clip(-1, 1) + 1) * 127.5 + 0.5, np.uint8)
 
     def prepare(
-        self, image: Picture | None, *, size: int | None
+        self, image: Picture | Drawing | None, *, size: int | None
     ) -> tuple[np.ndarray | None, np.ndarray]:
-        """The picture in RGB (H,W,3), and the condition (h,w,N) in [-1,1] at the model's size.
+        """A photo in RGB (H,W,3) or None, and the condition (h,w,N) in [-1,1] at the model's size.
 
-        Raises ConfigError where it is not what the model takes.
+        Raises ConfigError where it is not what the model takes, ImageError where a photo comes
+        instead of a drawing.
         """
         name, task = self.loaded.folder.name, self.loaded.task
         chroma = task.x_0 == "chroma"
@@ -138,9 +140,19 @@ class Pipeline:
             return None, np.zeros((side, side, 0), np.float32)
         if image is None:
             raise ConfigError(f"The model {name} takes a {'photo' if chroma else 'drawing'}.")
+        if not chroma:
+            drawing = image if isinstance(image, Drawing) else read_drawing(image)
+            return None, self._lines(drawing.ink, side)
+        if isinstance(image, Drawing):
+            raise ConfigError(f"The model {name} takes a photo, not a drawing.")
         pixels = pixels_of(image)
         small = shrink_to(pixels, size=side, cell=self.cell)
-        return pixels, lightness_of(small)[..., None] / 50 - 1 if chroma else lines_of(small)
+        return pixels, lightness_of(small)[..., None] / 50 - 1
+
+    def _lines(self, ink: np.ndarray, side: int) -> np.ndarray:
+        """Ink (H,W) as the condition (h,w,1): ink 1, paper -1, as in training."""
+        width, height = fit_size((ink.shape[1], ink.shape[0]), size=side, cell=self.cell)
+        return shrink_ink(ink, width, height)[..., None] / np.float32(127.5) - 1
 
     def denoise(
         self,
@@ -221,13 +233,19 @@ def shrink_to(pixels: np.ndarray, *, size: int = MODEL_SIZE, cell: int = 4) -> n
     less. Both are the nearest multiples of `cell`, so that the cells of x_t cover them exactly.
     """
     height, width = pixels.shape[:2]
-    scale = min(size / min(height, width), MAX_ASPECT * size / max(height, width))
-    target = tuple(max(cell, round(side * scale / cell) * cell) for side in (width, height))
+    target = fit_size((width, height), size=size, cell=cell)
     if target == (width, height):
         return pixels
-    shrinks = scale < 1
+    shrinks = size < min(height, width) or MAX_ASPECT * size < max(height, width)
     small = cv2.resize(pixels, target, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
     return np.asarray(small, pixels.dtype)
+
+
+def fit_size(sides: tuple[int, int], *, size: int, cell: int) -> tuple[int, int]:
+    """Width and height at the model's size, for a picture's own: as `shrink_to` says."""
+    scale = min(size / min(sides), MAX_ASPECT * size / max(sides))
+    width, height = (max(cell, round(side * scale / cell) * cell) for side in sides)
+    return width, height
 
 
 def small_lightness(pixels: np.ndarray, *, size: int = MODEL_SIZE, cell: int = 4) -> np.ndarray:
@@ -235,10 +253,16 @@ def small_lightness(pixels: np.ndarray, *, size: int = MODEL_SIZE, cell: int = 4
     return lightness_of(shrink_to(pixels, size=size, cell=cell))
 
 
-def lines_of(pixels: np.ndarray) -> np.ndarray:
-    """A drawing (H,W,3), dark ink on light paper, as the condition (H,W,1): ink 1, paper -1."""
-    gray = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    return (1 - gray / 127.5)[..., None]
+def read_drawing(picture: Picture) -> Drawing:
+    """A picture as a drawing; ImageError if it looks like a photo."""
+    if isinstance(picture, Photo):
+        drawing = clean_drawing(picture.pixels, picture.alpha)
+    else:
+        photo = Photo.from_image(picture)
+        drawing = clean_drawing(photo.pixels, photo.alpha)
+    if drawing.doubt:
+        raise ImageError(f"cannot take this picture: {drawing.doubt}")
+    return drawing
 
 
 def pad_to_stride(condition: np.ndarray, stride: int) -> np.ndarray:

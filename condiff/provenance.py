@@ -9,11 +9,17 @@ from condiff.metadata import Metadata
 
 # IPTC's word for a true photo of which a trained model added a part: here, the colours.
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
+DRAWN = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"  # all of it
 KEYWORD = "condiff"  # of the PNG text chunk
 
 
 def add_provenance(
-    metadata: Metadata, *, model: str, seed: int, settings: Mapping[str, object]
+    metadata: Metadata,
+    *,
+    model: str,
+    seed: int,
+    settings: Mapping[str, object],
+    source_type: str = SOURCE_TYPE,
 ) -> Metadata:
     """The metadata with DigitalSourceType, model, seed and settings in XMP and in a PNG's text.
 
@@ -21,7 +27,7 @@ def add_provenance(
     """
     told = {"version": __version__, "model": model, "seed": seed, **settings}
     properties = {
-        "Iptc4xmpExt:DigitalSourceType": SOURCE_TYPE,
+        "Iptc4xmpExt:DigitalSourceType": source_type,
         "condiff:Version": __version__,
         "condiff:Model": model,
         "condiff:Seed": str(seed),

@@ -15,19 +15,19 @@ LEVELS = [
     {"photo", "jpeg", "provenance"},
     {"encoding"},
     {"config", "images", "parquet", "backbone", "color", "extractors", "lines", "journal"}
-    | {"hed", "annotators", "packed", "order", "columns"},
+    | {"hed", "annotators", "packed", "order", "columns", "drawing"},
     {"items"},
     {"archives", "streamed"},
     {"conditions", "hints", "diffusion", "encoder", "mirror", "metrics", "pairs", "report", "tasks"}
     | {"sources", "shards", "hub"},
-    {"model", "photos", "recipe", "batch"},
+    {"model", "photos", "recipe", "batch", "line_metrics"},
     {"prep", "checkpoint", "figures", "run", "card", "curves", "push", "progress", "snapshot"}
     | {"views", "ram"},
     {"features", "stream", "device"},
     {"data"},
     {"objective", "pretrained", "preview", "processes"},
     {"train", "pipeline", "evaluate"},
-    {"profile", "transform"},
+    {"profile", "transform", "evaluate_drawings"},
     {"cli"},
     {"__init__", "__main__"},
 ]

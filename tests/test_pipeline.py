@@ -5,14 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageOps
+from skimage import data
 
 from condiff import Pipeline
 from condiff.checkpoint import Loaded
 from condiff.color import lightness, rgb_to_lab
 from condiff.config import DiffusionConfig, ModelConfig
 from condiff.diffusion import SCHEDULERS
-from condiff.errors import ConfigError
+from condiff.drawing import Drawing
+from condiff.errors import ConfigError, ImageError
 from condiff.model import build_model
 from condiff.pipeline import MAX_ASPECT, find_device, pad_to_stride, small_lightness
 from condiff.tasks import find_task
@@ -145,7 +147,8 @@ def rgb_pipeline(name, **changes):
 @pytest.mark.parametrize(("fold", "size"), [(1, (48, 32)), (2, (96, 64))])
 def test_a_drawing_becomes_a_picture_at_the_models_size(fold, size):
     pipeline = rgb_pipeline("sketch", fold=fold)
-    drawing = make_photo(90, 60).convert("L")
+    drawing = Image.new("L", (90, 60), "white")
+    ImageDraw.Draw(drawing).ellipse((20, 10, 70, 50), outline="black", width=2)
     first, second = pipeline(drawing, steps=2, seed=3, samples=2)
     (again,) = pipeline(drawing, steps=2, seed=4)
     assert first.size == tuple(side // fold for side in size)
@@ -186,3 +189,22 @@ def test_a_model_of_drawings_or_photos_asks_for_one(pipeline):
         rgb_pipeline("edge")(steps=1)
     with pytest.raises(ConfigError, match="takes a photo"):
         pipeline(steps=1)
+
+
+def test_a_drawing_is_cleaned_a_photo_refused_and_a_cleaned_drawing_taken():
+    pipeline = rgb_pipeline("sketch", fold=1)
+    white = Image.new("L", (64, 64), "white")
+    ImageDraw.Draw(white).line((8, 8, 50, 56), fill="black", width=2)
+    _, condition = pipeline.prepare(white, size=None)
+    _, negative = pipeline.prepare(ImageOps.invert(white), size=None)
+    _, cleaned = pipeline.prepare(Drawing(255 - np.asarray(white)), size=None)
+    assert condition.shape == (32, 32, 1)
+    assert (condition.min(), condition.max()) == (-1, 1)
+    assert np.array_equal(condition, negative) and np.array_equal(condition, cleaned)
+    with pytest.raises(ImageError, match="looks like a photo"):
+        pipeline(Image.fromarray(data.astronaut()), steps=1)
+
+
+def test_a_colorizer_takes_no_drawing(pipeline):
+    with pytest.raises(ConfigError, match="takes a photo, not a drawing"):
+        pipeline(Drawing(np.zeros((40, 40), np.uint8)), steps=1)

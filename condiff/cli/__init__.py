@@ -14,6 +14,7 @@ from condiff.cli.figure import figure
 from condiff.cli.info import info
 from condiff.cli.options import print_version
 from condiff.cli.prep import prep
+from condiff.cli.render import render
 from condiff.cli.train import train
 from condiff.errors import CondiffError
 
@@ -26,7 +27,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help, and a tenth of a second less of imports
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (colorize, batch, condition, prep, train, evaluate, info):
+for command in (colorize, render, batch, condition, prep, train, evaluate, info):
     name = "eval" if command is evaluate else None
     app.command(name, no_args_is_help=command is not info)(command)
 app.add_typer(figure, name="figure")

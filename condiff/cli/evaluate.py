@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from condiff.cli import options
-from condiff.cli.colorize import DEFAULT_SCHEDULER, DEFAULT_SIZE, DEFAULT_STEPS
+from condiff.cli.colorize import DEFAULT_SCHEDULER
 
 if TYPE_CHECKING:
     from condiff.metrics import Pixels
@@ -29,9 +29,23 @@ def evaluate(
         typer.Option("--data", metavar="D", help="… on these photos: a folder or parquet file."),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many.")] = None,
-    steps: options.Steps = DEFAULT_STEPS,
+    condition: Annotated[
+        str,
+        typer.Option(
+            metavar="KIND",
+            help="Lines that a model of drawings is given; it was never trained on softedge.",
+        ),
+    ] = "sketch",
+    guidance_scale: Annotated[float, typer.Option(min=0, max=50, help="As in render.")] = 1.0,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, max=1000, help="Denoising steps (default: as colorize and render)."),
+    ] = None,
     scheduler: options.Scheduler = DEFAULT_SCHEDULER,
-    size: Annotated[int, typer.Option(min=32, max=2048, help="As in colorize.")] = DEFAULT_SIZE,
+    size: Annotated[
+        int | None,
+        typer.Option(min=32, max=2048, help="As in colorize (default: as the model was trained)."),
+    ] = None,
     samples: options.Samples = 1,
     seed: Annotated[int, typer.Option(min=0, help="Photo i gets seed + i * samples.")] = 0,
     device: options.Device = "auto",
@@ -44,6 +58,8 @@ def evaluate(
 ) -> None:
     """A table of figures for RESULT_DIR against TRUTH_DIR, or for a model on true photos.
 
+    A model of drawings is given the photos' lines: do its pictures have the same, do they look
+    real, do they differ. Beside it the set's blurred mean, another photo, and the truth.
     Grey passthrough, mean colour and the truth are always beside it: PSNR alone rewards doing
     nothing. The Fréchet distance is taken on EfficientNet-Lite0, so it is no FID.
     """
@@ -59,6 +75,36 @@ def evaluate(
 
         name, truths = model, read_truths(data, limit)
         pipeline = Pipeline.from_pretrained(model, device=device)
+        if pipeline.loaded.task.x_0 == "rgb":
+            if html is not None:
+                raise typer.BadParameter("--html is for colours: this model makes pictures.")
+            from condiff.evaluate_drawings import evaluate_drawings, prepare_truth
+            from condiff.evaluate_drawings import format_table as format_drawings
+            from condiff.evaluate_drawings import to_json as drawings_to_json
+
+            kind = condition if pipeline.loaded.task.condition_channels else None
+            given = [prepare_truth(pipeline, truth, kind=kind, size=size) for truth in truths]
+
+            def paint(index: int) -> "list[Pixels]":
+                import numpy as np
+
+                pictures = pipeline(
+                    given[index][1],
+                    steps=steps,
+                    scheduler=scheduler,
+                    size=size,
+                    samples=samples,
+                    seed=seed + index * samples,
+                    guidance_scale=guidance_scale,
+                )
+                return [np.asarray(picture) for picture in pictures]
+
+            painted = [paint(index) for index in _progress(len(truths), quiet=quiet)]
+            judged = evaluate_drawings(
+                {name: painted}, [t for t, _ in given], kind=kind, extractor=Lite0Extractor()
+            )
+            print(drawings_to_json(judged) if as_json else format_drawings(judged), end="")
+            return
 
         def color(index: int) -> "list[Pixels]":
             import numpy as np
@@ -97,4 +143,4 @@ def _progress(count: int, *, quiet: bool) -> Iterator[int]:
     from tqdm import tqdm
 
     hidden = quiet or not sys.stderr.isatty()
-    yield from tqdm(range(count), desc="colouring", unit=" photos", disable=hidden, leave=False)
+    yield from tqdm(range(count), desc="sampling", unit=" photos", disable=hidden, leave=False)

@@ -15,12 +15,12 @@ LEVELS = [
     {"photo", "jpeg", "provenance"},
     {"encoding"},
     {"config", "images", "parquet", "backbone", "color", "extractors", "lines", "journal"}
-    | {"hed", "annotators", "packed", "order", "columns"},
+    | {"hed", "annotators", "packed", "order", "columns", "adjust", "spread"},
     {"items"},
     {"archives", "streamed"},
-    {"conditions", "hints", "diffusion", "encoder", "mirror", "metrics", "pairs", "report", "tasks"}
+    {"answers", "conditions", "hints", "diffusion", "encoder", "mirror", "metrics", "pairs", "report", "tasks"}
     | {"sources", "shards", "hub"},
-    {"model", "photos", "recipe", "batch"},
+    {"model", "photos", "recipe", "batch", "wishes"},
     {"prep", "checkpoint", "figures", "run", "card", "curves", "push", "progress", "snapshot"}
     | {"views", "ram"},
     {"features", "stream", "device"},

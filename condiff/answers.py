@@ -12,7 +12,9 @@ from condiff.color import rgb_to_lab
 Pixels = NDArray[Any]  # uint8 or uint16
 Plane = NDArray[Any]  # float32
 
-MAX_SIDE = 1024  # chroma is compared at this long side at most; it is smooth, and memory is not free
+MAX_SIDE = (
+    1024  # chroma is compared at this long side at most; it is smooth, and memory is not free
+)
 
 
 def compare_size(pixels: Pixels) -> tuple[int, int]:

@@ -18,7 +18,18 @@ LEVELS = [
     | {"hed", "annotators", "packed", "order", "columns", "adjust", "spread"},
     {"items"},
     {"archives", "streamed"},
-    {"answers", "conditions", "hints", "diffusion", "encoder", "mirror", "metrics", "pairs", "report", "tasks"}
+    {
+        "answers",
+        "conditions",
+        "hints",
+        "diffusion",
+        "encoder",
+        "mirror",
+        "metrics",
+        "pairs",
+        "report",
+        "tasks",
+    }
     | {"sources", "shards", "hub"},
     {"model", "photos", "recipe", "batch", "wishes"},
     {"prep", "checkpoint", "figures", "run", "card", "curves", "push", "progress", "snapshot"}

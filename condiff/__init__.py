@@ -3,13 +3,18 @@
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["CondiffError", "Pipeline", "__version__"]
+__all__ = ["CondiffError", "Hint", "Pipeline", "__version__"]
 
 if TYPE_CHECKING:
     from condiff.errors import CondiffError
+    from condiff.hints import Hint
     from condiff.pipeline import Pipeline
 
-_HOME = {"CondiffError": "condiff.errors", "Pipeline": "condiff.pipeline"}
+_HOME = {
+    "CondiffError": "condiff.errors",
+    "Hint": "condiff.hints",
+    "Pipeline": "condiff.pipeline",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -3,7 +3,7 @@
 Lab is float32 with L* in [0,100] and a*, b* about +-110, under D65, as in skimage.color.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
@@ -194,8 +194,12 @@ def upsample_chroma(ab: Plane, guide: Plane) -> Plane:
     return np.concatenate([_apply_fit(fit, guide[s], s.start, len(guide)) for s in strips])
 
 
-def join_chroma(pixels: Pixels, ab: Plane) -> Pixels:
+def join_chroma(
+    pixels: Pixels, ab: Plane, *, adjust: Callable[[Plane], Plane] | None = None
+) -> Pixels:
     """(H,W,3) sRGB of 8 or 16 bits, (h,w,2) ab of any size -> the same with the L* of `pixels`.
+
+    `adjust` changes a and b of (n,W,3) Lab before they are brought into sRGB.
 
     |L*_out - L*_in| stays below 0.5 everywhere, most of it the rounding to 8 bits; below 0.05 at
     16 bits. The work goes strip by strip, so memory beyond the result does not grow with H.
@@ -209,7 +213,8 @@ def join_chroma(pixels: Pixels, ab: Plane) -> Pixels:
     for strip in _strips(height, width):
         L = lightness(pixels[strip])
         a, b = cv2.split(_apply_fit(fit, L, strip.start, height))
-        lab = reduce_chroma(cv2.merge([L, a, b]))
+        lab = cv2.merge([L, a, b])
+        lab = reduce_chroma(adjust(lab) if adjust else lab)
         deep = pixels.dtype == np.uint16
         joined[strip] = _to_deep_rgb(lab, pixels[strip]) if deep else lab_to_rgb(lab)
     return joined

@@ -12,7 +12,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import BinaryIO
 
+import cv2
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from condiff.config import DiffusionConfig
@@ -25,6 +27,8 @@ MARGIN = 8
 
 # Okabe and Ito's colours, told apart by colour-blind readers too.
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
+
+SPREADS = (5, 10, 20, 30, 50, 80)  # where the scale of an uncertainty map may end
 
 ANIMATIONS = {".gif": "GIF", ".webp": "WEBP", ".mp4": "MP4"}
 
@@ -51,6 +55,31 @@ def make_contact_sheet(
             font = ImageFont.load_default(CAPTION - 5)
             ImageDraw.Draw(sheet).text(below, name, "black", font, anchor="mm")
     return sheet
+
+
+def make_uncertainty_map(spread: NDArray[np.float32]) -> Image.Image:
+    """A spread (h,w) of chroma from dark (sure) to bright, with the scale below, from 0 on."""
+    most = next((n for n in SPREADS if n >= np.percentile(spread, 99)), SPREADS[-1])
+    levels = np.clip(spread * (255 / most) + 0.5, 0, 255).astype(np.uint8)
+    picture = _to_viridis(levels)
+    width = max(picture.width, 240)
+    result = Image.new("RGB", (width, picture.height + 2 * CAPTION + MARGIN), "white")
+    result.paste(picture, ((width - picture.width) // 2, 0))
+    bar = np.linspace(0, 255, width - 2 * MARGIN).astype(np.uint8)
+    top = picture.height + MARGIN
+    result.paste(_to_viridis(np.tile(bar, (CAPTION // 2, 1))), (MARGIN, top))
+    draw, font = ImageDraw.Draw(result), ImageFont.load_default(CAPTION - 5)
+    below = top + CAPTION
+    draw.text((MARGIN, below), "0", "black", font, anchor="lm")
+    draw.text((width // 2, below), "spread of a and b", "black", font, anchor="mm")
+    ending = f"{most}" if spread.max() <= most else f"{most} or more"
+    draw.text((width - MARGIN, below), ending, "black", font, anchor="rm")
+    return result
+
+
+def _to_viridis(levels: NDArray[np.uint8]) -> Image.Image:
+    """(h,w) in the colours of viridis, of which equal steps look equal."""
+    return Image.fromarray(cv2.applyColorMap(levels, cv2.COLORMAP_VIRIDIS)[..., ::-1])
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,9 @@ from condiff.decoding import to_8_bits
 from condiff.diffusion import build_scheduler, denoise, guide, initial_noise
 from condiff.drawing import Drawing, clean_drawing, shrink_ink
 from condiff.errors import ConfigError, ImageError
+from condiff.hints import Hints
 from condiff.photo import Photo, Picture, pixels_of, with_pixels
+from condiff.wishes import NOTHING, Wishes, build_wishes, names_of
 
 STEPS = 4
 DEFAULT_STEPS = {"chroma": STEPS, "rgb": 25}
@@ -60,6 +62,9 @@ class Pipeline:
         samples: int = 1,
         size: int | None = None,
         guidance_scale: float = 1.0,
+        hints: Hints = (),
+        saturation: float = 1.0,
+        temperature: float = 0.0,
     ) -> list[Picture]:
         """Answer `samples` times, with the seeds seed, seed + 1, …
 
@@ -70,13 +75,20 @@ class Pipeline:
         it was trained): more detail, at a cost that grows with its square. `guidance_scale` above 1
         follows the lines more closely (1: off, half the time).
 
-        A result is a function of (model, image, seed, steps, scheduler, size, guidance_scale)
-        alone. Without a seed a new one is drawn; each result tells its own in `info["seed"]`.
+        A colorizer also takes `hints`, a list of `Hint` or a transparent image of strokes: their
+        colours are kept and spread over the objects that they lie on. `saturation` multiplies
+        chroma, `temperature` shifts the white by so many mired towards warm, both at constant L*.
+
+        A result is a function of (model, image, seed, steps and the other arguments) alone.
+        Without a seed a new one is drawn; each result tells its own in `info["seed"]`.
         """
         if samples < 1:
             raise ConfigError(f"samples are at least 1, not {samples}.")
         seed = secrets.randbits(31) if seed is None else seed
         pixels, condition = self.prepare(image, size=size)
+        wishes = self.prepare_wishes(
+            pixels, condition, hints=hints, saturation=saturation, temperature=temperature
+        )
         results = []
         for number in range(seed, seed + samples):
             *_, x_0 = self.denoise(
@@ -85,8 +97,10 @@ class Pipeline:
                 scheduler=scheduler,
                 seed=number,
                 guidance_scale=guidance_scale,
+                wishes=wishes,
             )
-            results.append(self._result(self.finish(x_0, pixels), image, seed=number))
+            finished = self.finish(x_0, pixels, wishes=wishes)
+            results.append(self._result(finished, image, seed=number))
         return results
 
     def _result(self, pixels: np.ndarray, image: Picture | Drawing | None, *, seed: int) -> Picture:
@@ -105,19 +119,33 @@ class Pipeline:
         seed: int,
         size: int | None = None,
         guidance_scale: float = 1.0,
+        hints: Hints = (),
+        saturation: float = 1.0,
+        temperature: float = 0.0,
     ) -> Iterator[Image.Image]:
         """The finished RGB picture of every x_t, pure noise first, the result last."""
         pixels, condition = self.prepare(image, size=size)
+        wishes = self.prepare_wishes(
+            pixels, condition, hints=hints, saturation=saturation, temperature=temperature
+        )
         for x_t in self.denoise(
-            condition, steps=steps, scheduler=scheduler, seed=seed, guidance_scale=guidance_scale
+            condition,
+            steps=steps,
+            scheduler=scheduler,
+            seed=seed,
+            guidance_scale=guidance_scale,
+            wishes=wishes,
         ):
-            yield Image.fromarray(to_8_bits(self.finish(x_t, pixels)))
+            yield Image.fromarray(to_8_bits(self.finish(x_t, pixels, wishes=wishes)))
 
-    def finish(self, x_0: np.ndarray, pixels: np.ndarray | None) -> np.ndarray:
+    def finish(
+        self, x_0: np.ndarray, pixels: np.ndarray | None, *, wishes: Wishes = NOTHING
+    ) -> np.ndarray:
         """x_0 (h,w,C) as RGB (H,W,3): as it is, or chroma joined to the photo's L*."""
         task = self.loaded.task
         if task.x_0 == "chroma" and pixels is not None:
-            return join_chroma(pixels, x_0 * task.scale)
+            chroma = wishes.keep_hints(x_0 * task.scale, pixels)
+            return join_chroma(pixels, chroma, adjust=wishes.adjust)
         return np.asarray((x_0.clip(-1, 1) + 1) * 127.5 + 0.5, np.uint8)
 
     def prepare(
@@ -154,6 +182,30 @@ class Pipeline:
         width, height = fit_size((ink.shape[1], ink.shape[0]), size=side, cell=self.cell)
         return shrink_ink(ink, width, height)[..., None] / np.float32(127.5) - 1
 
+    def prepare_wishes(
+        self,
+        pixels: np.ndarray | None,
+        condition: np.ndarray,
+        *,
+        hints: Hints = (),
+        saturation: float = 1.0,
+        temperature: float = 0.0,
+    ) -> Wishes:
+        """What is asked of the colours of a photo (H,W,3), at its condition's size."""
+        if pixels is None or self.loaded.task.x_0 != "chroma":
+            wanted = names_of(hints=hints, saturation=saturation, temperature=temperature)
+            if wanted:
+                name = self.loaded.folder.name
+                raise ConfigError(f"The model {name} is no colorizer: it takes no {wanted[0]}.")
+            return NOTHING
+        return build_wishes(
+            photo=(pixels.shape[1], pixels.shape[0]),
+            size=(condition.shape[0], condition.shape[1]),
+            hints=hints,
+            saturation=saturation,
+            temperature=temperature,
+        )
+
     def denoise(
         self,
         condition: np.ndarray,
@@ -162,6 +214,7 @@ class Pipeline:
         scheduler: str = SCHEDULER,
         seed: int,
         guidance_scale: float = 1.0,
+        wishes: Wishes = NOTHING,
     ) -> Iterator[np.ndarray]:
         """x_T, then x_t after every step (h,w,C), for a condition (H,W,N), h = H/cell.
 
@@ -179,7 +232,9 @@ class Pipeline:
         given = given.float().to(self.device).contiguous(memory_format=torch.channels_last)
         size = (padded.shape[0] // self.cell, padded.shape[1] // self.cell)
         with torch.inference_mode():
-            cond = model.encoder(given, size=size)
+            hints = wishes.encode_hints(condition, cell=self.cell, scale=task.scale, size=size)
+            hints = None if hints is None else hints.to(self.device)
+            cond = model.encoder(given, size=size, hints=hints)
             guided = guidance_scale != 1 and task.condition_channels
             null_cond = model.encoder(torch.zeros_like(given), size=size) if guided else None
             generator = torch.Generator().manual_seed(seed)  # the CPU's: the same on every device

@@ -15,12 +15,12 @@ LEVELS = [
     {"photo", "jpeg", "provenance"},
     {"encoding"},
     {"config", "images", "parquet", "backbone", "color", "extractors", "lines", "journal"}
-    | {"hed", "annotators", "packed", "order", "columns", "drawing"},
+    | {"hed", "annotators", "packed", "order", "columns", "drawing", "adjust", "spread"},
     {"items"},
     {"archives", "streamed"},
     {"conditions", "hints", "diffusion", "encoder", "mirror", "metrics", "pairs", "report", "tasks"}
-    | {"sources", "shards", "hub"},
-    {"model", "photos", "recipe", "batch", "line_metrics"},
+    | {"sources", "shards", "hub", "answers"},
+    {"model", "photos", "recipe", "batch", "line_metrics", "wishes"},
     {"prep", "checkpoint", "figures", "run", "card", "curves", "push", "progress", "snapshot"}
     | {"views", "ram"},
     {"features", "stream", "device"},

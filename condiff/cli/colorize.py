@@ -1,5 +1,6 @@
 """`condiff colorize`: a photo gets its colours."""
 
+import hashlib
 import json
 import secrets
 import sys
@@ -7,11 +8,24 @@ import time
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from condiff.cli import options
+from condiff.cli.answers import (
+    Extras,
+    check_extras,
+    check_pick,
+    choose,
+    name_sheet,
+    write_extras,
+    write_film,
+)
+
+if TYPE_CHECKING:
+    from condiff.hints import Hints
+    from condiff.photo import Photo
 
 DEFAULT_STEPS = 4
 DEFAULT_SCHEDULER = "ddim"
@@ -39,6 +53,38 @@ def colorize(
     scheduler: options.Scheduler = DEFAULT_SCHEDULER,
     seed: options.Seed = None,
     samples: options.Samples = 1,
+    hint: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="X,Y,COLOR",
+            help="A colour at a place, again for more: 0.5,0.25,#3c5ac8 with points is shares of "
+            "width and height, 300,200,#3c5ac8 is pixels.",
+        ),
+    ] = None,
+    hints: Annotated[
+        Path | None,
+        typer.Option(help="A PNG in the photo's aspect, transparent but for strokes of colour."),
+    ] = None,
+    saturation: Annotated[
+        float, typer.Option(min=0, max=5, help="Times as much chroma; 1 is as it is.")
+    ] = 1.0,
+    temperature: Annotated[
+        float,
+        typer.Option(min=-100, max=200, help="Warmer by so many mired, or cooler if below 0."),
+    ] = 0.0,
+    pick: Annotated[
+        str | None,
+        typer.Option(help="Write one of the samples: median, the nearest to the mean of all."),
+    ] = None,
+    sheet: Annotated[
+        bool, typer.Option("--sheet/--no-sheet", help="Samples side by side: photo.color.sheet.jpg")
+    ] = True,
+    uncertainty: Annotated[
+        Path | None, typer.Option(help="A map of how far the samples are apart, to this file.")
+    ] = None,
+    gif: Annotated[
+        Path | None, typer.Option(help="A film from noise to the result: .gif, .webp or .mp4.")
+    ] = None,
     size: options.Size = None,
     quality: options.Quality = None,
     provenance: options.Provenance = True,
@@ -64,7 +110,11 @@ def colorize(
 
     if target is not None and output is not None:
         raise typer.BadParameter("Give the output once: as OUTPUT or with -o, not both.")
-    targets = plan_targets(source, output or target, samples)
+    check_pick(pick, samples)
+    targets = plan_targets(source, output or target, 1 if pick else samples)
+    many = len(targets) > 1 and sheet
+    extras = Extras(sheet=name_sheet(targets[0]) if many else None, map=uncertainty, film=gif)
+    check_extras(extras, samples=samples, force=force)
     for path in targets:
         if isinstance(path, Path):
             check_target(path, force)
@@ -75,6 +125,7 @@ def colorize(
         max_pixels=max_pixels,
         page=page,
     )
+    given = read_hints(hint or [], hints)
     seed = secrets.randbits(31) if seed is None else seed
     if dry_run:
         for path in targets:
@@ -87,17 +138,41 @@ def colorize(
     torch.set_num_threads(threads)
     options.quiet_libraries()
     pipeline = Pipeline.from_pretrained(model, device=device)
+    tell_shortfall(photo, given, quiet=quiet)
+    seen = pipeline.loaded.condition_size if size is None else size
+    settings: dict[str, object] = {"steps": steps, "scheduler": scheduler, "size": seen}
     results = pipeline(
-        photo, steps=steps, scheduler=scheduler, seed=seed, samples=samples, size=size
+        photo,
+        steps=steps,
+        scheduler=scheduler,
+        seed=seed,
+        samples=samples,
+        size=size,
+        hints=given,
+        saturation=saturation,
+        temperature=temperature,
     )
+    write_extras(results, extras, force=force, quiet=quiet)
+    results = choose(results, pick)
+    if gif:
+        frames = pipeline.frames(
+            photo,
+            steps=steps,
+            scheduler=scheduler,
+            seed=int(results[0].info["seed"]),
+            size=size,
+            hints=given,
+            saturation=saturation,
+            temperature=temperature,
+        )
+        write_film(frames, gif, force=force, quiet=quiet)
     width, height = photo.size
     del photo  # the encoders of a large photo need its room
-    seen = pipeline.loaded.condition_size if size is None else size
-    settings = {"steps": steps, "scheduler": scheduler, "size": seen}
-    for number, (result, path) in enumerate(zip(results, targets, strict=True)):
+    settings |= note_wishes(hint or [], hints, saturation=saturation, temperature=temperature)
+    for result, path in zip(results, targets, strict=True):
         if provenance:
             metadata = add_provenance(
-                result.metadata, model=Path(model).name, seed=seed + number, settings=settings
+                result.metadata, model=Path(model).name, seed=result.info["seed"], settings=settings
             )
             result = replace(result, metadata=metadata)
         lost = losses(result, path.suffix if path else "png")
@@ -108,7 +183,7 @@ def colorize(
         else:
             write_photo(result, path, quality=quality, force=force)
         if path is not None or as_json:
-            told = {"source": source, "target": str(path or "-"), "seed": seed + number}
+            told = {"source": source, "target": str(path or "-"), "seed": result.info["seed"]}
             stream = sys.stdout if path is not None else sys.stderr
             print(json.dumps(told) if as_json else path, file=stream)
     seconds = time.perf_counter() - started
@@ -132,3 +207,43 @@ def plan_targets(source: str, output: str | None, samples: int) -> list[Path | N
     if samples == 1:
         return [path]
     return [path.with_name(f"{path.stem}.{n}{path.suffix}") for n in range(1, samples + 1)]
+
+
+def read_hints(points: list[str], strokes: Path | None) -> "Hints":
+    """The hints of --hint, or those of --hints."""
+    from condiff.hints import parse_hint
+    from condiff.images import read_image
+
+    if points and strokes:
+        raise typer.BadParameter("Give hints as --hint or as --hints, not both.")
+    return read_image(strokes) if strokes else [parse_hint(text) for text in points]
+
+
+def tell_shortfall(photo: "Photo", hints: "Hints", *, quiet: bool) -> None:
+    """Say so where a hint's colour is more than sRGB can show at the photo's lightness."""
+    from condiff.color import lightness
+    from condiff.hints import draw_strokes, find_shortfall
+    from condiff.pipeline import shrink_to
+
+    L = lightness(shrink_to(photo.pixels))
+    strokes = draw_strokes(hints, photo=photo.size, size=L.shape)
+    if strokes and (share := find_shortfall(strokes, L)) > 0.01:
+        options.say(
+            f"{share:.0%} of the hints' area is too dark or too light for their colour in sRGB: its"
+            " hue is kept, its chroma reduced",
+            quiet=quiet,
+        )
+
+
+def note_wishes(
+    points: list[str], strokes: Path | None, *, saturation: float, temperature: float
+) -> dict[str, object]:
+    """What the provenance tells of wishes: nothing where there are none."""
+    noted: dict[str, object] = {"hints": points} if points else {}
+    if strokes:
+        noted["strokes"] = hashlib.sha256(strokes.read_bytes()).hexdigest()[:16]
+    if saturation != 1:
+        noted["saturation"] = saturation
+    if temperature != 0:
+        noted["temperature"] = temperature
+    return noted

@@ -56,7 +56,7 @@ Provenance = Annotated[
         "--provenance/--no-provenance", help="Note in the file that a model made the colours."
     ),
 ]
-MaxPixels = Annotated[int, typer.Option(min=1, help="Refuse photos of more pixels.")]
+MaxPixels = Annotated[int, typer.Option(min=1, help="Refuse pictures of more pixels.")]
 
 
 def print_version(wanted: bool) -> None:

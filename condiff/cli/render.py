@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from condiff.cli import options
-from condiff.cli.colorize import DEFAULT_MAX_PIXELS, DEFAULT_SCHEDULER
+from condiff.cli.colorize import DEFAULT_SCHEDULER
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -103,9 +103,7 @@ def render(
     page: Annotated[
         int | None, typer.Option(min=1, help="Which page or frame, where a file has several.")
     ] = None,
-    max_pixels: Annotated[
-        int, typer.Option(min=1, help="Refuse drawings of more pixels.")
-    ] = DEFAULT_MAX_PIXELS,
+    max_pixels: options.MaxPixels = options.DEFAULT_MAX_PIXELS,
     device: options.Device = "auto",
     threads: options.Threads = 1,
     force: options.Force = False,

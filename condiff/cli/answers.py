@@ -1,0 +1,114 @@
+"""What `condiff colorize` makes of several answers: a sheet, a map, one of them, a film."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from condiff.cli import options
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from condiff.photo import Photo
+
+SHEET_SIDE = 384  # of an answer in the sheet, pixels
+SHEET_COLUMNS = 4
+FILM_SIDE = 512
+FILM_SECONDS = 2.5  # before the last frame is held
+
+
+@dataclass(frozen=True)
+class Extras:
+    """Where a contact sheet, an uncertainty map and a film go, if anywhere."""
+
+    sheet: Path | None = None
+    map: Path | None = None
+    film: Path | None = None
+
+
+def check_pick(pick: str | None, samples: int) -> None:
+    """Refuse a rule that is not there, and one sample to pick from."""
+    if pick is None:
+        return
+    from condiff.answers import PICKS
+
+    if pick not in PICKS:
+        raise typer.BadParameter(f"--pick knows {', '.join(PICKS)}, not {pick}.")
+    if samples < 2:
+        raise typer.BadParameter("--pick takes several samples: add --samples 5.")
+
+
+def check_extras(extras: Extras, *, samples: int, force: bool) -> None:
+    """Refuse what cannot be made or written, before any work."""
+    from condiff.figures import check_animation
+    from condiff.images import check_target
+
+    if extras.map and samples < 2:
+        raise typer.BadParameter("--uncertainty takes several samples: add --samples 5.")
+    for path in (extras.sheet, extras.map):
+        if path:
+            check_target(path, force)
+    if extras.film:
+        check_animation(extras.film, force)
+
+
+def name_sheet(first: Path | None) -> Path | None:
+    """photo.color.1.jpg -> photo.color.sheet.jpg, a PNG for formats other than JPEG."""
+    if first is None:
+        return None
+    ending = first.suffix if first.suffix.lower() in (".jpg", ".jpeg") else ".png"
+    return first.with_name(f"{first.stem.removesuffix('.1')}.sheet{ending}")
+
+
+def write_extras(results: Sequence["Photo"], extras: Extras, *, force: bool, quiet: bool) -> None:
+    """The sheet and the map; they are told on stderr, for stdout is for the results."""
+    from condiff.answers import measure_spread
+    from condiff.figures import make_contact_sheet, make_uncertainty_map
+    from condiff.images import write_image
+
+    if extras.sheet:
+        pictures = [_shrink(result) for result in results]
+        seeds = [f"{n}: seed {result.info['seed']}" for n, result in enumerate(results, 1)]
+        starts = range(0, len(pictures), SHEET_COLUMNS)
+        sheet = make_contact_sheet(
+            [pictures[i : i + SHEET_COLUMNS] for i in starts],
+            side=SHEET_SIDE,
+            captions=[seeds[i : i + SHEET_COLUMNS] for i in starts],
+        )
+        write_image(sheet, extras.sheet, force=force)
+        options.say(f"contact sheet: {extras.sheet}", quiet=quiet)
+    if extras.map:
+        spread = measure_spread([result.pixels for result in results])
+        write_image(make_uncertainty_map(spread), extras.map, force=force)
+        options.say(f"uncertainty: {extras.map}, {spread.mean():.1f} on average", quiet=quiet)
+
+
+def choose(results: list["Photo"], pick: str | None) -> list["Photo"]:
+    """All results, or the one that the rule picks."""
+    from condiff.answers import PICKS
+
+    if pick is None:
+        return results
+    return [results[PICKS[pick]([result.pixels for result in results])]]
+
+
+def write_film(frames: Iterable["Image.Image"], target: Path, *, force: bool, quiet: bool) -> None:
+    """Frames of the reverse process, their longer side at most 512, in some seconds."""
+    from condiff.figures import write_animation
+
+    shown = []
+    for frame in frames:
+        frame.thumbnail((FILM_SIDE, FILM_SIDE))
+        shown.append(frame)
+    fps = min(12.0, max(2.0, len(shown) / FILM_SECONDS))
+    write_animation(shown, target, fps=fps, force=force)
+    options.say(f"film: {target}, {len(shown)} frames", quiet=quiet)
+
+
+def _shrink(result: "Photo") -> "Image.Image":
+    image = result.to_image().convert("RGB")
+    image.thumbnail((SHEET_SIDE, SHEET_SIDE))
+    return image

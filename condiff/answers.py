@@ -45,4 +45,12 @@ def find_median(answers: Sequence[Pixels]) -> int:
     return int(np.argmin((apart * apart).sum(axis=3).mean(axis=(1, 2))))
 
 
-PICKS: dict[str, Callable[[Sequence[Pixels]], int]] = {"median": find_median}
+def find_colorful(answers: Sequence[Pixels]) -> int:
+    """The number, from 0, of the answer with the largest mean chroma."""
+    return int(np.argmax(np.linalg.norm(chroma_of(answers), axis=3).mean(axis=(1, 2))))
+
+
+PICKS: dict[str, Callable[[Sequence[Pixels]], int]] = {
+    "median": find_median,
+    "colorful": find_colorful,
+}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from condiff.answers import find_median, measure_spread
+from condiff.answers import find_colorful, find_median, measure_spread
 from condiff.cli import main
 from condiff.color import lab_to_rgb, lightness, rgb_to_lab
 from condiff.figures import make_uncertainty_map
@@ -125,7 +125,8 @@ def test_the_spread_is_the_distance_from_the_mean():
 
 
 def test_the_median_is_the_nearest_to_the_mean_and_the_outlier_is_not():
-    assert find_median([make_answer(40, 0), make_answer(-10, 5), make_answer(4, 2)]) == 2
+    answers = [make_answer(-10, 5), make_answer(40, 0), make_answer(4, 2)]
+    assert (find_median(answers), find_colorful(answers)) == (2, 1)
 
 
 def test_the_map_grows_brighter_with_the_spread_and_has_a_legend():

@@ -74,7 +74,9 @@ def colorize(
     ] = 0.0,
     pick: Annotated[
         str | None,
-        typer.Option(help="Write one of the samples: median, the nearest to the mean of all."),
+        typer.Option(
+            help="Write one of the samples: median, nearest to the mean of all, or colorful."
+        ),
     ] = None,
     sheet: Annotated[
         bool, typer.Option("--sheet/--no-sheet", help="Samples side by side: photo.color.sheet.jpg")

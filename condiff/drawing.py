@@ -26,7 +26,7 @@ TEXTURE = 0.12  # what differs less from its surroundings, of 1, is paper
 MIN_INK = 2e-4  # part of the sheet; with less it is blank
 MIN_FLOOR = 0.06  # ink weaker than this, of 1, is taken for stains
 # On paper light changes slowly and most is paper; in a photo neither. Of 150 photos this line
-# leaves 7 % unnoticed, of 600 drawings made of them and photographed it doubts 1 %.
+# leaves 9 % unnoticed, of 600 drawings made of them and photographed it doubts 1 %.
 SLOPE = 3.0, -0.5  # of the light, as a multiple of the part that is paper, and a constant
 ADVICE = "draw its lines with `condiff condition --kind sketch`, or take it as it is (--as-is)"
 

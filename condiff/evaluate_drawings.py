@@ -20,7 +20,7 @@ from condiff.metrics import Floats, Pixels, frechet_distance
 from condiff.pipeline import Pipeline, shrink_to
 from condiff.report import markdown_table
 
-TRUTH, OTHER, BLURRED_MEAN = "truth", "another photo", "blurred mean"
+TRUTH, OTHER, NOISE, BLURRED_MEAN = "truth", "another photo", "noise", "blurred mean"
 MEAN_SIDE = 64  # pixels on a side of the mean picture before it is blurred
 MEAN_BLUR = 4.0  # sigma, in those pixels
 BATCH = 32
@@ -85,18 +85,19 @@ def evaluate_drawings(
     """One row a method, in the given order, then the baselines and the truth.
 
     A method has the samples of every truth, in the truths' order and size, so many of each. Lines
-    of `kind` are compared; None is for a method that was given none. Baselines are another photo
-    of the set, whose F1 is chance and whose look is right, and the set's mean, blurred, which is
-    what a model that knows nothing paints.
+    of `kind` are compared; None is for a method that was given none. Baselines are the set's mean,
+    blurred, which is what a model that knows nothing paints; noise, full of edges, so that its F1
+    is what has to be beaten; and another photo of the set, whose look is right.
     """
     if not truths:
         raise DataError("there is no photo to evaluate: give at least one true photo.")
-    if taken := methods.keys() & {TRUTH, OTHER, BLURRED_MEAN}:
+    if taken := methods.keys() & {TRUTH, OTHER, NOISE, BLURRED_MEAN}:
         raise DataError(f"'{taken.pop()}' is the name of a baseline: call the method otherwise.")
     mean = mean_picture(truths)
     everything: dict[str, Sequence[Sequence[Pixels]]] = {
         **methods,
         BLURRED_MEAN: [[fit(mean, truth.shape)] for truth in truths],
+        NOISE: [[make_noise(truth.shape, seed)] for seed, truth in enumerate(truths)],
         OTHER: [[fit(truths[i - 1], truth.shape)] for i, truth in enumerate(truths)],
         TRUTH: [[truth] for truth in truths],
     }
@@ -117,6 +118,11 @@ def mean_picture(truths: Sequence[Pixels]) -> Pixels:
     side = (MEAN_SIDE, MEAN_SIDE, 3)
     mean = np.mean([fit(truth, side).astype(np.float32) for truth in truths], axis=0)
     return cv2.GaussianBlur(mean, (0, 0), MEAN_BLUR).round().clip(0, 255).astype(np.uint8)
+
+
+def make_noise(shape: tuple[int, ...], seed: int) -> Pixels:
+    """Every channel of every pixel at random."""
+    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
 
 
 def fit(pixels: Pixels, shape: tuple[int, ...]) -> Pixels:

@@ -265,13 +265,15 @@ def test_the_truth_is_perfect_and_the_blurred_mean_is_not():
     noisy = [[t, np.roll(t, 1, axis=1)] for t in truths]
     rows = evaluate_drawings({"near": noisy}, truths, kind="canny", extractor=mean_colours)
     found = {row.method: row for row in rows}
-    assert list(found) == ["near", "blurred mean", "another photo", "truth"]
+    assert list(found) == ["near", "blurred mean", "noise", "another photo", "truth"]
     assert found["truth"].edge_f1 == 1
     assert found["truth"].frechet_ratio == pytest.approx(0, abs=1e-6)
     assert found["blurred mean"].edge_f1 == 0
     assert found["blurred mean"].frechet_ratio == 1
     assert found["another photo"].frechet == pytest.approx(0, abs=1e-6)
     assert 0 < found["another photo"].edge_f1 < 0.9 < found["near"].edge_f1
+    assert found["noise"].edge_f1 < found["near"].edge_f1
+    assert found["noise"].frechet > found["another photo"].frechet
     assert (found["near"].samples, found["truth"].diversity) == (2, None)
     assert found["near"].diversity > 0
     shown = format_table(rows)

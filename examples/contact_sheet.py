@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 
 from condiff import Pipeline
 from condiff.conditions import apply, to_ink
+from condiff.drawing import Drawing
 from condiff.figures import make_contact_sheet
 from condiff.images import list_images, read_image
 
@@ -43,18 +44,20 @@ def main() -> None:
             ImageOps.fit(read_image(path).convert("RGB"), (side, side), Image.Resampling.BOX)
             for path in list_images(args.photos)[: args.count]
         ]
-        given = [to_condition(truth, task.name, args.kind, n) for n, truth in enumerate(truths)]
+        if task.name == "colorize":
+            given = shown = [truth.convert("L") for truth in truths]
+        else:
+            kind = args.kind or KINDS[task.name]
+            given = [draw(truth, kind, seed=number) for number, truth in enumerate(truths)]
+            shown = [Image.fromarray(255 - drawing.ink) for drawing in given]
         made = [pipeline(image, **how, seed=args.seed, samples=2) for image in given]
-        rows = [given, [pair[0] for pair in made], [pair[1] for pair in made], truths]
+        rows = [shown, [pair[0] for pair in made], [pair[1] for pair in made], truths]
     make_contact_sheet(rows, side=side).save(args.output)
 
 
-def to_condition(truth: Image.Image, task: str, kind: str | None, seed: int) -> Image.Image:
-    """What the model is given of a true picture: grey, or dark lines on white."""
-    if task == "colorize":
-        return truth.convert("L")
-    ink = to_ink(apply(kind or KINDS[task], np.asarray(truth), seed=seed))
-    return Image.fromarray(255 - ink[..., 0])
+def draw(truth: Image.Image, kind: str, *, seed: int) -> Drawing:
+    """The lines of a true picture, as that condition draws them."""
+    return Drawing(to_ink(apply(kind, np.asarray(truth), seed=seed))[..., 0])
 
 
 if __name__ == "__main__":

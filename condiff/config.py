@@ -151,7 +151,10 @@ class TrainConfig(Section):
     @model_validator(mode="after")
     def _ends(self) -> Self:
         if self.max_train_steps is None and self.max_minutes is None:
-            raise ValueError("a run needs an end: give max_train_steps or max_minutes")
+            raise ValueError(
+                "a run needs an end: give --max-steps or --max-minutes, or set max_train_steps or "
+                "max_minutes"
+            )
         return self
 
     @model_validator(mode="after")

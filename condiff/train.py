@@ -122,7 +122,7 @@ class Trainer:
         """One line: what is trained on what."""
         count = sum(p.numel() for p in self.model.trainable()) / 1e6
         return (
-            f"{self.task.name}: {self.dataset.describe()}; {count:.1f} M parameters to train, "
+            f"{self.task.name}: {self.dataset.describe()}; {count:.3g} M parameters to train, "
             f"batches of {self.batch_size}, {self.machine}"
         )
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -17,7 +18,7 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from condiff.config import TrainConfig
-from condiff.errors import ConfigError, TrainingError
+from condiff.errors import ConfigError, DataError, TrainingError
 from condiff.run import find_checkpoints
 from condiff.train import Trainer
 
@@ -130,6 +131,19 @@ def test_a_stream_goes_on_to_the_same_weights(shards, tmp_path, workers):
     train(config, shards, tmp_path / "b", until=5)
     pairs = zip(weights(straight), weights(train(config, shards, tmp_path / "b")), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_a_disk_without_room_for_the_features_is_told_before_the_work(photo_folder, tmp_path):
+    """A limit on the size of files stands for the full disk, where a sparse file's write kills."""
+    data = {"size": 64, "cache_features": True}
+    model = TINY["model"] | {"backbone_variant": "lite2", "neck_channels": 8}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(DataError, match="Cannot keep 0.3 MB of features in .*File too large"):
+            Trainer(tiny(data=data, model=model), photo_folder, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_cached_features_go_on_to_the_same_weights(photo_folder, tmp_path):

@@ -88,7 +88,10 @@ def train(
         typer.Option(help="Upload the model to this repository when done.", metavar="OWNER/NAME"),
     ] = None,
     force: Annotated[
-        bool, typer.Option("-f", "--force", help="Start over, whatever the folder holds.")
+        bool,
+        typer.Option(
+            "-f", "--force", help="Start over: what the folder holds of a run is removed."
+        ),
     ] = False,
     dry_run: Annotated[
         bool,
@@ -172,9 +175,9 @@ def _show_cost(trainer: "Trainer", config: "TrainConfig", *, push_to_hub: str | 
     cost = count_cost(trainer, cached_features=config.data.cache_features)
     print(to_yaml(config), end="")
     print(f"# {trainer.describe()}")
-    print(f"# {cost.flops / 1e9:.2f} GFLOP an image, forward and backward")
+    print(f"# {cost.flops / 1e9:.3g} GFLOP an image, forward and backward")
     print(
-        f"# about {cost.memory(config.train_batch_size) / 2**30:.2f} GiB a device: "
+        f"# at least {cost.memory(config.train_batch_size) / 2**30:.3g} GiB a device: "
         f"{cost.parameter_bytes / 2**20:.0f} MiB of weights, gradients and averages, "
         f"{cost.activation_bytes / 2**20:.1f} MiB of activations an image"
     )

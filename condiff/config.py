@@ -1,6 +1,7 @@
 """The configuration of a training run: frozen pydantic models, mirrored field for field by YAML."""
 
 import difflib
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -39,12 +40,28 @@ class ModelConfig(Section):
     sample_size: PositiveInt = 64  # side of x_t in training; below size / fold is faster
     fold: PositiveInt = 4
     backbone_variant: Literal["lite0", "lite2"] | None = "lite2"
-    feature_strides: tuple[int, ...] = (8, 16, 32)
+    feature_strides: tuple[Literal[2, 4, 8, 16, 32], ...] = (8, 16, 32)
     neck_channels: PositiveInt = 48
-    block_out_channels: tuple[PositiveInt, ...] = (48, 96, 192, 288)
+    block_out_channels: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (48, 96, 192, 288)
     layers_per_block: PositiveInt = 1
     norm_num_groups: PositiveInt = 16
     attention_head_dim: PositiveInt = 32
+
+    @model_validator(mode="after")
+    def _shapes_fit(self) -> Self:
+        stride = 2 ** (len(self.block_out_channels) - 1)
+        if self.sample_size % stride:
+            near = max(stride, self.sample_size // stride * stride)
+            raise ValueError(
+                f"sample_size {self.sample_size} is no multiple of {stride}, which "
+                f"{len(self.block_out_channels)} levels of block_out_channels need; take {near}"
+            )
+        if odd := [n for n in self.block_out_channels if n % self.norm_num_groups]:
+            raise ValueError(
+                f"norm_num_groups {self.norm_num_groups} does not divide block_out_channels "
+                f"{odd[0]}; take {math.gcd(*self.block_out_channels)}, or a divisor of it"
+            )
+        return self
 
 
 class DiffusionConfig(Section):
@@ -151,7 +168,10 @@ class TrainConfig(Section):
     @model_validator(mode="after")
     def _ends(self) -> Self:
         if self.max_train_steps is None and self.max_minutes is None:
-            raise ValueError("a run needs an end: give max_train_steps or max_minutes")
+            raise ValueError(
+                "a run needs an end: give --max-steps or --max-minutes, or set max_train_steps or "
+                "max_minutes"
+            )
         return self
 
     @model_validator(mode="after")

@@ -1,5 +1,7 @@
 """The frozen backbone's features of one view of each photo, computed once and kept on disk."""
 
+import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -26,16 +28,23 @@ class FeatureCache(Dataset[Batch]):
         shapes = {f"features_{s}": (c, size // s, size // s) for s, c in channels.items()}
         shapes["lightness"] = (task.condition_channels, size, size)
         shapes["chroma"] = (task.out_channels, sample_size, sample_size)
-        folder.mkdir(parents=True, exist_ok=True)
-        _claim(folder / "views.sha256", f"{views.fingerprint()} {channels}\n")
         self.folder, self.views, self.strides = folder, views, tuple(channels)
         self.seed, self.num_workers = views.seed, views.num_workers
         self.num_photos, self.scale = len(views), task.scale
-        self.arrays = {
-            name: _open_array(folder / f"{name}.npy", (len(views), *shape), np.float16)
-            for name, shape in shapes.items()
-        }
-        self.done = _open_array(folder / "done.npy", (len(views),), np.bool_)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _claim(folder / "views.sha256", f"{views.fingerprint()} {channels}\n")
+            self.arrays = {
+                name: _open_array(folder / f"{name}.npy", (len(views), *shape), np.float16)
+                for name, shape in shapes.items()
+            }
+            self.done = _open_array(folder / "done.npy", (len(views),), np.bool_)
+        except OSError as error:
+            need = 2 * len(views) * sum(math.prod(shape) for shape in shapes.values())
+            raise DataError(
+                f"Cannot keep {need / 1e6:.1f} MB of features in {folder}: {error.strerror}. Make "
+                "room, choose another folder, or set data.cache_features to false."
+            ) from error
 
     def __len__(self) -> int:
         return len(self.views)
@@ -94,5 +103,11 @@ def _claim(path: Path, key: str) -> None:
 
 def _open_array(path: Path, shape: tuple[int, ...], dtype: type) -> np.memmap:
     if path.exists():
-        return np.lib.format.open_memmap(path, mode="r+")
-    return np.lib.format.open_memmap(path, mode="w+", shape=shape, dtype=dtype)
+        array = np.lib.format.open_memmap(path, mode="r+")
+    else:
+        array = np.lib.format.open_memmap(path, mode="w+", shape=shape, dtype=dtype)
+    if hasattr(os, "posix_fallocate"):
+        # A mapped file is sparse, and on a full disk its first write would kill the process.
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array

@@ -95,6 +95,11 @@ def _has_index(hub_id: str) -> bool:
         LocalEntryNotFoundError,
     )
 
+    if hub_id.count("/") != 1 or hub_id.startswith((".", "/", "~")):
+        raise ModelError(
+            f"Cannot start from {hub_id}: there is no such folder here, and an id of the Hugging "
+            "Face Hub is owner/name."
+        )
     try:
         hf_hub_download(hub_id, INDEX)
     except (LocalEntryNotFoundError, HFValidationError) as error:

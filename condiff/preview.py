@@ -39,7 +39,7 @@ def sample_grid(
         lambda x_t, t: model.predict(x_t, t, cond),
         build_scheduler("ddim", config.diffusion),
         noise,
-        steps=steps,
+        steps=min(steps, config.diffusion.num_train_timesteps),
         clip=task.clip,
     )
     model.train(was_training)

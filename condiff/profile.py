@@ -23,7 +23,7 @@ class Cost:
     parameter_bytes: int  # of the whole model, whatever the batch
 
     def memory(self, batch_size: int) -> int:
-        """Bytes that a step of so many images on one device takes, about."""
+        """Bytes that a step of so many images keeps on a device; what it works in comes on top."""
         return self.parameter_bytes + batch_size * self.activation_bytes
 
 

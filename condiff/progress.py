@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from condiff.config import OptimizerConfig, TrainConfig
-from condiff.errors import TrainingError
 
 DECILES = 10
 SMOOTHING = 0.99
@@ -21,7 +20,6 @@ class Step:
     timesteps: Tensor  # (N,)
     num_train_timesteps: int
     learning_rate: float
-    images_per_second: float
     minutes: float  # of the run, earlier starts counted in
     progress: float  # 0..1 of the run
 
@@ -50,15 +48,6 @@ def learning_rate_at(optimizer: OptimizerConfig, *, step: int, progress: float) 
     return optimizer.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def smooth_loss(before: float, loss: float, *, step: int) -> float:
-    """The moving average by which the best checkpoint is told; nan before its beginning.
-
-    Raises TrainingError where the loss is no number.
-    """
-    if not math.isfinite(loss):
-        raise TrainingError(
-            f"The loss of step {step} is {loss}. The last checkpoint is from before: start again "
-            "in a new folder with a lower optimizer.learning_rate, or with mixed_precision bf16 "
-            "where it was fp16."
-        )
+def smooth_loss(before: float, loss: float) -> float:
+    """The moving average by which the best checkpoint is told; nan before its beginning."""
     return loss if math.isnan(before) else SMOOTHING * before + (1 - SMOOTHING) * loss

@@ -9,6 +9,7 @@ RUN/model/                    the averaged weights: a model folder to use and sh
 
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -60,11 +61,13 @@ class Checkpoint:
         return safetensors.torch.load_file(self.folder / f"{name}.safetensors")
 
 
-def find_start(output: Path, config: TrainConfig, *, data: str) -> Checkpoint | None:
+def find_start(
+    output: Path, config: TrainConfig, *, data: str, init: str | None = None
+) -> Checkpoint | None:
     """The newest whole checkpoint of a run, to go on from; None where the run begins. Only reads.
 
-    `data` says what is trained on. A run that was begun with other settings or other data is an
-    error, as is a model that no checkpoint goes with.
+    `data` says what is trained on, `init` what the weights were at first. A run that was begun with
+    other settings, data or weights is an error, as is a model that no checkpoint goes with.
     """
     newest = next(find_checkpoints(output), None)
     if newest is None:
@@ -75,9 +78,20 @@ def find_start(output: Path, config: TrainConfig, *, data: str) -> Checkpoint | 
             )
         return None
     begun = parse_config(read_yaml(output / "config.yaml"), origin=str(output / "config.yaml"))
-    before = {**flatten(begun), "--data": newest.state["data"]}
-    _refuse_changes(output, before, {**flatten(config), "--data": data})
+    now = flatten(config)
+    refuse_changes(output, flatten(begun), {k: v for k, v in now.items() if k not in FREE_KEYS})
+    before = {"--data": newest.state["data"], "--init": newest.state.get("init", init)}
+    refuse_changes(
+        output,
+        {key: _where(place) for key, place in before.items()},
+        {"--data": _where(data), "--init": _where(init)},
+    )
     return newest
+
+
+def _where(place: str | None) -> str | None:
+    """A folder by its full path, whatever it was called by; a Hub id as it is."""
+    return str(Path(place).resolve()) if place and Path(place).exists() else place
 
 
 def begin(output: Path, config: TrainConfig, start: Checkpoint | None) -> None:
@@ -85,20 +99,23 @@ def begin(output: Path, config: TrainConfig, start: Checkpoint | None) -> None:
 
     The feature cache stays in any case: it knows which photos it is of.
     """
-    if start is None:
-        clear(output)
-    else:
-        cut_metrics(output / "metrics.jsonl", start.step)
     try:
+        if start is None:
+            clear(output)
+        else:
+            cut_metrics(output / "metrics.jsonl", start.step)
         (output / "samples").mkdir(parents=True, exist_ok=True)
         (output / "config.yaml").write_text(to_yaml(config), "utf-8")
     except OSError as error:
-        raise ConfigError(f"Cannot write into {output}: {error.strerror}.") from error
+        raise ConfigError(
+            f"Cannot write into {output}: {error.strerror}. Choose another folder by -o."
+        ) from error
 
 
-def _refuse_changes(output: Path, begun: dict[str, Any], now: dict[str, Any]) -> None:
+def refuse_changes(output: Path, begun: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise ConfigError where a run was begun with another value."""
     for key, value in now.items():
-        if key not in FREE_KEYS and begun.get(key) != value:
+        if begun.get(key) != value:
             raise ConfigError(
                 f"The run in {output} was begun with {key} = {begun.get(key)}, not {value}: give "
                 "the same settings to go on, choose another folder, or start over with --force."
@@ -136,7 +153,9 @@ def cut_metrics(path: Path, step: int) -> None:
                 kept.append(line)
         except ValueError:
             continue
-    path.write_text("".join(kept), "utf-8")
+    part = path.with_name(f".{path.name}.part")
+    part.write_text("".join(kept), "utf-8")
+    part.replace(path)
 
 
 def write_checkpoint(
@@ -192,7 +211,12 @@ def prune_checkpoints(output: Path, *, keep: int) -> None:
     whole = list(find_checkpoints(output))
     if not whole:
         return
-    best = min(whole, key=lambda c: float(c.state["smoothed_loss"]))
+    best = min(whole, key=lambda c: _finite(float(c.state["smoothed_loss"])))
     for checkpoint in whole[keep:]:
         if checkpoint is not best:
             shutil.rmtree(checkpoint.folder)
+
+
+def _finite(loss: float) -> float:
+    """The loss, infinite where none was observed yet: nan is neither above nor below another."""
+    return math.inf if math.isnan(loss) else loss

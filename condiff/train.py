@@ -25,13 +25,20 @@ from condiff.checkpoint import save_model
 from condiff.config import TrainConfig, to_yaml
 from condiff.data import Batch, FeatureCache, build_dataset, load_batches
 from condiff.diffusion import build_scheduler
+from condiff.errors import TrainingError
 from condiff.model import Model, build_model
 from condiff.objective import batch_error
 from condiff.pretrained import load_init
 from condiff.preview import sample_grid
 from condiff.processes import build_accelerator
 from condiff.progress import Step, learning_rate_at, progress_of, smooth_loss
-from condiff.run import Checkpoint, prune_checkpoints, write_checkpoint
+from condiff.run import (
+    Checkpoint,
+    find_checkpoints,
+    prune_checkpoints,
+    refuse_changes,
+    write_checkpoint,
+)
 from condiff.snapshot import restore_snapshot, take_snapshot
 from condiff.tasks import Task, find_task
 
@@ -115,7 +122,7 @@ class Trainer:
         """One line: what is trained on what."""
         count = sum(p.numel() for p in self.model.trainable()) / 1e6
         return (
-            f"{self.task.name}: {self.dataset.describe()}; {count:.1f} M parameters to train, "
+            f"{self.task.name}: {self.dataset.describe()}; {count:.3g} M parameters to train, "
             f"batches of {self.batch_size}, {self.machine}"
         )
 
@@ -146,8 +153,7 @@ class Trainer:
         config, accelerator = self.config, self.accelerator
         accumulated = config.gradient_accumulation_steps
         batches = self.batches()
-        last = time.monotonic()
-        began = last - 60 * self.minutes
+        began = time.monotonic() - 60 * self.minutes
         self.parallel.train()
         while self._goes_on():
             progress = self._progress
@@ -167,19 +173,16 @@ class Trainer:
             errors, t = accelerator.gather(
                 (torch.cat([e for e, _ in parts]), torch.cat([t for _, t in parts]))
             )
-            now = time.monotonic()
-            self.minutes = (now - began) / 60
+            self.minutes = (time.monotonic() - began) / 60
             yield Step(
                 step=self.step,
                 errors=errors,
                 timesteps=t,
                 num_train_timesteps=len(self.alphas_bar),
                 learning_rate=learning_rate,
-                images_per_second=self.batch_size / max(now - last, 1e-9),
                 minutes=self.minutes,
                 progress=self._progress,
             )
-            last = time.monotonic()
 
     def batches(self) -> Iterator[Batch]:
         """This process's batches from the present step on."""
@@ -207,8 +210,18 @@ class Trainer:
         self.ema.step(self.model.trainable())
 
     def observe(self, loss: float) -> None:
-        """Take note of a step's loss: for the best checkpoint, and to stop when it is no number."""
-        self.smoothed_loss = smooth_loss(self.smoothed_loss, loss, step=self.step)
+        """Take note of a step's loss: for the best checkpoint, and to stop when it is no number.
+
+        Raises TrainingError then.
+        """
+        if not math.isfinite(loss):
+            newest = next(find_checkpoints(self.output), None)
+            good = f"The last good checkpoint is {newest.folder}" if newest else "No checkpoint yet"
+            raise TrainingError(
+                f"The loss of step {self.step} is {loss}. {good}; start again in a new folder with "
+                "a lower optimizer.learning_rate, or with mixed_precision bf16 where it was fp16."
+            )
+        self.smoothed_loss = smooth_loss(self.smoothed_loss, loss)
 
     def error(self, batch: Batch, number: int, *, alone: bool = False) -> tuple[Tensor, Tensor]:
         """Weighted squared error (B,) and timesteps (B,) of this process's share of batch `number`.
@@ -300,6 +313,12 @@ class Trainer:
             init=self.init,
         )
 
+    @property
+    def _counts(self) -> dict[str, int | None]:
+        """What the order of the photos depends on, beside the settings."""
+        processes = int(self.accelerator.num_processes)
+        return {"photos": self.dataset.num_photos, "processes": processes}
+
     def save_checkpoint(self) -> None:
         """Write all that the next step depends on; keep the newest and the best.
 
@@ -316,15 +335,21 @@ class Trainer:
             "smoothed_loss": self.smoothed_loss,
             "ema_steps": self.ema.optimization_step,
             "data": self.source,
+            "init": self.init,
+            **self._counts,
             "scaler": scaler.state_dict() if scaler is not None else None,
         }
         write_checkpoint(self.output, state, take_snapshot(self.model, self.optimizer, self.ema))
         prune_checkpoints(self.output, keep=self.config.keep_checkpoints)
 
     def resume(self, checkpoint: Checkpoint) -> None:
-        """Go on from a checkpoint, bit for bit."""
-        restore_snapshot(self.model, self.optimizer, self.ema, checkpoint.read)
+        """Go on from a checkpoint, bit for bit.
+
+        Raises ConfigError where the photos or the processes are no longer as many as they were.
+        """
         state = checkpoint.state
+        refuse_changes(self.output, {**self._counts, **state}, self._counts)
+        restore_snapshot(self.model, self.optimizer, self.ema, checkpoint.read)
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.ema.optimization_step = int(state["ema_steps"])

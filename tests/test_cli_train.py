@@ -1,13 +1,16 @@
 """`condiff train`: what it refuses, what it costs, what it leaves behind."""
 
 import json
+import resource
 
 import pytest
+import safetensors.torch
 import yaml
 from PIL import Image
 
 from condiff.checkpoint import load_model
 from condiff.cli import main
+from condiff.run import find_checkpoints
 
 TINY = {
     "train_batch_size": 4, "max_train_steps": 4, "sample_steps": 2, "log_steps": 1,
@@ -89,6 +92,44 @@ def test_pushing_offline_keeps_the_model_and_says_how_to_go_on(run, tmp_path):
     assert (code, err.count("\n")) == (1, 1)
     code, out, _ = run("--push-to-hub", "somebody/model", "-n")
     assert (code, out.splitlines()[-1]) == (0, "# would be pushed to somebody/model")
+
+
+def test_a_full_disk_is_one_sentence_and_the_checkpoint_before_is_whole(run, tmp_path):
+    """A limit on the size of files stands for the full disk: the system refuses to write on."""
+    assert run("--max-steps", 2)[0] == 0
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        code, _, err = run("--max-steps", 4, "--quiet")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (code, err.count("\n")) == (1, 1)
+    assert "Cannot write the checkpoint" in err
+    assert [c.step for c in find_checkpoints(tmp_path / "run")] == [2]
+    assert load_model(tmp_path / "run" / "model").task.name == "none"
+    assert run("--max-steps", 4)[0] == 0
+
+
+def test_what_cannot_be_written_beside_a_checkpoint_is_one_sentence(run, tmp_path):
+    assert run("--max-steps", 2)[0] == 0
+    (tmp_path / "run" / "curves.png").unlink()
+    (tmp_path / "run" / "curves.png").mkdir()
+    code, _, err = run("--max-steps", 4, "--quiet")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "Cannot write into" in err
+    assert next(find_checkpoints(tmp_path / "run")).step == 4
+
+
+def test_a_loss_that_is_no_number_names_the_last_good_checkpoint(run, tmp_path):
+    assert run("--max-steps", 2)[0] == 0
+    (checkpoint,) = find_checkpoints(tmp_path / "run")
+    weights = checkpoint.read("model")
+    weights["unet.conv_in.weight"].fill_(1e38)
+    (checkpoint.folder / "model.safetensors").write_bytes(safetensors.torch.save(weights))
+    code, _, err = run("--max-steps", 4, "--quiet")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "The loss of step 3 is nan" in err
+    assert f"The last good checkpoint is {checkpoint.folder}" in err
 
 
 def test_settings_that_do_not_fit_are_one_sentence(run, tmp_path):

@@ -2,19 +2,23 @@
 
 import json
 import os
+import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from condiff.config import TrainConfig
-from condiff.errors import TrainingError
+from condiff.errors import ConfigError, DataError, TrainingError
 from condiff.run import find_checkpoints
 from condiff.train import Trainer
 
@@ -90,11 +94,68 @@ def test_a_loss_that_is_no_number_stops_the_run(photo_folder, tmp_path):
     with torch.no_grad():
         trainer.model.trainable()[0].fill_(float("nan"))
     step = next(iter(trainer.steps()))
-    with pytest.raises(TrainingError, match="loss of step 1 is nan"):
+    with pytest.raises(TrainingError, match="loss of step 1 is nan. No checkpoint yet"):
         trainer.observe(step.loss)
     with pytest.raises(TrainingError, match="is nan"):
         trainer.save_checkpoint()
     assert not list(find_checkpoints(tmp_path))
+
+
+def test_a_folder_that_has_grown_is_refused(photo_folder, tmp_path):
+    """With another number of photos their order is another one: nothing would be exact."""
+    photos = shutil.copytree(photo_folder, tmp_path / "photos")
+    train(tiny(), photos, tmp_path / "run", until=2)
+    shutil.copy(photos / "00.png", photos / "12.png")
+    trainer = Trainer(tiny(), photos, tmp_path / "run")
+    with pytest.raises(ConfigError, match="begun with photos = 12, not 13"):
+        trainer.resume(next(find_checkpoints(tmp_path / "run")))
+
+
+@pytest.fixture(scope="module")
+def shards(photo_folder, tmp_path_factory):
+    """Four shards of three photos."""
+    folder = tmp_path_factory.mktemp("shards")
+    photos = [path.read_bytes() for path in sorted(photo_folder.iterdir())]
+    for shard in range(4):
+        table = pa.table({"image": photos[3 * shard : 3 * shard + 3]})
+        pq.write_table(table, folder / f"train-{shard:05}.parquet")
+    return folder
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stream_goes_on_to_the_same_weights(shards, tmp_path, workers):
+    """Six steps of two batches of four are four epochs of these photos."""
+    data = {"size": 32, "streaming": True, "shuffle_buffer": 4, "num_workers": workers}
+    config = tiny(data=data, gradient_accumulation_steps=2)
+    straight = train(config, shards, tmp_path / "a")
+    train(config, shards, tmp_path / "b", until=5)
+    pairs = zip(weights(straight), weights(train(config, shards, tmp_path / "b")), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_a_disk_without_room_for_the_features_is_told_before_the_work(photo_folder, tmp_path):
+    """A limit on the size of files stands for the full disk, where a sparse file's write kills."""
+    data = {"size": 64, "cache_features": True}
+    model = TINY["model"] | {"backbone_variant": "lite2", "neck_channels": 8}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(DataError, match="Cannot keep 0.3 MB of features in .*File too large"):
+            Trainer(tiny(data=data, model=model), photo_folder, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_cached_features_go_on_to_the_same_weights(photo_folder, tmp_path):
+    data = {"size": 64, "cache_features": True, "num_workers": 2}
+    model = TINY["model"] | {"backbone_variant": "lite2", "neck_channels": 8}
+    config = tiny(data=data, model=model, max_train_steps=6)
+    straight = train(config, photo_folder, tmp_path / "a")
+    train(config, photo_folder, tmp_path / "b", until=3)
+    resumed = train(config, photo_folder, tmp_path / "b")
+    assert resumed.step == straight.step == 6
+    pairs = zip(weights(straight), weights(resumed), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
 
 
 def command(photos, output, config_file, *more):

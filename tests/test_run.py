@@ -54,6 +54,37 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
     assert [c.step for c in find_checkpoints(tmp_path)] == [5, 4, 2]
 
 
+def test_a_checkpoint_without_a_loss_yet_is_not_taken_for_the_best(tmp_path):
+    for step, loss in ((1, 0.5), (2, 2.0), (3, 1.0), (4, float("nan"))):
+        write(tmp_path, step, loss=loss)
+    prune_checkpoints(tmp_path, keep=2)
+    assert [c.step for c in find_checkpoints(tmp_path)] == [4, 3, 1]
+
+
+def test_a_folder_of_photos_may_be_called_by_another_name(tmp_path, monkeypatch):
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path)
+    begin(tmp_path / "run", config(), None)
+    write(tmp_path / "run", 2, data="photos")
+    for name in ("photos/", "./photos", str(tmp_path / "photos")):
+        assert find_start(tmp_path / "run", config(), data=name).step == 2
+
+
+def test_other_first_weights_are_refused(tmp_path):
+    begin(tmp_path, config(), None)
+    state = {"step": 2, "smoothed_loss": 1.0, "data": "photos", "init": "one"}
+    write_checkpoint(tmp_path, state, {"model": {"w": torch.zeros(3)}})
+    assert find_start(tmp_path, config(), data="photos", init="one").step == 2
+    with pytest.raises(ConfigError, match="begun with --init = one, not None"):
+        find_start(tmp_path, config(), data="photos")
+
+
+def test_a_run_folder_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / "file").write_text("no folder", "utf-8")
+    with pytest.raises(ConfigError, match="Cannot write into .*file: Not a directory"):
+        begin(tmp_path / "file", config(), None)
+
+
 def test_a_run_goes_on_only_with_its_own_settings_and_data(tmp_path):
     begin(tmp_path, config(), None)
     write(tmp_path, 2)

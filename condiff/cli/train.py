@@ -2,8 +2,10 @@
 
 import json
 import math
+import os
 import signal
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,49 +27,71 @@ def train(
         str,
         typer.Option(
             "--data",
-            help="A folder of photos or parquet shards, or a Hugging Face data set.",
+            help="A folder of photos or parquet shards, or a Hugging Face data set's owner/name.",
             metavar="DIR|ID",
         ),
     ],
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="The run's folder.", metavar="DIR")
+        Path,
+        typer.Option(
+            "-o", "--output", help="The run's folder; DIR/model is the result.", metavar="DIR"
+        ),
     ],
     task: Annotated[
-        str | None, typer.Option(help="What to learn: colorize, sketch, edge or none.")
+        str | None,
+        typer.Option(
+            help="What to learn: colorize, sketch (line drawings to pictures), edge (edge maps to "
+            "pictures) or none (pictures from noise alone); default: as the settings have it, or "
+            "colorize.",
+            metavar="NAME",
+        ),
     ] = None,
     config_path: Annotated[
-        Path | None, typer.Option("--config", help="A YAML file.", metavar="FILE")
+        Path | None,
+        typer.Option("--config", help="Settings in YAML, such as configs/*.yaml.", metavar="FILE"),
     ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", help="Override a field: optimizer.learning_rate=1e-4.", metavar="K=V"
+            "--set",
+            help="Override a setting: optimizer.learning_rate=1e-4; may be repeated. -n lists all.",
+            metavar="K=V",
         ),
     ] = None,
     init: Annotated[
         str | None,
         typer.Option(
-            help="Start from these weights: a model folder, or any diffusers UNet2DModel.",
+            help="Start from these weights: a model folder, or any diffusers UNet2DModel or DDPM "
+            "pipeline.",
             metavar="FOLDER|ID",
         ),
     ] = None,
     max_minutes: Annotated[
-        float | None, typer.Option(help="Stop by the clock; the learning rate ends with it.")
+        float | None,
+        typer.Option(min=0, help="Stop by the clock; the learning rate falls to 0 by then."),
     ] = None,
-    max_steps: Annotated[int | None, typer.Option(help="Stop after so many steps.")] = None,
+    max_steps: Annotated[
+        int | None, typer.Option(min=1, help="Stop after so many optimizer steps.")
+    ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Photos a step and process.")
+        int | None, typer.Option(min=1, help="Photos in each process's batch.")
     ] = None,
-    seed: options.Seed = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, help="Random seed of weights, order, crops and noise (default: 0)."),
+    ] = None,
     profile: Annotated[
-        bool, typer.Option("--profile", help="Time a few steps part by part, then end.")
+        bool, typer.Option("--profile", help="Time a few steps part by part; trains nothing.")
     ] = False,
     push_to_hub: Annotated[
         str | None,
         typer.Option(help="Upload the model to this repository when done.", metavar="OWNER/NAME"),
     ] = None,
     force: Annotated[
-        bool, typer.Option("-f", "--force", help="Start over, whatever the folder holds.")
+        bool,
+        typer.Option(
+            "-f", "--force", help="Start over: what the folder holds of a run is removed."
+        ),
     ] = False,
     dry_run: Annotated[
         bool,
@@ -79,8 +103,10 @@ def train(
 ) -> None:
     """Train a model on your photos; OUTPUT/model is the folder to use and share.
 
+    Try it: condiff train --config configs/smoke.yaml --data photos/ -o runs/smoke
+
     The same command again goes on where a run was stopped, killed or cut short, bit for bit.
-    On several GPUs: accelerate launch -m condiff train …
+    On several GPUs: accelerate launch -m condiff train … Settings: docs/training.md.
     """
     from condiff.config import read_config
 
@@ -108,14 +134,15 @@ def train(
         return
     from condiff.run import begin, find_start
 
-    start = None if force else find_start(output, config, data=data)
+    start = None if force else find_start(output, config, data=data, init=init)
     trainer = build(config, data, output, init=init)
+    if start is not None:
+        trainer.resume(start)
     if trainer.is_main:  # all processes have met by now: none of them looks at the folder later
         begin(output, config, start)
     silent = quiet or not trainer.is_main
     options.say(trainer.describe(), quiet=silent)
     if start is not None:
-        trainer.resume(start)
         options.say(f"going on from {start.folder}", quiet=silent)
     folder = _run(trainer, output, silent=silent)
     if not trainer.is_main:
@@ -148,9 +175,9 @@ def _show_cost(trainer: "Trainer", config: "TrainConfig", *, push_to_hub: str | 
     cost = count_cost(trainer, cached_features=config.data.cache_features)
     print(to_yaml(config), end="")
     print(f"# {trainer.describe()}")
-    print(f"# {cost.flops / 1e9:.2f} GFLOP an image, forward and backward")
+    print(f"# {cost.flops / 1e9:.3g} GFLOP an image, forward and backward")
     print(
-        f"# about {cost.memory(config.train_batch_size) / 2**30:.2f} GiB a device: "
+        f"# at least {cost.memory(config.train_batch_size) / 2**30:.3g} GiB a device: "
         f"{cost.parameter_bytes / 2**20:.0f} MiB of weights, gradients and averages, "
         f"{cost.activation_bytes / 2**20:.1f} MiB of activations an image"
     )
@@ -182,26 +209,30 @@ def _run(trainer: "Trainer", output: Path, *, silent: bool) -> Path:
     with (
         _stopping(trainer),
         tqdm(desc="training", total=1000, disable=hidden, bar_format=BAR) as bar,
-        open(
-            output / "metrics.jsonl" if trainer.is_main else "/dev/null", "a", encoding="utf-8"
-        ) as log,
+        open(output / "metrics.jsonl" if trainer.is_main else os.devnull, "ab", buffering=0) as log,
     ):
+        began, images = time.monotonic(), 0
         for step in trainer.steps():
+            images += len(step.errors)
             saves = step.step % config.sample_steps == 0
             if not (saves or step.step % config.log_steps == 0):
                 continue
-            trainer.observe(step.loss)
+            trainer.observe(
+                step.loss
+            )  # waits for the device: only now is the time that of the work
+            rate = images / (time.monotonic() - began)
             smooth = _smooth(smooth, step.decile_losses)
             bar.n = round(1000 * step.progress)
-            bar.set_postfix_str(_summary(step, smooth))
-            record = _record(step)
-            log.write(json.dumps(record) + "\n")
-            log.flush()
+            bar.set_postfix_str(_summary(step, smooth, rate))
+            record = _record(step, rate)
+            with _writing(output):
+                log.write(json.dumps(record).encode() + b"\n")
             scalars = {k: v for k, v in record.items() if isinstance(v, float)}
             trainer.accelerator.log(scalars, step=step.step)
             if saves:
                 _save(trainer, output, name=f"step-{step.step:06d}")
-                options.say(_summary(step, smooth), quiet=silent or not hidden)
+                options.say(_summary(step, smooth, rate), quiet=silent or not hidden)
+            began, images = time.monotonic(), 0
     if trainer.stop_signal:
         trainer.save_checkpoint()
         trainer.accelerator.end_training()
@@ -218,11 +249,29 @@ def _run(trainer: "Trainer", output: Path, *, silent: bool) -> Path:
 def _save(trainer: "Trainer", output: Path, *, name: str) -> Path:
     """A checkpoint, the model, a grid of samples and the curves, by the first process."""
     trainer.save_checkpoint()
-    folder = trainer.save()
-    if trainer.is_main:
-        trainer.sample_grid().save(output / "samples" / f"{name}.png")
-        _draw_curves(output)
+    with _writing(output):
+        folder = trainer.save()
+        if trainer.is_main:
+            trainer.sample_grid().save(output / "samples" / f"{name}.png")
+            _draw_curves(output)
     return folder
+
+
+@contextmanager
+def _writing(output: Path) -> Iterator[None]:
+    """A full disk is told in one sentence, whatever was being written."""
+    from safetensors import SafetensorError
+
+    from condiff.errors import CheckpointError
+
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(
+            f"Cannot write into {output}: {reason}. Its checkpoints are whole: make room and start "
+            "the same command again."
+        ) from error
 
 
 def _draw_curves(output: Path) -> None:
@@ -267,19 +316,20 @@ def _smooth(before: list[float] | None, now: Iterable[float], keep: float = 0.8)
     ]
 
 
-def _summary(step: "Step", deciles: list[float]) -> str:
+def _summary(step: "Step", deciles: list[float], rate: float) -> str:
     """One line: the step, its loss, and the smoothed loss of each tenth of the timesteps."""
     by_t = " ".join("-" if math.isnan(value) else f"{value:.2f}" for value in deciles)
-    return f"step {step.step} loss {step.loss:.3f} by t [{by_t}] {step.images_per_second:.0f} img/s"
+    return f"step {step.step} loss {step.loss:.3f} by t [{by_t}] {rate:.0f} img/s"
 
 
-def _record(step: "Step") -> dict[str, Any]:
+def _record(step: "Step", rate: float) -> dict[str, Any]:
+    """A line of metrics.jsonl: the loss is this step's, the rate that of all since the last."""
     deciles = [None if math.isnan(v) else round(v, 5) for v in step.decile_losses]
     return {
         "step": step.step,
         "loss": round(step.loss, 6),
         "decile_losses": deciles,
         "learning_rate": step.learning_rate,
-        "images_per_second": round(step.images_per_second, 2),
+        "images_per_second": round(rate, 2),
         "minutes": round(step.minutes, 4),
     }

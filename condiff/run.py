@@ -23,7 +23,7 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from condiff.config import TrainConfig, parse_config, read_yaml, to_yaml
-from condiff.errors import CheckpointError, ConfigError
+from condiff.errors import CheckpointError, ConfigError, TrainingError
 
 logger = logging.getLogger(__name__)
 
@@ -220,3 +220,15 @@ def prune_checkpoints(output: Path, *, keep: int) -> None:
 def _finite(loss: float) -> float:
     """The loss, infinite where none was observed yet: nan is neither above nor below another."""
     return math.inf if math.isnan(loss) else loss
+
+
+def check_loss(output: Path, loss: float, *, step: int) -> None:
+    """Raise TrainingError, which names the last good checkpoint, for a loss that is no number."""
+    if math.isfinite(loss):
+        return
+    newest = next(find_checkpoints(output), None)
+    good = f"The last good checkpoint is {newest.folder}" if newest else "No checkpoint yet"
+    raise TrainingError(
+        f"The loss of step {step} is {loss}. {good}; start again in a new folder with a lower "
+        "optimizer.learning_rate, or with mixed_precision bf16 where it was fp16."
+    )

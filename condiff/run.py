@@ -23,7 +23,7 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from condiff.config import TrainConfig, parse_config, read_yaml, to_yaml
-from condiff.errors import CheckpointError, ConfigError
+from condiff.errors import CheckpointError, ConfigError, TrainingError
 
 logger = logging.getLogger(__name__)
 
@@ -120,6 +120,18 @@ def refuse_changes(output: Path, begun: dict[str, Any], now: dict[str, Any]) -> 
                 f"The run in {output} was begun with {key} = {begun.get(key)}, not {value}: give "
                 "the same settings to go on, choose another folder, or start over with --force."
             )
+
+
+def refuse_nan(output: Path, loss: float, *, step: int) -> None:
+    """Raise TrainingError where the loss of a step is no number."""
+    if math.isfinite(loss):
+        return
+    newest = next(find_checkpoints(output), None)
+    good = f"The last good checkpoint is {newest.folder}" if newest else "There is no checkpoint"
+    raise TrainingError(
+        f"The loss of step {step} is {loss}. {good}; start again in a new folder with a lower "
+        "optimizer.learning_rate, or with mixed_precision bf16 where it was fp16."
+    )
 
 
 def flatten(section: BaseModel, prefix: str = "") -> dict[str, Any]:

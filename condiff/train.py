@@ -25,7 +25,6 @@ from condiff.checkpoint import save_model
 from condiff.config import TrainConfig, to_yaml
 from condiff.data import Batch, FeatureCache, build_dataset, load_batches
 from condiff.diffusion import build_scheduler
-from condiff.errors import TrainingError
 from condiff.model import Model, build_model
 from condiff.objective import batch_error
 from condiff.pretrained import load_init
@@ -34,9 +33,9 @@ from condiff.processes import build_accelerator
 from condiff.progress import Step, learning_rate_at, progress_of, smooth_loss
 from condiff.run import (
     Checkpoint,
-    find_checkpoints,
     prune_checkpoints,
     refuse_changes,
+    refuse_nan,
     write_checkpoint,
 )
 from condiff.snapshot import restore_snapshot, take_snapshot
@@ -214,13 +213,7 @@ class Trainer:
 
         Raises TrainingError then.
         """
-        if not math.isfinite(loss):
-            newest = next(find_checkpoints(self.output), None)
-            good = f"The last good checkpoint is {newest.folder}" if newest else "No checkpoint yet"
-            raise TrainingError(
-                f"The loss of step {self.step} is {loss}. {good}; start again in a new folder with "
-                "a lower optimizer.learning_rate, or with mixed_precision bf16 where it was fp16."
-            )
+        refuse_nan(self.output, loss, step=self.step)
         self.smoothed_loss = smooth_loss(self.smoothed_loss, loss)
 
     def error(self, batch: Batch, number: int, *, alone: bool = False) -> tuple[Tensor, Tensor]:

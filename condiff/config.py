@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     NonNegativeFloat,
@@ -151,7 +152,10 @@ class TrainConfig(Section):
     seed: NonNegativeInt = 0
     train_batch_size: PositiveInt = 32
     gradient_accumulation_steps: PositiveInt = 1
-    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    mixed_precision: Annotated[
+        Literal["no", "fp16", "bf16"],
+        BeforeValidator(lambda value: "no" if value is False else value),  # YAML's plain no
+    ] = "no"
     max_train_steps: PositiveInt | None = None
     max_minutes: PositiveFloat | None = None
     sample_steps: PositiveInt = 500  # a checkpoint, the model and a grid of samples every so often

@@ -122,6 +122,18 @@ def refuse_changes(output: Path, begun: dict[str, Any], now: dict[str, Any]) -> 
             )
 
 
+def refuse_nan(output: Path, loss: float, *, step: int) -> None:
+    """Raise TrainingError where the loss of a step is no number."""
+    if math.isfinite(loss):
+        return
+    newest = next(find_checkpoints(output), None)
+    good = f"The last good checkpoint is {newest.folder}" if newest else "There is no checkpoint"
+    raise TrainingError(
+        f"The loss of step {step} is {loss}. {good}; start again in a new folder with a lower "
+        "optimizer.learning_rate, or with mixed_precision bf16 where it was fp16."
+    )
+
+
 def flatten(section: BaseModel, prefix: str = "") -> dict[str, Any]:
     """The settings by their dotted keys."""
     flat: dict[str, Any] = {}
@@ -220,15 +232,3 @@ def prune_checkpoints(output: Path, *, keep: int) -> None:
 def _finite(loss: float) -> float:
     """The loss, infinite where none was observed yet: nan is neither above nor below another."""
     return math.inf if math.isnan(loss) else loss
-
-
-def check_loss(output: Path, loss: float, *, step: int) -> None:
-    """Raise TrainingError, which names the last good checkpoint, for a loss that is no number."""
-    if math.isfinite(loss):
-        return
-    newest = next(find_checkpoints(output), None)
-    good = f"The last good checkpoint is {newest.folder}" if newest else "No checkpoint yet"
-    raise TrainingError(
-        f"The loss of step {step} is {loss}. {good}; start again in a new folder with a lower "
-        "optimizer.learning_rate, or with mixed_precision bf16 where it was fp16."
-    )

@@ -31,7 +31,7 @@ from condiff.pretrained import load_init
 from condiff.preview import sample_grid
 from condiff.processes import build_accelerator
 from condiff.progress import Step, learning_rate_at, progress_of, smooth_loss
-from condiff.run import Checkpoint, check_loss, prune_checkpoints, refuse_changes, write_checkpoint
+from condiff.run import Checkpoint, prune_checkpoints, refuse_changes, refuse_nan, write_checkpoint
 from condiff.snapshot import restore_snapshot, take_snapshot
 from condiff.tasks import Task, find_task
 
@@ -207,7 +207,7 @@ class Trainer:
 
         Raises TrainingError then.
         """
-        check_loss(self.output, loss, step=self.step)
+        refuse_nan(self.output, loss, step=self.step)
         self.smoothed_loss = smooth_loss(self.smoothed_loss, loss)
 
     def error(self, batch: Batch, number: int, *, alone: bool = False) -> tuple[Tensor, Tensor]:

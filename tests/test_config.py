@@ -59,6 +59,11 @@ def test_a_wrong_override_is_told(override):
         read_config(None, ["max_train_steps=1", "seed=1", override])
 
 
+def test_a_plain_no_of_yaml_is_a_precision():
+    """YAML reads an unquoted no as false."""
+    assert read_config(None, ["max_train_steps=1", "mixed_precision=no"]).mixed_precision == "no"
+
+
 def test_a_missing_file_is_told(tmp_path):
     with pytest.raises(ConfigError, match=r"none\.yaml"):
         read_config(tmp_path / "none.yaml")

@@ -94,7 +94,7 @@ def test_a_loss_that_is_no_number_stops_the_run(photo_folder, tmp_path):
     with torch.no_grad():
         trainer.model.trainable()[0].fill_(float("nan"))
     step = next(iter(trainer.steps()))
-    with pytest.raises(TrainingError, match="loss of step 1 is nan. No checkpoint yet"):
+    with pytest.raises(TrainingError, match="loss of step 1 is nan. There is no checkpoint;"):
         trainer.observe(step.loss)
     with pytest.raises(TrainingError, match="is nan"):
         trainer.save_checkpoint()

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -86,8 +86,8 @@ class Trainer:
             foreach=True,
         )
         self.ema.to(self.accelerator.device)
-        scheduler = build_scheduler("ddpm", config.diffusion)
-        self.alphas_bar = scheduler.alphas_cumprod.to(self.accelerator.device)
+        alphas_bar = build_scheduler("ddpm", config.diffusion).alphas_cumprod
+        self.alphas_bar = alphas_bar.to(self.accelerator.device)
         optimizer = torch.optim.AdamW(
             self.model.trainable(),
             lr=config.optimizer.learning_rate,
@@ -242,17 +242,13 @@ class Trainer:
             self.minutes, self.stop_signal = minutes, int(stop)
         return self._progress < 1 and not self.stop_signal
 
-    @cached_property
-    def _preview_batch(self) -> Batch:
-        return self.first_batch(8)
-
     def sample_grid(self, *, photos: int = 8, steps: int = 10) -> Image.Image:
         """Conditions, samples of the averaged weights, truths of the first photos; fixed noise."""
         with self._averaged():
             return sample_grid(
                 self.model,
                 self.task,
-                self._preview_batch,
+                self.first_batch(photos),
                 config=self.config,
                 photos=photos,
                 steps=steps,
@@ -305,6 +301,14 @@ class Trainer:
         """What the order of the photos depends on, beside the settings."""
         processes = int(self.accelerator.num_processes)
         return {"photos": self.dataset.num_photos, "processes": processes}
+
+    def close(self) -> None:
+        """End the trackers and let the processes part."""
+        # The parallel model goes first: a group destroyed with it may wait for ever.
+        self.accelerator.wait_for_everyone()
+        self.parallel = self.model
+        self.accelerator.free_memory()
+        self.accelerator.end_training()
 
     def save_checkpoint(self) -> None:
         """Write all that the next step depends on; keep the newest and the best.

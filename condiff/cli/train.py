@@ -235,14 +235,14 @@ def _run(trainer: "Trainer", output: Path, *, silent: bool) -> Path:
             began, images = time.monotonic(), 0
     if trainer.stop_signal:
         trainer.save_checkpoint()
-        trainer.accelerator.end_training()
+        trainer.close()
         name = signal.Signals(trainer.stop_signal).name
         options.say(
             f"{name}: saved at step {trainer.step}; the same command goes on.", quiet=silent
         )
         raise typer.Exit(128 + trainer.stop_signal)
     folder = _save(trainer, output, name="final")
-    trainer.accelerator.end_training()
+    trainer.close()
     return folder
 
 

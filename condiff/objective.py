@@ -8,7 +8,7 @@ from torch import Tensor
 
 from condiff.config import TrainConfig
 from condiff.data import Batch
-from condiff.diffusion import draw_noise, loss_weight, squared_error
+from condiff.diffusion import draw_noise, drop_condition, loss_weight, squared_error
 from condiff.hints import draw_mask, reveal
 from condiff.tasks import Task
 
@@ -46,10 +46,9 @@ def batch_error(
         device=device,
     )
     t, eps = t[share], eps[share]
-    if config.diffusion.cond_drop_prob:
-        drawn = torch.rand(total, generator=generator, device=device)[share]
-        kept = drawn >= config.diffusion.cond_drop_prob
-        condition = condition * kept.view(-1, 1, 1, 1)  # null_cond is zero
+    kept = torch.ones((total, 1, 1, 1), device=device)
+    kept = drop_condition(kept, prob=config.diffusion.cond_drop_prob, generator=generator)
+    condition = condition * kept[share]
     hints = None
     if task.hint_channels:
         mask = draw_mask(

@@ -19,9 +19,9 @@ class Task:
     x_0: Literal["chroma", "rgb"]
     out_channels: int
     condition_channels: int
-    hint_channels: int
-    scale: float
-    clip: float
+    hint_channels: int = 0
+    scale: float = 1.0
+    clip: float = 1.0
     conditions: tuple[str, ...] = ()  # kinds of lines that are drawn from photos for training
     augments_lines: bool = False  # whether they are varied as hands and scanners would
 
@@ -42,9 +42,6 @@ TASKS: dict[str, Task] = {
         x_0="rgb",
         out_channels=3,
         condition_channels=1,
-        hint_channels=0,
-        scale=1.0,
-        clip=1.0,
         conditions=("canny", "sketch", "pencil", "lineart"),
         augments_lines=True,
     ),
@@ -53,9 +50,6 @@ TASKS: dict[str, Task] = {
         x_0="rgb",
         out_channels=3,
         condition_channels=1,
-        hint_channels=0,
-        scale=1.0,
-        clip=1.0,
         conditions=("canny",),
     ),
     "none": Task(
@@ -63,9 +57,6 @@ TASKS: dict[str, Task] = {
         x_0="rgb",
         out_channels=3,
         condition_channels=0,
-        hint_channels=0,
-        scale=1.0,
-        clip=1.0,
     ),
 }
 

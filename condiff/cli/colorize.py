@@ -90,9 +90,7 @@ def colorize(
     size: options.Size = None,
     quality: options.Quality = None,
     provenance: options.Provenance = True,
-    page: Annotated[
-        int | None, typer.Option(min=1, help="Which page or frame, where a file has several.")
-    ] = None,
+    page: options.Page = None,
     max_pixels: options.MaxPixels = options.DEFAULT_MAX_PIXELS,
     device: options.Device = "auto",
     threads: options.Threads = 1,

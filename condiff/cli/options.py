@@ -56,6 +56,9 @@ Provenance = Annotated[
         "--provenance/--no-provenance", help="Note in the file that a model made the colours."
     ),
 ]
+Page = Annotated[
+    int | None, typer.Option(min=1, help="Which page or frame, where a file has several.")
+]
 MaxPixels = Annotated[int, typer.Option(min=1, help="Refuse pictures of more pixels.")]
 
 

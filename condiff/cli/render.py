@@ -100,9 +100,7 @@ def render(
             "--provenance/--no-provenance", help="Note in the file that a model made the picture."
         ),
     ] = True,
-    page: Annotated[
-        int | None, typer.Option(min=1, help="Which page or frame, where a file has several.")
-    ] = None,
+    page: options.Page = None,
     max_pixels: options.MaxPixels = options.DEFAULT_MAX_PIXELS,
     device: options.Device = "auto",
     threads: options.Threads = 1,

@@ -95,7 +95,7 @@ def loop(photos: Path, out: Path, model: str, threads: int) -> dict[str, float]:
     """Read, colour and write one photo after the other."""
     import torch
 
-    from condiff.images import list_images, read_image, write_image
+    from condiff.images.files import list_images, read_image, write_image
     from condiff.pipeline import Pipeline
 
     torch.set_num_threads(threads)
@@ -110,13 +110,13 @@ def loop(photos: Path, out: Path, model: str, threads: int) -> dict[str, float]:
 
 
 def batch(photos: Path, out: Path, model: str, workers: int) -> dict[str, float]:
-    """The same by condiff.batch."""
-    from condiff import mirror
-    from condiff.batch import run
-    from condiff.images import list_images, read_photo
-    from condiff.journal import open_journal
+    """The same by condiff.batches.runner."""
+    from condiff.batches import mirror
+    from condiff.batches.journal import open_journal
+    from condiff.batches.runner import run
+    from condiff.batches.transform import build_transform
+    from condiff.images.files import list_images, read_photo
     from condiff.pipeline import SCHEDULER, STEPS, Pipeline
-    from condiff.transform import build_transform
 
     pipeline = Pipeline.from_pretrained(model, device="cpu")
     transform = build_transform(

@@ -92,8 +92,8 @@ def measure_in_child(photo: Path, model: str) -> dict[str, float]:
 def measure_stages(photo: Path, model: str) -> dict[str, float]:
     """Best seconds of each stage of a loaded pipeline, and of the whole."""
     from condiff.cli.options import quiet_libraries
-    from condiff.images import read_photo, write_photo
-    from condiff.photo import with_pixels
+    from condiff.images.files import read_photo, write_photo
+    from condiff.images.photo import with_pixels
     from condiff.pipeline import Pipeline
 
     quiet_libraries()
@@ -122,8 +122,8 @@ def measure_stages(photo: Path, model: str) -> dict[str, float]:
 def print_quality(data: Path, limit: int, model: str) -> None:
     """What more steps and other solvers give, on true photos."""
     from condiff.cli.options import quiet_libraries
-    from condiff.evaluate import Lite0Extractor, evaluate, format_table
-    from condiff.pairs import read_truths
+    from condiff.evaluation.pairs import read_truths
+    from condiff.evaluation.photos import Lite0Extractor, evaluate, format_table
     from condiff.pipeline import Pipeline
 
     quiet_libraries()

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from colorize import make_photo, measure_command
 
-from condiff.images import read_photo, write_photo
-from condiff.photo import Photo
+from condiff.images.files import read_photo, write_photo
+from condiff.images.photo import Photo
 
 MEGAPIXELS = (12, 48, 100)
 

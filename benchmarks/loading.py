@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from condiff.config import TrainConfig
-from condiff.data import Batch, build_dataset, load_batches
+from condiff.data.loading import Batch, build_dataset, load_batches
 from condiff.tasks import find_task
 
 

@@ -28,9 +28,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from condiff.prep import plan, run
-from condiff.recipe import CHUNK_ITEMS, WEBP_METHOD, Recipe, shrink
-from condiff.sources import open_source
+from condiff.prep.dataset import plan, run
+from condiff.prep.recipe import CHUNK_ITEMS, WEBP_METHOD, Recipe, shrink
+from condiff.prep.sources import open_source
 
 
 def convert(path: Path, size: int, quality: int) -> int:

@@ -34,10 +34,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from condiff.config import TrainConfig
-from condiff.images import list_images
-from condiff.parquet import read_parquet
-from condiff.profile import count_cost, measure_peak, synchronize
-from condiff.train import Trainer
+from condiff.data.parquet import read_parquet
+from condiff.images.files import list_images
+from condiff.training.profile import count_cost, measure_peak, synchronize
+from condiff.training.trainer import Trainer
 
 
 class PlainPhotos(Dataset[Tensor]):

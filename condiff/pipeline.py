@@ -11,16 +11,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from condiff.checkpoint import Loaded, load_model
-from condiff.color import join_chroma
-from condiff.color import lightness as lightness_of
-from condiff.decoding import to_8_bits
+from condiff.colors.hints import Hints
+from condiff.colors.lab import join_chroma
+from condiff.colors.lab import lightness as lightness_of
+from condiff.colors.wishes import NOTHING, Wishes, build_wishes, names_of
+from condiff.conditions.drawing import Drawing, clean_drawing, shrink_ink
 from condiff.diffusion import build_scheduler, denoise, guide, initial_noise
-from condiff.drawing import Drawing, clean_drawing, shrink_ink
 from condiff.errors import ConfigError, ImageError
-from condiff.hints import Hints
-from condiff.photo import Photo, Picture, pixels_of, with_pixels
-from condiff.wishes import NOTHING, Wishes, build_wishes, names_of
+from condiff.images.decoding import to_8_bits
+from condiff.images.photo import Photo, Picture, pixels_of, with_pixels
+from condiff.networks.checkpoint import Loaded, load_model
 
 STEPS = 4
 DEFAULT_STEPS = {"chroma": STEPS, "rgb": 25}

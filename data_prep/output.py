@@ -11,11 +11,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from condiff.figures import make_contact_sheet
-from condiff.images import read_image, write_image
-from condiff.items import Source
-from condiff.prep import plan, run
-from condiff.recipe import Recipe
-from condiff.sources import write_folder
+from condiff.images.files import read_image, write_image
+from condiff.prep.dataset import plan, run
+from condiff.prep.items import Source
+from condiff.prep.recipe import Recipe
+from condiff.prep.sources import write_folder
 
 ROWS, COLUMNS, SIDE = 5, 8, 160  # of a contact sheet
 

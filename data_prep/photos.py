@@ -9,8 +9,8 @@ from pathlib import Path
 
 import output
 from condiff.errors import CondiffError
-from condiff.recipe import MIN_CHROMA, TASK_KINDS, Recipe
-from condiff.sources import open_source
+from condiff.prep.recipe import MIN_CHROMA, TASK_KINDS, Recipe
+from condiff.prep.sources import open_source
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from condiff import Pipeline
-from condiff.color import join_chroma
+from condiff.colors.lab import join_chroma
 from condiff.figures import make_contact_sheet
-from condiff.images import read_image
+from condiff.images.files import read_image
 
 SIDE = 320
 

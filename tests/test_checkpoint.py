@@ -13,10 +13,10 @@ from diffusers import DDPMScheduler
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from condiff.checkpoint import EMBEDDED, INDEX, find_model, load_model, save_model
 from condiff.config import DiffusionConfig
 from condiff.diffusion import build_scheduler
 from condiff.errors import ModelError
+from condiff.networks.checkpoint import EMBEDDED, INDEX, find_model, load_model, save_model
 from condiff.tasks import find_task
 
 

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 import condiff
-from condiff.checkpoint import load_model
 from condiff.cli import main
+from condiff.networks.checkpoint import load_model
 
 from .conftest import make_photo
 

@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 
 from condiff import pipeline
+from condiff.batches.transform import build_transform
 from condiff.cli import main
 from condiff.cli.batch import shown
 from condiff.errors import ImageError
-from condiff.photo import Photo
-from condiff.transform import build_transform
+from condiff.images.photo import Photo
 
 from .conftest import make_photo
 from .test_batch import files_of, make_photos

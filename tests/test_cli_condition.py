@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from condiff.cli import main
-from condiff.conditions import apply
+from condiff.conditions.table import apply
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from condiff.answers import find_colorful, find_median, measure_spread
 from condiff.cli import main
-from condiff.color import lab_to_rgb, lightness, rgb_to_lab
+from condiff.colors.answers import find_colorful, find_median, measure_spread
+from condiff.colors.lab import lab_to_rgb, lightness, rgb_to_lab
 from condiff.figures import make_uncertainty_map
 
 from .conftest import make_photo

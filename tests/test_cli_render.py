@@ -13,20 +13,20 @@ from PIL import Image, ImageDraw
 from skimage import data
 
 from condiff import Pipeline
-from condiff.checkpoint import save_model
 from condiff.cli import main
+from condiff.conditions.drawing import clean_drawing
 from condiff.config import DiffusionConfig, ModelConfig, read_config
-from condiff.drawing import clean_drawing
 from condiff.errors import ConditionError, DataError
-from condiff.evaluate_drawings import (
+from condiff.evaluation.drawings import (
     draw_lines,
     evaluate_drawings,
     format_table,
     mean_picture,
     prepare_truth,
 )
-from condiff.line_metrics import edge_f1
-from condiff.model import build_model
+from condiff.evaluation.line_metrics import edge_f1
+from condiff.networks.checkpoint import save_model
+from condiff.networks.denoiser import build_model
 from condiff.tasks import find_task
 
 from .conftest import make_photo

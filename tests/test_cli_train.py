@@ -8,9 +8,9 @@ import safetensors.torch
 import yaml
 from PIL import Image
 
-from condiff.checkpoint import load_model
 from condiff.cli import main
-from condiff.run import find_checkpoints
+from condiff.networks.checkpoint import load_model
+from condiff.training.run import find_checkpoints
 
 TINY = {
     "train_batch_size": 4, "max_train_steps": 4, "sample_steps": 2, "log_steps": 1,

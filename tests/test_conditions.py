@@ -12,8 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from condiff.annotators import ANNOTATORS, annotate, import_alone, load_annotator
-from condiff.conditions import (
+from condiff.conditions.annotators import ANNOTATORS, annotate, import_alone, load_annotator
+from condiff.conditions.table import (
     CONDITIONS,
     HELD_OUT,
     LINE_KINDS,
@@ -24,7 +24,7 @@ from condiff.conditions import (
     to_ink,
 )
 from condiff.errors import ConditionError
-from condiff.images import read_image
+from condiff.images.files import read_image
 
 OFFLINE = [name for name, row in CONDITIONS.items() if not row.needs]
 BY_HED = ["softedge", "scribble"]

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from condiff.config import TrainConfig
-from condiff.data import FeatureCache, build_dataset, collate, load_batches
+from condiff.data.loading import FeatureCache, build_dataset, collate, load_batches
+from condiff.data.order import Order
+from condiff.data.photos import find_photos
+from condiff.data.views import ViewDataset, ViewSettings
 from condiff.errors import CondiffError, ConfigError, DataError
-from condiff.order import Order
-from condiff.photos import find_photos
 from condiff.tasks import TASKS, find_task
-from condiff.views import ViewDataset, ViewSettings
 
 from .test_data_photos import prepare
 

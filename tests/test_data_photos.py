@@ -9,16 +9,16 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from condiff.columns import is_held_out
-from condiff.conditions import apply
+from condiff.conditions.table import apply
 from condiff.config import DataConfig
+from condiff.data.columns import is_held_out
+from condiff.data.packed import PackedBytes, PackedImages, free_memory
+from condiff.data.photos import find_photos
+from condiff.data.ram import RamPhotos
 from condiff.errors import DataError
-from condiff.packed import PackedBytes, PackedImages, free_memory
-from condiff.photos import find_photos
-from condiff.prep import plan, run
-from condiff.ram import RamPhotos
-from condiff.recipe import Recipe
-from condiff.sources import open_source
+from condiff.prep.dataset import plan, run
+from condiff.prep.recipe import Recipe
+from condiff.prep.sources import open_source
 
 from .conftest import make_photo
 
@@ -120,7 +120,7 @@ def test_another_column_may_hold_the_photos(photo_folder, tmp_path):
 
 def test_a_hub_data_set_is_found_by_its_name(photo_folder, tmp_path, monkeypatch):
     """What `datasets` reads of a local folder, it reads of the hub by the same call."""
-    from condiff import photos
+    from condiff.data import photos
 
     out = tmp_path / "owner" / "name"
     prepare(photo_folder, out, "canny")
@@ -225,7 +225,7 @@ def test_photos_in_memory_are_those_of_the_files_made_small(photo_folder):
 
 def test_photos_that_do_not_fit_into_memory_are_refused(photo_folder, monkeypatch):
     assert 1 << 20 < free_memory() < 1 << 50
-    monkeypatch.setattr("condiff.ram.free_memory", lambda: 1000)
+    monkeypatch.setattr("condiff.data.ram.free_memory", lambda: 1000)
     photos = find_photos(photo_folder, DataConfig(), seed=0)
     with pytest.raises(DataError, match=r"take about .* GB are free: set data\.cache to none"):
         RamPhotos(photos, short_side=64)

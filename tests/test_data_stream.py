@@ -130,7 +130,7 @@ def test_prepared_drawings_are_streamed(photo_folder, tmp_path):
 def test_a_hub_data_set_is_streamed(photo_folder, tmp_path, monkeypatch):
     """What `datasets` reads of a local folder, it reads of the hub by the same call."""
     from condiff.config import DataConfig
-    from condiff.hub import load_hub
+    from condiff.data.hub import load_hub
 
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     rows = load_hub(str(photo_folder), DataConfig(), streaming=True)

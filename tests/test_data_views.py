@@ -7,12 +7,10 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from skimage.color import rgb2lab
 
-from condiff.conditions import LINE_KINDS
+from condiff.conditions.table import LINE_KINDS
 from condiff.config import DataConfig
-from condiff.errors import DataError
-from condiff.photos import Photo, fit_drawing
-from condiff.tasks import TASKS, find_task
-from condiff.views import (
+from condiff.data.photos import Photo, fit_drawing
+from condiff.data.views import (
     Frame,
     ViewSettings,
     cut,
@@ -20,6 +18,8 @@ from condiff.views import (
     draw_frame,
     make_view,
 )
+from condiff.errors import DataError
+from condiff.tasks import TASKS, find_task
 
 from .conftest import make_photo
 

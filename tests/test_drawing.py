@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage import data
 
-from condiff.drawing import clean_drawing, shrink_ink
-from condiff.line_metrics import edge_f1
+from condiff.conditions.drawing import clean_drawing, shrink_ink
+from condiff.evaluation.line_metrics import edge_f1
 
 
 def draw_house(width=480, height=360, thick=3):

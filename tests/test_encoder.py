@@ -6,7 +6,7 @@ import torch
 from skimage.color import rgb2lab
 from torch.testing import assert_close
 
-from condiff.encoder import ConditionEncoder, lightness_to_gray
+from condiff.networks.encoder import ConditionEncoder, lightness_to_gray
 
 
 @pytest.fixture(scope="module")

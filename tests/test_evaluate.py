@@ -13,9 +13,11 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from condiff.color import rgb_to_lab
+from condiff.colors.lab import rgb_to_lab
 from condiff.errors import DataError, ImageError
-from condiff.evaluate import (
+from condiff.evaluation.metrics import ciede2000, colorfulness, diversity
+from condiff.evaluation.pairs import pair_folders, read_photo, read_truths
+from condiff.evaluation.photos import (
     GREY,
     HIGHEST_PSNR,
     MEAN_COLOUR,
@@ -30,9 +32,7 @@ from condiff.evaluate import (
     to_json,
     with_chroma,
 )
-from condiff.metrics import ciede2000, colorfulness, diversity
-from condiff.pairs import pair_folders, read_photo, read_truths
-from condiff.report import markdown_table
+from condiff.evaluation.report import markdown_table
 
 
 def corner_means(photos):

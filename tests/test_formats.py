@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image, JpegImagePlugin
 
-from condiff import jpeg
 from condiff.cli import main
 from condiff.errors import ImageError
-from condiff.formats import FORMATS, HOLDS, find_format
-from condiff.images import MAX_PIXELS, read_image, read_photo, write_photo
-from condiff.photo import Photo
-from condiff.provenance import SOURCE_TYPE
+from condiff.images import jpeg
+from condiff.images.files import MAX_PIXELS, read_image, read_photo, write_photo
+from condiff.images.formats import FORMATS, HOLDS, find_format
+from condiff.images.photo import Photo
+from condiff.images.provenance import SOURCE_TYPE
 
 from .conftest import make_photo
 

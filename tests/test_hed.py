@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
+from condiff.conditions.hed import WEIGHTS, find_weights, load_hed, soft_edges
 from condiff.errors import ConditionError
-from condiff.hed import WEIGHTS, find_weights, load_hed, soft_edges
 
 h5py = pytest.importorskip("h5py")
 

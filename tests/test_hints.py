@@ -11,10 +11,10 @@ import torch
 from PIL import Image, ImageColor, ImageDraw
 
 from condiff import Hint, Pipeline
-from condiff.color import lightness, reduce_chroma, rgb_to_lab
+from condiff.colors.hints import draw_strokes, find_shortfall, parse_hint, simulate_hints, to_cells
+from condiff.colors.lab import lightness, reduce_chroma, rgb_to_lab
+from condiff.colors.spread import MAX_COLORS, group_colors, measure_distance, measure_steps, spread
 from condiff.errors import ConfigError
-from condiff.hints import draw_strokes, find_shortfall, parse_hint, simulate_hints, to_cells
-from condiff.spread import MAX_COLORS, group_colors, measure_distance, measure_steps, spread
 
 CHROMA = torch.rand(400, 2, 16, 16, generator=torch.Generator().manual_seed(1)) + 0.5
 

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps
 
-from condiff import images
 from condiff.errors import ImageError
-from condiff.images import check_target, default_target, list_images, read_image, write_image
+from condiff.images import files as images
+from condiff.images.files import check_target, default_target, list_images, read_image, write_image
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 GRAY = Image.fromarray(RAMP)

@@ -8,7 +8,7 @@ import skimage.data
 import skimage.metrics
 
 from condiff.errors import DataError
-from condiff.metrics import (
+from condiff.evaluation.metrics import (
     bleed,
     ciede2000,
     colorfulness,

@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 from skimage.color import rgb2lab
 
-from condiff import color, profiles
-from condiff.color import join_chroma
-from condiff.encoding import losses
+from condiff.colors import lab as color
+from condiff.colors.lab import join_chroma
 from condiff.errors import ImageError
-from condiff.images import read_image, read_photo, write_photo
-from condiff.metadata import Metadata
-from condiff.photo import Photo
+from condiff.images import profiles
+from condiff.images.encoding import losses
+from condiff.images.files import read_image, read_photo, write_photo
+from condiff.images.metadata import Metadata
+from condiff.images.photo import Photo
 
 DEEP = np.random.default_rng(0).integers(0, 65_536, (16, 24, 3), dtype=np.uint16)
 GREY = DEEP[..., 0]

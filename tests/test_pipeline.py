@@ -9,13 +9,13 @@ from PIL import Image, ImageDraw, ImageOps
 from skimage import data
 
 from condiff import Pipeline
-from condiff.checkpoint import Loaded
-from condiff.color import lightness, rgb_to_lab
+from condiff.colors.lab import lightness, rgb_to_lab
+from condiff.conditions.drawing import Drawing
 from condiff.config import DiffusionConfig, ModelConfig
 from condiff.diffusion import SCHEDULERS
-from condiff.drawing import Drawing
 from condiff.errors import ConfigError, ImageError
-from condiff.model import build_model
+from condiff.networks.checkpoint import Loaded
+from condiff.networks.denoiser import build_model
 from condiff.pipeline import MAX_ASPECT, find_device, pad_to_stride, small_lightness
 from condiff.tasks import find_task
 
@@ -88,7 +88,7 @@ def test_alpha_is_kept(pipeline, photo):
 
 def test_colours_of_the_model_arrive_where_they_belong(pipeline):
     """An all-red chroma comes out red everywhere, a half-red one in its half."""
-    from condiff.color import join_chroma, rgb_to_lab
+    from condiff.colors.lab import join_chroma, rgb_to_lab
 
     gray = np.full((50, 80, 3), 128, np.uint8)
     chroma = np.zeros((8, 16, 2), np.float32)

@@ -18,18 +18,18 @@ from PIL import Image
 
 from condiff.cli import main
 from condiff.errors import ConfigError, DataError
-from condiff.items import Item
-from condiff.prep import plan, run
-from condiff.recipe import (
+from condiff.prep.dataset import plan, run
+from condiff.prep.items import Item
+from condiff.prep.recipe import (
     Recipe,
     difference_hash,
     mean_chroma,
     prepare_in_order,
     shrink,
 )
-from condiff.shards import SPLITS
-from condiff.sources import open_source
-from condiff.streamed import hub_source, streamed_source
+from condiff.prep.shards import SPLITS
+from condiff.prep.sources import open_source
+from condiff.prep.streamed import hub_source, streamed_source
 
 PLAIN = ["--kind", "none", "--workers", "1"]
 
@@ -155,8 +155,8 @@ def test_a_shard_that_was_deleted_is_made_again(photos, tmp_path):
 
 def test_workers_that_lost_their_parent_end(photos, tmp_path):
     code = (
-        "import sys, os; from condiff.recipe import Recipe, prepare_in_order\n"
-        "from condiff.sources import open_source\n"
+        "import sys, os; from condiff.prep.recipe import Recipe, prepare_in_order\n"
+        "from condiff.prep.sources import open_source\n"
         "if __name__ == '__main__':\n"
         "    source = open_source(sys.argv[1])\n"
         "    results = prepare_in_order(enumerate(source.items(0)), Recipe(), workers=2)\n"

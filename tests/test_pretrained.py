@@ -8,11 +8,11 @@ import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
-from condiff.checkpoint import load_model, save_model
 from condiff.config import DiffusionConfig, ModelConfig
 from condiff.errors import ConfigError, ModelError
-from condiff.model import build_model
-from condiff.pretrained import load_init
+from condiff.networks.checkpoint import load_model, save_model
+from condiff.networks.denoiser import build_model
+from condiff.networks.pretrained import load_init
 from condiff.tasks import find_task
 
 TINY = ModelConfig(
@@ -112,7 +112,7 @@ def test_a_hub_id_in_the_cache_is_opened_like_a_folder(unet, tmp_path):
     refs.mkdir()
     (refs / "main").write_text("0" * 40)
     program = (
-        "from condiff.pretrained import load_init\n"
+        "from condiff.networks.pretrained import load_init\n"
         "from condiff.config import ModelConfig\n"
         "from condiff.tasks import find_task\n"
         "config = ModelConfig(sample_size=16, backbone_variant=None, fold=1)\n"

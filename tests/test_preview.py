@@ -7,12 +7,12 @@ import pytest
 import yaml
 from PIL import Image
 
-from condiff.card import make_card
 from condiff.config import TrainConfig
-from condiff.curves import draw_curves, read_metrics, smooth
 from condiff.errors import ConfigError
 from condiff.tasks import TASKS, find_task
-from condiff.train import Trainer
+from condiff.training.card import make_card
+from condiff.training.curves import draw_curves, read_metrics, smooth
+from condiff.training.trainer import Trainer
 
 
 def config(task):

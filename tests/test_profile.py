@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from condiff.config import TrainConfig
-from condiff.profile import count_cost, measure_peak, profile, timed
-from condiff.train import Trainer
+from condiff.training.profile import count_cost, measure_peak, profile, timed
+from condiff.training.trainer import Trainer
 
 
 def trainer(photo_folder, tmp_path, **changes):

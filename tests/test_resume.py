@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 
 from condiff.config import TrainConfig
 from condiff.errors import ConfigError, DataError, TrainingError
-from condiff.run import find_checkpoints
-from condiff.train import Trainer
+from condiff.training.run import find_checkpoints
+from condiff.training.trainer import Trainer
 
 TINY = {
     "train_batch_size": 4, "max_train_steps": 12, "sample_steps": 6, "log_steps": 1,

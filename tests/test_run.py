@@ -10,7 +10,13 @@ import torch
 
 from condiff.config import TrainConfig
 from condiff.errors import CheckpointError, ConfigError
-from condiff.run import begin, find_checkpoints, find_start, prune_checkpoints, write_checkpoint
+from condiff.training.run import (
+    begin,
+    find_checkpoints,
+    find_start,
+    prune_checkpoints,
+    write_checkpoint,
+)
 
 
 def config(**changes):
@@ -119,7 +125,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path):
 import resource, torch
 from pathlib import Path
 from condiff.errors import CheckpointError
-from condiff.run import write_checkpoint
+from condiff.training.run import write_checkpoint
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 state = {{"step": 2, "smoothed_loss": 1.0, "data": "photos"}}
 try:

@@ -6,9 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
-from condiff.checkpoint import load_model
 from condiff.config import TrainConfig
-from condiff.train import Trainer
+from condiff.networks.checkpoint import load_model
+from condiff.training.trainer import Trainer
 
 
 def config(**changes):

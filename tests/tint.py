@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from condiff.batch import run
-from condiff.journal import open_journal
-from condiff.mirror import plan
-from condiff.photo import Photo
+from condiff.batches.journal import open_journal
+from condiff.batches.mirror import plan
+from condiff.batches.runner import run
+from condiff.images.photo import Photo
 
 SETTINGS = {"task": "tint", "seed": 5}
 

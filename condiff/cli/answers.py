@@ -12,7 +12,7 @@ from condiff.cli import options
 if TYPE_CHECKING:
     from PIL import Image
 
-    from condiff.photo import Photo
+    from condiff.images.photo import Photo
 
 SHEET_SIDE = 384  # of an answer in the sheet, pixels
 SHEET_COLUMNS = 4
@@ -33,7 +33,7 @@ def check_pick(pick: str | None, samples: int) -> None:
     """Refuse a rule that is not there, and one sample to pick from."""
     if pick is None:
         return
-    from condiff.answers import PICKS
+    from condiff.colors.answers import PICKS
 
     if pick not in PICKS:
         raise typer.BadParameter(f"--pick knows {', '.join(PICKS)}, not {pick}.")
@@ -44,7 +44,7 @@ def check_pick(pick: str | None, samples: int) -> None:
 def check_extras(extras: Extras, *, samples: int, force: bool) -> None:
     """Refuse what cannot be made or written, before any work."""
     from condiff.figures import check_animation
-    from condiff.images import check_target
+    from condiff.images.files import check_target
 
     if extras.map and samples < 2:
         raise typer.BadParameter("--uncertainty takes several samples: add --samples 5.")
@@ -65,9 +65,9 @@ def name_sheet(first: Path | None) -> Path | None:
 
 def write_extras(results: Sequence["Photo"], extras: Extras, *, force: bool, quiet: bool) -> None:
     """The sheet and the map; they are told on stderr, for stdout is for the results."""
-    from condiff.answers import measure_spread
+    from condiff.colors.answers import measure_spread
     from condiff.figures import make_contact_sheet, make_uncertainty_map
-    from condiff.images import write_image
+    from condiff.images.files import write_image
 
     if extras.sheet:
         pictures = [_shrink(result) for result in results]
@@ -88,7 +88,7 @@ def write_extras(results: Sequence["Photo"], extras: Extras, *, force: bool, qui
 
 def choose(results: list["Photo"], pick: str | None) -> list["Photo"]:
     """All results, or the one that the rule picks."""
-    from condiff.answers import PICKS
+    from condiff.colors.answers import PICKS
 
     if pick is None:
         return results

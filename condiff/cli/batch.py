@@ -18,9 +18,9 @@ from condiff.cli import options
 from condiff.cli.colorize import DEFAULT_SCHEDULER, DEFAULT_STEPS
 
 if TYPE_CHECKING:
-    from condiff.batch import Read, Result, Transform
-    from condiff.journal import Journal
-    from condiff.mirror import Plan
+    from condiff.batches.journal import Journal
+    from condiff.batches.mirror import Plan
+    from condiff.batches.runner import Read, Result, Transform
 
 OUTCOMES = ("done", "skipped", "failed")
 
@@ -103,9 +103,9 @@ def batch(
 
     Stopped or killed, the same command goes on where it was. Results that are there are skipped.
     """
-    from condiff.batch import look_up
-    from condiff.journal import compare_settings, open_journal
-    from condiff.mirror import Choice, plan
+    from condiff.batches.journal import compare_settings, open_journal
+    from condiff.batches.mirror import Choice, plan
+    from condiff.batches.runner import look_up
     from condiff.tasks import find_task
 
     find_task(task)
@@ -127,10 +127,10 @@ def batch(
     if dry_run:
         describe(to_do, force=force)
         return
-    from condiff.checkpoint import find_model
-    from condiff.images import read_photo
+    from condiff.batches.transform import build_transform, fingerprint
+    from condiff.images.files import read_photo
+    from condiff.networks.checkpoint import find_model
     from condiff.pipeline import Pipeline, find_device
-    from condiff.transform import build_transform, fingerprint
 
     folder = find_model(model or task)
     asked |= {"model": fingerprint(folder, task), "device": find_device(device).type}
@@ -173,7 +173,7 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 def parse_format(name: str | None) -> str | None:
     """The suffix of a format that is written."""
-    from condiff.formats import FORMATS
+    from condiff.images.formats import FORMATS
 
     if name is None:
         return None
@@ -193,8 +193,8 @@ def count_cores() -> int:
 
 def describe(plan: "Plan", *, force: bool) -> None:
     """`--dry-run`: a line for every photo."""
-    from condiff.batch import look_up
-    from condiff.journal import read_entries
+    from condiff.batches.journal import read_entries
+    from condiff.batches.runner import look_up
 
     entries = {} if force else read_entries(plan.out)
     states = list(look_up(plan, entries, replace=force))
@@ -224,7 +224,7 @@ def report(
     """Carry the plan out; reasons and progress on stderr, the summary on stdout."""
     from tqdm import tqdm
 
-    from condiff.batch import run
+    from condiff.batches.runner import run
 
     seed = journal.settings["seed"]
     counts: Counter[str] = Counter()

@@ -24,8 +24,8 @@ from condiff.cli.answers import (
 )
 
 if TYPE_CHECKING:
-    from condiff.hints import Hints
-    from condiff.photo import Photo
+    from condiff.colors.hints import Hints
+    from condiff.images.photo import Photo
 
 DEFAULT_STEPS = 4
 DEFAULT_SCHEDULER = "ddim"
@@ -104,9 +104,9 @@ def colorize(
 
     The result has the photo's size and its L*, pixel for pixel; its path is printed on stdout.
     """
-    from condiff.encoding import losses
-    from condiff.images import check_target, read_photo, write_photo
-    from condiff.provenance import add_provenance
+    from condiff.images.encoding import losses
+    from condiff.images.files import check_target, read_photo, write_photo
+    from condiff.images.provenance import add_provenance
 
     if target is not None and output is not None:
         raise typer.BadParameter("Give the output once: as OUTPUT or with -o, not both.")
@@ -193,7 +193,7 @@ def colorize(
 
 def plan_targets(source: str, output: str | None, samples: int) -> list[Path | None]:
     """One target a sample, None for stdout; photo.color.jpg, or photo.color.1.jpg and on."""
-    from condiff.images import default_target
+    from condiff.images.files import default_target
 
     if output == "-":
         if samples > 1:
@@ -211,8 +211,8 @@ def plan_targets(source: str, output: str | None, samples: int) -> list[Path | N
 
 def read_hints(points: list[str], strokes: Path | None) -> "Hints":
     """The hints of --hint, or those of --hints."""
-    from condiff.hints import parse_hint
-    from condiff.images import read_image
+    from condiff.colors.hints import parse_hint
+    from condiff.images.files import read_image
 
     if points and strokes:
         raise typer.BadParameter("Give hints as --hint or as --hints, not both.")
@@ -221,8 +221,8 @@ def read_hints(points: list[str], strokes: Path | None) -> "Hints":
 
 def tell_shortfall(photo: "Photo", hints: "Hints", *, quiet: bool) -> None:
     """Say so where a hint's colour is more than sRGB can show at the photo's lightness."""
-    from condiff.color import lightness
-    from condiff.hints import draw_strokes, find_shortfall
+    from condiff.colors.hints import draw_strokes, find_shortfall
+    from condiff.colors.lab import lightness
     from condiff.pipeline import shrink_to
 
     L = lightness(shrink_to(photo.pixels))

@@ -61,8 +61,8 @@ def condition(
     target = plan_target(source, output, "conditions" if kind is None else kind.partition(":")[0])
     import numpy as np
 
-    from condiff.conditions import apply, choose_params
-    from condiff.images import check_target, read_image, write_image
+    from condiff.conditions.table import apply, choose_params
+    from condiff.images.files import check_target, read_image, write_image
 
     chosen = choose_params(kind, seed, **numbers) if kind is not None else {}
     if target is not None:
@@ -86,7 +86,7 @@ def make_sheet(photo: "Image.Image", *, seed: int | None, quiet: bool) -> "Image
     """The photo and its condition images, named; stderr says what the missing kinds take."""
     import numpy as np
 
-    from condiff.conditions import CONDITIONS, apply
+    from condiff.conditions.table import CONDITIONS, apply
     from condiff.errors import ConditionError
     from condiff.figures import make_contact_sheet
 
@@ -123,7 +123,7 @@ def parse_setting(text: str) -> tuple[str, float]:
 
 def plan_target(source: str, output: str | None, suffix: str) -> Path | None:
     """Where the picture goes, None for stdout; PNG by default, as lines do not survive JPEG."""
-    from condiff.images import default_target
+    from condiff.images.files import default_target
 
     if output == "-":
         return None

@@ -11,7 +11,7 @@ from condiff.cli import options
 from condiff.cli.colorize import DEFAULT_SCHEDULER
 
 if TYPE_CHECKING:
-    from condiff.metrics import Pixels
+    from condiff.evaluation.metrics import Pixels
 
 
 def evaluate(
@@ -63,14 +63,14 @@ def evaluate(
     Grey passthrough, mean colour and the truth are always beside it: PSNR alone rewards doing
     nothing. The Fréchet distance is taken on EfficientNet-Lite0, so it is no FID.
     """
-    from condiff.evaluate import Lite0Extractor, format_table, html_report, to_json
-    from condiff.evaluate import evaluate as judge
+    from condiff.evaluation.photos import Lite0Extractor, format_table, html_report, to_json
+    from condiff.evaluation.photos import evaluate as judge
 
     if result_dir and truth_dir and not (model or data):
         name, (truths, results) = str(result_dir), _read_pairs(result_dir, truth_dir, limit)
     elif model and data and not (result_dir or truth_dir):
         options.quiet_libraries()
-        from condiff.pairs import read_truths
+        from condiff.evaluation.pairs import read_truths
         from condiff.pipeline import Pipeline
 
         name, truths = model, read_truths(data, limit)
@@ -78,9 +78,9 @@ def evaluate(
         if pipeline.loaded.task.x_0 == "rgb":
             if html is not None:
                 raise typer.BadParameter("--html is for colours: this model makes pictures.")
-            from condiff.evaluate_drawings import evaluate_drawings, prepare_truth
-            from condiff.evaluate_drawings import format_table as format_drawings
-            from condiff.evaluate_drawings import to_json as drawings_to_json
+            from condiff.evaluation.drawings import evaluate_drawings, prepare_truth
+            from condiff.evaluation.drawings import format_table as format_drawings
+            from condiff.evaluation.drawings import to_json as drawings_to_json
 
             kind = condition if pipeline.loaded.task.condition_channels else None
             given = [prepare_truth(pipeline, truth, kind=kind, size=size) for truth in truths]
@@ -133,7 +133,7 @@ def evaluate(
 def _read_pairs(
     result_dir: Path, truth_dir: Path, limit: int | None
 ) -> "tuple[list[Pixels], list[list[Pixels]]]":
-    from condiff.pairs import pair_folders, read_photo
+    from condiff.evaluation.pairs import pair_folders, read_photo
 
     pairs = pair_folders(result_dir, truth_dir)[:limit]
     return [read_photo(t) for _, t in pairs], [[read_photo(r)] for r, _ in pairs]

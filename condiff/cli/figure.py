@@ -44,7 +44,7 @@ def schedule(
     verbose: options.Verbose = False,
 ) -> None:
     """Plot beta_t and alpha_bar_t of all noise schedules."""
-    from condiff.images import check_target
+    from condiff.images.files import check_target
 
     target = plan_target("schedule.png", output, None, ".png")
     if target:
@@ -83,7 +83,7 @@ def forward(
     verbose: options.Verbose = False,
 ) -> None:
     """Show a photo sink into noise, a row a schedule."""
-    from condiff.images import check_target
+    from condiff.images.files import check_target
 
     target = plan_target(source, output, "forward", ".png")
     if target:
@@ -188,7 +188,7 @@ def plan_target(source: str, output: str | None, word: str | None, suffix: str) 
 
 
 def _read(source: str) -> "Image.Image":
-    from condiff.images import read_image
+    from condiff.images.files import read_image
 
     return read_image(BytesIO(sys.stdin.buffer.read()) if source == "-" else Path(source))
 
@@ -199,7 +199,7 @@ def _shrink(frame: "Image.Image", size: int) -> "Image.Image":
 
 
 def _write(image: "Image.Image", target: Path | None, *, force: bool) -> None:
-    from condiff.images import write_image
+    from condiff.images.files import write_image
 
     if target is None:
         write_image(image, sys.stdout.buffer, format="PNG")

@@ -37,7 +37,7 @@ def describe_machine() -> dict[str, object]:
     """What a bug report needs."""
     import torch
 
-    from condiff.checkpoint import EMBEDDED, INDEX
+    from condiff.networks.checkpoint import EMBEDDED, INDEX
 
     devices = ["cpu"]
     devices += [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -56,7 +56,7 @@ def describe_machine() -> dict[str, object]:
 
 def describe_model(name: str) -> dict[str, object]:
     """Task, sizes, noise process and card of a model folder."""
-    from condiff.checkpoint import load_model
+    from condiff.networks.checkpoint import load_model
 
     options.quiet_libraries()
     loaded = load_model(name)

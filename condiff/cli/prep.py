@@ -11,8 +11,8 @@ import typer
 from condiff.cli import options
 
 if TYPE_CHECKING:
-    from condiff.prep import Plan
-    from condiff.recipe import Recipe
+    from condiff.prep.dataset import Plan
+    from condiff.prep.recipe import Recipe
 
 NO_KIND = "none"
 
@@ -85,9 +85,9 @@ def prep(
 
     Stopped or killed, the same command goes on where it was; when all is done it does nothing.
     """
-    from condiff import prep as library
-    from condiff.recipe import MIN_CHROMA, Recipe
-    from condiff.sources import open_source
+    from condiff.prep import dataset as library
+    from condiff.prep.recipe import MIN_CHROMA, Recipe
+    from condiff.prep.sources import open_source
 
     if min_chroma is None:
         min_chroma = MIN_CHROMA if task == "colorize" else 0.0
@@ -114,7 +114,7 @@ def prep(
 
 def choose_kinds(task: str | None, kinds: list[str]) -> tuple[str, ...]:
     """The conditions of a task, unless others are asked for."""
-    from condiff.recipe import TASK_KINDS
+    from condiff.prep.recipe import TASK_KINDS
 
     if task is not None and task not in TASK_KINDS:
         raise typer.BadParameter(f"{task!r} is none of {', '.join(TASK_KINDS)}.", param_hint="task")
@@ -129,7 +129,7 @@ def choose_kinds(task: str | None, kinds: list[str]) -> tuple[str, ...]:
 
 def describe(plan: "Plan", recipe: "Recipe") -> None:
     """`--dry-run`: what would be done, one fact a line."""
-    from condiff.shards import features_of
+    from condiff.prep.shards import features_of
 
     total = "an unknown number of" if plan.total is None else plan.total
     print(f"source   {plan.source.name}: {total} photos")
@@ -142,7 +142,7 @@ def run(plan: "Plan", workers: int, *, quiet: bool) -> None:
     """Carry the plan out; reasons and progress on stderr, the summary on stdout."""
     from tqdm import tqdm
 
-    from condiff import prep as library
+    from condiff.prep import dataset as library
 
     counts: Counter[str] = Counter()
     for verdict in plan.decided:

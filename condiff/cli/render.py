@@ -19,8 +19,8 @@ from condiff.cli.colorize import DEFAULT_SCHEDULER
 if TYPE_CHECKING:
     from PIL import Image
 
-    from condiff.drawing import Drawing
-    from condiff.photo import Photo
+    from condiff.conditions.drawing import Drawing
+    from condiff.images.photo import Photo
 
 DEFAULT_STEPS = 25
 MAX_SIZE = 4096
@@ -116,7 +116,7 @@ def render(
     said. Several samples get numbers and a contact sheet. The paths are printed on stdout.
     """
     from condiff.figures import check_animation, pick_frames, write_animation
-    from condiff.images import check_target, read_photo
+    from condiff.images.files import check_target, read_photo
 
     targets = plan_targets(source, output, samples, gif)
     for path in [*targets.pictures, targets.sheet]:
@@ -221,7 +221,7 @@ def plan_targets(
 
 def _clean(photo: "Photo", source: str, *, as_is: bool, quiet: bool) -> "Drawing":
     """The drawing in a photo, or ImageError; what was done to it is said."""
-    from condiff.drawing import clean_drawing
+    from condiff.conditions.drawing import clean_drawing
     from condiff.errors import ImageError
 
     drawing = clean_drawing(photo.pixels, photo.alpha, as_is=as_is)
@@ -257,10 +257,10 @@ def _write(
     force: bool,
 ) -> None:
     """The picture with a note of its making, unless settings are None, to a file or to stdout."""
-    from condiff.images import write_photo
-    from condiff.metadata import Metadata
-    from condiff.photo import Photo
-    from condiff.provenance import DRAWN, add_provenance
+    from condiff.images.files import write_photo
+    from condiff.images.metadata import Metadata
+    from condiff.images.photo import Photo
+    from condiff.images.provenance import DRAWN, add_provenance
 
     result = replace(Photo.from_image(picture), metadata=Metadata(format="PNG"))
     if settings is not None:
@@ -282,7 +282,7 @@ def _write_sheet(
     from PIL import Image
 
     from condiff.figures import make_contact_sheet
-    from condiff.images import write_image
+    from condiff.images.files import write_image
 
     cells = [*pictures]
     names = [f"seed {seed + i}" for i in range(len(pictures))]

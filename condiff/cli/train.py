@@ -18,8 +18,8 @@ from condiff.cli import options
 
 if TYPE_CHECKING:
     from condiff.config import TrainConfig
-    from condiff.progress import Step
-    from condiff.train import Trainer
+    from condiff.training.progress import Step
+    from condiff.training.trainer import Trainer
 
 
 def train(
@@ -120,7 +120,7 @@ def train(
     overrides = [f"{key}={value}" for key, value in flags.items() if value is not None]
     config = read_config(config_path, [*(settings or []), *overrides])
     if push_to_hub:
-        from condiff.push import check_repo_id
+        from condiff.training.push import check_repo_id
 
         check_repo_id(push_to_hub)
     options.quiet_libraries()
@@ -132,7 +132,7 @@ def train(
     if profile:
         _show_profile(build(config, data, output, init=init))
         return
-    from condiff.run import begin, find_start
+    from condiff.training.run import begin, find_start
 
     start = None if force else find_start(output, config, data=data, init=init)
     trainer = build(config, data, output, init=init)
@@ -149,7 +149,7 @@ def train(
         return
     told = {"model": str(folder)}
     if push_to_hub:
-        from condiff.push import push_to_hub as push
+        from condiff.training.push import push_to_hub as push
 
         told["hub"] = push(folder, push_to_hub)
     print(json.dumps(told) if as_json else "\n".join(told.values()))
@@ -159,7 +159,7 @@ def _import_trainer() -> "type[Trainer]":
     from condiff.errors import ConfigError
 
     try:
-        from condiff.train import Trainer
+        from condiff.training.trainer import Trainer
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"Training takes {error.name}, which is not installed: pip install 'condiff[train]'"
@@ -170,7 +170,7 @@ def _import_trainer() -> "type[Trainer]":
 def _show_cost(trainer: "Trainer", config: "TrainConfig", *, push_to_hub: str | None) -> None:
     """The resolved settings as YAML; the data and what a step costs as comments."""
     from condiff.config import to_yaml
-    from condiff.profile import count_cost
+    from condiff.training.profile import count_cost
 
     cost = count_cost(trainer, cached_features=config.data.cache_features)
     print(to_yaml(config), end="")
@@ -187,7 +187,7 @@ def _show_cost(trainer: "Trainer", config: "TrainConfig", *, push_to_hub: str | 
 
 def _show_profile(trainer: "Trainer") -> None:
     """Where the time of a step goes."""
-    from condiff.profile import profile
+    from condiff.training.profile import profile
 
     list(trainer.fill_cache())
     table = profile(trainer).table()
@@ -275,7 +275,7 @@ def _writing(output: Path) -> Iterator[None]:
 
 
 def _draw_curves(output: Path) -> None:
-    from condiff.curves import draw_curves, read_metrics
+    from condiff.training.curves import draw_curves, read_metrics
 
     metrics = read_metrics(output / "metrics.jsonl")
     try:

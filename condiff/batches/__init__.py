@@ -1,0 +1,1 @@
+"""Folders of photos: planned, transformed and journalled, whatever happens."""

@@ -1,0 +1,217 @@
+"""Which photo of a folder goes where: a plan that is made without touching anything."""
+
+import errno
+import hashlib
+import os
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from condiff.errors import ConfigError
+from condiff.images.formats import FORMATS, READ_ONLY
+
+UNWRITTEN_SUFFIX = ".png"  # of the result of a photo whose own format is only read
+
+Identity = tuple[int, int]  # device and inode: a folder, whatever it is called
+
+
+@dataclass(frozen=True)
+class Job:
+    """One photo: its path below IN with slashes, where it lies, where its result goes."""
+
+    name: str
+    source: Path
+    target: Path
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What lies in IN, cannot be taken, and shall not be lost silently."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that is to be done, in the order of the names, and what cannot be."""
+
+    source: Path
+    out: Path
+    jobs: tuple[Job, ...]
+    faults: tuple[Fault, ...]
+    num_others: int  # files that are no photos by their suffix
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which of the photos are meant."""
+
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    shard: tuple[int, int] = (1, 1)  # the i-th of n parts, from 1
+
+    def takes(self, name: str) -> bool:
+        """Whether the globs take this file."""
+        wanted = not self.include or _matches(name, self.include)
+        return wanted and not _matches(name, self.exclude)
+
+    def is_ours(self, name: str) -> bool:
+        """Whether this shard takes this file: by a hash of its name, whatever else is there."""
+        index, count = self.shard
+        return hash_name(_normalize(name)) % count == index - 1
+
+
+def plan(
+    source: Path, out: Path, *, choice: Choice | None = None, suffix: str | None = None
+) -> Plan:
+    """One job a photo below `source`, mirrored to `out`, in `suffix` or the photo's own format.
+
+    Hidden files and folders are left out; links to folders are followed unless they loop.
+    """
+    choice = choice or Choice()
+    _check_folders(source, out)
+    found: list[str] = []
+    faults: list[Fault] = []
+    num_others = 0
+    for name, fault in _walk(source, out, choice):
+        if fault is None and Path(name).suffix.lower() not in FORMATS.keys() | READ_ONLY:
+            num_others += 1
+        elif fault is None:
+            found.append(name)
+        else:
+            faults.append(Fault(name, fault))
+    jobs = [Job(name, source / name, out / _rename(name, suffix)) for name in sorted(found)]
+    check_targets(jobs, out)
+    ours = tuple(job for job in jobs if choice.is_ours(job.name))
+    faults = sorted((f for f in faults if choice.is_ours(f.name)), key=lambda f: f.name)
+    return Plan(source, out, ours, tuple(faults), num_others)
+
+
+def file_seed(seed: int, name: str) -> int:
+    """The seed of one photo, in [0, 2^31): the first 31 bits of SHA-256 of "seed:name" in UTF-8."""
+    return hash_name(f"{seed}:{_normalize(name)}") >> 33
+
+
+def hash_name(name: str) -> int:
+    """The first 64 bits of SHA-256 of a name in UTF-8, stray bytes as they are."""
+    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
+    return int.from_bytes(digest[:8], "big")
+
+
+def check_targets(jobs: Sequence[Job], out: Path, *, ignore_case: bool = False) -> None:
+    """Refuse two photos with one target, and a target that a link leads out of `out`."""
+    root = Path(os.path.realpath(out))
+    taken: dict[str, str] = {}
+    inside: set[Path] = set()
+    for job in jobs:
+        target = str(job.target)
+        key = _normalize(target).casefold() if ignore_case else target
+        other = taken.setdefault(key, job.name)
+        if other != job.name:
+            raise ConfigError(
+                f"{other} and {job.name} would both become {job.target}: rename one, or leave one"
+                " out with --exclude."
+            )
+        folder = job.target.parent
+        if folder not in inside:
+            if not Path(os.path.realpath(folder)).is_relative_to(root):
+                raise ConfigError(
+                    f"{job.target} would be written outside {out}, by a link to"
+                    f" {os.path.realpath(folder)}: remove the link or give another folder."
+                )
+            inside.add(folder)
+
+
+def _normalize(name: str) -> str:
+    """NFC: macOS spells the same name in another way."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _check_folders(source: Path, out: Path) -> None:
+    if not source.is_dir():
+        raise ConfigError(f"There is no folder {source}: check the path.")
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out} is a file: give a folder to write to.")
+    here, there = Path(os.path.realpath(source)), Path(os.path.realpath(out))
+    if here == there:
+        raise ConfigError(f"{out} is the folder of the photos itself: give another to write to.")
+    if there.is_relative_to(here):
+        raise ConfigError(f"{out} lies in {source}, the photos' folder: give one outside it.")
+    if here.is_relative_to(there):
+        raise ConfigError(f"{source} lies in {out}: results could fall on photos; give another.")
+
+
+def _rename(name: str, suffix: str | None) -> Path:
+    path = Path(name)
+    if suffix is not None:
+        return path.with_suffix(suffix)
+    return path if path.suffix.lower() in FORMATS else path.with_suffix(UNWRITTEN_SUFFIX)
+
+
+def _matches(name: str, globs: Sequence[str]) -> bool:
+    """A glob is for the whole path below IN, where * crosses slashes, or for the last name."""
+    last = name.rpartition("/")[2]
+    return any(fnmatchcase(name, glob) or fnmatchcase(last, glob) for glob in globs)
+
+
+def _walk(source: Path, out: Path, choice: Choice) -> Iterator[tuple[str, str | None]]:
+    """(name, None) of every file that is meant, (name, reason) of what cannot be looked at."""
+    forbidden = _identify(out) if out.exists() else None
+    # A stack, not recursion: a path may have more levels than Python has frames.
+    stack: list[tuple[str, frozenset[Identity]]] = [("", frozenset())]
+    while stack:
+        prefix, above = stack.pop()
+        try:
+            identity = _identify(source / prefix)
+            if identity in above:
+                yield prefix, "it is a link to a folder that holds it: a loop; remove the link"
+                continue
+            with os.scandir(source / prefix) as entries:
+                listed = sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            yield prefix or ".", f"the folder cannot be listed ({error.strerror})"
+            continue
+        if identity == forbidden:
+            raise ConfigError(f"{out} lies in {source} by the link {prefix}: give another folder.")
+        for entry in listed:
+            name = f"{prefix}/{entry.name}" if prefix else entry.name
+            if entry.name.startswith("."):
+                continue
+            fault = None
+            try:
+                if entry.is_dir():
+                    if not _matches(name, choice.exclude):
+                        stack.append((name, above | {identity}))
+                    continue
+                if not entry.is_file():
+                    fault = _explain(entry)
+            except OSError as error:
+                loop = error.errno == errno.ELOOP
+                fault = "it is a link to itself: a loop; remove the link" if loop else str(error)
+            if (fault is None or _is_suspect(entry)) and choice.takes(name):
+                yield name, fault
+
+
+def _is_suspect(entry: os.DirEntry[str]) -> bool:
+    """Whether somebody may miss it: a photo by its name, or a link that leads nowhere."""
+    return entry.is_symlink() or Path(entry.name).suffix.lower() in FORMATS.keys() | READ_ONLY
+
+
+def _explain(entry: os.DirEntry[str]) -> str:
+    if not entry.is_symlink():
+        return "it is no regular file; give a photo"
+    try:
+        os.stat(entry.path)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return "it is a link to itself: a loop; remove the link"
+        return f"it is a link that leads nowhere ({error.strerror}); remove it or mend it"
+    return "it is a link to no regular file; give a photo"
+
+
+def _identify(folder: Path) -> Identity:
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino

@@ -1,0 +1,257 @@
+"""A folder of photos through a callable: every photo done once and whole, or a reason why not.
+
+A result is written beside the mirror, in OUT/.condiff/parts, and takes its name in one step. So
+what has a name is whole, whenever the run is killed; the next run goes on with what has none.
+"""
+
+import hashlib
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from condiff.batches.journal import Entry, Journal
+from condiff.batches.mirror import Job, Plan, check_targets, file_seed, hash_name
+from condiff.errors import CondiffError
+from condiff.images.files import read_photo, write_photo
+from condiff.images.photo import Photo
+
+Transform = Callable[[Photo, int], Photo]  # (photo, seed) -> result
+Read = Callable[[Path], Photo]
+
+PIXELS_IN_WORK = 128_000_000  # the finish takes some 13 bytes a pixel
+BUSY_WAIT = 0.2  # seconds until a photo that another process is at is looked at again
+NO_MEMORY = "not enough memory even alone; give a smaller --size, or --device cpu"
+CHANGED = "the photo has changed since its result was made; delete the result or use --force"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one photo."""
+
+    job: Job
+    seed: int
+    outcome: Literal["done", "skipped", "failed"]
+    reason: str = ""
+
+
+def run(
+    plan: Plan,
+    journal: Journal,
+    transform: Transform,
+    *,
+    seed: int,
+    workers: int = 1,
+    retry_failed: bool = False,
+    read: Read = read_photo,
+    quality: int | None = None,
+) -> Generator[Result, None, None]:
+    """Carry out a plan; yields results as they come: first what was known, then what is made.
+
+    `workers` threads each take a whole photo through reading, `transform` and writing. Closed
+    early, it lets the photos in work end and begins no other. A `transform` that raises
+    MemoryError is called again for the same photo when no other is in work. `quality` is that of
+    `write_photo`.
+    """
+    check_targets(plan.jobs, plan.out, ignore_case=journal.ignores_case())
+    batch = _Batch(journal, transform, seed=seed, read=read, quality=quality)
+    to_do: list[Job] = []
+    for job in plan.jobs:
+        entry = journal.entries.get(job.name)
+        if retry_failed and entry is not None and entry.outcome == "failed":
+            batch.to_retry.add(entry)
+        known = batch.look_up(job)
+        if known is None:
+            to_do.append(job)
+        else:
+            yield known
+    while to_do:
+        alone: list[Job] = []
+        busy: list[Job] = []
+        with closing(batch.make_in_parallel(to_do, workers=workers)) as results:
+            for job, result in results:
+                if result == "busy":
+                    busy.append(job)
+                elif result == "no memory":
+                    alone.append(job)
+                elif isinstance(result, Result):
+                    yield result
+        for job in alone:
+            result = batch.make(job, alone=True)
+            if isinstance(result, Result):
+                yield result
+            else:
+                busy.append(job)
+        to_do = busy
+        if busy:
+            time.sleep(BUSY_WAIT)
+
+
+def look_up(
+    plan: Plan, entries: dict[str, Entry], *, replace: bool = False
+) -> Iterator[tuple[str, str]]:
+    """What is known of each job without a run: "to do", "skipped" or "failed", and the reason."""
+    for job in plan.jobs:
+        yield _judge(job, entries.get(job.name), replace=replace) or ("to do", "")
+
+
+class _Budget:
+    """So many pixels in work at once; a photo of more waits until it is alone."""
+
+    def __init__(self, pixels: int):
+        self.pixels, self.taken = pixels, 0
+        self.changed = threading.Condition()
+
+    @contextmanager
+    def spend(self, pixels: int) -> Iterator[None]:
+        with self.changed:
+            self.changed.wait_for(lambda: not self.taken or self.taken + pixels <= self.pixels)
+            self.taken += pixels
+        try:
+            yield
+        finally:
+            with self.changed:
+                self.taken -= pixels
+                self.changed.notify_all()
+
+
+class _Batch:
+    """What the threads of one run share."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        transform: Transform,
+        *,
+        seed: int,
+        read: Read,
+        quality: int | None,
+    ):
+        self.journal, self.transform, self.seed = journal, transform, seed
+        self.read, self.quality = read, quality
+        self.to_retry: set[Entry] = set()
+        self.stop = threading.Event()
+        self.budget = _Budget(PIXELS_IN_WORK)
+
+    def look_up(self, job: Job) -> Result | None:
+        """The result if nothing is to be done."""
+        entry = self.journal.entries.get(job.name)
+        if entry in self.to_retry:
+            entry = None
+        known = _judge(job, entry, replace=self.journal.replace)
+        return Result(job, file_seed(self.seed, job.name), *known) if known else None
+
+    def make_in_parallel(
+        self, jobs: Sequence[Job], *, workers: int
+    ) -> Generator[tuple[Job, "Result | str"], None, None]:
+        """`make` all jobs; few are held at a time."""
+        ahead = deque(jobs)
+        running: dict[Future[Result | str], Job] = {}
+        with ThreadPoolExecutor(workers, thread_name_prefix="batch") as pool:
+            try:
+                while ahead or running:
+                    while ahead and len(running) < 2 * workers:
+                        job = ahead.popleft()
+                        running[pool.submit(self.make, job)] = job
+                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                        yield running.pop(future), future.result()
+            finally:
+                self.stop.set()
+                pool.shutdown(cancel_futures=True)
+                self.stop.clear()
+
+    def make(self, job: Job, *, alone: bool = False) -> "Result | str":
+        """One photo from file to file; "busy" if another process has it, "stopped" if told so."""
+        key = hash_name(job.name)
+        if self.stop.is_set():
+            return "stopped"
+        if not self.journal.claim(key):
+            return "busy"
+        try:
+            self.journal.refresh()  # another process may have made it since
+            known = self.look_up(job)
+            if known is not None:
+                return known
+            entry = self._attempt(job, key, alone=alone)
+            if isinstance(entry, str):
+                return entry
+            self.journal.write(entry)
+            return Result(job, entry.seed, entry.outcome, entry.reason)
+        finally:
+            self.journal.release(key)
+
+    def _attempt(self, job: Job, key: int, *, alone: bool) -> Entry | str:
+        seed = file_seed(self.seed, job.name)
+        size, mtime_ns, digest, reason = -1, 0, "", ""
+        part = self.journal.part_path(key, job.target.suffix)
+        try:
+            with suppress(OSError):  # what is wrong with it, read_photo says in a sentence
+                status = job.source.stat()
+                size, mtime_ns = status.st_size, status.st_mtime_ns
+                digest = _digest(job)
+            photo = self.read(job.source)
+            if self.stop.is_set():
+                return "stopped"
+            with self.budget.spend(photo.size[0] * photo.size[1]):
+                result = self.transform(photo, seed)
+                write_photo(result, part, quality=self.quality, force=True)
+            _publish(part, job)
+        except MemoryError:
+            if not alone:
+                return "no memory"
+            reason = NO_MEMORY
+        except CondiffError as error:
+            text = str(error).removeprefix(f"cannot read {job.source}: ")
+            reason = text.replace(str(part), str(job.target))
+        except OSError as error:
+            reason = f"{error.strerror or error}: {error.filename2 or error.filename or job.source}"
+        finally:
+            with suppress(FileNotFoundError):
+                part.unlink()
+        outcome: Literal["done", "failed"] = "failed" if reason else "done"
+        return Entry(job.name, outcome, reason, seed, size, mtime_ns, digest)
+
+
+def _judge(
+    job: Job, entry: Entry | None, *, replace: bool
+) -> tuple[Literal["skipped", "failed"], str] | None:
+    """What is known without work: None if the photo is to be made."""
+    there = job.target.is_file()
+    if there and not replace and (entry is None or entry.outcome == "failed"):
+        return "skipped", "its target is there"
+    if entry is None or (entry.outcome == "done" and not there):
+        return None
+    same = _is_unchanged(job, entry)
+    if entry.outcome == "failed":
+        return ("failed", entry.reason) if same else None
+    return ("skipped", "done before") if same else ("failed", CHANGED)
+
+
+def _is_unchanged(job: Job, entry: Entry) -> bool:
+    """Whether the photo is what it was, by size and time, or else by its bytes."""
+    try:
+        status = job.source.stat()
+        if status.st_size != entry.size:
+            return False
+        return status.st_mtime_ns == entry.mtime_ns or _digest(job) == entry.digest
+    except OSError:
+        return entry.size == -1
+
+
+def _digest(job: Job) -> str:
+    with open(job.source, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _publish(part: "os.PathLike[str]", job: Job) -> None:
+    """Give the finished file its name, on the disk and in one step."""
+    with open(part, "rb") as file:
+        os.fsync(file.fileno())
+    job.target.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(part, job.target)

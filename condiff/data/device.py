@@ -1,0 +1,179 @@
+"""Photos kept on the device, and views of them made there, a batch at a time.
+
+A view is as in views.py, with two differences: of a photo that is no square the middle square is
+kept, and degraded lightness has no JPEG blocks. Lines are drawn by the CPU, so line tasks do not
+come here.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from condiff.colors.lab import WHITE, XYZ_OF_RGB
+from condiff.data.order import Order, positions_of
+from condiff.data.packed import free_memory
+from condiff.data.photos import Photo
+from condiff.data.ram import decode_all
+from condiff.data.views import Batch, ViewSettings, scale_to
+from condiff.errors import DataError
+
+BLUR_RADIUS = 7  # four sigmas, at most 1.8 pixels
+GRAIN_SHIFTS = 512  # on a side: from how many places of one sheet of grain a view takes its own
+CHANCES = (
+    "scale", "angle", "x", "y", "flip", "degrade",
+    "is_contrast", "gamma", "low", "high", "is_blur", "sigma", "is_grain", "grain", "grain_x",
+    "grain_y",
+)  # fmt: skip
+
+
+class DeviceDataset:
+    """Photos (N,3,S,S) uint8 on the device; batch b is a function of (seed, b) alone."""
+
+    num_workers = 0
+
+    def __init__(
+        self,
+        photos: Sequence[Photo],
+        settings: ViewSettings,
+        *,
+        seed: int,
+        name: str,
+        device: torch.device,
+    ):
+        self.settings, self.seed, self.name = settings, seed, name
+        self.num_photos, self.device, self.side = len(photos), device, settings.short_side
+        shape = (len(photos), 3, self.side, self.side)
+        need, free = math.prod(shape), _free_memory(device)
+        if need > free:
+            raise DataError(
+                f"{len(photos)} photos of {name} take {need / 1e9:.1f} GB at {self.side}x"
+                f"{self.side}, and {free / 1e9:.1f} GB are free on {device}: set data.cache to ram "
+                "or none, or data.max_photos."
+            )
+        self.pixels = torch.empty(shape, dtype=torch.uint8, device=device)
+        for row, image in zip(self.pixels, decode_all(photos, self.side), strict=True):
+            row.copy_(torch.from_numpy(_middle(image, self.side)))
+        generator = torch.Generator().manual_seed(seed)
+        sheet = torch.randn(2 * [GRAIN_SHIFTS + settings.size], generator=generator)
+        self.grain = _blur(sheet[None], torch.tensor([0.6]))[0].to(device)
+
+    def describe(self) -> str:
+        """How many photos, from where, held how."""
+        return (
+            f"{self.num_photos} photos from {self.name}, {self.pixels.numel() / 1e6:.1f} MB of "
+            f"pixels on {self.device}"
+        )
+
+    def batches(
+        self, *, start: int, batch_size: int, process: int, num_processes: int
+    ) -> Iterator[Batch]:
+        """Batch `start`, start + 1, … for ever, of this process's photos."""
+        order = Order(self.num_photos, seed=self.seed)
+        first = process * batch_size
+        while True:
+            positions = positions_of(
+                start, batch_size=batch_size, process=process, num_processes=num_processes
+            )
+            indices = [order.at(position)[1] for position in positions]
+            # Drawn for all processes, so that two of B see what one of 2B sees.
+            shape = (batch_size * num_processes, len(CHANCES))
+            drawn = np.random.default_rng((self.seed, start)).random(shape, np.float32)
+            mine = torch.from_numpy(drawn[first : first + batch_size]).to(self.device)
+            chances = dict(zip(CHANCES, mine.unbind(1), strict=True))
+            yield self.make_views(torch.tensor(indices, device=self.device), chances)
+            start += 1
+
+    @torch.no_grad()
+    def make_views(self, indices: Tensor, chances: dict[str, Tensor]) -> Batch:
+        """Views of the photos (B,); chances are uniform numbers (B,) in [0,1), by their names."""
+        task, config, size = self.settings.task, self.settings.config, self.settings.size
+        sample_size = self.settings.sample_size
+        has_condition = bool(task.condition_channels)
+        view = self._crop(indices, chances, size if has_condition else sample_size)
+        small = F.interpolate(view, (sample_size, sample_size), mode="area")
+        if not has_condition:
+            condition = view.new_empty(len(view), 0, size, size)
+            return {"x_0": 2 * small - 1, "condition": condition, "features": None}
+        lightness = rgb_to_lab(view)[:, 0]
+        if config.degrade:
+            chosen = (chances["degrade"] < config.degrade)[:, None, None]
+            lightness = torch.where(chosen, self._degrade(lightness, chances), lightness)
+        return {
+            "x_0": rgb_to_lab(small)[:, 1:] / task.scale,
+            "condition": lightness[:, None] / 50 - 1,
+            "features": None,
+        }
+
+    def _crop(self, indices: Tensor, chances: dict[str, Tensor], size: int) -> Tensor:
+        """(B,3,size,size) RGB in [0,1]: a square anywhere, perhaps turned and mirrored."""
+        config = self.settings.config
+        angle = torch.deg2rad(config.rotate * (2 * chances["angle"] - 1))
+        cos, sin = angle.cos(), angle.sin()
+        spread = cos.abs() + sin.abs()
+        part = config.min_crop + (1 - config.min_crop) * chances["scale"]
+        part = torch.minimum(part, 1 / spread)
+        reach = (1 - part * spread).clamp(min=0)
+        x, y = reach * (2 * chances["x"] - 1), reach * (2 * chances["y"] - 1)
+        mirror = torch.where(chances["flip"] < config.flip, -1.0, 1.0)
+        rows = [part * cos * mirror, -part * sin, x, part * sin * mirror, part * cos, y]
+        place = torch.stack(rows, dim=1).view(-1, 2, 3)
+        # A bilinear sample sees two pixels: where a crop shrinks by more, samples are averaged.
+        fine = size * max(1, math.ceil(self.side / size / 2))
+        grid = F.affine_grid(place, [len(indices), 3, fine, fine], align_corners=False)
+        photos = self.pixels[indices].float() / 255
+        view = F.grid_sample(photos, grid, padding_mode="border", align_corners=False)
+        return F.avg_pool2d(view, fine // size).clamp(0, 1) if fine > size else view
+
+    def _degrade(self, lightness: Tensor, chances: dict[str, Tensor]) -> Tensor:
+        """L* (B,S,S) with another contrast, soft, grainy, each at random; as views.degrade."""
+        c = {name: chance[:, None, None] for name, chance in chances.items()}
+        low, high, gamma = 12 * c["low"], 88 + 12 * c["high"], 0.7 + 0.7 * c["gamma"]
+        flat = low + (high - low) * (lightness / 100).clamp(min=0) ** gamma
+        lightness = torch.where(c["is_contrast"] < 0.5, flat, lightness)
+        soft = _blur(lightness, 0.4 + 1.4 * chances["sigma"])
+        lightness = torch.where(c["is_blur"] < 0.4, soft, lightness)
+        side = torch.arange(lightness.shape[-1], device=self.device)
+        rows, columns = (GRAIN_SHIFTS * c["grain_y"]).long(), (GRAIN_SHIFTS * c["grain_x"]).long()
+        grain = self.grain[rows + side[:, None], columns + side[None]]
+        grainy = lightness + (0.5 + 4.5 * c["grain"]) * grain
+        return torch.where(c["is_grain"] < 0.4, grainy, lightness).clamp(0, 100)
+
+
+def rgb_to_lab(rgb: Tensor) -> Tensor:
+    """(B,3,H,W) sRGB in [0,1] -> Lab, as color.rgb_to_lab to within 0.02."""
+    linear = torch.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    matrix = torch.as_tensor(XYZ_OF_RGB / WHITE[:, None], dtype=rgb.dtype, device=rgb.device)
+    xyz = torch.einsum("ij,bjhw->bihw", matrix, linear)
+    root = xyz.clamp(min=1e-6) ** (1 / 3)
+    x, y, z = torch.where(xyz > (6 / 29) ** 3, root, xyz * (841 / 108) + 4 / 29).unbind(1)
+    return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], dim=1)
+
+
+def _blur(planes: Tensor, sigma: Tensor) -> Tensor:
+    """(B,H,W) blurred by a Gaussian of its own sigma (B,) each; mirrored at the edge."""
+    offsets = torch.arange(-BLUR_RADIUS, BLUR_RADIUS + 1, device=planes.device)
+    kernel = torch.exp(-0.5 * (offsets / sigma.to(planes.device)[:, None]) ** 2)
+    kernel = (kernel / kernel.sum(dim=1, keepdim=True))[:, None, None]  # (B,1,1,K)
+    edge = min(BLUR_RADIUS, planes.shape[-1] - 1)
+    padded = F.pad(planes[None], 4 * [edge], mode="reflect")
+    padded = F.pad(padded, 4 * [BLUR_RADIUS - edge], mode="replicate")
+    across = F.conv2d(padded, kernel, groups=len(planes))
+    return F.conv2d(across, kernel.transpose(2, 3), groups=len(planes))[0]
+
+
+def _middle(image: np.ndarray, side: int) -> np.ndarray:
+    """The middle square of a photo (H,W,3), brought to (3,side,side)."""
+    height, width = image.shape[:2]
+    short = min(height, width)
+    top, left = (height - short) // 2, (width - short) // 2
+    square = np.ascontiguousarray(image[top : top + short, left : left + short])
+    fitting = square if short == side else scale_to(square, side)
+    return fitting.transpose(2, 0, 1).copy()
+
+
+def _free_memory(device: torch.device) -> int:
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()

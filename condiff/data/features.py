@@ -1,0 +1,113 @@
+"""The frozen backbone's features of one view of each photo, computed once and kept on disk."""
+
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from condiff.data.views import Batch, Features, ViewDataset
+from condiff.errors import DataError
+
+
+class FeatureCache(Dataset[Batch]):
+    """One view of each photo with the backbone's features, in memory-mapped half precision.
+
+    Arrays lie in a folder as .npy files: `lightness` is the condition as 50 (condition + 1), so L*,
+    `chroma` is x_0 in the task's units, `features_N` the maps of stride N; `done` marks the rows
+    that are whole, so that filling goes on where it was stopped.
+    """
+
+    def __init__(self, folder: Path, views: ViewDataset, channels: dict[int, int]):
+        settings = views.settings
+        size, sample_size, task = settings.size, settings.sample_size, settings.task
+        shapes = {f"features_{s}": (c, size // s, size // s) for s, c in channels.items()}
+        shapes["lightness"] = (task.condition_channels, size, size)
+        shapes["chroma"] = (task.out_channels, sample_size, sample_size)
+        self.folder, self.views, self.strides = folder, views, tuple(channels)
+        self.seed, self.num_workers = views.seed, views.num_workers
+        self.num_photos, self.scale = len(views), task.scale
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _claim(folder / "views.sha256", f"{views.fingerprint()} {channels}\n")
+            self.arrays = {
+                name: _open_array(folder / f"{name}.npy", (len(views), *shape), np.float16)
+                for name, shape in shapes.items()
+            }
+            self.done = _open_array(folder / "done.npy", (len(views),), np.bool_)
+        except OSError as error:
+            need = 2 * len(views) * sum(math.prod(shape) for shape in shapes.values())
+            raise DataError(
+                f"Cannot keep {need / 1e6:.1f} MB of features in {folder}: {error.strerror}. Make "
+                "room, choose another folder, or set data.cache_features to false."
+            ) from error
+
+    def __len__(self) -> int:
+        return len(self.views)
+
+    def describe(self) -> str:
+        """How many photos, from where, and what their features take."""
+        megabytes = sum(array.nbytes for array in self.arrays.values()) / 1e6
+        return (
+            f"{self.num_photos} photos from {self.views.name}, one view of each with its features: "
+            f"{megabytes:.1f} MB in {self.folder}"
+        )
+
+    def fill(
+        self, extract: Callable[[Tensor], Features], rows: Sequence[int], *, batch_size: int = 8
+    ) -> Iterator[int]:
+        """Compute the rows that are missing; yields how many are whole after each batch.
+
+        `extract` makes features of conditions (B,N,S,S) in [-1,1].
+        """
+        missing = [row for row in rows if not self.done[row]]
+        yield len(rows) - len(missing)
+        for start in range(0, len(missing), batch_size):
+            chunk = missing[start : start + batch_size]
+            views = [self.views[0, row] for row in chunk]
+            condition = torch.stack([view["condition"] for view in views])
+            x_0 = torch.stack([view["x_0"] for view in views])
+            features = extract(condition)
+            self.arrays["lightness"][chunk] = (50 * (condition + 1)).numpy()
+            self.arrays["chroma"][chunk] = (self.scale * x_0).numpy()
+            for stride in self.strides:
+                self.arrays[f"features_{stride}"][chunk] = features[stride].cpu().numpy()
+            self.done[chunk] = True
+            yield len(rows) - len(missing) + start + len(chunk)
+
+    def __getitem__(self, key: tuple[int, int]) -> Batch:
+        """The photo's only view, whatever the epoch."""
+        index = key[1]
+
+        def row(name: str) -> Tensor:
+            return torch.from_numpy(self.arrays[name][index].astype(np.float32))
+
+        return {
+            "x_0": row("chroma") / self.scale,
+            "condition": row("lightness") / 50 - 1,
+            "features": {stride: row(f"features_{stride}") for stride in self.strides},
+        }
+
+
+def _claim(path: Path, key: str) -> None:
+    """Leave the key in a new folder; refuse a folder with another one."""
+    if not path.exists():
+        path.write_text(key, "utf-8")
+    elif path.read_text("utf-8") != key:
+        raise DataError(f"{path.parent} was made from other data or settings: remove that folder.")
+
+
+def _open_array(path: Path, shape: tuple[int, ...], dtype: type) -> np.memmap:
+    if path.exists():
+        array = np.lib.format.open_memmap(path, mode="r+")
+    else:
+        array = np.lib.format.open_memmap(path, mode="w+", shape=shape, dtype=dtype)
+    if hasattr(os, "posix_fallocate"):
+        # A mapped file is sparse, and on a full disk its first write would kill the process.
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array

@@ -1,0 +1,169 @@
+"""Photos become batches on the device: exact, endless, the same for any number of workers."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from condiff.config import TrainConfig
+from condiff.data.device import DeviceDataset
+from condiff.data.features import FeatureCache
+from condiff.data.order import Order, batches_of
+from condiff.data.photos import find_photos
+from condiff.data.ram import RamPhotos
+from condiff.data.stream import StreamDataset
+from condiff.data.views import PREFETCH, Batch, ViewDataset, ViewSettings
+from condiff.errors import CondiffError, ConfigError
+from condiff.tasks import Task
+
+__all__ = ["Batch", "Dataset", "FeatureCache", "build_dataset", "collate", "load_batches"]
+
+Dataset = ViewDataset | FeatureCache | StreamDataset | DeviceDataset
+
+
+def build_dataset(
+    config: TrainConfig,
+    task: Task,
+    source: str | Path,
+    *,
+    cache_dir: Path,
+    feature_channels: dict[int, int],
+    device: torch.device,
+) -> Dataset:
+    """The photos of a folder, of parquet files or of a hub data set, as config.data has them.
+
+    `feature_channels` are the frozen backbone's maps by stride; where there are any and
+    data.cache_features is set, they are kept in cache_dir.
+    """
+    data = config.data
+    _check(config, task)
+    rgb = task.name != "colorize"
+    sample_size = config.model.sample_size if rgb else data.size // config.model.fold
+    settings = ViewSettings(task, data, size=data.size, sample_size=sample_size)
+    kinds = task.conditions if data.conditions == "prepared" else ()
+    if data.streaming:
+        return StreamDataset(source, settings, seed=config.seed, kinds=kinds)
+    photos = find_photos(source, data, seed=config.seed, kinds=kinds)
+    if data.cache == "device":
+        return DeviceDataset(photos, settings, seed=config.seed, name=photos.name, device=device)
+    kept = RamPhotos(photos, short_side=settings.short_side) if data.cache == "ram" else photos
+    views = ViewDataset(
+        kept, settings, seed=config.seed, name=photos.name, fingerprint=photos.fingerprint
+    )
+    if data.cache_features and feature_channels:
+        return FeatureCache(cache_dir, views, feature_channels)
+    return views
+
+
+def load_batches(
+    dataset: Dataset,
+    *,
+    batch_size: int,
+    start: int = 0,
+    process: int = 0,
+    num_processes: int = 1,
+    device: torch.device | str = "cpu",
+) -> Iterator[Batch]:
+    """Batch `start`, start + 1, … for ever; `process` of `num_processes` gets its own photos.
+
+    Global batch b is positions [b B P, (b+1) B P) of the endless shuffled sequence, and process r
+    gets the r-th B of them. A batch is a function of the seed and its number alone.
+    """
+    share = {"batch_size": batch_size, "process": process, "num_processes": num_processes}
+    if isinstance(dataset, DeviceDataset):
+        yield from dataset.batches(start=start, **share)
+        return
+    rows: TorchDataset[Batch]
+    keys: Iterator[list[Any]]
+    if isinstance(dataset, StreamDataset):
+        rows, keys = dataset.views, dataset.keys(start=start, **share)
+    else:
+        order = Order(dataset.num_photos, seed=dataset.seed)
+        rows, keys = dataset, batches_of(order, start=start, **share)
+    yield from _load(rows, keys, num_workers=dataset.num_workers, device=torch.device(device))
+
+
+def collate(rows: list[Batch]) -> Batch:
+    """Stack rows into a batch."""
+    first = rows[0]["features"]
+    return {
+        "x_0": torch.stack([row["x_0"] for row in rows]),
+        "condition": torch.stack([row["condition"] for row in rows]),
+        "features": None
+        if first is None
+        else {s: torch.stack([r["features"][s] for r in rows if r["features"]]) for s in first},
+    }
+
+
+class _Batches(TorchDataset[Batch | CondiffError]):
+    """batches[keys] is a batch, or what went wrong: raised, a worker would bury it in traces."""
+
+    def __init__(self, rows: TorchDataset[Batch]):
+        self.rows = rows
+
+    def __getitem__(self, keys: list[Any]) -> Batch | CondiffError:
+        try:
+            return collate([self.rows[key] for key in keys])
+        except CondiffError as error:
+            return error
+
+
+def _load(
+    rows: TorchDataset[Batch], keys: Iterable[list[Any]], *, num_workers: int, device: torch.device
+) -> Iterator[Batch]:
+    """rows[key] for each list of keys, made by workers, in the order of the keys."""
+    loader = DataLoader(
+        _Batches(rows),
+        batch_size=None,
+        sampler=keys,
+        collate_fn=_as_it_is,
+        num_workers=num_workers,
+        prefetch_factor=PREFETCH if num_workers else None,
+        worker_init_fn=_start_worker,
+        pin_memory=device.type == "cuda",
+        generator=torch.Generator(),  # else it would draw from the run's own
+    )
+    for batch in loader:
+        if isinstance(batch, CondiffError):
+            raise batch
+        yield _to_device(batch, device)
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _start_worker(number: int) -> None:
+    cv2.setNumThreads(0)  # the workers are the threads
+
+
+def _to_device(batch: Batch, device: torch.device) -> Batch:
+    def move(tensor: Tensor) -> Tensor:
+        return tensor.to(device, non_blocking=True)
+
+    features = batch["features"]
+    return {
+        "x_0": move(batch["x_0"]),
+        "condition": move(batch["condition"]),
+        "features": None if features is None else {s: move(f) for s, f in features.items()},
+    }
+
+
+def _check(config: TrainConfig, task: Task) -> None:
+    """What cannot be done is said before the work."""
+    data = config.data
+    if data.conditions == "prepared" and not task.conditions:
+        raise ConfigError(
+            f"data.conditions: prepared is for drawings; the task {task.name} takes none: leave it "
+            "out."
+        )
+    if data.cache == "device" and task.conditions:
+        raise ConfigError(
+            f"data.cache: device does not go with the task {task.name}: its lines are drawn by the "
+            "CPU; set data.cache to ram."
+        )

@@ -1,0 +1,77 @@
+"""Photos decoded once and kept in main memory."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import numpy as np
+
+from condiff.conditions.extractors import resize
+from condiff.data.packed import PackedImages, free_memory
+from condiff.data.photos import Photo, Photos, fit_drawing
+from condiff.errors import DataError
+
+PROBED = 32  # photos that are decoded to know what all will take
+CHUNK = 256  # photos that are decoded, in parallel, before they are packed
+
+
+class RamPhotos(Sequence[Photo]):
+    """Photos as pixels, no larger than `short_side` needs, which workers share without a copy."""
+
+    def __init__(self, photos: Photos, *, short_side: int):
+        self.kinds = photos[0].kinds
+        _check_memory(photos, short_side)
+        self.images = PackedImages(decode_all(photos, short_side))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Photo:  # type: ignore[override]
+        return Photo(partial(_plane, self.images[index], self.kinds), self.kinds)
+
+    @property
+    def memory(self) -> int:
+        """Bytes that the pixels take."""
+        return self.images.num_bytes
+
+
+def _plane(image: np.ndarray, kinds: tuple[str, ...], name: str) -> np.ndarray:
+    """RGB, or the plane after it of a kind of drawing."""
+    first, count = (0, 3) if name == "image" else (3 + kinds.index(name), 1)
+    return np.ascontiguousarray(image[..., first : first + count])
+
+
+def decode_all(photos: Sequence[Photo], short_side: int) -> Iterator[np.ndarray]:
+    """Each photo (H,W,3 + its drawings) uint8 in order, on all cores, a chunk at a time."""
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(photos), CHUNK):
+            chunk: Iterable[int] = range(start, min(start + CHUNK, len(photos)))
+            yield from pool.map(lambda i: _decode(photos[i], short_side), chunk)
+
+
+def _decode(photo: Photo, short_side: int) -> np.ndarray:
+    pixels = photo.read("image")
+    drawings = [fit_drawing(photo.read(kind), pixels) for kind in photo.kinds]
+    return shrink(np.concatenate([pixels, *drawings], axis=2) if drawings else pixels, short_side)
+
+
+def shrink(pixels: np.ndarray, short_side: int) -> np.ndarray:
+    """(H,W,C) with that short side, its aspect kept; a smaller photo stays as it is."""
+    height, width = pixels.shape[:2]
+    scale = short_side / min(height, width)
+    if scale >= 1:
+        return pixels
+    shape = max(short_side, round(height * scale)), max(short_side, round(width * scale))
+    return resize(pixels, *shape)
+
+
+def _check_memory(photos: Photos, short_side: int) -> None:
+    probed = np.linspace(0, len(photos) - 1, min(PROBED, len(photos))).astype(int)
+    mean = np.mean([_decode(photos[int(i)], short_side).size for i in probed])
+    need, free = float(mean) * len(photos), free_memory()
+    if need > free:
+        raise DataError(
+            f"{len(photos)} photos of {photos.name} take about {need / 1e9:.1f} GB of memory when "
+            f"decoded, and {free / 1e9:.1f} GB are free: set data.cache to none, or "
+            "data.max_photos."
+        )

@@ -1,0 +1,221 @@
+"""Photos that are read as they go: parquet files and hub data sets that no memory holds.
+
+The stream is read once, still encoded, by the process that trains; its workers decode. So nothing
+depends on how many they are.
+"""
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from condiff.data.columns import columns_of, is_held_out
+from condiff.data.hub import hub_name, load_hub, undecoded
+from condiff.data.parquet import File, scan_parquet, to_file
+from condiff.data.photos import Row, find_shards, open_row
+from condiff.data.views import Batch, ViewSettings, make_view, to_row
+from condiff.errors import DataError
+
+AHEAD = 4  # batches, still encoded
+
+Key = tuple[int, int, Row]  # epoch, number within it, the files
+_Numbered = tuple[int, int, dict[str, Any]]  # the same, as `datasets` has them
+
+
+class StreamViews(Dataset[Batch]):
+    """views[epoch, number, row]: a view of a row, a function of it and (seed, epoch, number)."""
+
+    def __init__(self, settings: ViewSettings, *, seed: int, name: str):
+        self.settings, self.seed, self.name = settings, seed, name
+
+    def __getitem__(self, key: Key) -> Batch:
+        epoch, number, row = key
+        rng = np.random.default_rng((self.seed, epoch, number))
+        photo = open_row(row, where=f"Photo {number} of epoch {epoch} of {self.name}")
+        return to_row(*make_view(photo, rng, self.settings))
+
+
+class StreamDataset:
+    """A stream of `datasets`: its shards in another order each epoch, shuffled block by block.
+
+    A block is `data.shuffle_buffer` photos that follow one another; nothing else is in memory.
+    datasets' own shuffle differs between its versions, and can only be resumed by reading anew.
+    """
+
+    num_photos = None
+
+    def __init__(
+        self, source: str | Path, settings: ViewSettings, *, seed: int, kinds: tuple[str, ...] = ()
+    ):
+        config = settings.config
+        rows, self.name, self.files = _open(source, settings)
+        names = rows.column_names or list(next(iter(rows)))
+        self.columns = columns_of(names, config.image_column, kinds, where=self.name)
+        rows = undecoded(rows, self.columns)
+        self.rows = rows.select_columns(
+            [*self.columns.values(), *(["split"] if "split" in names else [])]
+        )
+        self.views = StreamViews(settings, seed=seed, name=self.name)
+        self.seed, self.num_workers = seed, config.num_workers
+        self.num_shards, self.block = int(rows.num_shards), config.shuffle_buffer
+        self.lengths: dict[int, int] = {}  # photos of a shard, where they were counted
+
+    def describe(self) -> str:
+        """How many shards, from where, held how."""
+        return (
+            f"a stream of {self.num_shards} shards from {self.name}, shuffled among {self.block} "
+            "photos"
+        )
+
+    def keys(
+        self, *, start: int, batch_size: int, process: int, num_processes: int
+    ) -> Iterator[list[Key]]:
+        """The rows of batch `start`, start + 1, … for ever.
+
+        Where the shards can be dealt out evenly, each process reads its own and no others. Else
+        each reads all and keeps what is its own, so that together they see what one would.
+        """
+        shards, factor, offset = range(self.num_shards), 1, 0
+        if num_processes > 1 and self.num_shards % num_processes == 0:
+            shards = shards[process::num_processes]
+            factor, offset = num_processes, process  # no two photos of an epoch share a number
+            process, num_processes = 0, 1
+        taken = batch_size * num_processes
+        endless = self._endless(shards, skip=start * taken)
+        mine = slice(process * batch_size, (process + 1) * batch_size)
+
+        def read() -> list[Key]:
+            return [
+                (epoch, number * factor + offset, self._files(row))
+                for epoch, number, row in list(islice(endless, taken))[mine]
+            ]
+
+        with closing(_read_ahead(read)) as batches:
+            yield from batches
+
+    def _endless(self, shards: Sequence[int], *, skip: int) -> Iterator[_Numbered]:
+        """Rows epoch after epoch, without the first `skip`."""
+        epoch = 0
+        while True:
+            length = yield from self._epoch(epoch, shards, skip)
+            if not length:
+                raise DataError(f"{self.name} holds no photos to train on.")
+            epoch, skip = epoch + 1, max(0, skip - length)
+
+    def _epoch(
+        self, epoch: int, shards: Sequence[int], skip: int
+    ) -> Generator[_Numbered, None, int]:
+        """An epoch's rows without the first `skip`; returns how many there are with them.
+
+        Of what is skipped, shards whose length is known are not read, nor is anything decoded.
+        """
+        begin = skip - skip % self.block
+        number, rows = 0, list[dict[str, Any]]()
+        for i in np.random.default_rng((self.seed, epoch)).permutation(len(shards)):
+            length = self._length(shards[i]) if number < begin else None
+            if length is not None and number + length <= begin:
+                number += length
+                continue
+            before = number
+            for row in self._read(shards[i]):
+                number += 1
+                if number > begin:
+                    rows.append(row)
+                if len(rows) == self.block:
+                    yield from self._shuffled(epoch, number - len(rows), rows, skip)
+                    rows = []
+            self.lengths[shards[i]] = number - before
+        yield from self._shuffled(epoch, number - len(rows), rows, skip)
+        return number
+
+    def _shuffled(
+        self, epoch: int, first: int, rows: list[dict[str, Any]], skip: int
+    ) -> Iterator[_Numbered]:
+        order = np.random.default_rng((self.seed, epoch, first)).permutation(len(rows))
+        for number, i in enumerate(order, first):
+            if number >= skip:
+                yield epoch, number, rows[i]
+
+    def _length(self, shard: int) -> int | None:
+        """How many photos to train on a shard has; None where only reading it would tell."""
+        if shard not in self.lengths and len(self.files) == self.num_shards:
+            splits = scan_parquet(self.files[shard]).splits
+            self.lengths[shard] = sum(not is_held_out(split) for split in splits)
+        return self.lengths.get(shard)
+
+    def _read(self, shard: int) -> Iterator[dict[str, Any]]:
+        rows = self.rows.shard(num_shards=self.num_shards, index=shard)
+        return (row for row in self._told(rows) if not is_held_out(str(row.get("split") or "")))
+
+    def _told(self, rows: Any) -> Iterator[dict[str, Any]]:
+        iterator = iter(rows)
+        while True:
+            try:
+                row = next(iterator)
+            except StopIteration:
+                return
+            except (OSError, ValueError) as error:
+                reason = " ".join(str(error).split())
+                raise DataError(
+                    f"The stream {self.name} broke off ({reason}): see that it can be read, and "
+                    "start the run again."
+                ) from error
+            yield row
+
+    def _files(self, row: dict[str, Any]) -> Row:
+        return {key: _file(row[column], self.name, column) for key, column in self.columns.items()}
+
+
+def _read_ahead(read: Callable[[], list[Key]]) -> Generator[list[Key], None, None]:
+    """read() for ever, a few calls ahead in a thread: a network's pauses are not the device's."""
+    pool = ThreadPoolExecutor(1)
+    try:
+        pending = deque(pool.submit(read) for _ in range(AHEAD))
+        while True:
+            yield pending.popleft().result()
+            pending.append(pool.submit(read))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _open(source: str | Path, settings: ViewSettings) -> tuple[Any, str, list[Path]]:
+    """The rows of parquet files below a folder, or of a hub data set; its name; its files."""
+    root = Path(source)
+    if not root.exists():
+        name = hub_name(source)
+        return load_hub(name, settings.config, streaming=True), name, []
+    shards = find_shards(root)
+    if not shards:
+        raise DataError(
+            f"{root} holds no parquet files to stream: make them with condiff prep, or set "
+            "data.streaming to false."
+        )
+    from datasets import load_dataset
+
+    names = [str(path) for path in shards]
+    try:
+        rows = load_dataset("parquet", data_files=names, split="train", streaming=True)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"The parquet files in {root} cannot be read: {reason}") from error
+    return rows, str(root), shards
+
+
+def _file(cell: Any, name: str, column: str) -> File:
+    """A cell's bytes; where it only says where they lie, they are fetched."""
+    path = cell.get("path") if isinstance(cell, dict) else None
+    if path is None or cell.get("bytes") is not None:
+        return to_file(cell, f"A row of {name}", column)
+    import fsspec  # comes with datasets, whose streams name files on the hub or in archives
+
+    try:
+        with fsspec.open(path, "rb") as file:
+            return File(file.read(), Path(path).name)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} of {name} cannot be fetched: {error}") from error

@@ -1,0 +1,232 @@
+"""A random look at a photo: crop, turn, mirror; what is to be painted, and its condition."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TypedDict
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from condiff.colors.lab import rgb_to_lab
+from condiff.conditions.lines import augment_lines
+from condiff.conditions.table import draw_line_condition
+from condiff.config import DataConfig
+from condiff.data.photos import Photo, Photos, fit_drawing
+from condiff.tasks import Task
+
+Features = dict[int, Tensor]
+PREFETCH = 2  # batches that each worker makes ahead
+
+
+class Batch(TypedDict):
+    """One step's photos, or one photo without the first axis.
+
+    x_0 (B,C,s,s) float32: chroma (a,b)/task.scale, or RGB in [-1,1]. condition (B,N,S,S) float32 in
+    [-1,1]: L*/50 - 1, or ink 1 on paper -1; N is 0 for a task that has none. features: the frozen
+    backbone's maps by stride, where they are cached.
+    """
+
+    x_0: Tensor
+    condition: Tensor
+    features: Features | None
+
+
+@dataclass(frozen=True)
+class ViewSettings:
+    """All that decides what a view of a photo looks like, but chance."""
+
+    task: Task
+    config: DataConfig
+    size: int  # side of the condition
+    sample_size: int  # side of x_0
+
+    @property
+    def smallest(self) -> float:
+        """The smallest side of a crop, as a part of the photo's short side."""
+        return min(self.config.min_crop, 1 / _spread(self.config.rotate))
+
+    @property
+    def short_side(self) -> int:
+        """Short side that a photo needs so that no crop of it has to be enlarged."""
+        seen = self.size if self.task.condition_channels else self.sample_size
+        return math.ceil(max(seen, self.sample_size) / self.smallest)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What a view shows of a photo: a square of `side` pixels about (x, y), turned, mirrored."""
+
+    x: float
+    y: float
+    side: int
+    angle: float  # degrees
+    flip: bool
+
+
+def draw_frame(height: int, width: int, rng: np.random.Generator, config: DataConfig) -> Frame:
+    """A square anywhere in the photo, turned only as far as its corners stay inside."""
+    short = min(height, width)
+    side = max(1, round(short * rng.uniform(config.min_crop, 1)))
+    angle = float(rng.uniform(-config.rotate, config.rotate)) if config.rotate else 0.0
+    spread = _spread(angle)
+    side = min(side, 1 + int((short - 1) / spread))
+    reach = (side - 1) * spread / 2  # from the centre to the outermost pixels' centres
+    x, y = (
+        float(rng.uniform(reach, max(reach, length - 1 - reach)))
+        if angle
+        else float(rng.integers(length - side + 1)) + reach
+        for length in (width, height)
+    )
+    return Frame(x, y, side, angle, bool(rng.random() < config.flip))
+
+
+def cut(pixels: np.ndarray, frame: Frame) -> np.ndarray:
+    """(H,W,C) uint8 -> the frame's (side,side,C), at the photo's own resolution."""
+    side, half = frame.side, (frame.side - 1) / 2
+    reach = half * _spread(frame.angle)
+    left, top = max(0, math.floor(frame.x - reach)), max(0, math.floor(frame.y - reach))
+    if not frame.angle:
+        shown = pixels[top : top + side, left : left + side]
+    else:
+        near = pixels[top : math.ceil(frame.y + reach) + 1, left : math.ceil(frame.x + reach) + 1]
+        cos, sin = math.cos(math.radians(frame.angle)), math.sin(math.radians(frame.angle))
+        x, y = frame.x - left, frame.y - top
+        place = [[cos, -sin, x - half * (cos - sin)], [sin, cos, y - half * (sin + cos)]]
+        shown = cv2.warpAffine(
+            np.ascontiguousarray(near),
+            np.array(place),
+            (side, side),
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_REPLICATE,
+        ).reshape(side, side, -1)
+    return np.ascontiguousarray(shown[:, ::-1] if frame.flip else shown)
+
+
+def make_view(
+    photo: Photo, rng: np.random.Generator, settings: ViewSettings
+) -> tuple[np.ndarray, np.ndarray]:
+    """One random look at a photo: x_0 (C,s,s) and condition (N,S,S), both of the same frame."""
+    task, config, size = settings.task, settings.config, settings.size
+    pixels = photo.read("image")
+    height, width = pixels.shape[:2]
+    frame = draw_frame(height, width, rng, config)
+    crop = cut(pixels, frame)
+    if task.name == "colorize":
+        lightness = rgb_to_lab(scale_to(crop, size))[..., 0]
+        chroma = rgb_to_lab(scale_to(crop, settings.sample_size))[..., 1:]
+        if rng.random() < config.degrade:
+            lightness = degrade(lightness, rng)
+        return _planes(chroma / task.scale), _planes(lightness[..., None] / 50 - 1)
+    x_0 = _planes(scale_to(crop, settings.sample_size) / np.float32(127.5) - 1)
+    if not task.conditions:
+        return x_0, np.empty((0, size, size), np.float32)
+    if photo.kinds:
+        kind = photo.kinds[int(rng.integers(len(photo.kinds)))]
+        stored = fit_drawing(photo.read(kind), pixels)
+        drawing = scale_to(cut(stored, frame), size)
+    else:
+        drawing = draw_line_condition(scale_to(crop, size), rng, kinds=task.conditions)
+    if task.augments_lines:
+        drawing = augment_lines(drawing, rng)
+    return x_0, _planes(drawing / np.float32(127.5) - 1)
+
+
+def scale_to(pixels: np.ndarray, side: int) -> np.ndarray:
+    """A square (n,n,C) uint8 -> (side,side,C): averaged where it shrinks, else cubic."""
+    how = cv2.INTER_AREA if side < len(pixels) else cv2.INTER_CUBIC
+    return cv2.resize(pixels, (side, side), interpolation=how).reshape(side, side, -1)
+
+
+def degrade(lightness: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """L* as an old photo has it: contrast, softness, grain and JPEG blocks, each at random."""
+    if rng.random() < 0.5:
+        gamma, low, high = rng.uniform(0.7, 1.4), rng.uniform(0, 12), rng.uniform(88, 100)
+        lightness = low + (high - low) * (lightness / 100) ** gamma
+    if rng.random() < 0.4:
+        lightness = cv2.GaussianBlur(lightness, (0, 0), float(rng.uniform(0.4, 1.8)))
+    if rng.random() < 0.4:
+        grain = rng.standard_normal(lightness.shape, dtype=np.float32)
+        lightness = lightness + rng.uniform(0.5, 5) * cv2.GaussianBlur(grain, (0, 0), 0.6)
+    lightness = lightness.clip(0, 100).astype(np.float32)
+    if rng.random() < 0.3:
+        coded = cv2.imencode(
+            ".jpg",
+            (lightness * 2.55).round().astype(np.uint8),
+            [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(25, 90))],
+        )[1]
+        decoded = cv2.imdecode(coded, cv2.IMREAD_GRAYSCALE)
+        assert decoded is not None  # our own JPEG
+        lightness = decoded.astype(np.float32) / 2.55
+    return lightness
+
+
+class ViewDataset(Dataset[Batch]):
+    """Views of photos; views[epoch, index] is a function of (seed, epoch, index) alone."""
+
+    def __init__(
+        self,
+        photos: Sequence[Photo],
+        settings: ViewSettings,
+        *,
+        seed: int,
+        name: str,
+        fingerprint: str = "",
+    ):
+        self.photos, self.settings, self.seed = photos, settings, seed
+        self.name, self.photos_fingerprint = name, fingerprint
+        self.num_photos, self.num_workers = len(photos), settings.config.num_workers
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def __getitem__(self, key: tuple[int, int]) -> Batch:
+        epoch, index = key
+        rng = np.random.default_rng((self.seed, epoch, index))
+        return to_row(*make_view(self.photos[index], rng, self.settings))
+
+    def fingerprint(self) -> str:
+        """SHA-256 of all that the views depend on: photos, task, variation, sizes, seed."""
+        settings = self.settings
+        config = settings.config
+        parts = (
+            "views 2", settings.task.name, self.photos_fingerprint, config.min_crop, config.flip,
+            config.rotate, config.degrade, config.conditions, settings.size, settings.sample_size,
+            self.seed,
+        )  # fmt: skip
+        return sha256(repr(parts).encode()).hexdigest()
+
+    def describe(self) -> str:
+        """How many photos, from where, held how."""
+        held = getattr(self.photos, "memory", 0)
+        if not isinstance(self.photos, Photos):
+            how = f"{held / 1e6:.1f} MB of pixels in memory"
+        elif held:
+            how = f"{held / 1e6:.1f} MB of files in memory, decoded at each access"
+        else:
+            how = "read and decoded at each access"
+        return f"{self.num_photos} photos from {self.name}, {how}"
+
+
+def to_row(x_0: np.ndarray, condition: np.ndarray) -> Batch:
+    """One photo's share of a batch."""
+    return {
+        "x_0": torch.from_numpy(x_0),
+        "condition": torch.from_numpy(condition),
+        "features": None,
+    }
+
+
+def _planes(pixels: np.ndarray) -> np.ndarray:
+    """(H,W,C) -> (C,H,W) float32."""
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1), np.float32)
+
+
+def _spread(angle: float) -> float:
+    """How much wider the upright square about a turned one is."""
+    turn = math.radians(angle)
+    return abs(math.cos(turn)) + abs(math.sin(turn))

@@ -1,0 +1,200 @@
+"""Pictures made from drawings, judged: do they follow the lines, look real, differ from each other.
+
+The lines of a true photo go in; lines of the same kind, drawn again from what comes out, should be
+the same.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+
+import cv2
+import numpy as np
+
+from condiff.conditions.drawing import Drawing
+from condiff.conditions.table import apply, find_condition, to_ink
+from condiff.errors import ConditionError, DataError
+from condiff.evaluation.line_metrics import edge_f1, lab_diversity
+from condiff.evaluation.metrics import Floats, Pixels, frechet_distance
+from condiff.evaluation.photos import NO_DISTANCE, Extractor
+from condiff.evaluation.report import markdown_table
+from condiff.pipeline import Pipeline, shrink_to
+
+TRUTH, OTHER, NOISE, BLURRED_MEAN = "truth", "another photo", "noise", "blurred mean"
+MEAN_SIDE = 64  # pixels on a side of the mean picture before it is blurred
+MEAN_BLUR = 4.0  # sigma, in those pixels
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class DrawingRow:
+    """The figures of one method: means over the drawings."""
+
+    method: str
+    pictures: int
+    edge_f1: float | None  # within 2 pixels, all samples count. None: no lines were given
+    frechet: float | None  # on the extractor's features: not FID. None: fewer than two pictures
+    frechet_ratio: float | None  # frechet / that of the blurred mean
+    samples: int = 1
+    diversity: float | None = None  # mean Lab distance between the samples of a drawing
+
+
+FIGURES = (  # field, label, format
+    ("pictures", "pictures", "d"),
+    ("edge_f1", "edge F1, 2 px ↑", ".3f"),
+    ("frechet", "Fréchet (EfficientNet-Lite0) ↓", ".3f"),
+    ("frechet_ratio", "Fréchet / blurred mean's ↓", ".3f"),
+    ("samples", "samples, k", "d"),
+    ("diversity", "diversity, Lab", ".1f"),
+)
+
+
+def draw_lines(pixels: Pixels, kind: str) -> np.ndarray:
+    """(H,W,3) uint8 RGB -> ink (H,W) uint8: lines of a kind, with its default parameters."""
+    ink = find_condition(kind).ink
+    if ink is None:
+        raise ConditionError(f"{kind} draws no lines: choose canny, sketch, softedge, …")
+    return to_ink(apply(kind, pixels), ink=ink)[..., 0]
+
+
+def prepare_truth(
+    pipeline: Pipeline, photo: Pixels, *, kind: str | None, size: int | None
+) -> tuple[Pixels, Drawing | None]:
+    """A photo at the size of the model's pictures, and its lines at the size that the model sees.
+
+    Without a kind of lines it is the photo's middle square, for a model that takes none.
+    """
+    side = pipeline.loaded.condition_size if size is None else size
+    if kind is None:
+        short = min(photo.shape[:2])
+        top, left = ((long - short) // 2 for long in photo.shape[:2])
+        side //= pipeline.cell
+        return fit(photo[top : top + short, left : left + short], (side, side, 3)), None
+    seen = shrink_to(photo, size=side, cell=pipeline.cell)
+    rows, columns = (length // pipeline.cell for length in seen.shape[:2])
+    return fit(seen, (rows, columns, 3)), Drawing(draw_lines(seen, kind))
+
+
+def evaluate_drawings(
+    methods: Mapping[str, Sequence[Sequence[Pixels]]],
+    truths: Sequence[Pixels],
+    *,
+    kind: str | None,
+    extractor: Extractor,
+) -> list[DrawingRow]:
+    """One row a method, in the given order, then the baselines and the truth.
+
+    A method has the samples of every truth, in the truths' order and size, so many of each. Lines
+    of `kind` are compared; None is for a method that was given none. Baselines are the set's mean,
+    blurred, which is what a model that knows nothing paints; noise, full of edges, so that its F1
+    is what has to be beaten; and another photo of the set, whose look is right.
+    """
+    if not truths:
+        raise DataError("there is no photo to evaluate: give at least one true photo.")
+    if taken := methods.keys() & {TRUTH, OTHER, NOISE, BLURRED_MEAN}:
+        raise DataError(f"'{taken.pop()}' is the name of a baseline: call the method otherwise.")
+    mean = mean_picture(truths)
+    everything: dict[str, Sequence[Sequence[Pixels]]] = {
+        **methods,
+        BLURRED_MEAN: [[fit(mean, truth.shape)] for truth in truths],
+        NOISE: [[make_noise(truth.shape, seed)] for seed, truth in enumerate(truths)],
+        OTHER: [[fit(truths[i - 1], truth.shape)] for i, truth in enumerate(truths)],
+        TRUTH: [[truth] for truth in truths],
+    }
+    lines = [draw_lines(truth, kind) for truth in truths] if kind else None
+    features = _extract(truths, extractor)
+    rows = [
+        _row(name, answers, truths, lines, kind, features, extractor)
+        for name, answers in everything.items()
+    ]
+    base = next(row.frechet for row in rows if row.method == BLURRED_MEAN)
+    if base is None or base < NO_DISTANCE:
+        return rows
+    return [replace(row, frechet_ratio=(row.frechet or 0.0) / base) for row in rows]
+
+
+def mean_picture(truths: Sequence[Pixels]) -> Pixels:
+    """The mean of all photos squeezed to one square, blurred: (64,64,3) uint8."""
+    side = (MEAN_SIDE, MEAN_SIDE, 3)
+    mean = np.mean([fit(truth, side).astype(np.float32) for truth in truths], axis=0)
+    return cv2.GaussianBlur(mean, (0, 0), MEAN_BLUR).round().clip(0, 255).astype(np.uint8)
+
+
+def make_noise(shape: tuple[int, ...], seed: int) -> Pixels:
+    """Every channel of every pixel at random."""
+    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+
+
+def fit(pixels: Pixels, shape: tuple[int, ...]) -> Pixels:
+    """A picture squeezed or stretched to another's (height, width, …)."""
+    if pixels.shape == shape:
+        return pixels
+    shrinks = pixels.shape[0] > shape[0] and pixels.shape[1] > shape[1]
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(pixels, (shape[1], shape[0]), interpolation=how), np.uint8)
+
+
+def format_table(rows: Sequence[DrawingRow]) -> str:
+    """A Markdown table, one line a figure and one column a method."""
+    table = [["", *(row.method for row in rows)]]
+    for field, label, form in FIGURES:
+        values = [getattr(row, field) for row in rows]
+        if any(value is not None for value in values):
+            table.append([label, *("–" if v is None else format(v, form) for v in values)])
+    return markdown_table(table)
+
+
+def to_json(rows: Sequence[DrawingRow]) -> str:
+    """The rows as a JSON list of objects; what was not measured is null."""
+    return json.dumps([asdict(row) for row in rows], indent=2, allow_nan=False) + "\n"
+
+
+def _row(
+    method: str,
+    answers: Sequence[Sequence[Pixels]],
+    truths: Sequence[Pixels],
+    lines: Sequence[np.ndarray] | None,
+    kind: str | None,
+    true_features: Floats,
+    extractor: Extractor,
+) -> DrawingRow:
+    if len(answers) != len(truths):
+        raise DataError(f"'{method}' has {len(answers)} answers to {len(truths)} drawings.")
+    counts = {len(samples) for samples in answers}
+    if len(counts) > 1:
+        raise DataError(f"'{method}' has not the same number of samples for each drawing.")
+    for index, (samples, truth) in enumerate(zip(answers, truths, strict=True), start=1):
+        if wrong := next((s.shape for s in samples if s.shape != truth.shape), None):
+            raise DataError(
+                f"picture {index} of '{method}' is {wrong[1]}x{wrong[0]} but its truth is "
+                f"{truth.shape[1]}x{truth.shape[0]}: give pictures of the same size."
+            )
+    first = [samples[0] for samples in answers]
+    count = counts.pop()
+    scores = _f1_scores(answers, lines, kind) if lines and kind else None
+    found = _extract(first, extractor) if len(first) > 1 else None
+    differences = [lab_diversity(samples) for samples in answers] if count > 1 else None
+    return DrawingRow(
+        method=method,
+        pictures=len(first),
+        edge_f1=float(np.mean(scores)) if scores else None,
+        frechet=None if found is None else frechet_distance(found, true_features),
+        frechet_ratio=None,
+        samples=count,
+        diversity=float(np.mean(differences)) if differences else None,
+    )
+
+
+def _f1_scores(
+    answers: Sequence[Sequence[Pixels]], lines: Sequence[np.ndarray], kind: str
+) -> list[float]:
+    return [
+        edge_f1(draw_lines(sample, kind), given)
+        for samples, given in zip(answers, lines, strict=True)
+        for sample in samples
+    ]
+
+
+def _extract(pictures: Sequence[Pixels], extractor: Extractor) -> Floats:
+    starts = range(0, len(pictures), BATCH)
+    return np.concatenate([extractor(list(pictures[i : i + BATCH]))[0] for i in starts])

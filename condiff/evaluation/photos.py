@@ -1,0 +1,296 @@
+"""Results against true photos: one row of figures a method, beside baselines that know no colour.
+
+PSNR and CIEDE2000 alone reward doing nothing, so grey passthrough and mean colour are always there.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import zip_longest
+
+import cv2
+import numpy as np
+
+from condiff.colors.lab import join_chroma, rgb_to_lab
+from condiff.errors import DataError
+from condiff.evaluation.metrics import (
+    Floats,
+    Pixels,
+    bleed,
+    ciede2000,
+    colorfulness,
+    colorfulness_ddcolor,
+    diversity,
+    edge_alignment,
+    frechet_distance,
+    lightness_error,
+    psnr,
+    ssim,
+)
+from condiff.evaluation.report import Comparison, html_page, markdown_table
+
+# One photo's outcome: a picture, or k samples of it of which the first is the one scored.
+Result = Pixels | Sequence[Pixels]
+# RGB photos -> features (N,D) and class scores (N,1000).
+Extractor = Callable[[list[Pixels]], tuple[Floats, Floats]]
+
+GREY, MEAN_COLOUR, TRUTH = "grey passthrough", "mean colour", "truth"
+# A grey photo would make the mean of grey passthrough infinite; 60 dB is an error below rounding.
+HIGHEST_PSNR = 60.0
+NO_DISTANCE = 1e-6  # Fréchet distances below are rounding
+EXTRACTOR_SIDE = 256  # grey photos want resolution: Lite2 names 74 % of them at 256, 55 % at 160
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Row:
+    """The figures of one method: means over the photos where nothing else is said."""
+
+    method: str
+    photos: int
+    psnr: float  # dB, a photo counts 60 at most
+    ssim: float
+    ciede2000: float
+    colorfulness: float  # Hasler and Suesstrunk
+    colorfulness_ddcolor: float
+    delta_cf: float  # difference of the means of colorfulness, negative = duller than the truth
+    delta_cf_mean: float  # mean of the photos' absolute differences
+    lightness_error: float  # the worst pixel of all photos, |dL*|
+    bleed: float
+    edge_alignment: float
+    frechet: float | None  # on the extractor's features: not FID. None: fewer than two photos
+    frechet_ratio: float | None  # frechet / that of grey passthrough. None: that is zero
+    top1: float  # share of photos whose first class is the one seen in the true photo
+    samples: int = 1
+    diversity: float | None = None  # mean ab distance between the samples of a photo
+    best_of_k: float | None = None  # CIEDE2000 of each photo's best sample
+
+
+FIGURES = (  # field, label, format
+    ("photos", "photos", "d"),
+    ("psnr", "PSNR, dB ↑", ".2f"),
+    ("ssim", "SSIM ↑", ".4f"),
+    ("ciede2000", "CIEDE2000 ↓", ".2f"),
+    ("colorfulness", "colourfulness", ".1f"),
+    ("colorfulness_ddcolor", "colourfulness (DDColor)", ".1f"),
+    ("delta_cf", "ΔCF, of means", "+.1f"),
+    ("delta_cf_mean", "ΔCF, mean of absolute ↓", ".1f"),
+    ("lightness_error", "ΔL*, worst pixel ↓", ".2f"),
+    ("bleed", "bleed", ".3f"),
+    ("edge_alignment", "edge alignment", ".3f"),
+    ("frechet", "Fréchet (EfficientNet-Lite0) ↓", ".3f"),
+    ("frechet_ratio", "Fréchet / grey's ↓", ".3f"),
+    ("top1", "top-1 as the truth ↑", ".1%"),
+    ("samples", "samples, k", "d"),
+    ("diversity", "diversity, ab", ".1f"),
+    ("best_of_k", "CIEDE2000, best of k ↓", ".2f"),
+)
+
+
+class Lite0Extractor:
+    """EfficientNet-Lite0 as an `Extractor`: pooled features (N,1280), logits (N,1000).
+
+    A photo's short side is brought to 256 and the middle 256x256 is seen.
+    """
+
+    def __init__(self) -> None:
+        from condiff.networks.backbone import load_pretrained
+
+        self.net = load_pretrained("lite0", with_head=True)
+
+    def __call__(self, photos: list[Pixels]) -> tuple[Floats, Floats]:
+        import torch
+
+        squares = np.stack([_middle_square(pixels) for pixels in photos])
+        x = torch.from_numpy(squares).permute(0, 3, 1, 2).float() / 255
+        with torch.inference_mode():
+            features, logits = self.net.classify(x)
+        return features.numpy(), logits.numpy()
+
+
+def evaluate(
+    methods: Mapping[str, Iterable[Result]], truths: Iterable[Pixels], *, extractor: Extractor
+) -> list[Row]:
+    """One row a method, in the given order, then grey passthrough, mean colour and truth.
+
+    A method yields one result for every truth, in the truths' order and size; where it yields
+    lists of samples the first is scored and all make `diversity` and `best_of_k`.
+    """
+    truths = list(truths)
+    if not truths:
+        raise DataError("there is no photo to evaluate: give at least one true photo.")
+    if taken := methods.keys() & {GREY, MEAN_COLOUR, TRUTH}:
+        raise DataError(f"'{taken.pop()}' is the name of a baseline: call the method otherwise.")
+    ab = mean_chroma(truths)
+    everything: dict[str, Iterable[Result]] = {
+        **methods,
+        GREY: map(grey_passthrough, truths),
+        MEAN_COLOUR: (with_chroma(truth, ab) for truth in truths),
+        TRUTH: truths,
+    }
+    seen = _extract(truths, extractor)
+    rows = [_row(name, each, truths, seen, extractor) for name, each in everything.items()]
+    grey = next(row.frechet for row in rows if row.method == GREY)
+    if grey is None or grey < NO_DISTANCE:
+        return rows
+    return [replace(row, frechet_ratio=(row.frechet or 0.0) / grey) for row in rows]
+
+
+def grey_passthrough(pixels: Pixels) -> Pixels:
+    """The photo's L* without any colour: what a colorizer that does nothing returns."""
+    grey = with_chroma(pixels, np.zeros(2, np.float32))
+    return np.repeat(grey[..., 1:2], 3, axis=2)  # the three may round apart
+
+
+def mean_chroma(truths: Iterable[Pixels]) -> Floats:
+    """Mean (a,b) of a set of photos, each photo counting the same."""
+    return np.mean([rgb_to_lab(pixels)[..., 1:].mean((0, 1)) for pixels in truths], axis=0)
+
+
+def with_chroma(pixels: Pixels, ab: Floats) -> Pixels:
+    """The photo's L* under one constant (a,b), as far as sRGB has it."""
+    return join_chroma(pixels, np.asarray(ab, np.float32).reshape(1, 1, 2))
+
+
+def format_table(rows: Sequence[Row]) -> str:
+    """A Markdown table, one line a figure and one column a method."""
+    return markdown_table(_cells(rows))
+
+
+def to_json(rows: Sequence[Row]) -> str:
+    """The rows as a JSON list of objects; what was not measured is null."""
+    return json.dumps([asdict(row) for row in rows], indent=2, allow_nan=False) + "\n"
+
+
+def html_report(
+    rows: Sequence[Row],
+    results: Sequence[Pixels],
+    truths: Sequence[Pixels],
+    *,
+    title: str = "Colours, evaluated",
+    each: int = 2,
+) -> str:
+    """A page with the table and `each` worst, median and best photos of one method's results."""
+    return html_page(title, _cells(rows), pick_comparisons(results, truths, each=each))
+
+
+def pick_comparisons(
+    results: Sequence[Pixels], truths: Sequence[Pixels], *, each: int
+) -> list[Comparison]:
+    """The worst, median and best photos by mean CIEDE2000; a photo shows up once."""
+    pairs = list(zip(results, truths, strict=True))
+    errors = [float(ciede2000(rgb_to_lab(r), rgb_to_lab(t)).mean()) for r, t in pairs]
+    order = [int(i) for i in np.argsort(errors, kind="stable")[::-1]]
+    middle = max(0, (len(order) - each) // 2)
+    picked = dict.fromkeys(order[middle : middle + each], "median")
+    picked |= dict.fromkeys(order[::-1][:each], "best") | dict.fromkeys(order[:each], "worst")
+    return [
+        Comparison(
+            f"{picked[i]}: photo {i + 1}, CIEDE2000 {errors[i]:.2f}",
+            grey_passthrough(truths[i]),
+            results[i],
+            truths[i],
+        )
+        for i in order
+        if i in picked
+    ]
+
+
+def _row(
+    method: str,
+    results: Iterable[Result],
+    truths: list[Pixels],
+    seen: tuple[Floats, Floats],
+    extractor: Extractor,
+) -> Row:
+    """The figures of one method, without `frechet_ratio`, which needs another method's."""
+    pictures: list[Pixels] = []
+    figures: list[dict[str, float]] = []
+    counts: set[int] = set()
+    for samples, truth in _paired(method, results, truths):
+        pictures.append(samples[0])
+        figures.append(_photo_figures(samples, truth))
+        counts.add(len(samples))
+    if len(counts) > 1:
+        raise DataError(f"'{method}' has not the same number of samples for each photo: give k.")
+    features, logits = _extract(pictures, extractor)
+    true_features, true_logits = seen
+    columns = {name: np.array([photo[name] for photo in figures]) for name in figures[0]}
+    means = {name: float(column.mean()) for name, column in columns.items()}
+    return Row(
+        method=method,
+        photos=len(pictures),
+        **{**means, "lightness_error": float(columns["lightness_error"].max())},
+        delta_cf_mean=float(np.abs(columns["delta_cf"]).mean()),
+        frechet=frechet_distance(features, true_features) if len(pictures) > 1 else None,
+        frechet_ratio=None,
+        top1=float(np.mean(logits.argmax(1) == true_logits.argmax(1))),
+        samples=counts.pop(),
+    )
+
+
+def _photo_figures(samples: Sequence[Pixels], truth: Pixels) -> dict[str, float]:
+    """What is measured photo by photo, named as in `Row`."""
+    pixels, truth_lab = samples[0], rgb_to_lab(truth)
+    labs = [rgb_to_lab(sample) for sample in samples]
+    differences = [float(ciede2000(lab, truth_lab).mean()) for lab in labs]
+    figures = {
+        "psnr": min(psnr(pixels, truth), HIGHEST_PSNR),
+        "ssim": ssim(pixels, truth),
+        "ciede2000": differences[0],
+        "colorfulness": colorfulness(pixels),
+        "colorfulness_ddcolor": colorfulness_ddcolor(pixels),
+        "delta_cf": colorfulness(pixels) - colorfulness(truth),
+        "lightness_error": lightness_error(labs[0], truth_lab),
+        "bleed": bleed(labs[0]),
+        "edge_alignment": edge_alignment(labs[0]),
+    }
+    if len(samples) > 1:
+        figures |= {"diversity": diversity(labs), "best_of_k": min(differences)}
+    return figures
+
+
+def _paired(
+    method: str, results: Iterable[Result], truths: list[Pixels]
+) -> Iterator[tuple[Sequence[Pixels], Pixels]]:
+    """Every result as its samples, with its truth; counts and sizes have to agree."""
+    for index, (result, truth) in enumerate(zip_longest(results, truths), start=1):
+        if result is None or truth is None:
+            kind = "fewer" if result is None else "more"
+            raise DataError(f"'{method}' has {kind} pictures than there are truths, {len(truths)}.")
+        samples = [result] if isinstance(result, np.ndarray) else result
+        for sample in samples:
+            if sample.shape != truth.shape:
+                raise DataError(
+                    f"picture {index} of '{method}' is {sample.shape[1]}x{sample.shape[0]} but its "
+                    f"truth is {truth.shape[1]}x{truth.shape[0]}: give pictures of the same size."
+                )
+        yield samples, truth
+
+
+def _extract(photos: list[Pixels], extractor: Extractor) -> tuple[Floats, Floats]:
+    """Features and logits of all photos, a batch at a time."""
+    starts = range(0, len(photos), BATCH)
+    features, logits = zip(*(extractor(photos[i : i + BATCH]) for i in starts), strict=True)
+    return np.concatenate(features), np.concatenate(logits)
+
+
+def _middle_square(pixels: Pixels) -> Pixels:
+    """The middle of a photo whose short side is brought to `EXTRACTOR_SIDE`."""
+    height, width = pixels.shape[:2]
+    scale = EXTRACTOR_SIDE / min(height, width)
+    size = round(width * scale), round(height * scale)
+    smooth = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    resized = np.asarray(cv2.resize(pixels, size, interpolation=smooth), np.uint8)
+    left, top = (size[0] - EXTRACTOR_SIDE) // 2, (size[1] - EXTRACTOR_SIDE) // 2
+    return resized[top : top + EXTRACTOR_SIDE, left : left + EXTRACTOR_SIDE]
+
+
+def _cells(rows: Sequence[Row]) -> list[list[str]]:
+    """Figures as lines, methods as columns; figures that no row has are left out."""
+    table = [["", *(row.method for row in rows)]]
+    for field, label, form in FIGURES:
+        values = [getattr(row, field) for row in rows]
+        if any(value is not None for value in values):
+            table.append([label, *("–" if v is None else format(v, form) for v in values)])
+    return table

@@ -1,0 +1,1 @@
+"""Photo files: read whatever they are, written with all they carried."""

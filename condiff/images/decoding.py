@@ -1,0 +1,209 @@
+"""Pixels of an opened image of any mode: upright arrays in sRGB, of 8 or of 16 bits."""
+
+import io
+import struct
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, BinaryIO
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageCms, TiffImagePlugin
+
+from condiff.images import ifd
+from condiff.images.profiles import UNUSABLE, deep_to_srgb, to_srgb
+
+Pixels = NDArray[Any]  # uint8 or uint16
+
+TURNS: dict[int, Callable[[Pixels], Pixels]] = {
+    2: lambda p: cv2.flip(p, 1),
+    3: lambda p: cv2.rotate(p, cv2.ROTATE_180),
+    4: lambda p: cv2.flip(p, 0),
+    5: cv2.transpose,
+    6: lambda p: cv2.rotate(p, cv2.ROTATE_90_CLOCKWISE),
+    7: lambda p: cv2.flip(cv2.transpose(p), -1),
+    8: lambda p: cv2.rotate(p, cv2.ROTATE_90_COUNTERCLOCKWISE),
+}
+STRIP_PIXELS = 1 << 22  # a strip's copies stay small beside the photo
+
+
+def orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 where there is none that can be read."""
+    with suppress(OSError, SyntaxError, ValueError, LookupError, TypeError):
+        # PNG's own getexif would first decode the picture, in search of a late chunk.
+        exif = Image.Image.getexif(image) if image.format == "PNG" else image.getexif()
+        turn = exif.get(ExifTags.Base.Orientation, 1)
+        return turn if turn in TURNS else 1
+    return 1
+
+
+def decode_pixels(image: Image.Image, file: BinaryIO) -> tuple[Pixels, Pixels | None]:
+    """(H,W,3) sRGB and (H,W) alpha or None, upright; uint16 for deep files."""
+    profile = image.info.get("icc_profile")
+    if _is_deep_colour(image):
+        turn = orientation(image) if image.format == "PNG" else 1  # cv2 has turned a TIFF
+        pixels, alpha = _decode_deep(image, file)
+    else:
+        image.load()
+        turn = orientation(image)  # after loading: Pillow has turned a TIFF by then
+        pixels, alpha = _decode_by_pillow(image)
+    if profile and pixels.dtype == np.uint16:
+        pixels = deep_to_srgb(pixels, profile)
+    if turn != 1:
+        pixels = TURNS[turn](pixels)
+        alpha = None if alpha is None else TURNS[turn](alpha)
+    return pixels, alpha
+
+
+def _decode_by_pillow(image: Image.Image) -> tuple[Pixels, Pixels | None]:
+    """Colours and alpha of a loaded image; its profile is applied at 8 bits only."""
+    alpha = _alpha(image)
+    if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
+        return to_array(_to_rgb(image)), alpha
+    grey = to_16_bits(np.asarray(image), deep=image.mode != "F")
+    if getattr(image, "tag_v2", {}).get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:
+        grey = 65_535 - grey  # white is zero, which Pillow minds at 8 bits only
+    if alpha is not None:
+        alpha = alpha.astype(np.uint16) * 257
+    return cv2.merge([grey] * 3).reshape(*grey.shape, 3), alpha
+
+
+def _is_deep_colour(image: Image.Image) -> bool:
+    """Whether a file holds 16 bits a channel that Pillow would cut to 8."""
+    if image.format == "PNG":
+        return (
+            any(str(tile[3]).endswith(";16B") for tile in getattr(image, "tile", ()))
+            and image.mode != "I;16"
+        )
+    tags = getattr(image, "tag_v2", {})
+    bits = tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,))
+    return bool(
+        image.format == "TIFF"
+        and image.mode in ("RGB", "RGBA", "RGBX", "RGBa", "LA")
+        and set(bits) == {16}
+        and tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,))[0] == 1
+    )
+
+
+def _decode_deep(image: Image.Image, file: BinaryIO) -> tuple[Pixels, Pixels | None]:
+    """(H,W,3) and alpha of a PNG or TIFF of 16 bits a channel, by cv2."""
+    page = image.tell() if image.format == "TIFF" else 0
+    tags = getattr(image, "tag_v2", {})
+    extra = tags.get(TiffImagePlugin.EXTRASAMPLES, (0,))
+    if tags.get(TiffImagePlugin.PLANAR_CONFIGURATION, 1) == 2:
+        pixels = _decode_planes(file, page)
+    else:
+        pixels = decode_by_cv2(file, page)
+    if pixels.ndim == 2 or pixels.dtype != np.uint16:
+        raise ValueError("its channels cannot be read")
+    if pixels.shape[2] == 3:
+        return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels), None
+    alpha = np.ascontiguousarray(pixels[..., 3])
+    colour = cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGB)
+    if image.format == "TIFF" and image.mode == "RGBX":
+        return colour, None
+    if image.format == "TIFF" and extra[0] == 1:  # the colours were multiplied by alpha
+        scale = 65_535 / np.maximum(alpha, 1).astype(np.float32)
+        colour = np.rint(np.minimum(colour * scale[..., None], 65_535)).astype(np.uint16)
+    return colour, alpha
+
+
+def _decode_planes(file: BinaryIO, page: int) -> Pixels:
+    """A TIFF whose channels lie apart, which cv2 mixes up: each one as a grey TIFF of its own."""
+    order, big, offset = ifd.read_header(file)
+    if big or page:
+        raise ValueError("its channels lie apart; save them interleaved")
+    tags = ifd.read_directory(file, offset, order=order)
+    channels = ifd.read_number(tags[TiffImagePlugin.SAMPLESPERPIXEL], order)
+    shape = {tag: tags[tag] for tag in ifd.GRID if tag in tags}
+    shape |= {262: ifd.short(1, order=order), 277: ifd.short(1, order=order)}  # grey
+    file.seek(0)
+    whole = file.read()
+    planes = []
+    for channel in range(channels):
+        own = {tag: ifd.part(tags[tag], channel, channels) for tag in ifd.PIECES if tag in tags}
+        at = len(whole) + len(whole) % 2
+        head = whole[:4] + struct.pack(f"{order}I", at)
+        directory = ifd.pack_directory(shape | own, order=order, start=at)
+        data = head + whole[8:] + bytes(len(whole) % 2) + directory
+        planes.append(decode_by_cv2(io.BytesIO(data)))
+    red, green, blue, *alpha = planes
+    return cv2.merge([blue, green, red, *alpha[:1]])
+
+
+def decode_by_cv2(file: BinaryIO, page: int = 0) -> Pixels:
+    """A file's pixels in cv2's order of channels, at their own depth; a TIFF's are upright."""
+    file.seek(0)
+    data = np.frombuffer(file.read(), np.uint8)
+    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        if page:
+            _, pages = cv2.imdecodemulti(data, cv2.IMREAD_UNCHANGED, None, (page, page + 1))
+            decoded = pages[0] if pages else None
+        else:
+            decoded = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise ValueError(f"cv2 says: {error.err}") from None
+    finally:
+        cv2.utils.logging.setLogLevel(level)
+    if decoded is None:
+        raise ValueError("its pixels cannot be decoded")
+    return decoded
+
+
+def _alpha(image: Image.Image) -> Pixels | None:
+    """The transparency of an image as (H,W) uint8, None when its file has none."""
+    key = image.info.get("transparency")
+    if key is not None and (image.mode in ("I", "F") or image.mode.startswith("I;16")):
+        return np.where(np.asarray(image) == key, 0, 255).astype(np.uint8)
+    if not image.has_transparency_data:
+        return None
+    return np.array(image.convert("RGBA").getchannel("A"))
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """The colours of an image of any mode as an sRGB image, transparency aside."""
+    profile = image.info.get("icc_profile")
+    image.info = {}  # a tRNS key here would make convert("RGB") warn or blend
+    if image.mode in ("LA", "La"):
+        image = image.convert("LA").getchannel("L")
+    elif image.mode in ("RGBa", "PA"):
+        image = image.convert("RGBA")
+    if image.mode == "LAB":
+        image = to_srgb(image, ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")))
+    elif profile:
+        # A broken profile, or one of another mode, is ignored: sRGB is the best guess.
+        with suppress(*UNUSABLE):
+            image = to_srgb(image, ImageCms.ImageCmsProfile(io.BytesIO(profile)))
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def to_array(image: Image.Image) -> Pixels:
+    """An RGB image as (H,W,3) uint8, strip by strip: np.asarray would hold it three times over."""
+    width, height = image.size
+    pixels = np.empty((height, width, 3), np.uint8)
+    rows = max(1, STRIP_PIXELS // width)
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        pixels[top:bottom] = np.asarray(image.crop((0, top, width, bottom)))
+    return pixels
+
+
+def to_16_bits(values: NDArray, *, deep: bool) -> Pixels:
+    """Values of 16 bits (deep), or of 0..1, as uint16; anything wider by its own range."""
+    if values.dtype.itemsize == 2 and values.dtype.kind == "u":
+        return values.astype(np.uint16)
+    finite = np.nan_to_num(values.astype(np.float64), nan=0, posinf=0, neginf=0)
+    least, most = float(finite.min()), float(finite.max())
+    white = 65_535.0 if deep else 1.0
+    if least < 0 or most > white:
+        finite, white = finite - least, max(most - least, 1e-12)
+    return np.rint(finite * (65_535 / white)).astype(np.uint16)
+
+
+def to_8_bits(pixels: Pixels) -> Pixels:
+    """uint16 -> the nearest uint8; uint8 as it is."""
+    if pixels.dtype == np.uint8:
+        return pixels
+    return cv2.convertScaleAbs(pixels, alpha=1 / 257).reshape(pixels.shape)

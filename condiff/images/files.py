@@ -1,0 +1,341 @@
+"""Photo files: read upright in sRGB whatever the format and mode, written whole or not at all."""
+
+import errno
+import io
+import math
+import os
+import struct
+import threading
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from condiff.errors import ImageError
+from condiff.images import ifd, png
+from condiff.images.decoding import decode_by_cv2, decode_pixels, orientation, to_16_bits
+from condiff.images.encoding import ENCODER_FAILURES, encode
+from condiff.images.formats import FORMATS, HOLDS, NOTHING, READ_ONLY, find_format
+from condiff.images.metadata import Metadata, add_tags, read_metadata
+from condiff.images.photo import Photo
+
+MAX_PIXELS = 200_000_000
+EXISTS = "it already exists; use --force to replace it"
+
+# What Pillow's decoders raise on damaged files.
+BROKEN = (
+    OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, ArithmeticError,
+    RuntimeError, MemoryError, struct.error, zlib.error,
+)  # fmt: skip
+NOT_OPENED: dict[type, str] = {
+    FileNotFoundError: "there is no such file; check the path",
+    IsADirectoryError: "it is a folder; give a photo, or use `condiff batch`",
+    PermissionError: "no permission; make the file readable",
+}
+HEIF_BRANDS = {b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"}
+# Formats whose further pictures are a gain map, a depth map, a preview: the first one is the photo.
+ONE_PHOTO = {"MPO", "HEIF"}
+
+_pillow_limit = threading.Lock()
+
+
+@contextmanager
+def _without_pillow_limit() -> Iterator[None]:
+    """Pillow's own pixel limit off: it would warn, or refuse, below the limit asked for here."""
+    with _pillow_limit:
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+
+
+def read_image(
+    source: Path | BinaryIO, *, max_pixels: int = MAX_PIXELS, page: int = 1
+) -> Image.Image:
+    """A photo, upright and in sRGB of 8 bits: mode RGB, or RGBA when the file has transparency.
+
+    Of a file of several pages or frames it is the first one, or the one asked for. `.info` holds
+    the source's "format", its whole "metadata", and, where present, "exif" (orientation 1), "dpi".
+    """
+    return read_photo(source, max_pixels=max_pixels, page=page).to_image()
+
+
+def read_photo(
+    source: Path | BinaryIO, *, max_pixels: int = MAX_PIXELS, page: int | None = None
+) -> Photo:
+    """A photo at its own depth with all that travels beside its pixels.
+
+    A file of several pages or frames is refused unless one of them, from 1 on, is asked for.
+    """
+    if not isinstance(source, Path):
+        return _read(io.BytesIO(source.read()), "standard input", max_pixels, page)
+    name = str(source)
+    try:
+        with open(source, "rb") as file:  # a pipe given by its path cannot seek, as Pillow must
+            seekable = file if file.seekable() else io.BytesIO(file.read())
+            return _read(seekable, name, max_pixels, page)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        why = NOT_OPENED.get(type(error), f"{_reason(error)}; check the path and the disk")
+        raise ImageError(f"cannot read {name}: {why}") from None
+
+
+def _read(file: BinaryIO, name: str, max_pixels: int, page: int | None) -> Photo:
+    """The photo in an open, seekable file."""
+    head = file.read(16)
+    if not head:
+        raise ImageError(f"cannot read {name}: it is empty; get the photo again from its source")
+    file.seek(0)
+    if head[4:8] == b"ftyp" and head[8:12] in HEIF_BRANDS:
+        _register_heif(name)
+    try:
+        with _without_pillow_limit():
+            image = Image.open(file)
+        with image:
+            _check_size(image.size, name, max_pixels)
+            _turn_to_page(image, name, page)
+            _check_size(image.size, name, max_pixels)
+            if image.format == "PNG" and "exif" not in image.info:  # it may follow the pixels
+                for _, block in png.read_chunks(file, {b"eXIf"}):
+                    image.info["exif"] = ifd.PREFIX + block
+            metadata = read_metadata(image, file, turned=orientation(image) > 4)
+            pixels, alpha = decode_pixels(image, file)
+    except UnidentifiedImageError:
+        if photo := _read_wide_tiff(file, max_pixels):
+            return photo
+        raise ImageError(
+            f"cannot read {name}: it is not a photo in a known format; convert it to JPEG or PNG"
+        ) from None
+    except BROKEN as error:
+        raise ImageError(
+            f"cannot read {name}: it is damaged or cut short ({_reason(error)}); get a whole copy"
+        ) from None
+    return Photo(pixels, alpha, metadata)
+
+
+def _check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:
+    """Refuse too many pixels, or none, by the header: nothing is decoded yet."""
+    pixels = math.prod(size)
+    if pixels > max_pixels:
+        raise ImageError(
+            f"cannot read {name}: it has {pixels / 1e6:.4g} megapixels, above the limit of"
+            f" {max_pixels / 1e6:.4g}; raise it with --max-pixels {pixels}, or scale the photo down"
+        )
+    if min(size) < 1:
+        raise ImageError(f"cannot read {name}: it has no pixels; get a whole copy")
+
+
+def _turn_to_page(image: Image.Image, name: str, page: int | None) -> None:
+    """Seek the page asked for; refuse to choose among several, or one that is not there."""
+    pages = _full_pages(image)
+    if page is None and len(pages) > 1:
+        raise ImageError(
+            f"cannot read {name}: it holds {len(pages)} pages or frames, and one photo is made"
+            f" of one; choose it with --page 1 to --page {len(pages)}"
+        )
+    if not 1 <= (page or 1) <= len(pages):
+        raise ImageError(
+            f"cannot read {name}: it has no page {page}; choose --page 1 to --page {len(pages)}"
+        )
+    if len(pages) > 1:
+        image.seek(pages[(page or 1) - 1])
+
+
+def _full_pages(image: Image.Image) -> list[int]:
+    """The frames that are pictures of their own: no thumbnails, no reduced copies."""
+    count = getattr(image, "n_frames", 1)
+    if count == 1 or image.format in ONE_PHOTO:
+        return [0]
+    if image.format != "TIFF":
+        return list(range(count))
+    full = []
+    for number in range(count):
+        image.seek(number)
+        tags = getattr(image, "tag_v2", {})
+        if not tags.get(254, 0) & 1 and tags.get(255, 1) != 2:
+            full.append(number)
+    image.seek(0)
+    return full or [0]
+
+
+def _register_heif(name: str) -> None:
+    """Let Pillow open HEIC, which needs the patent-laden HEVC decoder of an extra package."""
+    try:
+        import pillow_heif
+    except ImportError:
+        raise ImageError(
+            f"cannot read {name}: it is HEIC, which needs a decoder; pip install 'condiff[heif]'"
+        ) from None
+    pillow_heif.register_heif_opener(thumbnails=False)
+
+
+def _read_wide_tiff(file: BinaryIO, max_pixels: int) -> Photo | None:
+    """A TIFF of 32 bits a channel or of floating point in colour, which Pillow does not know."""
+    try:
+        order, big, offset = ifd.read_header(file)
+        tags = ifd.read_directory(file, offset, order=order, big=big)
+        width, height = (ifd.read_number(tags[tag], order) for tag in (256, 257))
+        if width * height > max_pixels:
+            return None
+        wide = decode_by_cv2(file)
+    except BROKEN:
+        return None
+    if wide.ndim != 3 or wide.shape[2] not in (3, 4):
+        return None
+    deep = to_16_bits(wide, deep=wide.dtype.kind != "f")
+    alpha = np.ascontiguousarray(deep[..., 3]) if deep.shape[2] == 4 else None
+    pixels = np.ascontiguousarray(deep[..., 2::-1])
+    return Photo(pixels, alpha, add_tags(Metadata(format="TIFF"), tags, order))
+
+
+def _reason(error: BaseException) -> str:
+    """What the system or Pillow says of a failure, on one line."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(text.split())
+
+
+def check_target(target: Path, force: bool = False, *, format: str | None = None) -> None:
+    """Raise ImageError if a photo could not be written there, so that no work is done in vain."""
+    why = None
+    try:
+        if format is None and target.suffix.lower() not in FORMATS:
+            ending = f"the suffix {target.suffix}" if target.suffix else "a name without a suffix"
+            why = f"{ending} means no known format; use .jpg, .png, .webp, .avif or .tif"
+        elif target.is_dir():
+            why = "it is a folder; give a file name"
+        elif os.path.lexists(target) and not force:
+            why = EXISTS
+        elif target.exists() and not target.is_file():  # /dev/null must not become a photo
+            why = "it is no regular file; give another name"
+        elif not target.parent.is_dir():
+            why = "its folder is missing; create it first"
+        elif not os.access(target.parent, os.W_OK | os.X_OK):
+            why = "no permission in its folder; give another one"
+    except (OSError, ValueError) as error:  # a name too long, a NUL in it
+        raise _unwritten(str(target), error) from None
+    if why:
+        raise ImageError(f"cannot write {target}: {why}")
+
+
+def _unwritten(name: str, error: BaseException) -> ImageError:
+    if isinstance(error, FileExistsError):
+        return ImageError(f"cannot write {name}: {EXISTS}")
+    return ImageError(f"cannot write {name}: {_reason(error)}; try another place or format")
+
+
+def write_image(
+    image: Image.Image, target: Path | BinaryIO, *, format: str | None = None, force: bool = False
+) -> None:
+    """Write a photo whole or not at all; the format is by name, by suffix, or PNG to a stream."""
+    if image.mode in ("1", "L"):  # drawings, maps: one channel, and nothing that travels with it
+        _write(target, lambda file, name: image.save(file, name), format=format, force=force)
+    else:
+        write_photo(Photo.from_image(image), target, format=format, force=force)
+
+
+def write_photo(
+    photo: Photo,
+    target: Path | BinaryIO,
+    *,
+    format: str | None = None,
+    quality: int | None = None,
+    force: bool = False,
+) -> None:
+    """Write a photo whole or not at all, at its own depth where the format has it.
+
+    The format is by name, by suffix, or PNG to a stream; quality (1..100) is for lossy formats.
+    """
+
+    def save(file: BinaryIO, name: str) -> None:
+        told = str(target) if isinstance(target, Path) else "standard output"
+        encode(_without_idle_alpha(photo, name, told), file, name, quality=quality)
+
+    _write(target, save, format=format, force=force)
+
+
+def _write(
+    target: Path | BinaryIO,
+    save: Callable[[BinaryIO, str], None],
+    *,
+    format: str | None,
+    force: bool,
+) -> None:
+    """Let `save` write a file in a format, Pillow's name: whole or not at all."""
+    path = target if isinstance(target, Path) else None
+    if path:
+        check_target(path, force, format=format)
+    format = find_format(format or (path.suffix if path else "png"))
+    try:
+        if isinstance(target, Path):
+            with _publish(target, force) as file:
+                save(file, format)
+        else:
+            encoded = io.BytesIO()  # some encoders seek, and a pipe cannot
+            save(encoded, format)
+            target.write(encoded.getbuffer())
+    except ENCODER_FAILURES as error:
+        raise _unwritten(str(path or "standard output"), error) from None
+
+
+def _without_idle_alpha(photo: Photo, format: str, name: str) -> Photo:
+    """The photo as the format takes it, never dropping transparency that is in use."""
+    if photo.alpha is None or HOLDS.get(format, NOTHING).alpha:
+        return photo
+    if photo.alpha.min() < np.iinfo(photo.alpha.dtype).max:
+        raise ImageError(
+            f"cannot write {name}: {format} has no transparency, and this photo has;"
+            " use .png or .webp (PNG or WebP)"
+        )
+    return replace(photo, alpha=None)
+
+
+@contextmanager
+def _publish(target: Path, force: bool) -> Iterator[BinaryIO]:
+    """A file beside the target that takes its name at the end, and is gone if anything fails."""
+    target = target.resolve() if target.is_symlink() else target
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    part.unlink(missing_ok=True)  # left by a killed process that had the same number
+    try:
+        with open(part, "xb") as file:
+            yield file
+        if force:
+            part.replace(target)
+        else:
+            _link(part, target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _link(part: Path, target: Path) -> None:
+    """Publish `part` as `target`, or raise FileExistsError even if that came this instant."""
+    try:
+        os.link(part, target)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
+            raise
+        os.close(os.open(target, os.O_CREAT | os.O_EXCL))  # no hard links here (FAT): claim it
+        part.replace(target)
+
+
+def default_target(source: Path, suffix: str) -> Path:
+    """photo.jpg, "color" -> photo.color.jpg beside it; .png where its format is not written."""
+    ending = source.suffix if source.suffix.lower() in FORMATS else ".png"
+    return source.with_name(f"{source.stem}.{suffix}{ending}")
+
+
+def list_images(root: Path) -> list[Path]:
+    """Every photo below a folder, by suffix, sorted; hidden files and folders are left out."""
+    if not root.is_dir():
+        raise ImageError(f"cannot list {root}: there is no such folder; check the path")
+    return sorted(
+        path
+        for path in root.rglob("*")
+        if path.suffix.lower() in FORMATS.keys() | READ_ONLY
+        and not any(part.startswith(".") for part in path.relative_to(root).parts)
+        and path.is_file()
+    )

@@ -1,0 +1,223 @@
+"""What travels beside the pixels: EXIF, XMP, IPTC, resolution, comments, the way of coding."""
+
+import math
+import struct
+import zlib
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any, BinaryIO
+
+from PIL import Image, JpegImagePlugin
+
+from condiff.images import ifd, png, xmp
+
+IPTC, IMAGE_DESCRIPTION = 0x83BB, 0x010E
+XMP_TAG, PHOTOSHOP_TAG, PROFILE_TAG = 700, 34377, 34675
+# What describes a TIFF's pixels as they lie in that file, and so says nothing of the new file's.
+STRUCTURE = {
+    254, 255, 256, 257, 258, 259, 262, 263, 266, 273, 277, 278, 279, 280, 281, 284, 290, 291,
+    292, 293, 297, 301, 317, 318, 319, 320, 321, 322, 323, 324, 325, 330, 332, 333, 334, 336, 338,
+    339, 340, 341, 342, 347, 512, 513, 514, 515, 517, 518, 519, 520, 521, 529, 530, 531, 532,
+    37724,  # Photoshop's layers, which show the old picture
+}  # fmt: skip
+PHOTOSHOP = b"Photoshop 3.0\0"
+IPTC_RESOURCE = 1028
+STALE_RESOURCES = {1033, 1036}  # Photoshop's thumbnails show the old picture
+MAX_SEGMENT = 65_533  # bytes in one segment of a JPEG
+RAW = "Raw profile type "  # ImageMagick's text chunks
+
+# What a broken block of metadata makes its reader raise: no reason to lose the photo.
+BROKEN = (ValueError, LookupError, OSError, struct.error, zlib.error, TypeError, SyntaxError)
+
+
+@dataclass(frozen=True)
+class Coding:
+    """How a lossy source was coded, so that the result can be coded alike."""
+
+    tables: tuple[tuple[int, ...], ...] = ()  # a JPEG's quantisation tables
+    subsampling: str | None = None
+    progressive: bool = False
+    lossless: bool = False  # a WebP
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What a photo's file says beside its pixels; every block as its bytes."""
+
+    format: str | None = None  # Pillow's name
+    exif: bytes = b""  # with its prefix; orientation 1
+    xmp: bytes = b""
+    photoshop: bytes = b""  # image resources, the IPTC record among them
+    comment: str = ""
+    text: tuple[png.Chunk, ...] = ()  # a PNG's text chunks, in order
+    dpi: tuple[float, float] | None = None
+    profiled: bool = False  # the source carried an ICC profile; the pixels are sRGB
+    coding: Coding = field(default_factory=Coding)
+
+
+def read_metadata(image: Image.Image, file: BinaryIO, *, turned: bool) -> Metadata:
+    """The metadata of an opened image, for its pixels once upright and in sRGB."""
+    info = image.info
+    metadata = Metadata(
+        format="JPEG" if image.format == "MPO" else image.format,
+        dpi=_resolution(info.get("dpi", ())),
+        profiled=bool(info.get("icc_profile")),
+        coding=_coding(image, file),
+    )
+    for add in (_add_directory, _add_chunks, _add_segments, _add_xmp):
+        with suppress(*BROKEN):
+            metadata = add(metadata, image, file)
+    if metadata.exif:
+        try:
+            exif = ifd.normalise_exif(metadata.exif, turned=turned, converted=metadata.profiled)
+        except BROKEN:
+            exif = b""  # unreadable, it might say that the photo lies on its side
+        metadata = replace(metadata, exif=exif)
+    return metadata
+
+
+def _resolution(dpi: Any) -> tuple[float, float] | None:
+    """Dots per inch, where they are plausible; a TIFF without a unit says 1."""
+    if len(dpi) == 2 and all(math.isfinite(d) and 1 < d < 65_536 for d in dpi):
+        return float(dpi[0]), float(dpi[1])
+    return None
+
+
+def _add_directory(metadata: Metadata, image: Image.Image, file: BinaryIO) -> Metadata:
+    """A TIFF's tags become an EXIF block; from other files the block is taken as it is."""
+    if image.format != "TIFF":
+        return replace(metadata, exif=_prefixed(image.info.get("exif", b"")))
+    order, big, offset = ifd.read_header(file)
+    return add_tags(metadata, ifd.read_directory(file, offset, order=order, big=big), order)
+
+
+def add_tags(metadata: Metadata, directory: ifd.Directory, order: str) -> Metadata:
+    """The metadata with all of a TIFF's tags that do not describe how its pixels lie."""
+    kept = {tag: entry for tag, entry in directory.items() if tag not in STRUCTURE}
+    packet, resources, iptc, profile = (
+        entry.data if (entry := kept.pop(tag, None)) and isinstance(entry.data, bytes) else b""
+        for tag in (XMP_TAG, PHOTOSHOP_TAG, IPTC, PROFILE_TAG)
+    )
+    if iptc and not any(number == IPTC_RESOURCE for number, _ in _resources(resources)):
+        resources += _resource(IPTC_RESOURCE, iptc)
+    kept = {tag: e for tag, e in kept.items() if e.kind in ifd.SIZES and e.kind < 16}
+    return replace(
+        metadata,
+        exif=ifd.pack_exif(kept, order) if kept else b"",
+        xmp=packet,
+        photoshop=without(resources, STALE_RESOURCES),
+        profiled=metadata.profiled or bool(profile),
+    )
+
+
+def _add_chunks(metadata: Metadata, image: Image.Image, file: BinaryIO) -> Metadata:
+    """A PNG's texts; of ImageMagick's raw profiles, EXIF and IPTC go where they belong."""
+    if image.format != "PNG":
+        return metadata
+    chunks = png.read_chunks(file, png.TEXT)
+    raw = {f"{RAW}{name}".encode() for name in ("exif", "APP1", "iptc", "xmp", "icc", "icm")}
+    drop = {png.XMP_KEYWORD, *raw}
+    kept = tuple(chunk for chunk in chunks if png.keyword(chunk) not in drop)
+    metadata = replace(metadata, text=kept)
+    for chunk in kept:
+        if png.keyword(chunk) == b"Comment":
+            metadata = replace(metadata, comment=png.read_text(chunk))
+    blocks = {png.keyword(c).decode(): png.read_text(c) for c in chunks if png.keyword(c) in raw}
+    read = {name: bytes.fromhex("".join(t.split("\n")[3:])) for name, t in blocks.items()}
+    if not metadata.exif and (block := read.get(f"{RAW}exif") or read.get(f"{RAW}APP1")):
+        metadata = replace(metadata, exif=_prefixed(block))
+    if block := read.get(f"{RAW}iptc"):
+        metadata = replace(metadata, photoshop=without(block, STALE_RESOURCES))
+    return metadata
+
+
+def _add_segments(metadata: Metadata, image: Image.Image, file: BinaryIO) -> Metadata:
+    """A JPEG's comment and its Photoshop resources, which hold the IPTC record."""
+    if comment := image.info.get("comment"):
+        text = comment if isinstance(comment, str) else _text(comment)
+        metadata = replace(metadata, comment=text)
+    segments = [
+        data.removeprefix(PHOTOSHOP)
+        for name, data in getattr(image, "applist", [])
+        if name == "APP13" and data.startswith(PHOTOSHOP)
+    ]
+    if segments:
+        metadata = replace(metadata, photoshop=without(b"".join(segments), STALE_RESOURCES))
+    return metadata
+
+
+def _add_xmp(metadata: Metadata, image: Image.Image, file: BinaryIO) -> Metadata:
+    packet = image.info.get("xmp") or metadata.xmp
+    packet = packet.encode() if isinstance(packet, str) else bytes(packet)
+    return replace(metadata, xmp=xmp.set_upright(packet)) if packet else metadata
+
+
+def _prefixed(block: bytes) -> bytes:
+    return ifd.PREFIX + block.removeprefix(ifd.PREFIX) if block else b""
+
+
+def _text(data: bytes) -> str:
+    """Bytes of an unknown encoding as text."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
+
+
+def _coding(image: Image.Image, file: BinaryIO) -> Coding:
+    """How a JPEG or a WebP was coded."""
+    if isinstance(image, JpegImagePlugin.JpegImageFile):
+        names = {0: "4:4:4", 1: "4:2:2", 2: "4:2:0"}
+        return Coding(
+            tables=tuple(tuple(table) for _, table in sorted(image.quantization.items())),
+            subsampling=names.get(JpegImagePlugin.get_sampling(image)),
+            progressive=bool(image.info.get("progressive")),
+        )
+    if image.format == "WEBP":
+        file.seek(0)
+        return Coding(lossless=b"VP8L" in file.read(64) or _has_chunk(file, b"VP8L"))
+    return Coding()
+
+
+def _has_chunk(file: BinaryIO, name: bytes) -> bool:
+    """Whether a RIFF file holds such a chunk."""
+    file.seek(12)
+    while len(head := file.read(8)) == 8:
+        if head[:4] == name:
+            return True
+        file.seek(struct.unpack("<I", head[4:])[0] + 1 & ~1, 1)
+    return False
+
+
+def _resources(block: bytes) -> list[tuple[int, bytes]]:
+    """Photoshop's image resources: number, and the resource whole."""
+    found, at = [], 0
+    while block[at : at + 4] == b"8BIM" and at + 12 <= len(block):
+        name = (block[at + 6] + 2) & ~1  # a Pascal string, padded to even
+        size_at = at + 6 + name
+        (size,) = struct.unpack_from(">I", block, size_at)
+        end = size_at + 4 + ((size + 1) & ~1)
+        found.append((int.from_bytes(block[at + 4 : at + 6], "big"), block[at:end]))
+        at = end
+    return found
+
+
+def _resource(number: int, data: bytes) -> bytes:
+    """One image resource without a name."""
+    head = b"8BIM" + struct.pack(">HHI", number, 0, len(data))  # two zeros: an empty name
+    return head + data + bytes(len(data) % 2)
+
+
+def without(block: bytes, numbers: set[int]) -> bytes:
+    """Photoshop's image resources, all but these."""
+    return b"".join(whole for number, whole in _resources(block) if number not in numbers)
+
+
+def iptc_record(block: bytes) -> bytes:
+    """The IPTC record among Photoshop's image resources, alone as TIFF wants it."""
+    for number, whole in _resources(block):
+        if number == IPTC_RESOURCE:
+            size_at = 6 + ((whole[6] + 2) & ~1)
+            (size,) = struct.unpack_from(">I", whole, size_at)
+            return whole[size_at + 4 : size_at + 4 + size]
+    return b""

@@ -1,0 +1,42 @@
+"""What a result says of its making: a machine composed it, with this model, seed and settings."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+
+from condiff import __version__
+from condiff.images import png, xmp
+from condiff.images.metadata import Metadata
+
+# IPTC's word for a true photo of which a trained model added a part: here, the colours.
+SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
+DRAWN = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"  # all of it
+KEYWORD = "condiff"  # of the PNG text chunk
+
+
+def add_provenance(
+    metadata: Metadata,
+    *,
+    model: str,
+    seed: int,
+    settings: Mapping[str, object],
+    source_type: str = SOURCE_TYPE,
+) -> Metadata:
+    """The metadata with DigitalSourceType, model, seed and settings in XMP and in a PNG's text.
+
+    It holds no time and no path, so the same seed still gives the same bytes.
+    """
+    told = {"version": __version__, "model": model, "seed": seed, **settings}
+    properties = {
+        "Iptc4xmpExt:DigitalSourceType": source_type,
+        "condiff:Version": __version__,
+        "condiff:Model": model,
+        "condiff:Seed": str(seed),
+        "condiff:Settings": json.dumps(settings),
+    }
+    others = tuple(chunk for chunk in metadata.text if png.keyword(chunk) != KEYWORD.encode())
+    return replace(
+        metadata,
+        xmp=xmp.merge_properties(metadata.xmp, properties),
+        text=(*others, png.text_chunk(KEYWORD, json.dumps(told))),
+    )

@@ -1,0 +1,81 @@
+"""The model that is trained and sampled: condition encoder and U-Net, side by side."""
+
+import torch
+from diffusers import UNet2DModel
+from torch import Tensor, nn
+
+from condiff.config import ModelConfig
+from condiff.networks.backbone import load_pretrained
+from condiff.networks.encoder import ConditionEncoder, Features
+from condiff.tasks import Task
+
+
+class Model(nn.Module):
+    """eps_θ(x_t ⊕ cond, t): the U-Net sees the encoded condition beside the noisy image."""
+
+    def __init__(self, encoder: ConditionEncoder, unet: UNet2DModel):
+        super().__init__()
+        self.encoder, self.unet = encoder, unet
+
+    def forward(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        condition: Tensor,
+        *,
+        features: Features | None = None,
+        hints: Tensor | None = None,
+    ) -> Tensor:
+        """Model output (B,C,h,w) for x_t (B,C,h,w), t (B,) and a condition image (B,N,H,W)."""
+        size = (x_t.shape[-2], x_t.shape[-1])
+        cond = self.encoder(condition, features=features, hints=hints, size=size)
+        return self.predict(x_t, t, cond)
+
+    def predict(self, x_t: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        """Model output for a condition already encoded to (B,K,h,w)."""
+        joined = torch.cat([x_t, cond], dim=1)
+        return self.unet(joined.contiguous(memory_format=self._memory_format(joined)), t).sample
+
+    def _memory_format(self, x: Tensor) -> torch.memory_format:
+        # Measured on a CPU: channels last gains 4-13 % in sampling and loses 0-3 % in training.
+        plain = self.training and x.device.type == "cpu"
+        return torch.contiguous_format if plain else torch.channels_last
+
+    def trainable(self) -> list[nn.Parameter]:
+        """All parameters but the frozen backbone's."""
+        return [p for p in self.parameters() if p.requires_grad]
+
+
+def build_model(config: ModelConfig, task: Task) -> Model:
+    """A fresh model: the backbone pretrained and frozen, everything else random."""
+    variant = config.backbone_variant if task.condition_channels else None
+    encoder = ConditionEncoder(
+        in_channels=task.condition_channels,
+        fold=config.fold,
+        backbone_variant=variant,
+        feature_strides=config.feature_strides,
+        neck_channels=config.neck_channels,
+        hint_channels=task.hint_channels,
+    )
+    if variant:
+        encoder.backbone.load_state_dict(load_pretrained(variant).state_dict())
+    levels = len(config.block_out_channels)
+    unet = UNet2DModel(
+        sample_size=config.sample_size,
+        in_channels=task.out_channels + encoder.out_channels,
+        out_channels=task.out_channels,
+        block_out_channels=config.block_out_channels,
+        layers_per_block=config.layers_per_block,
+        down_block_types=("DownBlock2D",) * levels,
+        up_block_types=("UpBlock2D",) * levels,
+        norm_num_groups=config.norm_num_groups,
+        attention_head_dim=config.attention_head_dim,
+    )
+    return freeze(Model(encoder, unet))
+
+
+def freeze(model: Model) -> Model:
+    """The model with its backbone kept out of training, its weights laid out channels last."""
+    if model.encoder.backbone is not None:
+        model.encoder.backbone.requires_grad_(False)
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -1,0 +1,110 @@
+"""The condition encoder: a condition image becomes the channels that stand beside x_t."""
+
+import torch
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+
+from condiff.networks.backbone import EfficientNetLite, Variant
+
+Features = dict[int, Tensor]
+
+
+class ConditionEncoder(ModelMixin, ConfigMixin):
+    """Condition image (B,N,H,W) in [-1,1] -> cond (B,K,H/fold,W/fold), run once an image.
+
+    cond is, on the channel axis: the condition folded by pixel-unshuffle (N·fold² channels, nothing
+    lost), the features of a pretrained backbone brought together by a feature-pyramid neck (Lin et
+    al. 2017, arXiv:1612.03144; `neck_channels`), and hints (`hint_channels`, zero where none is
+    given). H and W are multiples of 32 where there is a backbone. Without condition channels cond
+    has none either: the model is unconditional.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        in_channels: int = 1,
+        fold: int = 4,
+        backbone_variant: Variant | None = "lite2",
+        feature_strides: tuple[int, ...] = (8, 16, 32),
+        neck_channels: int = 48,
+        hint_channels: int = 3,
+    ):
+        super().__init__()
+        self.fold, self.hint_channels = fold, hint_channels
+        self.feature_channels: dict[int, int] = {}  # by stride
+        self.backbone = EfficientNetLite(backbone_variant) if backbone_variant else None
+        if self.backbone:
+            channels = self.backbone.feature_channels
+            self.feature_channels = {stride: channels[stride] for stride in feature_strides}
+            self.laterals = nn.ModuleDict(
+                {str(s): _lateral(c, neck_channels) for s, c in self.feature_channels.items()}
+            )
+            self.smooth = nn.Conv2d(neck_channels, neck_channels, 3, padding=1)
+        self.out_channels = (
+            in_channels * fold**2 + (neck_channels if backbone_variant else 0) + hint_channels
+        )
+
+    @torch.no_grad()
+    def features(self, condition: Tensor) -> Features:
+        """The backbone's maps {stride: (B,C,H/stride,W/stride)} of L* (B,1,H,W) in [-1,1]."""
+        if self.backbone is None:
+            return {}
+        gray = lightness_to_gray((condition + 1) * 50)
+        maps = self.backbone(gray.expand(-1, 3, -1, -1))
+        return {stride: maps[stride] for stride in self.feature_channels}
+
+    def forward(
+        self,
+        condition: Tensor,
+        *,
+        features: Features | None = None,
+        hints: Tensor | None = None,
+        size: tuple[int, int] | None = None,
+    ) -> Tensor:
+        """cond at `size` (default: H/fold, W/fold); `features` saves running the backbone again.
+
+        Training at a size below the photo's leaves the backbone its full view: only the fold
+        shrinks, to `fold` times the size.
+        """
+        height, width = condition.shape[-2:]
+        size = size or (height // self.fold, width // self.fold)
+        full = (size[0] * self.fold, size[1] * self.fold)
+        features = self.features(condition) if features is None else features
+        if condition.shape[1] == 0:  # an unconditional model's
+            return condition.new_zeros((len(condition), 0, *size))
+        if full != (height, width):
+            condition = F.interpolate(condition, full, mode="area")
+        parts = [F.pixel_unshuffle(condition, self.fold)]
+        if self.backbone:
+            levels = [
+                _resize(self.laterals[str(s)](features[s].to(condition.dtype)), size)
+                for s in self.feature_channels
+            ]
+            parts.append(self.smooth(F.silu(torch.stack(levels).sum(0))))
+        if self.hint_channels:
+            shape = (condition.shape[0], self.hint_channels, *size)
+            parts.append(condition.new_zeros(shape) if hints is None else hints)
+        return torch.cat(parts, dim=1)
+
+
+def _lateral(in_channels: int, out_channels: int) -> nn.Module:
+    # The maps' scales differ by an order of magnitude; the norm makes the levels equals.
+    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1), nn.GroupNorm(1, out_channels))
+
+
+def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+    if x.shape[-2] > size[0]:
+        return F.interpolate(x, size, mode="area")
+    return F.interpolate(x, size, mode="bilinear", align_corners=False)
+
+
+def lightness_to_gray(lightness: Tensor) -> Tensor:
+    """The sRGB grey in [0,1] whose CIE L* is `lightness`, any shape."""
+    cube = ((lightness + 16) / 116) ** 3
+    linear = torch.where(lightness > 8, cube, lightness * (27 / 24389))
+    gray = torch.where(
+        linear > 0.0031308, 1.055 * linear.clamp(min=1e-8) ** (1 / 2.4) - 0.055, 12.92 * linear
+    )
+    return gray.clamp(0, 1)

@@ -1,0 +1,116 @@
+"""Start from a pretrained U-Net: condiff's own model folders, or any diffusers `UNet2DModel`."""
+
+import json
+import logging
+from pathlib import Path
+
+import torch
+from diffusers import UNet2DModel
+
+from condiff.config import ModelConfig
+from condiff.errors import ConfigError, ModelError
+from condiff.networks.checkpoint import EMBEDDED, INDEX, load_model
+from condiff.networks.denoiser import Model, build_model
+from condiff.tasks import Task
+
+logger = logging.getLogger(__name__)
+
+
+def load_init(name: str, config: ModelConfig, task: Task) -> Model:
+    """A model for the task that starts from the weights of a folder or a Hugging Face Hub id.
+
+    A condiff folder of the same task is taken whole. Of anything else the U-Net is taken, with its
+    own architecture: `conv_in` is widened with zeros for the condition's channels, so that before
+    the first step it gives what the pretrained one gives, whatever the condition is.
+    """
+    folder = next((f for f in (Path(name), EMBEDDED / name) if (f / INDEX).is_file()), None)
+    if folder is not None and _task_of(folder) == task.name:
+        return load_model(folder).model.train()
+    unet = _load_unet(folder if folder is not None else name)
+    for side in ("in_channels", "out_channels"):
+        if unet.config[side] != task.out_channels:
+            raise ModelError(
+                f"The U-Net of {name} has {side} {unet.config[side]}, but x_0 of the task "
+                f"{task.name} has {task.out_channels} channels: start from another one."
+            )
+    check_size(config.sample_size, len(unet.config.block_out_channels))
+    model = build_model(config, task)
+    channels = task.out_channels + model.encoder.out_channels
+    model.unet = widen(unet, in_channels=channels).to(memory_format=torch.channels_last)
+    return model.train()
+
+
+def widen(unet: UNet2DModel, *, in_channels: int) -> UNet2DModel:
+    """The U-Net with more input channels, which it does not heed yet: their weights are zero."""
+    wide = UNet2DModel.from_config({**unet.config, "in_channels": in_channels})
+    weights = unet.state_dict()
+    first = weights["conv_in.weight"]
+    padded = first.new_zeros((first.shape[0], in_channels, *first.shape[2:]))
+    padded[:, : first.shape[1]] = first
+    wide.load_state_dict({**weights, "conv_in.weight": padded})
+    return wide
+
+
+def check_size(sample_size: int, levels: int) -> None:
+    """A U-Net halves its maps at every level but the last, so x_t must divide so often by 2."""
+    stride = 2 ** (levels - 1)
+    if sample_size % stride:
+        raise ConfigError(
+            f"model.sample_size {sample_size} is no multiple of {stride}, which {levels} levels of "
+            f"the U-Net need: take {max(stride, sample_size // stride * stride)}."
+        )
+
+
+def _task_of(folder: Path) -> str | None:
+    name = json.loads((folder / INDEX).read_text("utf-8")).get("task")
+    return name if isinstance(name, str) else None
+
+
+def _load_unet(name: str | Path) -> UNet2DModel:
+    """A U-Net from a pipeline's folder (`unet/`) or from its own; safetensors only."""
+    if Path(name).exists():
+        subfolder = "unet" if (Path(name) / "unet").is_dir() else None
+    else:
+        subfolder = "unet" if _has_index(str(name)) else None
+    try:
+        unet = UNet2DModel.from_pretrained(
+            name, subfolder=subfolder, use_safetensors=True, torch_dtype=torch.float32
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(
+            f"Cannot start from {name}: {reason} It is to be a folder or a Hub id of a diffusers "
+            "UNet2DModel or DDPM pipeline with safetensors weights."
+        ) from error
+    return unet
+
+
+def _has_index(hub_id: str) -> bool:
+    """Whether a repository on the Hub is a whole pipeline; asks the Hub, or its cache offline."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+    )
+
+    if hub_id.count("/") != 1 or hub_id.startswith((".", "/", "~")):
+        raise ModelError(
+            f"Cannot start from {hub_id}: there is no such folder here, and an id of the Hugging "
+            "Face Hub is owner/name."
+        )
+    try:
+        hf_hub_download(hub_id, INDEX)
+    except (LocalEntryNotFoundError, HFValidationError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise ModelError(
+            f"Cannot start from {hub_id}: there is no such folder here, and it is not to be had "
+            f"from the Hugging Face Hub: {reason}."
+        ) from error
+    except EntryNotFoundError:
+        return False
+    except (HfHubHTTPError, OSError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise ModelError(f"Cannot start from {hub_id}: {reason}.") from error
+    return True

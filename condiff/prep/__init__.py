@@ -1,0 +1,1 @@
+"""Prepared data sets: photos in, parquet shards out."""

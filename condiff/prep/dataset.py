@@ -1,0 +1,276 @@
+"""Photos -> a prepared data set: parquet shards with conditions, the same after any interruption.
+
+Photos are decoded and encoded in parallel; what becomes of each is decided by one process, in the
+order of the source, and written to a journal. A shard is whole or absent. So a run that was killed
+goes on where it was, and leaves the very bytes of a run that was not.
+"""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from condiff.errors import ConfigError, DataError
+from condiff.prep.items import Item, Source
+from condiff.prep.recipe import Prepared, Recipe, Verdict, prepare_in_order
+from condiff.prep.shards import (
+    SPLITS,
+    ShardWriter,
+    Summary,
+    check_pyarrow,
+    features_of,
+    shard_path,
+    write_card,
+    write_info,
+    write_text,
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is there and what is to be done; nothing was touched to make it."""
+
+    source: Source
+    out: Path
+    recipe: Recipe
+    decided: list[Verdict]
+    ended: bool  # the source was read to its end
+    pending: dict[int, int]  # photo -> row of its split: decided, but their shard is not there
+    finished: bool
+
+    @property
+    def total(self) -> int | None:
+        """Photos of the source, as far as it knows."""
+        limits = [n for n in (self.source.total, self.recipe.limit) if n is not None]
+        return min(limits) if limits else None
+
+
+def plan(source: Source, out: Path, recipe: Recipe, *, force: bool = False) -> Plan:
+    """Compare what is asked with what lies in `out`."""
+    _check_kinds(recipe.kinds)
+    started = (_scratch(out) / "settings.json").exists()
+    if not started and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"{out} holds other things: give a folder that is empty or not there yet.")
+    if force or not started:
+        return Plan(source, out, recipe, [], False, {}, False)
+    there = json.loads((_scratch(out) / "settings.json").read_text("utf-8"))
+    asked = _settings(source, recipe)
+    if there != asked:
+        names = [key for key in asked if there.get(key) != asked[key]]
+        what = "the photos of its source" if names == ["photos"] else " and ".join(names)
+        raise DataError(
+            f"{out} was begun with other settings ({what} changed): give another folder, or "
+            "--force to begin anew."
+        )
+    decided, ended = _read_journal(out)
+    pending = {}
+    rows: Counter[str] = Counter()
+    for number, verdict in enumerate(decided):
+        if verdict.outcome == "done":
+            row = rows[verdict.split]
+            rows[verdict.split] += 1
+            if not shard_path(out, verdict.split, row // recipe.shard_size).exists():
+                pending[number] = row
+    finished = ended and not pending and (out / "dataset_info.json").exists()
+    return Plan(source, out, recipe, decided, ended, pending, finished)
+
+
+def run(plan: Plan, *, workers: int = 1) -> Iterator[Verdict]:
+    """Carry out a plan; yields what becomes of each photo that was not decided before."""
+    if plan.finished:
+        return
+    check_pyarrow()
+    scratch, recipe, known = _scratch(plan.out), plan.recipe, len(plan.decided)
+    features = features_of(recipe.kinds, has_text=plan.source.has_text)
+    with _locked(scratch):
+        if not plan.decided:
+            _clear(plan.out)
+            settings = _settings(plan.source, recipe)
+            write_text(scratch / "settings.json", json.dumps(settings, indent=2) + "\n")
+        _trim_journal(plan.out)
+        decider = _Decider(plan)
+        with open(scratch / "journal.jsonl", "a", encoding="utf-8") as journal:
+            writers = {
+                split: ShardWriter(
+                    plan.out,
+                    split,
+                    features,
+                    shard_size=recipe.shard_size,
+                    scratch=scratch,
+                    before_commit=lambda: _sync(journal),
+                )
+                for split in SPLITS
+            }
+            with closing(prepare_in_order(_items(plan), recipe, workers=workers)) as results:
+                for number, result in results:
+                    verdict, row = decider.decide(number, result)
+                    if number >= known:
+                        # Buffered: what a kill loses of it is decided again, and alike.
+                        line = json.dumps(vars(verdict), ensure_ascii=False)
+                        journal.write(line + "\n")
+                    if isinstance(result, Prepared) and verdict.outcome == "done":
+                        writers[verdict.split].add(row, result.row)
+                    if number >= known:
+                        yield verdict
+            if not plan.ended:
+                journal.write("{}\n")  # the end of the source
+                _sync(journal)
+            for writer in writers.values():
+                writer.close()
+        _finish(plan.source, plan.out, recipe, features)
+
+
+class _Decider:
+    """Takes photos or not, in the order of the source: a duplicate is one of an earlier photo."""
+
+    def __init__(self, plan: Plan):
+        self.plan = plan
+        done = [verdict for verdict in plan.decided if verdict.outcome == "done"]
+        self.rows = Counter(verdict.split for verdict in done)
+        self.num_hashes = len(done)
+        self.hashes = np.zeros(max(1024, 2 * len(done)), np.uint64)
+        self.hashes[: len(done)] = [verdict.dhash for verdict in done]
+        self.sources = [verdict.source for verdict in done]
+
+    def decide(self, number: int, result: Prepared | Verdict) -> tuple[Verdict, int]:
+        """The verdict, and for a photo that is taken its row of the split."""
+        if number in self.plan.pending:
+            verdict = self.plan.decided[number]
+            if not isinstance(result, Prepared) or result.dhash != verdict.dhash:
+                raise DataError(
+                    f"{verdict.source} has changed since {self.plan.out} was begun: use --force "
+                    "to begin anew."
+                )
+            return verdict, self.plan.pending[number]
+        if isinstance(result, Verdict):
+            return result, -1
+        if (twin := self._twin(result.dhash)) is not None:
+            return Verdict(result.source, "duplicate", f"looks like {twin}"), -1
+        self._remember(result)
+        row = self.rows[result.split]
+        self.rows[result.split] += 1
+        return Verdict(result.source, "done", split=result.split, dhash=result.dhash), row
+
+    def _twin(self, dhash: int) -> str | None:
+        most = self.plan.recipe.max_distance
+        if most is None or not self.num_hashes:
+            return None
+        distances = np.bitwise_count(self.hashes[: self.num_hashes] ^ np.uint64(dhash))
+        nearest = int(distances.argmin())
+        return self.sources[nearest] if distances[nearest] <= most else None
+
+    def _remember(self, photo: Prepared) -> None:
+        if self.num_hashes == len(self.hashes):
+            self.hashes = np.concatenate([self.hashes, np.zeros_like(self.hashes)])
+        self.hashes[self.num_hashes] = photo.dhash
+        self.num_hashes += 1
+        self.sources.append(photo.source)
+
+
+def _items(plan: Plan) -> Iterator[tuple[int, Item]]:
+    """The photos that are still to be decided, or to be written once more, with their numbers."""
+    known = len(plan.decided)
+    start = min(plan.pending, default=known)
+    stop = known if plan.ended else plan.recipe.limit
+    items = enumerate(plan.source.items(start), start)
+    for number, item in islice(items, None if stop is None else max(0, stop - start)):
+        if number >= known or number in plan.pending:
+            yield number, item
+
+
+def _finish(source: Source, out: Path, recipe: Recipe, features: dict[str, dict[str, str]]) -> None:
+    """What was left out and why, the card, and last the mark that all is there."""
+    decided, _ = _read_journal(out)
+    rejected = [
+        {"source": verdict.source, "outcome": verdict.outcome, "reason": verdict.reason}
+        for verdict in decided
+        if verdict.outcome != "done"
+    ]
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rejected]
+    write_text(out / "rejected.jsonl", "".join(lines))
+    summary = Summary(
+        name=source.name,
+        license=recipe.license,
+        settings=asdict(recipe),
+        features=features,
+        outcomes=Counter(verdict.outcome for verdict in decided),
+        splits=Counter(verdict.split for verdict in decided if verdict.outcome == "done"),
+    )
+    write_card(out, summary)
+    write_info(out, summary)
+
+
+def _settings(source: Source, recipe: Recipe) -> dict[str, Any]:
+    return {**json.loads(json.dumps(asdict(recipe))), "photos": source.fingerprint}
+
+
+def _scratch(out: Path) -> Path:
+    return out / ".prep"
+
+
+def _check_kinds(kinds: Sequence[str]) -> None:
+    if not kinds:
+        return
+    from condiff.conditions.table import CONDITIONS
+
+    for kind in kinds:
+        if kind not in CONDITIONS:
+            raise ConfigError(f"There is no condition {kind!r}: one of {', '.join(CONDITIONS)}.")
+
+
+def _clear(out: Path) -> None:
+    """Begin anew: our own files go, others stay."""
+    info = [out / "dataset_info.json", out / "README.md", out / "rejected.jsonl"]
+    shards = [path for split in SPLITS for path in out.glob(f"{split}-*.parquet")]
+    for path in [*info, *shards, _scratch(out) / "journal.jsonl"]:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(scratch: Path) -> Iterator[None]:
+    """One run at a time; the system lets go of the lock however the run ends."""
+    scratch.mkdir(parents=True, exist_ok=True)
+    with open(scratch / "lock", "w") as file:
+        try:
+            import fcntl
+        except ImportError:  # Windows: nothing of the kind that a kill cannot leave behind
+            yield
+            return
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DataError(f"{scratch.parent} is being prepared by another run.") from error
+        yield
+
+
+def _read_journal(out: Path) -> tuple[list[Verdict], bool]:
+    """Every photo's verdict in the order of the source, and whether that was its end."""
+    path = _scratch(out) / "journal.jsonl"
+    decided: list[Verdict] = []
+    if path.exists():
+        for line in path.read_text("utf-8").split("\n")[:-1]:  # the last may have been cut short
+            row = json.loads(line)
+            if not row:
+                return decided, True
+            decided.append(Verdict(**row))
+    return decided, False
+
+
+def _trim_journal(out: Path) -> None:
+    """Cut off a last line that a kill left unfinished."""
+    path = _scratch(out) / "journal.jsonl"
+    if path.exists():
+        content = path.read_bytes()
+        os.truncate(path, content.rfind(b"\n") + 1)
+
+
+def _sync(file: IO[str]) -> None:
+    file.flush()
+    os.fsync(file.fileno())

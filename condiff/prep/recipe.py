@@ -1,0 +1,223 @@
+"""What is done to one photo of a data set that is prepared, and to many of them in parallel."""
+
+import hashlib
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from io import BytesIO
+from multiprocessing import connection, get_context, parent_process
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from condiff.colors.lab import rgb_to_lab
+from condiff.errors import DataError, ImageError
+from condiff.images.files import read_image
+from condiff.prep.items import Item, is_photo
+from condiff.prep.shards import Row, columns_of
+
+TASK_KINDS: dict[str, tuple[str, ...]] = {
+    "colorize": ("gray",),
+    "sketch": ("sketch",),
+    "edge": ("canny",),
+}
+MIN_CHROMA = 4.0  # of photos to learn colours from; JPEGs of grey ones stay below 3
+
+CHUNK_ITEMS, CHUNK_BYTES = 16, 4 << 20  # what is sent to a worker at once
+CHUNKS_AHEAD = 3  # for each worker, the one in work included: memory is bounded by it
+WEBP_METHOD = 4
+CELLS = 32  # on the short side, their colours averaged: noise is no colour
+
+Outcome = Literal["done", "broken", "small", "grey", "duplicate"]
+Pixels = NDArray[Any]  # uint8; cv2's stubs know no dtypes
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides which bytes are written, given the photos."""
+
+    kinds: tuple[str, ...] = ()
+    size: int | None = None  # short side; None keeps the files as they are
+    quality: int = 90
+    min_side: int = 64
+    min_chroma: float = 0.0
+    max_distance: int | None = 3  # of two dHashes, in bits of 64; None keeps near-duplicates
+    val: float = 0.05
+    shard_size: int = 1000
+    limit: int | None = None
+    license: str | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of one photo; a line of the journal."""
+
+    source: str
+    outcome: Outcome
+    reason: str = ""
+    split: str = ""
+    dhash: int = 0
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A photo that passed every filter that looks at it alone."""
+
+    source: str
+    split: str
+    dhash: int
+    row: Row
+
+
+def prepare(item: Item, recipe: Recipe) -> Prepared | Verdict:
+    """Decode, filter, encode one photo; a function of the file and the recipe alone."""
+    if item.fault is not None:
+        return Verdict(item.source, "broken", item.fault)
+    try:
+        image = read_image(item.data if isinstance(item.data, Path) else BytesIO(item.data))
+        data = item.data.read_bytes() if isinstance(item.data, Path) else item.data
+    except (ImageError, OSError) as error:
+        return Verdict(item.source, "broken", _reason(error, item))
+    if min(image.size) < recipe.min_side:
+        side = f"{image.width} x {image.height} pixels, below {recipe.min_side}"
+        return Verdict(item.source, "small", side)
+    pixels = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    if recipe.size is not None:
+        pixels = shrink(pixels, recipe.size)
+    if recipe.min_chroma > 0 and (chroma := mean_chroma(pixels)) < recipe.min_chroma:
+        reason = f"mean chroma {chroma:.1f}, below {recipe.min_chroma:g}"
+        return Verdict(item.source, "grey", reason)
+    digest = hashlib.blake2b(data, digest_size=8).digest()
+    content = int.from_bytes(digest, "big")
+    dhash = difference_hash(pixels)
+    name = PurePosixPath(item.source).name.replace("#", "-")
+    stem = PurePosixPath(name).stem if is_photo(name) else name
+    if recipe.size is not None:
+        try:
+            data = _encode(pixels, "WEBP", quality=recipe.quality, method=WEBP_METHOD)
+        except (OSError, ValueError) as error:
+            reason = f"{pixels.shape[1]} x {pixels.shape[0]} pixels do not fit into WebP ({error})"
+            return Verdict(item.source, "broken", reason)
+        name = f"{stem}.webp"
+    split = "val" if content < recipe.val * 2**64 else "train"
+    row: Row = {"image": {"bytes": data, "path": name}}
+    for kind, column in columns_of(recipe.kinds).items():
+        drawn = _condition(kind, pixels, seed=content)
+        row[column] = {"bytes": drawn, "path": f"{stem}.{kind}.png"}
+    row |= {"text": item.text, "source": item.source, "split": split}
+    return Prepared(item.source, split, dhash, row)
+
+
+def mean_chroma(pixels: Pixels) -> float:
+    """Mean distance from grey in Lab of (H,W,3) uint8, of cells averaged first."""
+    side = max(1, min(pixels.shape[:2]) // CELLS)
+    rows, columns = (length // side for length in pixels.shape[:2])
+    whole = pixels[: rows * side, : columns * side]  # by whole numbers cv2 is ten times as fast
+    cells = cv2.resize(whole, (columns, rows), interpolation=cv2.INTER_AREA)
+    _, a, b = cv2.split(rgb_to_lab(cells))
+    return float(cv2.mean(cv2.magnitude(a, b))[0])
+
+
+def difference_hash(pixels: Pixels) -> int:
+    """dHash: 64 bits, each whether a cell of an 8 x 8 grid is darker than its right neighbour."""
+    gray = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+    grid = cv2.resize(gray, (9, 8), interpolation=cv2.INTER_AREA)
+    return int.from_bytes(np.packbits(grid[:, :-1] < grid[:, 1:]).tobytes(), "big")
+
+
+def shrink(pixels: Pixels, size: int) -> Pixels:
+    """(H,W,3) with a short side of `size`; a smaller photo stays, pixels are never invented."""
+    height, width = pixels.shape[:2]
+    scale = size / min(height, width)
+    if scale >= 1:
+        return pixels
+    shape = (max(size, round(width * scale)), max(size, round(height * scale)))
+    return cv2.resize(pixels, shape, interpolation=cv2.INTER_AREA)
+
+
+def _condition(kind: str, pixels: Pixels, *, seed: int) -> bytes:
+    from condiff.conditions.table import apply
+
+    drawn = apply(kind, pixels, seed=seed)
+    return _encode(drawn[..., 0] if drawn.shape[-1] == 1 else drawn, "PNG", compress_level=3)
+
+
+def _encode(pixels: Pixels, format: str, **options: int) -> bytes:
+    file = BytesIO()
+    Image.fromarray(pixels).save(file, format, **options)
+    return file.getvalue()
+
+
+def _reason(error: Exception, item: Item) -> str:
+    """Why, without the file's name, which stands beside it."""
+    name = item.data if isinstance(item.data, Path) else "standard input"
+    return str(error).removeprefix(f"cannot read {name}: ")
+
+
+def prepare_in_order(
+    items: Iterable[tuple[int, Item]], recipe: Recipe, *, workers: int
+) -> Generator[tuple[int, Prepared | Verdict], None, None]:
+    """`prepare` numbered items in their order, by so many processes; few are held at a time."""
+    if workers == 1:
+        for number, item in items:
+            yield number, prepare(item, recipe)
+        return
+    context = get_context("spawn")  # a fork of a process with threads may hang
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+    ahead: deque[Future[list[tuple[int, Prepared | Verdict]]]] = deque()
+    try:
+        for chunk in _chunks(items):
+            ahead.append(pool.submit(_prepare_chunk, chunk, recipe))
+            if len(ahead) >= CHUNKS_AHEAD * workers:
+                yield from ahead.popleft().result()
+        while ahead:
+            yield from ahead.popleft().result()
+    except BrokenProcessPool as error:
+        raise DataError(
+            "A worker process was killed, perhaps for want of memory: run the same again with "
+            "fewer --workers; what is done stays done."
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _chunks(items: Iterable[tuple[int, Item]]) -> Iterator[list[tuple[int, Item]]]:
+    chunk: list[tuple[int, Item]] = []
+    size = 0
+    for number, item in items:
+        chunk.append((number, item))
+        size += item.size
+        if len(chunk) == CHUNK_ITEMS or size >= CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def _prepare_chunk(
+    chunk: list[tuple[int, Item]], recipe: Recipe
+) -> list[tuple[int, Prepared | Verdict]]:
+    return [(number, prepare(item, recipe)) for number, item in chunk]
+
+
+def _start_worker() -> None:
+    """One thread a worker; Ctrl-C is the parent's business, and its death is ours."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(1)
+    parent = parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()

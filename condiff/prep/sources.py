@@ -1,0 +1,150 @@
+"""Where photos come from: folders, parquet, tar (webdataset) and hub data sets, as one list."""
+
+import hashlib
+import json
+import os
+import stat
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from condiff.errors import DataError
+from condiff.prep.archives import is_archive, parquet_part, tar_part
+from condiff.prep.items import Item, Part, Source, is_photo, text_of
+from condiff.prep.streamed import hub_source, is_saved, saved_source
+
+
+def open_source(name: str) -> Source:
+    """A folder (recursive), a parquet or tar file; a name that is none of these: a hub data set.
+
+    A folder may also be one that `datasets` saved by save_to_disk.
+    """
+    path = Path(name)
+    if path.is_dir() and is_saved(path):
+        return saved_source(path)
+    if path.is_dir() or path.is_file():
+        return _local_source(path)
+    if path.is_absolute() or name.startswith(".") or name.count("/") > 1 or path.suffix:
+        raise DataError(f"There is no data at {name}: give a folder, a parquet or a tar file.")
+    return hub_source(name)
+
+
+def drawn_source(
+    name: str, total: int, draw: Callable[[int], tuple[bytes, str]], *, fingerprint: str
+) -> Source:
+    """Pictures that a function draws: number -> (a file's bytes, caption)."""
+
+    def items(start: int) -> Iterator[Item]:
+        for number in range(start, total):
+            data, text = draw(number)
+            yield Item(f"{name}-{number:06d}.png", data, text)
+
+    return Source(name, total, True, fingerprint, items)
+
+
+def write_folder(source: Source, out: Path) -> Iterator[Path]:
+    """The source's photos as plain files and their captions in metadata.jsonl, an `imagefolder`."""
+    out.mkdir(parents=True, exist_ok=True)
+    with open(out / "metadata.jsonl", "w", encoding="utf-8") as captions:
+        for item in source.items(0):
+            data = item.data.read_bytes() if isinstance(item.data, Path) else item.data
+            path = out / item.source
+            path.write_bytes(data)
+            row = {"file_name": item.source, "text": item.text}
+            captions.write(json.dumps(row, ensure_ascii=False) + "\n")
+            yield path
+
+
+def _local_source(root: Path) -> Source:
+    """A lone file goes by its name, a file in a folder by its path there."""
+    is_folder = root.is_dir()
+    captions = _read_captions(root) if is_folder else {}
+    listed = _list_folder(root) if is_folder else [(root.name, None)]
+    parts = []
+    digest = hashlib.blake2b(digest_size=16)
+    for place, fault in listed:
+        path = root / place if is_folder else root
+        name = place.encode("utf-8", "replace").decode()  # names may hold bytes that are no UTF-8
+        part = _faulty_part(name, fault) if fault else _open_part(path, name, captions)
+        digest.update(f"{name}\0{_size_of(path)}\0{part.total}\n".encode())
+        parts.append(part)
+    if not parts:
+        raise DataError(f"{root} holds no photos: looked for image, parquet and tar files.")
+    if all(part.fault for part in parts):
+        raise DataError(f"{root} cannot be used: {parts[0].name}: {parts[0].fault}.")
+
+    def items(start: int) -> Iterator[Item]:
+        for part in parts:
+            if start < part.total:
+                yield from part.items(start)
+            start = max(0, start - part.total)
+
+    return Source(
+        name=root.resolve().name,
+        total=sum(part.total for part in parts),
+        has_text=any(part.has_text for part in parts),
+        fingerprint=digest.hexdigest(),
+        items=items,
+    )
+
+
+def _list_folder(root: Path) -> list[tuple[str, str | None]]:
+    """Photos and archives by their path below root, in its order, hidden ones left out.
+
+    A folder that cannot be listed is listed with the reason: its photos are not left out silently.
+    """
+    start = len(os.path.join(root, ""))
+    found: list[tuple[str, str | None]] = []
+
+    def report(error: OSError) -> None:
+        found.append((str(error.filename)[start:] or ".", f"cannot be listed: {error.strerror}"))
+
+    for folder, folders, files in os.walk(root, onerror=report):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in (*folders, *files):
+            path = os.path.join(folder, name)
+            if not name.startswith(".") and (is_photo(name) or is_archive(path)):
+                found.append((path[start:], None))
+    return sorted(found, key=lambda row: row[0].split(os.sep))
+
+
+def _size_of(path: Path) -> int:
+    try:
+        status = path.stat()
+    except OSError:  # a link to nowhere
+        return -1
+    return status.st_size if stat.S_ISREG(status.st_mode) else -1
+
+
+def _read_captions(root: Path) -> dict[Path, str]:
+    """Captions by photo, from every metadata.jsonl below root."""
+    captions = {}
+    for file in sorted(root.rglob("metadata.jsonl")):
+        try:
+            for line in file.read_text("utf-8").splitlines():
+                row = json.loads(line) if line.strip() else {}
+                if (text := text_of(row)) is not None:
+                    captions[file.parent / row["file_name"]] = text
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise DataError(
+                f"{file} is no list of captions: each line is to be "
+                f'{{"file_name": ..., "text": ...}} ({error}).'
+            ) from error
+    return captions
+
+
+def _open_part(path: Path, name: str, captions: dict[Path, str]) -> Part:
+    """A photo as it is, an archive by its contents; one that cannot be opened is a fault."""
+    try:
+        if not is_archive(str(path)):
+            item = Item(name, path, captions.get(path))
+            return Part(name, 1, item.text is not None, lambda start: iter((item,)))
+        if path.suffix.lower() == ".parquet":
+            return parquet_part(path, name)
+        return tar_part(path, name)
+    except (OSError, ValueError, LookupError, EOFError, tarfile.TarError) as error:
+        return _faulty_part(name, " ".join(str(error).split()) or type(error).__name__)
+
+
+def _faulty_part(name: str, fault: str) -> Part:
+    return Part(name, 1, False, lambda start: iter((Item(name, fault=fault),)), fault)

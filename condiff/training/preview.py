@@ -1,0 +1,63 @@
+"""A look at a model in training: a few photos of its data, sampled from fixed noise."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from condiff.colors.lab import lab_to_rgb
+from condiff.config import TrainConfig
+from condiff.data.loading import Batch
+from condiff.diffusion import build_scheduler, denoise, initial_noise
+from condiff.figures import make_contact_sheet
+from condiff.networks.denoiser import Model
+from condiff.tasks import Task
+
+SIDE = 128  # pixels of a picture in the grid, at most
+
+
+@torch.no_grad()
+def sample_grid(
+    model: Model, task: Task, batch: Batch, *, config: TrainConfig, photos: int, steps: int
+) -> Image.Image:
+    """A column a photo: its condition (if there is one), the sample, the truth.
+
+    Sampled at the size that is being trained; photo i starts from the noise of seed i.
+    """
+    size = config.model.sample_size
+    x_0, condition = batch["x_0"][:photos], batch["condition"][:photos]
+    features = batch["features"]
+    if features is not None:
+        features = {stride: maps[:photos] for stride, maps in features.items()}
+    was_training = model.training
+    model.eval()
+    cond = model.encoder(condition, features=features, size=(size, size))
+    generators = [torch.Generator().manual_seed(i) for i in range(len(x_0))]
+    noise = initial_noise(generators, (task.out_channels, size, size)).to(x_0.device)
+    *_, sample = denoise(
+        lambda x_t, t: model.predict(x_t, t, cond),
+        build_scheduler("ddim", config.diffusion),
+        noise,
+        steps=min(steps, config.diffusion.num_train_timesteps),
+        clip=task.clip,
+    )
+    model.train(was_training)
+    rows = [to_pictures(image, condition, task) for image in (sample, x_0)]
+    if task.condition_channels:
+        shown = torch.zeros_like(x_0) if task.x_0 == "chroma" else -condition.expand(-1, 3, -1, -1)
+        rows.insert(0, to_pictures(shown, condition, task))
+    return make_contact_sheet(rows, side=min(SIDE, max(p.width for p in rows[-1])))
+
+
+def to_pictures(x_0: Tensor, condition: Tensor, task: Task) -> list[Image.Image]:
+    """x_0 (B,C,h,w) as pictures: RGB as it is, chroma joined to the L* of its condition."""
+    if task.x_0 == "rgb":
+        pixels = (x_0.clamp(-1, 1) + 1) * 127.5
+        return [
+            Image.fromarray(image.permute(1, 2, 0).round().byte().cpu().numpy()) for image in pixels
+        ]
+    side = condition.shape[-2:]
+    chroma = F.interpolate(x_0 * task.scale, side, mode="bilinear", align_corners=False)
+    labs = torch.cat([(condition + 1) * 50, chroma], dim=1).permute(0, 2, 3, 1)
+    return [Image.fromarray(lab_to_rgb(np.ascontiguousarray(lab))) for lab in labs.cpu().numpy()]

@@ -1,0 +1,145 @@
+"""What a training step costs: FLOPs and memory counted, time measured part by part."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from condiff.training.trainer import Trainer
+
+BYTES_A_PARAMETER = 4 * 5  # weight, gradient, two moments of AdamW, average; single precision
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one image: FLOPs forward and backward, and bytes of activations kept in between."""
+
+    flops: int
+    activation_bytes: int
+    parameter_bytes: int  # of the whole model, whatever the batch
+
+    def memory(self, batch_size: int) -> int:
+        """Bytes that a step of so many images keeps on a device; what it works in comes on top."""
+        return self.parameter_bytes + batch_size * self.activation_bytes
+
+
+def count_cost(trainer: Trainer, *, cached_features: bool) -> Cost:
+    """Run one image forward and backward and count, on the run's own device and precision.
+
+    Where features are cached the backbone is not counted: it runs once a photo, not once a step.
+    """
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
+        return tensor
+
+    batch = trainer.first_batch(1)
+    if cached_features and batch["features"] is None:
+        batch["features"] = trainer.model.encoder.features(batch["condition"])
+    weights = {p.data_ptr() for p in trainer.model.parameters()}
+    with (
+        FlopCounterMode(display=False) as counter,
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+    ):
+        error, _ = trainer.error(batch, 0, alone=True)
+        error.mean().backward()
+    trainer.optimizer.zero_grad()
+    trainable = sum(p.numel() for p in trainer.model.trainable())
+    frozen = sum(p.numel() for p in trainer.model.parameters()) - trainable
+    return Cost(
+        flops=counter.get_total_flops(),
+        activation_bytes=sum(size for pointer, size in kept.items() if pointer not in weights),
+        parameter_bytes=BYTES_A_PARAMETER * trainable + 4 * frozen,
+    )
+
+
+def measure_peak(device: torch.device, dtype: torch.dtype, *, seconds: float = 1.0) -> float:
+    """FLOP/s of a large matrix product: what the device reaches at best in that precision."""
+    side = 8192 if device.type == "cuda" else 1024
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    best, end = float("inf"), time.monotonic() + seconds
+    while time.monotonic() < end or best == float("inf"):
+        best = min(best, timed(lambda: a @ b, device))
+    return 2 * side**3 / best
+
+
+def timed(work: Callable[[], object], device: torch.device) -> float:
+    """Seconds that some work takes until the device has done it."""
+    synchronize(device)
+    began = time.perf_counter()
+    work()
+    synchronize(device)
+    return time.perf_counter() - began
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done all it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Seconds a step by part, and how that compares with what the device can do."""
+
+    parts: dict[str, float]
+    batch_size: int  # images a step on this device
+    flops: float  # FLOP/s reached
+    peak: float  # FLOP/s of a matrix product
+
+    def table(self) -> str:
+        """As lines for a terminal."""
+        total = sum(self.parts.values())
+        lines = [
+            f"  {name:<10} {1000 * seconds:8.1f} ms {100 * seconds / total:5.1f} %"
+            for name, seconds in self.parts.items()
+        ]
+        return "\n".join(
+            [
+                f"{self.batch_size / total:.1f} images/s, {1000 * total:.1f} ms a step of "
+                f"{self.batch_size}",
+                *lines,
+                f"{self.flops / 1e12:.3f} TFLOP/s, {100 * self.flops / self.peak:.1f} % of "
+                f"{self.peak / 1e12:.3f} TFLOP/s that a matrix product reaches here",
+            ]
+        )
+
+
+def profile(trainer: Trainer, *, steps: int = 20, warm_up: int = 3) -> Profile:
+    """Time so many steps part by part; the parts wait for each other, which a run does not.
+
+    The weights are trained on meanwhile: make another Trainer for the run.
+    """
+    device = trainer.accelerator.device
+    cost = count_cost(trainer, cached_features=trainer.config.data.cache_features)
+    precision = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+    dtype = precision[trainer.config.mixed_precision]
+    batches = trainer.batches()
+    parts = dict.fromkeys(("data", "forward", "backward", "update"), 0.0)
+    trainer.parallel.train()
+    made: dict[str, Any] = {}
+    work: dict[str, Callable[[], object]] = {
+        "data": lambda: made.update(batch=next(batches)),
+        "forward": lambda: made.update(loss=trainer.error(made["batch"], 0)[0].mean()),
+        "backward": lambda: trainer.accelerator.backward(made["loss"]),
+        "update": trainer.update,
+    }
+    for number in range(-warm_up, steps):
+        for name, part in work.items():
+            seconds = timed(part, device)
+            parts[name] += seconds if number >= 0 else 0
+    total = sum(parts.values())
+    size = trainer.config.train_batch_size
+    return Profile(
+        parts={name: seconds / steps for name, seconds in parts.items()},
+        batch_size=size,
+        flops=cost.flops * size * steps / total,
+        peak=measure_peak(device, dtype),
+    )

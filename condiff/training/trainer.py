@@ -1,0 +1,354 @@
+"""The training loop: a generator of steps.
+
+All that is random in step n is a function of (seed, n): photos, views, timesteps, noise, hints. So
+a run that goes on from a checkpoint takes the very steps that an undisturbed one takes, and there
+is no state of a random generator to keep. Several processes draw for the whole batch alike and take
+each their share: together they do what one process does with the whole batch.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from accelerate.utils import broadcast
+from diffusers.training_utils import EMAModel
+from PIL import Image
+from torch import Tensor
+
+from condiff.config import TrainConfig, to_yaml
+from condiff.data.loading import Batch, FeatureCache, build_dataset, load_batches
+from condiff.diffusion import build_scheduler
+from condiff.networks.checkpoint import save_model
+from condiff.networks.denoiser import Model, build_model
+from condiff.networks.pretrained import load_init
+from condiff.tasks import Task, find_task
+from condiff.training.card import make_card
+from condiff.training.objective import batch_error
+from condiff.training.preview import sample_grid
+from condiff.training.processes import build_accelerator
+from condiff.training.progress import Step, learning_rate_at, progress_of, smooth_loss
+from condiff.training.run import (
+    Checkpoint,
+    prune_checkpoints,
+    refuse_changes,
+    refuse_nan,
+    write_checkpoint,
+)
+from condiff.training.snapshot import restore_snapshot, take_snapshot
+
+
+@dataclass(frozen=True)
+class Filled:
+    """Feature cache: so many photos of all are done."""
+
+    done: int
+    total: int
+
+
+class Trainer:
+    """Everything a run holds; `steps()` makes it go, the caller looks, samples and saves.
+
+    `output` is the run's folder; features are cached in it. None: nothing is cached or saved.
+    """
+
+    def __init__(
+        self, config: TrainConfig, data: str | Path, output: Path | None, *, init: str | None = None
+    ):
+        if output is None:
+            uncached = config.data.model_copy(update={"cache_features": False})
+            config = config.model_copy(update={"data": uncached})
+        self.config, self.source, self.init = config, str(data), init
+        self.output = output or Path()
+        self.task: Task = find_task(config.task)
+        self.accelerator = build_accelerator(config, self.output)
+        torch.manual_seed(config.seed)  # the same weights on every process
+        make = build_model if init is None else partial(load_init, init)
+        self.model: Model = make(config.model, self.task)
+        self.model.unet.register_to_config(sample_size=config.model.sample_size)
+        if config.gradient_checkpointing:
+            self.model.unet.enable_gradient_checkpointing()
+        self.model.to(self.accelerator.device)
+        if self.accelerator.device.type == "cpu":  # where channels last pays in sampling only
+            self.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        with self.accelerator.main_process_first():  # one process makes the cache's files
+            self.dataset = build_dataset(
+                config,
+                self.task,
+                data,
+                cache_dir=self.output / "cache",
+                feature_channels=self.model.encoder.feature_channels,
+                device=self.accelerator.device,
+            )
+        self.ema = EMAModel(
+            self.model.trainable(),
+            decay=config.optimizer.ema_decay,
+            use_ema_warmup=True,
+            power=0.75,
+            foreach=True,
+        )
+        self.ema.to(self.accelerator.device)
+        alphas_bar = build_scheduler("ddpm", config.diffusion).alphas_cumprod
+        self.alphas_bar = alphas_bar.to(self.accelerator.device)
+        optimizer = torch.optim.AdamW(
+            self.model.trainable(),
+            lr=config.optimizer.learning_rate,
+            weight_decay=config.optimizer.weight_decay,
+            fused=True,
+        )
+        if config.compile:
+            self.model.unet.compile()
+        self.parallel, self.optimizer = self.accelerator.prepare(self.model, optimizer)
+        self.step, self.minutes, self.smoothed_loss = 0, 0.0, math.nan
+        self.stop_signal = 0  # of the operating system; the step in work is finished
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process is the one that writes."""
+        return bool(self.accelerator.is_main_process)
+
+    @property
+    def batch_size(self) -> int:
+        """Images an optimizer step, over all processes and accumulated batches."""
+        of_one = self.config.train_batch_size * self.config.gradient_accumulation_steps
+        return of_one * int(self.accelerator.num_processes)
+
+    def describe(self) -> str:
+        """One line: what is trained on what."""
+        count = sum(p.numel() for p in self.model.trainable()) / 1e6
+        return (
+            f"{self.task.name}: {self.dataset.describe()}; {count:.3g} M parameters to train, "
+            f"batches of {self.batch_size}, {self.machine}"
+        )
+
+    @property
+    def machine(self) -> str:
+        """What it runs on: processes and their kind of device."""
+        return f"{self.accelerator.num_processes} x {self.accelerator.device.type}"
+
+    def fill_cache(self) -> Iterator[Filled]:
+        """Run the frozen backbone once over every photo, each process over its share."""
+        if isinstance(self.dataset, FeatureCache):
+            process, count = self.accelerator.process_index, self.accelerator.num_processes
+            rows = range(process, len(self.dataset), count)
+
+            def extract(condition: Tensor) -> dict[int, Tensor]:
+                features = self.model.encoder.features(condition.to(self.accelerator.device))
+                return {stride: maps.cpu() for stride, maps in features.items()}
+
+            for done in self.dataset.fill(extract, rows):
+                yield Filled(done, len(rows))
+        self.accelerator.wait_for_everyone()
+
+    def steps(self) -> Iterator[Step]:
+        """Train until the configured end or a stop signal; one item for each optimizer step.
+
+        Raises TrainingError when the loss is no number.
+        """
+        config, accelerator = self.config, self.accelerator
+        accumulated = config.gradient_accumulation_steps
+        batches = self.batches()
+        began = time.monotonic() - 60 * self.minutes
+        self.parallel.train()
+        while self._goes_on():
+            progress = self._progress
+            learning_rate = learning_rate_at(config.optimizer, step=self.step, progress=progress)
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate
+            parts = []
+            for part in range(accumulated):
+                batch = next(batches)
+                waits = part + 1 < accumulated  # gradients are exchanged once a step
+                with accelerator.no_sync(self.parallel) if waits else nullcontext():
+                    error, t = self.error(batch, self.step * accumulated + part)
+                    accelerator.backward(error.mean() / accumulated)
+                parts.append((error.detach(), t))
+            self.update()
+            self.step += 1
+            errors, t = accelerator.gather(
+                (torch.cat([e for e, _ in parts]), torch.cat([t for _, t in parts]))
+            )
+            self.minutes = (time.monotonic() - began) / 60
+            yield Step(
+                step=self.step,
+                errors=errors,
+                timesteps=t,
+                num_train_timesteps=len(self.alphas_bar),
+                learning_rate=learning_rate,
+                minutes=self.minutes,
+                progress=self._progress,
+            )
+
+    def batches(self) -> Iterator[Batch]:
+        """This process's batches from the present step on."""
+        return load_batches(
+            self.dataset,
+            batch_size=self.config.train_batch_size,
+            start=self.step * self.config.gradient_accumulation_steps,
+            process=self.accelerator.process_index,
+            num_processes=self.accelerator.num_processes,
+            device=self.accelerator.device,
+        )
+
+    def first_batch(self, batch_size: int) -> Batch:
+        """The first images of the run, the same in every process."""
+        return next(
+            load_batches(self.dataset, batch_size=batch_size, device=self.accelerator.device)
+        )
+
+    def update(self) -> None:
+        """One step of the optimizer and the averaged weights along the gradients at hand."""
+        largest = self.config.optimizer.max_grad_norm
+        self.accelerator.clip_grad_norm_(self.model.trainable(), largest)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.ema.step(self.model.trainable())
+
+    def observe(self, loss: float) -> None:
+        """Take note of a step's loss: for the best checkpoint, and to stop when it is no number.
+
+        Raises TrainingError then.
+        """
+        refuse_nan(self.output, loss, step=self.step)
+        self.smoothed_loss = smooth_loss(self.smoothed_loss, loss)
+
+    def error(self, batch: Batch, number: int, *, alone: bool = False) -> tuple[Tensor, Tensor]:
+        """Weighted squared error (B,) and timesteps (B,) of this process's share of batch `number`.
+
+        `alone`: the batch is whole, whatever the other processes do.
+        """
+        return batch_error(
+            self.model if alone else self.parallel,
+            batch,
+            number,
+            config=self.config,
+            task=self.task,
+            alphas_bar=self.alphas_bar,
+            process=0 if alone else self.accelerator.process_index,
+            num_processes=1 if alone else self.accelerator.num_processes,
+        )
+
+    @property
+    def _progress(self) -> float:
+        return progress_of(self.config, step=self.step, minutes=self.minutes)
+
+    def _goes_on(self) -> bool:
+        """Whether there is another step; clock and stop signal are those of the first process."""
+        if self.accelerator.num_processes > 1:
+            said = torch.tensor(
+                [self.minutes, float(self.stop_signal)],
+                device=self.accelerator.device,
+                dtype=torch.float64,
+            )
+            minutes, stop = broadcast(said).tolist()
+            self.minutes, self.stop_signal = minutes, int(stop)
+        return self._progress < 1 and not self.stop_signal
+
+    def sample_grid(self, *, photos: int = 8, steps: int = 10) -> Image.Image:
+        """Conditions, samples of the averaged weights, truths of the first photos; fixed noise."""
+        with self._averaged():
+            return sample_grid(
+                self.model,
+                self.task,
+                self.first_batch(photos),
+                config=self.config,
+                photos=photos,
+                steps=steps,
+            )
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """The averaged weights in place of the trained ones, for a while."""
+        parameters = self.model.trainable()
+        self.ema.store(parameters)
+        self.ema.copy_to(parameters)
+        try:
+            yield
+        finally:
+            self.ema.restore(parameters)
+
+    def save(self, *, half: bool = True) -> Path:
+        """Write the averaged weights as the model folder OUTPUT/model; return it."""
+        folder = self.output / "model"
+        if self.is_main:
+            with self._averaged():
+                save_model(
+                    folder,
+                    self.model,
+                    task=self.task,
+                    diffusion=self.config.diffusion,
+                    condition_size=self.config.data.size,
+                    dtype=torch.float16 if half else torch.float32,
+                )
+            (folder / "config.yaml").write_text(to_yaml(self.config), "utf-8")
+            (folder / "README.md").write_text(self._card(), "utf-8")
+        return folder
+
+    def _card(self) -> str:
+        return make_card(
+            self.config,
+            self.task,
+            data=self.dataset.describe(),
+            parameters=sum(p.numel() for p in self.model.trainable()),
+            step=self.step,
+            batch_size=self.batch_size,
+            minutes=self.minutes,
+            device=self.machine,
+            loss=self.smoothed_loss,
+            init=self.init,
+        )
+
+    @property
+    def _counts(self) -> dict[str, int | None]:
+        """What the order of the photos depends on, beside the settings."""
+        processes = int(self.accelerator.num_processes)
+        return {"photos": self.dataset.num_photos, "processes": processes}
+
+    def close(self) -> None:
+        """End the trackers and let the processes part."""
+        # The parallel model goes first: a group destroyed with it may wait for ever.
+        self.accelerator.wait_for_everyone()
+        self.parallel = self.model
+        self.accelerator.free_memory()
+        self.accelerator.end_training()
+
+    def save_checkpoint(self) -> None:
+        """Write all that the next step depends on; keep the newest and the best.
+
+        Raises TrainingError where a weight is no number, CheckpointError where it cannot write.
+        """
+        if not self.is_main:
+            return
+        if not all(p.isfinite().all() for p in self.model.trainable()):
+            self.observe(math.nan)
+        scaler = self.accelerator.scaler
+        state = {
+            "step": self.step,
+            "minutes": self.minutes,
+            "smoothed_loss": self.smoothed_loss,
+            "ema_steps": self.ema.optimization_step,
+            "data": self.source,
+            "init": self.init,
+            **self._counts,
+            "scaler": scaler.state_dict() if scaler is not None else None,
+        }
+        write_checkpoint(self.output, state, take_snapshot(self.model, self.optimizer, self.ema))
+        prune_checkpoints(self.output, keep=self.config.keep_checkpoints)
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint, bit for bit.
+
+        Raises ConfigError where the photos or the processes are no longer as many as they were.
+        """
+        state = checkpoint.state
+        refuse_changes(self.output, {**self._counts, **state}, self._counts)
+        restore_snapshot(self.model, self.optimizer, self.ema, checkpoint.read)
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.ema.optimization_step = int(state["ema_steps"])
+        self.step, self.minutes = checkpoint.step, float(state["minutes"])
+        self.smoothed_loss = float(state["smoothed_loss"])

@@ -12,6 +12,14 @@ SMOOTHING = 0.99
 
 
 @dataclass(frozen=True)
+class Filled:
+    """Feature cache: so many photos of all are done."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
 class Step:
     """What one optimizer step came to; reading its loss waits for the device."""
 

@@ -10,7 +10,6 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -31,7 +30,7 @@ from condiff.training.card import make_card
 from condiff.training.objective import batch_error
 from condiff.training.preview import sample_grid
 from condiff.training.processes import build_accelerator
-from condiff.training.progress import Step, learning_rate_at, progress_of, smooth_loss
+from condiff.training.progress import Filled, Step, learning_rate_at, progress_of, smooth_loss
 from condiff.training.run import (
     Checkpoint,
     prune_checkpoints,
@@ -40,14 +39,6 @@ from condiff.training.run import (
     write_checkpoint,
 )
 from condiff.training.snapshot import restore_snapshot, take_snapshot
-
-
-@dataclass(frozen=True)
-class Filled:
-    """Feature cache: so many photos of all are done."""
-
-    done: int
-    total: int
 
 
 class Trainer:

@@ -53,7 +53,8 @@ def make_small(pixels: np.ndarray, rng: np.random.Generator, *, degrade: float) 
     pictures are no photos: conditioning augmentation (Ho et al. 2021, arXiv:2106.15282).
     """
     side = max(1, round(len(pixels) / FACTORS[int(rng.integers(len(FACTORS)))]))
-    small = cv2.resize(pixels, (side, side), interpolation=cv2.INTER_AREA).astype(np.float32)
+    shrunk = cv2.resize(pixels, (side, side), interpolation=cv2.INTER_AREA)
+    small: np.ndarray = shrunk.astype(np.float32)
     if rng.random() < degrade:
         small = cv2.GaussianBlur(small, (0, 0), float(rng.uniform(0.1, BLUR)))
         grain = rng.standard_normal(small.shape, dtype=np.float32)
@@ -63,6 +64,5 @@ def make_small(pixels: np.ndarray, rng: np.random.Generator, *, degrade: float) 
 
 def bring_up(small: np.ndarray, *, width: int, height: int) -> np.ndarray:
     """A picture (h,w,3) -> (height,width,3) float32, cubic: as the model knows small pictures."""
-    return cv2.resize(
-        small.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC
-    ).reshape(height, width, -1)
+    large = cv2.resize(small.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
+    return large.reshape(height, width, -1)

@@ -157,15 +157,19 @@ def test_folders_memory_parquet_and_streams(photo_folder, tmp_path):
 
 
 def test_prepared_drawings_are_cut_like_the_photo(tmp_path):
-    """The drawing is the photo's darkness: so are the lines beside a window, where not varied."""
+    """The drawing is the photo's own greys: what lies beside a window is like it, though varied."""
     parquet(tmp_path, conditioning_canny=lambda photo: photo.convert("L"))
     config = settings(conditions="prepared", degrade=0.0)
-    matches = []
+    alike = {"own": [], "another": []}
     for batch in batches(config, tmp_path, count=8):
-        for x_0, condition in zip(batch["x_0"], batch["condition"], strict=True):
-            pair = torch.stack([x_0.mean(0).flatten(), condition[3].flatten()])
-            matches.append(abs(torch.corrcoef(pair)[0, 1].item()))
-    assert np.median(matches) > 0.8
+        for shift, found in enumerate(alike.values()):
+            for x_0, condition in zip(
+                batch["x_0"], batch["condition"].roll(shift, dims=0), strict=True
+            ):
+                pair = torch.stack([x_0.mean(0).flatten(), condition[3].flatten()])
+                found.append(abs(torch.corrcoef(pair)[0, 1].item()))
+    assert np.median(alike["own"]) > 0.6
+    assert np.median(alike["own"]) > np.median(alike["another"]) + 0.15
 
 
 @pytest.mark.parametrize(

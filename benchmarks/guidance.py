@@ -1,4 +1,4 @@
-"""What guidance and steps buy a model of drawings: a Markdown table of the figures of `condiff eval`.
+"""What guidance and steps buy a model of drawings: the figures of `condiff eval`, a table.
 
     python benchmarks/guidance.py MODEL --data val.parquet --limit 32
 

@@ -94,7 +94,7 @@ class Upscaler:
             raise ConfigError(f"steps are at least 1, not {steps}.")
         model, task = self.loaded.model, self.loaded.task
         height, width = ink.shape
-        brought = bring_up(small, width=width, height=height)
+        brought = bring_up(small, width=width, height=height).clip(0, 255)
         condition = np.concatenate([brought, ink[..., None].astype(np.float32)], axis=2)
         stride = 2 ** (len(model.unet.config.block_out_channels) - 1)
         padded = pad_to_stride(condition / np.float32(127.5) - 1, stride)

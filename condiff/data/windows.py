@@ -59,7 +59,7 @@ def make_small(pixels: np.ndarray, rng: np.random.Generator, *, degrade: float) 
         small = cv2.GaussianBlur(small, (0, 0), float(rng.uniform(0.1, BLUR)))
         grain = rng.standard_normal(small.shape, dtype=np.float32)
         small = (small + np.float32(rng.uniform(0, NOISE)) * grain).clip(0, 255)
-    return bring_up(small, width=len(pixels), height=len(pixels))
+    return bring_up(small, width=len(pixels), height=len(pixels)).clip(0, 255)
 
 
 def bring_up(small: np.ndarray, *, width: int, height: int) -> np.ndarray:

@@ -25,7 +25,7 @@ from condiff.errors import ConfigError
 PredictionType = Literal["epsilon", "v_prediction", "sample"]
 BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"]
 LossWeighting = Literal["none", "min_snr", "p2"]
-Task = Literal["colorize", "sketch", "edge", "none"]
+Task = Literal["colorize", "sketch", "edge", "none", "upscale"]
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -176,6 +176,26 @@ class TrainConfig(Section):
                 "a run needs an end: give --max-steps or --max-minutes, or set max_train_steps or "
                 "max_minutes"
             )
+        return self
+
+    @property
+    def condition_size(self) -> int:
+        """Side of the condition in training: the view's, or where windows of it are cut, x_t's."""
+        return self.model.sample_size if self.task == "upscale" else self.data.size
+
+    @model_validator(mode="after")
+    def _windows_are_seen_as_they_are(self) -> Self:
+        if self.task == "upscale":
+            if self.model.fold != 1 or self.model.backbone_variant is not None:
+                raise ValueError(
+                    "the task upscale sees its condition pixel for pixel: set model.fold to 1 and "
+                    "model.backbone_variant to null, as configs/upscale.yaml does"
+                )
+            if self.data.size < self.model.sample_size:
+                raise ValueError(
+                    f"the task upscale cuts windows of model.sample_size {self.model.sample_size} "
+                    f"out of views of data.size {self.data.size}: make the views no smaller"
+                )
         return self
 
     @model_validator(mode="after")

@@ -157,6 +157,8 @@ class Pipeline:
         instead of a drawing.
         """
         name, task = self.loaded.folder.name, self.loaded.task
+        if task.enlarges:
+            raise ConfigError(f"The model {name} enlarges pictures: condiff.upscale runs it.")
         chroma = task.x_0 == "chroma"
         side = self.loaded.condition_size if size is None else size
         least = min(MIN_SIZE, self.loaded.condition_size)

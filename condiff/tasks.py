@@ -12,7 +12,8 @@ class Task:
     """One row: x_0 has `out_channels`, is `scale` units a one, and never exceeds ±clip.
 
     x_0 is a photo's Lab chroma (a,b), its condition L*; or RGB, its condition a drawing of one of
-    the kinds in `conditions`, chosen at random for each photo in training; or RGB and no condition.
+    the kinds in `conditions`, chosen at random for each photo in training; or RGB and no condition;
+    or a window of RGB, its condition the window made small and brought up again, then its lines.
     """
 
     name: TaskName
@@ -24,6 +25,8 @@ class Task:
     clip: float = 1.0
     conditions: tuple[str, ...] = ()  # kinds of lines that are drawn from photos for training
     augments_lines: bool = False  # whether they are varied as hands and scanners would
+    enlarges: bool = False  # x_0 is a window; its small picture is the condition's first channels
+    attends: bool = True  # in the U-Net's middle; without, a large picture can be done in tiles
 
 
 TASKS: dict[str, Task] = {
@@ -57,6 +60,18 @@ TASKS: dict[str, Task] = {
         x_0="rgb",
         out_channels=3,
         condition_channels=0,
+    ),
+    # The second stage of a cascade (Ho et al. 2021, arXiv:2106.15282): SR3 (Saharia et al. 2021,
+    # arXiv:2104.07636) that sees the lines beside the small picture.
+    "upscale": Task(
+        "upscale",
+        x_0="rgb",
+        out_channels=3,
+        condition_channels=4,
+        conditions=("canny", "sketch", "pencil", "lineart"),
+        augments_lines=True,
+        enlarges=True,
+        attends=False,
     ),
 }
 

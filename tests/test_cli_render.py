@@ -28,6 +28,7 @@ from condiff.evaluation.line_metrics import edge_f1
 from condiff.networks.checkpoint import save_model
 from condiff.networks.denoiser import build_model
 from condiff.tasks import find_task
+from condiff.upscale import Upscaler, has_embedded
 
 from .conftest import make_photo
 
@@ -131,19 +132,77 @@ def test_sizes(run, sketch):
         code, out, err = run(sketch, "--force", *arguments)
         assert code == 0
         with Image.open(out.strip()) as image:
-            return image.size, "may repeat" in err
+            return image.size, "resampled plainly" in err
 
     assert size() == ((48, 32), False)
-    assert size("--size", 64) == ((96, 64), True)
-    assert size("--size", 80, "--upscale", "lanczos") == ((120, 80), False)
-    assert size("--upscale", "lanczos") == ((96, 64), False)
-    assert size("--size", 32, "--upscale", "lanczos") == ((48, 32), False)
+    assert size("--size", 80, "--upscale", "none") == ((120, 80), False)
+    assert size("--size", 32, "--upscale", "none") == ((48, 32), False)
+    assert size("--size", 64)[0] == (96, 64)
+    assert size("--size", 64) == ((96, 64), not has_embedded())
+    assert size("--size", 64, "-q")[1] is False
+
+
+def test_without_upscale_the_picture_is_plainly_resampled(run, sketch):
+    run(sketch, "--seed", 4)
+    with Image.open("sketch.render.png") as image:
+        expected = image.resize((150, 100), Image.Resampling.LANCZOS).tobytes()
+    run(sketch, "--seed", 4, "--size", 100, "--upscale", "none", "--force")
+    with Image.open("sketch.render.png") as image:
+        assert image.tobytes() == expected
+
+
+@pytest.fixture(scope="module")
+def upscale_folder(tmp_path_factory):
+    return save_tiny(tmp_path_factory.mktemp("models"), "upscale")
+
+
+def test_a_second_stage_enlarges_along_the_lines(run, sketch, upscale_folder, sketch_folder):
+    code, out, err = run(
+        sketch, "--seed", 4, "--size", 50, "--upscale", upscale_folder, "--samples", 2,
+        "--gif", "way.gif",
+    )  # fmt: skip
+    assert (code, "resampled" in err, "75x50" in err) == (0, False, True)
+    pipeline = Pipeline.from_pretrained(sketch_folder, device="cpu")
+    with Image.open(sketch) as image:
+        drawing = clean_drawing(np.array(image.convert("RGB")))
+    upscaler = Upscaler.from_pretrained(upscale_folder)
+    for number, name in enumerate(out.split()[:2], start=4):
+        (small,) = pipeline(drawing, seed=number, steps=2)
+        expected = upscaler(small, drawing, size=50, seed=number)
+        with Image.open(name) as image:
+            assert image.size == (75, 50)
+            assert image.tobytes() == expected.tobytes()
+    with Image.open("way.gif") as film:
+        assert film.size == (48, 32)
+
+
+def test_what_cannot_enlarge_is_one_sentence(
+    run, sketch, sketch_folder, upscale_folder, none_folder
+):
+    def told(*arguments, **changed):
+        code, out, err = run(*arguments, **changed)
+        assert (code, out, err.count("\n")) == (1, "", 1)
+        return err
+
+    assert "does not enlarge" in told(sketch, "--size", 50, "--upscale", sketch_folder)
+    assert "no model no-such" in told(sketch, "--size", 50, "--upscale", "no-such")
+    assert "give it with --upscale" in told(sketch, model=upscale_folder)
+    assert "--upscale none" in told("--size", 50, "--upscale", upscale_folder, model=none_folder)
+    code, _, err = run("--size", 50, model=none_folder)
+    assert (code, "there are no lines: resampled plainly" in err) == (0, True)
+    code, _, err = run(sketch, "--size", 32, "--upscale", upscale_folder)
+    assert (code, "nothing to enlarge" in err) == (0, True)
+    assert run(sketch, "--upscale", upscale_folder)[0] == 2
 
 
 def test_size_is_the_pictures_also_where_the_model_sees_more(run, sketch, tmp_path):
     """Drawings at 64, pictures at 32."""
     folded = save_tiny(tmp_path, "sketch", fold=2)
-    for arguments, expected in (((), (48, 32)), (("--size", 40), (60, 40))):
+    for arguments, expected in (
+        ((), (48, 32)),
+        (("--size", 40), (60, 40)),
+        (("--size", 32), (48, 32)),
+    ):
         code, out, _ = run(sketch, "--force", *arguments, model=folded)
         with Image.open(out.strip()) as image:
             assert (code, image.size) == (0, expected)
@@ -152,11 +211,12 @@ def test_size_is_the_pictures_also_where_the_model_sees_more(run, sketch, tmp_pa
 @pytest.mark.parametrize("size", [(1, 1), (5, 400), (400, 3), (33, 31)])
 def test_odd_sizes_come_out_too(run, size):
     Image.new("L", size, "white").save("blank.png")
-    code, _, err = run("blank.png", "--upscale", "lanczos")
+    code, _, err = run("blank.png", "--size", 48, "--upscale", "none")
     assert code == 0
     assert "the page is blank" in err
     with Image.open("blank.render.png") as image:
-        assert max(image.size) >= max(size)
+        assert max(image.size) > 32
+        assert max(image.size) <= 3 * 48
 
 
 def test_the_film_ends_with_the_picture(run, sketch):
@@ -233,7 +293,6 @@ def test_wrong_models_are_one_sentence(run, sketch, tiny_folder):
 def test_wrong_usage_exits_2(run, sketch):
     assert run(sketch, "--samples", 2, "-o", "-")[0] == 2
     assert run("-")[0] == 2
-    assert run(sketch, "--upscale", "magic")[0] == 2
     assert main(["render", "--no-such-flag"]) == 2
 
 

@@ -12,10 +12,10 @@ PACKAGE = Path(condiff.__file__).parent
 LEVELS = [
     {"errors"},
     {"config", "images"},
-    {"colors", "conditions", "diffusion", "tasks"},
+    {"colors", "conditions", "diffusion", "tasks", "tiles"},
     {"data", "figures", "networks", "prep"},
     {"pipeline", "training"},
-    {"batches", "evaluation"},
+    {"batches", "evaluation", "upscale"},
     {"cli"},
     {"__init__", "__main__"},
 ]

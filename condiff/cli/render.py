@@ -6,7 +6,6 @@ import secrets
 import sys
 import time
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,18 +20,14 @@ if TYPE_CHECKING:
 
     from condiff.conditions.drawing import Drawing
     from condiff.images.photo import Photo
+    from condiff.pipeline import Pipeline
+    from condiff.upscale import Upscaler
 
 DEFAULT_STEPS = 25
 MAX_SIZE = 4096
 CELL = 128  # least side of a picture on the contact sheet
 FRAMES = 60  # at most, of an animation
-
-
-class Upscale(StrEnum):
-    """How a picture becomes larger than its model draws."""
-
-    NONE = "none"
-    LANCZOS = "lanczos"
+AUTO, NONE = "auto", "none"  # of --upscale
 
 
 @dataclass(frozen=True)
@@ -76,16 +71,20 @@ def render(
     size: Annotated[
         int | None,
         typer.Option(
-            min=32, max=MAX_SIZE, help="Short side of a picture, in pixels (default: the model's)."
+            min=32,
+            max=MAX_SIZE,
+            help="Short side of a picture, in pixels (default: the model's). A larger one is drawn "
+            "at the model's own size, then enlarged by --upscale.",
         ),
     ] = None,
     upscale: Annotated[
-        Upscale,
+        str,
         typer.Option(
-            help="lanczos: drawn at the model's own size, then resampled to --size, or else to the "
-            "drawing's size. none: drawn at --size, also beyond what the model has learned."
+            metavar="auto|none|FOLDER",
+            help="What enlarges: a model of the task upscale, which sees the lines; auto: the "
+            "embedded one; none: plain resampling.",
         ),
-    ] = Upscale.NONE,
+    ] = "auto",
     gif: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Film the first sample: a .gif, .webp or .mp4."),
@@ -118,6 +117,8 @@ def render(
     from condiff.figures import check_animation, pick_frames, write_animation
     from condiff.images.files import check_target, read_photo
 
+    if upscale not in (AUTO, NONE) and size is None:
+        raise typer.BadParameter(f"--upscale {upscale} enlarges to --size: give one.")
     targets = plan_targets(source, output, samples, gif)
     for path in [*targets.pictures, targets.sheet]:
         if path is not None:
@@ -146,19 +147,23 @@ def render(
     torch.set_num_threads(threads)
     options.quiet_libraries()
     pipeline = Pipeline.from_pretrained(model, device=device)
+    if pipeline.loaded.task.enlarges:
+        raise ConfigError(
+            f"The model {model} enlarges pictures: give it with --upscale, and a model of drawings "
+            "with -m."
+        )
     if pipeline.loaded.task.x_0 != "rgb":
         raise ConfigError(
             f"The model {model} colours photos: use `condiff colorize`, or give a model of "
             "drawings with -m."
         )
     own = pipeline.loaded.condition_size // pipeline.cell
-    enlarged = upscale is Upscale.LANCZOS and (size is None or size > own)
-    if size is not None and size > own and not enlarged:
-        options.say(
-            f"{size} is more than the {own} that {model} has learned: shapes may repeat; "
-            "--upscale lanczos resamples instead",
-            quiet=quiet,
-        )
+    enlarged = size is not None and size > own
+    upscaler = None
+    if enlarged:
+        upscaler = _load_upscaler(upscale, pipeline, drawing, quiet=quiet)
+    elif upscale not in (AUTO, NONE):
+        options.say(f"{model} draws at {own}: there is nothing to enlarge", quiet=quiet)
     settings = {
         "steps": steps,
         "scheduler": scheduler,
@@ -175,9 +180,10 @@ def render(
             picture = frames[-1]
         else:
             (picture,) = pipeline(drawing, seed=number, **settings)  # type: ignore[arg-type]
-        if enlarged:
-            picture = _enlarge(picture, photo, size)
-        noted = {**settings, "upscale": upscale.value} if provenance else None
+        if size is not None and enlarged:
+            picture = _enlarge(picture, drawing, upscaler, size=size, seed=number)
+        how = upscaler.loaded.folder.name if upscaler else NONE
+        noted = {**settings, "upscale": how} if provenance else None
         _write(picture, path, model=model, seed=number, settings=noted, force=force)
         pictures.append(picture)
         told = {"source": source, "target": str(path or "-"), "seed": number}
@@ -233,18 +239,41 @@ def _clean(photo: "Photo", source: str, *, as_is: bool, quiet: bool) -> "Drawing
     return drawing
 
 
-def _enlarge(picture: "Image.Image", photo: "Photo | None", size: int | None) -> "Image.Image":
-    """The picture resampled to a short side of `size`, or to the drawing's own size; never less."""
-    from PIL import Image
+def _load_upscaler(
+    upscale: str, pipeline: "Pipeline", drawing: "Drawing | None", *, quiet: bool
+) -> "Upscaler | None":
+    """The model that enlarges, None for plain resampling; what `auto` could not do is said."""
+    from condiff.errors import ConfigError
+    from condiff.upscale import DEFAULT, Upscaler, has_embedded
 
-    if size is None:
-        wanted = photo.size if photo else picture.size
-    else:
-        scale = size / min(picture.size)
-        wanted = (round(picture.width * scale), round(picture.height * scale))
-    if wanted[0] * wanted[1] <= picture.width * picture.height:
-        return picture
-    return picture.resize(wanted, Image.Resampling.LANCZOS)
+    if upscale == NONE:
+        return None
+    if upscale == AUTO and (drawing is None or not has_embedded()):
+        why = "there are no lines" if drawing is None else "no model that enlarges is embedded"
+        options.say(f"{why}: resampled plainly", quiet=quiet)
+        return None
+    if drawing is None:
+        raise ConfigError(
+            f"--upscale {upscale} enlarges along the lines of a drawing, and the model "
+            f"{pipeline.loaded.folder.name} takes none: use --upscale none."
+        )
+    name = DEFAULT if upscale == AUTO else upscale
+    return Upscaler.from_pretrained(name, device=pipeline.device)
+
+
+def _enlarge(
+    picture: "Image.Image",
+    drawing: "Drawing | None",
+    upscaler: "Upscaler | None",
+    *,
+    size: int,
+    seed: int,
+) -> "Image.Image":
+    from condiff.upscale import resample
+
+    if upscaler is None or drawing is None:
+        return resample(picture, size)
+    return upscaler(picture, drawing, size=size, seed=seed)
 
 
 def _write(

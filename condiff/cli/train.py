@@ -41,7 +41,8 @@ def train(
         str | None,
         typer.Option(
             help="What to learn: colorize, sketch (line drawings to pictures), edge (edge maps to "
-            "pictures) or none (pictures from noise alone); default: as the settings have it, or "
+            "pictures), none (pictures from noise alone) or upscale (small pictures to large ones, "
+            "along their lines); default: as the settings have it, or "
             "colorize.",
             metavar="NAME",
         ),

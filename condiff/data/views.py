@@ -17,6 +17,7 @@ from condiff.conditions.lines import augment_lines
 from condiff.conditions.table import draw_line_condition
 from condiff.config import DataConfig
 from condiff.data.photos import Photo, Photos, fit_drawing
+from condiff.data.windows import draw_window, make_small
 from condiff.tasks import Task
 
 Features = dict[int, Tensor]
@@ -27,8 +28,8 @@ class Batch(TypedDict):
     """One step's photos, or one photo without the first axis.
 
     x_0 (B,C,s,s) float32: chroma (a,b)/task.scale, or RGB in [-1,1]. condition (B,N,S,S) float32 in
-    [-1,1]: L*/50 - 1, or ink 1 on paper -1; N is 0 for a task that has none. features: the frozen
-    backbone's maps by stride, where they are cached.
+    [-1,1]: L*/50 - 1, or ink 1 on paper -1, for `upscale` after the small picture's RGB; N is 0 for
+    a task that has none. features: the frozen backbone's maps by stride, where they are cached.
     """
 
     x_0: Tensor
@@ -42,7 +43,7 @@ class ViewSettings:
 
     task: Task
     config: DataConfig
-    size: int  # side of the condition
+    size: int  # side of the condition; where a task enlarges, of the view that windows are cut from
     sample_size: int  # side of x_0
 
     @property
@@ -122,18 +123,47 @@ def make_view(
         if rng.random() < config.degrade:
             lightness = degrade(lightness, rng)
         return _planes(chroma / task.scale), _planes(lightness[..., None] / 50 - 1)
+    if task.enlarges:
+        return _make_window(photo, frame, crop, rng, settings)
     x_0 = _planes(scale_to(crop, settings.sample_size) / np.float32(127.5) - 1)
     if not task.conditions:
         return x_0, np.empty((0, size, size), np.float32)
     if photo.kinds:
-        kind = photo.kinds[int(rng.integers(len(photo.kinds)))]
-        stored = fit_drawing(photo.read(kind), pixels)
-        drawing = scale_to(cut(stored, frame), size)
+        drawing = scale_to(cut(_stored_drawing(photo, pixels, rng), frame), size)
     else:
         drawing = draw_line_condition(scale_to(crop, size), rng, kinds=task.conditions)
     if task.augments_lines:
         drawing = augment_lines(drawing, rng)
     return x_0, _planes(drawing / np.float32(127.5) - 1)
+
+
+def _make_window(
+    photo: Photo, frame: Frame, crop: np.ndarray, rng: np.random.Generator, settings: ViewSettings
+) -> tuple[np.ndarray, np.ndarray]:
+    """A window of the frame's view: x_0 (3,s,s); made small and brought up, and its lines (4,s,s).
+
+    A frame of fewer pixels than the view is not enlarged: what is learned is to be sharp.
+    """
+    task, side = settings.task, max(settings.sample_size, min(settings.size, len(crop)))
+    window = draw_window(side, settings.sample_size, rng)
+    seen = window.cut(scale_to(crop, side))
+    if photo.kinds:
+        stored = _stored_drawing(photo, photo.read("image"), rng)
+        drawing = window.cut(scale_to(cut(stored, frame), side))
+    else:
+        drawing = draw_line_condition(seen, rng, kinds=task.conditions)
+    if task.augments_lines:
+        drawing = augment_lines(drawing, rng)
+    small = make_small(seen, rng, degrade=settings.config.degrade)
+    condition = np.concatenate([small, drawing.astype(np.float32)], axis=2)
+    x_0, condition = (window.inside(pixels) / np.float32(127.5) - 1 for pixels in (seen, condition))
+    return _planes(x_0), _planes(condition)
+
+
+def _stored_drawing(photo: Photo, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """One of the drawings (H,W,1) that came with a photo."""
+    kind = photo.kinds[int(rng.integers(len(photo.kinds)))]
+    return fit_drawing(photo.read(kind), pixels)
 
 
 def scale_to(pixels: np.ndarray, side: int) -> np.ndarray:

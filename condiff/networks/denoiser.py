@@ -70,6 +70,7 @@ def build_model(config: ModelConfig, task: Task) -> Model:
         up_block_types=("UpBlock2D",) * levels,
         norm_num_groups=config.norm_num_groups,
         attention_head_dim=config.attention_head_dim,
+        add_attention=task.attends,
     )
     return freeze(Model(encoder, unet))
 

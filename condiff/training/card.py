@@ -25,6 +25,13 @@ condiff render --model FOLDER --samples 4
 from condiff import Pipeline
 Pipeline.from_pretrained("FOLDER")(samples=4)
 ```""",
+    "upscale": """```
+condiff render sketch.png --size 512 --upscale FOLDER
+```
+```python
+from condiff.upscale import Upscaler
+Upscaler.from_pretrained("FOLDER")(picture, drawing, size=512, seed=0)
+```""",
 }
 
 WHAT = {
@@ -32,6 +39,7 @@ WHAT = {
     "sketch": "turns line drawings into pictures",
     "edge": "turns edge maps into pictures",
     "none": "makes pictures from noise alone",
+    "upscale": "makes small pictures large, along the lines of their drawing",
 }
 
 
@@ -50,12 +58,12 @@ def make_card(
 ) -> str:
     """README.md of a model folder, with the front matter that the Hugging Face Hub reads."""
     diffusion, model = config.diffusion, config.model
-    use = USES["none" if not task.condition_channels else task.x_0]
+    use = USES[task.name] if task.name in USES else USES[task.x_0]
     began = f"the weights of {init}" if init else "random weights"
     rows = {
         "task": task.name,
         "x_0": f"{task.out_channels} channels at {model.sample_size}² ({task.x_0})",
-        "condition": f"{task.condition_channels} channels at {config.data.size}²"
+        "condition": f"{task.condition_channels} channels at {config.condition_size}²"
         if task.condition_channels
         else "none",
         "backbone (frozen)": (model.backbone_variant if task.condition_channels else None)

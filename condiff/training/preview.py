@@ -45,8 +45,10 @@ def sample_grid(
     model.train(was_training)
     rows = [to_pictures(image, condition, task) for image in (sample, x_0)]
     if task.condition_channels:
-        shown = torch.zeros_like(x_0) if task.x_0 == "chroma" else -condition.expand(-1, 3, -1, -1)
+        shown = torch.zeros_like(x_0) if task.x_0 == "chroma" else -condition[:, -1:].expand_as(x_0)
         rows.insert(0, to_pictures(shown, condition, task))
+    if task.enlarges:
+        rows.insert(1, to_pictures(condition[:, :3], condition, task))
     return make_contact_sheet(rows, side=min(SIDE, max(p.width for p in rows[-1])))
 
 

@@ -272,7 +272,7 @@ class Trainer:
                     self.model,
                     task=self.task,
                     diffusion=self.config.diffusion,
-                    condition_size=self.config.data.size,
+                    condition_size=self.config.condition_size,
                     dtype=torch.float16 if half else torch.float32,
                 )
             (folder / "config.yaml").write_text(to_yaml(self.config), "utf-8")

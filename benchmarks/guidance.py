@@ -1,0 +1,66 @@
+"""What guidance and steps buy a model of drawings: the figures of `condiff eval`, a table.
+
+    python benchmarks/guidance.py MODEL --data val.parquet --limit 32
+
+Two samples a drawing, so that there is a diversity; rows of one run share drawings and seeds.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from condiff.evaluation.drawings import evaluate_drawings, prepare_truth
+from condiff.evaluation.pairs import read_truths
+from condiff.evaluation.photos import Lite0Extractor
+from condiff.pipeline import Pipeline
+
+SCALES = (1.0, 1.5, 2.0, 3.0)
+STEPS = (10, 25, 50)
+SAMPLES = 2
+
+
+def main() -> None:
+    """Parse the arguments and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", help="a model folder, or an embedded one by name")
+    parser.add_argument("--data", type=Path, required=True, help="true photos")
+    parser.add_argument("--limit", type=int, default=32, help="of so many photos")
+    parser.add_argument("--condition", default="sketch", help="kind of lines drawn from them")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--scales", type=float, nargs="+", default=SCALES)
+    parser.add_argument("--steps", type=int, nargs="+", default=STEPS)
+    arguments = parser.parse_args()
+    pipeline = Pipeline.from_pretrained(arguments.model, device=arguments.device)
+    torch.set_num_threads(arguments.threads)
+    kind, extractor = arguments.condition, Lite0Extractor()
+    photos = read_truths(arguments.data, arguments.limit)
+    given = [prepare_truth(pipeline, photo, kind=kind, size=None) for photo in photos]
+    truths = [truth for truth, _ in given]
+    print("| guidance | steps | edge F1, 2 px | Fréchet | of blurred mean's | diversity, Lab |")
+    print("|---|---|---|---|---|---|")
+    for scale in arguments.scales:
+        for steps in arguments.steps:
+            painted = [
+                [
+                    np.asarray(picture)
+                    for picture in pipeline(
+                        drawing,
+                        steps=steps,
+                        samples=SAMPLES,
+                        seed=index * SAMPLES,
+                        guidance_scale=scale,
+                    )
+                ]
+                for index, (_, drawing) in enumerate(given)
+            ]
+            row, *_ = evaluate_drawings({"model": painted}, truths, kind=kind, extractor=extractor)
+            figures = (row.edge_f1, row.frechet, row.frechet_ratio, row.diversity)
+            shown = " | ".join("-" if f is None else f"{f:.3g}" for f in figures)
+            print(f"| {scale:g} | {steps} | {shown} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

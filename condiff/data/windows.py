@@ -1,0 +1,68 @@
+"""A window of a view, and the small picture that it is to be made of: for the task upscale."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+FACTORS = (2, 3, 4)  # how much smaller the small picture is
+MARGIN = 16  # pixels about a window that are seen too, so that lines and cubics know no border
+BLUR = 1.0  # at most, a standard deviation in pixels of the small picture
+NOISE = 16.0  # at most, a standard deviation, of 255
+
+
+@dataclass(frozen=True)
+class Window:
+    """A square of `side` pixels, and the larger one about it that is looked at."""
+
+    row: int  # of the larger one in the view
+    column: int
+    seen: int  # its side
+    top: int  # of the window in the larger one
+    left: int
+    side: int
+
+    def cut(self, view: np.ndarray) -> np.ndarray:
+        """(S,S,C) -> what is looked at, (seen,seen,C)."""
+        rows, columns = slice(self.row, self.row + self.seen), slice(self.column, None)
+        return np.ascontiguousarray(view[rows, columns][:, : self.seen])
+
+    def inside(self, seen: np.ndarray) -> np.ndarray:
+        """(seen,seen,C) -> the window, (side,side,C)."""
+        rows, columns = slice(self.top, self.top + self.side), slice(self.left, None)
+        return seen[rows, columns][:, : self.side]
+
+
+def draw_window(length: int, side: int, rng: np.random.Generator) -> Window:
+    """A window of `side` anywhere in a view of `length` pixels on a side, margins where they fit.
+
+    The margin varies by a few pixels, so that no place in a window tells the small one's grid.
+    """
+    seen = min(length, side + 2 * MARGIN)
+    row, column = (int(n) for n in rng.integers(length - seen + 1, size=2))
+    room = seen - side
+    shift = min(room, max(FACTORS))
+    top, left = (int(n) + (room - shift) // 2 for n in rng.integers(shift + 1, size=2))
+    return Window(row, column, seen, top, left, side)
+
+
+def make_small(pixels: np.ndarray, rng: np.random.Generator, *, degrade: float) -> np.ndarray:
+    """(n,n,3) uint8 -> (n,n,3) float32 of 0 to 255: shrunk by a factor, and brought up again.
+
+    With the probability `degrade` blurred and noised while it is small, as the first stage's
+    pictures are no photos: conditioning augmentation (Ho et al. 2021, arXiv:2106.15282).
+    """
+    side = max(1, round(len(pixels) / FACTORS[int(rng.integers(len(FACTORS)))]))
+    shrunk = cv2.resize(pixels, (side, side), interpolation=cv2.INTER_AREA)
+    small: np.ndarray = shrunk.astype(np.float32)
+    if rng.random() < degrade:
+        small = cv2.GaussianBlur(small, (0, 0), float(rng.uniform(0.1, BLUR)))
+        grain = rng.standard_normal(small.shape, dtype=np.float32)
+        small = (small + np.float32(rng.uniform(0, NOISE)) * grain).clip(0, 255)
+    return bring_up(small, width=len(pixels), height=len(pixels)).clip(0, 255)
+
+
+def bring_up(small: np.ndarray, *, width: int, height: int) -> np.ndarray:
+    """A picture (h,w,3) -> (height,width,3) float32, cubic: as the model knows small pictures."""
+    large = cv2.resize(small.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
+    return large.reshape(height, width, -1)

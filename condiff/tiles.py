@@ -1,0 +1,62 @@
+"""A picture larger than a network takes at once: done in tiles that overlap, without seams.
+
+MultiDiffusion (Bar-Tal et al. 2023, arXiv:2302.08113): at every step of denoising the predictions
+of all tiles are averaged, so that neighbours agree before the next step begins.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Squares of `side` pixels, or narrower where a picture is, by their first rows and columns."""
+
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+    height: int  # of a tile
+    width: int
+
+    @property
+    def weight(self) -> np.ndarray:
+        """What a tile's pixels count, (height,width) float32: most in the middle, never nothing."""
+        return np.outer(_ramp(self.height), _ramp(self.width)).astype(np.float32)
+
+
+def plan_tiles(height: int, width: int, *, side: int, overlap: int) -> Tiles:
+    """As few tiles as cover (height,width) with neighbours that share at least `overlap` pixels."""
+    tall, wide = min(side, height), min(side, width)
+    return Tiles(_starts(height, tall, overlap), _starts(width, wide, overlap), tall, wide)
+
+
+def predict_in_tiles(
+    predict: Callable[[Any, Any], Any], x_t: Any, cond: Any, *, tiles: Tiles, weight: Any
+) -> Any:
+    """The mean (B,C,H,W) of what predict(x_t, cond) gives for each tile, by their weights.
+
+    Arrays are numpy's or torch's; `weight` is `tiles.weight` in their kind.
+    """
+    if len(tiles.rows) == len(tiles.columns) == 1:
+        return predict(x_t, cond)
+    total, weights = 0 * x_t, 0 * x_t[:1, :1]
+    for row in tiles.rows:
+        for column in tiles.columns:
+            part = (..., slice(row, row + tiles.height), slice(column, column + tiles.width))
+            total[part] += weight * predict(x_t[part], cond[part])
+            weights[part] += weight
+    return total / weights
+
+
+def _starts(length: int, side: int, overlap: int) -> tuple[int, ...]:
+    """Evenly from 0 to length - side."""
+    steps = math.ceil((length - side) / max(1, side - overlap))
+    return tuple(round(i * (length - side) / max(1, steps)) for i in range(steps + 1))
+
+
+def _ramp(side: int) -> np.ndarray:
+    """A squared sine over the tile's pixels."""
+    return np.sin(np.pi * (np.arange(side) + 0.5) / side) ** 2

@@ -54,7 +54,10 @@ def main() -> None:
             given = [draw(truth, kind, seed=number) for number, truth in enumerate(truths)]
             shown = [Image.fromarray(255 - drawing.ink) for drawing in given]
         samples = 1 if args.across else 2
-        made = [pipeline(image, **how, seed=args.seed, samples=samples) for image in given]
+        made = [
+            pipeline(image, **how, seed=args.seed + n * samples, samples=samples)
+            for n, image in enumerate(given)
+        ]
         rows = [shown, *map(list, zip(*made, strict=True)), truths]
         if args.across:
             rows = lay_across(rows, args.across)

@@ -242,6 +242,12 @@ def test_eval_of_folders_and_of_a_model(run, tmp_path, tiny_folder):
     assert code == 0
     assert "grey passthrough" in out
     assert page.read_text("utf-8").count("data:image") == 6
+    folders = ["eval", tmp_path / "result", tmp_path / "truth"]
+    code, out, _ = run(*folders, "--groups")
+    assert code == 0 and "chroma / truth's" in out and "PSNR" in out
+    assert "chroma / truth's" not in run(*folders)[1]
+    code, out, err = run(*folders, "--metric-weights", tmp_path / "truth")
+    assert code == 1 and not out and "neither inception.safetensors" in err
     assert run("eval", tmp_path / "result")[0] == 2
     assert run("eval", tmp_path / "none", tmp_path / "truth")[0] == 1
 

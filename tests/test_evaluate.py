@@ -15,22 +15,23 @@ from PIL import Image
 
 from condiff.colors.lab import rgb_to_lab
 from condiff.errors import DataError, ImageError
-from condiff.evaluation.metrics import ciede2000, colorfulness, diversity
-from condiff.evaluation.pairs import pair_folders, read_photo, read_truths
-from condiff.evaluation.photos import (
+from condiff.evaluation.baselines import (
     GREY,
-    HIGHEST_PSNR,
     MEAN_COLOUR,
     TRUTH,
+    grey_passthrough,
+    mean_chroma,
+    with_chroma,
+)
+from condiff.evaluation.metrics import ciede2000, colorfulness, diversity
+from condiff.evaluation.pairs import pair_folders, read_photo, read_truths
+from condiff.evaluation.photo_page import html_report, pick_comparisons
+from condiff.evaluation.photos import (
+    HIGHEST_PSNR,
     Lite0Extractor,
     evaluate,
     format_table,
-    grey_passthrough,
-    html_report,
-    mean_chroma,
-    pick_comparisons,
     to_json,
-    with_chroma,
 )
 from condiff.evaluation.report import markdown_table
 

@@ -11,6 +11,7 @@ from condiff.cli import options
 from condiff.cli.colorize import DEFAULT_SCHEDULER
 
 if TYPE_CHECKING:
+    from condiff.evaluation.judges import Distance, Features
     from condiff.evaluation.metrics import Pixels
 
 
@@ -49,6 +50,17 @@ def evaluate(
     samples: options.Samples = 1,
     seed: Annotated[int, typer.Option(min=0, help="Photo i gets seed + i * samples.")] = 0,
     device: options.Device = "auto",
+    groups: Annotated[
+        bool, typer.Option("--groups", help="A second table: skin, sky and foliage apart.")
+    ] = False,
+    metric_weights: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            envvar="CONDIFF_METRIC_WEIGHTS",
+            help="FID and KID by DIR/inception.safetensors, LPIPS by DIR/lpips-alex.safetensors.",
+        ),
+    ] = None,
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a page with pictures side by side.")
     ] = None,
@@ -63,8 +75,10 @@ def evaluate(
     Grey passthrough, mean colour and the truth are always beside it: PSNR alone rewards doing
     nothing. The Fréchet distance is taken on EfficientNet-Lite0, so it is no FID.
     """
-    from condiff.evaluation.photos import Lite0Extractor, format_table, html_report, to_json
+    from condiff.evaluation.photos import Lite0Extractor, format_groups, format_table, to_json
     from condiff.evaluation.photos import evaluate as judge
+
+    networks = _load_networks(metric_weights)
 
     if result_dir and truth_dir and not (model or data):
         name, (truths, results) = str(result_dir), _read_pairs(result_dir, truth_dir, limit)
@@ -78,6 +92,8 @@ def evaluate(
         if pipeline.loaded.task.x_0 == "rgb":
             if html is not None:
                 raise typer.BadParameter("--html is for colours: this model makes pictures.")
+            if groups:
+                raise typer.BadParameter("--groups is for colours: this model makes pictures.")
             from condiff.evaluation.drawings import evaluate_drawings, prepare_truth
             from condiff.evaluation.drawings import format_table as format_drawings
             from condiff.evaluation.drawings import to_json as drawings_to_json
@@ -123,9 +139,16 @@ def evaluate(
         results = [color(index) for index in _progress(len(truths), quiet=quiet)]
     else:
         raise typer.BadParameter("Give either RESULT_DIR and TRUTH_DIR, or --model and --data.")
-    rows = judge({name: results}, truths, extractor=Lite0Extractor())
+    inception, lpips = networks
+    rows = judge(
+        {name: results}, truths, extractor=Lite0Extractor(), inception=inception, lpips=lpips
+    )
     print(to_json(rows) if as_json else format_table(rows), end="\n" if not as_json else "")
+    if groups and not as_json:
+        print(format_groups(rows))
     if html is not None:
+        from condiff.evaluation.photo_page import html_report
+
         html.write_text(html_report(rows, [r[0] for r in results], truths), "utf-8")
         options.say(f"The page is {html}.", quiet=quiet)
 
@@ -137,6 +160,16 @@ def _read_pairs(
 
     pairs = pair_folders(result_dir, truth_dir)[:limit]
     return [read_photo(t) for _, t in pairs], [[read_photo(r)] for r, _ in pairs]
+
+
+def _load_networks(folder: Path | None) -> "tuple[Features | None, Distance | None]":
+    """Of FID and KID, and of LPIPS; None where the folder has no weights of it."""
+    if folder is None:
+        return None, None
+    from condiff.evaluation.weights import load_metric_networks
+
+    found = load_metric_networks(folder)
+    return found.inception and found.inception.features, found.lpips and found.lpips.distance
 
 
 def _progress(count: int, *, quiet: bool) -> Iterator[int]:

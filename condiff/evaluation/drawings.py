@@ -14,9 +14,10 @@ import numpy as np
 from condiff.conditions.drawing import Drawing
 from condiff.conditions.table import apply, find_condition, to_ink
 from condiff.errors import ConditionError, DataError
+from condiff.evaluation.judges import Extractor
 from condiff.evaluation.line_metrics import edge_f1, lab_diversity
 from condiff.evaluation.metrics import Floats, Pixels, frechet_distance
-from condiff.evaluation.photos import NO_DISTANCE, Extractor
+from condiff.evaluation.photos import NO_DISTANCE
 from condiff.evaluation.report import markdown_table
 from condiff.pipeline import Pipeline, shrink_to
 

@@ -4,15 +4,25 @@ PSNR and CIEDE2000 alone reward doing nothing, so grey passthrough and mean colo
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from itertools import zip_longest
 
 import cv2
 import numpy as np
 
-from condiff.colors.lab import join_chroma, rgb_to_lab
+from condiff.colors.lab import rgb_to_lab
 from condiff.errors import DataError
+from condiff.evaluation.baselines import (
+    GREY,
+    MEAN_COLOUR,
+    TRUTH,
+    grey_passthrough,
+    mean_chroma,
+    with_chroma,
+)
+from condiff.evaluation.groups import GROUPS, GroupFigures, cast, judge_groups, mean_groups
+from condiff.evaluation.judges import Distance, Extractor, Features, Judges, Seen
 from condiff.evaluation.metrics import (
     Floats,
     Pixels,
@@ -23,23 +33,20 @@ from condiff.evaluation.metrics import (
     diversity,
     edge_alignment,
     frechet_distance,
+    kernel_distance,
     lightness_error,
     psnr,
     ssim,
 )
-from condiff.evaluation.report import Comparison, html_page, markdown_table
+from condiff.evaluation.report import markdown_table
 
 # One photo's outcome: a picture, or k samples of it of which the first is the one scored.
 Result = Pixels | Sequence[Pixels]
-# RGB photos -> features (N,D) and class scores (N,1000).
-Extractor = Callable[[list[Pixels]], tuple[Floats, Floats]]
 
-GREY, MEAN_COLOUR, TRUTH = "grey passthrough", "mean colour", "truth"
 # A grey photo would make the mean of grey passthrough infinite; 60 dB is an error below rounding.
 HIGHEST_PSNR = 60.0
 NO_DISTANCE = 1e-6  # Fréchet distances below are rounding
 EXTRACTOR_SIDE = 256  # grey photos want resolution: Lite2 names 74 % of them at 256, 55 % at 160
-BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,9 @@ class Row:
     colorfulness_ddcolor: float
     delta_cf: float  # difference of the means of colorfulness, negative = duller than the truth
     delta_cf_mean: float  # mean of the photos' absolute differences
+    cast_a: float  # mean of the photos' mean da, result less truth: redder, or greener below zero
+    cast_b: float  # the same of db: yellower, or bluer
+    cast: float  # mean of the photos' |(mean da, mean db)|
     lightness_error: float  # the worst pixel of all photos, |dL*|
     bleed: float
     edge_alignment: float
@@ -64,6 +74,10 @@ class Row:
     samples: int = 1
     diversity: float | None = None  # mean ab distance between the samples of a photo
     best_of_k: float | None = None  # CIEDE2000 of each photo's best sample
+    fid: float | None = None  # these three: None where the network's weights are not at hand
+    kid: float | None = None
+    lpips: float | None = None
+    groups: dict[str, GroupFigures] = field(default_factory=dict)  # of skin, sky, foliage
 
 
 FIGURES = (  # field, label, format
@@ -75,12 +89,18 @@ FIGURES = (  # field, label, format
     ("colorfulness_ddcolor", "colourfulness (DDColor)", ".1f"),
     ("delta_cf", "ΔCF, of means", "+.1f"),
     ("delta_cf_mean", "ΔCF, mean of absolute ↓", ".1f"),
+    ("cast_a", "cast, Δa", "+.1f"),
+    ("cast_b", "cast, Δb", "+.1f"),
+    ("cast", "cast, mean of absolute ↓", ".1f"),
     ("lightness_error", "ΔL*, worst pixel ↓", ".2f"),
     ("bleed", "bleed", ".3f"),
     ("edge_alignment", "edge alignment", ".3f"),
     ("frechet", "Fréchet (EfficientNet-Lite0) ↓", ".3f"),
     ("frechet_ratio", "Fréchet / grey's ↓", ".3f"),
     ("top1", "top-1 as the truth ↑", ".1%"),
+    ("fid", "FID ↓", ".2f"),
+    ("kid", "KID ↓", ".5f"),
+    ("lpips", "LPIPS (AlexNet) ↓", ".4f"),
     ("samples", "samples, k", "d"),
     ("diversity", "diversity, ab", ".1f"),
     ("best_of_k", "CIEDE2000, best of k ↓", ".2f"),
@@ -109,12 +129,18 @@ class Lite0Extractor:
 
 
 def evaluate(
-    methods: Mapping[str, Iterable[Result]], truths: Iterable[Pixels], *, extractor: Extractor
+    methods: Mapping[str, Iterable[Result]],
+    truths: Iterable[Pixels],
+    *,
+    extractor: Extractor,
+    inception: Features | None = None,
+    lpips: Distance | None = None,
 ) -> list[Row]:
     """One row a method, in the given order, then grey passthrough, mean colour and truth.
 
     A method yields one result for every truth, in the truths' order and size; where it yields
-    lists of samples the first is scored and all make `diversity` and `best_of_k`.
+    lists of samples the first is scored and all make `diversity` and `best_of_k`. `inception` adds
+    FID and KID, `lpips` LPIPS.
     """
     truths = list(truths)
     if not truths:
@@ -128,33 +154,23 @@ def evaluate(
         MEAN_COLOUR: (with_chroma(truth, ab) for truth in truths),
         TRUTH: truths,
     }
-    seen = _extract(truths, extractor)
-    rows = [_row(name, each, truths, seen, extractor) for name, each in everything.items()]
+    judges = Judges(extractor, inception, lpips)
+    seen = judges.look(truths)
+    rows = [_row(name, each, truths, seen, judges) for name, each in everything.items()]
     grey = next(row.frechet for row in rows if row.method == GREY)
     if grey is None or grey < NO_DISTANCE:
         return rows
     return [replace(row, frechet_ratio=(row.frechet or 0.0) / grey) for row in rows]
 
 
-def grey_passthrough(pixels: Pixels) -> Pixels:
-    """The photo's L* without any colour: what a colorizer that does nothing returns."""
-    grey = with_chroma(pixels, np.zeros(2, np.float32))
-    return np.repeat(grey[..., 1:2], 3, axis=2)  # the three may round apart
-
-
-def mean_chroma(truths: Iterable[Pixels]) -> Floats:
-    """Mean (a,b) of a set of photos, each photo counting the same."""
-    return np.mean([rgb_to_lab(pixels)[..., 1:].mean((0, 1)) for pixels in truths], axis=0)
-
-
-def with_chroma(pixels: Pixels, ab: Floats) -> Pixels:
-    """The photo's L* under one constant (a,b), as far as sRGB has it."""
-    return join_chroma(pixels, np.asarray(ab, np.float32).reshape(1, 1, 2))
-
-
 def format_table(rows: Sequence[Row]) -> str:
     """A Markdown table, one line a figure and one column a method."""
-    return markdown_table(_cells(rows))
+    return markdown_table(figure_cells(rows))
+
+
+def format_groups(rows: Sequence[Row]) -> str:
+    """A Markdown table of skin, sky and foliage, one column a method."""
+    return markdown_table(group_cells(rows))
 
 
 def to_json(rows: Sequence[Row]) -> str:
@@ -162,78 +178,57 @@ def to_json(rows: Sequence[Row]) -> str:
     return json.dumps([asdict(row) for row in rows], indent=2, allow_nan=False) + "\n"
 
 
-def html_report(
-    rows: Sequence[Row],
-    results: Sequence[Pixels],
-    truths: Sequence[Pixels],
-    *,
-    title: str = "Colours, evaluated",
-    each: int = 2,
-) -> str:
-    """A page with the table and `each` worst, median and best photos of one method's results."""
-    return html_page(title, _cells(rows), pick_comparisons(results, truths, each=each))
-
-
-def pick_comparisons(
-    results: Sequence[Pixels], truths: Sequence[Pixels], *, each: int
-) -> list[Comparison]:
-    """The worst, median and best photos by mean CIEDE2000; a photo shows up once."""
-    pairs = list(zip(results, truths, strict=True))
-    errors = [float(ciede2000(rgb_to_lab(r), rgb_to_lab(t)).mean()) for r, t in pairs]
-    order = [int(i) for i in np.argsort(errors, kind="stable")[::-1]]
-    middle = max(0, (len(order) - each) // 2)
-    picked = dict.fromkeys(order[middle : middle + each], "median")
-    picked |= dict.fromkeys(order[::-1][:each], "best") | dict.fromkeys(order[:each], "worst")
-    return [
-        Comparison(
-            f"{picked[i]}: photo {i + 1}, CIEDE2000 {errors[i]:.2f}",
-            grey_passthrough(truths[i]),
-            results[i],
-            truths[i],
-        )
-        for i in order
-        if i in picked
-    ]
-
-
 def _row(
     method: str,
     results: Iterable[Result],
     truths: list[Pixels],
-    seen: tuple[Floats, Floats],
-    extractor: Extractor,
+    true: Seen,
+    judges: Judges,
 ) -> Row:
     """The figures of one method, without `frechet_ratio`, which needs another method's."""
     pictures: list[Pixels] = []
     figures: list[dict[str, float]] = []
+    groups: list[dict[str, GroupFigures]] = []
     counts: set[int] = set()
     for samples, truth in _paired(method, results, truths):
         pictures.append(samples[0])
-        figures.append(_photo_figures(samples, truth))
+        figures.append(_photo_figures(samples, truth, judges.lpips))
+        groups.append(judge_groups(rgb_to_lab(samples[0]), rgb_to_lab(truth)))
         counts.add(len(samples))
     if len(counts) > 1:
         raise DataError(f"'{method}' has not the same number of samples for each photo: give k.")
-    features, logits = _extract(pictures, extractor)
-    true_features, true_logits = seen
+    seen = judges.look(pictures)
     columns = {name: np.array([photo[name] for photo in figures]) for name in figures[0]}
     means = {name: float(column.mean()) for name, column in columns.items()}
+    several = len(pictures) > 1
+    fid = kid = None
+    if several and seen.inception is not None and true.inception is not None:
+        fid = frechet_distance(seen.inception, true.inception)
+        kid = kernel_distance(seen.inception, true.inception)
     return Row(
         method=method,
         photos=len(pictures),
         **{**means, "lightness_error": float(columns["lightness_error"].max())},
         delta_cf_mean=float(np.abs(columns["delta_cf"]).mean()),
-        frechet=frechet_distance(features, true_features) if len(pictures) > 1 else None,
+        cast=float(np.hypot(columns["cast_a"], columns["cast_b"]).mean()),
+        frechet=frechet_distance(seen.features, true.features) if several else None,
         frechet_ratio=None,
-        top1=float(np.mean(logits.argmax(1) == true_logits.argmax(1))),
+        top1=float(np.mean(seen.classes == true.classes)),
         samples=counts.pop(),
+        fid=fid,
+        kid=kid,
+        groups=mean_groups(groups),
     )
 
 
-def _photo_figures(samples: Sequence[Pixels], truth: Pixels) -> dict[str, float]:
+def _photo_figures(
+    samples: Sequence[Pixels], truth: Pixels, lpips: Distance | None
+) -> dict[str, float]:
     """What is measured photo by photo, named as in `Row`."""
     pixels, truth_lab = samples[0], rgb_to_lab(truth)
     labs = [rgb_to_lab(sample) for sample in samples]
     differences = [float(ciede2000(lab, truth_lab).mean()) for lab in labs]
+    cast_a, cast_b = cast(labs[0], truth_lab)
     figures = {
         "psnr": min(psnr(pixels, truth), HIGHEST_PSNR),
         "ssim": ssim(pixels, truth),
@@ -241,10 +236,14 @@ def _photo_figures(samples: Sequence[Pixels], truth: Pixels) -> dict[str, float]
         "colorfulness": colorfulness(pixels),
         "colorfulness_ddcolor": colorfulness_ddcolor(pixels),
         "delta_cf": colorfulness(pixels) - colorfulness(truth),
+        "cast_a": cast_a,
+        "cast_b": cast_b,
         "lightness_error": lightness_error(labs[0], truth_lab),
         "bleed": bleed(labs[0]),
         "edge_alignment": edge_alignment(labs[0]),
     }
+    if lpips:
+        figures["lpips"] = lpips(pixels, truth)
     if len(samples) > 1:
         figures |= {"diversity": diversity(labs), "best_of_k": min(differences)}
     return figures
@@ -268,13 +267,6 @@ def _paired(
         yield samples, truth
 
 
-def _extract(photos: list[Pixels], extractor: Extractor) -> tuple[Floats, Floats]:
-    """Features and logits of all photos, a batch at a time."""
-    starts = range(0, len(photos), BATCH)
-    features, logits = zip(*(extractor(photos[i : i + BATCH]) for i in starts), strict=True)
-    return np.concatenate(features), np.concatenate(logits)
-
-
 def _middle_square(pixels: Pixels) -> Pixels:
     """The middle of a photo whose short side is brought to `EXTRACTOR_SIDE`."""
     height, width = pixels.shape[:2]
@@ -286,11 +278,29 @@ def _middle_square(pixels: Pixels) -> Pixels:
     return resized[top : top + EXTRACTOR_SIDE, left : left + EXTRACTOR_SIDE]
 
 
-def _cells(rows: Sequence[Row]) -> list[list[str]]:
+def figure_cells(rows: Sequence[Row]) -> list[list[str]]:
     """Figures as lines, methods as columns; figures that no row has are left out."""
     table = [["", *(row.method for row in rows)]]
-    for field, label, form in FIGURES:
-        values = [getattr(row, field) for row in rows]
+    for name, label, form in FIGURES:
+        values = [getattr(row, name) for row in rows]
         if any(value is not None for value in values):
-            table.append([label, *("–" if v is None else format(v, form) for v in values)])
+            table.append([label, *_formatted(values, form)])
     return table
+
+
+def group_cells(rows: Sequence[Row]) -> list[list[str]]:
+    """Three lines for each group of pixels that the truths have, methods as columns."""
+    table = [["", *(row.method for row in rows)]]
+    for name in GROUPS:
+        having = [row.groups[name] for row in rows if name in row.groups]
+        if having:
+            table += [
+                [f"{name}, photos", *_formatted([g.photos for g in having], "d")],
+                [f"{name}, chroma / truth's", *_formatted([g.chroma_ratio for g in having], ".2f")],
+                [f"{name}, hue error, ° ↓", *_formatted([g.hue_error for g in having], ".1f")],
+            ]
+    return table
+
+
+def _formatted(values: Sequence[float | None], form: str) -> list[str]:
+    return ["–" if value is None else format(value, form) for value in values]

@@ -48,20 +48,24 @@ def markdown_table(table: Sequence[Sequence[str]]) -> str:
     return "\n".join([heading, rule, *body]) + "\n"
 
 
-def html_page(title: str, table: Sequence[Sequence[str]], comparisons: Sequence[Comparison]) -> str:
-    """A whole HTML page: the table, then grey | result | truth of every comparison."""
-    heading, *body = table
+def html_page(
+    title: str, tables: Sequence[Sequence[Sequence[str]]], comparisons: Sequence[Comparison]
+) -> str:
+    """A whole HTML page: the tables, then grey | result | truth of every comparison."""
     lines = [
         "<!doctype html>",
         '<html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width">',
         f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>",
         f"<h1>{escape(title)}</h1>",
-        "<table>",
-        f"<thead>{_html_line(heading, 'th')}</thead>",
-        *(_html_line(line, "td") for line in body),
-        "</table>",
     ]
+    for heading, *body in tables:
+        lines += [
+            "<table>",
+            f"<thead>{_html_line(heading, 'th')}</thead>",
+            *(_html_line(line, "td") for line in body),
+            "</table>",
+        ]
     for comparison in comparisons:
         lines += [
             f"<h2>{escape(comparison.label)}</h2>",

@@ -1,0 +1,44 @@
+"""The networks that look at photos for an evaluation, as plain functions of arrays."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from condiff.evaluation.metrics import Floats, Pixels
+
+# RGB photos -> features (N,D) and class scores (N,1000).
+Extractor = Callable[[list[Pixels]], tuple[Floats, Floats]]
+Features = Callable[[list[Pixels]], Floats]  # RGB photos -> (N,D)
+Distance = Callable[[Pixels, Pixels], float]  # of two RGB photos of one size
+
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the networks make of the photos of one method."""
+
+    features: Floats
+    classes: Floats
+    inception: Floats | None
+
+
+@dataclass(frozen=True)
+class Judges:
+    """The networks of an evaluation."""
+
+    extractor: Extractor
+    inception: Features | None
+    lpips: Distance | None
+
+    def look(self, photos: list[Pixels]) -> Seen:
+        """All photos, a batch at a time."""
+        starts = range(0, len(photos), BATCH)
+        batches = [photos[i : i + BATCH] for i in starts]
+        features, logits = zip(*map(self.extractor, batches), strict=True)
+        return Seen(
+            features=np.concatenate(features),
+            classes=np.concatenate(logits).argmax(1),
+            inception=np.concatenate([*map(self.inception, batches)]) if self.inception else None,
+        )

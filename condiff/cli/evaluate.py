@@ -49,6 +49,7 @@ def evaluate(
     samples: options.Samples = 1,
     seed: Annotated[int, typer.Option(min=0, help="Photo i gets seed + i * samples.")] = 0,
     device: options.Device = "auto",
+    engine: options.Engine = "auto",
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a page with pictures side by side.")
     ] = None,
@@ -74,7 +75,7 @@ def evaluate(
         from condiff.pipeline import Pipeline
 
         name, truths = model, read_truths(data, limit)
-        pipeline = Pipeline.from_pretrained(model, device=device)
+        pipeline = Pipeline.from_pretrained(model, device=device, engine=engine)
         if pipeline.loaded.task.x_0 == "rgb":
             if html is not None:
                 raise typer.BadParameter("--html is for colours: this model makes pictures.")

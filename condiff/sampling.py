@@ -25,7 +25,7 @@ BETA_START, BETA_END, MAX_BETA = 1e-4, 0.02, 0.999
 def draw_noise(seed: int, shape: tuple[int, ...]) -> Array:
     """x_T: standard normal of that shape, the same for every engine, device and NumPy.
 
-    RandomState's streams are frozen (NEP 19); those of NumPy's newer generators and torch's are not.
+    RandomState's streams are frozen (NEP 19); those of NumPy's newer generators are not.
     """
     if seed < 0:
         raise ConfigError(f"A seed is 0 or more, not {seed}.")

@@ -27,7 +27,7 @@ MODULES = {
 
 
 def imports_of(path: Path) -> set[str]:
-    """Names, without `condiff.`, of the condiff modules that a file imports, inside functions too."""
+    """Names, without `condiff.`, of the condiff modules that a file imports anywhere."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "condiff":

@@ -82,19 +82,22 @@ class Row:
 def open_onnx(path: Path, threads: int) -> Run:
     """A graph in ONNX Runtime, on so many threads."""
     import onnxruntime
-    from onnxruntime.capi.onnxruntime_pybind11_state import RuntimeException
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # errors; its warnings are for those who export
+    options.log_severity_level = 4  # nothing: what fails is raised
     options.enable_cpu_mem_arena = False  # the arena keeps what one large photo took
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except (state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf) as error:
+        raise ValueError(str(error)) from error
 
     def run(inputs: dict[str, Array]) -> Array:
         try:
             (output,) = session.run(None, inputs)
-        except RuntimeException as error:
+        except (state.Fail, state.RuntimeException) as error:
             if "alloc" in str(error):  # bad allocation; Failed to allocate memory
                 raise MemoryError from error
             raise
@@ -143,7 +146,7 @@ def parts_of(folder: ModelFolder) -> tuple[str, ...]:
 def choose_engine(folder: ModelFolder, engine: str, device: str) -> str:
     """The engine of that name, if it can be had; `auto` is onnx on a processor where it can."""
     if engine == "auto":
-        ready = device == "cpu" and has_graphs(folder) and "onnx" in list_engines()
+        ready = device == "cpu" and has_graphs(folder) and find_spec("onnxruntime")
         return "onnx" if ready else "torch"
     if engine not in ENGINES:
         raise ConfigError(f"There is no engine {engine!r}: choose from auto, {', '.join(ENGINES)}.")

@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Self
 
@@ -263,6 +264,11 @@ class Pipeline:
         """The sampler: in NumPy where there is one, else diffusers'."""
         if scheduler in SOLVERS:
             return partial(sample, scheduler=scheduler, config=self.loaded.diffusion)
+        if not find_spec("diffusers"):
+            raise ConfigError(
+                f"The scheduler {scheduler} takes torch and diffusers: pip install torch diffusers, "
+                f"or use {' or '.join(SOLVERS)}."
+            )
         from condiff.diffusion import sample_with_diffusers
 
         return partial(

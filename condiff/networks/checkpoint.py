@@ -4,6 +4,7 @@ model_index.json   task, noise process and objective, and which class each part 
 unet/              a stock diffusers UNet2DModel
 scheduler/         a stock diffusers DDPMScheduler
 encoder/           condiff's ConditionEncoder, the frozen backbone included
+*/model.onnx       graphs that point into the safetensors (`condiff export`), if there are any
 config.yaml        how it was trained
 README.md          the model card
 """

@@ -30,8 +30,15 @@ PARTS = ("encoder", "unet")
 class Engine(Protocol):
     """A model at work on float32 arrays (B,C,h,w); of several threads each may call it."""
 
-    name: str
-    device: str
+    @property
+    def name(self) -> str:
+        """Of the table below."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """Where it runs: cpu, cuda, cuda:1 or mps."""
+        ...
 
     def encode(self, condition: Array, hints: Array | None, size: tuple[int, int]) -> Array:
         """cond (B,K,*size) for a condition (B,N,H,W) in [-1,1] and hints (B,3,*size), if any."""

@@ -76,9 +76,9 @@ def write_graphs(name: str | Path, out: Path | None = None) -> Path:
     if out is not None and out.resolve() != folder.resolve():
         if out.exists():
             raise ConfigError(f"{out} is there already: give a new folder.")
-        part = out.with_name(f".{out.name}.part")
-        shutil.rmtree(part, ignore_errors=True)
-        folder = Path(shutil.copytree(folder, part))
+        folder = out.with_name(f".{out.name}.part")
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(loaded.folder, folder)
     for part in parts_of(loaded):
         _write_graph(loaded, part, folder / part)
     return folder if out is None or folder == loaded.folder else folder.rename(out)
@@ -149,7 +149,7 @@ def _write_graph(loaded: Loaded, part: str, folder: Path) -> None:
     buffer = io.BytesIO()
     with warnings.catch_warnings():  # of tracing, and of this exporter's age
         warnings.simplefilter("ignore")
-        # The tracing exporter: the newer one takes another package, and a fifth of a minute more.
+        # The tracing exporter: the newer one takes another package, and twice the time or more.
         torch.onnx.export(
             module.eval(),
             tuple(inputs.values()),

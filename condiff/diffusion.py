@@ -16,6 +16,7 @@ from diffusers import (
     HeunDiscreteScheduler,
     UniPCMultistepScheduler,
 )
+from numpy.typing import NDArray
 from torch import Tensor
 
 from condiff.config import DiffusionConfig, PredictionType
@@ -198,11 +199,6 @@ def drop_condition(cond: Tensor, *, prob: float, generator: torch.Generator | No
     return cond.masked_fill(dropped.view(-1, *[1] * (cond.dim() - 1)), 0)
 
 
-def guide(cond_output: Tensor, uncond_output: Tensor, guidance_scale: float) -> Tensor:
-    """Classifier-free guidance, uncond + guidance_scale (cond - uncond): 1 is off, 0 is blind."""
-    return uncond_output + guidance_scale * (cond_output - uncond_output)
-
-
 def draw_timesteps(
     count: int,
     num_train_timesteps: int,
@@ -254,6 +250,33 @@ def denoise(
         x_0 = to_x_0(kind, model(x_in, t), x_in, alpha_bar).clamp(-clip, clip)
         x_t = scheduler.step(from_x_0(kind, x_0, x_in, alpha_bar), t, x_t, **draws).prev_sample
         yield x_t * _alpha_bar(scheduler, t).sqrt().to(x_t) if in_sigma_space else x_t
+
+
+def sample_with_diffusers(
+    predict: Callable[[NDArray[Any], float], NDArray[Any]],
+    noise: NDArray[Any],
+    *,
+    scheduler: str,
+    config: DiffusionConfig,
+    steps: int,
+    clip: float,
+    seed: int,
+) -> Iterator[NDArray[Any]]:
+    """As `condiff.sampling.sample`, by any of the schedulers here; ddpm draws by the seed."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def model(x_t: Tensor, t: Tensor) -> Tensor:
+        return torch.from_numpy(predict(x_t.contiguous().numpy(), float(t)))
+
+    for x_t in denoise(
+        model,
+        build_scheduler(scheduler, config),
+        torch.from_numpy(noise),
+        steps=steps,
+        clip=clip,
+        generators=[generator],
+    ):
+        yield x_t.numpy()
 
 
 def _alpha_bar(scheduler: Any, t: Tensor) -> Tensor:

@@ -1,26 +1,27 @@
 """The pipeline: a whole photo in, whole photos out."""
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Self
 
 import cv2
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
 from condiff.colors.hints import Hints
 from condiff.colors.lab import join_chroma
 from condiff.colors.lab import lightness as lightness_of
 from condiff.colors.wishes import NOTHING, Wishes, build_wishes, names_of
 from condiff.conditions.drawing import Drawing, clean_drawing, shrink_ink
-from condiff.diffusion import build_scheduler, denoise, guide, initial_noise
 from condiff.errors import ConfigError, ImageError
 from condiff.images.decoding import to_8_bits
 from condiff.images.photo import Photo, Picture, pixels_of, with_pixels
-from condiff.networks.checkpoint import Loaded, load_model
+from condiff.networks.engines import Engine, build_engine, choose_engine, find_device
+from condiff.networks.folder import ModelFolder, read_folder
+from condiff.sampling import SOLVERS, draw_noise, guide, sample
 
 STEPS = 4
 DEFAULT_STEPS = {"chroma": STEPS, "rgb": 25}
@@ -33,24 +34,37 @@ MIN_SIZE = 32  # the stride of the backbone
 class Pipeline:
     """A model folder at work: `Pipeline.from_pretrained("colorize")(image)`."""
 
-    def __init__(self, loaded: Loaded, device: torch.device):
-        self.loaded, self.device = loaded, device
+    def __init__(self, loaded: ModelFolder, engine: Engine):
+        self.loaded, self.engine = loaded, engine
 
     @classmethod
-    def from_pretrained(cls, name: str | Path = "colorize", *, device: str = "auto") -> Self:
-        """The embedded model of that name, or the model folder at that path."""
-        chosen = find_device(device)
-        return cls(load_model(name, device=chosen), chosen)
+    def from_pretrained(
+        cls,
+        name: str | Path = "colorize",
+        *,
+        device: str = "auto",
+        engine: str = "auto",
+        threads: int = 1,
+    ) -> Self:
+        """The embedded model of that name, or the model folder at that path.
+
+        `engine` is torch, onnx or openvino; auto is onnx on a processor where the folder has
+        graphs, else torch. Another number of processor threads rounds in another way.
+        """
+        folder = read_folder(name)
+        found = find_device(device, engine=engine)
+        chosen = choose_engine(folder, engine, found)
+        return cls(folder, build_engine(folder, chosen, device=found, threads=threads))
 
     @property
-    def sample_size(self) -> int:
-        """Side of x_t in training."""
-        return int(self.loaded.model.unet.config.sample_size)
+    def device(self) -> str:
+        """Where it runs: cpu, cuda, cuda:1 or mps."""
+        return self.engine.device
 
     @property
     def cell(self) -> int:
         """Pixels of the condition on a side of one cell of x_t."""
-        return max(1, self.loaded.condition_size // self.sample_size)
+        return self.loaded.cell
 
     def __call__(
         self,
@@ -223,64 +237,45 @@ class Pipeline:
         One image at a time: a CPU gains nothing from a batch, and convolutions round differently
         in batches of different sizes, so only this gives the same bytes whatever runs beside it.
         """
-        task, model = self.loaded.task, self.loaded.model
+        task, engine = self.loaded.task, self.engine
         steps = DEFAULT_STEPS[task.x_0] if steps is None else steps
         if steps < 1:
             raise ConfigError(f"steps are at least 1, not {steps}.")
         rows, columns = (side // self.cell for side in condition.shape[:2])
-        halvings = len(model.unet.config.block_out_channels) - 1
-        padded = pad_to_stride(condition, max(self.cell * 2**halvings, self._backbone_stride))
-        given = torch.from_numpy(np.ascontiguousarray(padded.transpose(2, 0, 1)))[None]
-        given = given.float().to(self.device).contiguous(memory_format=torch.channels_last)
+        padded = pad_to_stride(condition, self.loaded.stride)
+        given = np.ascontiguousarray(padded.transpose(2, 0, 1)[None], np.float32)
         size = (padded.shape[0] // self.cell, padded.shape[1] // self.cell)
-        with torch.inference_mode():
-            hints = wishes.encode_hints(condition, cell=self.cell, scale=task.scale, size=size)
-            hints = None if hints is None else hints.to(self.device)
-            cond = model.encoder(given, size=size, hints=hints)
-            guided = guidance_scale != 1 and task.condition_channels
-            null_cond = model.encoder(torch.zeros_like(given), size=size) if guided else None
-            generator = torch.Generator().manual_seed(seed)  # the CPU's: the same on every device
-            noise = initial_noise([generator], (task.out_channels, *size)).to(self.device)
+        hints = wishes.encode_hints(condition, cell=self.cell, scale=task.scale, size=size)
+        noise = draw_noise(seed, (1, task.out_channels, *size))
+        cond = engine.encode(given, hints, size)
+        guided = guidance_scale != 1 and task.condition_channels
+        null_cond = engine.encode(np.zeros_like(given), None, size) if guided else None
 
-            def predict(x_t: Tensor, t: Tensor) -> Tensor:
-                output = model.predict(x_t, t, cond)
-                if null_cond is None:
-                    return output
-                return guide(output, model.predict(x_t, t, null_cond), guidance_scale)
+        def predict(x_t: np.ndarray, t: float) -> np.ndarray:
+            output = engine.predict(x_t, t, cond)
+            if null_cond is None:
+                return output
+            return guide(output, engine.predict(x_t, t, null_cond), guidance_scale)
 
-            def crop(x_t: Tensor) -> np.ndarray:
-                clipped = x_t[0].clamp(-task.clip, task.clip).permute(1, 2, 0)
-                return np.ascontiguousarray(clipped[:rows, :columns].float().cpu().numpy())
+        way = self._find_way(scheduler, seed=seed)
+        for x_t in way(predict, noise, steps=steps, clip=task.clip):
+            clipped = x_t[0].clip(-task.clip, task.clip).transpose(1, 2, 0)
+            yield np.ascontiguousarray(clipped[:rows, :columns])
 
-            for x_t in denoise(
-                predict,
-                build_scheduler(scheduler, self.loaded.diffusion),
-                noise,
-                steps=steps,
-                clip=task.clip,
-                generators=[generator],
-            ):
-                yield crop(x_t)
+    def _find_way(self, scheduler: str, *, seed: int) -> Callable[..., Iterator[np.ndarray]]:
+        """The sampler: in NumPy where there is one, else diffusers'."""
+        if scheduler in SOLVERS:
+            return partial(sample, scheduler=scheduler, config=self.loaded.diffusion)
+        if not find_spec("diffusers"):
+            raise ConfigError(
+                f"The scheduler {scheduler} takes torch and diffusers: pip install torch "
+                f"diffusers, or use {' or '.join(SOLVERS)}."
+            )
+        from condiff.diffusion import sample_with_diffusers
 
-    @property
-    def _backbone_stride(self) -> int:
-        return MIN_SIZE if self.loaded.model.encoder.backbone is not None else 1
-
-
-def find_device(name: str) -> torch.device:
-    """The device of that name; `auto` is the best at hand."""
-    available = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    if name == "auto":
-        name = next(kind for kind, there in available.items() if there)
-    kind = name.split(":")[0]
-    if not available.get(kind, False):
-        there = ", ".join(kind for kind, yes in available.items() if yes)
-        raise ConfigError(f"There is no device {name!r} here: use auto or one of {there}.")
-    return torch.device(name)
+        return partial(
+            sample_with_diffusers, scheduler=scheduler, config=self.loaded.diffusion, seed=seed
+        )
 
 
 def shrink_to(pixels: np.ndarray, *, size: int = MODEL_SIZE, cell: int = 4) -> np.ndarray:

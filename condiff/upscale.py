@@ -9,16 +9,15 @@ from typing import Self
 
 import cv2
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
 from condiff.conditions.drawing import Drawing, shrink_ink
 from condiff.data.windows import FACTORS, bring_up
-from condiff.diffusion import build_scheduler, denoise, initial_noise
 from condiff.errors import ConfigError
-from condiff.networks.checkpoint import EMBEDDED, INDEX, Loaded, load_model
+from condiff.networks.engines import Engine, build_engine, choose_engine, find_device
+from condiff.networks.folder import ModelFolder, list_embedded, read_folder
 from condiff.pipeline import fit_size, pad_to_stride
+from condiff.sampling import draw_noise, sample
 from condiff.tiles import plan_tiles, predict_in_tiles
 
 DEFAULT = "upscale"  # the embedded model's name
@@ -32,20 +31,28 @@ TONE = 2.0  # standard deviation, in pixels of the small picture, of what is tak
 class Upscaler:
     """A model of the task upscale at work."""
 
-    def __init__(self, loaded: Loaded, device: torch.device):
+    def __init__(self, loaded: ModelFolder, engine: Engine):
         if not loaded.task.enlarges:
             raise ConfigError(
                 f"The model {loaded.folder.name} is of the task {loaded.task.name}, and does not "
                 "enlarge: give a model of the task upscale, or none."
             )
-        self.loaded, self.device = loaded, device
+        self.loaded, self.engine = loaded, engine
 
     @classmethod
     def from_pretrained(
-        cls, name: str | Path = DEFAULT, *, device: str | torch.device = "cpu"
+        cls,
+        name: str | Path = DEFAULT,
+        *,
+        device: str = "auto",
+        engine: str = "auto",
+        threads: int = 1,
     ) -> Self:
         """The embedded model of that name, or the model folder at that path."""
-        return cls(load_model(name, device=device), torch.device(device))
+        folder = read_folder(name)
+        device = find_device(device, engine=engine)
+        chosen = choose_engine(folder, engine, device)
+        return cls(folder, build_engine(folder, chosen, device=device, threads=threads))
 
     def __call__(
         self,
@@ -92,39 +99,35 @@ class Upscaler:
         """One stage: RGB (h,w,3) uint8 brought to the size of its lines, ink (H,W) uint8."""
         if steps < 1:
             raise ConfigError(f"steps are at least 1, not {steps}.")
-        model, task = self.loaded.model, self.loaded.task
+        task, engine = self.loaded.task, self.engine
         height, width = ink.shape
         brought = bring_up(small, width=width, height=height).clip(0, 255)
         condition = np.concatenate([brought, ink[..., None].astype(np.float32)], axis=2)
-        stride = 2 ** (len(model.unet.config.block_out_channels) - 1)
+        stride = self.loaded.unet_stride
         padded = pad_to_stride(condition / np.float32(127.5) - 1, stride)
-        given = torch.from_numpy(np.ascontiguousarray(padded.transpose(2, 0, 1)))[None]
+        given = np.ascontiguousarray(padded.transpose(2, 0, 1)[None], np.float32)
         size = (padded.shape[0], padded.shape[1])
-        side = TILE * int(model.unet.config.sample_size) if tile is None else tile
+        side = TILE * self.loaded.sample_size if tile is None else tile
         side = max(stride, side // stride * stride)
         tiles = plan_tiles(*size, side=side, overlap=side // OVERLAP)
-        generator = torch.Generator().manual_seed(seed)
-        with torch.inference_mode():
-            cond = model.encoder(given.to(self.device), size=size)
-            weight = torch.from_numpy(tiles.weight).to(self.device)
+        cond = engine.encode(given, None, size)
 
-            def predict(x_t: Tensor, t: Tensor) -> Tensor:
-                def one(part: Tensor, cond: Tensor) -> Tensor:
-                    return model.predict(part, t, cond)
+        def predict(x_t: np.ndarray, t: float) -> np.ndarray:
+            def one(part: np.ndarray, cond: np.ndarray) -> np.ndarray:
+                return engine.predict(part, t, cond)
 
-                result: Tensor = predict_in_tiles(one, x_t, cond, tiles=tiles, weight=weight)
-                return result
+            return np.asarray(predict_in_tiles(one, x_t, cond, tiles=tiles, weight=tiles.weight))
 
-            *_, x_0 = denoise(
-                predict,
-                build_scheduler(scheduler, self.loaded.diffusion),
-                initial_noise([generator], (task.out_channels, *size)).to(self.device),
-                steps=steps,
-                clip=task.clip,
-                generators=[generator],
-            )
-        pixels = (x_0[0, :, :height, :width].clamp(-1, 1) + 1) * 127.5
-        return np.ascontiguousarray(pixels.permute(1, 2, 0).round().byte().cpu().numpy())
+        *_, x_0 = sample(
+            predict,
+            draw_noise(seed, (1, task.out_channels, *size)),
+            scheduler=scheduler,
+            config=self.loaded.diffusion,
+            steps=steps,
+            clip=task.clip,
+        )
+        pixels = (x_0[0, :, :height, :width].clip(-1, 1).transpose(1, 2, 0) + 1) * 127.5
+        return np.ascontiguousarray(pixels.round().astype(np.uint8))
 
 
 def enlarged_size(size: tuple[int, int], side: int) -> tuple[int, int]:
@@ -135,7 +138,7 @@ def enlarged_size(size: tuple[int, int], side: int) -> tuple[int, int]:
 
 def has_embedded() -> bool:
     """Whether a model that enlarges is in the package."""
-    return (EMBEDDED / DEFAULT / INDEX).is_file()
+    return DEFAULT in list_embedded()
 
 
 def resample(picture: Image.Image, size: int) -> Image.Image:

@@ -16,7 +16,8 @@ from torch.testing import assert_close
 from condiff.config import DiffusionConfig
 from condiff.diffusion import build_scheduler
 from condiff.errors import ModelError
-from condiff.networks.checkpoint import EMBEDDED, INDEX, find_model, load_model, save_model
+from condiff.networks.checkpoint import load_model, save_model
+from condiff.networks.folder import EMBEDDED, INDEX, find_model
 from condiff.tasks import find_task
 
 
@@ -128,7 +129,9 @@ def test_embedded_models_are_small_safetensors_with_cards():
     assert folders
     for folder in folders:
         files = [path for path in folder.rglob("*") if path.is_file()]
-        assert {p.suffix for p in files} <= {".safetensors", ".json", ".yaml", ".md", ".jsonl"}
+        assert {p.suffix for p in files} <= {
+            ".safetensors", ".json", ".yaml", ".md", ".jsonl", ".onnx",
+        }  # fmt: skip
         assert sum(p.stat().st_size for p in files) <= 40e6
         assert (folder / "README.md").stat().st_size > 1000
         unet = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")

@@ -163,8 +163,8 @@ def test_wrong_usage_and_refusals(run, photos, tmp_path):
 
 def test_a_grey_result_is_a_failure_but_a_blank_page_is_none(tiny_folder):
     tiny = pipeline.Pipeline.from_pretrained(tiny_folder, device="cpu")
-    tiny.loaded.model.unet.conv_out.weight.data.zero_()
-    tiny.loaded.model.unet.conv_out.bias.data.zero_()
+    tiny.engine.model.unet.conv_out.weight.data.zero_()
+    tiny.engine.model.unet.conv_out.bias.data.zero_()
     how = {"steps": 1, "scheduler": "ddim", "size": 32, "provenance": None}
     grey = build_transform(tiny, **how)
     # v = 0 at zero terminal SNR is x_0 = 0: no colour at all

@@ -17,10 +17,10 @@ from condiff.diffusion import (
     draw_noise,
     drop_condition,
     from_x_0,
-    guide,
     loss_weight,
     squared_error,
 )
+from condiff.sampling import guide
 
 PREDICTIONS = ["epsilon", "v_prediction", "sample"]
 SCHEDULES = get_args(BetaSchedule)

@@ -11,8 +11,9 @@ import torch
 from PIL import Image, ImageColor, ImageDraw
 
 from condiff import Hint, Pipeline
-from condiff.colors.hints import draw_strokes, find_shortfall, parse_hint, simulate_hints, to_cells
+from condiff.colors.hints import draw_strokes, find_shortfall, parse_hint, to_cells
 from condiff.colors.lab import lightness, reduce_chroma, rgb_to_lab
+from condiff.colors.simulation import simulate_hints
 from condiff.colors.spread import MAX_COLORS, group_colors, measure_distance, measure_steps, spread
 from condiff.errors import ConfigError
 

@@ -12,7 +12,7 @@ PACKAGE = Path(condiff.__file__).parent
 LEVELS = [
     {"errors"},
     {"config", "images"},
-    {"colors", "conditions", "diffusion", "tasks", "tiles"},
+    {"colors", "conditions", "diffusion", "sampling", "tasks", "tiles"},
     {"data", "figures", "networks", "prep"},
     {"pipeline", "training"},
     {"batches", "evaluation", "upscale"},

@@ -14,9 +14,11 @@ from condiff.conditions.drawing import Drawing
 from condiff.config import DiffusionConfig, ModelConfig
 from condiff.diffusion import SCHEDULERS
 from condiff.errors import ConfigError, ImageError
-from condiff.networks.checkpoint import Loaded
 from condiff.networks.denoiser import build_model
-from condiff.pipeline import MAX_ASPECT, find_device, pad_to_stride, small_lightness
+from condiff.networks.engines import find_device
+from condiff.networks.folder import ModelFolder, read_sizes
+from condiff.networks.torch_engine import TorchEngine
+from condiff.pipeline import MAX_ASPECT, pad_to_stride, small_lightness
 from condiff.tasks import find_task
 
 from .conftest import make_photo
@@ -125,8 +127,9 @@ def test_padding_mirrors_and_reaches_the_stride():
 
 
 def test_devices_are_told():
-    assert find_device("cpu") == torch.device("cpu")
-    assert find_device("auto").type in {"cpu", "cuda", "mps"}
+    assert find_device("cpu") == "cpu"
+    assert find_device("auto") in {"cpu", "cuda", "mps"}
+    assert find_device("auto", engine="onnx") == "cpu"
     with pytest.raises(ConfigError, match="no device 'tpu'"):
         find_device("tpu")
 
@@ -141,7 +144,11 @@ def rgb_pipeline(name, **changes):
     task = find_task(name)
     model = build_model(config, task).eval()
     side = 32 * model.encoder.config.fold
-    return Pipeline(Loaded(Path(name), task, model, DiffusionConfig(), side), torch.device("cpu"))
+    sizes = read_sizes(model.unet.config, model.encoder.config)
+    folder = ModelFolder(
+        folder=Path(name), task=task, diffusion=DiffusionConfig(), condition_size=side, **sizes
+    )
+    return Pipeline(folder, TorchEngine(model))
 
 
 @pytest.mark.parametrize(("fold", "size"), [(1, (48, 32)), (2, (96, 64))])

@@ -7,12 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from condiff.errors import ImageError, ModelError
 from condiff.images.photo import Photo, Pixels
 from condiff.images.provenance import add_provenance
-from condiff.networks.checkpoint import INDEX
+from condiff.networks.folder import INDEX
 from condiff.pipeline import Pipeline
 
 DARK, BRIGHT = 16 / 255, 239 / 255  # between them sRGB has room for colour
@@ -21,25 +20,15 @@ DARK, BRIGHT = 16 / 255, 239 / 255  # between them sRGB has room for colour
 def build_transform(
     pipeline: Pipeline, *, steps: int, scheduler: str, size: int | None, provenance: str | None
 ) -> Callable[[Photo, int], Photo]:
-    """(photo, seed) -> result, on one processor thread: another number of them rounds otherwise.
+    """(photo, seed) -> result; MemoryError where an engine has its own error for that.
 
-    `provenance` is the model's name in the note that results carry; None: no note. Raises
-    MemoryError where torch has its own error for that, on any device.
+    `provenance` is the model's name in the note that results carry; None: no note.
     """
     size = pipeline.loaded.condition_size if size is None else size
     settings = {"steps": steps, "scheduler": scheduler, "size": size}
 
     def transform(photo: Photo, seed: int) -> Photo:
-        torch.set_num_threads(1)  # of the calling thread, for each has its own number
-        try:
-            (result,) = pipeline(photo, steps=steps, scheduler=scheduler, size=size, seed=seed)
-        except RuntimeError as error:
-            on_gpu = isinstance(error, torch.OutOfMemoryError)
-            if not on_gpu and "not enough memory" not in str(error):
-                raise
-            if on_gpu:
-                torch.cuda.empty_cache()
-            raise MemoryError from error
+        (result,) = pipeline(photo, steps=steps, scheduler=scheduler, size=size, seed=seed)
         if is_grey(result.pixels) and not is_blank(photo.pixels):
             raise ImageError("the model gave it no colour; try another --size")
         if provenance is None:

@@ -10,6 +10,7 @@ from condiff.cli.batch import batch
 from condiff.cli.colorize import colorize
 from condiff.cli.condition import condition
 from condiff.cli.evaluate import evaluate
+from condiff.cli.export import export
 from condiff.cli.figure import figure
 from condiff.cli.info import info
 from condiff.cli.options import print_version
@@ -27,7 +28,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help, and a tenth of a second less of imports
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (colorize, render, batch, condition, prep, train, evaluate, info):
+for command in (colorize, render, batch, condition, prep, train, evaluate, export, info):
     name = "eval" if command is evaluate else None
     app.command(name, no_args_is_help=command is not info)(command)
 app.add_typer(figure, name="figure")

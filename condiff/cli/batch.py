@@ -73,6 +73,7 @@ def batch(
     provenance: options.Provenance = True,
     max_pixels: options.MaxPixels = options.DEFAULT_MAX_PIXELS,
     device: options.Device = "auto",
+    engine: options.Engine = "auto",
     workers: Annotated[
         int | None, typer.Option(min=1, help="Photos in work at once (default: one a core).")
     ] = None,
@@ -129,16 +130,21 @@ def batch(
         return
     from condiff.batches.transform import build_transform, fingerprint
     from condiff.images.files import read_photo
-    from condiff.networks.checkpoint import find_model
-    from condiff.pipeline import Pipeline, find_device
+    from condiff.networks.engines import choose_engine, find_device
+    from condiff.networks.folder import read_folder
+    from condiff.pipeline import Pipeline
 
-    folder = find_model(model or task)
-    asked |= {"model": fingerprint(folder, task), "device": find_device(device).type}
+    described = read_folder(model or task)
+    folder = described.folder
+    fingerprinted = fingerprint(folder, task)
+    found = find_device(device, engine=engine)
+    chosen = choose_engine(described, engine, found)
+    asked |= {"model": fingerprinted, "device": found.split(":")[0], "engine": chosen}
 
     @cache
     def load() -> "Transform":
         options.quiet_libraries()
-        pipeline = Pipeline.from_pretrained(folder, device=device)
+        pipeline = Pipeline.from_pretrained(folder, device=found, engine=chosen)
         name = folder.name if provenance else None
         return build_transform(
             pipeline, steps=steps, scheduler=scheduler, size=size, provenance=name

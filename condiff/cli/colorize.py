@@ -93,6 +93,7 @@ def colorize(
     page: options.Page = None,
     max_pixels: options.MaxPixels = options.DEFAULT_MAX_PIXELS,
     device: options.Device = "auto",
+    engine: options.Engine = "auto",
     threads: options.Threads = 1,
     force: options.Force = False,
     dry_run: options.DryRun = False,
@@ -131,13 +132,10 @@ def colorize(
         for path in targets:
             print(path or "-")
         return
-    import torch
-
     from condiff.pipeline import Pipeline
 
-    torch.set_num_threads(threads)
     options.quiet_libraries()
-    pipeline = Pipeline.from_pretrained(model, device=device)
+    pipeline = Pipeline.from_pretrained(model, device=device, engine=engine, threads=threads)
     tell_shortfall(photo, given, quiet=quiet)
     seen = pipeline.loaded.condition_size if size is None else size
     settings: dict[str, object] = {"steps": steps, "scheduler": scheduler, "size": seen}
@@ -188,7 +186,9 @@ def colorize(
             print(json.dumps(told) if as_json else path, file=stream)
     seconds = time.perf_counter() - started
     chatter = f"{width}x{height}, seed {seed}, {steps} steps of {scheduler}"
-    options.say(f"{chatter}, {pipeline.device}, {seconds:.1f} s", quiet=quiet)
+    options.say(
+        f"{chatter}, {pipeline.engine.name} on {pipeline.device}, {seconds:.1f} s", quiet=quiet
+    )
 
 
 def plan_targets(source: str, output: str | None, samples: int) -> list[Path | None]:

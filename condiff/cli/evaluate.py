@@ -61,6 +61,7 @@ def evaluate(
             help="FID and KID by DIR/inception.safetensors, LPIPS by DIR/lpips-alex.safetensors.",
         ),
     ] = None,
+    engine: options.Engine = "auto",
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a page with pictures side by side.")
     ] = None,
@@ -88,7 +89,7 @@ def evaluate(
         from condiff.pipeline import Pipeline
 
         name, truths = model, read_truths(data, limit)
-        pipeline = Pipeline.from_pretrained(model, device=device)
+        pipeline = Pipeline.from_pretrained(model, device=device, engine=engine)
         if pipeline.loaded.task.x_0 == "rgb":
             if html is not None:
                 raise typer.BadParameter("--html is for colours: this model makes pictures.")

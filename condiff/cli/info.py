@@ -11,7 +11,16 @@ import typer
 from condiff import __version__
 from condiff.cli import options
 
-PACKAGES = ("torch", "diffusers", "accelerate", "opencv-python-headless", "pillow", "numpy")
+PACKAGES = (
+    "torch",
+    "diffusers",
+    "accelerate",
+    "opencv-python-headless",
+    "pillow",
+    "numpy",
+    "onnxruntime",
+    "openvino",
+)
 
 
 def info(
@@ -35,28 +44,33 @@ def info(
 
 def describe_machine() -> dict[str, object]:
     """What a bug report needs."""
-    import torch
+    from condiff.networks.engines import list_engines
+    from condiff.networks.folder import list_embedded
 
-    from condiff.networks.checkpoint import EMBEDDED, INDEX
+    engines = list_engines()
+    devices, threads = ["cpu"], 0
+    if "torch" in engines:
+        import torch
 
-    devices = ["cpu"]
-    devices += [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    devices += ["mps"] if torch.backends.mps.is_available() else []
-    models = sorted(path.parent.name for path in EMBEDDED.glob(f"*/{INDEX}"))
+        devices += [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        devices += ["mps"] if torch.backends.mps.is_available() else []
+        threads = torch.get_num_threads()
     return {
         "condiff": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
         **{name: _version(name) for name in PACKAGES},
         "devices": ", ".join(devices),
-        "threads": torch.get_num_threads(),
-        "models": ", ".join(models) or "none",
+        "engines": ", ".join(engines) or "none",
+        "threads": threads,
+        "models": ", ".join(list_embedded()) or "none",
     }
 
 
 def describe_model(name: str) -> dict[str, object]:
     """Task, sizes, noise process and card of a model folder."""
     from condiff.networks.checkpoint import load_model
+    from condiff.networks.engines import has_graphs
 
     options.quiet_libraries()
     loaded = load_model(name)
@@ -72,6 +86,7 @@ def describe_model(name: str) -> dict[str, object]:
         "unet": millions(loaded.model.unet),
         "encoder": millions(loaded.model.encoder),
         "weights": f"{size / 1e6:.1f} MB",
+        "graphs": "there" if has_graphs(loaded) else "none: see `condiff export`",
         "predicts": loaded.diffusion.prediction_type,
         "schedule": loaded.diffusion.beta_schedule,
         "card": Path(card).read_text("utf-8") if card.exists() else None,

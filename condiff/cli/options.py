@@ -1,5 +1,6 @@
 """Flags that mean the same in every command, and how commands speak."""
 
+import os
 import sys
 from typing import Annotated, Any
 
@@ -20,6 +21,13 @@ Seed = Annotated[
 ]
 Samples = Annotated[int, typer.Option(min=1, help="How many different answers.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Engine = Annotated[
+    str,
+    typer.Option(
+        help="What runs the network: torch, onnx or openvino (auto: onnx on a cpu where the model "
+        "has graphs, see `condiff export`)."
+    ),
+]
 Threads = Annotated[
     int,
     typer.Option(
@@ -76,7 +84,5 @@ def say(message: Any, *, quiet: bool) -> None:
 
 
 def quiet_libraries() -> None:
-    """Keep diffusers' advice to developers out of our users' terminals."""
-    from diffusers.utils import logging
-
-    logging.set_verbosity_error()
+    """Keep diffusers' advice to developers out of our users' terminals, without importing it."""
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")

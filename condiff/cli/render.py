@@ -102,6 +102,7 @@ def render(
     page: options.Page = None,
     max_pixels: options.MaxPixels = options.DEFAULT_MAX_PIXELS,
     device: options.Device = "auto",
+    engine: options.Engine = "auto",
     threads: options.Threads = 1,
     force: options.Force = False,
     dry_run: options.DryRun = False,
@@ -139,14 +140,11 @@ def render(
             if path is not None or path in targets.pictures:
                 print(path or "-")
         return
-    import torch
-
     from condiff.errors import ConfigError
     from condiff.pipeline import Pipeline
 
-    torch.set_num_threads(threads)
     options.quiet_libraries()
-    pipeline = Pipeline.from_pretrained(model, device=device)
+    pipeline = Pipeline.from_pretrained(model, device=device, engine=engine, threads=threads)
     if pipeline.loaded.task.enlarges:
         raise ConfigError(
             f"The model {model} enlarges pictures: give it with --upscale, and a model of drawings "
@@ -198,8 +196,8 @@ def render(
     width, height = pictures[0].size
     guided = f", guidance {guidance_scale:g}" if guidance_scale != 1 else ""
     options.say(
-        f"{width}x{height}, seed {seed}, {steps} steps of {scheduler}{guided}, {pipeline.device}, "
-        f"{time.perf_counter() - started:.1f} s",
+        f"{width}x{height}, seed {seed}, {steps} steps of {scheduler}{guided}, "
+        f"{pipeline.engine.name} on {pipeline.device}, {time.perf_counter() - started:.1f} s",
         quiet=quiet,
     )
 

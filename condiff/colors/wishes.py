@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import cv2
-import torch
+import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from condiff.colors.adjust import build_adjustment
 from condiff.colors.hints import Hints, Strokes, draw_strokes, to_cells
@@ -35,13 +34,13 @@ class Wishes:
 
     def encode_hints(
         self, condition: Plane, *, cell: int, scale: float, size: tuple[int, int]
-    ) -> Tensor | None:
+    ) -> Plane | None:
         """The model's hints (1,3,h,w) of `size`, zero where the condition (H,W,1) was padded."""
         if self.strokes is None:
             return None
         cells = to_cells(self.strokes, (condition[..., 0] + 1) * 50, cell=cell, scale=scale)
-        hints = torch.zeros(1, cells.shape[2], *size)
-        hints[0, :, : cells.shape[0], : cells.shape[1]] = torch.from_numpy(cells).permute(2, 0, 1)
+        hints = np.zeros((1, cells.shape[2], *size), np.float32)
+        hints[0, :, : cells.shape[0], : cells.shape[1]] = cells.transpose(2, 0, 1)
         return hints
 
 

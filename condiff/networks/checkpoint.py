@@ -4,39 +4,34 @@ model_index.json   task, noise process and objective, and which class each part 
 unet/              a stock diffusers UNet2DModel
 scheduler/         a stock diffusers DDPMScheduler
 encoder/           condiff's ConditionEncoder, the frozen backbone included
+*/model.onnx       graphs that point into the safetensors (`condiff export`), if there are any
 config.yaml        how it was trained
 README.md          the model card
 """
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
-from diffusers import DDPMScheduler, UNet2DModel
+from diffusers import UNet2DModel
 from diffusers import __version__ as diffusers_version
 
 from condiff.config import DiffusionConfig
 from condiff.diffusion import build_scheduler
-from condiff.errors import ConfigError, ModelError
+from condiff.errors import ModelError
 from condiff.networks.denoiser import Model, freeze
 from condiff.networks.encoder import ConditionEncoder
-from condiff.tasks import Task, find_task
-
-EMBEDDED = Path(__file__).parents[1] / "weights"
-INDEX = "model_index.json"
+from condiff.networks.folder import INDEX, ModelFolder, read_folder
+from condiff.tasks import Task
 
 
-@dataclass(frozen=True)
-class Loaded:
+@dataclass(frozen=True, kw_only=True)
+class Loaded(ModelFolder):
     """A model folder in memory."""
 
-    folder: Path
-    task: Task
     model: Model
-    diffusion: DiffusionConfig
-    condition_size: int = 256  # side of the condition in training
 
 
 def save_model(
@@ -81,36 +76,20 @@ def save_model(
     shutil.rmtree(old, ignore_errors=True)
 
 
-def find_model(name: str | Path) -> Path:
-    """The folder of an embedded model by its name, or the folder itself."""
-    for folder in (Path(name), EMBEDDED / str(name)):
-        if (folder / INDEX).is_file():
-            return folder
-    if Path(name).exists():
-        raise ModelError(f"{name} is not a model folder: it has no {INDEX}.")
-    known = ", ".join(sorted(p.parent.name for p in EMBEDDED.glob(f"*/{INDEX}"))) or "none"
-    raise ModelError(f"There is no model {name}: give a folder, or an embedded one ({known}).")
-
-
 def load_model(name: str | Path, *, device: str | torch.device = "cpu") -> Loaded:
     """The model in a folder, or an embedded one by name, in single precision, ready to sample."""
-    folder = find_model(name)
+    index = read_folder(name)
     try:
-        index = json.loads((folder / INDEX).read_text("utf-8"))
-        task = find_task(index.get("task", ""))
         unet = UNet2DModel.from_pretrained(
-            folder, subfolder="unet", use_safetensors=True, torch_dtype=torch.float32
+            index.folder, subfolder="unet", use_safetensors=True, torch_dtype=torch.float32
         )
-        encoder = _load_encoder(folder)
-        scheduler = DDPMScheduler.from_pretrained(folder, subfolder="scheduler")
-    except (OSError, ValueError, KeyError, ConfigError) as error:
+        encoder = _load_encoder(index.folder)
+    except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"The model folder {folder} cannot be loaded: {reason}") from error
-    known = set(DiffusionConfig.model_fields)
-    process = {**scheduler.config, **index.get("diffusion", {})}
-    diffusion = DiffusionConfig(**{k: v for k, v in process.items() if k in known})
+        raise ModelError(f"The model folder {index.folder} cannot be loaded: {reason}") from error
     model = freeze(Model(encoder, unet)).eval().to(device)
-    return Loaded(folder, task, model, diffusion, int(index.get("condition_size", 256)))
+    told = {field.name: getattr(index, field.name) for field in fields(index)}
+    return Loaded(**told, model=model)
 
 
 def _load_encoder(folder: Path) -> ConditionEncoder:

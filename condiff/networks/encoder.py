@@ -75,7 +75,7 @@ class ConditionEncoder(ModelMixin, ConfigMixin):
         if condition.shape[1] == 0:  # an unconditional model's
             return condition.new_zeros((len(condition), 0, *size))
         if full != (height, width):
-            condition = F.interpolate(condition, full, mode="area")
+            condition = _resize(condition, full)
         parts = [F.pixel_unshuffle(condition, self.fold)]
         if self.backbone:
             levels = [
@@ -95,9 +95,14 @@ def _lateral(in_channels: int, out_channels: int) -> nn.Module:
 
 
 def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
-    if x.shape[-2] > size[0]:
-        return F.interpolate(x, size, mode="area")
-    return F.interpolate(x, size, mode="bilinear", align_corners=False)
+    height, width = x.shape[-2:]
+    if (height, width) == size:
+        return x
+    if height <= size[0]:
+        return F.interpolate(x, size, mode="bilinear", align_corners=False)
+    if height % size[0] == 0 and width % size[1] == 0:  # as "area", and ONNX has it for any size
+        return F.avg_pool2d(x, (int(height // size[0]), int(width // size[1])))
+    return F.interpolate(x, size, mode="area")
 
 
 def lightness_to_gray(lightness: Tensor) -> Tensor:

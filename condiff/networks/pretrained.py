@@ -9,8 +9,9 @@ from diffusers import UNet2DModel
 
 from condiff.config import ModelConfig
 from condiff.errors import ConfigError, ModelError
-from condiff.networks.checkpoint import EMBEDDED, INDEX, load_model
+from condiff.networks.checkpoint import load_model
 from condiff.networks.denoiser import Model, build_model
+from condiff.networks.folder import EMBEDDED, INDEX
 from condiff.tasks import Task
 
 logger = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from condiff.colors.hints import draw_mask, reveal
+from condiff.colors.simulation import draw_mask, reveal
 from condiff.config import TrainConfig
 from condiff.data.loading import Batch
 from condiff.diffusion import draw_noise, drop_condition, loss_weight, squared_error

@@ -1,0 +1,46 @@
+"""`condiff export`: the graphs that let a model run without torch."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from condiff.cli import options
+
+
+def export(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A model folder, or an embedded model's name.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="OUT",
+            help="A new folder for a copy of the model with graphs (default: into MODEL itself).",
+            show_default=False,
+        ),
+    ] = None,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    as_json: options.Json = False,
+) -> None:
+    """Write ONNX graphs beside a model's weights, and check them against torch on two sizes.
+
+    They hold no weights of their own, but point into the safetensors files; the engines onnx and
+    openvino run them. The folder's path is printed on stdout.
+    """
+    options.quiet_libraries()
+    from condiff.networks.graphs import CALL_TOLERANCE, compare_engines, write_graphs
+
+    folder = write_graphs(model, out)
+    differences = compare_engines(folder)
+    for found in differences:
+        height, width = found.size
+        options.say(
+            f"{found.engine} against torch, condition {width}x{height}: encoder "
+            f"{found.encoder:.1e}, U-Net {found.unet:.1e} (at most {CALL_TOLERANCE:g})",
+            quiet=quiet,
+        )
+    told = {"target": str(folder), "differences": [found._asdict() for found in differences]}
+    print(json.dumps(told) if as_json else folder)

@@ -1,0 +1,218 @@
+"""What runs a model: torch on any device; ONNX Runtime or OpenVINO on a processor, without torch.
+
+torch      the model folder's safetensors
+onnx       encoder/model.onnx and unet/model.onnx beside them, by `condiff export`
+openvino   the same graphs
+"""
+
+import os
+import platform
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from condiff.errors import ConfigError, ModelError
+from condiff.networks.folder import ModelFolder
+
+Array = NDArray[Any]  # float32
+Run = Callable[[dict[str, Array]], Array]  # inputs of a graph by name -> its output
+
+GRAPH = "model.onnx"
+PARTS = ("encoder", "unet")
+
+
+class Engine(Protocol):
+    """A model at work on float32 arrays (B,C,h,w); of several threads each may call it."""
+
+    @property
+    def name(self) -> str:
+        """Of the table below."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """Where it runs: cpu, cuda, cuda:1 or mps."""
+        ...
+
+    def encode(self, condition: Array, hints: Array | None, size: tuple[int, int]) -> Array:
+        """cond (B,K,*size) for a condition (B,N,H,W) in [-1,1] and hints (B,3,*size), if any."""
+        ...
+
+    def predict(self, x_t: Array, t: float, cond: Array) -> Array:
+        """The model output (B,C,h,w) for x_t (B,C,h,w) and a condition already encoded."""
+        ...
+
+
+@dataclass(frozen=True)
+class GraphEngine:
+    """Engine on the two graphs of a model folder, whatever runs them."""
+
+    name: str
+    encoder: Run | None  # None: the model is unconditional
+    unet: Run
+    hint_channels: int
+    device: str = "cpu"
+
+    def encode(self, condition: Array, hints: Array | None, size: tuple[int, int]) -> Array:
+        """As Engine says."""
+        if self.encoder is None:
+            return np.zeros((len(condition), 0, *size), np.float32)
+        inputs = {"condition": condition}
+        if self.hint_channels:
+            none = np.zeros((len(condition), self.hint_channels, *size), np.float32)
+            inputs["hints"] = none if hints is None else hints
+        return self.encoder(inputs)
+
+    def predict(self, x_t: Array, t: float, cond: Array) -> Array:
+        """As Engine says."""
+        inputs = {"x_t": x_t, "t": np.array([t], np.float32)}
+        if self.encoder is not None:
+            inputs["cond"] = cond
+        return self.unet(inputs)
+
+
+@dataclass(frozen=True)
+class Row:
+    """An engine of the table: how a graph is opened, and the packages that this takes."""
+
+    package: str
+    install: str
+    open_graph: Callable[[Path, int], Run] | None  # (path, threads); None: torch, no graph
+
+
+def open_onnx(path: Path, threads: int) -> Run:
+    """A graph in ONNX Runtime, on so many threads."""
+    import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # nothing: what fails is raised
+    options.enable_cpu_mem_arena = False  # the arena keeps what one large photo took
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except (state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf) as error:
+        raise ValueError(str(error)) from error
+
+    def run(inputs: dict[str, Array]) -> Array:
+        try:
+            (output,) = session.run(None, inputs)
+        except (state.Fail, state.RuntimeException) as error:
+            if "alloc" in str(error):  # bad allocation; Failed to allocate memory
+                raise MemoryError from error
+            raise
+        return np.asarray(output)
+
+    return run
+
+
+def open_openvino(path: Path, threads: int) -> Run:
+    """A graph in OpenVINO, on so many threads."""
+    import openvino
+
+    core = openvino.Core()
+    settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
+    compiled = core.compile_model(core.read_model(path), "CPU", settings)
+
+    def run(inputs: dict[str, Array]) -> Array:
+        request = compiled.create_infer_request()  # its own: several threads may call
+        return np.array(request.infer(inputs)[0])
+
+    return run
+
+
+ENGINES = {
+    "torch": Row("torch", "pip install torch diffusers", None),
+    "onnx": Row("onnxruntime", "pip install onnxruntime", open_onnx),
+    "openvino": Row("openvino", "pip install 'condiff[openvino]'", open_openvino),
+}
+
+
+def list_engines() -> list[str]:
+    """The engines whose packages are installed."""
+    return [name for name, row in ENGINES.items() if find_spec(row.package)]
+
+
+def has_graphs(folder: ModelFolder) -> bool:
+    """Whether all graphs of the model are there."""
+    return all((folder.folder / part / GRAPH).is_file() for part in parts_of(folder))
+
+
+def parts_of(folder: ModelFolder) -> tuple[str, ...]:
+    """The parts that have a graph: an unconditional model's encoder does nothing."""
+    return PARTS if folder.task.condition_channels else PARTS[1:]
+
+
+def choose_engine(folder: ModelFolder, engine: str, device: str) -> str:
+    """The engine of that name, if it can be had; `auto` is onnx on a processor where it can."""
+    if engine == "auto":
+        ready = device == "cpu" and has_graphs(folder) and find_spec("onnxruntime")
+        return "onnx" if ready else "torch"
+    if engine not in ENGINES:
+        raise ConfigError(f"There is no engine {engine!r}: choose from auto, {', '.join(ENGINES)}.")
+    row = ENGINES[engine]
+    if not find_spec(row.package):
+        raise ConfigError(f"The engine {engine} takes a package that is missing: {row.install}")
+    if row.open_graph is None:
+        return engine
+    if device != "cpu":
+        raise ConfigError(f"The engine {engine} runs on cpu, not {device}: use --engine torch.")
+    if not has_graphs(folder):
+        raise ModelError(
+            f"The model folder {folder.folder} has no graphs for {engine}: write them with "
+            f"`condiff export {folder.folder}`, or use --engine torch."
+        )
+    return engine
+
+
+def build_engine(folder: ModelFolder, engine: str, *, device: str, threads: int) -> Engine:
+    """A model's engine by a name that `choose_engine` gave."""
+    row = ENGINES[engine]
+    if row.open_graph is None:
+        from condiff.networks.checkpoint import load_model
+        from condiff.networks.torch_engine import TorchEngine
+
+        return TorchEngine(load_model(folder.folder, device=device).model, device, threads)
+    try:
+        paths = {part: folder.folder / part / GRAPH for part in parts_of(folder)}
+        runs = {part: row.open_graph(path, threads) for part, path in paths.items()}
+    except (RuntimeError, ValueError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(
+            f"The graphs in {folder.folder} cannot be opened by {engine}: {reason}; write them "
+            f"anew with `condiff export {folder.folder}`."
+        ) from error
+    return GraphEngine(engine, runs.get("encoder"), runs["unet"], folder.hint_channels)
+
+
+def find_device(name: str, *, engine: str = "auto") -> str:
+    """The device of that name; `auto` is the best at hand for the engine, asked or not.
+
+    torch is imported only where the answer may be another than the processor.
+    """
+    if name == "auto" and engine in ENGINES and engine != "torch":
+        return "cpu"
+    if name == "cpu" or (name == "auto" and not (may_have_gpu() and find_spec("torch"))):
+        return "cpu"
+    if not find_spec("torch"):
+        raise ConfigError(f"The device {name} takes torch: {ENGINES['torch'].install}")
+    from condiff.networks.torch_engine import find_torch_device
+
+    return str(find_torch_device(name))
+
+
+def may_have_gpu() -> bool:
+    """Whether the system shows a driver of a GPU that torch could use; a glance, not a promise."""
+    if sys.platform == "darwin":
+        return platform.machine() == "arm64"
+    if sys.platform == "win32":
+        system = Path(os.environ.get("SYSTEMROOT", r"C:\Windows")) / "System32"
+        return (system / "nvcuda.dll").exists()
+    return any(Path(f"/dev/{node}").exists() for node in ("nvidiactl", "kfd", "dxg", "nvhost-gpu"))

@@ -1,0 +1,99 @@
+"""What a model folder says of itself in JSON, read without any network's library."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from condiff.config import DiffusionConfig
+from condiff.errors import ConfigError, ModelError
+from condiff.tasks import Task, find_task
+
+EMBEDDED = Path(__file__).parents[1] / "weights"
+INDEX = "model_index.json"
+BACKBONE_STRIDE = 32
+DDPM_DEFAULTS = {  # of diffusers, for a folder whose scheduler leaves them out
+    "beta_schedule": "linear",
+    "prediction_type": "epsilon",
+    "rescale_betas_zero_snr": False,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFolder:
+    """A model's task, noise process and sizes."""
+
+    folder: Path
+    task: Task
+    diffusion: DiffusionConfig
+    condition_size: int = 256  # side of the condition in training
+    sample_size: int  # side of x_t in training
+    unet_stride: int  # sides of x_t are multiples of it
+    has_backbone: bool
+    hint_channels: int = 0
+
+    @property
+    def cell(self) -> int:
+        """Pixels of the condition on a side of one cell of x_t."""
+        return max(1, self.condition_size // self.sample_size)
+
+    @property
+    def stride(self) -> int:
+        """What the sides of the condition are multiples of, after padding."""
+        return max(self.cell * self.unet_stride, BACKBONE_STRIDE if self.has_backbone else 1)
+
+
+def read_sizes(unet: Mapping[str, Any], encoder: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a `ModelFolder` that follow from the configurations of its networks."""
+    return {
+        "sample_size": int(unet["sample_size"]),
+        "unet_stride": 2 ** (len(unet["block_out_channels"]) - 1),
+        "has_backbone": bool(encoder.get("backbone_variant")),
+        "hint_channels": int(encoder.get("hint_channels", 0)),
+    }
+
+
+def list_embedded() -> list[str]:
+    """The names of the models in the box."""
+    return sorted(path.parent.name for path in EMBEDDED.glob(f"*/{INDEX}"))
+
+
+def find_model(name: str | Path) -> Path:
+    """The folder of an embedded model by its name, or the folder itself."""
+    for folder in (Path(name), EMBEDDED / str(name)):
+        if (folder / INDEX).is_file():
+            return folder
+    if Path(name).exists():
+        raise ModelError(f"{name} is not a model folder: it has no {INDEX}.")
+    known = ", ".join(list_embedded()) or "none"
+    raise ModelError(f"There is no model {name}: give a folder, or an embedded one ({known}).")
+
+
+def read_folder(name: str | Path) -> ModelFolder:
+    """What the model folder at that path, or the embedded one of that name, says of itself."""
+    folder = find_model(name)
+    try:
+        index = _read_json(folder / INDEX)
+        task = find_task(index.get("task", ""))
+        unet, encoder = (_read_json(folder / part / "config.json") for part in ("unet", "encoder"))
+        scheduler = _read_json(folder / "scheduler" / "scheduler_config.json")
+        known = set(DiffusionConfig.model_fields)
+        process = {**DDPM_DEFAULTS, **scheduler, **index.get("diffusion", {})}
+        return ModelFolder(
+            folder=folder,
+            task=task,
+            diffusion=DiffusionConfig(**{k: v for k, v in process.items() if k in known}),
+            condition_size=int(index.get("condition_size", 256)),
+            **read_sizes(unet, encoder),
+        )
+    except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(f"The model folder {folder} cannot be loaded: {reason}") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    values = json.loads(path.read_text("utf-8"))
+    if not isinstance(values, dict):
+        raise ValueError(f"{path.name} is no JSON object")
+    return values

@@ -1,0 +1,214 @@
+"""ONNX graphs of a model folder, written beside its weights and holding none of their own.
+
+A safetensors file is raw numbers at known offsets behind a JSON header, and an ONNX initializer may
+be numbers at an offset of another file: so the graphs point into the weights. Half precision is
+cast to single in the graph, once, when it is opened.
+"""
+
+import io
+import json
+import shutil
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from condiff.errors import ConfigError, ModelError
+from condiff.networks.checkpoint import Loaded, load_model
+from condiff.networks.denoiser import Model
+from condiff.networks.encoder import ConditionEncoder
+from condiff.networks.engines import GRAPH, build_engine, list_engines, parts_of
+from condiff.networks.folder import read_folder
+from condiff.networks.torch_engine import TorchEngine
+
+OPSET = 17
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+CALL_TOLERANCE = 1e-3  # of x_0's units, at any place of one output of the network
+CHECK_SIZES = ((1, 2), (2, 1))  # strides of the condition high and wide; the second is unseen
+
+
+class Difference(NamedTuple):
+    """How far an engine's outputs are from torch's at most, for a condition of `size` (H,W)."""
+
+    engine: str
+    size: tuple[int, int]
+    encoder: float
+    unet: float
+
+
+class _Encoder(nn.Module):
+    """The encoder as a graph sees it: x_t's size follows from the condition's."""
+
+    def __init__(self, encoder: ConditionEncoder, cell: int):
+        super().__init__()
+        self.encoder, self.cell = encoder, cell
+
+    def forward(self, condition: Tensor, hints: Tensor | None = None) -> Tensor:
+        height, width = condition.shape[-2:]
+        size = (height // self.cell, width // self.cell)
+        return self.encoder(condition, hints=hints, size=size)
+
+
+class _Unet(nn.Module):
+    def __init__(self, model: Model):
+        super().__init__()
+        self.unet = model.unet
+
+    def forward(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
+        joined = x_t if cond is None else torch.cat([x_t, cond], dim=1)
+        return self.unet(joined, t).sample
+
+
+def write_graphs(name: str | Path, out: Path | None = None) -> Path:
+    """Write the graphs of a model folder into it, or into a copy of it at `out`; the folder."""
+    try:
+        import onnx  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            "Writing graphs takes the package onnx: pip install 'condiff[export]'"
+        ) from error
+    loaded = load_model(name)
+    folder = loaded.folder
+    if out is not None and out.resolve() != folder.resolve():
+        if out.exists():
+            raise ConfigError(f"{out} is there already: give a new folder.")
+        folder = out.with_name(f".{out.name}.part")
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(loaded.folder, folder)
+    for part in parts_of(loaded):
+        _write_graph(loaded, part, folder / part)
+    return folder if out is None or folder == loaded.folder else folder.rename(out)
+
+
+def compare_engines(folder: Path, engines: list[str] | None = None) -> list[Difference]:
+    """Engines on the folder's graphs beside torch, on random inputs of two sizes.
+
+    Raises ModelError where one is farther than CALL_TOLERANCE.
+    """
+    index = read_folder(folder)
+    reference = TorchEngine(load_model(folder).model)
+    names = [n for n in engines or list_engines() if n != "torch"]
+    found = []
+    for name in names:
+        engine = build_engine(index, name, device="cpu", threads=1)
+        for strides in CHECK_SIZES:
+            height, width = (index.stride * max(1, 64 // index.stride) * n for n in strides)
+            size = (height // index.cell, width // index.cell)
+            rng = np.random.default_rng(0)
+            shape = (1, index.task.condition_channels, height, width)
+            condition = rng.uniform(-1, 1, shape).astype(np.float32)
+            hints = None
+            if index.hint_channels:
+                hints = rng.uniform(-1, 1, (1, index.hint_channels, *size)).astype(np.float32)
+            x_t = rng.standard_normal((1, index.task.out_channels, *size)).astype(np.float32)
+            cond = reference.encode(condition, hints, size)
+            encoder = _gap(cond, engine.encode(condition, hints, size))
+            unet = max(
+                _gap(reference.predict(x_t, t, cond), engine.predict(x_t, t, cond))
+                for t in (0.0, 0.6 * index.diffusion.num_train_timesteps)
+            )
+            found.append(Difference(name, (height, width), encoder, unet))
+            if not max(encoder, unet) <= CALL_TOLERANCE:
+                raise ModelError(
+                    f"The graphs in {folder} differ from torch by {max(encoder, unet):.2g} in "
+                    f"{name}, more than {CALL_TOLERANCE:g}: use --engine torch."
+                )
+    return found
+
+
+def _gap(first: np.ndarray, second: np.ndarray) -> float:
+    return float(np.abs(first - second).max(initial=0))
+
+
+def _write_graph(loaded: Loaded, part: str, folder: Path) -> None:
+    """One part's graph, beside the weights that it points into."""
+    import onnx
+
+    task, side = loaded.task, loaded.stride * 2
+    cells = side // loaded.cell
+    hints = torch.zeros(1, loaded.hint_channels, cells, cells)
+    plane = {0: "batch", 2: "height", 3: "width"}
+    inputs: dict[str, Tensor]
+    module: nn.Module
+    if part == "encoder":
+        module = _Encoder(loaded.model.encoder, loaded.cell)
+        inputs = {"condition": torch.zeros(1, task.condition_channels, side, side)}
+        inputs |= {"hints": hints} if loaded.hint_channels else {}
+        output = "cond"
+    else:
+        module = _Unet(loaded.model)
+        inputs = {"x_t": torch.zeros(1, task.out_channels, cells, cells), "t": torch.zeros(1)}
+        if task.condition_channels:
+            inputs["cond"] = torch.zeros(1, loaded.model.encoder.out_channels, cells, cells)
+        output = "model_output"
+    axes = {name: plane for name in [*inputs, output] if name != "t"}
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():  # of tracing, and of this exporter's age
+        warnings.simplefilter("ignore")
+        # The tracing exporter: the newer one takes another package, and twice the time or more.
+        torch.onnx.export(
+            module.eval(),
+            tuple(inputs.values()),
+            buffer,  # type: ignore[arg-type]
+            input_names=list(inputs),
+            output_names=[output],
+            dynamic_axes=axes,
+            opset_version=OPSET,
+            do_constant_folding=False,  # so that weights keep their names
+            dynamo=False,
+        )
+    graph = onnx.load_from_string(buffer.getvalue())
+    if (folder / WEIGHTS).is_file():
+        _point_into(graph.graph, folder / WEIGHTS)
+    target = folder / GRAPH
+    part_file = target.with_name(f".{GRAPH}.part")
+    part_file.write_bytes(graph.SerializeToString(deterministic=True))
+    part_file.replace(target)
+
+
+def _point_into(graph: Any, weights: Path) -> None:
+    """Let every initializer that the safetensors file holds be the numbers in that file."""
+    import onnx
+
+    kinds = {"F16": onnx.TensorProto.FLOAT16, "F32": onnx.TensorProto.FLOAT}
+    stored = {name: found for name, *found in read_offsets(weights)}
+    casts = []
+    for tensor in graph.initializer:
+        name = tensor.name.split(".", 1)[-1]  # unet.conv_in.weight -> conv_in.weight
+        if name not in stored:
+            continue
+        kind, shape, offset, length = stored[name]
+        if list(tensor.dims) != shape or kind not in kinds:
+            raise ModelError(f"{weights} holds {name} as {kind} {shape}, which no graph can use.")
+        own_name = tensor.name
+        tensor.Clear()
+        tensor.name, tensor.data_type = own_name, kinds[kind]
+        tensor.dims.extend(shape)
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        for key, value in (("location", weights.name), ("offset", offset), ("length", length)):
+            entry = tensor.external_data.add()
+            entry.key, entry.value = key, str(value)
+        if kind == "F16":
+            tensor.name = f"{own_name}.half"
+            cast = onnx.helper.make_node(
+                "Cast", [tensor.name], [own_name], to=onnx.TensorProto.FLOAT
+            )
+            casts.append(cast)
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def read_offsets(weights: Path) -> Iterator[tuple[str, str, list[int], int, int]]:
+    """(name, dtype, shape, offset, length) of every tensor in a safetensors file."""
+    with open(weights, "rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+    for name, told in header.items():
+        if name != "__metadata__":
+            start, end = told["data_offsets"]
+            yield name, told["dtype"], told["shape"], 8 + size + start, end - start

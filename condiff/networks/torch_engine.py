@@ -1,0 +1,75 @@
+"""The engine on torch: a model folder's own modules, on any device."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from condiff.errors import ConfigError
+from condiff.networks.denoiser import Model
+
+Array = NDArray[Any]  # float32
+
+
+class TorchEngine:
+    """An Engine: the model on a device, on so many processor threads (None: as torch is set)."""
+
+    name = "torch"
+
+    def __init__(self, model: Model, device: torch.device | str = "cpu", threads: int | None = 1):
+        self.model, self.device, self.threads = model, str(device), threads
+
+    def encode(self, condition: Array, hints: Array | None, size: tuple[int, int]) -> Array:
+        """As Engine says."""
+        with self._at_work():
+            given = self._to_device(condition).contiguous(memory_format=torch.channels_last)
+            shown = None if hints is None else self._to_device(hints)
+            return self.model.encoder(given, size=size, hints=shown).cpu().numpy()
+
+    def predict(self, x_t: Array, t: float, cond: Array) -> Array:
+        """As Engine says."""
+        with self._at_work():
+            step = torch.tensor([t], dtype=torch.float32, device=self.device)
+            output = self.model.predict(self._to_device(x_t), step, self._to_device(cond))
+            return output.cpu().numpy()
+
+    def _to_device(self, array: Array) -> Tensor:
+        return torch.from_numpy(array).to(self.device)
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """No gradients; the threads, of which every calling thread has its own number."""
+        before = torch.get_num_threads()
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        try:
+            with torch.inference_mode():
+                yield
+        except RuntimeError as error:
+            on_gpu = isinstance(error, torch.OutOfMemoryError)
+            if not on_gpu and "not enough memory" not in str(error):
+                raise
+            if on_gpu:
+                torch.cuda.empty_cache()
+            raise MemoryError from error
+        finally:
+            torch.set_num_threads(before)
+
+
+def find_torch_device(name: str) -> torch.device:
+    """The device of that name; `auto` is the best at hand."""
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        name = next(kind for kind, there in available.items() if there)
+    kind = name.split(":")[0]
+    if not available.get(kind, False):
+        there = ", ".join(kind for kind, yes in available.items() if yes)
+        raise ConfigError(f"There is no device {name!r} here: use auto or one of {there}.")
+    return torch.device(name)

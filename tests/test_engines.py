@@ -1,0 +1,241 @@
+"""One model, several engines: the same numbers, the same pictures, torch only where it is asked."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+from safetensors.numpy import load_file
+
+from condiff import Hint, Pipeline
+from condiff.cli import main
+from condiff.colors.lab import rgb_to_lab
+from condiff.config import DiffusionConfig, ModelConfig
+from condiff.errors import ConfigError, ModelError
+from condiff.evaluation.metrics import ciede2000
+from condiff.networks.checkpoint import save_model
+from condiff.networks.denoiser import build_model
+from condiff.networks.engines import ENGINES, list_engines, may_have_gpu
+from condiff.networks.folder import EMBEDDED, read_folder
+from condiff.networks.graphs import compare_engines, read_offsets, write_graphs
+from condiff.tasks import find_task
+
+from .conftest import make_photo
+
+GRAPHS = [name for name in list_engines() if ENGINES[name].open_graph]
+
+
+def save_tiny(folder, task, *, dtype=torch.float16, sample_size=16, **changes):
+    """A folder of random weights, its condition twice the size that the fold would give."""
+    torch.manual_seed(0)
+    config = ModelConfig(**{
+        "sample_size": sample_size, "backbone_variant": None, "block_out_channels": (8, 16),
+        "norm_num_groups": 4, "attention_head_dim": 8, "fold": 2,
+    } | changes)  # fmt: skip
+    model = build_model(config, find_task(task)).eval()
+    if not config.backbone_variant:  # no two tensors alike: of those the exporter keeps one
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter += 0.1 * torch.randn_like(parameter)
+    save_model(
+        folder, model, task=find_task(task), diffusion=DiffusionConfig(), dtype=dtype,
+        condition_size=sample_size * 4,
+    )  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Tiny models of three tasks with their graphs."""
+    root = tmp_path_factory.mktemp("models")
+    for task in ("colorize", "sketch", "none"):
+        write_graphs(save_tiny(root / task, task))
+    return root
+
+
+def pipelines(folder):
+    """Torch first."""
+    return [
+        Pipeline.from_pretrained(folder, device="cpu", engine=name) for name in ("torch", *GRAPHS)
+    ]
+
+
+@pytest.mark.parametrize("task", ["colorize", "sketch", "none"])
+def test_graphs_give_torchs_numbers_at_sizes_they_were_not_made_at(folders, task):
+    found = compare_engines(folders / task)
+    assert {d.engine for d in found} == set(GRAPHS) and len({d.size for d in found}) == 2
+    assert max(max(d.encoder, d.unet) for d in found) < 1e-5
+
+
+def test_hints_arrive_in_every_engine(folders):
+    reference, *others = pipelines(folders / "colorize")
+    photo = make_photo(70, 50)
+    hints = [Hint(0.5, 0.5, "#c04040")]
+    given = reference(photo, seed=3, hints=hints)[0]
+    assert given.tobytes() != reference(photo, seed=3)[0].tobytes()
+    for other in others:
+        assert difference(other(photo, seed=3, hints=hints)[0], given) < 1
+
+
+def test_guidance_and_lines_arrive_in_every_engine(folders):
+    reference, *others = pipelines(folders / "sketch")
+    drawing = Image.new("L", (90, 60), "white")
+    ImageDraw.Draw(drawing).ellipse((20, 10, 70, 50), outline="black", width=2)
+    guided = reference(drawing, seed=1, steps=3, guidance_scale=3.0)[0]
+    assert guided.tobytes() != reference(drawing, seed=1, steps=3)[0].tobytes()
+    for other in others:
+        mine = other(drawing, seed=1, steps=3, guidance_scale=3.0)[0]
+        assert mine.size == guided.size and difference(mine, guided) < 1
+
+
+@pytest.mark.parametrize("scheduler", ["dpmsolver++", "ddpm", "heun"])
+def test_other_schedulers_sample_alike_in_every_engine(folders, scheduler):
+    reference, *others = pipelines(folders / "none")
+    expected = reference(seed=2, steps=4, scheduler=scheduler)[0]
+    for other in others:
+        assert difference(other(seed=2, steps=4, scheduler=scheduler)[0], expected) < 1
+
+
+@pytest.mark.parametrize("name", ["torch", *GRAPHS])
+def test_the_same_seed_is_the_same_bytes_alone_and_beside_others(folders, name):
+    photo = make_photo(64, 48)
+    one, two = (
+        Pipeline.from_pretrained(folders / "colorize", device="cpu", engine=name) for _ in range(2)
+    )
+    first, second = one(photo, seed=8, samples=2)
+    assert first.tobytes() == two(photo, seed=8)[0].tobytes()
+    assert second.tobytes() == two(photo, seed=9)[0].tobytes()
+
+
+def test_graphs_hold_no_weights_and_point_into_the_files(folders):
+    import onnx
+
+    for part in ("unet", "encoder"):
+        path = folders / "sketch" / part / "model.onnx"
+        assert path.stat().st_size < 300_000
+    weights = folders / "sketch" / "unet" / "diffusion_pytorch_model.safetensors"
+    graph = onnx.load(folders / "sketch" / "unet" / "model.onnx").graph
+    read = {t.name.removeprefix("unet.").removesuffix(".half"): t for t in graph.initializer}
+    stored = load_file(weights)
+    assert {name for name, *_ in read_offsets(weights)} == stored.keys() <= read.keys()
+    for name, values in stored.items():
+        np.testing.assert_array_equal(onnx.numpy_helper.to_array(read[name]), values)
+
+
+def test_single_precision_folders_and_backbones_are_exported(tmp_path):
+    write_graphs(
+        save_tiny(
+            tmp_path / "m", "colorize", dtype=torch.float32, sample_size=8, fold=4,
+            backbone_variant="lite0", feature_strides=(8, 16, 32), neck_channels=8,
+        )
+    )  # fmt: skip
+    assert max(d.encoder for d in compare_engines(tmp_path / "m", ["onnx"])) < 1e-4
+
+
+def test_the_embedded_model_paints_the_same_picture():
+    """After four steps: a CIEDE2000 below 1 everywhere."""
+    photo = make_photo(200, 140)
+    reference, *others = pipelines("colorize")
+    expected = reference(photo, seed=5)[0]
+    for other in others:
+        assert difference(other(photo, seed=5)[0], expected) < 1
+
+
+def difference(first, second):
+    """The largest CIEDE2000 of two pictures."""
+    return ciede2000(rgb_to_lab(np.asarray(first)), rgb_to_lab(np.asarray(second))).max()
+
+
+REFUSING = """
+import sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"torch", "diffusers", "onnx", "huggingface_hub"}:
+            raise RuntimeError(f"{name} was imported")
+
+sys.meta_path.insert(0, Refuse())
+from condiff.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.skipif(may_have_gpu(), reason="with a GPU at hand torch is the default")
+@pytest.mark.parametrize("arguments", [[], ["--hint", "0.5,0.5,#c04040", "--samples", "2"]])
+def test_colorize_imports_neither_torch_nor_diffusers(tmp_path, arguments):
+    make_photo(80, 60).save(tmp_path / "photo.jpg")
+    command = [sys.executable, "-c", REFUSING, "colorize", str(tmp_path / "photo.jpg"), "--seed"]
+    done = subprocess.run([*command, "3", *arguments], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    written = Image.open(done.stdout.splitlines()[0])
+    assert written.size == (80, 60)
+    assert np.asarray(written).std(axis=2).max() > 3
+    assert "onnx on cpu" in done.stderr
+
+
+@pytest.mark.skipif(may_have_gpu(), reason="with a GPU at hand torch is the default")
+def test_auto_is_onnx_where_there_are_graphs(folders, tmp_path):
+    assert Pipeline.from_pretrained(folders / "none").engine.name == "onnx"
+    plain = save_tiny(tmp_path / "plain", "none")
+    assert Pipeline.from_pretrained(plain).engine.name == "torch"
+
+
+def test_what_is_missing_is_told(folders, tmp_path, monkeypatch):
+    plain = save_tiny(tmp_path / "plain", "colorize")
+    with pytest.raises(ModelError, match="no graphs for onnx.*condiff export"):
+        Pipeline.from_pretrained(plain, engine="onnx")
+    with pytest.raises(ConfigError, match="no engine 'tensorrt': choose from auto, torch, onnx"):
+        Pipeline.from_pretrained(plain, engine="tensorrt")
+    monkeypatch.setitem(
+        ENGINES, "openvino", ENGINES["openvino"].__class__("no_such", "pip install X", print)
+    )
+    with pytest.raises(ConfigError, match="takes a package that is missing: pip install X"):
+        Pipeline.from_pretrained(folders / "none", engine="openvino")
+    assert "openvino" not in list_engines()
+    broken = shutil.copytree(folders / "none", tmp_path / "broken")
+    (broken / "unet" / "model.onnx").write_bytes(b"no graph")
+    with pytest.raises(ModelError, match="cannot be opened by onnx.*condiff export"):
+        Pipeline.from_pretrained(broken, engine="onnx")
+
+
+def test_export_writes_checks_and_tells(tmp_path, capsys):
+    plain = save_tiny(tmp_path / "plain", "none")
+    assert main(["export", str(plain), str(tmp_path / "new"), "--json"]) == 0
+    out, err = capsys.readouterr()
+    told = json.loads(out)
+    assert told["target"] == str(tmp_path / "new")
+    assert {d["engine"] for d in told["differences"]} == set(GRAPHS)
+    assert "onnx against torch" in err
+    assert (tmp_path / "new" / "unet" / "model.onnx").exists()
+    assert not (plain / "unet" / "model.onnx").exists()
+    assert main(["export", str(plain)]) == 0
+    assert (plain / "unet" / "model.onnx").exists()
+
+
+def test_export_refuses_what_it_cannot_use(folders, tmp_path, capsys):
+    assert main(["export", str(tmp_path)]) == 1
+    assert "not a model folder" in capsys.readouterr().err
+    assert main(["export", str(folders / "none"), str(tmp_path)]) == 1
+    assert "is there already" in capsys.readouterr().err
+
+
+def test_weights_that_do_not_fit_the_graph_are_refused_by_the_check(folders, tmp_path):
+    other = shutil.copytree(folders / "none", tmp_path / "other")
+    path = other / "unet" / "diffusion_pytorch_model.safetensors"
+    numbers = bytearray(path.read_bytes())
+    spaces = b" " * 8  # a longer header: the same tensors eight bytes further on
+    size = int.from_bytes(numbers[:8], "little")
+    header, tensors = numbers[8 : 8 + size], numbers[8 + size :]
+    path.write_bytes((size + 8).to_bytes(8, "little") + header + spaces + tensors)
+    with pytest.raises(ModelError, match="differ from torch|cannot be opened"):
+        compare_engines(other, ["onnx"])
+
+
+def test_the_embedded_graphs_are_there():
+    for folder in EMBEDDED.iterdir():
+        found = compare_engines(read_folder(folder).folder, ["onnx"])
+        assert max(d.unet for d in found) < 1e-4

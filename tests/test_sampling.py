@@ -1,0 +1,70 @@
+"""The sampler without torch: the numbers of diffusers' schedulers."""
+
+import numpy as np
+import pytest
+import torch
+
+from condiff.config import DiffusionConfig
+from condiff.diffusion import build_scheduler, denoise
+from condiff.errors import ConfigError
+from condiff.sampling import SOLVERS, compute_alphas_bar, draw_noise, sample, space_timesteps
+
+PROCESSES = {
+    "default": {},
+    "v": {"rescale_betas_zero_snr": False},
+    "epsilon": {
+        "prediction_type": "epsilon", "rescale_betas_zero_snr": False, "beta_schedule": "linear",
+    },
+    "sample": {"prediction_type": "sample"},
+    "linear": {"beta_schedule": "linear"},
+    "scaled_linear": {"beta_schedule": "scaled_linear", "rescale_betas_zero_snr": False},
+    "sigmoid": {"beta_schedule": "sigmoid", "num_train_timesteps": 400},
+    "shifted": {"schedule_shift": 0.4},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
+def test_alphas_bar_are_those_of_diffusers(process):
+    config = DiffusionConfig(**process)
+    theirs = build_scheduler("ddim", config).alphas_cumprod.numpy()
+    np.testing.assert_allclose(compute_alphas_bar(config), theirs, rtol=1e-5, atol=2e-7)
+
+
+@pytest.mark.parametrize("scheduler", SOLVERS)
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 7, 10, 25, 50])
+@pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
+def test_every_x_t_is_that_of_diffusers(process, steps, scheduler):
+    """The network is a curve of x_t and t; equal to 3e-5 of a clip of 2."""
+    config = DiffusionConfig(**process)
+    noise = draw_noise(steps, (1, 2, 6, 5))
+
+    def curve(x, t):
+        return 0.8 * np.sin(1.5 * x + np.float32(t / 300))
+
+    ours = list(sample(curve, noise, scheduler=scheduler, config=config, steps=steps, clip=2.0))
+    theirs = denoise(
+        lambda x, t: torch.from_numpy(curve(x.numpy(), float(t))),
+        build_scheduler(scheduler, config), torch.from_numpy(noise), steps=steps, clip=2.0,
+    )  # fmt: skip
+    for mine, x_t in zip(ours, theirs, strict=True):
+        assert mine.dtype == np.float32
+        np.testing.assert_allclose(mine, x_t.numpy(), atol=3e-5)
+
+
+def test_timesteps_begin_at_the_last():
+    assert space_timesteps(1000, 4) == [999, 749, 499, 249]
+    assert space_timesteps(1000, 1) == [999]
+    assert len(space_timesteps(300, 7)) == 7  # 300 - 7 * (300 / 7) is above 0 in floating point
+
+
+def test_noise_is_normal_differs_by_seed_and_is_this_for_good():
+    noise = draw_noise(3, (2, 200, 200))
+    assert abs(noise.mean()) < 0.01 and abs(noise.std() - 1) < 0.01
+    assert abs(np.corrcoef(noise.ravel(), draw_noise(4, (2, 200, 200)).ravel())[0, 1]) < 0.01
+    assert draw_noise(2**40, (1,)).dtype == np.float32
+    np.testing.assert_array_equal(draw_noise(7, (2,)), FROZEN)
+    with pytest.raises(ConfigError, match="0 or more, not -1"):
+        draw_noise(-1, (1,))
+
+
+FROZEN = np.array([0.983802318572998, -1.4327963590621948], np.float32)

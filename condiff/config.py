@@ -159,6 +159,7 @@ class TrainConfig(Section):
     max_train_steps: PositiveInt | None = None
     max_minutes: PositiveFloat | None = None
     sample_steps: PositiveInt = 500  # a checkpoint, the model and a grid of samples every so often
+    guidance_scale: PositiveFloat = 1.0  # what the model is sampled with by default; 1: off
     keep_checkpoints: PositiveInt = 2  # the newest, and the best beside them
     log_steps: PositiveInt = 10
     tracker: Literal["tensorboard", "wandb"] | None = None
@@ -200,10 +201,11 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _lightness_is_always_there(self) -> Self:
-        if self.task == "colorize" and self.diffusion.cond_drop_prob:
+        no_features = self.model.backbone_variant is None
+        if self.task == "colorize" and self.diffusion.cond_drop_prob and no_features:
             raise ValueError(
-                "cond_drop_prob does not go with the task colorize: its condition is the photo's "
-                "own L*, without which there is nothing to colour; set it to 0"
+                "cond_drop_prob does not go with the task colorize without a backbone: what is "
+                "left out is what the backbone says of the photo; set it to 0"
             )
         return self
 

@@ -66,6 +66,12 @@ class Pipeline:
         """Pixels of the condition on a side of one cell of x_t."""
         return self.loaded.cell
 
+    def find_guidance_scale(self, asked: float | None) -> float:
+        """The guidance scale asked for, or the model folder's; 1 where there is no condition."""
+        if not self.loaded.task.condition_channels:
+            return 1.0
+        return self.loaded.guidance_scale if asked is None else asked
+
     def __call__(
         self,
         image: Picture | Drawing | None = None,
@@ -75,7 +81,7 @@ class Pipeline:
         seed: int | None = None,
         samples: int = 1,
         size: int | None = None,
-        guidance_scale: float = 1.0,
+        guidance_scale: float | None = None,
         hints: Hints = (),
         saturation: float = 1.0,
         temperature: float = 0.0,
@@ -87,7 +93,8 @@ class Pipeline:
         line drawing, which it cleans, or a Drawing, and gives an image at its own size; an
         unconditional one takes nothing. `size` is the short side that the model sees (default: as
         it was trained): more detail, at a cost that grows with its square. `guidance_scale` above 1
-        follows the lines more closely (1: off, half the time).
+        follows the lines more closely, or what a backbone knows of a photo's things: stronger
+        colours (1: off, half the time; None: as the model folder says).
 
         A colorizer also takes `hints`, a list of `Hint` or a transparent image of strokes: their
         colours are kept and spread over the objects that they lie on. `saturation` multiplies
@@ -132,7 +139,7 @@ class Pipeline:
         scheduler: str = SCHEDULER,
         seed: int,
         size: int | None = None,
-        guidance_scale: float = 1.0,
+        guidance_scale: float | None = None,
         hints: Hints = (),
         saturation: float = 1.0,
         temperature: float = 0.0,
@@ -229,7 +236,7 @@ class Pipeline:
         steps: int | None = None,
         scheduler: str = SCHEDULER,
         seed: int,
-        guidance_scale: float = 1.0,
+        guidance_scale: float | None = None,
         wishes: Wishes = NOTHING,
     ) -> Iterator[np.ndarray]:
         """x_T, then x_t after every step (h,w,C), for a condition (H,W,N), h = H/cell.
@@ -247,15 +254,14 @@ class Pipeline:
         size = (padded.shape[0] // self.cell, padded.shape[1] // self.cell)
         hints = wishes.encode_hints(condition, cell=self.cell, scale=task.scale, size=size)
         noise = draw_noise(seed, (1, task.out_channels, *size))
-        cond = engine.encode(given, hints, size)
-        guided = guidance_scale != 1 and task.condition_channels
-        null_cond = engine.encode(np.zeros_like(given), None, size) if guided else None
+        scale = self.find_guidance_scale(guidance_scale)
+        cond, null_cond = engine.encode(given, hints, size)
 
         def predict(x_t: np.ndarray, t: float) -> np.ndarray:
             output = engine.predict(x_t, t, cond)
-            if null_cond is None:
+            if scale == 1:
                 return output
-            return guide(output, engine.predict(x_t, t, null_cond), guidance_scale)
+            return guide(output, engine.predict(x_t, t, null_cond), scale)
 
         way = self._find_way(scheduler, seed=seed)
         for x_t in way(predict, noise, steps=steps, clip=task.clip):

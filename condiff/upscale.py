@@ -110,7 +110,7 @@ class Upscaler:
         side = TILE * self.loaded.sample_size if tile is None else tile
         side = max(stride, side // stride * stride)
         tiles = plan_tiles(*size, side=side, overlap=side // OVERLAP)
-        cond = engine.encode(given, None, size)
+        cond, _ = engine.encode(given, None, size)
 
         def predict(x_t: np.ndarray, t: float) -> np.ndarray:
             def one(part: np.ndarray, cond: np.ndarray) -> np.ndarray:

@@ -53,6 +53,7 @@ def colorize(
     scheduler: options.Scheduler = DEFAULT_SCHEDULER,
     seed: options.Seed = None,
     samples: options.Samples = 1,
+    guidance_scale: options.GuidanceScale = None,
     hint: Annotated[
         list[str] | None,
         typer.Option(
@@ -139,6 +140,7 @@ def colorize(
     tell_shortfall(photo, given, quiet=quiet)
     seen = pipeline.loaded.condition_size if size is None else size
     settings: dict[str, object] = {"steps": steps, "scheduler": scheduler, "size": seen}
+    settings["guidance_scale"] = pipeline.find_guidance_scale(guidance_scale)
     results = pipeline(
         photo,
         steps=steps,
@@ -146,6 +148,7 @@ def colorize(
         seed=seed,
         samples=samples,
         size=size,
+        guidance_scale=guidance_scale,
         hints=given,
         saturation=saturation,
         temperature=temperature,
@@ -159,6 +162,7 @@ def colorize(
             scheduler=scheduler,
             seed=int(results[0].info["seed"]),
             size=size,
+            guidance_scale=guidance_scale,
             hints=given,
             saturation=saturation,
             temperature=temperature,

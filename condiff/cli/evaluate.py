@@ -37,7 +37,7 @@ def evaluate(
             help="Lines that a model of drawings is given; it was never trained on softedge.",
         ),
     ] = "sketch",
-    guidance_scale: Annotated[float, typer.Option(min=0, max=50, help="As in render.")] = 1.0,
+    guidance_scale: options.GuidanceScale = None,
     steps: Annotated[
         int | None,
         typer.Option(min=1, max=1000, help="Denoising steps (default: as colorize and render)."),
@@ -134,6 +134,7 @@ def evaluate(
                 size=size,
                 samples=samples,
                 seed=seed + index * samples,
+                guidance_scale=guidance_scale,
             )
             return [np.asarray(picture) for picture in pictures]
 

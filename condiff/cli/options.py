@@ -20,6 +20,15 @@ Seed = Annotated[
     typer.Option(min=0, help="Random seed: the same picture again (default: a new one, reported)."),
 ]
 Samples = Annotated[int, typer.Option(min=1, help="How many different answers.")]
+GuidanceScale = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        max=50,
+        help="Above 1 follows the condition more: closer to the lines, colours stronger; 1 is off, "
+        "and twice as fast (default: as the model says).",
+    ),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Engine = Annotated[
     str,

@@ -60,12 +60,7 @@ def render(
     model: options.Model = "sketch",
     samples: options.Samples = 1,
     seed: options.Seed = None,
-    guidance_scale: Annotated[
-        float,
-        typer.Option(
-            min=0, max=50, help="Above 1 follows the lines more closely, in twice the time."
-        ),
-    ] = 1.0,
+    guidance_scale: options.GuidanceScale = None,
     steps: options.Steps = DEFAULT_STEPS,
     scheduler: options.Scheduler = DEFAULT_SCHEDULER,
     size: Annotated[
@@ -166,7 +161,7 @@ def render(
         "steps": steps,
         "scheduler": scheduler,
         "size": None if enlarged or size is None else size * pipeline.cell,
-        "guidance_scale": guidance_scale,
+        "guidance_scale": (guidance := pipeline.find_guidance_scale(guidance_scale)),
     }
     seed = secrets.randbits(31) if seed is None else seed
 
@@ -194,7 +189,7 @@ def render(
         told = {"source": source, "animation": str(targets.animation), "seed": seed}
         _tell(told, targets.animation, as_json=as_json)
     width, height = pictures[0].size
-    guided = f", guidance {guidance_scale:g}" if guidance_scale != 1 else ""
+    guided = f", guidance {guidance:g}" if guidance != 1 else ""
     options.say(
         f"{width}x{height}, seed {seed}, {steps} steps of {scheduler}{guided}, "
         f"{pipeline.engine.name} on {pipeline.device}, {time.perf_counter() - started:.1f} s",

@@ -42,6 +42,7 @@ def save_model(
     diffusion: DiffusionConfig,
     dtype: torch.dtype,
     condition_size: int = 256,
+    guidance_scale: float = 1.0,
 ) -> None:
     """Write the folder beside its place, then move it there: it is whole or absent.
 
@@ -62,6 +63,7 @@ def save_model(
         "_diffusers_version": diffusers_version,
         "task": task.name,
         "condition_size": condition_size,
+        "guidance_scale": guidance_scale,
         "diffusion": diffusion.model_dump(mode="json"),
         "encoder": ["condiff.networks.encoder", "ConditionEncoder"],
         "scheduler": ["diffusers", "DDPMScheduler"],

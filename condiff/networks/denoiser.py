@@ -25,10 +25,11 @@ class Model(nn.Module):
         *,
         features: Features | None = None,
         hints: Tensor | None = None,
+        kept: Tensor | None = None,
     ) -> Tensor:
         """Model output (B,C,h,w) for x_t (B,C,h,w), t (B,) and a condition image (B,N,H,W)."""
         size = (x_t.shape[-2], x_t.shape[-1])
-        cond = self.encoder(condition, features=features, hints=hints, size=size)
+        cond = self.encoder(condition, features=features, hints=hints, size=size, kept=kept)
         return self.predict(x_t, t, cond)
 
     def predict(self, x_t: Tensor, t: Tensor, cond: Tensor) -> Tensor:

@@ -62,8 +62,12 @@ class ConditionEncoder(ModelMixin, ConfigMixin):
         features: Features | None = None,
         hints: Tensor | None = None,
         size: tuple[int, int] | None = None,
+        kept: Tensor | None = None,
     ) -> Tensor:
         """cond at `size` (default: H/fold, W/fold); `features` saves running the backbone again.
+
+        Where `kept` (B,1,1,1) is 0, not 1, the result is the null_cond of guidance: what a
+        backbone says of the photo is left out, or without a backbone the condition itself.
 
         Training at a size below the photo's leaves the backbone its full view: only the fold
         shrinks, to `fold` times the size.
@@ -72,6 +76,10 @@ class ConditionEncoder(ModelMixin, ConfigMixin):
         size = size or (height // self.fold, width // self.fold)
         full = (size[0] * self.fold, size[1] * self.fold)
         features = self.features(condition) if features is None else features
+        if kept is not None and self.backbone:
+            features = {stride: values * kept for stride, values in features.items()}
+        elif kept is not None:
+            condition = condition * kept
         if condition.shape[1] == 0:  # an unconditional model's
             return condition.new_zeros((len(condition), 0, *size))
         if full != (height, width):

@@ -21,7 +21,7 @@ from condiff.errors import ConfigError, ModelError
 from condiff.networks.folder import ModelFolder
 
 Array = NDArray[Any]  # float32
-Run = Callable[[dict[str, Array]], Array]  # inputs of a graph by name -> its output
+Run = Callable[[dict[str, Array]], list[Array]]  # inputs of a graph by name -> its outputs
 
 GRAPH = "model.onnx"
 PARTS = ("encoder", "unet")
@@ -40,8 +40,13 @@ class Engine(Protocol):
         """Where it runs: cpu, cuda, cuda:1 or mps."""
         ...
 
-    def encode(self, condition: Array, hints: Array | None, size: tuple[int, int]) -> Array:
-        """cond (B,K,*size) for a condition (B,N,H,W) in [-1,1] and hints (B,3,*size), if any."""
+    def encode(
+        self, condition: Array, hints: Array | None, size: tuple[int, int]
+    ) -> tuple[Array, Array]:
+        """cond and null_cond (B,K,*size) for a condition (B,N,H,W) in [-1,1] and hints, if any.
+
+        hints are (B,3,*size); null_cond is the weaker condition that guidance leads away from.
+        """
         ...
 
     def predict(self, x_t: Array, t: float, cond: Array) -> Array:
@@ -59,22 +64,27 @@ class GraphEngine:
     hint_channels: int
     device: str = "cpu"
 
-    def encode(self, condition: Array, hints: Array | None, size: tuple[int, int]) -> Array:
+    def encode(
+        self, condition: Array, hints: Array | None, size: tuple[int, int]
+    ) -> tuple[Array, Array]:
         """As Engine says."""
         if self.encoder is None:
-            return np.zeros((len(condition), 0, *size), np.float32)
+            nothing = np.zeros((len(condition), 0, *size), np.float32)
+            return nothing, nothing
         inputs = {"condition": condition}
         if self.hint_channels:
             none = np.zeros((len(condition), self.hint_channels, *size), np.float32)
             inputs["hints"] = none if hints is None else hints
-        return self.encoder(inputs)
+        cond, null_cond = self.encoder(inputs)
+        return cond, null_cond
 
     def predict(self, x_t: Array, t: float, cond: Array) -> Array:
         """As Engine says."""
         inputs = {"x_t": x_t, "t": np.array([t], np.float32)}
         if self.encoder is not None:
             inputs["cond"] = cond
-        return self.unet(inputs)
+        (output,) = self.unet(inputs)
+        return output
 
 
 @dataclass(frozen=True)
@@ -101,14 +111,14 @@ def open_onnx(path: Path, threads: int) -> Run:
     except (state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf) as error:
         raise ValueError(str(error)) from error
 
-    def run(inputs: dict[str, Array]) -> Array:
+    def run(inputs: dict[str, Array]) -> list[Array]:
         try:
-            (output,) = session.run(None, inputs)
+            outputs = session.run(None, inputs)
         except (state.Fail, state.RuntimeException) as error:
             if "alloc" in str(error):  # bad allocation; Failed to allocate memory
                 raise MemoryError from error
             raise
-        return np.asarray(output)
+        return [np.asarray(output) for output in outputs]
 
     return run
 
@@ -121,9 +131,10 @@ def open_openvino(path: Path, threads: int) -> Run:
     settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
     compiled = core.compile_model(core.read_model(path), "CPU", settings)
 
-    def run(inputs: dict[str, Array]) -> Array:
+    def run(inputs: dict[str, Array]) -> list[Array]:
         request = compiled.create_infer_request()  # its own: several threads may call
-        return np.array(request.infer(inputs)[0])
+        outputs = request.infer(inputs)
+        return [np.array(outputs[number]) for number in range(len(compiled.outputs))]
 
     return run
 

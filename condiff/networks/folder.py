@@ -32,6 +32,7 @@ class ModelFolder:
     unet_stride: int  # sides of x_t are multiples of it
     has_backbone: bool
     hint_channels: int = 0
+    guidance_scale: float = 1.0  # of sampling, where none is asked for; 1: off
 
     @property
     def cell(self) -> int:
@@ -85,6 +86,7 @@ def read_folder(name: str | Path) -> ModelFolder:
             task=task,
             diffusion=DiffusionConfig(**{k: v for k, v in process.items() if k in known}),
             condition_size=int(index.get("condition_size", 256)),
+            guidance_scale=float(index.get("guidance_scale", 1.0)),
             **read_sizes(unet, encoder),
         )
     except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:

@@ -23,7 +23,7 @@ from condiff.networks.denoiser import Model
 from condiff.networks.encoder import ConditionEncoder
 from condiff.networks.engines import GRAPH, build_engine, list_engines, parts_of
 from condiff.networks.folder import read_folder
-from condiff.networks.torch_engine import TorchEngine
+from condiff.networks.torch_engine import TorchEngine, encode_both
 
 OPSET = 17
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -47,10 +47,10 @@ class _Encoder(nn.Module):
         super().__init__()
         self.encoder, self.cell = encoder, cell
 
-    def forward(self, condition: Tensor, hints: Tensor | None = None) -> Tensor:
+    def forward(self, condition: Tensor, hints: Tensor | None = None) -> tuple[Tensor, Tensor]:
         height, width = condition.shape[-2:]
         size = (height // self.cell, width // self.cell)
-        return self.encoder(condition, hints=hints, size=size)
+        return encode_both(self.encoder, condition, hints=hints, size=size)
 
 
 class _Unet(nn.Module):
@@ -105,8 +105,9 @@ def compare_engines(folder: Path, engines: list[str] | None = None) -> list[Diff
             if index.hint_channels:
                 hints = rng.uniform(-1, 1, (1, index.hint_channels, *size)).astype(np.float32)
             x_t = rng.standard_normal((1, index.task.out_channels, *size)).astype(np.float32)
-            cond = reference.encode(condition, hints, size)
-            encoder = _gap(cond, engine.encode(condition, hints, size))
+            cond, null_cond = reference.encode(condition, hints, size)
+            pairs = zip((cond, null_cond), engine.encode(condition, hints, size), strict=True)
+            encoder = max(_gap(ours, its) for ours, its in pairs)
             unet = max(
                 _gap(reference.predict(x_t, t, cond), engine.predict(x_t, t, cond))
                 for t in (0.0, 0.6 * index.diffusion.num_train_timesteps)
@@ -138,14 +139,14 @@ def _write_graph(loaded: Loaded, part: str, folder: Path) -> None:
         module = _Encoder(loaded.model.encoder, loaded.cell)
         inputs = {"condition": torch.zeros(1, task.condition_channels, side, side)}
         inputs |= {"hints": hints} if loaded.hint_channels else {}
-        output = "cond"
+        outputs = ["cond", "null_cond"]
     else:
         module = _Unet(loaded.model)
         inputs = {"x_t": torch.zeros(1, task.out_channels, cells, cells), "t": torch.zeros(1)}
         if task.condition_channels:
             inputs["cond"] = torch.zeros(1, loaded.model.encoder.out_channels, cells, cells)
-        output = "model_output"
-    axes = {name: plane for name in [*inputs, output] if name != "t"}
+        outputs = ["model_output"]
+    axes = {name: plane for name in [*inputs, *outputs] if name != "t"}
     buffer = io.BytesIO()
     with warnings.catch_warnings():  # of tracing, and of this exporter's age
         warnings.simplefilter("ignore")
@@ -155,7 +156,7 @@ def _write_graph(loaded: Loaded, part: str, folder: Path) -> None:
             tuple(inputs.values()),
             buffer,  # type: ignore[arg-type]
             input_names=list(inputs),
-            output_names=[output],
+            output_names=outputs,
             dynamic_axes=axes,
             opset_version=OPSET,
             do_constant_folding=False,  # so that weights keep their names

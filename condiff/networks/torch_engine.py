@@ -10,6 +10,7 @@ from torch import Tensor
 
 from condiff.errors import ConfigError
 from condiff.networks.denoiser import Model
+from condiff.networks.encoder import ConditionEncoder
 
 Array = NDArray[Any]  # float32
 
@@ -22,12 +23,15 @@ class TorchEngine:
     def __init__(self, model: Model, device: torch.device | str = "cpu", threads: int | None = 1):
         self.model, self.device, self.threads = model, str(device), threads
 
-    def encode(self, condition: Array, hints: Array | None, size: tuple[int, int]) -> Array:
+    def encode(
+        self, condition: Array, hints: Array | None, size: tuple[int, int]
+    ) -> tuple[Array, Array]:
         """As Engine says."""
         with self._at_work():
             given = self._to_device(condition).contiguous(memory_format=torch.channels_last)
             shown = None if hints is None else self._to_device(hints)
-            return self.model.encoder(given, size=size, hints=shown).cpu().numpy()
+            cond, null_cond = encode_both(self.model.encoder, given, hints=shown, size=size)
+            return cond.cpu().numpy(), null_cond.cpu().numpy()
 
     def predict(self, x_t: Array, t: float, cond: Array) -> Array:
         """As Engine says."""
@@ -57,6 +61,16 @@ class TorchEngine:
             raise MemoryError from error
         finally:
             torch.set_num_threads(before)
+
+
+def encode_both(
+    encoder: ConditionEncoder, condition: Tensor, *, hints: Tensor | None, size: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """cond and null_cond, by one run of the backbone."""
+    features = encoder.features(condition)
+    none = condition.new_zeros(1, 1, 1, 1)
+    cond = encoder(condition, features=features, hints=hints, size=size)
+    return cond, encoder(condition, features=features, hints=hints, size=size, kept=none)
 
 
 def find_torch_device(name: str) -> torch.device:

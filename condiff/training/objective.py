@@ -47,8 +47,7 @@ def batch_error(
     )
     t, eps = t[share], eps[share]
     kept = torch.ones((total, 1, 1, 1), device=device)
-    kept = drop_condition(kept, prob=config.diffusion.cond_drop_prob, generator=generator)
-    condition = condition * kept[share]
+    kept = drop_condition(kept, prob=config.diffusion.cond_drop_prob, generator=generator)[share]
     hints = None
     if task.hint_channels:
         mask = draw_mask(
@@ -60,7 +59,7 @@ def batch_error(
         )
         hints = reveal(x_0, mask[share])
     error = squared_error(
-        lambda x_t, t: model(x_t, t, condition, features=batch["features"], hints=hints),
+        lambda x_t, t: model(x_t, t, condition, features=batch["features"], hints=hints, kept=kept),
         x_0,
         t,
         eps,

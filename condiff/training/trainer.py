@@ -273,6 +273,7 @@ class Trainer:
                     task=self.task,
                     diffusion=self.config.diffusion,
                     condition_size=self.config.condition_size,
+                    guidance_scale=self.config.guidance_scale,
                     dtype=torch.float16 if half else torch.float32,
                 )
             (folder / "config.yaml").write_text(to_yaml(self.config), "utf-8")

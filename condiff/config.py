@@ -160,6 +160,7 @@ class TrainConfig(Section):
     max_minutes: PositiveFloat | None = None
     sample_steps: PositiveInt = 500  # a checkpoint, the model and a grid of samples every so often
     guidance_scale: PositiveFloat = 1.0  # what the model is sampled with by default; 1: off
+    variety: Probability = 1.0  # likewise; below 1 broad areas follow chance less
     keep_checkpoints: PositiveInt = 2  # the newest, and the best beside them
     log_steps: PositiveInt = 10
     tracker: Literal["tensorboard", "wandb"] | None = None

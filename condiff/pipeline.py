@@ -21,7 +21,7 @@ from condiff.images.decoding import to_8_bits
 from condiff.images.photo import Photo, Picture, pixels_of, with_pixels
 from condiff.networks.engines import Engine, build_engine, choose_engine, find_device
 from condiff.networks.folder import ModelFolder, read_folder
-from condiff.sampling import SOLVERS, draw_noise, guide, sample
+from condiff.sampling import SOLVERS, calm, draw_noise, guide, sample
 
 STEPS = 4
 DEFAULT_STEPS = {"chroma": STEPS, "rgb": 25}
@@ -72,6 +72,10 @@ class Pipeline:
             return 1.0
         return self.loaded.guidance_scale if asked is None else asked
 
+    def find_variety(self, asked: float | None) -> float:
+        """The variety asked for, or the model folder's."""
+        return self.loaded.variety if asked is None else asked
+
     def __call__(
         self,
         image: Picture | Drawing | None = None,
@@ -82,6 +86,7 @@ class Pipeline:
         samples: int = 1,
         size: int | None = None,
         guidance_scale: float | None = None,
+        variety: float | None = None,
         hints: Hints = (),
         saturation: float = 1.0,
         temperature: float = 0.0,
@@ -94,7 +99,8 @@ class Pipeline:
         unconditional one takes nothing. `size` is the short side that the model sees (default: as
         it was trained): more detail, at a cost that grows with its square. `guidance_scale` above 1
         follows the lines more closely, or what a backbone knows of a photo's things: stronger
-        colours (1: off, half the time; None: as the model folder says).
+        colours (1: off, half the time). `variety` is how far answers may differ in broad areas,
+        from 0, what is likeliest, to 1. Where one is None, the model folder says it.
 
         A colorizer also takes `hints`, a list of `Hint` or a transparent image of strokes: their
         colours are kept and spread over the objects that they lie on. `saturation` multiplies
@@ -118,6 +124,7 @@ class Pipeline:
                 scheduler=scheduler,
                 seed=number,
                 guidance_scale=guidance_scale,
+                variety=variety,
                 wishes=wishes,
             )
             finished = self.finish(x_0, pixels, wishes=wishes)
@@ -140,6 +147,7 @@ class Pipeline:
         seed: int,
         size: int | None = None,
         guidance_scale: float | None = None,
+        variety: float | None = None,
         hints: Hints = (),
         saturation: float = 1.0,
         temperature: float = 0.0,
@@ -155,6 +163,7 @@ class Pipeline:
             scheduler=scheduler,
             seed=seed,
             guidance_scale=guidance_scale,
+            variety=variety,
             wishes=wishes,
         ):
             yield Image.fromarray(to_8_bits(self.finish(x_t, pixels, wishes=wishes)))
@@ -237,6 +246,7 @@ class Pipeline:
         scheduler: str = SCHEDULER,
         seed: int,
         guidance_scale: float | None = None,
+        variety: float | None = None,
         wishes: Wishes = NOTHING,
     ) -> Iterator[np.ndarray]:
         """x_T, then x_t after every step (h,w,C), for a condition (H,W,N), h = H/cell.
@@ -254,6 +264,7 @@ class Pipeline:
         size = (padded.shape[0] // self.cell, padded.shape[1] // self.cell)
         hints = wishes.encode_hints(condition, cell=self.cell, scale=task.scale, size=size)
         noise = draw_noise(seed, (1, task.out_channels, *size))
+        noise = calm(noise, variety=self.find_variety(variety))
         scale = self.find_guidance_scale(guidance_scale)
         cond, null_cond = engine.encode(given, hints, size)
 

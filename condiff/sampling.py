@@ -19,6 +19,7 @@ Predict = Callable[[Array, float], Array]  # (x_t, t) -> model output
 PredictX0 = Callable[[Array, int, np.float32], Array]  # (x_t, t, alpha_bar) -> x_0
 Solver = Callable[[PredictX0, Array, Array, int], Iterator[Array]]
 
+BROAD = 8  # cells on a side of what counts as a broad area
 BETA_START, BETA_END, MAX_BETA = 1e-4, 0.02, 0.999
 
 
@@ -31,6 +32,27 @@ def draw_noise(seed: int, shape: tuple[int, ...]) -> Array:
         raise ConfigError(f"A seed is 0 or more, not {seed}.")
     bits = np.random.MT19937(np.random.SeedSequence(seed))
     return np.random.RandomState(bits).standard_normal(shape).astype(np.float32)
+
+
+def calm(noise: Array, *, variety: float) -> Array:
+    """x_T (B,C,h,w) with the means of blocks of BROAD cells multiplied by `variety`.
+
+    Chance in broad areas decides the cast of whole objects. At 1 x_t is drawn as in training, and
+    answers differ as far as the model leaves open; at 0 broad areas get the colours it finds
+    likeliest, and only smaller things depend on the seed.
+    """
+    if variety == 1:
+        return noise
+    rows, columns = (max(1, round(side / BROAD)) for side in noise.shape[-2:])
+    at = [
+        np.arange(side) * n // side
+        for side, n in zip(noise.shape[-2:], (rows, columns), strict=True)
+    ]
+    blocks = at[0][:, None] * columns + at[1]
+    sums = np.array([[np.bincount(blocks.ravel(), c.ravel()) for c in image] for image in noise])
+    means = sums / np.bincount(blocks.ravel())
+    broad = means[..., blocks]
+    return (noise - (1 - variety) * broad).astype(np.float32)
 
 
 def compute_alphas_bar(config: DiffusionConfig) -> Array:

@@ -7,7 +7,15 @@ import torch
 from condiff.config import DiffusionConfig
 from condiff.diffusion import build_scheduler, denoise
 from condiff.errors import ConfigError
-from condiff.sampling import SOLVERS, compute_alphas_bar, draw_noise, sample, space_timesteps
+from condiff.sampling import (
+    BROAD,
+    SOLVERS,
+    calm,
+    compute_alphas_bar,
+    draw_noise,
+    sample,
+    space_timesteps,
+)
 
 PROCESSES = {
     "default": {},
@@ -68,3 +76,19 @@ def test_noise_is_normal_differs_by_seed_and_is_this_for_good():
 
 
 FROZEN = np.array([0.983802318572998, -1.4327963590621948], np.float32)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (24, 40), (5, 9), (16, 8)])
+def test_calm_noise_has_no_broad_areas_left(size):
+    noise = draw_noise(3, (1, 2, *size))
+    still = calm(noise, variety=0)
+    rows, columns = (max(1, round(side / BROAD)) for side in size)
+    for row in range(rows):
+        for column in range(columns):
+            ys = [y for y in range(size[0]) if y * rows // size[0] == row]
+            xs = [x for x in range(size[1]) if x * columns // size[1] == column]
+            block = still[:, :, ys][..., xs]
+            assert np.abs(block.mean((2, 3))).max() < 1e-6
+    half = calm(noise, variety=0.5)
+    assert np.allclose(half, (noise + still) / 2, atol=1e-6)
+    assert calm(noise, variety=1) is noise

@@ -54,6 +54,7 @@ def colorize(
     seed: options.Seed = None,
     samples: options.Samples = 1,
     guidance_scale: options.GuidanceScale = None,
+    variety: options.Variety = None,
     hint: Annotated[
         list[str] | None,
         typer.Option(
@@ -141,6 +142,7 @@ def colorize(
     seen = pipeline.loaded.condition_size if size is None else size
     settings: dict[str, object] = {"steps": steps, "scheduler": scheduler, "size": seen}
     settings["guidance_scale"] = pipeline.find_guidance_scale(guidance_scale)
+    settings["variety"] = pipeline.find_variety(variety)
     results = pipeline(
         photo,
         steps=steps,
@@ -149,6 +151,7 @@ def colorize(
         samples=samples,
         size=size,
         guidance_scale=guidance_scale,
+        variety=variety,
         hints=given,
         saturation=saturation,
         temperature=temperature,
@@ -163,6 +166,7 @@ def colorize(
             seed=int(results[0].info["seed"]),
             size=size,
             guidance_scale=guidance_scale,
+            variety=variety,
             hints=given,
             saturation=saturation,
             temperature=temperature,

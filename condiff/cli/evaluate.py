@@ -38,6 +38,7 @@ def evaluate(
         ),
     ] = "sketch",
     guidance_scale: options.GuidanceScale = None,
+    variety: options.Variety = None,
     steps: Annotated[
         int | None,
         typer.Option(min=1, max=1000, help="Denoising steps (default: as colorize and render)."),
@@ -113,6 +114,7 @@ def evaluate(
                     samples=samples,
                     seed=seed + index * samples,
                     guidance_scale=guidance_scale,
+                    variety=variety,
                 )
                 return [np.asarray(picture) for picture in pictures]
 
@@ -135,6 +137,7 @@ def evaluate(
                 samples=samples,
                 seed=seed + index * samples,
                 guidance_scale=guidance_scale,
+                variety=variety,
             )
             return [np.asarray(picture) for picture in pictures]
 

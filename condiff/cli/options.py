@@ -29,6 +29,15 @@ GuidanceScale = Annotated[
         "and twice as fast (default: as the model says).",
     ),
 ]
+Variety = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        max=1,
+        help="How far answers may differ in broad areas: 0 is what is likeliest there, 1 all that "
+        "may be (default: as the model says).",
+    ),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Engine = Annotated[
     str,

@@ -61,6 +61,7 @@ def render(
     samples: options.Samples = 1,
     seed: options.Seed = None,
     guidance_scale: options.GuidanceScale = None,
+    variety: options.Variety = None,
     steps: options.Steps = DEFAULT_STEPS,
     scheduler: options.Scheduler = DEFAULT_SCHEDULER,
     size: Annotated[
@@ -162,6 +163,7 @@ def render(
         "scheduler": scheduler,
         "size": None if enlarged or size is None else size * pipeline.cell,
         "guidance_scale": (guidance := pipeline.find_guidance_scale(guidance_scale)),
+        "variety": pipeline.find_variety(variety),
     }
     seed = secrets.randbits(31) if seed is None else seed
 

@@ -43,6 +43,7 @@ def save_model(
     dtype: torch.dtype,
     condition_size: int = 256,
     guidance_scale: float = 1.0,
+    variety: float = 1.0,
 ) -> None:
     """Write the folder beside its place, then move it there: it is whole or absent.
 
@@ -64,6 +65,7 @@ def save_model(
         "task": task.name,
         "condition_size": condition_size,
         "guidance_scale": guidance_scale,
+        "variety": variety,
         "diffusion": diffusion.model_dump(mode="json"),
         "encoder": ["condiff.networks.encoder", "ConditionEncoder"],
         "scheduler": ["diffusers", "DDPMScheduler"],

@@ -33,6 +33,7 @@ class ModelFolder:
     has_backbone: bool
     hint_channels: int = 0
     guidance_scale: float = 1.0  # of sampling, where none is asked for; 1: off
+    variety: float = 1.0  # of sampling, where none is asked for; 1: all there is
 
     @property
     def cell(self) -> int:
@@ -87,6 +88,7 @@ def read_folder(name: str | Path) -> ModelFolder:
             diffusion=DiffusionConfig(**{k: v for k, v in process.items() if k in known}),
             condition_size=int(index.get("condition_size", 256)),
             guidance_scale=float(index.get("guidance_scale", 1.0)),
+            variety=float(index.get("variety", 1.0)),
             **read_sizes(unet, encoder),
         )
     except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:

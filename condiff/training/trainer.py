@@ -274,6 +274,7 @@ class Trainer:
                     diffusion=self.config.diffusion,
                     condition_size=self.config.condition_size,
                     guidance_scale=self.config.guidance_scale,
+                    variety=self.config.variety,
                     dtype=torch.float16 if half else torch.float32,
                 )
             (folder / "config.yaml").write_text(to_yaml(self.config), "utf-8")

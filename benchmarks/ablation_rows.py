@@ -62,16 +62,9 @@ ROWS = {
 }
 # Other averages of the reference's weights, by their decay; the rows are of its very run.
 AVERAGES = {"no average": None, "EMA 0.9": 0.9}
-QUESTIONS = {
-    "backbone": "Pretrained features",
-    "tuned": "Frozen or fine-tuned",
-    "objective": "What is predicted",
-    "scale": "Chroma scale, schedule, timesteps",
-    "space": "Colour space",
-    "shape": "Shape of the U-Net, equal processor time",
-    "lightness": "What the backbone sees",
-    "average": "Average of the weights",
-}
+QUESTIONS = (  # in the order of docs/ablations.md
+    "backbone", "tuned", "lightness", "objective", "scale", "space", "shape", "average",
+)  # fmt: skip
 
 
 def config_of(row: Row, overrides: Sequence[str] = (), *, seed: int = 0) -> TrainConfig:

@@ -12,6 +12,7 @@ sees a photo once, and its features serve all rows. What is done already is not 
 
 import argparse
 import json
+import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -77,8 +78,7 @@ def run_row(
         if average:
             average.copy_to(parameters)
         pictures = judge.colour(trainer.model, config, space=row.space, scale=scale)
-        question = row.question if label == name else "average"
-        lines.append({"row": label, "question": question, **told, **judge.figures(pictures)})
+        lines.append({"row": label, **told, **judge.figures(pictures)})
     return lines
 
 
@@ -138,15 +138,38 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def table(args: argparse.Namespace) -> None:
-    """The tables of all that is done."""
-    runs = read_lines(args.output / "runs.jsonl")
-    for question, title in QUESTIONS.items():
-        names = list(dict.fromkeys(r["row"] for r in runs if r["question"] == question))
+    """The tables of all that is done, on the terminal or in their places in a Markdown file."""
+    tables = make_tables(args.output)
+    if args.into is None:
+        for question, text in tables.items():
+            print(f"\n## {question}\n\n{text}")
+        return
+    page = args.into.read_text("utf-8")
+    for question, text in tables.items():
+        place = re.compile(rf"(<!-- {question} -->\n).*?(\n<!-- end -->)", re.DOTALL)
+        page = place.sub(lambda found, text=text: found[1] + text + found[2], page)
+    args.into.write_text(page, "utf-8")
+
+
+def make_tables(work: Path) -> dict[str, str]:
+    """A Markdown table for each question that has an answer; the grid of solvers is `sampling`."""
+    runs, grid = read_lines(work / "runs.jsonl"), read_lines(work / "sampling.jsonl")
+    tables = {}
+    for question in QUESTIONS:
+        names = [name for name in _names(runs) if _question(name) == question]
         if names:
-            print(f"\n## {title}\n\n{markdown(runs, [REFERENCE, *names])}")
-    if grid := read_lines(args.output / "sampling.jsonl"):
-        names = list(dict.fromkeys(line["row"] for line in grid))
-        print(f"\n## Steps and solvers\n\n{markdown(grid, names, cost=SECONDS)}")
+            tables[question] = markdown(runs, [REFERENCE, *names])
+    if grid:
+        tables["sampling"] = markdown(grid, _names(grid), cost=SECONDS)
+    return tables
+
+
+def _names(lines: list[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(line["row"] for line in lines))
+
+
+def _question(name: str) -> str:
+    return "average" if name in AVERAGES else ROWS[name].question
 
 
 def markdown(
@@ -193,6 +216,8 @@ def main() -> None:
             command.add_argument("--limit", type=int, default=150, help="of so many of them")
         if name == "sample":
             command.add_argument("--model", default="colorize")
+        if name == "table":
+            command.add_argument("--into", type=Path, help="a file with <!-- QUESTION --> marks")
         command.add_argument("-o", "--output", type=Path, default=Path("ablations"))
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)

@@ -52,7 +52,7 @@ def test_every_row_is_a_configuration_unlike_the_reference(name):
     same = config == rows.config_of(reference, seed=1)
     beside = (row.space, row.scale, row.tuned) != ("Lab", 50.0, False)
     assert same == (beside or name == "reference")
-    assert row.question in {*rows.QUESTIONS, "reference"}
+    assert row.question in (*rows.QUESTIONS, "reference")
 
 
 @pytest.mark.parametrize("name", SPACES)
@@ -123,7 +123,7 @@ def test_the_judge_knows_the_truth(squares):
     }  # fmt: skip
 
 
-def test_a_tiny_run_goes_on_where_it_was(squares, tmp_path, capsys):
+def test_a_tiny_run_goes_on_where_it_was(squares, tmp_path):
     args = argparse.Namespace(
         photos=squares, val=squares, limit=3, output=tmp_path, set=TINY,
         rows=["reference", "OKLab", "two layers"],
@@ -145,9 +145,20 @@ def test_a_tiny_run_goes_on_where_it_was(squares, tmp_path, capsys):
     without = [{k: v for k, v in line.items() if k != "seconds"} for line in (lines[-1], again[-1])]
     assert len(again) == len(lines) and without[0] == without[1]
 
-    capsys.readouterr()
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- space -->\nold\n<!-- end -->\nafter\n", "utf-8")
+    args.into = page
     ablations.table(args)
-    assert capsys.readouterr().out.count("| reference |") == 3  # in each question
+    head, *_, reference, oklab, end, after = page.read_text("utf-8").splitlines()
+    assert (head, end, after) == ("before", "<!-- end -->", "after")
+    assert reference.startswith("| reference |") and oklab.startswith("| OKLab |")
+
+
+def test_the_page_has_a_place_for_every_table():
+    page = (Path(__file__).parents[1] / "docs" / "ablations.md").read_text("utf-8")
+    for question in (*rows.QUESTIONS, "sampling"):
+        assert page.count(f"<!-- {question} -->\n") == 1, question
+    assert page.count("\n<!-- end -->") == len(rows.QUESTIONS) + 1
 
 
 def test_seeds_meet_in_a_table():

@@ -38,6 +38,10 @@ ROWS = {
     REFERENCE: Row("reference"),
     "no backbone": Row("backbone", ("model.backbone_variant=null",)),
     "epsilon": Row("objective", (*BLIND, "diffusion.prediction_type=epsilon")),
+    "epsilon, linear": Row(
+        "objective",
+        (*BLIND, "diffusion.prediction_type=epsilon", "diffusion.beta_schedule=linear"),
+    ),
     "epsilon, min-SNR": Row(
         "objective",
         (*BLIND, "diffusion.prediction_type=epsilon", "diffusion.loss_weighting=min_snr"),

@@ -122,7 +122,7 @@ def batch(photos: Path, out: Path, model: str, workers: int) -> dict[str, float]
     transform = build_transform(
         pipeline, steps=STEPS, scheduler=SCHEDULER, size=None, provenance=None
     )
-    transform(read_photo(list_images(photos)[0]), 0)
+    transform(read_photo(list_images(photos)[0]), 0, None)
     started, busy = time.perf_counter(), time.process_time()
     with open_journal(out, {"seed": 1}) as journal:
         for result in run(mirror.plan(photos, out), journal, transform, seed=1, workers=workers):

@@ -15,7 +15,7 @@ from PIL import Image
 from condiff import pipeline
 from condiff.batches.transform import build_transform
 from condiff.cli import main
-from condiff.cli.batch import shown
+from condiff.cli.batch_report import shown
 from condiff.errors import ImageError
 from condiff.images.photo import Photo
 
@@ -169,9 +169,9 @@ def test_a_grey_result_is_a_failure_but_a_blank_page_is_none(tiny_folder):
     grey = build_transform(tiny, **how)
     # v = 0 at zero terminal SNR is x_0 = 0: no colour at all
     with pytest.raises(ImageError, match="no colour"):
-        grey(Photo.from_image(make_photo(40, 40)), 1)
+        grey(Photo.from_image(make_photo(40, 40)), 1, None)
     page = Photo.from_image(Image.new("RGB", (40, 40), "white"))
-    assert (grey(page, 1).pixels == page.pixels).all()
+    assert (grey(page, 1, None).pixels == page.pixels).all()
 
 
 def start(photos: Path, out: Path, model: Path) -> "subprocess.Popen[str]":

@@ -2,13 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from condiff.batches.attempt import HintPicture, Transform
+from condiff.colors.wishes import note_wishes
 from condiff.errors import ImageError, ModelError
 from condiff.images.photo import Photo, Pixels
 from condiff.images.provenance import add_provenance
@@ -18,21 +19,65 @@ from condiff.pipeline import Pipeline
 DARK, BRIGHT = 16 / 255, 239 / 255  # between them sRGB has room for colour
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """All that a transform depends on but its model; None: as `build_transform` has it."""
+
+    model: str
+    device: str
+    steps: int
+    scheduler: str
+    size: int | None
+    saturation: float
+    temperature: float
+    provenance: bool
+    quality: int | None
+    max_pixels: int
+
+    def build(self, pipeline: Pipeline) -> Transform:
+        """The transform, of a pipeline on `device`."""
+        return build_transform(
+            pipeline,
+            steps=self.steps,
+            scheduler=self.scheduler,
+            size=self.size,
+            saturation=self.saturation,
+            temperature=self.temperature,
+            provenance=self.model if self.provenance else None,
+        )
+
+
 def build_transform(
-    pipeline: Pipeline, *, steps: int, scheduler: str, size: int | None, provenance: str | None
-) -> Callable[[Photo, int], Photo]:
-    """(photo, seed) -> result, on one processor thread: another number of them rounds otherwise.
+    pipeline: Pipeline,
+    *,
+    steps: int,
+    scheduler: str,
+    size: int | None,
+    provenance: str | None,
+    saturation: float = 1.0,
+    temperature: float = 0.0,
+) -> Transform:
+    """(photo, seed, hints) -> result, on one processor thread: another number rounds otherwise.
 
     `provenance` is the model's name in the note that results carry; None: no note. Raises
     MemoryError where torch has its own error for that, on any device.
     """
     size = pipeline.loaded.condition_size if size is None else size
-    settings = {"steps": steps, "scheduler": scheduler, "size": size}
+    settings: dict[str, object] = {"steps": steps, "scheduler": scheduler, "size": size}
 
-    def transform(photo: Photo, seed: int) -> Photo:
+    def transform(photo: Photo, seed: int, hints: HintPicture | None) -> Photo:
         torch.set_num_threads(1)  # of the calling thread, for each has its own number
         try:
-            (result,) = pipeline(photo, steps=steps, scheduler=scheduler, size=size, seed=seed)
+            (result,) = pipeline(
+                photo,
+                steps=steps,
+                scheduler=scheduler,
+                size=size,
+                seed=seed,
+                hints=hints.image if hints else (),
+                saturation=saturation,
+                temperature=temperature,
+            )
         except RuntimeError as error:
             on_gpu = isinstance(error, torch.OutOfMemoryError)
             if not on_gpu and "not enough memory" not in str(error):
@@ -40,11 +85,18 @@ def build_transform(
             if on_gpu:
                 torch.cuda.empty_cache()
             raise MemoryError from error
-        if is_grey(result.pixels) and not is_blank(photo.pixels):
+        if saturation and is_grey(result.pixels) and not is_blank(photo.pixels):
             raise ImageError("the model gave it no colour; try another --size")
         if provenance is None:
             return result
-        told = add_provenance(result.metadata, model=provenance, seed=seed, settings=settings)
+        noted = note_wishes(
+            strokes=hints.digest if hints else None,
+            saturation=saturation,
+            temperature=temperature,
+        )
+        told = add_provenance(
+            result.metadata, model=provenance, seed=seed, settings=settings | noted
+        )
         return replace(result, metadata=told)
 
     return transform

@@ -96,7 +96,7 @@ def run_on_ray(
                     job = mine[entry.name]
                     if isinstance(job.source, Blob):  # the worker saw a copy of its own
                         entry = replace(entry, mtime_ns=job.source.stat().st_mtime_ns)
-                    journal.write(entry)
+                    knowledge.note(job, entry)
                     journal.release(hash_name(mine.pop(job.name).name))
                     yield Result(job, entry.seed, entry.outcome, entry.reason)
             finally:
@@ -156,7 +156,7 @@ class _Pool:
         blocks = len(rows) if alone else min(len(rows), MAX_BLOCKS)
         workers = 1 if alone else min(self.workers, len(rows))
         with warnings.catch_warnings():
-            # Ray 2.64 is to have other names for the last two; pyproject.toml keeps to those before.
+            # Ray 2.64 is to rename the last two: pyproject.toml keeps to the versions before.
             warnings.simplefilter("ignore", RayDeprecationWarning)
             answers = ray.data.from_items(rows, override_num_blocks=blocks).map_batches(
                 Worker,

@@ -39,6 +39,7 @@ class Entry:
     mtime_ns: int
     digest: str  # of the photo's bytes; empty where they could not be read
     hints: str = ""  # digest of the picture of hints; empty where there was none
+    stale: bool = False  # failed, and a result of other hints still has the name
 
 
 class Journal:

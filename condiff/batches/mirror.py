@@ -45,6 +45,7 @@ class Plan:
     jobs: tuple[Job, ...]
     faults: tuple[Fault, ...]
     num_others: int  # files that are no photos by their suffix
+    idle_hints: tuple[str, ...] = ()  # pictures of strokes that belong to no photo there
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def plan(
     check_targets(jobs, out)
     ours = tuple(job for job in jobs if choice.is_ours(job.name))
     faults = sorted((f for f in faults if choice.is_ours(f.name)), key=lambda f: f.name)
-    return Plan(source, out, ours, tuple(faults), num_others)
+    return Plan(source, out, ours, tuple(faults), num_others, _idle_hints(hints, jobs))
 
 
 def file_seed(seed: int, name: str) -> int:
@@ -174,6 +175,14 @@ def _locate(folder: Path | Folder) -> PurePosixPath | Path:
 def _find_hints(folder: Path | None, name: str) -> Path | None:
     path = folder and (folder / name).with_suffix(".png")
     return path if path and path.is_file() else None
+
+
+def _idle_hints(folder: Path | None, jobs: Sequence[Job]) -> tuple[str, ...]:
+    if folder is None:
+        return ()
+    used = {job.hints for job in jobs}
+    idle = (path for path in folder.rglob("*.png") if path not in used)
+    return tuple(sorted(path.relative_to(folder).as_posix() for path in idle))
 
 
 def _rename(name: str, suffix: str | None) -> Path:

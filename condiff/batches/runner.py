@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from condiff.batches.attempt import NO_MEMORY, Read, Transform, attempt, digest_of
@@ -127,10 +127,20 @@ class Knowledge:
     def look_up(self, job: Job) -> Result | None:
         """The result if nothing is to be done."""
         entry = self.journal.entries.get(job.name)
-        if entry in self.to_retry:
+        if entry is not None and entry in self.to_retry:
+            if entry.stale:
+                return None
             entry = None
         known = _judge(job, entry, replace=self.journal.replace)
         return Result(job, file_seed(self.seed, job.name), *known) if known else None
+
+    def note(self, job: Job, entry: Entry) -> None:
+        """Write what became of a photo, and whether an older result of it is left."""
+        before = self.journal.entries.get(job.name)
+        left = before is not None and (before.outcome == "done" or before.stale)
+        if entry.outcome == "failed" and left and job.target.is_file():
+            entry = replace(entry, stale=True)
+        self.journal.write(entry)
 
 
 class _Stopped(Exception):
@@ -204,7 +214,7 @@ class _Batch:
             )
             if entry.reason == NO_MEMORY and not alone:
                 return "no memory"
-            self.journal.write(entry)
+            self.knowledge.note(job, entry)
             return Result(job, entry.seed, entry.outcome, entry.reason)
         except _Stopped:
             return "stopped"
@@ -216,7 +226,7 @@ def _judge(
     job: Job, entry: Entry | None, *, replace: bool
 ) -> tuple[Literal["skipped", "failed"], str] | None:
     """What is known without work: None if the photo is to be made."""
-    there = job.target.is_file()
+    there = job.target.is_file() and not (entry is not None and entry.stale)
     if there and not replace and (entry is None or entry.outcome == "failed"):
         return "skipped", "its target is there"
     if entry is None or (entry.outcome == "done" and not there):

@@ -70,7 +70,8 @@ def colorize(
     pick: Annotated[
         str | None,
         typer.Option(
-            help="Write one of the samples: median, nearest to the mean of all, or colorful."
+            help="Write one of the samples: median, nearest to the mean of all, or colorful; best "
+            "is the rule that measured best, median."
         ),
     ] = None,
     sheet: Annotated[

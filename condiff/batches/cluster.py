@@ -32,8 +32,8 @@ from condiff.images.files import read_photo
 OBJECT_STORE = 256 * 2**20  # bytes, of a Ray that is started here: photos never pass through it
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
 MAX_BLOCKS = 1000  # of photos that are handed out together: Ray's driver tells by blocks
-DEATHS = 2  # of its worker that a photo may cause
-LOST = "its worker ended without an answer, twice; Ray's logs tell why (a lack of memory, often)"
+DEATHS = 2  # of its worker that a photo may cause among the others, and as many alone
+LOST = "its worker ended without an answer, and again when it was alone; Ray's logs tell why (a lack of memory, often)"
 
 
 Place = Path | tuple[str, str]  # on a disk that driver and workers share, or (URL, name below)
@@ -293,7 +293,7 @@ def _connect(address: str | None, workers: int | None) -> Iterator[None]:
         raise ConfigError(f"Ray cannot be started or reached {where}: {error}.") from error
     try:
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray has taken it
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what fails is told here
         context = ray.data.DataContext.get_current()
         context.max_errored_blocks = -1  # told by `_make`: a photo that kills costs only itself
         context.enable_progress_bars = False

@@ -2,11 +2,12 @@
 
     python benchmarks/batch.py --count 200 --megapixels 2 --workers 2
 
-Four ways with the same photos and the same model, each in a process of its own, in turns, the
+Several ways with the same photos and the same model, each in a process of its own, in turns, the
 loading of the model left out: one by one with one thread in the network, one by one with a thread
-a core, the batch with one worker and with several. Best of the rounds: disturbances only add.
-Seconds of processors are disturbed less than those on the clock. Then the batch with a quarter, a
-half and all of the photos: seconds a photo and peak memory.
+a core, the batch with one worker and with several; and `condiff colorize` called anew for some of
+the photos, where loading counts. Best of the rounds: disturbances only add. Seconds of processors
+are disturbed less than those on the clock. Then the batch with an eighth, a quarter, a half and all
+of the photos: seconds a photo and peak memory.
 """
 
 import argparse
@@ -34,6 +35,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--model", default="colorize")
+    parser.add_argument("--cold", type=int, default=6, help="photos that a command each is for")
+    parser.add_argument("--brief", action="store_true", help="leave out the ways between")
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--photos", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -47,6 +50,7 @@ def main() -> None:
         photos = make_photos(Path(folder), arguments.count, arguments.megapixels)
         print_ratios(photos, arguments)
         print_growth(Path(folder), arguments)
+    print("load:", " ".join(f"{load:.1f}" for load in os.getloadavg()))
 
 
 def print_ratios(photos: Path, arguments: argparse.Namespace) -> None:
@@ -57,6 +61,8 @@ def print_ratios(photos: Path, arguments: argparse.Namespace) -> None:
         "batch, 1 worker": ("batch", 1),
         f"batch, {arguments.workers} workers": ("batch", arguments.workers),
     }
+    if arguments.brief:
+        ways = {name: way for name, way in ways.items() if name in (list(ways)[0], list(ways)[-1])}
     told = {name: [] for name in ways}
     for _ in range(arguments.rounds):
         for name, way in ways.items():
@@ -65,8 +71,24 @@ def print_ratios(photos: Path, arguments: argparse.Namespace) -> None:
         name: arguments.count / min(t["seconds"] for t in rounds) for name, rounds in told.items()
     }
     first = next(iter(speed.values()))
+    started = time.perf_counter()
+    some = sorted(photos.iterdir())[: arguments.cold]
+    for path in some:
+        command = [
+            sys.executable,
+            "-m",
+            "condiff",
+            "colorize",
+            path,
+            "-o",
+            photos.parent / "one.jpg",
+        ]
+        command += ["-f", "-q", "--seed", "1", "--device", "cpu", "-m", arguments.model]
+        subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL)
+    cold = len(some) / (time.perf_counter() - started)
     print(f"{arguments.count} photos of {arguments.megapixels:g} MP")
     print("|  | photos/s | ratio | processor s a photo | peak RSS, MB |\n|---|---|---|---|---|")
+    print(f"| a command each ({len(some)}) | {cold:.2f} | {cold / first:.2f} | | |")
     for name, rounds in told.items():
         rss = max(t["rss"] for t in rounds)
         busy = min(t["busy"] for t in rounds) / arguments.count
@@ -77,7 +99,7 @@ def print_ratios(photos: Path, arguments: argparse.Namespace) -> None:
 def print_growth(folder: Path, arguments: argparse.Namespace) -> None:
     """Seconds a photo and peak memory by the number of photos."""
     print("| photos | s a photo | processor s a photo | peak RSS, MB |\n|---|---|---|---|")
-    for count in (arguments.count // 4, arguments.count // 2, arguments.count):
+    for count in (arguments.count // n for n in (8, 4, 2, 1)):
         photos = make_photos(folder / str(count), count, arguments.megapixels)
         told = measure(photos, arguments.model, ("batch", arguments.workers))
         each = f"{told['seconds'] / count:.3f} | {told['busy'] / count:.3f}"
@@ -122,7 +144,7 @@ def batch(photos: Path, out: Path, model: str, workers: int) -> dict[str, float]
     transform = build_transform(
         pipeline, steps=STEPS, scheduler=SCHEDULER, size=None, provenance=None
     )
-    transform(read_photo(list_images(photos)[0]), 0)
+    transform(read_photo(list_images(photos)[0]), 0, None)
     started, busy = time.perf_counter(), time.process_time()
     with open_journal(out, {"seed": 1}) as journal:
         for result in run(mirror.plan(photos, out), journal, transform, seed=1, workers=workers):

@@ -167,7 +167,7 @@ def test_failures_stay_until_retried_or_mended(tmp_path):
     out = tmp_path / "out"
     (photos / "cut.png").write_bytes(b"\x89PNG no more")
 
-    def refuses_one(image, seed):
+    def refuses_one(image, seed, hints):
         if seed == file_seed(5, "box 0/0/000.png"):
             raise ImageError("no luck today")
         return tint(image, seed)
@@ -187,7 +187,7 @@ def test_failures_stay_until_retried_or_mended(tmp_path):
 def test_without_memory_a_photo_is_tried_again_alone(photos, undisturbed, tmp_path):
     running, most = [], []
 
-    def greedy(image, seed):
+    def greedy(image, seed, hints):
         running.append(seed)
         time.sleep(0.002)
         try:
@@ -202,7 +202,7 @@ def test_without_memory_a_photo_is_tried_again_alone(photos, undisturbed, tmp_pa
     assert max(most) > 1
     assert files_of(tmp_path) == undisturbed
 
-    def never(image, seed):
+    def never(image, seed, hints):
         raise MemoryError
 
     results = go(photos, tmp_path / "none", transform=never, workers=2)

@@ -15,7 +15,7 @@ from PIL import Image
 from condiff import pipeline
 from condiff.batches.transform import build_transform
 from condiff.cli import main
-from condiff.cli.batch import shown
+from condiff.cli.batch_report import shown
 from condiff.errors import ImageError
 from condiff.images.photo import Photo
 
@@ -98,6 +98,43 @@ def test_colorize_with_the_seed_told_gives_the_same_bytes(run, photos, tmp_path)
         assert one.read_bytes() == Path(line["target"]).read_bytes()
 
 
+def test_wishes_and_hints_give_the_bytes_of_colorize_and_new_hints_make_anew(run, photos, tmp_path):
+    out, hints = tmp_path / "out", tmp_path / "hints"
+    strokes = Image.new("RGBA", (50, 40))
+    strokes.paste((200, 40, 30, 255), (10, 10, 20, 20))
+    (hints / "sub").mkdir(parents=True)
+    strokes.save(hints / "sub" / "c.png")
+    strokes.save(hints / "nobody.png")
+    wishes = ["--saturation", 1.3, "--temperature", 20]
+    how = [photos, out, "--hints", hints, *wishes, "--json"]
+    code, stdout, stderr = run(*how, "--seed", 3)
+    assert (code, "nobody.png" in stderr) == (0, True)
+    for name, line in told_of(stdout)[0].items():
+        one = tmp_path / Path(name).name
+        given = ["--hints", hints / "sub" / "c.png"] if name == "sub/c.webp" else []
+        arguments = [photos / name, "-o", one, "--seed", line["seed"], *wishes, *given]
+        assert run(*arguments, command="colorize")[0] == 0
+        assert one.read_bytes() == Path(line["target"]).read_bytes()
+    assert told_of(run(*how)[1])[1] == {"done": 0, "skipped": 3, "failed": 0, "seed": 3}
+    before = files_of(out)
+    strokes.paste((30, 200, 30, 255), (30, 10, 40, 20))
+    strokes.save(hints / "sub" / "c.png")
+    strokes.save(hints / "a.png")
+    assert told_of(run(*how)[1])[1] == {"done": 2, "skipped": 1, "failed": 0, "seed": 3}
+    after = files_of(out)
+    assert {name for name in after if after[name] != before[name]} == {"a.jpg", "sub/c.webp"}
+    (hints / "a.png").write_text("no picture")
+    told, last = told_of(run(*how)[1])
+    assert (last["failed"], str(hints / "a.png") in told["a.jpg"]["reason"]) == (1, True)
+    assert told_of(run(*how)[1])[1]["failed"] == 1  # and not skipped for the result of before
+    assert told_of(run(*how, "--retry-failed")[1])[1]["failed"] == 1
+    (hints / "a.png").unlink()
+    assert told_of(run(*how)[1])[1]["failed"] == 0
+    assert files_of(out)["a.jpg"] == before["a.jpg"]
+    assert run(photos, out, "--saturation", 2)[0] == 1  # begun with another
+    assert run(photos, out, "--hints", tmp_path / "none")[0] == 1
+
+
 def test_the_bytes_of_any_worker_count_and_split(run, tmp_path):
     photos = make_photos(tmp_path / "in", 6)
     one, many, split = (tmp_path / name for name in ("one", "many", "split"))
@@ -169,9 +206,9 @@ def test_a_grey_result_is_a_failure_but_a_blank_page_is_none(tiny_folder):
     grey = build_transform(tiny, **how)
     # v = 0 at zero terminal SNR is x_0 = 0: no colour at all
     with pytest.raises(ImageError, match="no colour"):
-        grey(Photo.from_image(make_photo(40, 40)), 1)
+        grey(Photo.from_image(make_photo(40, 40)), 1, None)
     page = Photo.from_image(Image.new("RGB", (40, 40), "white"))
-    assert (grey(page, 1).pixels == page.pixels).all()
+    assert (grey(page, 1, None).pixels == page.pixels).all()
 
 
 def start(photos: Path, out: Path, model: Path) -> "subprocess.Popen[str]":

@@ -99,6 +99,8 @@ def test_the_median_is_written_alone(run, grey, tmp_path):
     assert (code, out) == (0, f"{tmp_path / 'grey.color.png'}\n")
     chosen = paths[find_median(answers)]
     assert (tmp_path / "grey.color.png").read_bytes() == chosen.read_bytes()
+    assert run(grey, "--samples", 3, "--pick", "best", "--force")[0] == 0
+    assert (tmp_path / "grey.color.png").read_bytes() == chosen.read_bytes()
 
 
 def test_one_answer_has_no_spread_and_no_median(run, grey, tmp_path):
@@ -106,7 +108,7 @@ def test_one_answer_has_no_spread_and_no_median(run, grey, tmp_path):
         code, _, err = run(grey, *wrong)
         assert code == 2
         assert "--samples 5" in err
-    assert run(grey, "--samples", 3, "--pick", "best")[0] == 2
+    assert run(grey, "--samples", 3, "--pick", "worst")[0] == 2
     assert list(tmp_path.iterdir()) == [grey]
 
 

@@ -17,7 +17,7 @@ from condiff.images.photo import Photo
 SETTINGS = {"task": "tint", "seed": 5}
 
 
-def tint(photo: Photo, seed: int) -> Photo:
+def tint(photo: Photo, seed: int, hints: object = None) -> Photo:
     """A function of (photo, seed)."""
     shift = np.random.default_rng(seed).integers(0, 256, 3)
     return replace(photo, pixels=((photo.pixels.astype(int) + shift) % 256).astype(np.uint8))

@@ -2,7 +2,8 @@
 
     python tests/torture.py FOLDER
 
-Every mode, format and orientation, broken and hostile files, odd names, links and depth.
+Every mode, format, profile and orientation, 16 bits, pages, broken and hostile files, odd names,
+links and depth.
 """
 
 import os
@@ -12,8 +13,9 @@ import zlib
 from io import BytesIO
 from pathlib import Path
 
+import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageCms
 
 MODES = {
     "1": "png", "L": "jpg", "LA": "png", "P": "png", "PA": "png", "RGB": "jpg", "RGBA": "png",
@@ -30,6 +32,7 @@ NAMES = (
     "$HOME",
     "*?[a]",
     "日本",
+    "x" * 240,
 )
 DEPTH = 20
 
@@ -53,6 +56,15 @@ def make_torture(folder: Path) -> dict[str, str]:
     _photo(1, 1).save(_place(folder, "shapes/dot.png"))
     _photo(700, 2).save(_place(folder, "shapes/panorama.png"))
     Image.new("RGB", (30, 20)).save(_place(folder, "shapes/black.png"))
+    for name, profile in _profiles().items():
+        photo.save(_place(folder, f"profiles/{name}.jpg"), icc_profile=profile)
+        photo.save(_place(folder, f"profiles/{name}.tif"), icc_profile=profile)
+    photo.convert("CMYK").save(_place(folder, "profiles/cmyk.tif"), icc_profile=_profiles()["srgb"])
+    deep = np.asarray(photo).astype(np.uint16) * 257
+    for channels, suffix in ((3, "png"), (3, "tif"), (4, "png"), (4, "tif")):
+        alpha = np.full((*deep.shape[:2], channels - 3), 40_000, np.uint16)
+        pixels = np.concatenate([deep, alpha], axis=2)
+        cv2.imwrite(str(_place(folder, f"deep/{channels}.{suffix}")), pixels)
     photo.save(_place(folder, "odd/bad-profile.jpg"), icc_profile=b"no profile")
     photo.save(_place(folder, "odd/bad-exif.jpg"), exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
     photo.save(_place(folder, "odd/is-a-jpeg.png"), format="JPEG")
@@ -70,13 +82,24 @@ def _make_broken(folder: Path, photo: Image.Image) -> dict[str, str]:
     _place(folder, "broken/text.jpg").write_text("no photo")
     _place(folder, "broken/noise.png").write_bytes(np.random.default_rng(0).bytes(2000))
     _place(folder, "broken/bomb.png").write_bytes(_bomb())
+    _place(folder, "broken/wide.jpg").write_bytes(_stretch(whole.getvalue()))
+    _place(folder, "broken/page.jpg").write_text("<html><script>alert(1)</script></html>")
+    _place(folder, "broken/drawing.png").write_text('<svg xmlns="http://www.w3.org/2000/svg"/>')
+    frames = [photo, photo.transpose(Image.Transpose.ROTATE_180)]
+    for suffix in ("tif", "gif", "webp", "png"):
+        path = _place(folder, f"pages/two-{suffix}.{suffix}")
+        photo.save(path, save_all=True, append_images=frames[1:])
     reasons = {
         "broken/cut.jpg": "cut short",
         "broken/empty.jpg": "empty",
         "broken/text.jpg": "known format",
         "broken/noise.png": "known format",
         "broken/bomb.png": "megapixels",
+        "broken/wide.jpg": "megapixels",
+        "broken/page.jpg": "known format",
+        "broken/drawing.png": "known format",
     }
+    reasons |= {f"pages/two-{s}.{s}": "2 pages" for s in ("tif", "gif", "webp", "png")}
     links = folder / "links"
     links.mkdir()
     (links / "nowhere.jpg").symlink_to("gone.jpg")
@@ -121,6 +144,28 @@ def _in_mode(photo: Image.Image, mode: str) -> Image.Image:
     if mode == "PA":
         return photo.convert("P").convert("PA").convert("RGBA").quantize(16)
     return photo.convert(mode)
+
+
+def _profiles() -> dict[str, bytes]:
+    """sRGB, one with red and blue swapped, and one that is for Lab."""
+    made = {"srgb": ImageCms.createProfile("sRGB"), "lab": ImageCms.createProfile("LAB")}
+    told = {name: ImageCms.ImageCmsProfile(profile).tobytes() for name, profile in made.items()}
+    swapped = (
+        told["srgb"].replace(b"sRGB", b"swap").replace("sRGB".encode("utf-16-be"), b"swapswap")
+    )
+    red, blue = swapped.index(b"rXYZ"), swapped.index(b"bXYZ")
+    first, second = min(red, blue), max(red, blue)
+    tags = swapped[second : second + 4], swapped[first : first + 4]
+    told["wide"] = (
+        swapped[:first] + tags[0] + swapped[first + 4 : second] + tags[1] + swapped[second + 4 :]
+    )
+    return told
+
+
+def _stretch(jpeg: bytes) -> bytes:
+    """A JPEG whose header promises 65,000 x 65,000 pixels."""
+    start = jpeg.index(b"\xff\xc0") + 5
+    return jpeg[:start] + struct.pack(">HH", 65_000, 65_000) + jpeg[start + 4 :]
 
 
 def _bomb() -> bytes:

@@ -16,9 +16,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from condiff.batches.remote import Blob, Folder
 from condiff.errors import ConfigError
 
 SCRATCH = ".condiff"
+JOURNALS = re.compile(r"\.condiff/journal(\.\d+)?\.jsonl")
 WRITING, PRESENT, FIRST_NAME = 0, 1, 2  # bytes of the lock file
 
 Outcome = Literal["done", "failed"]
@@ -36,6 +38,8 @@ class Entry:
     size: int
     mtime_ns: int
     digest: str  # of the photo's bytes; empty where they could not be read
+    hints: str = ""  # digest of the picture of hints; empty where there was none
+    stale: bool = False  # failed, and a result of other hints still has the name
 
 
 class Journal:
@@ -109,14 +113,10 @@ def open_journal(
         with _locked(lock, WRITING):
             if force and not _lock_byte(lock, PRESENT, wait=False):
                 raise ConfigError(f"Another run is at work in {out}: stop it before --force.")
-            kept, replace = _read_settings(folder)
-            if force or not kept:
+            kept, replace, begins = settle(out, settings, defaults=defaults, force=force)
+            if begins:
                 (folder / "journal.jsonl").unlink(missing_ok=True)
-                kept = {k: (defaults or {}).get(k) if v is None else v for k, v in settings.items()}
-                replace = force
                 _write_settings(folder, {"settings": kept, "replace": replace})
-            else:
-                compare_settings(out, settings)
             _lock_byte(lock, PRESENT, wait=True, shared=True)
         journal = Journal(out, kept, replace=replace, lock=lock)
         _clear_parts(journal)
@@ -126,9 +126,25 @@ def open_journal(
         os.close(lock)
 
 
-def compare_settings(out: Path, settings: Mapping[str, Any]) -> Settings:
+def settle(
+    out: Path | Folder,
+    settings: Mapping[str, Any],
+    *,
+    defaults: Mapping[str, Any] | None,
+    force: bool,
+) -> tuple[Settings, bool, bool]:
+    """The settings of a run, whether it replaces what is there, and whether it begins anew."""
+    kept, replace = _read_settings(out)
+    if kept and not force:
+        compare_settings(out, settings)
+        return kept, replace, False
+    kept = {k: (defaults or {}).get(k) if v is None else v for k, v in settings.items()}
+    return kept, force, True
+
+
+def compare_settings(out: Path | Folder, settings: Mapping[str, Any]) -> Settings:
     """The settings that `out` was begun with, if any; refuse others, None being any."""
-    there, _ = _read_settings(out / SCRATCH)
+    there, _ = _read_settings(out)
     differ = [
         f"{key}: {there.get(key)} there, {asked} asked"
         for key, asked in settings.items()
@@ -142,15 +158,25 @@ def compare_settings(out: Path, settings: Mapping[str, Any]) -> Settings:
     return there
 
 
-def read_entries(out: Path) -> dict[str, Entry]:
+def read_entries(out: Path | Folder) -> dict[str, Entry]:
     """The latest entry of every name, for who only looks."""
-    path = out / SCRATCH / "journal.jsonl"
-    return _read_entries(path, 0)[0] if path.exists() else {}
+    entries: dict[str, Entry] = {}
+    for path in journal_files(out):
+        entries |= _read_entries(path, 0)[0]
+    return entries
 
 
-def _read_entries(path: Path, start: int) -> tuple[dict[str, Entry], int]:
+def journal_files(out: Path | Folder) -> list[Blob] | list[Path]:
+    """The files that hold entries, the oldest first: behind a URL, each run has its own."""
+    if isinstance(out, Path):
+        path = out / SCRATCH / "journal.jsonl"
+        return [path] if path.exists() else []
+    return [out / name for name in sorted(out.listing) if JOURNALS.fullmatch(name)]
+
+
+def _read_entries(path: Path | Blob, start: int) -> tuple[dict[str, Entry], int]:
     """Entries from a place in the file on, and the place where the whole lines end."""
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         file.seek(start)
         whole, newline, _ = file.read().rpartition(b"\n")
     entries = {}
@@ -163,9 +189,10 @@ def _read_entries(path: Path, start: int) -> tuple[dict[str, Entry], int]:
     return entries, start + len(whole) + len(newline)
 
 
-def _read_settings(folder: Path) -> tuple[Settings, bool]:
+def _read_settings(out: Path | Folder) -> tuple[Settings, bool]:
     try:
-        content = json.loads((folder / "settings.json").read_text("utf-8"))
+        with (out / f"{SCRATCH}/settings.json").open("rb") as file:
+            content = json.loads(file.read())
     except FileNotFoundError:
         return {}, False
     return content["settings"], content["replace"]

@@ -7,8 +7,9 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+from condiff.batches.remote import Blob, Folder
 from condiff.errors import ConfigError
 from condiff.images.formats import FORMATS, READ_ONLY
 
@@ -22,8 +23,9 @@ class Job:
     """One photo: its path below IN with slashes, where it lies, where its result goes."""
 
     name: str
-    source: Path
-    target: Path
+    source: Path | Blob
+    target: Path | Blob
+    hints: Path | None = None  # a picture of strokes
 
 
 @dataclass(frozen=True)
@@ -38,11 +40,12 @@ class Fault:
 class Plan:
     """All that is to be done, in the order of the names, and what cannot be."""
 
-    source: Path
-    out: Path
+    source: Path | Folder
+    out: Path | Folder
     jobs: tuple[Job, ...]
     faults: tuple[Fault, ...]
     num_others: int  # files that are no photos by their suffix
+    idle_hints: tuple[str, ...] = ()  # pictures of strokes that belong to no photo there
 
 
 @dataclass(frozen=True)
@@ -65,29 +68,41 @@ class Choice:
 
 
 def plan(
-    source: Path, out: Path, *, choice: Choice | None = None, suffix: str | None = None
+    source: Path | Folder,
+    out: Path | Folder,
+    *,
+    choice: Choice | None = None,
+    suffix: str | None = None,
+    hints: Path | None = None,
 ) -> Plan:
     """One job a photo below `source`, mirrored to `out`, in `suffix` or the photo's own format.
 
-    Hidden files and folders are left out; links to folders are followed unless they loop.
+    Hidden files and folders are left out; links to folders are followed unless they loop. In the
+    folder `hints` the picture of strokes for a/b.jpg is a/b.png.
     """
     choice = choice or Choice()
     _check_folders(source, out)
     found: list[str] = []
     faults: list[Fault] = []
     num_others = 0
-    for name, fault in _walk(source, out, choice):
+    walked = (
+        _walk(source, out, choice) if isinstance(source, Path) else _walk_remote(source, choice)
+    )
+    for name, fault in walked:
         if fault is None and Path(name).suffix.lower() not in FORMATS.keys() | READ_ONLY:
             num_others += 1
         elif fault is None:
             found.append(name)
         else:
             faults.append(Fault(name, fault))
-    jobs = [Job(name, source / name, out / _rename(name, suffix)) for name in sorted(found)]
+    jobs = [
+        Job(name, source / name, out / _rename(name, suffix), _find_hints(hints, name))
+        for name in sorted(found)
+    ]
     check_targets(jobs, out)
     ours = tuple(job for job in jobs if choice.is_ours(job.name))
     faults = sorted((f for f in faults if choice.is_ours(f.name)), key=lambda f: f.name)
-    return Plan(source, out, ours, tuple(faults), num_others)
+    return Plan(source, out, ours, tuple(faults), num_others, _idle_hints(hints, jobs))
 
 
 def file_seed(seed: int, name: str) -> int:
@@ -101,9 +116,9 @@ def hash_name(name: str) -> int:
     return int.from_bytes(digest[:8], "big")
 
 
-def check_targets(jobs: Sequence[Job], out: Path, *, ignore_case: bool = False) -> None:
+def check_targets(jobs: Sequence[Job], out: Path | Folder, *, ignore_case: bool = False) -> None:
     """Refuse two photos with one target, and a target that a link leads out of `out`."""
-    root = Path(os.path.realpath(out))
+    root = Path(os.path.realpath(out)) if isinstance(out, Path) else None
     taken: dict[str, str] = {}
     inside: set[Path] = set()
     for job in jobs:
@@ -115,6 +130,8 @@ def check_targets(jobs: Sequence[Job], out: Path, *, ignore_case: bool = False) 
                 f"{other} and {job.name} would both become {job.target}: rename one, or leave one"
                 " out with --exclude."
             )
+        if root is None or not isinstance(job.target, Path):
+            continue
         folder = job.target.parent
         if folder not in inside:
             if not Path(os.path.realpath(folder)).is_relative_to(root):
@@ -130,18 +147,42 @@ def _normalize(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def _check_folders(source: Path, out: Path) -> None:
-    if not source.is_dir():
+def _check_folders(source: Path | Folder, out: Path | Folder) -> None:
+    if isinstance(source, Folder) and not source.listing:
+        raise ConfigError(f"There is nothing in {source}: check the URL.")
+    if isinstance(source, Path) and not source.is_dir():
         raise ConfigError(f"There is no folder {source}: check the path.")
-    if out.exists() and not out.is_dir():
+    if isinstance(out, Path) and out.exists() and not out.is_dir():
         raise ConfigError(f"{out} is a file: give a folder to write to.")
-    here, there = Path(os.path.realpath(source)), Path(os.path.realpath(out))
+    here, there = _locate(source), _locate(out)
+    if type(here) is not type(there):
+        return
     if here == there:
         raise ConfigError(f"{out} is the folder of the photos itself: give another to write to.")
     if there.is_relative_to(here):
         raise ConfigError(f"{out} lies in {source}, the photos' folder: give one outside it.")
     if here.is_relative_to(there):
         raise ConfigError(f"{source} lies in {out}: results could fall on photos; give another.")
+
+
+def _locate(folder: Path | Folder) -> PurePosixPath | Path:
+    """Where it lies, with all links followed."""
+    if isinstance(folder, Path):
+        return Path(os.path.realpath(folder))
+    return PurePosixPath(folder.url.partition("://")[0], folder.root.lstrip("/"))
+
+
+def _find_hints(folder: Path | None, name: str) -> Path | None:
+    path = folder and (folder / name).with_suffix(".png")
+    return path if path and path.is_file() else None
+
+
+def _idle_hints(folder: Path | None, jobs: Sequence[Job]) -> tuple[str, ...]:
+    if folder is None:
+        return ()
+    used = {job.hints for job in jobs}
+    idle = (path for path in folder.rglob("*.png") if path not in used)
+    return tuple(sorted(path.relative_to(folder).as_posix() for path in idle))
 
 
 def _rename(name: str, suffix: str | None) -> Path:
@@ -157,9 +198,24 @@ def _matches(name: str, globs: Sequence[str]) -> bool:
     return any(fnmatchcase(name, glob) or fnmatchcase(last, glob) for glob in globs)
 
 
-def _walk(source: Path, out: Path, choice: Choice) -> Iterator[tuple[str, str | None]]:
+def _walk_remote(source: Folder, choice: Choice) -> Iterator[tuple[str, str | None]]:
+    """The same of a listing, which has neither links nor folders that are closed."""
+    for name in source.listing:
+        parts = name.split("/")
+        if {"", ".", ".."} & set(parts):
+            if choice.takes(name):
+                yield name, "a part of its name is empty, . or .., which could lead out; rename it"
+            continue
+        above = ["/".join(parts[:n]) for n in range(1, len(parts))]
+        hidden = any(part.startswith(".") for part in parts)
+        left_out = hidden or any(_matches(folder, choice.exclude) for folder in above)
+        if not left_out and choice.takes(name):
+            yield name, None
+
+
+def _walk(source: Path, out: Path | Folder, choice: Choice) -> Iterator[tuple[str, str | None]]:
     """(name, None) of every file that is meant, (name, reason) of what cannot be looked at."""
-    forbidden = _identify(out) if out.exists() else None
+    forbidden = _identify(out) if isinstance(out, Path) and out.exists() else None
     # A stack, not recursion: a path may have more levels than Python has frames.
     stack: list[tuple[str, frozenset[Identity]]] = [("", frozenset())]
     while stack:

@@ -4,30 +4,24 @@ A result is written beside the mirror, in OUT/.condiff/parts, and takes its name
 what has a name is whole, whenever the run is killed; the next run goes on with what has none.
 """
 
-import hashlib
-import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
-from pathlib import Path
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from condiff.batches.attempt import NO_MEMORY, Read, Transform, attempt, digest_of
 from condiff.batches.journal import Entry, Journal
 from condiff.batches.mirror import Job, Plan, check_targets, file_seed, hash_name
-from condiff.errors import CondiffError
-from condiff.images.files import read_photo, write_photo
+from condiff.batches.remote_journal import RemoteJournal
+from condiff.images.files import read_photo
 from condiff.images.photo import Photo
-
-Transform = Callable[[Photo, int], Photo]  # (photo, seed) -> result
-Read = Callable[[Path], Photo]
 
 PIXELS_IN_WORK = 128_000_000  # the finish takes some 13 bytes a pixel
 BUSY_WAIT = 0.2  # seconds until a photo that another process is at is looked at again
-NO_MEMORY = "not enough memory even alone; give a smaller --size, or --device cpu"
 CHANGED = "the photo has changed since its result was made; delete the result or use --force"
 
 
@@ -60,13 +54,11 @@ def run(
     `write_photo`.
     """
     check_targets(plan.jobs, plan.out, ignore_case=journal.ignores_case())
-    batch = _Batch(journal, transform, seed=seed, read=read, quality=quality)
+    knowledge = Knowledge(plan, journal, seed=seed, retry_failed=retry_failed)
+    batch = _Batch(journal, knowledge, transform, read=read, quality=quality)
     to_do: list[Job] = []
     for job in plan.jobs:
-        entry = journal.entries.get(job.name)
-        if retry_failed and entry is not None and entry.outcome == "failed":
-            batch.to_retry.add(entry)
-        known = batch.look_up(job)
+        known = knowledge.look_up(job)
         if known is None:
             to_do.append(job)
         else:
@@ -121,31 +113,64 @@ class _Budget:
                 self.changed.notify_all()
 
 
+class Knowledge:
+    """What is known of the photos without work, and which failures are to be tried again."""
+
+    def __init__(
+        self, plan: Plan, journal: Journal | RemoteJournal, *, seed: int, retry_failed: bool
+    ):
+        self.journal, self.seed = journal, seed
+        entries = [journal.entries.get(job.name) for job in plan.jobs]
+        failed = (e for e in entries if e is not None and e.outcome == "failed")
+        self.to_retry: set[Entry] = set(failed) if retry_failed else set()
+
+    def look_up(self, job: Job) -> Result | None:
+        """The result if nothing is to be done."""
+        entry = self.journal.entries.get(job.name)
+        if entry is not None and entry in self.to_retry:
+            if entry.stale:
+                return None
+            entry = None
+        known = _judge(job, entry, replace=self.journal.replace)
+        return Result(job, file_seed(self.seed, job.name), *known) if known else None
+
+    def note(self, job: Job, entry: Entry) -> None:
+        """Write what became of a photo, and whether an older result of it is left."""
+        before = self.journal.entries.get(job.name)
+        left = before is not None and (before.outcome == "done" or before.stale)
+        if entry.outcome == "failed" and left and job.target.is_file():
+            entry = replace(entry, stale=True)
+        self.journal.write(entry)
+
+
+class _Stopped(Exception):
+    """The run is to end, and this photo is not begun."""
+
+
 class _Batch:
     """What the threads of one run share."""
 
     def __init__(
         self,
         journal: Journal,
+        knowledge: Knowledge,
         transform: Transform,
         *,
-        seed: int,
         read: Read,
         quality: int | None,
     ):
-        self.journal, self.transform, self.seed = journal, transform, seed
+        self.journal, self.knowledge, self.transform = journal, knowledge, transform
         self.read, self.quality = read, quality
-        self.to_retry: set[Entry] = set()
         self.stop = threading.Event()
         self.budget = _Budget(PIXELS_IN_WORK)
 
-    def look_up(self, job: Job) -> Result | None:
-        """The result if nothing is to be done."""
-        entry = self.journal.entries.get(job.name)
-        if entry in self.to_retry:
-            entry = None
-        known = _judge(job, entry, replace=self.journal.replace)
-        return Result(job, file_seed(self.seed, job.name), *known) if known else None
+    @contextmanager
+    def room(self, photo: Photo) -> Iterator[None]:
+        """Wait until the photo fits beside those in work."""
+        if self.stop.is_set():
+            raise _Stopped
+        with self.budget.spend(photo.size[0] * photo.size[1]):
+            yield
 
     def make_in_parallel(
         self, jobs: Sequence[Job], *, workers: int
@@ -175,57 +200,38 @@ class _Batch:
             return "busy"
         try:
             self.journal.refresh()  # another process may have made it since
-            known = self.look_up(job)
+            known = self.knowledge.look_up(job)
             if known is not None:
                 return known
-            entry = self._attempt(job, key, alone=alone)
-            if isinstance(entry, str):
-                return entry
-            self.journal.write(entry)
+            entry = attempt(
+                job,
+                self.journal.part_path(key, job.target.suffix),
+                self.transform,
+                seed=file_seed(self.knowledge.seed, job.name),
+                read=self.read,
+                quality=self.quality,
+                room=self.room,
+            )
+            if entry.reason == NO_MEMORY and not alone:
+                return "no memory"
+            self.knowledge.note(job, entry)
             return Result(job, entry.seed, entry.outcome, entry.reason)
+        except _Stopped:
+            return "stopped"
         finally:
             self.journal.release(key)
-
-    def _attempt(self, job: Job, key: int, *, alone: bool) -> Entry | str:
-        seed = file_seed(self.seed, job.name)
-        size, mtime_ns, digest, reason = -1, 0, "", ""
-        part = self.journal.part_path(key, job.target.suffix)
-        try:
-            with suppress(OSError):  # what is wrong with it, read_photo says in a sentence
-                status = job.source.stat()
-                size, mtime_ns = status.st_size, status.st_mtime_ns
-                digest = _digest(job)
-            photo = self.read(job.source)
-            if self.stop.is_set():
-                return "stopped"
-            with self.budget.spend(photo.size[0] * photo.size[1]):
-                result = self.transform(photo, seed)
-                write_photo(result, part, quality=self.quality, force=True)
-            _publish(part, job)
-        except MemoryError:
-            if not alone:
-                return "no memory"
-            reason = NO_MEMORY
-        except CondiffError as error:
-            text = str(error).removeprefix(f"cannot read {job.source}: ")
-            reason = text.replace(str(part), str(job.target))
-        except OSError as error:
-            reason = f"{error.strerror or error}: {error.filename2 or error.filename or job.source}"
-        finally:
-            with suppress(FileNotFoundError):
-                part.unlink()
-        outcome: Literal["done", "failed"] = "failed" if reason else "done"
-        return Entry(job.name, outcome, reason, seed, size, mtime_ns, digest)
 
 
 def _judge(
     job: Job, entry: Entry | None, *, replace: bool
 ) -> tuple[Literal["skipped", "failed"], str] | None:
     """What is known without work: None if the photo is to be made."""
-    there = job.target.is_file()
+    there = job.target.is_file() and not (entry is not None and entry.stale)
     if there and not replace and (entry is None or entry.outcome == "failed"):
         return "skipped", "its target is there"
     if entry is None or (entry.outcome == "done" and not there):
+        return None
+    if _hints_of(job) != entry.hints:
         return None
     same = _is_unchanged(job, entry)
     if entry.outcome == "failed":
@@ -239,19 +245,14 @@ def _is_unchanged(job: Job, entry: Entry) -> bool:
         status = job.source.stat()
         if status.st_size != entry.size:
             return False
-        return status.st_mtime_ns == entry.mtime_ns or _digest(job) == entry.digest
+        return status.st_mtime_ns == entry.mtime_ns or digest_of(job.source) == entry.digest
     except OSError:
         return entry.size == -1
 
 
-def _digest(job: Job) -> str:
-    with open(job.source, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _publish(part: "os.PathLike[str]", job: Job) -> None:
-    """Give the finished file its name, on the disk and in one step."""
-    with open(part, "rb") as file:
-        os.fsync(file.fileno())
-    job.target.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(part, job.target)
+def _hints_of(job: Job) -> str:
+    """The digest of a photo's hints, empty where there are none."""
+    try:
+        return digest_of(job.hints) if job.hints else ""
+    except OSError:  # gone or closed since: told when the photo is tried
+        return "unreadable"

@@ -2,12 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from condiff.batches.attempt import HintPicture, Transform
+from condiff.colors.wishes import note_wishes
 from condiff.errors import ImageError, ModelError
 from condiff.images.photo import Photo, Pixels
 from condiff.images.provenance import add_provenance
@@ -17,23 +18,75 @@ from condiff.pipeline import Pipeline
 DARK, BRIGHT = 16 / 255, 239 / 255  # between them sRGB has room for colour
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """All that a transform depends on but its model; None: as `build_transform` has it."""
+
+    model: str
+    device: str
+    engine: str  # of the network
+    steps: int
+    scheduler: str
+    size: int | None
+    saturation: float
+    temperature: float
+    provenance: bool
+    quality: int | None
+    max_pixels: int
+
+    def build(self, pipeline: Pipeline) -> Transform:
+        """The transform, of a pipeline on `device`."""
+        return build_transform(
+            pipeline,
+            steps=self.steps,
+            scheduler=self.scheduler,
+            size=self.size,
+            saturation=self.saturation,
+            temperature=self.temperature,
+            provenance=self.model if self.provenance else None,
+        )
+
+
 def build_transform(
-    pipeline: Pipeline, *, steps: int, scheduler: str, size: int | None, provenance: str | None
-) -> Callable[[Photo, int], Photo]:
-    """(photo, seed) -> result; MemoryError where an engine has its own error for that.
+    pipeline: Pipeline,
+    *,
+    steps: int,
+    scheduler: str,
+    size: int | None,
+    provenance: str | None,
+    saturation: float = 1.0,
+    temperature: float = 0.0,
+) -> Transform:
+    """(photo, seed, hints) -> result; MemoryError where an engine has its own error for that.
 
     `provenance` is the model's name in the note that results carry; None: no note.
     """
     size = pipeline.loaded.condition_size if size is None else size
-    settings = {"steps": steps, "scheduler": scheduler, "size": size}
+    settings: dict[str, object] = {"steps": steps, "scheduler": scheduler, "size": size}
 
-    def transform(photo: Photo, seed: int) -> Photo:
-        (result,) = pipeline(photo, steps=steps, scheduler=scheduler, size=size, seed=seed)
-        if is_grey(result.pixels) and not is_blank(photo.pixels):
+    def transform(photo: Photo, seed: int, hints: HintPicture | None) -> Photo:
+        (result,) = pipeline(
+            photo,
+            steps=steps,
+            scheduler=scheduler,
+            size=size,
+            seed=seed,
+            hints=hints.image if hints else (),
+            saturation=saturation,
+            temperature=temperature,
+        )
+        if saturation and is_grey(result.pixels) and not is_blank(photo.pixels):
             raise ImageError("the model gave it no colour; try another --size")
         if provenance is None:
             return result
-        told = add_provenance(result.metadata, model=provenance, seed=seed, settings=settings)
+        noted = note_wishes(
+            strokes=hints.digest if hints else None,
+            saturation=saturation,
+            temperature=temperature,
+        )
+        told = add_provenance(
+            result.metadata, model=provenance, seed=seed, settings=settings | noted
+        )
         return replace(result, metadata=told)
 
     return transform

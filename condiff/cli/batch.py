@@ -1,13 +1,8 @@
 """`condiff batch`: a folder of photos, every one done once and whole or told why not."""
 
-import json
 import os
 import secrets
-import signal
-import sys
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Generator
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,22 +10,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from condiff.cli import options
+from condiff.cli.batch_report import describe, report
 from condiff.cli.colorize import DEFAULT_SCHEDULER, DEFAULT_STEPS
+from condiff.errors import ConfigError
 
 if TYPE_CHECKING:
+    from condiff.batches.attempt import Transform
     from condiff.batches.journal import Journal
     from condiff.batches.mirror import Plan
-    from condiff.batches.runner import Read, Result, Transform
+    from condiff.batches.runner import Result
+    from condiff.batches.transform import Recipe
 
-OUTCOMES = ("done", "skipped", "failed")
+RAY = "ray"  # the one --engine that is no engine of the network
 
 
 def batch(
     source: Annotated[
-        Path, typer.Argument(metavar="IN_DIR", help="The folder of the photos, with all below it.")
+        str, typer.Argument(metavar="IN_DIR", help="The folder of the photos, with all below it.")
     ],
     out: Annotated[
-        Path, typer.Argument(metavar="OUT_DIR", help="Where the results go, in the same tree.")
+        str, typer.Argument(metavar="OUT_DIR", help="Where the results go, in the same tree.")
     ],
     task: Annotated[str, typer.Option(help="What to do with each: colorize.")] = "colorize",
     model: Annotated[
@@ -69,11 +68,33 @@ def batch(
         ),
     ] = None,
     size: options.Size = None,
+    hints: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="A folder of hints, as `colorize --hints` takes them: a/b.png for a/b.jpg.",
+        ),
+    ] = None,
+    saturation: options.Saturation = 1.0,
+    temperature: options.Temperature = 0.0,
     quality: options.Quality = None,
     provenance: options.Provenance = True,
     max_pixels: options.MaxPixels = options.DEFAULT_MAX_PIXELS,
     device: options.Device = "auto",
-    engine: options.Engine = "auto",
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="What runs the network: torch, onnx or openvino (auto: as in colorize); or ray: "
+            "on a Ray cluster, also from and to s3://, gs:// …"
+        ),
+    ] = "auto",
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the Ray cluster: auto, HOST:PORT or ray://HOST:PORT (default: a Ray of this "
+            "machine, started and ended)."
+        ),
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Photos in work at once (default: one a core).")
     ] = None,
@@ -104,69 +125,160 @@ def batch(
 
     Stopped or killed, the same command goes on where it was. Results that are there are skipped.
     """
-    from condiff.batches.journal import compare_settings, open_journal
+    from condiff.batches.journal import compare_settings
     from condiff.batches.mirror import Choice, plan
-    from condiff.batches.runner import look_up
+    from condiff.batches.remote import open_folder
     from condiff.tasks import find_task
 
     find_task(task)
+    check_engine(engine, address)
     choice = Choice(include or (), exclude or (), parse_shard(shard))
     suffix = parse_format(format)
-    to_do = plan(source, out, choice=choice, suffix=suffix)
+    places = open_folder(source), open_folder(out)
+    to_do = plan(*places, choice=choice, suffix=suffix, hints=check_hints(hints))
+    check_places(to_do, engine)
     asked: dict[str, Any] = {
         "task": task,
         "steps": steps,
         "scheduler": scheduler,
         "size": size,
+        "saturation": saturation,
+        "temperature": temperature,
         "seed": seed,
         "format": suffix or "as the photo",
         "quality": quality,
         "provenance": provenance,
     }
     if not force:
-        compare_settings(out, asked)
+        compare_settings(to_do.out, asked)
     if dry_run:
         describe(to_do, force=force)
         return
-    from condiff.batches.transform import build_transform, fingerprint
-    from condiff.images.files import read_photo
+    from condiff.batches.journal import Journal, open_journal
+    from condiff.batches.remote_journal import open_remote_journal
+    from condiff.batches.transform import Recipe, fingerprint
     from condiff.networks.engines import choose_engine, find_device
     from condiff.networks.folder import read_folder
-    from condiff.pipeline import Pipeline
 
     described = read_folder(model or task)
     folder = described.folder
     fingerprinted = fingerprint(folder, task)
-    found = find_device(device, engine=engine)
-    chosen = choose_engine(described, engine, found)
-    asked |= {"model": fingerprinted, "device": found.split(":")[0], "engine": chosen}
+    network = "auto" if engine == RAY else engine
+    theirs = engine == RAY and device != "auto"  # the workers' device: the driver needs none
+    found = device if theirs else find_device(device, engine=network)
+    kind = found.split(":")[0]
+    chosen = choose_engine(described, network, kind)
+    asked |= {"model": fingerprinted, "device": kind, "engine": chosen}
+    recipe = Recipe(
+        model=folder.name,
+        device=kind if engine == RAY else found,
+        engine=chosen,
+        steps=steps,
+        scheduler=scheduler,
+        size=size,
+        saturation=saturation,
+        temperature=temperature,
+        provenance=provenance,
+        quality=quality,
+        max_pixels=max_pixels,
+    )
+    how: dict[str, Any] = {"defaults": {"seed": secrets.randbits(31)}, "force": force}
+    there = to_do.out
+    opened = (
+        open_journal(there, asked, **how)
+        if isinstance(there, Path)
+        else open_remote_journal(there, asked, **how)
+    )
+    with opened as journal:
+        seed = journal.settings["seed"]
+        if engine == RAY:
+            from condiff.batches.cluster import run_on_ray
+
+            results = run_on_ray(
+                to_do,
+                journal,
+                recipe,
+                folder,
+                seed=seed,
+                workers=workers if address else workers or count_cores(),
+                address=address,
+                retry_failed=retry_failed,
+            )
+        else:
+            assert isinstance(journal, Journal)
+            results = run_here(
+                to_do,
+                journal,
+                recipe,
+                folder,
+                seed=seed,
+                workers=workers or count_cores(),
+                retry_failed=retry_failed,
+            )
+        report(to_do, results, seed=seed, fail_fast=fail_fast, quiet=quiet, as_json=as_json)
+
+
+def run_here(
+    plan: "Plan",
+    journal: "Journal",
+    recipe: "Recipe",
+    model: Path,
+    *,
+    seed: int,
+    workers: int,
+    retry_failed: bool,
+) -> Generator["Result", None, None]:
+    """The threads of this process; the model is loaded where there is something to do."""
+    from condiff.batches.runner import look_up, run
+    from condiff.images.files import read_photo
+    from condiff.pipeline import Pipeline
 
     @cache
     def load() -> "Transform":
         options.quiet_libraries()
-        pipeline = Pipeline.from_pretrained(folder, device=found, engine=chosen)
-        name = folder.name if provenance else None
-        return build_transform(
-            pipeline, steps=steps, scheduler=scheduler, size=size, provenance=name
-        )
+        pipeline = Pipeline.from_pretrained(model, device=recipe.device, engine=recipe.engine)
+        return recipe.build(pipeline)
 
-    drawn = {"seed": secrets.randbits(31)}
-    with open_journal(out, asked, defaults=drawn, force=force) as journal:
-        entries = {} if retry_failed else journal.entries
-        if any(s == "to do" for s, _ in look_up(to_do, entries, replace=journal.replace)):
-            load()  # now, where a failure is the model's, not a photo's
-        report(
-            to_do,
-            journal,
-            lambda photo, seed: load()(photo, seed),
-            read=partial(read_photo, max_pixels=max_pixels),
-            quality=quality,
-            workers=workers or count_cores(),
-            retry_failed=retry_failed,
-            fail_fast=fail_fast,
-            quiet=quiet,
-            as_json=as_json,
-        )
+    entries = {} if retry_failed else journal.entries
+    if any(state == "to do" for state, _ in look_up(plan, entries, replace=journal.replace)):
+        load()  # now, where a failure is the model's, not a photo's
+    return run(
+        plan,
+        journal,
+        lambda photo, seed, hints: load()(photo, seed, hints),
+        seed=seed,
+        workers=workers,
+        retry_failed=retry_failed,
+        read=partial(read_photo, max_pixels=recipe.max_pixels),
+        quality=recipe.quality,
+    )
+
+
+def check_engine(engine: str, address: str | None) -> None:
+    """Refuse an engine that is not known, and an address without Ray."""
+    from condiff.networks.engines import ENGINES
+
+    known = ("auto", *ENGINES, RAY)
+    if engine not in known:
+        raise typer.BadParameter(f"{engine!r} is none of {', '.join(known)}.")
+    if address and engine != RAY:
+        raise typer.BadParameter("--address is of a Ray cluster: give --engine ray, too.")
+
+
+def check_places(plan: "Plan", engine: str) -> None:
+    """Refuse URLs where they cannot be used."""
+    for place in (plan.source, plan.out):
+        if engine != RAY and not isinstance(place, Path):
+            raise ConfigError(
+                f"{place} is no folder of this machine: give --engine ray, or copy it here."
+            )
+
+
+def check_hints(folder: Path | None) -> Path | None:
+    """The folder of hints, which must be there."""
+    if folder is not None and not folder.is_dir():
+        raise ConfigError(f"There is no folder {folder}: check --hints.")
+    return folder
 
 
 def parse_shard(text: str) -> tuple[int, int]:
@@ -195,118 +307,3 @@ def count_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def describe(plan: "Plan", *, force: bool) -> None:
-    """`--dry-run`: a line for every photo."""
-    from condiff.batches.journal import read_entries
-    from condiff.batches.runner import look_up
-
-    entries = {} if force else read_entries(plan.out)
-    states = list(look_up(plan, entries, replace=force))
-    for job, (state, reason) in zip(plan.jobs, states, strict=True):
-        why = f" ({shown(reason)})" if reason else ""
-        print(f"{state}: {shown(job.name)} -> {shown(str(job.target))}{why}")
-    for fault in plan.faults:
-        print(f"failed: {shown(fault.name)}: {shown(fault.reason)}")
-    counts = Counter(state for state, _ in states)
-    failed = counts["failed"] + len(plan.faults)
-    print(f"{counts['to do']} to do, {counts['skipped']} skipped, {failed} failed")
-
-
-def report(
-    plan: "Plan",
-    journal: "Journal",
-    transform: "Transform",
-    *,
-    read: "Read",
-    quality: int | None,
-    workers: int,
-    retry_failed: bool,
-    fail_fast: bool,
-    quiet: bool,
-    as_json: bool,
-) -> None:
-    """Carry the plan out; reasons and progress on stderr, the summary on stdout."""
-    from tqdm import tqdm
-
-    from condiff.batches.runner import run
-
-    seed = journal.settings["seed"]
-    counts: Counter[str] = Counter()
-    hidden = quiet or not sys.stderr.isatty()
-    total = len(plan.jobs) + len(plan.faults)
-    if not total:
-        options.say(f"There are no photos to do in {plan.source}.", quiet=quiet)
-    if plan.num_others:
-        options.say(f"{plan.num_others} files are no photos by their suffix.", quiet=quiet)
-    with tqdm(total=total, unit="photo", disable=hidden) as bar:
-
-        def tell(name: str, told: dict[str, Any]) -> None:
-            bar.update()
-            counts[told["outcome"]] += 1
-            if told["outcome"] == "failed":
-                bar.write(f"{shown(name)}: {shown(told['reason'])}", file=sys.stderr)
-            if as_json:
-                print(json.dumps({"source": name, **told}))
-
-        with stopped_by_sigterm():
-            try:
-                for fault in plan.faults:
-                    tell(fault.name, {"outcome": "failed", "reason": fault.reason})
-                results = run(
-                    plan,
-                    journal,
-                    transform,
-                    seed=seed,
-                    workers=workers,
-                    retry_failed=retry_failed,
-                    read=read,
-                    quality=quality,
-                )
-                with closing(results):
-                    while not (fail_fast and counts["failed"]):
-                        result = next(results, None)
-                        if result is None:
-                            break
-                        tell(result.job.name, tell_json(result))
-            except KeyboardInterrupt:
-                options.say(f"{summarize(counts)}; the same command goes on from here", quiet=quiet)
-                raise
-    if as_json:
-        print(json.dumps({name: counts[name] for name in OUTCOMES} | {"seed": seed}))
-    else:
-        options.say(f"seed {seed}", quiet=quiet)
-        print(summarize(counts))
-    if counts["failed"]:
-        raise typer.Exit(1)
-
-
-def summarize(counts: Counter[str]) -> str:
-    """ "12 done, 3 skipped, 1 failed"."""
-    return ", ".join(f"{counts[name]} {name}" for name in OUTCOMES)
-
-
-def tell_json(result: "Result") -> dict[str, Any]:
-    """One photo's line of `--json`."""
-    told = {"target": str(result.job.target), "seed": result.seed, "outcome": result.outcome}
-    return told | ({"reason": result.reason} if result.reason else {})
-
-
-def shown(name: str) -> str:
-    """A name that a terminal can take: on one line, no control characters, no stray bytes."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
-
-
-@contextmanager
-def stopped_by_sigterm() -> Iterator[None]:
-    """SIGTERM ends a batch as Ctrl-C does: photos in work end first, nothing is left half."""
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

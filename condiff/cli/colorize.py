@@ -67,17 +67,13 @@ def colorize(
         Path | None,
         typer.Option(help="A PNG in the photo's aspect, transparent but for strokes of colour."),
     ] = None,
-    saturation: Annotated[
-        float, typer.Option(min=0, max=5, help="Times as much chroma; 1 is as it is.")
-    ] = 1.0,
-    temperature: Annotated[
-        float,
-        typer.Option(min=-100, max=200, help="Warmer by so many mired, or cooler if below 0."),
-    ] = 0.0,
+    saturation: options.Saturation = 1.0,
+    temperature: options.Temperature = 0.0,
     pick: Annotated[
         str | None,
         typer.Option(
-            help="Write one of the samples: median, nearest to the mean of all, or colorful."
+            help="Write one of the samples: median, nearest to the mean of all, or colorful; best "
+            "is the rule that measured best, median."
         ),
     ] = None,
     sheet: Annotated[
@@ -134,6 +130,7 @@ def colorize(
         for path in targets:
             print(path or "-")
         return
+    from condiff.colors.wishes import note_wishes
     from condiff.pipeline import Pipeline
 
     options.quiet_libraries()
@@ -174,7 +171,12 @@ def colorize(
         write_film(frames, gif, force=force, quiet=quiet)
     width, height = photo.size
     del photo  # the encoders of a large photo need its room
-    settings |= note_wishes(hint or [], hints, saturation=saturation, temperature=temperature)
+    settings |= note_wishes(
+        points=hint or (),
+        strokes=hashlib.sha256(hints.read_bytes()).hexdigest() if hints else None,
+        saturation=saturation,
+        temperature=temperature,
+    )
     for result, path in zip(results, targets, strict=True):
         if provenance:
             metadata = add_provenance(
@@ -241,17 +243,3 @@ def tell_shortfall(photo: "Photo", hints: "Hints", *, quiet: bool) -> None:
             " hue is kept, its chroma reduced",
             quiet=quiet,
         )
-
-
-def note_wishes(
-    points: list[str], strokes: Path | None, *, saturation: float, temperature: float
-) -> dict[str, object]:
-    """What the provenance tells of wishes: nothing where there are none."""
-    noted: dict[str, object] = {"hints": points} if points else {}
-    if strokes:
-        noted["strokes"] = hashlib.sha256(strokes.read_bytes()).hexdigest()[:16]
-    if saturation != 1:
-        noted["saturation"] = saturation
-    if temperature != 0:
-        noted["temperature"] = temperature
-    return noted

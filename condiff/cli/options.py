@@ -76,6 +76,12 @@ Quality = Annotated[
     int | None,
     typer.Option(min=1, max=100, help="Of JPEG, WebP, AVIF (default: as the source, or high)."),
 ]
+Saturation = Annotated[
+    float, typer.Option(min=0, max=5, help="Times as much chroma; 1 is as it is.")
+]
+Temperature = Annotated[
+    float, typer.Option(min=-100, max=200, help="Warmer by so many mired, or cooler if below 0.")
+]
 Provenance = Annotated[
     bool,
     typer.Option(

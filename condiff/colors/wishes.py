@@ -1,6 +1,6 @@
 """What a user wants of a photo's colours: hints to keep, saturation and temperature to change."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,3 +68,24 @@ def names_of(*, hints: Hints, saturation: float, temperature: float) -> list[str
         "temperature": temperature != 0,
     }
     return [name for name, wanted in there.items() if wanted]
+
+
+def note_wishes(
+    *,
+    points: Sequence[str] = (),
+    strokes: str | None = None,
+    saturation: float = 1.0,
+    temperature: float = 0.0,
+) -> dict[str, object]:
+    """What the provenance tells of wishes: nothing where there are none.
+
+    `points` are hints as they were given, `strokes` is the SHA-256 of a picture of them.
+    """
+    noted: dict[str, object] = {"hints": list(points)} if points else {}
+    if strokes:
+        noted["strokes"] = strokes[:16]
+    if saturation != 1:
+        noted["saturation"] = saturation
+    if temperature != 0:
+        noted["temperature"] = temperature
+    return noted

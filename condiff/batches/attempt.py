@@ -1,0 +1,100 @@
+"""One photo from file to file through a callable: a whole result, or a reason why not."""
+
+import hashlib
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from PIL import Image
+
+from condiff.batches.journal import Entry
+from condiff.batches.mirror import Job
+from condiff.errors import CondiffError
+from condiff.images.files import read_image, read_photo, write_photo
+from condiff.images.photo import Photo
+
+if TYPE_CHECKING:
+    from condiff.batches.remote import Blob
+
+NO_MEMORY = "not enough memory even alone; give a smaller --size, or --device cpu"
+
+
+@dataclass(frozen=True)
+class HintPicture:
+    """A transparent picture of strokes, and the SHA-256 of its file."""
+
+    image: Image.Image
+    digest: str
+
+
+Transform = Callable[[Photo, int, HintPicture | None], Photo]  # (photo, seed, hints) -> result
+Read = Callable[[Path], Photo]
+Room = Callable[[Photo], AbstractContextManager[None]]
+Publish = Callable[[Path, Job], None]
+
+
+def publish(part: Path, job: Job) -> None:
+    """Give the finished file its name, on the disk and in one step."""
+    assert isinstance(job.target, Path)
+    with open(part, "rb") as file:
+        os.fsync(file.fileno())
+    job.target.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(part, job.target)
+
+
+def attempt(
+    job: Job,
+    part: Path,
+    transform: Transform,
+    *,
+    seed: int,
+    read: Read = read_photo,
+    quality: int | None = None,
+    room: Room = lambda photo: nullcontext(),
+    publish: Publish = publish,
+) -> Entry:
+    """Read a photo from the disk, transform it, write it to `part` and publish that.
+
+    `room` is entered with the photo before the work on it. Memory that was not enough is the
+    failure NO_MEMORY.
+    """
+    assert isinstance(job.source, Path)
+    size, mtime_ns, digest, hints, reason = -1, 0, "", "", ""
+    try:
+        with suppress(OSError):  # what is wrong with it, read_photo says in a sentence
+            status = job.source.stat()
+            size, mtime_ns = status.st_size, status.st_mtime_ns
+            digest = digest_of(job.source)
+        photo = read(job.source)
+        strokes = None
+        if job.hints is not None:
+            hints = digest_of(job.hints)
+            strokes = HintPicture(read_image(job.hints), hints)
+        with room(photo):
+            result = transform(photo, seed, strokes)
+            write_photo(result, part, quality=quality, force=True)
+        publish(part, job)
+    except MemoryError:
+        reason = NO_MEMORY
+    except CondiffError as error:
+        text = str(error).removeprefix(f"cannot read {job.source}: ")
+        reason = text.replace(str(part), str(job.target))
+    except OSError as error:
+        reason = f"{error.strerror or error}: {error.filename2 or error.filename or job.source}"
+    finally:
+        with suppress(FileNotFoundError):
+            part.unlink()
+    outcome: Literal["done", "failed"] = "failed" if reason else "done"
+    return Entry(job.name, outcome, reason, seed, size, mtime_ns, digest, hints)
+
+
+def digest_of(path: "Path | Blob") -> str:
+    """SHA-256 of a file."""
+    total = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            total.update(piece)
+    return total.hexdigest()

@@ -1,0 +1,101 @@
+"""The journal of a batch whose OUT is behind a URL: no appending there, and no locks.
+
+So it has one writer, who is alone; each run leaves a file of its own lines. Lines that a killed run
+has not uploaded are no loss: a result that is there is skipped, a failure is tried again.
+"""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+from condiff.batches.journal import (
+    SCRATCH,
+    Entry,
+    Settings,
+    journal_files,
+    read_entries,
+    settle,
+)
+from condiff.batches.remote import Blob, Folder, write_blob
+from condiff.errors import ConfigError
+
+UPLOAD_EVERY = 10.0  # seconds: the whole file goes up each time
+
+
+class RemoteJournal:
+    """Open for a run; see `open_remote_journal`."""
+
+    def __init__(self, out: Folder, settings: Settings, *, replace: bool):
+        self.out, self.settings, self.replace = out, settings, replace
+        self.entries: dict[str, Entry] = read_entries(out)
+        self._file = out / f"{SCRATCH}/journal.{time.time_ns()}.jsonl"
+        self._lines: list[bytes] = []
+        self._uploaded = (0, time.monotonic())
+
+    def claim(self, key: int) -> bool:
+        """Nobody else is there."""
+        return True
+
+    def release(self, key: int) -> None:
+        """Nothing to give back."""
+
+    def refresh(self) -> None:
+        """Nobody else writes."""
+
+    def part_path(self, key: int, suffix: str) -> Blob:
+        """Where the result of a name is uploaded before it takes its own name."""
+        return self.out / f"{SCRATCH}/parts/{key:016x}{suffix}"
+
+    def write(self, entry: Entry) -> None:
+        """Add a line, to be uploaded soon."""
+        self._lines.append(json.dumps(asdict(entry)).encode() + b"\n")
+        if time.monotonic() - self._uploaded[1] > UPLOAD_EVERY:
+            self.upload()
+
+    def upload(self) -> None:
+        """What was written until now."""
+        if self._uploaded[0] < len(self._lines):
+            _upload(self._file, b"".join(self._lines))
+        self._uploaded = (len(self._lines), time.monotonic())
+
+    def ignores_case(self) -> bool:
+        """Object stores do not."""
+        return False
+
+
+@contextmanager
+def open_remote_journal(
+    out: Folder,
+    settings: Mapping[str, Any],
+    *,
+    defaults: Mapping[str, Any] | None = None,
+    force: bool = False,
+) -> Iterator[RemoteJournal]:
+    """As `open_journal`; two runs at once on one URL are the user's care."""
+    kept, replace, begins = settle(out, settings, defaults=defaults, force=force)
+    left = [out / name for name in out.listing if name.startswith(f"{SCRATCH}/parts/")]
+    stale = [*left, *(journal_files(out) if begins else [])]
+    if stale:
+        out.files.rm([str(blob.path) for blob in stale if isinstance(blob, Blob)])
+        for blob in stale:
+            if isinstance(blob, Blob):
+                del out.listing[blob.name]
+    if begins:
+        content = json.dumps({"settings": kept, "replace": replace}, indent=2)
+        _upload(out / f"{SCRATCH}/settings.json", content.encode() + b"\n")
+    journal = RemoteJournal(out, kept, replace=replace)
+    try:
+        yield journal
+    finally:
+        journal.upload()
+
+
+def _upload(blob: Blob, content: bytes) -> None:
+    part = blob.folder / f"{SCRATCH}/parts/{blob.name.rpartition('/')[2]}"
+    try:
+        write_blob(blob, content, part=part)
+    except OSError as error:
+        raise ConfigError(f"cannot write {blob}: {error}.") from error

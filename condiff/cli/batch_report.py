@@ -1,0 +1,119 @@
+"""How `condiff batch` tells what it plans and what became of it."""
+
+import json
+import signal
+import sys
+from collections import Counter
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from condiff.cli import options
+
+if TYPE_CHECKING:
+    from condiff.batches.mirror import Plan
+    from condiff.batches.runner import Result
+
+OUTCOMES = ("done", "skipped", "failed")
+
+
+def describe(plan: "Plan", *, force: bool) -> None:
+    """`--dry-run`: a line for every photo."""
+    from condiff.batches.journal import read_entries
+    from condiff.batches.runner import look_up
+
+    entries = {} if force else read_entries(plan.out)
+    states = list(look_up(plan, entries, replace=force))
+    for job, (state, reason) in zip(plan.jobs, states, strict=True):
+        why = f" ({shown(reason)})" if reason else ""
+        print(f"{state}: {shown(job.name)} -> {shown(str(job.target))}{why}")
+    for fault in plan.faults:
+        print(f"failed: {shown(fault.name)}: {shown(fault.reason)}")
+    counts = Counter(state for state, _ in states)
+    failed = counts["failed"] + len(plan.faults)
+    print(f"{counts['to do']} to do, {counts['skipped']} skipped, {failed} failed")
+
+
+def report(
+    plan: "Plan",
+    results: Generator["Result", None, None],
+    *,
+    seed: int,
+    fail_fast: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Carry the plan out; reasons and progress on stderr, the summary on stdout."""
+    from tqdm import tqdm
+
+    counts: Counter[str] = Counter()
+    hidden = quiet or not sys.stderr.isatty()
+    total = len(plan.jobs) + len(plan.faults)
+    if not total:
+        options.say(f"There are no photos to do in {plan.source}.", quiet=quiet)
+    if plan.num_others:
+        options.say(f"{plan.num_others} files are no photos by their suffix.", quiet=quiet)
+    for name in plan.idle_hints:
+        options.say(f"{shown(name)} of the hints belongs to no photo.", quiet=quiet)
+    with tqdm(total=total, unit="photo", disable=hidden) as bar:
+
+        def tell(name: str, told: dict[str, Any]) -> None:
+            bar.update()
+            counts[told["outcome"]] += 1
+            if told["outcome"] == "failed":
+                bar.write(f"{shown(name)}: {shown(told['reason'])}", file=sys.stderr)
+            if as_json:
+                print(json.dumps({"source": name, **told}))
+
+        with stopped_by_sigterm():
+            try:
+                for fault in plan.faults:
+                    tell(fault.name, {"outcome": "failed", "reason": fault.reason})
+                with closing(results):
+                    while not (fail_fast and counts["failed"]):
+                        result = next(results, None)
+                        if result is None:
+                            break
+                        tell(result.job.name, tell_json(result))
+            except KeyboardInterrupt:
+                options.say(f"{summarize(counts)}; the same command goes on from here", quiet=quiet)
+                raise
+    if as_json:
+        print(json.dumps({name: counts[name] for name in OUTCOMES} | {"seed": seed}))
+    else:
+        options.say(f"seed {seed}", quiet=quiet)
+        print(summarize(counts))
+    if counts["failed"]:
+        raise typer.Exit(1)
+
+
+def summarize(counts: Counter[str]) -> str:
+    """ "12 done, 3 skipped, 1 failed"."""
+    return ", ".join(f"{counts[name]} {name}" for name in OUTCOMES)
+
+
+def tell_json(result: "Result") -> dict[str, Any]:
+    """One photo's line of `--json`."""
+    told = {"target": str(result.job.target), "seed": result.seed, "outcome": result.outcome}
+    return told | ({"reason": result.reason} if result.reason else {})
+
+
+def shown(name: str) -> str:
+    """A name that a terminal can take: on one line, no control characters, no stray bytes."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
+
+
+@contextmanager
+def stopped_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends a batch as Ctrl-C does: photos in work end first, nothing is left half."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -9,9 +9,11 @@ from ablation_spaces import SPACES
 from condiff.colors.lab import join_chroma, rgb_to_lab
 from condiff.config import TrainConfig
 from condiff.diffusion import build_scheduler, denoise, initial_noise
+from condiff.evaluation.baselines import grey_passthrough
+from condiff.evaluation.judges import BATCH
 from condiff.evaluation.metrics import ciede2000, colorfulness, frechet_distance, psnr
 from condiff.evaluation.pairs import read_truths
-from condiff.evaluation.photos import BATCH, HIGHEST_PSNR, Lite0Extractor, grey_passthrough
+from condiff.evaluation.photos import HIGHEST_PSNR, Lite0Extractor
 from condiff.networks.denoiser import Model
 from condiff.pipeline import small_lightness
 

@@ -371,13 +371,15 @@ def prepare_condiff(model: str) -> tuple[Callable[[], object], int]:
 
     from condiff import Pipeline
     from condiff.cli.options import quiet_libraries
+    from condiff.networks.checkpoint import load_model
 
     quiet_libraries()
     pipeline = Pipeline.from_pretrained(model, device="cpu")
     noise = np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)
     side = (CONDIFF_SIDE, CONDIFF_SIDE)
     photo = Image.fromarray(noise).resize(side, Image.Resampling.BICUBIC)
-    networks = (pipeline.loaded.model.unet, pipeline.loaded.model.encoder)
+    loaded = load_model(model).model
+    networks = (loaded.unet, loaded.encoder)
     parameters = sum(p.numel() for network in networks for p in network.parameters())
     return lambda: pipeline(photo, seed=0), parameters
 

@@ -75,3 +75,10 @@ def test_known_keys_are_all_fields():
     expected = set(dumped) - sections
     expected |= {f"{name}.{key}" for name in sections for key in dumped[name] if name != "files"}
     assert set(known_keys()) == expected
+
+
+def test_features_are_dropped_where_there_are_any():
+    dropped = ["max_train_steps=1", "diffusion.cond_drop_prob=0.1"]
+    assert read_config(None, dropped).diffusion.cond_drop_prob == 0.1
+    with pytest.raises(ConfigError, match="without a backbone"):
+        read_config(None, [*dropped, "model.backbone_variant=null"])

@@ -7,6 +7,7 @@ from skimage.color import rgb2lab
 from torch.testing import assert_close
 
 from condiff.networks.encoder import ConditionEncoder, lightness_to_gray
+from condiff.networks.torch_engine import encode_both
 
 
 @pytest.fixture(scope="module")
@@ -61,3 +62,27 @@ def test_saved_and_loaded_it_encodes_the_same(encoder, tmp_path):
     loaded = ConditionEncoder.from_pretrained(tmp_path).eval()
     condition = torch.rand(1, 1, 32, 32) * 2 - 1
     assert_close(loaded(condition), encoder(condition))
+
+
+def test_what_guidance_leads_away_from_keeps_all_but_the_backbones_features(encoder):
+    condition = torch.rand(2, 1, 64, 64) * 2 - 1
+    hints = torch.rand(2, 3, 16, 16)
+    cond = encoder(condition, hints=hints)
+    kept = torch.tensor([1.0, 0.0]).view(2, 1, 1, 1)
+    mixed = encoder(condition, hints=hints, kept=kept)
+    assert_close(mixed[0], cond[0])
+    assert_close(mixed[1, :16], cond[1, :16])
+    assert_close(mixed[1, -3:], cond[1, -3:])
+    silent = {s: torch.zeros_like(f) for s, f in encoder.features(condition).items()}
+    assert_close(mixed[1], encoder(condition, features=silent, hints=hints)[1])
+    assert not torch.allclose(mixed[1], cond[1])
+    both = encode_both(encoder, condition, hints=hints, size=(16, 16))
+    assert_close(both[0], cond)
+    assert_close(both[1][1], mixed[1])
+
+
+def test_without_a_backbone_the_condition_itself_is_left_out():
+    encoder = ConditionEncoder(backbone_variant=None, hint_channels=0)
+    condition = torch.rand(1, 1, 32, 32) * 2 - 1
+    _, null_cond = encode_both(encoder, condition, hints=None, size=(8, 8))
+    assert not null_cond.any()

@@ -1,5 +1,7 @@
 """Whole photos in, whole photos out."""
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -215,3 +217,19 @@ def test_a_drawing_is_cleaned_a_photo_refused_and_a_cleaned_drawing_taken():
 def test_a_colorizer_takes_no_drawing(pipeline):
     with pytest.raises(ConfigError, match="takes a photo, not a drawing"):
         pipeline(Drawing(np.zeros((40, 40), np.uint8)), steps=1)
+
+
+def test_a_model_folder_says_how_it_is_sampled_and_an_argument_overrules_it(tiny_folder, tmp_path):
+    folder = tmp_path / "told"
+    shutil.copytree(tiny_folder, folder)
+    index = json.loads((folder / "model_index.json").read_text("utf-8"))
+    told = {**index, "guidance_scale": 3.0, "variety": 0.0}
+    (folder / "model_index.json").write_text(json.dumps(told), "utf-8")
+    asked, plain = (Pipeline.from_pretrained(f, device="cpu") for f in (folder, tiny_folder))
+    photo = make_photo(40, 30)
+    (by_folder,) = asked(photo, seed=5)
+    (by_argument,) = plain(photo, seed=5, guidance_scale=3.0, variety=0.0)
+    (unguided,) = asked(photo, seed=5, guidance_scale=1.0, variety=1.0)
+    assert np.array_equal(by_folder, by_argument)
+    assert np.array_equal(unguided, plain(photo, seed=5)[0])
+    assert not np.array_equal(by_folder, unguided)

@@ -33,11 +33,7 @@ OBJECT_STORE = 256 * 2**20  # bytes, of a Ray that is started here: photos never
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
 MAX_BLOCKS = 1000  # of photos that are handed out together: Ray's driver tells by blocks
 DEATHS = 2  # of its worker that a photo may cause among the others, and as many alone
-LOST = (
-    "its worker ended without an answer, and again when it was alone; Ray's logs tell why (a lack "
-    "of memory, often)"
-)
-
+LOST = "its worker ended, and again when it was alone; Ray's logs tell why (often a lack of memory)"
 
 Place = Path | tuple[str, str]  # on a disk that driver and workers share, or (URL, name below)
 

@@ -15,7 +15,7 @@ from condiff.conditions.drawing import Drawing, shrink_ink
 from condiff.data.windows import FACTORS, bring_up
 from condiff.errors import ConfigError
 from condiff.networks.engines import Engine, build_engine, choose_engine, find_device
-from condiff.networks.folder import ModelFolder, list_embedded, read_folder
+from condiff.networks.folder import ModelFolder, read_folder
 from condiff.pipeline import fit_size, pad_to_stride
 from condiff.sampling import draw_noise, sample
 from condiff.tiles import plan_tiles, predict_in_tiles
@@ -134,11 +134,6 @@ def enlarged_size(size: tuple[int, int], side: int) -> tuple[int, int]:
     """Width and height of a picture brought to a short side; never less than it has."""
     wanted = fit_size(size, size=side, cell=1)
     return max(size, wanted, key=lambda sides: sides[0] * sides[1])
-
-
-def has_embedded() -> bool:
-    """Whether a model that enlarges is in the package."""
-    return DEFAULT in list_embedded()
 
 
 def resample(picture: Image.Image, size: int) -> Image.Image:

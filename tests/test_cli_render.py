@@ -28,7 +28,7 @@ from condiff.evaluation.line_metrics import edge_f1
 from condiff.networks.checkpoint import save_model
 from condiff.networks.denoiser import build_model
 from condiff.tasks import find_task
-from condiff.upscale import Upscaler, has_embedded
+from condiff.upscale import Upscaler
 
 from .conftest import make_photo
 
@@ -138,7 +138,7 @@ def test_sizes(run, sketch):
     assert size("--size", 80, "--upscale", "none") == ((120, 80), False)
     assert size("--size", 32, "--upscale", "none") == ((48, 32), False)
     assert size("--size", 64)[0] == (96, 64)
-    assert size("--size", 64) == ((96, 64), not has_embedded())
+    assert size("--size", 64) == ((96, 64), True)
     assert size("--size", 64, "-q")[1] is False
 
 

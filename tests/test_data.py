@@ -19,6 +19,8 @@ from .test_data_photos import prepare
 
 def build(source, tmp_path, *, task="colorize", features=None, seed=5, device="cpu", **data):
     model = {"sample_size": 8}
+    if find_task(task).enlarges:
+        model |= {"fold": 1, "backbone_variant": None}
     config = TrainConfig.model_validate(
         {"task": task, "seed": seed, "max_train_steps": 1, "model": model,
          "data": {"size": 32, **data}}
@@ -60,7 +62,8 @@ def test_a_batch_is_what_it_says(photo_folder, tmp_path, task):
     row = find_task(task)
     batch, *_ = take(build(photo_folder, tmp_path, task=task), 1, batch_size=5)
     assert batch["x_0"].shape == (5, row.out_channels, 8, 8)
-    assert batch["condition"].shape == (5, row.condition_channels, 32, 32)
+    side = 8 if row.enlarges else 32  # a window of the view is seen pixel for pixel
+    assert batch["condition"].shape == (5, row.condition_channels, side, side)
     assert batch["x_0"].dtype == batch["condition"].dtype == torch.float32
     assert batch["features"] is None
 

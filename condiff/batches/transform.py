@@ -63,6 +63,8 @@ def build_transform(
     """
     size = pipeline.loaded.condition_size if size is None else size
     settings: dict[str, object] = {"steps": steps, "scheduler": scheduler, "size": size}
+    settings["guidance_scale"] = pipeline.find_guidance_scale(None)
+    settings["variety"] = pipeline.find_variety(None)
 
     def transform(photo: Photo, seed: int, hints: HintPicture | None) -> Photo:
         (result,) = pipeline(

@@ -78,7 +78,7 @@ def render(
         typer.Option(
             metavar="auto|none|FOLDER",
             help="What enlarges: a model of the task upscale, which sees the lines; auto: the "
-            "embedded one; none: plain resampling.",
+            "one that the model names; none: plain resampling.",
         ),
     ] = "auto",
     gif: Annotated[
@@ -152,6 +152,8 @@ def render(
             "drawings with -m."
         )
     own = pipeline.loaded.condition_size // pipeline.cell
+    if size is None and pipeline.cell > 1:  # it sees its lines at more than it draws
+        size = pipeline.loaded.condition_size
     enlarged = size is not None and size > own
     upscaler = None
     if enlarged:
@@ -239,12 +241,14 @@ def _load_upscaler(
 ) -> "Upscaler | None":
     """The model that enlarges, None for plain resampling; what `auto` could not do is said."""
     from condiff.errors import ConfigError
-    from condiff.upscale import DEFAULT, Upscaler, has_embedded
+    from condiff.upscale import Upscaler
 
     if upscale == NONE:
         return None
-    if upscale == AUTO and (drawing is None or not has_embedded()):
-        why = "there are no lines" if drawing is None else "no model that enlarges is embedded"
+    second = pipeline.loaded.second_stage
+    if upscale == AUTO and (drawing is None or second is None):
+        name = pipeline.loaded.folder.name
+        why = "there are no lines" if drawing is None else f"{name} names no second stage"
         options.say(f"{why}: resampled plainly", quiet=quiet)
         return None
     if drawing is None:
@@ -252,7 +256,7 @@ def _load_upscaler(
             f"--upscale {upscale} enlarges along the lines of a drawing, and the model "
             f"{pipeline.loaded.folder.name} takes none: use --upscale none."
         )
-    name = DEFAULT if upscale == AUTO else upscale
+    name = second if upscale == AUTO and second else upscale
     return Upscaler.from_pretrained(name, device=pipeline.device)
 
 

@@ -34,6 +34,7 @@ class ModelFolder:
     hint_channels: int = 0
     guidance_scale: float = 1.0  # of sampling, where none is asked for; 1: off
     variety: float = 1.0  # of sampling, where none is asked for; 1: all there is
+    second_stage: str | None = None  # the embedded model, or folder, that enlarges its pictures
 
     @property
     def cell(self) -> int:
@@ -89,6 +90,7 @@ def read_folder(name: str | Path) -> ModelFolder:
             condition_size=int(index.get("condition_size", 256)),
             guidance_scale=float(index.get("guidance_scale", 1.0)),
             variety=float(index.get("variety", 1.0)),
+            second_stage=index.get("second_stage"),
             **read_sizes(unet, encoder),
         )
     except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:

@@ -196,10 +196,10 @@ def test_what_cannot_enlarge_is_one_sentence(
 
 
 def test_size_is_the_pictures_also_where_the_model_sees_more(run, sketch, tmp_path):
-    """Drawings at 64, pictures at 32."""
+    """Drawings seen at 64, drawn at 32."""
     folded = save_tiny(tmp_path, "sketch", fold=2)
     for arguments, expected in (
-        ((), (48, 32)),
+        ((), (96, 64)),  # what it sees, by the second stage or resampled
         (("--size", 40), (60, 40)),
         (("--size", 32), (48, 32)),
     ):

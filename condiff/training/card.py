@@ -30,6 +30,7 @@ condiff render sketch.png --size 512 --upscale FOLDER
 ```
 ```python
 from condiff.upscale import Upscaler
+
 Upscaler.from_pretrained("FOLDER")(picture, drawing, size=512, seed=0)
 ```""",
 }

@@ -184,6 +184,30 @@ def test_auto_is_onnx_where_there_are_graphs(folders, tmp_path):
     assert Pipeline.from_pretrained(plain).engine.name == "torch"
 
 
+OPENING_TWICE = """
+import gc, signal, subprocess, sys
+from pathlib import Path
+
+from condiff.networks.engines import open_openvino
+
+signal.signal(signal.SIGCHLD, lambda *_: None)
+first, second = (open_openvino(Path(sys.argv[1]), 1) for _ in range(2))
+del first
+gc.collect()
+del second
+gc.collect()
+subprocess.run([sys.executable, "-c", ""], check=True)
+"""
+
+
+@pytest.mark.skipif("openvino" not in GRAPHS, reason="openvino is not installed")
+def test_a_process_that_dropped_its_graphs_survives_signals(folders):
+    graph = folders / "none" / "unet" / "model.onnx"
+    command = [sys.executable, "-c", OPENING_TWICE, str(graph)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr  # -11 with a Core each
+
+
 def test_what_is_missing_is_told(folders, tmp_path, monkeypatch):
     plain = save_tiny(tmp_path / "plain", "colorize")
     with pytest.raises(ModelError, match="no graphs for onnx.*condiff export"):

@@ -10,6 +10,7 @@ import platform
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
@@ -125,9 +126,7 @@ def open_onnx(path: Path, threads: int) -> Run:
 
 def open_openvino(path: Path, threads: int) -> Run:
     """A graph in OpenVINO, on so many threads."""
-    import openvino
-
-    core = openvino.Core()
+    core = _openvino_core()
     settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
     compiled = core.compile_model(core.read_model(path), "CPU", settings)
 
@@ -137,6 +136,19 @@ def open_openvino(path: Path, threads: int) -> Run:
         return [np.array(outputs[number]) for number in range(len(compiled.outputs))]
 
     return run
+
+
+@cache
+def _openvino_core() -> Any:
+    """OpenVINO's only Core of this process.
+
+    Its CPU plugin (2026.4) registers a stack for signal handlers on the thread that compiles. When
+    two Cores go one after the other, a freed stack stays registered, and the next signal with a
+    handler, as SIGCHLD has in a process with data loaders, ends the process.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 ENGINES = {

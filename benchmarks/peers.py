@@ -2,9 +2,9 @@
 
     python benchmarks/peers.py --threads 2
 
-The peers are the SHAPES of their networks, written here from their papers with stock torch layers
-and random weights, not the authors' code and not their colours: what a network costs does not
-depend on its weights. Spectral and weight norms are taken as folded into the convolutions, which
+The peers are the SHAPES of their networks, written here with stock torch layers and random weights
+from the papers and, where those are silent on a width, from what the authors' public code sets; not
+that code and not their colours: what a network costs does not depend on its weights. Spectral and weight norms are taken as folded into the convolutions, which
 saves the peers work that the published code does. Seconds are of a forward pass on a CPU in
 float32, the best of several, by the clock and of processor time, which other programs disturb
 less. Reading the photo, its resize to the network's square and the return to its own size are left

@@ -3,13 +3,14 @@
     python benchmarks/peers.py --threads 2
 
 The peers are the SHAPES of their networks, written here with stock torch layers and random weights
-from the papers and, where those are silent on a width, from what the authors' public code sets; not
-that code and not their colours: what a network costs does not depend on its weights. Spectral and weight norms are taken as folded into the convolutions, which
-saves the peers work that the published code does. Seconds are of a forward pass on a CPU in
-float32, the best of several, by the clock and of processor time, which other programs disturb
-less. Reading the photo, its resize to the network's square and the return to its own size are left
-out for the peers and done by condiff, which gets 512x512 pixels and gives as many. Ratios inside
-one run are to be trusted more than seconds between runs.
+from the papers and, where those are silent on a width, from what the authors' public code sets;
+not that code and not their colours: what a network costs does not depend on its weights. Spectral
+and weight norms are taken as folded into the convolutions, which saves the peers work that the
+published code does. Seconds are of a forward pass on a CPU in float32, the best of several, by the
+clock and of processor time, which other programs disturb less. Reading the photo, its resize to
+the network's square and the return to its own size are left out for the peers and done by condiff,
+which gets 512x512 pixels and gives as many. Ratios inside one run are to be trusted more than
+seconds between runs.
 
 DDColor: Kang et al. 2023, arXiv:2212.11613, section 3: a ConvNeXt (Liu et al. 2022), a pixel
 decoder of four upsamplings, a colour decoder of 9 blocks with 100 queries; 512x512 in.

@@ -174,6 +174,8 @@ def _show_cost(trainer: "Trainer", config: "TrainConfig", *, push_to_hub: str | 
     from condiff.training.profile import count_cost
 
     cost = count_cost(trainer, cached_features=config.data.cache_features)
+    if not trainer.is_main:
+        return
     print(to_yaml(config), end="")
     print(f"# {trainer.describe()}")
     print(f"# {cost.flops / 1e9:.3g} GFLOP an image, forward and backward")
@@ -252,8 +254,9 @@ def _save(trainer: "Trainer", output: Path, *, name: str) -> Path:
     trainer.save_checkpoint()
     with _writing(output):
         folder = trainer.save()
-        if trainer.is_main:
-            trainer.sample_grid().save(output / "samples" / f"{name}.png")
+        grid = trainer.sample_grid()
+        if grid is not None:
+            grid.save(output / "samples" / f"{name}.png")
             _draw_curves(output)
     return folder
 

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -279,13 +280,10 @@ def _writing(output: Path) -> Iterator[None]:
 
 
 def _draw_curves(output: Path) -> None:
-    from condiff.training.curves import draw_curves, read_metrics
+    from condiff.training.curves import make_curves, read_metrics
 
-    metrics = read_metrics(output / "metrics.jsonl")
-    try:
-        draw_curves(metrics, output / "curves.png")
-    except ModuleNotFoundError:  # curves are an extra of the extra: metrics.jsonl has the numbers
-        return
+    if find_spec("matplotlib"):  # an extra of the extra: metrics.jsonl has the numbers
+        make_curves(read_metrics(output / "metrics.jsonl")).save(output / "curves.png")
 
 
 @contextmanager

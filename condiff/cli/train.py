@@ -219,11 +219,9 @@ def _run(trainer: "Trainer", output: Path, *, silent: bool) -> Path:
         for step in trainer.steps():
             images += len(step.errors)
             saves = step.step % config.sample_steps == 0
-            if not (saves or step.step % config.log_steps == 0):
+            if not (saves or step.step % config.log_steps == 0 or step.progress >= 1):
                 continue
-            trainer.observe(
-                step.loss
-            )  # waits for the device: only now is the time that of the work
+            trainer.observe(step.loss)  # waits for the device: now the time is that of the work
             rate = images / (time.monotonic() - began)
             smooth = _smooth(smooth, step.decile_losses)
             bar.n = round(1000 * step.progress)

@@ -43,6 +43,8 @@ def count_cost(trainer: Trainer, *, cached_features: bool) -> Cost:
     if cached_features and batch["features"] is None:
         batch["features"] = trainer.model.encoder.features(batch["condition"])
     with (
+        # Met under a counter, a network to be compiled is marked as one never to be compiled.
+        torch.compiler.set_stance("force_eager"),
         FlopCounterMode(display=False) as counter,
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
     ):

@@ -30,11 +30,12 @@ def read_plugin() -> FullyShardedDataParallelPlugin | None:
     """
     if not str_to_bool(os.environ.get("ACCELERATE_USE_FSDP", "false")):
         return None
-    if os.environ.get("FSDP_VERSION", "1") != "2":
-        raise TrainingError(
-            "condiff shards by FSDP 2 alone: set fsdp_version: 2 in accelerate's configuration."
-        )
     plugin = FullyShardedDataParallelPlugin()
+    if getattr(plugin, "fsdp_version", 1) != 2:
+        raise TrainingError(
+            "condiff shards by FSDP 2 alone: set fsdp_version: 2 in accelerate's configuration "
+            "(accelerate 1.6 or newer)."
+        )
     if plugin.activation_checkpointing:
         raise TrainingError(
             "fsdp_activation_checkpointing is not supported: set gradient_checkpointing: true "

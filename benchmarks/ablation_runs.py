@@ -12,14 +12,13 @@ import numpy as np
 import torch
 from ablation_rows import REFERENCE, ROWS, Row, config_of
 from ablation_spaces import SPACES
-from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from condiff.config import TrainConfig
 from condiff.data.features import FeatureCache
 from condiff.data.views import Batch, cut, draw_frame, scale_to
-from condiff.networks.denoiser import Model
+from condiff.training.average import build_average
 from condiff.training.trainer import Trainer
 
 TUNED_RATE = 0.1  # of the learning rate, for what was pretrained
@@ -118,11 +117,6 @@ def _tune_last_stage(trainer: Trainer) -> None:
 
     optimizer.register_step_pre_hook(slow_down)
     trainer.ema = build_average(model, trainer.config.optimizer.ema_decay)
-
-
-def build_average(model: Model, decay: float) -> EMAModel:
-    """An average as the trainer keeps it."""
-    return EMAModel(model.trainable(), decay=decay, use_ema_warmup=True, power=0.75, foreach=True)
 
 
 def equal_steps(row: Row, photos: Photos, *, rounds: int = 3, steps: int = 4) -> int:

@@ -22,11 +22,12 @@ import numpy as np
 import torch
 from ablation_judge import Judge
 from ablation_rows import AVERAGES, QUESTIONS, REFERENCE, ROWS, SEEDS, config_of
-from ablation_runs import Photos, build_average, build_trainer, equal_steps
+from ablation_runs import Photos, build_trainer, equal_steps
 from PIL import Image
 
 from condiff.cli.options import quiet_libraries
 from condiff.pipeline import Pipeline
+from condiff.training.average import build_average
 
 FIGURES = (  # key, label, format
     ("colourfulness_ratio", "colourfulness / truth's", ".2f"),

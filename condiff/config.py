@@ -241,7 +241,9 @@ def parse_config(values: dict[str, Any], *, origin: str) -> TrainConfig:
         fault = error.errors()[0]
         key = ".".join(str(part) for part in fault["loc"] if part != "function-after")
         if fault["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(key, list(known_keys()), n=1, cutoff=0.5)
+            keys = list(known_keys())
+            known = keys + sorted({key.rpartition(".")[0] for key in keys} - {""})
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
             hint = f"; did you mean {near[0]}?" if near else "."
             raise ConfigError(f"{origin}: there is no setting {key}{hint}") from error
         message = fault["msg"].removeprefix("Value error, ")

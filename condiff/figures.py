@@ -84,7 +84,10 @@ def _to_viridis(levels: NDArray[np.uint8]) -> Image.Image:
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes: named curves over x, or over 0, 1, 2, … where x is None."""
+    """One pair of axes: named curves over x, or over 0, 1, 2, … where x is None.
+
+    Curves named in `faint` are thin and pale: the raw values behind a smoothed curve.
+    """
 
     title: str
     xlabel: str
@@ -92,6 +95,7 @@ class Panel:
     curves: Mapping[str, Sequence[float]]
     x: Sequence[float] | None = None
     log_y: bool = False
+    faint: Sequence[str] = ()
 
 
 def make_plot(panels: Sequence[Panel]) -> Image.Image:
@@ -111,11 +115,16 @@ def make_plot(panels: Sequence[Panel]) -> Image.Image:
     for axes, panel in zip(np.ravel(figure.subplots(1, len(panels))), panels, strict=True):
         for name, curve in panel.curves.items():
             x = range(len(curve)) if panel.x is None else panel.x
-            (lines[name],) = axes.plot(x, curve, color=color[name], linewidth=2, label=name)
+            width, alpha = (1, 0.4) if name in panel.faint else (2, 1)
+            (lines[name],) = axes.plot(x, curve, color=color[name], linewidth=width, alpha=alpha)
         axes.set_title(panel.title)
         axes.set_xlabel(panel.xlabel)
         axes.set_ylabel(panel.ylabel)
         axes.set_yscale("log" if panel.log_y else "linear")
+        low, high = axes.get_ylim()
+        if panel.log_y and high < 10 * low:  # 0.8 and 0.9, not 8×10⁻¹ and 9×10⁻¹
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter("{x:g}")
         axes.margins(x=0.01)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)

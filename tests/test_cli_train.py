@@ -62,6 +62,23 @@ def test_the_same_command_again_finds_the_run_done(run, tmp_path):
     assert weights.read_bytes() == trained
 
 
+def test_the_last_step_is_logged_whatever_the_interval(run, tmp_path):
+    assert run("--set", "log_steps=3", "--set", "sample_steps=9")[0] == 0
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [3, 4]
+
+
+def test_a_tracker_gets_what_the_metrics_hold(run, tmp_path):
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    code, _, err = run("--set", "tracker=tensorboard")
+    assert code == 0, err
+    (folder,) = {path.parent for path in (tmp_path / "run").rglob("events.out.tfevents.*")}
+    log = events.EventAccumulator(str(folder)).Reload()
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    told = [(event.step, event.value) for event in log.Scalars("loss")]
+    assert told == [(m["step"], pytest.approx(m["loss"])) for m in map(json.loads, lines)]
+
+
 def test_more_steps_extend_a_run_and_force_starts_over(run, tmp_path):
     run()
     assert run("--max-steps", 6)[0] == 0

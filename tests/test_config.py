@@ -34,6 +34,7 @@ def test_overrides_win_over_the_file(tmp_path):
             "max_train_steps: 3\noptimizer: {learning_rat: 1}",
             "did you mean optimizer.learning_rate",
         ),
+        ("max_train_steps: 3\noptimiser: {learning_rate: 1}", "did you mean optimizer[?]"),
         ("max_train_steps: -3", "max_train_steps: .*greater than 0.*-3"),
         ("seed: 1", "give --max-steps or --max-minutes"),
         ("max_train_steps: 3\nmodel: {sample_size: 20}", "no multiple of 8.*take 16"),

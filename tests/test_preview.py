@@ -5,13 +5,14 @@ import json
 import numpy as np
 import pytest
 import yaml
-from PIL import Image
+from PIL import ImageColor
 
 from condiff.config import TrainConfig
 from condiff.errors import ConfigError
+from condiff.figures import COLORS
 from condiff.tasks import TASKS, find_task
 from condiff.training.card import make_card
-from condiff.training.curves import draw_curves, read_metrics, smooth
+from condiff.training.curves import make_curves, read_metrics, smooth
 from condiff.training.trainer import Trainer
 
 
@@ -54,10 +55,13 @@ def test_the_card_is_readable_by_the_hub_and_says_how_it_was_made(name):
 def test_curves_are_drawn_from_the_metrics(tmp_path):
     rows = [{"step": n, "loss": 1 / n, "learning_rate": 0.1} for n in range(1, 30)]
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")
-    draw_curves(read_metrics(tmp_path / "metrics.jsonl"), tmp_path / "curves.png")
-    with Image.open(tmp_path / "curves.png") as image:
-        assert min(image.size) > 300
-        assert len(image.convert("RGB").getcolors(1 << 20)) > 10
+    curves = np.asarray(make_curves(read_metrics(tmp_path / "metrics.jsonl")), float)
+    for color, panel in ((COLORS[1], curves[:, :640]), (COLORS[2], curves[:, 640:])):
+        near = np.abs(panel - ImageColor.getrgb(color)).max(axis=2) < 8
+        columns = np.flatnonzero(near[:400].any(axis=0))
+        assert columns[-1] - columns[0] > 400  # from the first step to the last
+        rows = [np.flatnonzero(near[:400, column]).mean() for column in columns]
+        assert rows[-1] - rows[0] > 100 if color == COLORS[1] else np.ptp(rows) < 2
     with pytest.raises(ConfigError, match="Cannot read the metrics"):
         read_metrics(tmp_path / "none.jsonl")
 

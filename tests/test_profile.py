@@ -56,6 +56,18 @@ def test_memory_grows_with_the_batch_by_the_activations(photo_folder, tmp_path):
     assert all(p.grad is None for p in run.model.parameters())
 
 
+def test_counting_leaves_a_network_to_be_compiled(photo_folder, tmp_path):
+    """What torch meets first under a counter it would never compile: the profile would be wrong."""
+    run, graphs = trainer(photo_folder, tmp_path), []
+    plain = count_cost(run, cached_features=False)
+    torch._dynamo.reset()
+    run.model.unet.compile(backend=lambda graph, inputs: graphs.append(graph) or graph.forward)
+    assert count_cost(run, cached_features=False).flops == plain.flops
+    assert not graphs
+    run.error(run.first_batch(1), 0, alone=True)
+    assert graphs
+
+
 def test_the_profile_accounts_for_the_whole_step(photo_folder, tmp_path):
     run = trainer(photo_folder, tmp_path)
     result = profile(run, steps=2, warm_up=1)

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -174,6 +175,8 @@ def _show_cost(trainer: "Trainer", config: "TrainConfig", *, push_to_hub: str | 
     from condiff.training.profile import count_cost
 
     cost = count_cost(trainer, cached_features=config.data.cache_features)
+    if not trainer.is_main:
+        return
     print(to_yaml(config), end="")
     print(f"# {trainer.describe()}")
     print(f"# {cost.flops / 1e9:.3g} GFLOP an image, forward and backward")
@@ -216,11 +219,9 @@ def _run(trainer: "Trainer", output: Path, *, silent: bool) -> Path:
         for step in trainer.steps():
             images += len(step.errors)
             saves = step.step % config.sample_steps == 0
-            if not (saves or step.step % config.log_steps == 0):
+            if not (saves or step.step % config.log_steps == 0 or step.progress >= 1):
                 continue
-            trainer.observe(
-                step.loss
-            )  # waits for the device: only now is the time that of the work
+            trainer.observe(step.loss)  # waits for the device: now the time is that of the work
             rate = images / (time.monotonic() - began)
             smooth = _smooth(smooth, step.decile_losses)
             bar.n = round(1000 * step.progress)
@@ -252,8 +253,9 @@ def _save(trainer: "Trainer", output: Path, *, name: str) -> Path:
     trainer.save_checkpoint()
     with _writing(output):
         folder = trainer.save()
-        if trainer.is_main:
-            trainer.sample_grid().save(output / "samples" / f"{name}.png")
+        grid = trainer.sample_grid()
+        if grid is not None:
+            grid.save(output / "samples" / f"{name}.png")
             _draw_curves(output)
     return folder
 
@@ -276,13 +278,10 @@ def _writing(output: Path) -> Iterator[None]:
 
 
 def _draw_curves(output: Path) -> None:
-    from condiff.training.curves import draw_curves, read_metrics
+    from condiff.training.curves import make_curves, read_metrics
 
-    metrics = read_metrics(output / "metrics.jsonl")
-    try:
-        draw_curves(metrics, output / "curves.png")
-    except ModuleNotFoundError:  # curves are an extra of the extra: metrics.jsonl has the numbers
-        return
+    if find_spec("matplotlib"):  # an extra of the extra: metrics.jsonl has the numbers
+        make_curves(read_metrics(output / "metrics.jsonl")).save(output / "curves.png")
 
 
 @contextmanager

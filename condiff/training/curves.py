@@ -4,7 +4,10 @@ import json
 import math
 from pathlib import Path
 
+from PIL import Image
+
 from condiff.errors import ConfigError
+from condiff.figures import Panel, make_plot
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
@@ -15,21 +18,18 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
         raise ConfigError(f"Cannot read the metrics {path}: {error}.") from error
 
 
-def draw_curves(metrics: list[dict[str, float]], target: Path) -> None:
-    """Loss (each logged step, and smoothed) and learning rate over the steps, as a PNG."""
-    from matplotlib.figure import Figure
-
+def make_curves(metrics: list[dict[str, float]]) -> Image.Image:
+    """Loss (each logged step, and smoothed) and learning rate over the steps."""
     steps = [line["step"] for line in metrics]
-    figure = Figure(figsize=(8, 3.2), dpi=110, layout="constrained")
-    loss_axes, rate_axes = figure.subplots(1, 2)
     losses = [line["loss"] for line in metrics]
-    loss_axes.plot(steps, losses, color="0.75", linewidth=0.8, label="a step")
-    loss_axes.plot(steps, smooth(losses), color="tab:blue", label="smoothed")
-    loss_axes.set(xlabel="step", ylabel="loss", yscale="log")
-    loss_axes.legend(frameon=False)
-    rate_axes.plot(steps, [line["learning_rate"] for line in metrics], color="tab:orange")
-    rate_axes.set(xlabel="step", ylabel="learning rate")
-    figure.savefig(target)
+    rates = [line["learning_rate"] for line in metrics]
+    loss = {"loss of a step": losses, "smoothed": smooth(losses)}
+    return make_plot(
+        [
+            Panel("Loss", "step", "loss", loss, steps, log_y=True, faint=("loss of a step",)),
+            Panel("Learning rate", "step", "learning rate", {"learning rate": rates}, steps),
+        ]
+    )
 
 
 def smooth(values: list[float], *, keep: float = 0.9) -> list[float]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from condiff.training.sharding import held, is_cut
 from condiff.training.trainer import Trainer
 
 BYTES_A_PARAMETER = 4 * 5  # weight, gradient, two moments of AdamW, average; single precision
@@ -20,7 +21,7 @@ class Cost:
 
     flops: int
     activation_bytes: int
-    parameter_bytes: int  # of the whole model, whatever the batch
+    parameter_bytes: int  # of the weights and what belongs to them, whatever the batch
 
     def memory(self, batch_size: int) -> int:
         """Bytes that a step of so many images keeps on a device; what it works in comes on top."""
@@ -41,20 +42,24 @@ def count_cost(trainer: Trainer, *, cached_features: bool) -> Cost:
     batch = trainer.first_batch(1)
     if cached_features and batch["features"] is None:
         batch["features"] = trainer.model.encoder.features(batch["condition"])
-    weights = {p.data_ptr() for p in trainer.model.parameters()}
     with (
+        # Met under a counter, a network to be compiled is marked as one never to be compiled.
+        torch.compiler.set_stance("force_eager"),
         FlopCounterMode(display=False) as counter,
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
     ):
         error, _ = trainer.error(batch, 0, alone=True)
+        weights = {p.data_ptr() for p in trainer.model.parameters()}
         error.mean().backward()
     trainer.optimizer.zero_grad()
-    trainable = sum(p.numel() for p in trainer.model.trainable())
-    frozen = sum(p.numel() for p in trainer.model.parameters()) - trainable
+    share = sum(held(p).numel() for p in trainer.model.trainable())
+    copied = sum(p.numel() for p in trainer.model.parameters())  # frozen, and put together in use
+    if not is_cut(trainer.model):
+        copied -= share
     return Cost(
         flops=counter.get_total_flops(),
         activation_bytes=sum(size for pointer, size in kept.items() if pointer not in weights),
-        parameter_bytes=BYTES_A_PARAMETER * trainable + 4 * frozen,
+        parameter_bytes=BYTES_A_PARAMETER * share + 4 * copied,
     )
 
 

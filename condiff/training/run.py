@@ -204,7 +204,7 @@ def _write(path: Path, data: bytes) -> int:
     return len(data)
 
 
-def find_checkpoints(output: Path) -> Iterator[Checkpoint]:
+def find_checkpoints(output: Path, *, warn: bool = True) -> Iterator[Checkpoint]:
     """The whole checkpoints of a run, newest first; damaged ones are warned of and passed over."""
     folders = [p for p in (output / "checkpoints").glob("step-*") if NAME.fullmatch(p.name)]
     for folder in sorted(folders, key=lambda p: int(p.name[5:]), reverse=True):
@@ -215,12 +215,13 @@ def find_checkpoints(output: Path) -> Iterator[Checkpoint]:
                     raise ValueError(f"{name}.safetensors is cut short")
             yield Checkpoint(folder, state)
         except (OSError, ValueError, KeyError) as error:
-            logger.warning("%s is damaged and passed over: %s", folder, error)
+            if warn:
+                logger.warning("%s is damaged and passed over: %s", folder, error)
 
 
 def prune_checkpoints(output: Path, *, keep: int) -> None:
     """Leave the newest `keep` checkpoints, and the one of the lowest smoothed loss."""
-    whole = list(find_checkpoints(output))
+    whole = list(find_checkpoints(output, warn=False))  # it was told when the run began
     if not whole:
         return
     best = min(whole, key=lambda c: _finite(float(c.state["smoothed_loss"])))

@@ -8,6 +8,7 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
 from condiff.errors import TrainingError
+from condiff.training.sharding import cut, held, join, whole
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -17,22 +18,26 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
-def take_snapshot(model: nn.Module, optimizer: Any, ema: EMAModel) -> dict[str, dict[str, Tensor]]:
-    """The files of a checkpoint: weights, their averages, the moments of AdamW; on the CPU."""
-    names = trainable(model)
-    files = {
-        "model": {name: p.detach() for name, p in names.items()},
-        "ema": dict(zip(names, ema.shadow_params, strict=True)),
-        "optimizer": {
-            f"{name}.{key}": value
-            for name, parameter in names.items()
-            for key, value in optimizer.state[parameter].items()
-        },
-    }
-    return {
-        file: {name: value.cpu().contiguous() for name, value in values.items()}
-        for file, values in files.items()
-    }
+@torch.no_grad()
+def take_snapshot(
+    model: nn.Module, optimizer: Any, ema: EMAModel, *, keep: bool = True
+) -> dict[str, dict[str, Tensor]]:
+    """The files of a checkpoint: weights, their averages, the moments of AdamW; whole, on the CPU.
+
+    Where processes hold shares all have to ask for it; those that do not `keep` it get nothing.
+    """
+    files: dict[str, dict[str, Tensor]] = {"model": {}, "ema": {}, "optimizer": {}}
+
+    def add(file: str, name: str, value: Tensor) -> None:
+        if keep:
+            files[file][name] = value.detach().cpu().contiguous()
+
+    for (name, parameter), shadow in zip(trainable(model).items(), ema.shadow_params, strict=True):
+        add("model", name, whole(parameter))
+        add("ema", name, join(shadow, parameter))
+        for key, value in optimizer.state[parameter].items():
+            add("optimizer", f"{name}.{key}", whole(value))
+    return files
 
 
 @torch.no_grad()
@@ -48,10 +53,13 @@ def restore_snapshot(
     if {n: v.shape for n, v in saved.items()} != {n: p.shape for n, p in names.items()}:
         raise TrainingError("The checkpoint is of a model of another shape: start a new run.")
     for (name, parameter), shadow in zip(names.items(), ema.shadow_params, strict=True):
-        parameter.copy_(saved[name])
-        shadow.copy_(averaged[name])
+        parameter.copy_(cut(saved[name], parameter))
+        shadow.copy_(held(cut(averaged[name], parameter)))
         # Laid out like the parameter: the fused step walks all of them side by side.
         optimizer.state[parameter] = {
             "step": moments[f"{name}.step"].to(parameter.device),
-            **{key: torch.empty_like(parameter).copy_(moments[f"{name}.{key}"]) for key in MOMENTS},
+            **{
+                key: torch.empty_like(parameter).copy_(cut(moments[f"{name}.{key}"], parameter))
+                for key in MOMENTS
+            },
         }

@@ -9,13 +9,12 @@ each their share: together they do what one process does with the whole batch.
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
 import torch
 from accelerate.utils import broadcast
-from diffusers.training_utils import EMAModel
 from PIL import Image
 from torch import Tensor
 
@@ -26,6 +25,7 @@ from condiff.networks.checkpoint import save_model
 from condiff.networks.denoiser import Model, build_model
 from condiff.networks.pretrained import load_init
 from condiff.tasks import Task, find_task
+from condiff.training.average import averaged, build_average, update_average
 from condiff.training.card import make_card
 from condiff.training.objective import batch_error
 from condiff.training.preview import sample_grid
@@ -38,6 +38,7 @@ from condiff.training.run import (
     refuse_nan,
     write_checkpoint,
 )
+from condiff.training.sharding import prepare
 from condiff.training.snapshot import restore_snapshot, take_snapshot
 
 
@@ -75,14 +76,6 @@ class Trainer:
                 feature_channels=self.model.encoder.feature_channels,
                 device=self.accelerator.device,
             )
-        self.ema = EMAModel(
-            self.model.trainable(),
-            decay=config.optimizer.ema_decay,
-            use_ema_warmup=True,
-            power=0.75,
-            foreach=True,
-        )
-        self.ema.to(self.accelerator.device)
         alphas_bar = build_scheduler("ddpm", config.diffusion).alphas_cumprod
         self.alphas_bar = alphas_bar.to(self.accelerator.device)
         optimizer = torch.optim.AdamW(
@@ -93,7 +86,8 @@ class Trainer:
         )
         if config.compile:
             self.model.unet.compile()
-        self.parallel, self.optimizer = self.accelerator.prepare(self.model, optimizer)
+        self.parallel, self.optimizer = prepare(self.accelerator, self.model, optimizer)
+        self.ema = build_average(self.model, config.optimizer.ema_decay)
         self.step, self.minutes, self.smoothed_loss = 0, 0.0, math.nan
         self.stop_signal = 0  # of the operating system; the step in work is finished
 
@@ -194,10 +188,11 @@ class Trainer:
     def update(self) -> None:
         """One step of the optimizer and the averaged weights along the gradients at hand."""
         largest = self.config.optimizer.max_grad_norm
-        self.accelerator.clip_grad_norm_(self.model.trainable(), largest)
+        # All of the model's parameters: of some alone accelerate unscales fp16's gradients twice.
+        self.accelerator.clip_grad_norm_(self.model.parameters(), largest)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.ema.step(self.model.trainable())
+        update_average(self.ema, self.model)
 
     def observe(self, loss: float) -> None:
         """Take note of a step's loss: for the best checkpoint, and to stop when it is no number.
@@ -239,11 +234,16 @@ class Trainer:
             self.minutes, self.stop_signal = minutes, int(stop)
         return self._progress < 1 and not self.stop_signal
 
-    def sample_grid(self, *, photos: int = 8, steps: int = 10) -> Image.Image:
-        """Conditions, samples of the averaged weights, truths of the first photos; fixed noise."""
-        with self._averaged():
+    def sample_grid(self, *, photos: int = 8, steps: int = 10) -> Image.Image | None:
+        """Conditions, samples of the averaged weights, truths of the first photos; fixed noise.
+
+        All processes have to ask for it, and for what is saved; the first one alone gets it.
+        """
+        with averaged(self.ema, self.model, keep=self.is_main) as model:
+            if model is None:
+                return None
             return sample_grid(
-                self.model,
+                model,
                 self.task,
                 self.first_batch(photos),
                 config=self.config,
@@ -251,25 +251,14 @@ class Trainer:
                 steps=steps,
             )
 
-    @contextmanager
-    def _averaged(self) -> Iterator[None]:
-        """The averaged weights in place of the trained ones, for a while."""
-        parameters = self.model.trainable()
-        self.ema.store(parameters)
-        self.ema.copy_to(parameters)
-        try:
-            yield
-        finally:
-            self.ema.restore(parameters)
-
     def save(self, *, half: bool = True) -> Path:
         """Write the averaged weights as the model folder OUTPUT/model; return it."""
         folder = self.output / "model"
-        if self.is_main:
-            with self._averaged():
+        with averaged(self.ema, self.model, keep=self.is_main) as model:
+            if model is not None:
                 save_model(
                     folder,
-                    self.model,
+                    model,
                     task=self.task,
                     diffusion=self.config.diffusion,
                     condition_size=self.config.condition_size,
@@ -277,6 +266,7 @@ class Trainer:
                     variety=self.config.variety,
                     dtype=torch.float16 if half else torch.float32,
                 )
+        if self.is_main:
             (folder / "config.yaml").write_text(to_yaml(self.config), "utf-8")
             (folder / "README.md").write_text(self._card(), "utf-8")
         return folder
@@ -314,9 +304,10 @@ class Trainer:
 
         Raises TrainingError where a weight is no number, CheckpointError where it cannot write.
         """
+        files = take_snapshot(self.model, self.optimizer, self.ema, keep=self.is_main)
         if not self.is_main:
             return
-        if not all(p.isfinite().all() for p in self.model.trainable()):
+        if not all(weight.isfinite().all() for weight in files["model"].values()):
             self.observe(math.nan)
         scaler = self.accelerator.scaler
         state = {
@@ -329,7 +320,7 @@ class Trainer:
             **self._counts,
             "scaler": scaler.state_dict() if scaler is not None else None,
         }
-        write_checkpoint(self.output, state, take_snapshot(self.model, self.optimizer, self.ema))
+        write_checkpoint(self.output, state, files)
         prune_checkpoints(self.output, keep=self.config.keep_checkpoints)
 
     def resume(self, checkpoint: Checkpoint) -> None:

@@ -206,8 +206,8 @@ class Pipeline:
         if isinstance(image, Drawing):
             raise ConfigError(f"The model {name} takes a photo, not a drawing.")
         pixels = pixels_of(image)
-        small = shrink_to(pixels, size=side, cell=self.cell)
-        return pixels, lightness_of(small)[..., None] / 50 - 1
+        L = small_lightness(pixels, size=side, cell=self.cell)
+        return pixels, L[..., None] / 50 - 1
 
     def _lines(self, ink: np.ndarray, side: int) -> np.ndarray:
         """Ink (H,W) as the condition (h,w,1): ink 1, paper -1, as in training."""

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from condiff import pipeline
-from condiff.batches.transform import build_transform
+from condiff.batches.transform import Recipe, build_transform
 from condiff.cli import main
 from condiff.cli.batch_report import shown
 from condiff.errors import ImageError
@@ -135,6 +135,39 @@ def test_wishes_and_hints_give_the_bytes_of_colorize_and_new_hints_make_anew(run
     assert run(photos, out, "--hints", tmp_path / "none")[0] == 1
 
 
+def test_guidance_and_variety_give_the_bytes_of_colorize(run, photos, tmp_path):
+    sampling = ["--guidance-scale", 3, "--variety", 0.5]
+    code, stdout, _ = run(photos, tmp_path / "out", "--seed", 3, *sampling, "--json")
+    assert code == 0
+    plain = tmp_path / "plain"
+    assert run(photos, plain, "--seed", 3)[0] == 0
+    for name, line in told_of(stdout)[0].items():
+        one = tmp_path / Path(name).name
+        arguments = [photos / name, "-o", one, "--seed", line["seed"], *sampling]
+        assert run(*arguments, command="colorize")[0] == 0
+        assert one.read_bytes() == Path(line["target"]).read_bytes()
+        assert one.read_bytes() != (plain / name).read_bytes()
+
+
+def test_a_batch_goes_on_with_the_settings_that_it_was_begun_with(run, photos, tmp_path):
+    asked = ["--guidance-scale", 3, "--variety", 0.5, "--quality", 40]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert run(photos, whole, "--seed", 3, *asked)[0] == 0
+    assert run(photos, parts, "--seed", 3, *asked, "--shard", "1/3")[0] == 0
+    kept = json.loads((parts / ".condiff" / "settings.json").read_text())["settings"]
+    assert (kept["guidance_scale"], kept["variety"], kept["quality"]) == (3, 0.5, 40)
+    assert run(photos, parts)[0] == 0  # goes on without naming them
+    assert files_of(parts) == files_of(whole)
+    for other in (["--guidance-scale", 2], ["--variety", 1], ["--quality", 90]):
+        code, _, stderr = run(photos, parts, *other)
+        assert (code, "other settings" in stderr) == (1, True)
+    plain = tmp_path / "plain"
+    assert run(photos, plain, "--seed", 3)[0] == 0
+    kept = json.loads((plain / ".condiff" / "settings.json").read_text())["settings"]
+    assert (kept["guidance_scale"], kept["variety"], kept["size"]) == (1, 1, 32)
+    assert "quality: none there, 40 asked" in run(photos, plain, "--quality", 40)[2]
+
+
 def test_the_bytes_of_any_worker_count_and_split(run, tmp_path):
     photos = make_photos(tmp_path / "in", 6)
     one, many, split = (tmp_path / name for name in ("one", "many", "split"))
@@ -202,8 +235,8 @@ def test_a_grey_result_is_a_failure_but_a_blank_page_is_none(tiny_folder):
     tiny = pipeline.Pipeline.from_pretrained(tiny_folder, device="cpu")
     tiny.engine.model.unet.conv_out.weight.data.zero_()
     tiny.engine.model.unet.conv_out.bias.data.zero_()
-    how = {"steps": 1, "scheduler": "ddim", "size": 32, "provenance": None}
-    grey = build_transform(tiny, **how)
+    quick = {"steps": 1, "scheduler": "ddim", "size": 32, "provenance": False}
+    grey = build_transform(tiny, Recipe(model="tiny", device="cpu", engine="torch", **quick))
     # v = 0 at zero terminal SNR is x_0 = 0: no colour at all
     with pytest.raises(ImageError, match="no colour"):
         grey(Photo.from_image(make_photo(40, 40)), 1, None)

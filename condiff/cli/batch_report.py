@@ -13,8 +13,8 @@ import typer
 from condiff.cli import options
 
 if TYPE_CHECKING:
+    from condiff.batches.knowledge import Result
     from condiff.batches.mirror import Plan
-    from condiff.batches.runner import Result
 
 OUTCOMES = ("done", "skipped", "failed")
 
@@ -22,7 +22,7 @@ OUTCOMES = ("done", "skipped", "failed")
 def describe(plan: "Plan", *, force: bool) -> None:
     """`--dry-run`: a line for every photo."""
     from condiff.batches.journal import read_entries
-    from condiff.batches.runner import look_up
+    from condiff.batches.knowledge import look_up
 
     entries = {} if force else read_entries(plan.out)
     states = list(look_up(plan, entries, replace=force))

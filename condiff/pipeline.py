@@ -18,6 +18,7 @@ from condiff.colors.wishes import NOTHING, Wishes, build_wishes, names_of
 from condiff.conditions.drawing import Drawing, clean_drawing, shrink_ink
 from condiff.errors import ConfigError, ImageError
 from condiff.images.decoding import to_8_bits
+from condiff.images.memory import as_memory_error
 from condiff.images.photo import Photo, Picture, pixels_of, with_pixels
 from condiff.networks.engines import Engine, build_engine, choose_engine, find_device
 from condiff.networks.folder import ModelFolder, read_folder
@@ -76,6 +77,7 @@ class Pipeline:
         """The variety asked for, or the model folder's."""
         return self.loaded.variety if asked is None else asked
 
+    @as_memory_error()
     def __call__(
         self,
         image: Picture | Drawing | None = None,

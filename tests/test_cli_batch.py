@@ -244,6 +244,38 @@ def test_a_grey_result_is_a_failure_but_a_blank_page_is_none(tiny_folder):
     assert (grey(page, 1, None).pixels == page.pixels).all()
 
 
+LITTLE_MEMORY = """
+import resource, sys
+from condiff.cli import main
+
+small, big, out, *flags = sys.argv[1:]
+main(["colorize", f"{small}/a.png", "-o", f"{out}.png", *flags])  # what is loaded, is loaded now
+taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (taken + 300 * 2**20, -1))
+codes = [main(["colorize", f"{big}/b.png", "-o", f"{out}.png", "--force", *flags])]
+codes.append(main(["batch", big, out, "--workers", "2", *flags]))
+print(codes)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux")
+def test_too_little_memory_is_one_sentence_and_costs_only_that_photo(tiny_folder, tmp_path):
+    small, big = tmp_path / "small", tmp_path / "big"
+    for folder in (small, big):
+        folder.mkdir()
+        make_photo(50, 40).save(folder / "a.png")
+    Image.new("L", (11_000, 11_000), 90).save(big / "b.png")  # 363 MB once decoded
+    arguments = [small, big, tmp_path / "out", "-m", tiny_folder, *QUICK]
+    done = subprocess.run(
+        [sys.executable, "-c", LITTLE_MEMORY, *map(str, arguments)], capture_output=True, text=True
+    )
+    assert "Traceback" not in done.stderr
+    assert "condiff: There is not enough memory" in done.stderr
+    assert "b.png: not enough memory even alone" in done.stderr
+    assert done.stdout.splitlines()[-2:] == ["1 done, 0 skipped, 1 failed", "[1, 1]"]
+    assert set(files_of(tmp_path / "out")) == {"a.png"}
+
+
 def start(photos: Path, out: Path, model: Path) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "condiff", "batch", str(photos), str(out), "--json"]
     return subprocess.Popen(

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from condiff.images.provenance import add_provenance
 from condiff.networks.folder import INDEX
 from condiff.pipeline import Pipeline
 
+STRIP_ROWS = 64  # that are looked at together
 DARK, BRIGHT = 16 / 255, 239 / 255  # between them sRGB has room for colour
 
 
@@ -100,13 +101,19 @@ def note_making(
 
 def is_grey(pixels: Pixels) -> bool:
     """Whether R = G = B in every pixel of (H,W,3)."""
-    return bool((pixels == pixels[..., :1]).all())
+    return all(bool((strip == strip[..., :1]).all()) for strip in _strips(pixels))
 
 
 def is_blank(pixels: Pixels) -> bool:
     """Whether no channel of (H,W,3) lies between near black and near white."""
     white = np.iinfo(pixels.dtype).max
-    return not bool(((pixels > DARK * white) & (pixels < BRIGHT * white)).any())
+    dark, bright = DARK * white, BRIGHT * white
+    return not any(bool(((s > dark) & (s < bright)).any()) for s in _strips(pixels))
+
+
+def _strips(pixels: Pixels) -> Iterator[Pixels]:
+    """The rows of an image, some at a time: a large photo must not be doubled."""
+    return (pixels[top : top + STRIP_ROWS] for top in range(0, len(pixels), STRIP_ROWS))
 
 
 def fingerprint(folder: Path, task: str) -> str:

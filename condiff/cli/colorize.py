@@ -22,6 +22,7 @@ from condiff.cli.answers import (
 )
 
 if TYPE_CHECKING:
+    from condiff.batches.transform import Recipe
     from condiff.colors.hints import Hints
     from condiff.images.photo import Photo
 
@@ -102,16 +103,17 @@ def colorize(
     targets = plan_targets(source, output or target, 1 if pick else samples)
     many = len(targets) > 1 and sheet
     extras = Extras(sheet=name_sheet(targets[0]) if many else None, map=uncertainty, film=gif)
-    check_extras(extras, samples=samples, force=force)
+    check_extras(extras, targets, samples=samples, force=force)
     for path in targets:
         if isinstance(path, Path):
             check_target(path, force)
     started = time.perf_counter()
     photo = read_photo(options.open_input(source), max_pixels=max_pixels, page=page)
     given = read_hints(hint or [], hints)
+    tell_shortfall(photo, given, quiet=quiet)
     seed = secrets.randbits(31) if seed is None else seed
     if dry_run:
-        for path in targets:
+        for path in [*targets, *extras.paths()]:
             print(path or "-")
         return
     from condiff.batches.transform import Recipe, note_making
@@ -119,7 +121,6 @@ def colorize(
 
     options.quiet_libraries()
     pipeline = Pipeline.from_pretrained(model, device=device, engine=engine, threads=threads)
-    tell_shortfall(photo, given, quiet=quiet)
     recipe = Recipe(
         model=Path(model).name,
         device=pipeline.device,
@@ -136,6 +137,7 @@ def colorize(
         max_pixels=max_pixels,
     )
     results = pipeline(photo, seed=seed, samples=samples, hints=given, **recipe.arguments())
+    tell_grey(photo, results[0], recipe, quiet=quiet)
     write_extras(results, extras, force=force, quiet=quiet)
     results = choose(results, pick)
     if gif:
@@ -193,11 +195,26 @@ def read_hints(points: list[str], strokes: Path | None) -> "Hints":
     return read_image(strokes) if strokes else [parse_hint(text) for text in points]
 
 
+def tell_grey(photo: "Photo", result: "Photo", recipe: "Recipe", *, quiet: bool) -> None:
+    """Say so where a result has no colour that could be seen, and colour was wanted."""
+    from condiff.batches.transform import is_blank, is_grey
+
+    if not recipe.saturation:
+        return
+    if is_blank(photo.pixels):
+        why = "the photo has no greys between black and white, where sRGB has room for it"
+        options.say(f"no colour: {why}", quiet=quiet)
+    elif is_grey(result.pixels):
+        options.say("no colour: the model gave it none; try another --size", quiet=quiet)
+
+
 def tell_shortfall(photo: "Photo", hints: "Hints", *, quiet: bool) -> None:
     """Say so where a hint's colour is more than sRGB can show at the photo's lightness."""
     from condiff.colors.hints import draw_strokes, find_shortfall
     from condiff.pipeline import small_lightness
 
+    if isinstance(hints, list) and not hints:
+        return
     L = small_lightness(photo.pixels)
     strokes = draw_strokes(hints, photo=photo.size, size=L.shape)
     if strokes and (share := find_shortfall(strokes, L)) > 0.01:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from condiff import __version__
+from condiff.errors import ImageError
 
 Input = Annotated[str, typer.Argument(metavar="INPUT", help="A photo, or - for standard input.")]
 OUTPUT = typer.Option("-o", "--output", help="Where to, or - for standard output.")
@@ -108,7 +109,11 @@ def print_version(wanted: bool) -> None:
 
 def open_input(source: str) -> Path | BytesIO:
     """The path that INPUT is, or the whole of standard input."""
-    return BytesIO(sys.stdin.buffer.read()) if source == "-" else Path(source)
+    if source != "-":
+        return Path(source)
+    if sys.stdin is None:
+        raise ImageError("cannot read standard input: it is closed; give the name of a file.")
+    return BytesIO(sys.stdin.buffer.read())
 
 
 def say(message: Any, *, quiet: bool) -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -209,6 +210,24 @@ def test_fail_fast_stops_and_retry_failed_tries_again(run, tmp_path):
     assert (code, stdout) == (1, "0 done, 12 skipped, 1 failed\n")
 
 
+def test_a_page_of_files_with_several_can_be_asked_for_later(run, tmp_path):
+    photos, out = make_photos(tmp_path / "in", 2), tmp_path / "out"
+    first, second = (make_photo(40, 30, seed=n) for n in (7, 8))
+    first.save(photos / "two.tif", save_all=True, append_images=[second])
+    second.save(tmp_path / "second.tif")
+    code, stdout, stderr = run(photos, out, "--seed", 3)
+    assert (code, stdout) == (1, "2 done, 0 skipped, 1 failed\n")
+    assert "two.tif: it holds 2 pages or frames" in stderr and "--page 2" in stderr
+    code, stdout, _ = run(photos, out, "--page", 2, "--retry-failed", "--json")
+    told, last = told_of(stdout)
+    assert (code, last["done"], last["skipped"]) == (0, 1, 2)
+    seed = told["two.tif"]["seed"]
+    one = tmp_path / "one.tif"
+    assert run(tmp_path / "second.tif", "-o", one, "--seed", seed, command="colorize")[0] == 0
+    with Image.open(one) as expected, Image.open(out / "two.tif") as result:
+        assert result.tobytes() == expected.tobytes()
+
+
 def test_wrong_usage_and_refusals(run, photos, tmp_path):
     out = tmp_path / "out"
     for flags in (["--shard", "3/2"], ["--shard", "x"], ["--format", "docx"], ["--workers", 0]):
@@ -244,36 +263,37 @@ def test_a_grey_result_is_a_failure_but_a_blank_page_is_none(tiny_folder):
     assert (grey(page, 1, None).pixels == page.pixels).all()
 
 
-LITTLE_MEMORY = """
-import resource, sys
-from condiff.cli import main
+@contextmanager
+def little_memory(room: int):
+    """At most so many bytes of addresses more than are taken now."""
+    resource = pytest.importorskip("resource")
+    if not Path("/proc/self/statm").exists():
+        pytest.skip("needs Linux")
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (taken + room, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
-small, big, out, *flags = sys.argv[1:]
-main(["colorize", f"{small}/a.png", "-o", f"{out}.png", *flags])  # what is loaded, is loaded now
-taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (taken + 300 * 2**20, -1))
-codes = [main(["colorize", f"{big}/b.png", "-o", f"{out}.png", "--force", *flags])]
-codes.append(main(["batch", big, out, "--workers", "2", *flags]))
-print(codes)
-"""
 
-
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux")
-def test_too_little_memory_is_one_sentence_and_costs_only_that_photo(tiny_folder, tmp_path):
-    small, big = tmp_path / "small", tmp_path / "big"
-    for folder in (small, big):
-        folder.mkdir()
-        make_photo(50, 40).save(folder / "a.png")
-    Image.new("L", (11_000, 11_000), 90).save(big / "b.png")  # 363 MB once decoded
-    arguments = [small, big, tmp_path / "out", "-m", tiny_folder, *QUICK]
-    done = subprocess.run(
-        [sys.executable, "-c", LITTLE_MEMORY, *map(str, arguments)], capture_output=True, text=True
-    )
-    assert "Traceback" not in done.stderr
-    assert "condiff: There is not enough memory" in done.stderr
-    assert "b.png: not enough memory even alone" in done.stderr
-    assert done.stdout.splitlines()[-2:] == ["1 done, 0 skipped, 1 failed", "[1, 1]"]
-    assert set(files_of(tmp_path / "out")) == {"a.png"}
+def test_too_little_memory_is_one_sentence_and_costs_only_that_photo(run, tmp_path):
+    photos, out = tmp_path / "in", tmp_path / "out"
+    photos.mkdir()
+    make_photo(50, 40).save(photos / "a.png")
+    Image.new("L", (9000, 9000), 90).save(photos / "b.png")  # 243 MB once decoded
+    run(photos / "a.png", "-o", tmp_path / "warm.png", command="colorize")  # what is loaded, is
+    with little_memory(200 * 2**20):
+        code, _, stderr = run(photos / "b.png", "-o", tmp_path / "b.png", command="colorize")
+        assert (code, stderr) == (
+            1, "condiff: There is not enough memory: close other programs, or scale the picture"
+            " down.\n",
+        )  # fmt: skip
+        code, stdout, stderr = run(photos, out, "--workers", 2)
+    assert (code, stdout) == (1, "1 done, 0 skipped, 1 failed\n")
+    assert "b.png: not enough memory even alone" in stderr
+    assert set(files_of(out)) == {"a.png"}
 
 
 def start(photos: Path, out: Path, model: Path) -> "subprocess.Popen[str]":

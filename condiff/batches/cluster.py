@@ -211,7 +211,7 @@ class Worker:
                 part.with_suffix(job.target.suffix),
                 self.transform,
                 seed=order.seed,
-                read=partial(read_photo, max_pixels=self.recipe.max_pixels),
+                read=partial(read_photo, max_pixels=self.recipe.max_pixels, page=self.recipe.page),
                 quality=self.recipe.quality,
                 publish=publish if local else partial(_upload, order),
             )

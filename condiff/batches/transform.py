@@ -38,6 +38,7 @@ class Recipe:
     temperature: float = 0.0
     provenance: bool = True
     quality: int | None = None
+    page: int | None = None
     max_pixels: int = MAX_PIXELS
 
     def arguments(self) -> dict[str, Any]:

@@ -81,6 +81,7 @@ def batch(
     temperature: options.Temperature = 0.0,
     quality: options.Quality = None,
     provenance: options.Provenance = True,
+    page: options.Page = None,
     max_pixels: options.MaxPixels = options.DEFAULT_MAX_PIXELS,
     device: options.Device = "auto",
     engine: Annotated[
@@ -195,6 +196,7 @@ def batch(
             temperature=temperature,
             provenance=provenance,
             quality=settled["quality"],
+            page=page,
             max_pixels=max_pixels,
         )
         if engine == RAY:
@@ -257,7 +259,7 @@ def run_here(
         seed=seed,
         workers=workers,
         retry_failed=retry_failed,
-        read=partial(read_photo, max_pixels=recipe.max_pixels),
+        read=partial(read_photo, max_pixels=recipe.max_pixels, page=recipe.page),
         quality=recipe.quality,
     )
 

@@ -54,7 +54,8 @@ def report(
     if not total:
         options.say(f"There are no photos to do in {plan.source}.", quiet=quiet)
     if plan.num_others:
-        options.say(f"{plan.num_others} files are no photos by their suffix.", quiet=quiet)
+        files = "file is no photo" if plan.num_others == 1 else "files are no photos"
+        options.say(f"{plan.num_others} {files} by the suffix.", quiet=quiet)
     for name in plan.idle_hints:
         options.say(f"{shown(name)} of the hints belongs to no photo.", quiet=quiet)
     with tqdm(total=total, unit="photo", disable=hidden) as bar:

@@ -134,6 +134,7 @@ def colorize(
         temperature=temperature,
         provenance=provenance,
         quality=quality,
+        page=page,
         max_pixels=max_pixels,
     )
     results = pipeline(photo, seed=seed, samples=samples, hints=given, **recipe.arguments())

@@ -124,11 +124,16 @@ def _check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:
     pixels = math.prod(size)
     if pixels > max_pixels:
         raise ImageError(
-            f"cannot read {name}: it has {pixels / 1e6:.4g} megapixels, above the limit of"
-            f" {max_pixels / 1e6:.4g}; raise it with --max-pixels {pixels}, or scale the photo down"
+            f"cannot read {name}: it has {_megapixels(pixels)} megapixels, above the limit of"
+            f" {_megapixels(max_pixels)}; raise it with --max-pixels {pixels}, or scale the photo"
+            " down"
         )
     if min(size) < 1:
         raise ImageError(f"cannot read {name}: it has no pixels; get a whole copy")
+
+
+def _megapixels(pixels: int) -> str:
+    return f"{pixels / 1e6:.0f}" if pixels >= 100_000_000 else f"{pixels / 1e6:.4g}"
 
 
 def _turn_to_page(image: Image.Image, name: str, page: int | None) -> None:

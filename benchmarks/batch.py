@@ -136,14 +136,14 @@ def batch(photos: Path, out: Path, model: str, workers: int) -> dict[str, float]
     from condiff.batches import mirror
     from condiff.batches.journal import open_journal
     from condiff.batches.runner import run
-    from condiff.batches.transform import build_transform
+    from condiff.batches.transform import Recipe, build_transform
     from condiff.images.files import list_images, read_photo
     from condiff.pipeline import SCHEDULER, STEPS, Pipeline
 
     pipeline = Pipeline.from_pretrained(model, device="cpu")
-    transform = build_transform(
-        pipeline, steps=STEPS, scheduler=SCHEDULER, size=None, provenance=None
-    )
+    how = {"device": "cpu", "engine": pipeline.engine.name, "provenance": False}
+    recipe = Recipe(model=model, steps=STEPS, scheduler=SCHEDULER, **how)
+    transform = build_transform(pipeline, recipe)
     transform(read_photo(list_images(photos)[0]), 0, None)
     started, busy = time.perf_counter(), time.process_time()
     with open_journal(out, {"seed": 1}) as journal:

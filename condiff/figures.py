@@ -39,19 +39,23 @@ def make_contact_sheet(
     side: int,
     captions: Sequence[Sequence[str]] | None = None,
 ) -> Image.Image:
-    """Rows of images on white, each scaled to fit a cell of `side` pixels, perhaps named below."""
+    """Rows of images on white, each scaled to fit `side` pixels square, perhaps named below.
+
+    The cells are as wide and as high as the largest image, once scaled.
+    """
+    fitted = [[_fit(image.size, side) for image in row] for row in rows]
+    wide, high = (max(size[n] for row in fitted for size in row) for n in (0, 1))
     columns = max(len(row) for row in rows)
-    across, down = side + GAP, side + GAP + (CAPTION if captions else 0)
+    across, down = wide + GAP, high + GAP + (CAPTION if captions else 0)
     sheet = Image.new("RGB", (columns * across + GAP, len(rows) * down + GAP), "white")
     for y, row in enumerate(rows):
-        for x, image in enumerate(row):
-            size = _fit(image.size, side)
+        for x, (image, size) in enumerate(zip(row, fitted[y], strict=True)):
             cell = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
-            corner = (side - size[0]) // 2, (side - size[1]) // 2
+            corner = (wide - size[0]) // 2, (high - size[1]) // 2
             sheet.paste(cell, (GAP + x * across + corner[0], GAP + y * down + corner[1]))
     for y, names in enumerate(captions or ()):
         for x, name in enumerate(names):
-            below = GAP + x * across + side // 2, GAP + y * down + side + CAPTION // 2
+            below = GAP + x * across + wide // 2, GAP + y * down + high + CAPTION // 2
             font = ImageFont.load_default(CAPTION - 5)
             ImageDraw.Draw(sheet).text(below, name, "black", font, anchor="mm")
     return sheet

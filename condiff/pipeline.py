@@ -18,6 +18,7 @@ from condiff.colors.wishes import NOTHING, Wishes, build_wishes, names_of
 from condiff.conditions.drawing import Drawing, clean_drawing, shrink_ink
 from condiff.errors import ConfigError, ImageError
 from condiff.images.decoding import to_8_bits
+from condiff.images.memory import as_memory_error
 from condiff.images.photo import Photo, Picture, pixels_of, with_pixels
 from condiff.networks.engines import Engine, build_engine, choose_engine, find_device
 from condiff.networks.folder import ModelFolder, read_folder
@@ -76,6 +77,7 @@ class Pipeline:
         """The variety asked for, or the model folder's."""
         return self.loaded.variety if asked is None else asked
 
+    @as_memory_error()
     def __call__(
         self,
         image: Picture | Drawing | None = None,
@@ -206,8 +208,8 @@ class Pipeline:
         if isinstance(image, Drawing):
             raise ConfigError(f"The model {name} takes a photo, not a drawing.")
         pixels = pixels_of(image)
-        small = shrink_to(pixels, size=side, cell=self.cell)
-        return pixels, lightness_of(small)[..., None] / 50 - 1
+        L = small_lightness(pixels, size=side, cell=self.cell)
+        return pixels, L[..., None] / 50 - 1
 
     def _lines(self, ink: np.ndarray, side: int) -> np.ndarray:
         """Ink (H,W) as the condition (h,w,1): ink 1, paper -1, as in training."""

@@ -7,13 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from condiff import pipeline
-from condiff.batches.transform import build_transform
+from condiff.batches.transform import Recipe, build_transform
 from condiff.cli import main
 from condiff.cli.batch_report import shown
 from condiff.errors import ImageError
@@ -135,6 +136,39 @@ def test_wishes_and_hints_give_the_bytes_of_colorize_and_new_hints_make_anew(run
     assert run(photos, out, "--hints", tmp_path / "none")[0] == 1
 
 
+def test_guidance_and_variety_give_the_bytes_of_colorize(run, photos, tmp_path):
+    sampling = ["--guidance-scale", 3, "--variety", 0.5]
+    code, stdout, _ = run(photos, tmp_path / "out", "--seed", 3, *sampling, "--json")
+    assert code == 0
+    plain = tmp_path / "plain"
+    assert run(photos, plain, "--seed", 3)[0] == 0
+    for name, line in told_of(stdout)[0].items():
+        one = tmp_path / Path(name).name
+        arguments = [photos / name, "-o", one, "--seed", line["seed"], *sampling]
+        assert run(*arguments, command="colorize")[0] == 0
+        assert one.read_bytes() == Path(line["target"]).read_bytes()
+        assert one.read_bytes() != (plain / name).read_bytes()
+
+
+def test_a_batch_goes_on_with_the_settings_that_it_was_begun_with(run, photos, tmp_path):
+    asked = ["--guidance-scale", 3, "--variety", 0.5, "--quality", 40]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert run(photos, whole, "--seed", 3, *asked)[0] == 0
+    assert run(photos, parts, "--seed", 3, *asked, "--shard", "1/3")[0] == 0
+    kept = json.loads((parts / ".condiff" / "settings.json").read_text())["settings"]
+    assert (kept["guidance_scale"], kept["variety"], kept["quality"]) == (3, 0.5, 40)
+    assert run(photos, parts)[0] == 0  # goes on without naming them
+    assert files_of(parts) == files_of(whole)
+    for other in (["--guidance-scale", 2], ["--variety", 1], ["--quality", 90]):
+        code, _, stderr = run(photos, parts, *other)
+        assert (code, "other settings" in stderr) == (1, True)
+    plain = tmp_path / "plain"
+    assert run(photos, plain, "--seed", 3)[0] == 0
+    kept = json.loads((plain / ".condiff" / "settings.json").read_text())["settings"]
+    assert (kept["guidance_scale"], kept["variety"], kept["size"]) == (1, 1, 32)
+    assert "quality: none there, 40 asked" in run(photos, plain, "--quality", 40)[2]
+
+
 def test_the_bytes_of_any_worker_count_and_split(run, tmp_path):
     photos = make_photos(tmp_path / "in", 6)
     one, many, split = (tmp_path / name for name in ("one", "many", "split"))
@@ -176,6 +210,24 @@ def test_fail_fast_stops_and_retry_failed_tries_again(run, tmp_path):
     assert (code, stdout) == (1, "0 done, 12 skipped, 1 failed\n")
 
 
+def test_a_page_of_files_with_several_can_be_asked_for_later(run, tmp_path):
+    photos, out = make_photos(tmp_path / "in", 2), tmp_path / "out"
+    first, second = (make_photo(40, 30, seed=n) for n in (7, 8))
+    first.save(photos / "two.tif", save_all=True, append_images=[second])
+    second.save(tmp_path / "second.tif")
+    code, stdout, stderr = run(photos, out, "--seed", 3)
+    assert (code, stdout) == (1, "2 done, 0 skipped, 1 failed\n")
+    assert "two.tif: it holds 2 pages or frames" in stderr and "--page 2" in stderr
+    code, stdout, _ = run(photos, out, "--page", 2, "--retry-failed", "--json")
+    told, last = told_of(stdout)
+    assert (code, last["done"], last["skipped"]) == (0, 1, 2)
+    seed = told["two.tif"]["seed"]
+    one = tmp_path / "one.tif"
+    assert run(tmp_path / "second.tif", "-o", one, "--seed", seed, command="colorize")[0] == 0
+    with Image.open(one) as expected, Image.open(out / "two.tif") as result:
+        assert result.tobytes() == expected.tobytes()
+
+
 def test_wrong_usage_and_refusals(run, photos, tmp_path):
     out = tmp_path / "out"
     for flags in (["--shard", "3/2"], ["--shard", "x"], ["--format", "docx"], ["--workers", 0]):
@@ -202,13 +254,46 @@ def test_a_grey_result_is_a_failure_but_a_blank_page_is_none(tiny_folder):
     tiny = pipeline.Pipeline.from_pretrained(tiny_folder, device="cpu")
     tiny.engine.model.unet.conv_out.weight.data.zero_()
     tiny.engine.model.unet.conv_out.bias.data.zero_()
-    how = {"steps": 1, "scheduler": "ddim", "size": 32, "provenance": None}
-    grey = build_transform(tiny, **how)
+    quick = {"steps": 1, "scheduler": "ddim", "size": 32, "provenance": False}
+    grey = build_transform(tiny, Recipe(model="tiny", device="cpu", engine="torch", **quick))
     # v = 0 at zero terminal SNR is x_0 = 0: no colour at all
     with pytest.raises(ImageError, match="no colour"):
         grey(Photo.from_image(make_photo(40, 40)), 1, None)
     page = Photo.from_image(Image.new("RGB", (40, 40), "white"))
     assert (grey(page, 1, None).pixels == page.pixels).all()
+
+
+@contextmanager
+def little_memory(room: int):
+    """At most so many bytes of addresses more than are taken now."""
+    resource = pytest.importorskip("resource")
+    if not Path("/proc/self/statm").exists():
+        pytest.skip("needs Linux")
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (taken + room, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def test_too_little_memory_is_one_sentence_and_costs_only_that_photo(run, tmp_path):
+    photos, out = tmp_path / "in", tmp_path / "out"
+    photos.mkdir()
+    make_photo(50, 40).save(photos / "a.png")
+    Image.new("L", (9000, 9000), 90).save(photos / "b.png")  # 243 MB once decoded
+    run(photos / "a.png", "-o", tmp_path / "warm.png", command="colorize")  # what is loaded, is
+    with little_memory(200 * 2**20):
+        code, _, stderr = run(photos / "b.png", "-o", tmp_path / "b.png", command="colorize")
+        assert (code, stderr) == (
+            1, "condiff: There is not enough memory: close other programs, or scale the picture"
+            " down.\n",
+        )  # fmt: skip
+        code, stdout, stderr = run(photos, out, "--workers", 2)
+    assert (code, stdout) == (1, "1 done, 0 skipped, 1 failed\n")
+    assert "b.png: not enough memory even alone" in stderr
+    assert set(files_of(out)) == {"a.png"}
 
 
 def start(photos: Path, out: Path, model: Path) -> "subprocess.Popen[str]":

@@ -112,6 +112,47 @@ def test_one_answer_has_no_spread_and_no_median(run, grey, tmp_path):
     assert list(tmp_path.iterdir()) == [grey]
 
 
+def test_what_would_be_written_twice_is_refused_before_any_work(run, grey, tmp_path):
+    target = tmp_path / "a.png"
+    film = tmp_path / "a.webp"
+    for twice in (
+        ["-o", target, "--samples", 2, "--pick", "best", "--uncertainty", target],
+        ["-o", target, "--samples", 2, "--uncertainty", tmp_path / "a.2.png", "--force"],
+        ["-o", target, "--samples", 2, "--uncertainty", tmp_path / "a.sheet.png"],
+        ["-o", film, "--gif", film],
+    ):
+        code, out, err = run(grey, *twice)
+        assert (code, out, "written twice" in err) == (2, "", True)
+    assert list(tmp_path.iterdir()) == [grey]
+
+
+def test_a_dry_run_tells_all_files_and_finds_wrong_hints(run, grey, tmp_path):
+    extras = ["--uncertainty", tmp_path / "map.png", "--gif", tmp_path / "way.gif"]
+    code, out, _ = run(grey, "--samples", 2, *extras, "--dry-run")
+    names = ["grey.color.1.png", "grey.color.2.png", "grey.color.sheet.png", "map.png", "way.gif"]
+    assert (code, out.splitlines()) == (0, [str(tmp_path / name) for name in names])
+    code, _, err = run(grey, "--hint", "50,0,red", "-n")
+    assert code == 1 and "outside the photo" in err
+    assert list(tmp_path.iterdir()) == [grey]
+
+
+def test_a_result_without_colour_says_why(run, grey, tmp_path):
+    assert "no colour" not in run(grey)[2]
+    bits = tmp_path / "bits.png"
+    make_photo(50, 40).convert("1").save(bits)
+    code, _, err = run(bits)
+    assert code == 0 and "no colour: the photo has no greys between" in err
+    assert "no colour" not in run(grey, "--saturation", 0, "--force")[2]
+
+
+def test_a_closed_standard_input_is_one_sentence(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.stdin", None)  # as Python has it after `<&-`
+    code, _, err = run("-", "-o", tmp_path / "a.png")
+    assert (code, err) == (
+        1, "condiff: cannot read standard input: it is closed; give the name of a file.\n"
+    )  # fmt: skip
+
+
 def make_answer(a, b, left=None):
     lab = np.full((20, 30, 3), (60, a, b), np.float32)
     if left:

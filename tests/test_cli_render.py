@@ -111,8 +111,8 @@ def test_several_samples_have_numbers_and_a_sheet(run, sketch, tmp_path):
     one, two, three = (Path(name).read_bytes() for name in expected[:3])
     assert len({one, two, three}) == 3
     with Image.open("sketch.render.sheet.png") as sheet:
-        assert sheet.size == (4 * 130 + 2, 148 + 2)  # the drawing and three pictures, captions
-        drawing = sheet.convert("L").crop((2, 2, 130, 130))
+        assert sheet.size == (4 * 130 + 2, 85 + 20 + 2)  # the drawing, three pictures, captions
+        drawing = sheet.convert("L").crop((2, 2, 130, 87))
     assert np.mean(np.asarray(drawing) > 250) > 0.8
     assert run(sketch, "-o", "six.png", "--seed", 6)[0] == 0
     assert Path("six.png").read_bytes() == two

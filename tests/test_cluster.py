@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from condiff.batches.journal import Entry, compare_settings, read_entries
+from condiff.batches.knowledge import Knowledge
 from condiff.batches.mirror import Choice, plan
 from condiff.batches.remote import Folder, open_folder, write_blob
 from condiff.batches.remote_journal import open_remote_journal
-from condiff.batches.runner import Knowledge
 from condiff.cli import main
 from condiff.errors import ConfigError
 

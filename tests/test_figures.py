@@ -188,6 +188,7 @@ def test_a_contact_sheet_puts_each_image_in_its_cell():
     sheet = make_contact_sheet(
         [RAINBOW[:2], RAINBOW[2:]], side=50, captions=[["a", "b"], ["c", ""]]
     )
-    assert sheet.getpixel((27, 25)) == (255, 0, 0)
+    assert sheet.size == (2 * (50 + 2) + 2, 2 * (37 + 2 + 18) + 2)  # 41x30 in 50 is 50x37
+    assert sheet.getpixel((4, 4)) == (255, 0, 0)
     assert sheet.getpixel((79, 25)) == (0, 255, 0)
-    assert sheet.getpixel((27, 95)) == (0, 0, 255)
+    assert sheet.getpixel((27, 80)) == (0, 0, 255)

@@ -210,6 +210,8 @@ def test_limits_and_pages_have_flags(run, tmp_path):
     code, _, told = run(str(tmp_path / "a.tif"), "-o", target)
     assert code == 1 and "--page 2" in told
     assert run(str(tmp_path / "a.tif"), "-o", target, "--page", "2")[0] == 0
+    code, _, told = run(str(tmp_path / "a.png"), "-o", target, "--page", "2", "--force")
+    assert code == 1 and "it has no page 2; it has but one" in told
     assert MAX_PIXELS == 200_000_000
 
 

@@ -13,7 +13,7 @@ from PIL import Image, ImageColor, ImageDraw
 from condiff import Hint, Pipeline
 from condiff.colors.hints import draw_strokes, find_shortfall, parse_hint, to_cells
 from condiff.colors.lab import lightness, reduce_chroma, rgb_to_lab
-from condiff.colors.simulation import simulate_hints
+from condiff.colors.simulation import draw_mask, reveal
 from condiff.colors.spread import MAX_COLORS, group_colors, measure_distance, measure_steps, spread
 from condiff.errors import ConfigError
 
@@ -22,7 +22,8 @@ CHROMA = torch.rand(400, 2, 16, 16, generator=torch.Generator().manual_seed(1)) 
 
 def draw(**changes):
     settings = {"hint_prob": 0.5, "max_hints": 32} | changes
-    return simulate_hints(CHROMA, **settings, generator=torch.Generator().manual_seed(0))
+    mask = draw_mask((400, 16, 16), **settings, generator=torch.Generator().manual_seed(0))
+    return reveal(CHROMA, mask)
 
 
 def test_hints_are_the_true_chroma_under_the_mask_and_zero_elsewhere():

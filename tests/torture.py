@@ -39,6 +39,7 @@ DEPTH = 20
 
 def make_torture(folder: Path) -> dict[str, str]:
     """Fill a folder; returns what cannot be coloured, each with a word of its reason."""
+    folder = folder.absolute()  # what links lead to
     photo = _photo(24, 20)
     for mode, suffix in MODES.items():
         _in_mode(photo, mode).save(_place(folder, f"modes/{mode.replace(';', '')}.{suffix}"))

@@ -19,7 +19,7 @@ from condiff.images.photo import Photo
 if TYPE_CHECKING:
     from condiff.batches.remote import Blob
 
-NO_MEMORY = "not enough memory even alone; give a smaller --size, or --device cpu"
+NO_MEMORY = "not enough memory even alone; scale it down, or give a smaller --size or --device cpu"
 
 
 @dataclass(frozen=True)

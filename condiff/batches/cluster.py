@@ -21,11 +21,12 @@ from typing import Any
 from condiff import __version__
 from condiff.batches.attempt import NO_MEMORY, attempt, publish
 from condiff.batches.journal import Entry, Journal
-from condiff.batches.mirror import Job, Plan, check_targets, file_seed, hash_name
+from condiff.batches.knowledge import Knowledge, Result
+from condiff.batches.mirror import Job, Plan, file_seed, hash_name
 from condiff.batches.remote import Blob, open_folder, write_blob
 from condiff.batches.remote_journal import RemoteJournal
-from condiff.batches.runner import BUSY_WAIT, Knowledge, Result
-from condiff.batches.transform import Recipe
+from condiff.batches.runner import BUSY_WAIT
+from condiff.batches.transform import Recipe, build_transform
 from condiff.errors import ConfigError
 from condiff.images.files import read_photo
 
@@ -65,15 +66,8 @@ def run_on_ray(
 
     Without an address a Ray of this machine alone is started, and ended.
     """
-    check_targets(plan.jobs, plan.out, ignore_case=journal.ignores_case())
     knowledge = Knowledge(plan, journal, seed=seed, retry_failed=retry_failed)
-    to_do: list[Job] = []
-    for job in plan.jobs:
-        known = knowledge.look_up(job)
-        if known is None:
-            to_do.append(job)
-        else:
-            yield known
+    to_do = yield from knowledge.tell_known()
     if not to_do:
         return
     with _connect(address, workers):
@@ -195,7 +189,7 @@ class Worker:
             folder = _write_model(Path(scratch) / recipe.model, content["files"])
             pipeline = Pipeline.from_pretrained(folder, device=recipe.device, engine=recipe.engine)
         self.recipe = recipe
-        self.transform = recipe.build(pipeline)
+        self.transform = build_transform(pipeline, recipe)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """A batch of pickled orders, as one of pickled entries."""
@@ -217,7 +211,7 @@ class Worker:
                 part.with_suffix(job.target.suffix),
                 self.transform,
                 seed=order.seed,
-                read=partial(read_photo, max_pixels=self.recipe.max_pixels),
+                read=partial(read_photo, max_pixels=self.recipe.max_pixels, page=self.recipe.page),
                 quality=self.recipe.quality,
                 publish=publish if local else partial(_upload, order),
             )

@@ -146,7 +146,7 @@ def compare_settings(out: Path | Folder, settings: Mapping[str, Any]) -> Setting
     """The settings that `out` was begun with, if any; refuse others, None being any."""
     there, _ = _read_settings(out)
     differ = [
-        f"{key}: {there.get(key)} there, {asked} asked"
+        f"{key}: {'none' if there.get(key) is None else there[key]} there, {asked} asked"
         for key, asked in settings.items()
         if there and asked is not None and there.get(key) != asked
     ]

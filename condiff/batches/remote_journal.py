@@ -7,15 +7,18 @@ has not uploaded are no loss: a result that is there is skipped, a failure is tr
 import json
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from condiff.batches.journal import (
     SCRATCH,
     Entry,
+    Journal,
     Settings,
     journal_files,
+    open_journal,
     read_entries,
     settle,
 )
@@ -91,6 +94,19 @@ def open_remote_journal(
         yield journal
     finally:
         journal.upload()
+
+
+def open_any_journal(
+    out: Path | Folder,
+    settings: Mapping[str, Any],
+    *,
+    defaults: Mapping[str, Any] | None = None,
+    force: bool = False,
+) -> AbstractContextManager[Journal | RemoteJournal]:
+    """`open_journal` for a folder on the disk, `open_remote_journal` for one behind a URL."""
+    if isinstance(out, Path):
+        return open_journal(out, settings, defaults=defaults, force=force)
+    return open_remote_journal(out, settings, defaults=defaults, force=force)
 
 
 def _upload(blob: Blob, content: bytes) -> None:

@@ -2,107 +2,119 @@
 
 import hashlib
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from condiff.batches.attempt import HintPicture, Transform
 from condiff.colors.wishes import note_wishes
 from condiff.errors import ImageError, ModelError
+from condiff.images.files import MAX_PIXELS
 from condiff.images.photo import Photo, Pixels
 from condiff.images.provenance import add_provenance
 from condiff.networks.folder import INDEX
 from condiff.pipeline import Pipeline
 
+STRIP_ROWS = 64  # that are looked at together
 DARK, BRIGHT = 16 / 255, 239 / 255  # between them sRGB has room for colour
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that a transform depends on but its model; None: as `build_transform` has it."""
+    """All that a transform depends on but its model; None: as the model, or the photo, has it."""
 
-    model: str
+    model: str  # its name, for the note of how results were made
     device: str
     engine: str  # of the network
     steps: int
     scheduler: str
-    size: int | None
-    saturation: float
-    temperature: float
-    provenance: bool
-    quality: int | None
-    max_pixels: int
+    size: int | None = None
+    guidance_scale: float | None = None
+    variety: float | None = None
+    saturation: float = 1.0
+    temperature: float = 0.0
+    provenance: bool = True
+    quality: int | None = None
+    page: int | None = None
+    max_pixels: int = MAX_PIXELS
 
-    def build(self, pipeline: Pipeline) -> Transform:
-        """The transform, of a pipeline on `device`."""
-        return build_transform(
-            pipeline,
-            steps=self.steps,
-            scheduler=self.scheduler,
-            size=self.size,
-            saturation=self.saturation,
-            temperature=self.temperature,
-            provenance=self.model if self.provenance else None,
-        )
+    def arguments(self) -> dict[str, Any]:
+        """What a colorizer's `Pipeline` takes of it when it is called."""
+        return {
+            "steps": self.steps,
+            "scheduler": self.scheduler,
+            "size": self.size,
+            "guidance_scale": self.guidance_scale,
+            "variety": self.variety,
+            "saturation": self.saturation,
+            "temperature": self.temperature,
+        }
 
 
-def build_transform(
-    pipeline: Pipeline,
-    *,
-    steps: int,
-    scheduler: str,
-    size: int | None,
-    provenance: str | None,
-    saturation: float = 1.0,
-    temperature: float = 0.0,
-) -> Transform:
-    """(photo, seed, hints) -> result; MemoryError where an engine has its own error for that.
-
-    `provenance` is the model's name in the note that results carry; None: no note.
-    """
-    size = pipeline.loaded.condition_size if size is None else size
-    settings: dict[str, object] = {"steps": steps, "scheduler": scheduler, "size": size}
-    settings["guidance_scale"] = pipeline.find_guidance_scale(None)
-    settings["variety"] = pipeline.find_variety(None)
+def build_transform(pipeline: Pipeline, recipe: Recipe) -> Transform:
+    """(photo, seed, hints) -> result, of a pipeline on the recipe's device."""
 
     def transform(photo: Photo, seed: int, hints: HintPicture | None) -> Photo:
-        (result,) = pipeline(
-            photo,
-            steps=steps,
-            scheduler=scheduler,
-            size=size,
-            seed=seed,
-            hints=hints.image if hints else (),
-            saturation=saturation,
-            temperature=temperature,
-        )
-        if saturation and is_grey(result.pixels) and not is_blank(photo.pixels):
+        strokes = hints.image if hints else ()
+        (result,) = pipeline(photo, seed=seed, hints=strokes, **recipe.arguments())
+        if recipe.saturation and is_grey(result.pixels) and not is_blank(photo.pixels):
             raise ImageError("the model gave it no colour; try another --size")
-        if provenance is None:
-            return result
-        noted = note_wishes(
-            strokes=hints.digest if hints else None,
-            saturation=saturation,
-            temperature=temperature,
-        )
-        told = add_provenance(
-            result.metadata, model=provenance, seed=seed, settings=settings | noted
-        )
-        return replace(result, metadata=told)
+        return note_making(result, pipeline, recipe, strokes=hints.digest if hints else None)
 
     return transform
 
 
+def note_making(
+    result: Photo,
+    pipeline: Pipeline,
+    recipe: Recipe,
+    *,
+    points: Sequence[str] = (),
+    strokes: str | None = None,
+) -> Photo:
+    """The result with a note of how it was made, if the recipe wants one.
+
+    `points` are hints as they were given, `strokes` is the SHA-256 of a picture of them.
+    """
+    if not recipe.provenance:
+        return result
+    settings = {
+        "steps": recipe.steps,
+        "scheduler": recipe.scheduler,
+        "size": pipeline.loaded.condition_size if recipe.size is None else recipe.size,
+        "guidance_scale": pipeline.find_guidance_scale(recipe.guidance_scale),
+        "variety": pipeline.find_variety(recipe.variety),
+        **note_wishes(
+            points=points,
+            strokes=strokes,
+            saturation=recipe.saturation,
+            temperature=recipe.temperature,
+        ),
+    }
+    told = add_provenance(
+        result.metadata, model=recipe.model, seed=result.info["seed"], settings=settings
+    )
+    return replace(result, metadata=told)
+
+
 def is_grey(pixels: Pixels) -> bool:
     """Whether R = G = B in every pixel of (H,W,3)."""
-    return bool((pixels == pixels[..., :1]).all())
+    return all(bool((strip == strip[..., :1]).all()) for strip in _strips(pixels))
 
 
 def is_blank(pixels: Pixels) -> bool:
     """Whether no channel of (H,W,3) lies between near black and near white."""
     white = np.iinfo(pixels.dtype).max
-    return not bool(((pixels > DARK * white) & (pixels < BRIGHT * white)).any())
+    dark, bright = DARK * white, BRIGHT * white
+    return not any(bool(((s > dark) & (s < bright)).any()) for s in _strips(pixels))
+
+
+def _strips(pixels: Pixels) -> Iterator[Pixels]:
+    """The rows of an image, some at a time: a large photo must not be doubled."""
+    return (pixels[top : top + STRIP_ROWS] for top in range(0, len(pixels), STRIP_ROWS))
 
 
 def fingerprint(folder: Path, task: str) -> str:

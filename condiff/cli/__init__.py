@@ -19,6 +19,8 @@ from condiff.cli.render import render
 from condiff.cli.train import train
 from condiff.errors import CondiffError
 
+NO_MEMORY = "There is not enough memory: close other programs, or scale the picture down."
+
 app = typer.Typer(
     name="condiff",
     help="Colours for black-and-white photos, pictures from sketches: conditional diffusion.",
@@ -59,5 +61,10 @@ def main(argv: list[str] | None = None) -> int:
         if {"-v", "--verbose"} & set(arguments):
             traceback.print_exc()
         print(f"condiff: {error}", file=sys.stderr)
+        return 1
+    except MemoryError:
+        if {"-v", "--verbose"} & set(arguments):
+            traceback.print_exc()
+        print(f"condiff: {NO_MEMORY}", file=sys.stderr)
         return 1
     return 0

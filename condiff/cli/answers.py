@@ -28,6 +28,10 @@ class Extras:
     map: Path | None = None
     film: Path | None = None
 
+    def paths(self) -> list[Path]:
+        """Those that there are."""
+        return [path for path in (self.sheet, self.map, self.film) if path is not None]
+
 
 def check_pick(pick: str | None, samples: int) -> None:
     """Refuse a rule that is not there, and one sample to pick from."""
@@ -41,13 +45,20 @@ def check_pick(pick: str | None, samples: int) -> None:
         raise typer.BadParameter("--pick takes several samples: add --samples 5.")
 
 
-def check_extras(extras: Extras, *, samples: int, force: bool) -> None:
-    """Refuse what cannot be made or written, before any work."""
+def check_extras(
+    extras: Extras, targets: Sequence[Path | None], *, samples: int, force: bool
+) -> None:
+    """Refuse what cannot be made or written, or would be written twice, before any work."""
     from condiff.figures import check_animation
     from condiff.images.files import check_target
 
     if extras.map and samples < 2:
         raise typer.BadParameter("--uncertainty takes several samples: add --samples 5.")
+    taken = {path.absolute() for path in targets if path is not None}
+    for extra in extras.paths():
+        if extra.absolute() in taken:
+            raise typer.BadParameter(f"{extra} would be written twice: give each its own name.")
+        taken.add(extra.absolute())
     for path in (extras.sheet, extras.map):
         if path:
             check_target(path, force)

@@ -17,8 +17,8 @@ from condiff.errors import ConfigError
 if TYPE_CHECKING:
     from condiff.batches.attempt import Transform
     from condiff.batches.journal import Journal
+    from condiff.batches.knowledge import Result
     from condiff.batches.mirror import Plan
-    from condiff.batches.runner import Result
     from condiff.batches.transform import Recipe
 
 RAY = "ray"  # the one --engine that is no engine of the network
@@ -67,6 +67,8 @@ def batch(
             "(default: a new one, or that of the batch gone on with).",
         ),
     ] = None,
+    guidance_scale: options.GuidanceScale = None,
+    variety: options.Variety = None,
     size: options.Size = None,
     hints: Annotated[
         Path | None,
@@ -79,6 +81,7 @@ def batch(
     temperature: options.Temperature = 0.0,
     quality: options.Quality = None,
     provenance: options.Provenance = True,
+    page: options.Page = None,
     max_pixels: options.MaxPixels = options.DEFAULT_MAX_PIXELS,
     device: options.Device = "auto",
     engine: Annotated[
@@ -142,6 +145,8 @@ def batch(
         "steps": steps,
         "scheduler": scheduler,
         "size": size,
+        "guidance_scale": guidance_scale,
+        "variety": variety,
         "saturation": saturation,
         "temperature": temperature,
         "seed": seed,
@@ -154,8 +159,8 @@ def batch(
     if dry_run:
         describe(to_do, force=force)
         return
-    from condiff.batches.journal import Journal, open_journal
-    from condiff.batches.remote_journal import open_remote_journal
+    from condiff.batches.journal import Journal
+    from condiff.batches.remote_journal import open_any_journal
     from condiff.batches.transform import Recipe, fingerprint
     from condiff.networks.engines import choose_engine, find_device
     from condiff.networks.folder import read_folder
@@ -169,28 +174,31 @@ def batch(
     kind = found.split(":")[0]
     chosen = choose_engine(described, network, kind)
     asked |= {"model": fingerprinted, "device": kind, "engine": chosen}
-    recipe = Recipe(
-        model=folder.name,
-        device=kind if engine == RAY else found,
-        engine=chosen,
-        steps=steps,
-        scheduler=scheduler,
-        size=size,
-        saturation=saturation,
-        temperature=temperature,
-        provenance=provenance,
-        quality=quality,
-        max_pixels=max_pixels,
-    )
-    how: dict[str, Any] = {"defaults": {"seed": secrets.randbits(31)}, "force": force}
-    there = to_do.out
-    opened = (
-        open_journal(there, asked, **how)
-        if isinstance(there, Path)
-        else open_remote_journal(there, asked, **how)
-    )
-    with opened as journal:
-        seed = journal.settings["seed"]
+    defaults = {
+        "seed": secrets.randbits(31),
+        "size": described.condition_size,
+        "guidance_scale": described.guidance_scale,
+        "variety": described.variety,
+    }
+    with open_any_journal(to_do.out, asked, defaults=defaults, force=force) as journal:
+        settled = journal.settings  # what was not asked is as the batch was begun
+        seed = settled["seed"]
+        recipe = Recipe(
+            model=folder.name,
+            device=kind if engine == RAY else found,
+            engine=chosen,
+            steps=steps,
+            scheduler=scheduler,
+            size=settled["size"],
+            guidance_scale=settled.get("guidance_scale"),  # None: begun before this was noted
+            variety=settled.get("variety"),
+            saturation=saturation,
+            temperature=temperature,
+            provenance=provenance,
+            quality=settled["quality"],
+            page=page,
+            max_pixels=max_pixels,
+        )
         if engine == RAY:
             from condiff.batches.cluster import run_on_ray
 
@@ -229,7 +237,9 @@ def run_here(
     retry_failed: bool,
 ) -> Generator["Result", None, None]:
     """The threads of this process; the model is loaded where there is something to do."""
-    from condiff.batches.runner import look_up, run
+    from condiff.batches.knowledge import look_up
+    from condiff.batches.runner import run
+    from condiff.batches.transform import build_transform
     from condiff.images.files import read_photo
     from condiff.pipeline import Pipeline
 
@@ -237,7 +247,7 @@ def run_here(
     def load() -> "Transform":
         options.quiet_libraries()
         pipeline = Pipeline.from_pretrained(model, device=recipe.device, engine=recipe.engine)
-        return recipe.build(pipeline)
+        return build_transform(pipeline, recipe)
 
     entries = {} if retry_failed else journal.entries
     if any(state == "to do" for state, _ in look_up(plan, entries, replace=journal.replace)):
@@ -249,7 +259,7 @@ def run_here(
         seed=seed,
         workers=workers,
         retry_failed=retry_failed,
-        read=partial(read_photo, max_pixels=recipe.max_pixels),
+        read=partial(read_photo, max_pixels=recipe.max_pixels, page=recipe.page),
         quality=recipe.quality,
     )
 

@@ -13,8 +13,8 @@ import typer
 from condiff.cli import options
 
 if TYPE_CHECKING:
+    from condiff.batches.knowledge import Result
     from condiff.batches.mirror import Plan
-    from condiff.batches.runner import Result
 
 OUTCOMES = ("done", "skipped", "failed")
 
@@ -22,7 +22,7 @@ OUTCOMES = ("done", "skipped", "failed")
 def describe(plan: "Plan", *, force: bool) -> None:
     """`--dry-run`: a line for every photo."""
     from condiff.batches.journal import read_entries
-    from condiff.batches.runner import look_up
+    from condiff.batches.knowledge import look_up
 
     entries = {} if force else read_entries(plan.out)
     states = list(look_up(plan, entries, replace=force))
@@ -54,7 +54,8 @@ def report(
     if not total:
         options.say(f"There are no photos to do in {plan.source}.", quiet=quiet)
     if plan.num_others:
-        options.say(f"{plan.num_others} files are no photos by their suffix.", quiet=quiet)
+        files = "file is no photo" if plan.num_others == 1 else "files are no photos"
+        options.say(f"{plan.num_others} {files} by the suffix.", quiet=quiet)
     for name in plan.idle_hints:
         options.say(f"{shown(name)} of the hints belongs to no photo.", quiet=quiet)
     with tqdm(total=total, unit="photo", disable=hidden) as bar:

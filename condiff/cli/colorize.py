@@ -5,8 +5,6 @@ import json
 import secrets
 import sys
 import time
-from dataclasses import replace
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,6 +22,7 @@ from condiff.cli.answers import (
 )
 
 if TYPE_CHECKING:
+    from condiff.batches.transform import Recipe
     from condiff.colors.hints import Hints
     from condiff.images.photo import Photo
 
@@ -33,21 +32,12 @@ DEFAULT_SIZE = 256
 
 
 def colorize(
-    source: Annotated[
-        str, typer.Argument(metavar="INPUT", help="A photo, or - for standard input.")
-    ],
+    source: options.Input,
     target: Annotated[
         str | None,
-        typer.Argument(
-            metavar="OUTPUT", help="Where to, or - for standard output.", show_default=False
-        ),
+        typer.Argument(metavar="OUTPUT", help="The same as -o.", show_default=False),
     ] = None,
-    output: Annotated[
-        str | None,
-        typer.Option(
-            "-o", "--output", help="The same as OUTPUT (default: photo.jpg -> photo.color.jpg)."
-        ),
-    ] = None,
+    output: options.Output = None,
     model: options.Model = "colorize",
     steps: options.Steps = DEFAULT_STEPS,
     scheduler: options.Scheduler = DEFAULT_SCHEDULER,
@@ -101,11 +91,11 @@ def colorize(
 ) -> None:
     """Give a black-and-white photo its colours; a colour photo is coloured anew from its L*.
 
-    The result has the photo's size and its L*, pixel for pixel; its path is printed on stdout.
+    The result has the photo's size and its L*, pixel for pixel: of photo.jpg it is photo.color.jpg
+    beside it, unless -o says otherwise. Its path is printed on stdout.
     """
     from condiff.images.encoding import losses
     from condiff.images.files import check_target, read_photo, write_photo
-    from condiff.images.provenance import add_provenance
 
     if target is not None and output is not None:
         raise typer.BadParameter("Give the output once: as OUTPUT or with -o, not both.")
@@ -113,76 +103,53 @@ def colorize(
     targets = plan_targets(source, output or target, 1 if pick else samples)
     many = len(targets) > 1 and sheet
     extras = Extras(sheet=name_sheet(targets[0]) if many else None, map=uncertainty, film=gif)
-    check_extras(extras, samples=samples, force=force)
+    check_extras(extras, targets, samples=samples, force=force)
     for path in targets:
         if isinstance(path, Path):
             check_target(path, force)
     started = time.perf_counter()
-    stdin = source == "-"
-    photo = read_photo(
-        BytesIO(sys.stdin.buffer.read()) if stdin else Path(source),
-        max_pixels=max_pixels,
-        page=page,
-    )
+    photo = read_photo(options.open_input(source), max_pixels=max_pixels, page=page)
     given = read_hints(hint or [], hints)
+    tell_shortfall(photo, given, quiet=quiet)
     seed = secrets.randbits(31) if seed is None else seed
     if dry_run:
-        for path in targets:
+        for path in [*targets, *extras.paths()]:
             print(path or "-")
         return
-    from condiff.colors.wishes import note_wishes
+    from condiff.batches.transform import Recipe, note_making
     from condiff.pipeline import Pipeline
 
     options.quiet_libraries()
     pipeline = Pipeline.from_pretrained(model, device=device, engine=engine, threads=threads)
-    tell_shortfall(photo, given, quiet=quiet)
-    seen = pipeline.loaded.condition_size if size is None else size
-    settings: dict[str, object] = {"steps": steps, "scheduler": scheduler, "size": seen}
-    settings["guidance_scale"] = pipeline.find_guidance_scale(guidance_scale)
-    settings["variety"] = pipeline.find_variety(variety)
-    results = pipeline(
-        photo,
+    recipe = Recipe(
+        model=Path(model).name,
+        device=pipeline.device,
+        engine=pipeline.engine.name,
         steps=steps,
         scheduler=scheduler,
-        seed=seed,
-        samples=samples,
         size=size,
         guidance_scale=guidance_scale,
         variety=variety,
-        hints=given,
         saturation=saturation,
         temperature=temperature,
+        provenance=provenance,
+        quality=quality,
+        page=page,
+        max_pixels=max_pixels,
     )
+    results = pipeline(photo, seed=seed, samples=samples, hints=given, **recipe.arguments())
+    tell_grey(photo, results[0], recipe, quiet=quiet)
     write_extras(results, extras, force=force, quiet=quiet)
     results = choose(results, pick)
     if gif:
-        frames = pipeline.frames(
-            photo,
-            steps=steps,
-            scheduler=scheduler,
-            seed=int(results[0].info["seed"]),
-            size=size,
-            guidance_scale=guidance_scale,
-            variety=variety,
-            hints=given,
-            saturation=saturation,
-            temperature=temperature,
-        )
+        picked = int(results[0].info["seed"])
+        frames = pipeline.frames(photo, seed=picked, hints=given, **recipe.arguments())
         write_film(frames, gif, force=force, quiet=quiet)
     width, height = photo.size
     del photo  # the encoders of a large photo need its room
-    settings |= note_wishes(
-        points=hint or (),
-        strokes=hashlib.sha256(hints.read_bytes()).hexdigest() if hints else None,
-        saturation=saturation,
-        temperature=temperature,
-    )
-    for result, path in zip(results, targets, strict=True):
-        if provenance:
-            metadata = add_provenance(
-                result.metadata, model=Path(model).name, seed=result.info["seed"], settings=settings
-            )
-            result = replace(result, metadata=metadata)
+    strokes = hashlib.sha256(hints.read_bytes()).hexdigest() if hints else None
+    for made, path in zip(results, targets, strict=True):
+        result = note_making(made, pipeline, recipe, points=hint or (), strokes=strokes)
         lost = losses(result, path.suffix if path else "png")
         if lost:
             options.say(f"{path or '-'}: this format has no place for {lost}", quiet=quiet)
@@ -229,13 +196,27 @@ def read_hints(points: list[str], strokes: Path | None) -> "Hints":
     return read_image(strokes) if strokes else [parse_hint(text) for text in points]
 
 
+def tell_grey(photo: "Photo", result: "Photo", recipe: "Recipe", *, quiet: bool) -> None:
+    """Say so where a result has no colour that could be seen, and colour was wanted."""
+    from condiff.batches.transform import is_blank, is_grey
+
+    if not recipe.saturation:
+        return
+    if is_blank(photo.pixels):
+        why = "the photo has no greys between black and white, where sRGB has room for it"
+        options.say(f"no colour: {why}", quiet=quiet)
+    elif is_grey(result.pixels):
+        options.say("no colour: the model gave it none; try another --size", quiet=quiet)
+
+
 def tell_shortfall(photo: "Photo", hints: "Hints", *, quiet: bool) -> None:
     """Say so where a hint's colour is more than sRGB can show at the photo's lightness."""
     from condiff.colors.hints import draw_strokes, find_shortfall
-    from condiff.colors.lab import lightness
-    from condiff.pipeline import shrink_to
+    from condiff.pipeline import small_lightness
 
-    L = lightness(shrink_to(photo.pixels))
+    if isinstance(hints, list) and not hints:
+        return
+    L = small_lightness(photo.pixels)
     strokes = draw_strokes(hints, photo=photo.size, size=L.shape)
     if strokes and (share := find_shortfall(strokes, L)) > 0.01:
         options.say(

@@ -1,7 +1,6 @@
 """`condiff condition`: what a condition image of a photo looks like."""
 
 import sys
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,9 +17,7 @@ CELL = 384  # pixels of a picture on the contact sheet
 
 
 def condition(
-    source: Annotated[
-        str, typer.Argument(metavar="INPUT", help="A photo, or - for standard input.")
-    ],
+    source: options.Input,
     kind: Annotated[
         str | None,
         typer.Option(
@@ -40,19 +37,15 @@ def condition(
         int | None,
         typer.Option(min=0, help="Draw the parameters at random, by this seed (default: none)."),
     ] = None,
-    output: Annotated[
-        str | None,
-        typer.Option(
-            "-o",
-            "--output",
-            help="Where to, or - for standard output (default: photo.jpg -> photo.canny.png).",
-        ),
-    ] = None,
+    output: options.Output = None,
     force: options.Force = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Draw one condition image of a photo, in the photo's size, or a contact sheet of all kinds."""
+    """Draw one condition image of a photo, in the photo's size, or a contact sheet of all kinds.
+
+    Of photo.jpg it is photo.canny.png, or of another kind, beside it, unless -o says otherwise.
+    """
     if (kind is None) != all_kinds:
         raise typer.BadParameter("Say which condition: --kind NAME, or --all, and not both.")
     if all_kinds and settings:
@@ -67,8 +60,7 @@ def condition(
     chosen = choose_params(kind, seed, **numbers) if kind is not None else {}
     if target is not None:
         check_target(target, force)
-    stdin = source == "-"
-    photo = read_image(BytesIO(sys.stdin.buffer.read()) if stdin else Path(source)).convert("RGB")
+    photo = read_image(options.open_input(source)).convert("RGB")
     if kind is None:
         result = make_sheet(photo, seed=seed, quiet=quiet)
     else:

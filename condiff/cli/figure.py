@@ -3,7 +3,6 @@
 import secrets
 import sys
 from collections.abc import Mapping
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -33,9 +32,7 @@ ZeroSnr = Annotated[
 
 @figure.command()
 def schedule(
-    output: Annotated[
-        str, typer.Option("-o", "--output", help="Where to, or - for standard output.")
-    ] = "schedule.png",
+    output: Annotated[str, options.OUTPUT] = "schedule.png",
     shift: Shift = 1.0,
     zero_snr: ZeroSnr = False,
     force: options.Force = False,
@@ -60,17 +57,8 @@ def schedule(
 
 @figure.command(no_args_is_help=True)
 def forward(
-    source: Annotated[
-        str, typer.Argument(metavar="INPUT", help="A photo, or - for standard input.")
-    ],
-    output: Annotated[
-        str | None,
-        typer.Option(
-            "-o",
-            "--output",
-            help="Where to, or - for standard output (default: photo.jpg -> photo.forward.png).",
-        ),
-    ] = None,
+    source: options.Input,
+    output: options.Output = None,
     size: Annotated[
         int, typer.Option(min=16, max=2048, help="Longer side of each picture, in pixels.")
     ] = 224,
@@ -82,7 +70,7 @@ def forward(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Show a photo sink into noise, a row a schedule."""
+    """Show a photo sink into noise, a row a schedule: of photo.jpg, photo.forward.png."""
     from condiff.images.files import check_target
 
     target = plan_target(source, output, "forward", ".png")
@@ -108,15 +96,7 @@ def reverse(
             help="A photo, or - for standard input; nothing for a model without condition.",
         ),
     ] = None,
-    output: Annotated[
-        str | None,
-        typer.Option(
-            "-o",
-            "--output",
-            help="A .gif, .webp or .mp4, or - for a GIF on standard output (default: photo.jpg -> "
-            "photo.reverse.gif).",
-        ),
-    ] = None,
+    output: options.Output = None,
     model: options.Model = "colorize",
     steps: options.Steps = DEFAULT_STEPS,
     scheduler: options.Scheduler = DEFAULT_SCHEDULER,
@@ -134,7 +114,10 @@ def reverse(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Film how noise becomes a picture."""
+    """Film how noise becomes a picture: of photo.jpg, photo.reverse.gif.
+
+    -o takes a .gif, .webp or .mp4; on standard output it is a GIF.
+    """
     from condiff.figures import check_animation, pick_frames, write_animation
 
     target = plan_target(source or "reverse.gif", output, "reverse" if source else None, ".gif")
@@ -190,7 +173,7 @@ def plan_target(source: str, output: str | None, word: str | None, suffix: str) 
 def _read(source: str) -> "Image.Image":
     from condiff.images.files import read_image
 
-    return read_image(BytesIO(sys.stdin.buffer.read()) if source == "-" else Path(source))
+    return read_image(options.open_input(source))
 
 
 def _shrink(frame: "Image.Image", size: int) -> "Image.Image":

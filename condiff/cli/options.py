@@ -2,12 +2,18 @@
 
 import os
 import sys
+from io import BytesIO
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from condiff import __version__
+from condiff.errors import ImageError
 
+Input = Annotated[str, typer.Argument(metavar="INPUT", help="A photo, or - for standard input.")]
+OUTPUT = typer.Option("-o", "--output", help="Where to, or - for standard output.")
+Output = Annotated[str | None, OUTPUT]  # None: beside INPUT, by a name that the command tells
 Model = Annotated[
     str, typer.Option("-m", "--model", help="An embedded model's name, or a model folder.")
 ]
@@ -99,6 +105,15 @@ def print_version(wanted: bool) -> None:
     if wanted:
         print(f"condiff {__version__}")
         raise typer.Exit
+
+
+def open_input(source: str) -> Path | BytesIO:
+    """The path that INPUT is, or the whole of standard input."""
+    if source != "-":
+        return Path(source)
+    if sys.stdin is None:
+        raise ImageError("cannot read standard input: it is closed; give the name of a file.")
+    return BytesIO(sys.stdin.buffer.read())
 
 
 def say(message: Any, *, quiet: bool) -> None:

@@ -6,7 +6,6 @@ import secrets
 import sys
 import time
 from dataclasses import dataclass, replace
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -48,15 +47,7 @@ def render(
             show_default=False,
         ),
     ] = None,
-    output: Annotated[
-        str | None,
-        typer.Option(
-            "-o",
-            "--output",
-            help="Where to, or - for standard output (default: sketch.jpg -> sketch.render.png, "
-            "or sample.png).",
-        ),
-    ] = None,
+    output: options.Output = None,
     model: options.Model = "sketch",
     samples: options.Samples = 1,
     seed: options.Seed = None,
@@ -109,7 +100,8 @@ def render(
     """Make pictures that follow the lines of a drawing: a scan, a phone's photo, a file.
 
     Paper is flattened, white lines on black are inverted, transparency is paper; what was done is
-    said. Several samples get numbers and a contact sheet. The paths are printed on stdout.
+    said. Of sketch.jpg the picture is sketch.render.png, without a drawing sample.png, unless -o
+    says otherwise; several samples get numbers and a contact sheet. Paths are printed on stdout.
     """
     from condiff.figures import check_animation, pick_frames, write_animation
     from condiff.images.files import check_target, read_photo
@@ -125,11 +117,7 @@ def render(
     started = time.perf_counter()
     photo = None
     if source is not None:
-        photo = read_photo(
-            BytesIO(sys.stdin.buffer.read()) if source == "-" else Path(source),
-            max_pixels=max_pixels,
-            page=page,
-        )
+        photo = read_photo(options.open_input(source), max_pixels=max_pixels, page=page)
     drawing = _clean(photo, source or "", as_is=as_is, quiet=quiet) if photo else None
     if dry_run:
         for path in [*targets.pictures, targets.sheet, targets.animation]:

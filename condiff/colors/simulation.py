@@ -4,21 +4,6 @@ import torch
 from torch import Tensor
 
 
-def simulate_hints(
-    chroma: Tensor, *, hint_prob: float, max_hints: int, generator: torch.Generator | None = None
-) -> Tensor:
-    """Hints (B,3,h,w) as a user might give: true chroma in a few patches, and their mask."""
-    batch, _, height, width = chroma.shape
-    mask = draw_mask(
-        (batch, height, width),
-        hint_prob=hint_prob,
-        max_hints=max_hints,
-        generator=generator,
-        device=chroma.device,
-    )
-    return reveal(chroma, mask)
-
-
 def reveal(chroma: Tensor, mask: Tensor) -> Tensor:
     """Hints (B,3,h,w): chroma (B,2,h,w) where the mask (B,1,h,w) is one, and the mask itself."""
     mask = mask.to(chroma.dtype)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, TiffImagePlugin
 
 from condiff.images import ifd
+from condiff.images.memory import as_memory_error
 from condiff.images.profiles import UNUSABLE, deep_to_srgb, to_srgb
 
 Pixels = NDArray[Any]  # uint8 or uint16
@@ -138,11 +139,12 @@ def decode_by_cv2(file: BinaryIO, page: int = 0) -> Pixels:
     data = np.frombuffer(file.read(), np.uint8)
     level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
-        if page:
-            _, pages = cv2.imdecodemulti(data, cv2.IMREAD_UNCHANGED, None, (page, page + 1))
-            decoded = pages[0] if pages else None
-        else:
-            decoded = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+        with as_memory_error():
+            if page:
+                _, pages = cv2.imdecodemulti(data, cv2.IMREAD_UNCHANGED, None, (page, page + 1))
+                decoded = pages[0] if pages else None
+            else:
+                decoded = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
         raise ValueError(f"cv2 says: {error.err}") from None
     finally:

@@ -161,4 +161,4 @@ def _other_tags(metadata: Metadata, tags: ifd.Directory, order: str) -> ifd.Dire
 
 Writer = Callable[[Photo, BinaryIO, str, int | None], None]
 WRITERS: dict[str, Writer] = {"PNG": _write_png, "TIFF": _write_tiff}
-ENCODER_FAILURES = (OSError, ValueError, KeyError, struct.error, MemoryError, cv2.error)
+ENCODER_FAILURES = (OSError, ValueError, KeyError, struct.error, cv2.error)

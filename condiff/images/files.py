@@ -21,6 +21,7 @@ from condiff.images import ifd, png
 from condiff.images.decoding import decode_by_cv2, decode_pixels, orientation, to_16_bits
 from condiff.images.encoding import ENCODER_FAILURES, encode
 from condiff.images.formats import FORMATS, HOLDS, NOTHING, READ_ONLY, find_format
+from condiff.images.memory import as_memory_error
 from condiff.images.metadata import Metadata, add_tags, read_metadata
 from condiff.images.photo import Photo
 
@@ -30,7 +31,7 @@ EXISTS = "it already exists; use --force to replace it"
 # What Pillow's decoders raise on damaged files.
 BROKEN = (
     OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, ArithmeticError,
-    RuntimeError, MemoryError, struct.error, zlib.error,
+    RuntimeError, struct.error, zlib.error,
 )  # fmt: skip
 NOT_OPENED: dict[type, str] = {
     FileNotFoundError: "there is no such file; check the path",
@@ -96,7 +97,7 @@ def _read(file: BinaryIO, name: str, max_pixels: int, page: int | None) -> Photo
     try:
         with _without_pillow_limit():
             image = Image.open(file)
-        with image:
+        with image, as_memory_error():
             _check_size(image.size, name, max_pixels)
             _turn_to_page(image, name, page)
             _check_size(image.size, name, max_pixels)
@@ -123,11 +124,16 @@ def _check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:
     pixels = math.prod(size)
     if pixels > max_pixels:
         raise ImageError(
-            f"cannot read {name}: it has {pixels / 1e6:.4g} megapixels, above the limit of"
-            f" {max_pixels / 1e6:.4g}; raise it with --max-pixels {pixels}, or scale the photo down"
+            f"cannot read {name}: it has {_megapixels(pixels)} megapixels, above the limit of"
+            f" {_megapixels(max_pixels)}; raise it with --max-pixels {pixels}, or scale the photo"
+            " down"
         )
     if min(size) < 1:
         raise ImageError(f"cannot read {name}: it has no pixels; get a whole copy")
+
+
+def _megapixels(pixels: int) -> str:
+    return f"{pixels / 1e6:.0f}" if pixels >= 100_000_000 else f"{pixels / 1e6:.4g}"
 
 
 def _turn_to_page(image: Image.Image, name: str, page: int | None) -> None:
@@ -139,9 +145,8 @@ def _turn_to_page(image: Image.Image, name: str, page: int | None) -> None:
             f" of one; choose it with --page 1 to --page {len(pages)}"
         )
     if not 1 <= (page or 1) <= len(pages):
-        raise ImageError(
-            f"cannot read {name}: it has no page {page}; choose --page 1 to --page {len(pages)}"
-        )
+        there = f"choose --page 1 to --page {len(pages)}" if len(pages) > 1 else "it has but one"
+        raise ImageError(f"cannot read {name}: it has no page {page}; {there}")
     if len(pages) > 1:
         image.seek(pages[(page or 1) - 1])
 
@@ -253,7 +258,8 @@ def write_photo(
 
     def save(file: BinaryIO, name: str) -> None:
         told = str(target) if isinstance(target, Path) else "standard output"
-        encode(_without_idle_alpha(photo, name, told), file, name, quality=quality)
+        with as_memory_error():
+            encode(_without_idle_alpha(photo, name, told), file, name, quality=quality)
 
     _write(target, save, format=format, force=force)
 

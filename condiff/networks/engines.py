@@ -111,6 +111,10 @@ def open_onnx(path: Path, threads: int) -> Run:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except (state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf) as error:
         raise ValueError(str(error)) from error
+    except state.RuntimeException as error:
+        if "alloc" in str(error):
+            raise MemoryError from error
+        raise
 
     def run(inputs: dict[str, Array]) -> list[Array]:
         try:

@@ -1,0 +1,108 @@
+"""What is known of the photos of a batch without work: made before, failed before, or to do."""
+
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from condiff.batches.attempt import digest_of
+from condiff.batches.journal import Entry, Journal
+from condiff.batches.mirror import Job, Plan, check_targets, file_seed
+from condiff.batches.remote_journal import RemoteJournal
+
+CHANGED = "the photo has changed since its result was made; delete the result or use --force"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one photo."""
+
+    job: Job
+    seed: int
+    outcome: Literal["done", "skipped", "failed"]
+    reason: str = ""
+
+
+class Knowledge:
+    """What is known of the photos without work, and which failures are to be tried again."""
+
+    def __init__(
+        self, plan: Plan, journal: Journal | RemoteJournal, *, seed: int, retry_failed: bool
+    ):
+        check_targets(plan.jobs, plan.out, ignore_case=journal.ignores_case())
+        self.plan, self.journal, self.seed = plan, journal, seed
+        entries = [journal.entries.get(job.name) for job in plan.jobs]
+        failed = (e for e in entries if e is not None and e.outcome == "failed")
+        self.to_retry: set[Entry] = set(failed) if retry_failed else set()
+
+    def tell_known(self) -> Generator[Result, None, list[Job]]:
+        """The results of photos with which nothing is to be done; returns the other jobs."""
+        to_do = []
+        for job in self.plan.jobs:
+            known = self.look_up(job)
+            if known is None:
+                to_do.append(job)
+            else:
+                yield known
+        return to_do
+
+    def look_up(self, job: Job) -> Result | None:
+        """The result if nothing is to be done."""
+        entry = self.journal.entries.get(job.name)
+        if entry is not None and entry in self.to_retry:
+            if entry.stale:
+                return None
+            entry = None
+        known = _judge(job, entry, replace=self.journal.replace)
+        return Result(job, file_seed(self.seed, job.name), *known) if known else None
+
+    def note(self, job: Job, entry: Entry) -> None:
+        """Write what became of a photo, and whether an older result of it is left."""
+        before = self.journal.entries.get(job.name)
+        left = before is not None and (before.outcome == "done" or before.stale)
+        if entry.outcome == "failed" and left and job.target.is_file():
+            entry = replace(entry, stale=True)
+        self.journal.write(entry)
+
+
+def look_up(
+    plan: Plan, entries: dict[str, Entry], *, replace: bool = False
+) -> Iterator[tuple[str, str]]:
+    """What is known of each job without a run: "to do", "skipped" or "failed", and the reason."""
+    for job in plan.jobs:
+        yield _judge(job, entries.get(job.name), replace=replace) or ("to do", "")
+
+
+def _judge(
+    job: Job, entry: Entry | None, *, replace: bool
+) -> tuple[Literal["skipped", "failed"], str] | None:
+    """What is known without work: None if the photo is to be made."""
+    there = job.target.is_file() and not (entry is not None and entry.stale)
+    if there and not replace and (entry is None or entry.outcome == "failed"):
+        return "skipped", "its target is there"
+    if entry is None or (entry.outcome == "done" and not there):
+        return None
+    if _hints_of(job) != entry.hints:
+        return None
+    same = _is_unchanged(job, entry)
+    if entry.outcome == "failed":
+        return ("failed", entry.reason) if same else None
+    return ("skipped", "done before") if same else ("failed", CHANGED)
+
+
+def _is_unchanged(job: Job, entry: Entry) -> bool:
+    """Whether the photo is what it was, by size and time, or else by its bytes."""
+    try:
+        status = job.source.stat()
+        if status.st_size != entry.size:
+            return False
+        return status.st_mtime_ns == entry.mtime_ns or digest_of(job.source) == entry.digest
+    except OSError:
+        return entry.size == -1
+
+
+def _hints_of(job: Job) -> str:
+    """The digest of a photo's hints, empty where there are none."""
+    try:
+        return digest_of(job.hints) if job.hints else ""
+    except OSError:  # gone or closed since: told when the photo is tried
+        return "unreadable"

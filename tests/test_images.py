@@ -433,6 +433,23 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     assert target.read_bytes() == b"old" and os.listdir(tmp_path) == ["wide.webp"]
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "bmp", "ppm", "jp2", "webp", "avif", "png", "tif"])
+def test_a_full_disk_leaves_no_half_photo(suffix, tmp_path):
+    resource = pytest.importorskip("resource")
+    noise = np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8)
+    photo = Image.fromarray(noise)
+    write_image(photo, tmp_path / f"whole.{suffix}")
+    size = (tmp_path / f"whole.{suffix}").stat().st_size
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, before[1]))  # as a disk that is full
+    try:
+        with pytest.raises(ImageError, match=f"cannot write .*half.{suffix}: File too large"):
+            write_image(photo, tmp_path / f"half.{suffix}")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path.name for path in tmp_path.iterdir()] == [f"whole.{suffix}"]
+
+
 def test_targets_that_cannot_be_are_refused_before_any_work(tmp_path):
     (tmp_path / "folder.png").mkdir()
     for target, force, reason in [

@@ -2,7 +2,7 @@
 
 import io
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, BinaryIO
 
@@ -72,7 +72,20 @@ def _write_by_pillow(photo: Photo, file: BinaryIO, format: str, quality: int | N
         options["subsampling"] = "4:4:4"
         if "exif" in options:  # with the entry there, Pillow would write all of it anew
             options["exif"] = ifd.drop_orientation(options["exif"])
-    _to_image(photo).save(file, format, **options)
+    save_whole(_to_image(photo), file, format, options)
+
+
+def save_whole(
+    image: Image.Image, file: BinaryIO, format: str, options: Mapping[str, Any] | None = None
+) -> None:
+    """`image.save` by way of memory.
+
+    Pillow writes some formats by the number of the file, takes a JPEG on a full disk for written,
+    and does not end with a JPEG 2000.
+    """
+    encoded = io.BytesIO()
+    image.save(encoded, format, **(options or {}))
+    file.write(encoded.getbuffer())
 
 
 def _to_image(photo: Photo) -> Image.Image:

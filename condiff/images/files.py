@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,7 +20,7 @@ from PIL import Image, UnidentifiedImageError
 from condiff.errors import ImageError
 from condiff.images import ifd, png
 from condiff.images.decoding import decode_by_cv2, decode_pixels, orientation, to_16_bits
-from condiff.images.encoding import ENCODER_FAILURES, encode
+from condiff.images.encoding import ENCODER_FAILURES, encode, save_whole
 from condiff.images.formats import FORMATS, HOLDS, NOTHING, READ_ONLY, find_format
 from condiff.images.memory import as_memory_error
 from condiff.images.metadata import Metadata, add_tags, read_metadata
@@ -238,7 +239,7 @@ def write_image(
 ) -> None:
     """Write a photo whole or not at all; the format is by name, by suffix, or PNG to a stream."""
     if image.mode in ("1", "L"):  # drawings, maps: one channel, and nothing that travels with it
-        _write(target, lambda file, name: image.save(file, name), format=format, force=force)
+        _write(target, partial(save_whole, image), format=format, force=force)
     else:
         write_photo(Photo.from_image(image), target, format=format, force=force)
 

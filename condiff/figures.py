@@ -36,22 +36,26 @@ ANIMATIONS = {".gif": "GIF", ".webp": "WEBP", ".mp4": "MP4"}
 def make_contact_sheet(
     rows: Sequence[Sequence[Image.Image]],
     *,
-    side: int,
+    side: int | tuple[int, int],
     captions: Sequence[Sequence[str]] | None = None,
 ) -> Image.Image:
-    """Rows of images on white, each scaled to fit a cell of `side` pixels, perhaps named below."""
+    """Rows of images on white, each scaled to fit its cell, perhaps named below.
+
+    A cell is a square of `side` pixels, or as wide and high as a pair says.
+    """
     columns = max(len(row) for row in rows)
-    across, down = side + GAP, side + GAP + (CAPTION if captions else 0)
+    wide, high = (side, side) if isinstance(side, int) else side
+    across, down = wide + GAP, high + GAP + (CAPTION if captions else 0)
     sheet = Image.new("RGB", (columns * across + GAP, len(rows) * down + GAP), "white")
     for y, row in enumerate(rows):
         for x, image in enumerate(row):
-            size = _fit(image.size, side)
+            size = _fit(image.size, (wide, high))
             cell = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
-            corner = (side - size[0]) // 2, (side - size[1]) // 2
+            corner = (wide - size[0]) // 2, (high - size[1]) // 2
             sheet.paste(cell, (GAP + x * across + corner[0], GAP + y * down + corner[1]))
     for y, names in enumerate(captions or ()):
         for x, name in enumerate(names):
-            below = GAP + x * across + side // 2, GAP + y * down + side + CAPTION // 2
+            below = GAP + x * across + wide // 2, GAP + y * down + high + CAPTION // 2
             font = ImageFont.load_default(CAPTION - 5)
             ImageDraw.Draw(sheet).text(below, name, "black", font, anchor="mm")
     return sheet
@@ -165,7 +169,7 @@ def make_forward_strip(
     from condiff.diffusion import add_noise, build_scheduler
 
     small = photo.convert("RGB")
-    small = small.resize(_fit(small.size, side), Image.Resampling.LANCZOS)
+    small = small.resize(_fit(small.size, (side, side)), Image.Resampling.LANCZOS)
     x_0 = torch.from_numpy(np.array(small)).permute(2, 0, 1)[None].float() / 127.5 - 1
     eps = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(seed))
     font = ImageFont.load_default(CAPTION - 4)
@@ -283,7 +287,7 @@ def _import_ffmpeg() -> ModuleType:
     return imageio_ffmpeg
 
 
-def _fit(size: tuple[int, int], side: int) -> tuple[int, int]:
-    """A size of the same aspect whose longer side is `side`."""
-    scale = side / max(size)
+def _fit(size: tuple[int, int], cell: tuple[int, int]) -> tuple[int, int]:
+    """A size of the same aspect, as large as a cell allows."""
+    scale = min(cell[0] / size[0], cell[1] / size[1])
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))

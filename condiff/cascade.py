@@ -77,7 +77,7 @@ class Cascade:
         own = loaded.condition_size // pipeline.cell
         if size <= own:
             idle = upscale not in (AUTO, NONE)
-            remark = f"{name} draws at {own}: there is nothing to enlarge" if idle else ""
+            remark = f"{name} draws at {own}: nothing is enlarged to {size}" if idle else ""
             return cls(pipeline, size, remark=remark)
         second, lines = loaded.second_stage, loaded.task.condition_channels
         if upscale == NONE:

@@ -191,3 +191,12 @@ def test_a_contact_sheet_puts_each_image_in_its_cell():
     assert sheet.getpixel((27, 25)) == (255, 0, 0)
     assert sheet.getpixel((79, 25)) == (0, 255, 0)
     assert sheet.getpixel((27, 95)) == (0, 0, 255)
+
+
+def test_a_contact_sheet_has_cells_of_its_pictures_shape():
+    wide = Image.new("RGB", (40, 10), "red")
+    sheet = make_contact_sheet([[wide, wide], [wide]], side=(60, 15))
+    assert sheet.size == (2 * 62 + 2, 2 * 17 + 2)
+    assert {sheet.getpixel(at) for at in ((2, 2), (61, 16), (64, 2), (2, 33))} == {(255, 0, 0)}
+    narrow = make_contact_sheet([[wide.rotate(90, expand=True)]], side=(84, 40))
+    assert [narrow.getpixel((x, 20))[1] for x in (38, 40, 45, 50)] == [255, 0, 0, 255]

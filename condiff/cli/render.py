@@ -109,12 +109,10 @@ def render(
     Paper is flattened, white lines on black are inverted, transparency is paper; what was done is
     said. Several samples get numbers and a contact sheet. The paths are printed on stdout.
     """
-    from condiff.cascade import AUTO, NONE, Cascade
+    from condiff.cascade import NONE, Cascade
     from condiff.figures import check_animation
     from condiff.images.files import check_target, read_photo
 
-    if upscale not in (AUTO, NONE) and size is None:
-        raise typer.BadParameter(f"--upscale {upscale} enlarges to --size: give one.")
     targets = plan_targets(source, output, samples, gif)
     for path in [*targets.pictures, targets.sheet]:
         if path is not None:

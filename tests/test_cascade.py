@@ -1,6 +1,9 @@
 """The cascade: what a model draws small, a second one enlarges, from Python."""
 
 import json
+import runpy
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ from condiff.conditions.drawing import clean_drawing
 from condiff.errors import ConfigError, ModelError
 from condiff.upscale import Upscaler
 
-from .conftest import save_tiny
+from .conftest import make_photo, save_tiny
 
 QUICK = {"steps": 2, "guidance_scale": 2.0}
 
@@ -93,3 +96,25 @@ def test_what_is_no_first_stage_is_told(tiny_folder, upscale_folder, sketch_fold
         Cascade.from_pretrained(upscale_folder)
     with pytest.raises(ConfigError, match="samples are at least 1"):
         Cascade.from_pretrained(sketch_folder)(samples=0)
+
+
+def test_the_contact_sheet_shows_lines_samples_and_truth(sketch_folder, tmp_path, monkeypatch):
+    """examples/contact_sheet.py, as docs/render.md gives it."""
+    for number in range(3):
+        make_photo(64, 64, seed=number).save(tmp_path / f"{number}.png")
+    script = Path(__file__).parents[1] / "examples" / "contact_sheet.py"
+    options = ["--count", "3", "--across", "2", "--samples", "3", "--steps", "2"]
+    sheet = tmp_path / "out" / "sheet.png"
+    sheet.parent.mkdir()
+    words = [str(script), str(sketch_folder), str(tmp_path), str(sheet), *options]
+    monkeypatch.setattr(sys, "argv", words)
+    runpy.run_path(str(script), run_name="__main__")
+    with Image.open(sheet) as image:
+        assert image.size == (2 * 5 * 34 + 2, 2 * 34 + 2)
+        cells = [image.crop((2 + 34 * n, 2, 34 + 34 * n, 34)) for n in range(10)]
+    lines = np.asarray(cells[0].convert("L"))
+    assert np.mean(lines > 200) > 0.5  # dark on white
+    assert len({cell.tobytes() for cell in cells[:5]}) == 5
+    for cell, number in ((cells[4], 0), (cells[9], 1)):
+        truth = make_photo(64, 64, seed=number).resize((32, 32), Image.Resampling.LANCZOS)
+        assert cell.tobytes() == truth.tobytes()

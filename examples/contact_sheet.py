@@ -72,7 +72,7 @@ def main() -> None:
         rows = [shown, *map(list, zip(*made, strict=True)), truths]
         if args.across:
             rows = lay_across(rows, args.across)
-    make_contact_sheet(rows, side=side).save(args.output, quality=90)
+    make_contact_sheet(rows, side=side).save(args.output, quality=80)
 
 
 def draw(truth: Image.Image, kind: str, *, side: int) -> Drawing:

@@ -3,6 +3,8 @@
     python benchmarks/guidance.py MODEL --data val.parquet --limit 32
 
 Two samples a drawing, so that there is a diversity; rows of one run share drawings and seeds.
+Pictures are those of `condiff render`, second stage included; `--size 32` is what a model of 32²
+draws itself. The baselines come last.
 """
 
 import argparse
@@ -11,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from condiff.evaluation.drawings import evaluate_drawings, prepare_truth
+from condiff.cascade import AUTO, Cascade
+from condiff.evaluation.drawings import DrawingRow, evaluate_drawings, prepare_truth
 from condiff.evaluation.pairs import read_truths
 from condiff.evaluation.photos import Lite0Extractor
-from condiff.pipeline import Pipeline
 
 SCALES = (1.0, 1.5, 2.0, 3.0)
 STEPS = (10, 25, 50)
@@ -28,38 +30,48 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="true photos")
     parser.add_argument("--limit", type=int, default=32, help="of so many photos")
     parser.add_argument("--condition", default="sketch", help="kind of lines drawn from them")
+    parser.add_argument("--size", type=int, help="short side of a picture, as in render")
+    parser.add_argument("--upscale", default=AUTO, help="auto, none or a folder, as in render")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--scales", type=float, nargs="+", default=SCALES)
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS)
     arguments = parser.parse_args()
-    pipeline = Pipeline.from_pretrained(arguments.model, device=arguments.device)
     torch.set_num_threads(arguments.threads)
+    cascade = Cascade.from_pretrained(
+        arguments.model,
+        size=arguments.size,
+        upscale=arguments.upscale,
+        device=arguments.device,
+        threads=arguments.threads,
+    )
     kind, extractor = arguments.condition, Lite0Extractor()
     photos = read_truths(arguments.data, arguments.limit)
-    given = [prepare_truth(pipeline, photo, kind=kind, size=None) for photo in photos]
+    given = [prepare_truth(cascade, photo, kind=kind) for photo in photos]
     truths = [truth for truth, _ in given]
     print("| guidance | steps | edge F1, 2 px | Fréchet | of blurred mean's | diversity, Lab |")
     print("|---|---|---|---|---|---|")
+    baselines: list[DrawingRow] = []
     for scale in arguments.scales:
         for steps in arguments.steps:
+            how = {"steps": steps, "samples": SAMPLES, "guidance_scale": scale}
             painted = [
-                [
-                    np.asarray(picture)
-                    for picture in pipeline(
-                        drawing,
-                        steps=steps,
-                        samples=SAMPLES,
-                        seed=index * SAMPLES,
-                        guidance_scale=scale,
-                    )
-                ]
+                [np.asarray(picture) for picture in cascade(drawing, seed=index * SAMPLES, **how)]
                 for index, (_, drawing) in enumerate(given)
             ]
-            row, *_ = evaluate_drawings({"model": painted}, truths, kind=kind, extractor=extractor)
-            figures = (row.edge_f1, row.frechet, row.frechet_ratio, row.diversity)
-            shown = " | ".join("-" if f is None else f"{f:.3g}" for f in figures)
-            print(f"| {scale:g} | {steps} | {shown} |", flush=True)
+            row, *baselines = evaluate_drawings(
+                {"model": painted}, truths, kind=kind, extractor=extractor
+            )
+            show(row, f"{scale:g} | {steps}")
+    for row in baselines:
+        show(row, f"{row.method} | ")
+
+
+def show(row: DrawingRow, name: str) -> None:
+    """A row of the table."""
+    figures = (row.edge_f1, row.frechet, row.frechet_ratio, row.diversity)
+    shown = " | ".join("–" if f is None else f"{f:.3g}" for f in figures)
+    print(f"| {name} | {shown} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from condiff.images.files import check_target
 
 GAP = 2
 CAPTION = 18
+NARROWEST = 84  # of a cell with a caption
 MARGIN = 8
 
 # Okabe and Ito's colours, told apart by colour-blind readers too.
@@ -45,6 +46,7 @@ def make_contact_sheet(
     """
     fitted = [[_fit(image.size, side) for image in row] for row in rows]
     wide, high = (max(size[n] for row in fitted for size in row) for n in (0, 1))
+    wide = max(wide, NARROWEST) if captions else wide
     columns = max(len(row) for row in rows)
     across, down = wide + GAP, high + GAP + (CAPTION if captions else 0)
     sheet = Image.new("RGB", (columns * across + GAP, len(rows) * down + GAP), "white")

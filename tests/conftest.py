@@ -4,6 +4,8 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -73,3 +75,44 @@ def photo_folder(tmp_path_factory):
     for index in range(12):
         make_photo(48, 40, seed=index).save(folder / f"{index:02}.png")
     return folder
+
+
+def save_tiny(folder: Path, name: str, fold: int = 1) -> Path:
+    """A model folder of a task with random parameters, x_t at 32², conditions at 32² times fold."""
+    from condiff.config import DiffusionConfig, ModelConfig
+    from condiff.networks.checkpoint import save_model
+    from condiff.networks.denoiser import build_model
+    from condiff.tasks import find_task
+
+    torch.manual_seed(0)
+    config = ModelConfig(
+        sample_size=32,
+        fold=fold,
+        backbone_variant=None,
+        block_out_channels=(8, 16),
+        norm_num_groups=4,
+        attention_head_dim=8,
+    )
+    task = find_task(name)
+    model = build_model(config, task).eval()
+    settings = {"task": task, "diffusion": DiffusionConfig(), "dtype": torch.float32}
+    save_model(folder / name, model, condition_size=32 * fold, **settings)
+    return folder / name
+
+
+@pytest.fixture(scope="session")
+def sketch_folder(tmp_path_factory):
+    """A tiny model of drawings."""
+    return save_tiny(tmp_path_factory.mktemp("models"), "sketch")
+
+
+@pytest.fixture(scope="session")
+def none_folder(tmp_path_factory):
+    """A tiny model without condition."""
+    return save_tiny(tmp_path_factory.mktemp("models"), "none")
+
+
+@pytest.fixture(scope="session")
+def upscale_folder(tmp_path_factory):
+    """A tiny model that enlarges."""
+    return save_tiny(tmp_path_factory.mktemp("models"), "upscale")

@@ -9,7 +9,7 @@ from diffusers import DDIMScheduler, DDPMScheduler
 from diffusers.training_utils import compute_snr
 from torch.testing import assert_close
 
-from condiff.config import BetaSchedule, DiffusionConfig
+from condiff.config import BetaSchedule, DiffusionConfig, parse_config
 from condiff.diffusion import (
     SCHEDULERS,
     add_noise,
@@ -20,7 +20,11 @@ from condiff.diffusion import (
     loss_weight,
     squared_error,
 )
+from condiff.networks.denoiser import build_model
+from condiff.networks.torch_engine import encode_both
 from condiff.sampling import guide
+from condiff.tasks import find_task
+from condiff.training.objective import batch_error
 
 PREDICTIONS = ["epsilon", "v_prediction", "sample"]
 SCHEDULES = get_args(BetaSchedule)
@@ -244,6 +248,42 @@ def test_whole_conditions_are_dropped_as_often_as_asked():
     assert torch.equal(kept[~gone], cond[~gone])
     assert drop_condition(cond, prob=0.0, generator=None) is cond
     assert not drop_condition(cond[:, 0, 0, 0], prob=1.0, generator=seeded()).any()
+
+
+def test_a_dropped_drawing_trains_the_null_cond_that_guidance_leads_away_from():
+    base = {
+        "task": "sketch", "max_train_steps": 1,
+        "model": {
+            "sample_size": 16, "fold": 2, "backbone_variant": None, "block_out_channels": [8, 16],
+            "norm_num_groups": 4, "attention_head_dim": 8,
+        },
+        "data": {"size": 32},
+    }  # fmt: skip
+    task = find_task("sketch")
+    dropping, keeping = (
+        parse_config({**base, "diffusion": {"cond_drop_prob": prob}}, origin="here")
+        for prob in (1.0, 0.0)
+    )
+    torch.manual_seed(0)
+    model = build_model(dropping.model, task)
+    alphas_bar = build_scheduler("ddpm", dropping.diffusion).alphas_cumprod
+    x_0 = torch.rand(3, 3, 16, 16, generator=seeded()) * 2 - 1
+    drawing = torch.rand(3, 1, 32, 32, generator=seeded()) * 2 - 1
+    _, null_cond = encode_both(model.encoder, drawing, hints=None, size=(16, 16))
+
+    def error(condition, config, network=model):
+        batch = {"x_0": x_0, "condition": condition, "features": None}
+        how = {"config": config, "task": task, "alphas_bar": alphas_bar}
+        with torch.no_grad():
+            return batch_error(network, batch, 5, **how)[0]
+
+    def blind(x_t, t, condition, **_):
+        return model.predict(x_t, t, null_cond)
+
+    assert_close(error(drawing, dropping), error(drawing, keeping, blind))
+    assert torch.equal(error(drawing, dropping), error(-drawing, dropping))
+    assert not torch.allclose(error(drawing, keeping), error(drawing, dropping), rtol=1e-3)
+    assert not torch.allclose(error(-torch.ones_like(drawing), keeping), error(drawing, dropping))
 
 
 def test_guidance_goes_from_blind_past_plain_to_exaggerated():

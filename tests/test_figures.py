@@ -186,9 +186,18 @@ def test_frames_are_picked_evenly_with_both_ends():
 
 def test_a_contact_sheet_puts_each_image_in_its_cell():
     sheet = make_contact_sheet(
-        [RAINBOW[:2], RAINBOW[2:]], side=50, captions=[["a", "b"], ["c", ""]]
+        [RAINBOW[:2], RAINBOW[2:]], side=100, captions=[["a", "b"], ["c", ""]]
     )
-    assert sheet.size == (2 * (50 + 2) + 2, 2 * (37 + 2 + 18) + 2)  # 41x30 in 50 is 50x37
+    assert sheet.size == (2 * (100 + 2) + 2, 2 * (73 + 2 + 18) + 2)  # 41x30 in 100 is 100x73
     assert sheet.getpixel((4, 4)) == (255, 0, 0)
-    assert sheet.getpixel((79, 25)) == (0, 255, 0)
-    assert sheet.getpixel((27, 80)) == (0, 0, 255)
+    assert sheet.getpixel((106, 4)) == (0, 255, 0)
+    assert sheet.getpixel((52, 130)) == (0, 0, 255)
+
+
+def test_a_contact_sheet_has_cells_of_its_pictures_shape():
+    wide = Image.new("RGB", (40, 10), "red")
+    sheet = make_contact_sheet([[wide, wide], [wide]], side=60)
+    assert sheet.size == (2 * 62 + 2, 2 * 17 + 2)
+    assert {sheet.getpixel(at) for at in ((2, 2), (61, 16), (64, 2), (2, 33))} == {(255, 0, 0)}
+    tall = make_contact_sheet([[wide.rotate(90, expand=True)]], side=40, captions=[["seed 12345"]])
+    assert [tall.getpixel((x, 20))[1] for x in (38, 40, 45, 50)] == [255, 0, 0, 255]

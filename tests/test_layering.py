@@ -15,7 +15,9 @@ LEVELS = [
     {"colors", "conditions", "diffusion", "sampling", "tasks", "tiles"},
     {"data", "figures", "networks", "prep"},
     {"pipeline", "training"},
-    {"batches", "evaluation", "upscale"},
+    {"batches", "upscale"},
+    {"cascade"},
+    {"evaluation"},
     {"cli"},
     {"__init__", "__main__"},
 ]

@@ -21,6 +21,7 @@ from condiff.networks.engines import find_device
 from condiff.networks.folder import ModelFolder, read_sizes
 from condiff.networks.torch_engine import TorchEngine
 from condiff.pipeline import MAX_ASPECT, pad_to_stride, small_lightness
+from condiff.sampling import draw_noise
 from condiff.tasks import find_task
 
 from .conftest import make_photo
@@ -179,6 +180,20 @@ def test_guidance_of_one_is_off_and_more_follows_the_condition():
     assert not np.allclose(plain, blind, atol=1e-3)
     assert inside.mean() > 0.5
     assert np.allclose(double[inside], expected[inside], atol=1e-4)
+
+
+def test_both_branches_of_guidance_are_what_the_network_says_with_and_without_the_drawing():
+    """1 is the conditional branch alone; 0 the unconditional, of training's `kept` at 0."""
+    pipeline = rgb_pipeline("sketch", fold=2)
+    condition = np.random.default_rng(0).uniform(-1, 1, (64, 64, 1)).astype(np.float32)
+    noise = torch.from_numpy(draw_noise(7, (1, 3, 32, 32)))
+    given = torch.from_numpy(condition).permute(2, 0, 1)[None]
+    for scale, kept in ((1.0, None), (0.0, torch.zeros(1, 1, 1, 1))):
+        with torch.inference_mode():
+            v = pipeline.engine.model(noise, torch.tensor([999.0]), given, kept=kept)
+        *_, x_0 = pipeline.denoise(condition, steps=1, seed=7, guidance_scale=scale)
+        expected = -v[0].permute(1, 2, 0).numpy().clip(-1, 1)  # no signal is left at the last t
+        assert np.allclose(x_0, expected, atol=1e-4)
 
 
 def test_an_unconditional_model_takes_nothing_and_frames_begin_with_noise():

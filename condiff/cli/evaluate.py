@@ -1,7 +1,7 @@
 """`condiff eval`: results against the truth, beside baselines that know no colour."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +11,11 @@ from condiff.cli import options
 from condiff.cli.colorize import DEFAULT_SCHEDULER
 
 if TYPE_CHECKING:
+    from PIL import Image
+
+    from condiff.cascade import Cascade
+    from condiff.conditions.drawing import Drawing
+    from condiff.evaluation.drawings import DrawingRow
     from condiff.evaluation.judges import Distance, Features
     from condiff.evaluation.metrics import Pixels
 
@@ -34,7 +39,7 @@ def evaluate(
         str,
         typer.Option(
             metavar="KIND",
-            help="Lines that a model of drawings is given; it was never trained on softedge.",
+            help="Lines that a model of drawings is given; softedge is never trained on.",
         ),
     ] = "sketch",
     guidance_scale: options.GuidanceScale = None,
@@ -46,8 +51,14 @@ def evaluate(
     scheduler: options.Scheduler = DEFAULT_SCHEDULER,
     size: Annotated[
         int | None,
-        typer.Option(min=32, max=2048, help="As in colorize (default: as the model was trained)."),
+        typer.Option(min=32, max=2048, help="As in colorize and render (default: likewise)."),
     ] = None,
+    upscale: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|none|FOLDER", help="As in render: what enlarges a model's pictures."
+        ),
+    ] = "auto",
     samples: options.Samples = 1,
     seed: Annotated[int, typer.Option(min=0, help="Photo i gets seed + i * samples.")] = 0,
     device: options.Device = "auto",
@@ -72,10 +83,12 @@ def evaluate(
 ) -> None:
     """A table of figures for RESULT_DIR against TRUTH_DIR, or for a model on true photos.
 
-    A model of drawings is given the photos' lines: do its pictures have the same, do they look
-    real, do they differ. Beside it the set's blurred mean, another photo, and the truth.
     Grey passthrough, mean colour and the truth are always beside it: PSNR alone rewards doing
     nothing. The Fréchet distance is taken on EfficientNet-Lite0, so it is no FID.
+
+    A model of drawings is given the photos' lines: do its pictures, as render makes them, have the
+    same, do they look real, do they differ (--samples 2). Beside it the set's blurred mean, noise,
+    another photo, and the truth.
     """
     from condiff.evaluation.photos import Lite0Extractor, format_groups, format_table, to_json
     from condiff.evaluation.photos import evaluate as judge
@@ -96,32 +109,27 @@ def evaluate(
                 raise typer.BadParameter("--html is for colours: this model makes pictures.")
             if groups:
                 raise typer.BadParameter("--groups is for colours: this model makes pictures.")
-            from condiff.evaluation.drawings import evaluate_drawings, prepare_truth
+            from condiff.cascade import Cascade
             from condiff.evaluation.drawings import format_table as format_drawings
             from condiff.evaluation.drawings import to_json as drawings_to_json
 
-            kind = condition if pipeline.loaded.task.condition_channels else None
-            given = [prepare_truth(pipeline, truth, kind=kind, size=size) for truth in truths]
+            cascade = Cascade.behind(pipeline, size=size, upscale=upscale, engine=engine)
+            if cascade.remark:
+                options.say(cascade.remark, quiet=quiet)
 
-            def paint(index: int) -> "list[Pixels]":
-                import numpy as np
-
-                pictures = pipeline(
-                    given[index][1],
+            def paint(drawing: "Drawing | None", number: int) -> "list[Image.Image]":
+                return cascade(
+                    drawing,
                     steps=steps,
                     scheduler=scheduler,
-                    size=size,
                     samples=samples,
-                    seed=seed + index * samples,
+                    seed=seed + number * samples,
                     guidance_scale=guidance_scale,
                     variety=variety,
                 )
-                return [np.asarray(picture) for picture in pictures]
 
-            painted = [paint(index) for index in _progress(len(truths), quiet=quiet)]
-            judged = evaluate_drawings(
-                {name: painted}, [t for t, _ in given], kind=kind, extractor=Lite0Extractor()
-            )
+            kind = condition if pipeline.loaded.task.condition_channels else None
+            judged = _judge_drawings(name, cascade, truths, kind, paint, quiet=quiet)
             print(drawings_to_json(judged) if as_json else format_drawings(judged), end="")
             return
 
@@ -156,6 +164,30 @@ def evaluate(
 
         html.write_text(html_report(rows, [r[0] for r in results], truths), "utf-8")
         options.say(f"The page is {html}.", quiet=quiet)
+
+
+def _judge_drawings(
+    name: str,
+    cascade: "Cascade",
+    truths: "list[Pixels]",
+    kind: str | None,
+    paint: "Callable[[Drawing | None, int], list[Image.Image]]",
+    *,
+    quiet: bool,
+) -> "list[DrawingRow]":
+    """The figures of what paint(lines, number) makes of each photo's lines, and the baselines'."""
+    import numpy as np
+
+    from condiff.evaluation.drawings import evaluate_drawings, prepare_truth
+    from condiff.evaluation.photos import Lite0Extractor
+
+    given = [prepare_truth(cascade, truth, kind=kind) for truth in truths]
+    painted = [
+        [np.asarray(picture) for picture in paint(given[index][1], index)]
+        for index in _progress(len(truths), quiet=quiet)
+    ]
+    fitted = [truth for truth, _ in given]
+    return evaluate_drawings({name: painted}, fitted, kind=kind, extractor=Lite0Extractor())
 
 
 def _read_pairs(

@@ -19,14 +19,11 @@ if TYPE_CHECKING:
 
     from condiff.conditions.drawing import Drawing
     from condiff.images.photo import Photo
-    from condiff.pipeline import Pipeline
-    from condiff.upscale import Upscaler
 
 DEFAULT_STEPS = 25
 MAX_SIZE = 4096
-CELL = 128  # least side of a picture on the contact sheet
-FRAMES = 60  # at most, of an animation
-AUTO, NONE = "auto", "none"  # of --upscale
+CELL, LARGEST_CELL = 128, 512  # longer side of a picture on the contact sheet
+FRAMES, FILM = 60, 512  # of an animation: how many at most, and their longer side
 
 
 @dataclass(frozen=True)
@@ -60,21 +57,21 @@ def render(
         typer.Option(
             min=32,
             max=MAX_SIZE,
-            help="Short side of a picture, in pixels (default: the model's). A larger one is drawn "
-            "at the model's own size, then enlarged by --upscale.",
+            help="Short side of a picture, in pixels; beyond the model's own it is enlarged by "
+            "--upscale (default: the side at which the model sees lines).",
         ),
     ] = None,
     upscale: Annotated[
         str,
         typer.Option(
             metavar="auto|none|FOLDER",
-            help="What enlarges: a model of the task upscale, which sees the lines; auto: the "
-            "one that the model names; none: plain resampling.",
+            help="What enlarges: a model of the task upscale, which sees the lines (auto: the one "
+            "that the model names; none: plain resampling).",
         ),
     ] = "auto",
     gif: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Film the first sample: a .gif, .webp or .mp4."),
+        typer.Option(metavar="FILE", help="Film the first sample, as .gif, .webp or .mp4."),
     ] = None,
     as_is: Annotated[
         bool,
@@ -103,11 +100,10 @@ def render(
     said. Of sketch.jpg the picture is sketch.render.png, without a drawing sample.png, unless -o
     says otherwise; several samples get numbers and a contact sheet. Paths are printed on stdout.
     """
-    from condiff.figures import check_animation, pick_frames, write_animation
+    from condiff.cascade import NONE, Cascade
+    from condiff.figures import check_animation
     from condiff.images.files import check_target, read_photo
 
-    if upscale not in (AUTO, NONE) and size is None:
-        raise typer.BadParameter(f"--upscale {upscale} enlarges to --size: give one.")
     targets = plan_targets(source, output, samples, gif)
     for path in [*targets.pictures, targets.sheet]:
         if path is not None:
@@ -124,53 +120,31 @@ def render(
             if path is not None or path in targets.pictures:
                 print(path or "-")
         return
-    from condiff.errors import ConfigError
-    from condiff.pipeline import Pipeline
 
     options.quiet_libraries()
-    pipeline = Pipeline.from_pretrained(model, device=device, engine=engine, threads=threads)
-    if pipeline.loaded.task.enlarges:
-        raise ConfigError(
-            f"The model {model} enlarges pictures: give it with --upscale, and a model of drawings "
-            "with -m."
-        )
-    if pipeline.loaded.task.x_0 != "rgb":
-        raise ConfigError(
-            f"The model {model} colours photos: use `condiff colorize`, or give a model of "
-            "drawings with -m."
-        )
-    own = pipeline.loaded.condition_size // pipeline.cell
-    if size is None and pipeline.cell > 1:  # it sees its lines at more than it draws
-        size = pipeline.loaded.condition_size
-    enlarged = size is not None and size > own
-    upscaler = None
-    if enlarged:
-        upscaler = _load_upscaler(upscale, pipeline, drawing, quiet=quiet)
-    elif upscale not in (AUTO, NONE):
-        options.say(f"{model} draws at {own}: there is nothing to enlarge", quiet=quiet)
+    cascade = Cascade.from_pretrained(
+        model, size=size, upscale=upscale, device=device, engine=engine, threads=threads
+    )
+    if cascade.remark:
+        options.say(cascade.remark, quiet=quiet)
+    pipeline = cascade.pipeline
     settings = {
         "steps": steps,
         "scheduler": scheduler,
-        "size": None if enlarged or size is None else size * pipeline.cell,
         "guidance_scale": (guidance := pipeline.find_guidance_scale(guidance_scale)),
         "variety": pipeline.find_variety(variety),
     }
+    how = cascade.upscaler.loaded.folder.name if cascade.upscaler else NONE
+    noted = {**settings, "size": cascade.size, "upscale": how} if provenance else None
     seed = secrets.randbits(31) if seed is None else seed
 
     pictures: list[Image.Image] = []
     for number, path in enumerate(targets.pictures, start=seed):
+        frames = list(cascade.frames(drawing, seed=number, **settings))  # type: ignore[arg-type]
         if number == seed and targets.animation is not None:
-            frames = list(pipeline.frames(drawing, seed=number, **settings))  # type: ignore[arg-type]
-            write_animation(pick_frames(frames, FRAMES), targets.animation, force=force)
-            picture = frames[-1]
-        else:
-            (picture,) = pipeline(drawing, seed=number, **settings)  # type: ignore[arg-type]
-        if size is not None and enlarged:
-            picture = _enlarge(picture, drawing, upscaler, size=size, seed=number)
-        how = upscaler.loaded.folder.name if upscaler else NONE
-        noted = {**settings, "upscale": how} if provenance else None
-        _write(picture, path, model=model, seed=number, settings=noted, force=force)
-        pictures.append(picture)
+            _write_film(frames, targets.animation, force=force)
+        pictures.append(frames[-1])
+        _write(frames[-1], path, model=model, seed=number, settings=noted, force=force)
         told = {"source": source, "target": str(path or "-"), "seed": number}
         if path is not None or as_json:
             _tell(told, path, as_json=as_json, stream=sys.stderr if path is None else sys.stdout)
@@ -199,15 +173,25 @@ def plan_targets(
         return Targets([None], None, animation)
     if output is None and source == "-":
         raise typer.BadParameter("A drawing from standard input needs an output: -o FILE, or -o -.")
-    name = Path(source) if source else Path("sample.png")
+    name = Path("sample.png" if source in (None, "-") else source or "")
     beside = name.with_name(f"{name.stem}.render.png") if source else name
     path = Path(output) if output else beside
     if path.is_dir():
         path = path / beside.name
-    if samples == 1:
-        return Targets([path], None, animation)
-    numbered = [path.with_name(f"{path.stem}.{n}{path.suffix}") for n in range(1, samples + 1)]
-    return Targets([*numbered], path.with_name(f"{path.stem}.sheet{path.suffix}"), animation)
+    pictures, sheet = [path], None
+    if samples > 1:
+        pictures = [path.with_name(f"{path.stem}.{n}{path.suffix}") for n in range(1, samples + 1)]
+        sheet = path.with_name(f"{path.stem}.sheet{path.suffix}")
+    written = [each for each in (*pictures, sheet, animation) if each is not None]
+    if animation is not None and animation in written[:-1]:
+        raise typer.BadParameter(f"--gif {animation} is a picture's name as well: give another.")
+    if source is not None and any(_same_file(each, source) for each in written):
+        raise typer.BadParameter(f"{source} is the drawing itself: give another output.")
+    return Targets([*pictures], sheet, animation)
+
+
+def _same_file(path: Path, source: str) -> bool:
+    return path.exists() and Path(source).exists() and path.samefile(source)
 
 
 def _clean(photo: "Photo", source: str, *, as_is: bool, quiet: bool) -> "Drawing":
@@ -224,43 +208,22 @@ def _clean(photo: "Photo", source: str, *, as_is: bool, quiet: bool) -> "Drawing
     return drawing
 
 
-def _load_upscaler(
-    upscale: str, pipeline: "Pipeline", drawing: "Drawing | None", *, quiet: bool
-) -> "Upscaler | None":
-    """The model that enlarges, None for plain resampling; what `auto` could not do is said."""
-    from condiff.errors import ConfigError
-    from condiff.upscale import Upscaler
+def _write_film(frames: "list[Image.Image]", path: Path, *, force: bool) -> None:
+    """The frames at the size of the last, but none larger than FILM pixels."""
+    from PIL import Image
 
-    if upscale == NONE:
-        return None
-    second = pipeline.loaded.second_stage
-    if upscale == AUTO and (drawing is None or second is None):
-        name = pipeline.loaded.folder.name
-        why = "there are no lines" if drawing is None else f"{name} names no second stage"
-        options.say(f"{why}: resampled plainly", quiet=quiet)
-        return None
-    if drawing is None:
-        raise ConfigError(
-            f"--upscale {upscale} enlarges along the lines of a drawing, and the model "
-            f"{pipeline.loaded.folder.name} takes none: use --upscale none."
-        )
-    name = second if upscale == AUTO and second else upscale
-    return Upscaler.from_pretrained(name, device=pipeline.device)
+    from condiff.figures import pick_frames, write_animation
 
-
-def _enlarge(
-    picture: "Image.Image",
-    drawing: "Drawing | None",
-    upscaler: "Upscaler | None",
-    *,
-    size: int,
-    seed: int,
-) -> "Image.Image":
-    from condiff.upscale import resample
-
-    if upscaler is None or drawing is None:
-        return resample(picture, size)
-    return upscaler(picture, drawing, size=size, seed=seed)
+    scale = min(1, FILM / max(frames[-1].size))
+    size = (max(1, round(frames[-1].width * scale)), max(1, round(frames[-1].height * scale)))
+    write_animation(
+        [
+            frame if frame.size == size else frame.resize(size, Image.Resampling.BICUBIC)
+            for frame in pick_frames(frames, FRAMES)
+        ],
+        path,
+        force=force,
+    )
 
 
 def _write(
@@ -297,19 +260,23 @@ def _write_sheet(
     """The drawing as it was understood, then the pictures, in rows of about a square."""
     from PIL import Image
 
+    from condiff.conditions.drawing import shrink_ink
     from condiff.figures import make_contact_sheet
     from condiff.images.files import write_image
 
+    scale = min(max(pictures[0].size), LARGEST_CELL) / max(pictures[0].size)
+    scale = max(scale, CELL / max(pictures[0].size))
+    width, height = (max(1, round(side * scale)) for side in pictures[0].size)
     cells = [*pictures]
     names = [f"seed {seed + i}" for i in range(len(pictures))]
     if drawing is not None:
-        cells.insert(0, Image.fromarray(255 - drawing.ink))
+        cells.insert(0, Image.fromarray(255 - shrink_ink(drawing.ink, width, height)))
         names.insert(0, "drawing")
     across = min(5, len(cells)) if len(cells) <= 10 else math.ceil(math.sqrt(len(cells)))
     starts = range(0, len(cells), across)
     sheet = make_contact_sheet(
         [cells[i : i + across] for i in starts],
-        side=max(CELL, *pictures[0].size),
+        side=max(width, height),
         captions=[names[i : i + across] for i in starts],
     )
     write_image(sheet, path, force=force)

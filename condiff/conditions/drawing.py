@@ -28,7 +28,10 @@ MIN_FLOOR = 0.06  # ink weaker than this, of 1, is taken for stains
 # On paper light changes slowly and most is paper; in a photo neither. Of 150 photos this line
 # leaves 9 % unnoticed, of 600 drawings made of them and photographed it doubts 1 %.
 SLOPE = 3.0, -0.5  # of the light, as a multiple of the part that is paper, and a constant
-ADVICE = "draw its lines with `condiff condition --kind sketch`, or take it as it is (--as-is)"
+ADVICE = (
+    "draw its lines with `condiff condition --kind sketch`; crop a sheet that lies on a table; or "
+    "take it as it is (--as-is)"
+)
 
 
 @dataclass(frozen=True)

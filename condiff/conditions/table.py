@@ -244,8 +244,8 @@ def apply(
 def to_ink(drawing: np.ndarray, *, ink: Literal["light", "dark"] | None = None) -> np.ndarray:
     """(H,W,1 or 3) uint8 line image -> (H,W,1) uint8, ink 255 on paper 0, as models take it.
 
-    Zero is paper, so that padding, and the empty condition, are a blank sheet. Where the ink's
-    tone is not told, the commoner tone is the paper.
+    Zero is paper, so that a border of zeros is blank sheet. Where the ink's tone is not told, the
+    commoner tone is the paper.
     """
     lines = drawing if drawing.shape[2] == 1 else ex.to_gray(drawing)[..., None]
     dark = ink == "dark" if ink else np.median(lines) > 127

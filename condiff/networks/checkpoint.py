@@ -26,6 +26,8 @@ from condiff.networks.encoder import ConditionEncoder
 from condiff.networks.folder import INDEX, ModelFolder, read_folder
 from condiff.tasks import Task
 
+CAME_FROM = "_name_or_path"  # diffusers' note of a path on the machine that trained
+
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded(ModelFolder):
@@ -53,7 +55,8 @@ def save_model(
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     for name, module in (("unet", model.unet), ("encoder", model.encoder)):
-        copy = type(module).from_config(module.config)
+        config = {key: value for key, value in module.config.items() if key != CAME_FROM}
+        copy = type(module).from_config(config)
         copy.load_state_dict(module.state_dict())
         copy.to(dtype).save_pretrained(part / name, safe_serialization=True)
         for file in (part / name).glob("*.safetensors"):

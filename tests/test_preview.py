@@ -40,6 +40,17 @@ def test_the_grid_has_condition_sample_and_truth(photo_folder, tmp_path, task):
         assert np.abs(pixels - truth).max() <= 1
 
 
+def test_folded_lines_are_shown_at_their_own_size(photo_folder, tmp_path):
+    folded = config("sketch").model_dump()
+    folded["model"]["fold"], folded["data"]["size"] = 2, 32
+    trainer = Trainer(TrainConfig.model_validate(folded), photo_folder, tmp_path)
+    grid = trainer.sample_grid(photos=2, steps=1)
+    assert grid.size == (2 * 34 + 2, 3 * 34 + 2)
+    lines = trainer.first_batch(1)["condition"][0, 0].numpy()  # ink is 1, paper -1
+    shown = np.asarray(grid.crop((2, 2, 34, 34)).convert("L"), np.float32)
+    assert np.abs(shown - (1 - lines) * 127.5).max() <= 1
+
+
 @pytest.mark.parametrize("name", TASKS)
 def test_the_card_is_readable_by_the_hub_and_says_how_it_was_made(name):
     card = make_card(

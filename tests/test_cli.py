@@ -252,6 +252,12 @@ def test_eval_of_folders_and_of_a_model(run, tmp_path, tiny_folder):
     assert run("eval", tmp_path / "none", tmp_path / "truth")[0] == 1
 
 
+@pytest.mark.parametrize("words", (["colorize"], ["render"], ["condition", "--kind", "gray"]))
+def test_the_present_folder_is_refused_as_any_folder_is(words, run):
+    code, out, err = run(*words, ".")
+    assert code == 1 and not out and "it is a folder" in err
+
+
 def test_the_command_and_the_pipeline_have_the_same_defaults():
     """The command line states them again, to show its help without importing torch."""
     from condiff import pipeline

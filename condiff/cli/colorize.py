@@ -1,7 +1,6 @@
 """`condiff colorize`: a photo gets its colours."""
 
 import hashlib
-import json
 import secrets
 import sys
 import time
@@ -20,6 +19,7 @@ from condiff.cli.answers import (
     write_extras,
     write_film,
 )
+from condiff.cli.targets import choose_target, number_targets, tell_result
 
 if TYPE_CHECKING:
     from condiff.batches.transform import Recipe
@@ -93,8 +93,7 @@ def colorize(
     The result has the photo's size and its L*, pixel for pixel: of photo.jpg it is photo.color.jpg
     beside it, unless -o says otherwise. Its path is printed on stdout.
     """
-    from condiff.images.encoding import losses
-    from condiff.images.files import check_target, read_photo, write_photo
+    from condiff.images.files import check_target, read_photo
 
     if target is not None and output is not None:
         raise typer.BadParameter("Give the output once: as OUTPUT or with -o, not both.")
@@ -149,17 +148,9 @@ def colorize(
     strokes = hashlib.sha256(hints.read_bytes()).hexdigest() if hints else None
     for made, path in zip(results, targets, strict=True):
         result = note_making(made, pipeline, recipe, points=hint or (), strokes=strokes)
-        lost = losses(result, path.suffix if path else "png")
-        if lost:
-            options.say(f"{path or '-'}: this format has no place for {lost}", quiet=quiet)
-        if path is None:
-            write_photo(result, sys.stdout.buffer, quality=quality)
-        else:
-            write_photo(result, path, quality=quality, force=force)
-        if path is not None or as_json:
-            told = {"source": source, "target": str(path or "-"), "seed": result.info["seed"]}
-            stream = sys.stdout if path is not None else sys.stderr
-            print(json.dumps(told) if as_json else path, file=stream)
+        write_result(result, path, quality=quality, force=force, quiet=quiet)
+        told = {"source": source, "target": str(path or "-"), "seed": result.info["seed"]}
+        tell_result(told, path, as_json=as_json)
     seconds = time.perf_counter() - started
     chatter = f"{width}x{height}, seed {seed}, {steps} steps of {scheduler}"
     options.say(
@@ -171,18 +162,24 @@ def plan_targets(source: str, output: str | None, samples: int) -> list[Path | N
     """One target a sample, None for stdout; photo.color.jpg, or photo.color.1.jpg and on."""
     from condiff.images.files import default_target
 
-    if output == "-":
-        if samples > 1:
-            raise typer.BadParameter("Several samples do not fit into one standard output: use -o.")
-        return [None]
-    if output is None and source == "-":
-        raise typer.BadParameter("A photo from standard input needs an output: -o FILE, or -o -.")
-    path = Path(output) if output else default_target(Path(source), "color")
-    if path.is_dir():
-        path = path / default_target(Path(source), "color").name
-    if samples == 1:
-        return [path]
-    return [path.with_name(f"{path.stem}.{n}{path.suffix}") for n in range(1, samples + 1)]
+    beside = default_target(Path(source), "color")
+    return number_targets(choose_target(output, beside, source=source), samples)
+
+
+def write_result(
+    result: "Photo", path: Path | None, *, quality: int | None, force: bool, quiet: bool
+) -> None:
+    """Write a photo to a file, or to stdout; stderr says what of it the format cannot hold."""
+    from condiff.images.encoding import losses
+    from condiff.images.files import write_photo
+
+    lost = losses(result, path.suffix if path else "png")
+    if lost:
+        options.say(f"{path or '-'}: this format has no place for {lost}", quiet=quiet)
+    if path is None:
+        write_photo(result, sys.stdout.buffer, quality=quality)
+    else:
+        write_photo(result, path, quality=quality, force=force)
 
 
 def read_hints(points: list[str], strokes: Path | None) -> "Hints":

@@ -1,12 +1,12 @@
 """`condiff condition`: what a condition image of a photo looks like."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from condiff.cli import options
+from condiff.cli.targets import choose_target, write_picture
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,12 +51,15 @@ def condition(
     if all_kinds and settings:
         raise typer.BadParameter("--set is for one --kind, not for --all.")
     numbers = dict(map(parse_setting, settings or []))
-    target = plan_target(source, output, "conditions" if kind is None else kind.partition(":")[0])
     import numpy as np
 
     from condiff.conditions.table import apply, choose_params
-    from condiff.images.files import check_target, read_image, write_image
+    from condiff.images.files import check_target, default_target, read_image
 
+    word = "conditions" if kind is None else kind.partition(":")[0]
+    # PNG, whatever the photo is: lines do not survive JPEG.
+    beside = default_target(Path(source), word).with_suffix(".png")
+    target = choose_target(output, beside, source=source)
     chosen = choose_params(kind, seed, **numbers) if kind is not None else {}
     if target is not None:
         check_target(target, force)
@@ -67,11 +70,7 @@ def condition(
         result = to_image(apply(kind, np.asarray(photo), seed=None, **chosen))
         told = ", ".join(f"{name} {value:.4g}" for name, value in chosen.items())
         options.say(f"{photo.width}x{photo.height}, {kind}: {told or 'no parameters'}", quiet=quiet)
-    if target is None:
-        write_image(result, sys.stdout.buffer, format="PNG")
-    else:
-        write_image(result, target, force=force)
-        print(target)
+    write_picture(result, target, force=force)
 
 
 def make_sheet(photo: "Image.Image", *, seed: int | None, quiet: bool) -> "Image.Image":
@@ -111,16 +110,3 @@ def parse_setting(text: str) -> tuple[str, float]:
         raise typer.BadParameter(
             f"--set takes NAME=NUMBER, such as low=50, not {text!r}."
         ) from None
-
-
-def plan_target(source: str, output: str | None, suffix: str) -> Path | None:
-    """Where the picture goes, None for stdout; PNG by default, as lines do not survive JPEG."""
-    from condiff.images.files import default_target
-
-    if output == "-":
-        return None
-    if output is None and source == "-":
-        raise typer.BadParameter("A photo from standard input needs an output: -o FILE, or -o -.")
-    beside = default_target(Path(source), suffix).with_suffix(".png")
-    path = Path(output) if output else beside
-    return path / beside.name if path.is_dir() else path

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from condiff.cli import options
+from condiff.cli.targets import choose_target, write_picture
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -43,7 +44,7 @@ def schedule(
     """Plot beta_t and alpha_bar_t of all noise schedules."""
     from condiff.images.files import check_target
 
-    target = plan_target("schedule.png", output, None, ".png")
+    target = choose_target(output, Path("schedule.png"), source=None)
     if target:
         check_target(target, force)
     if dry_run:
@@ -52,7 +53,7 @@ def schedule(
     from condiff.figures import make_schedule_plot
 
     options.quiet_libraries()
-    _write(make_schedule_plot(processes(shift, zero_snr)), target, force=force)
+    write_picture(make_schedule_plot(processes(shift, zero_snr)), target, force=force)
 
 
 @figure.command(no_args_is_help=True)
@@ -73,7 +74,7 @@ def forward(
     """Show a photo sink into noise, a row a schedule: of photo.jpg, photo.forward.png."""
     from condiff.images.files import check_target
 
-    target = plan_target(source, output, "forward", ".png")
+    target = choose_target(output, _name(source, "forward.png"), source=source)
     if target:
         check_target(target, force)
     photo = _read(source)
@@ -84,7 +85,7 @@ def forward(
 
     options.quiet_libraries()
     strip = make_forward_strip(photo, processes(shift, zero_snr), side=size, seed=seed)
-    _write(strip, target, force=force)
+    write_picture(strip, target, force=force)
 
 
 @figure.command()
@@ -120,7 +121,8 @@ def reverse(
     """
     from condiff.figures import check_animation, pick_frames, write_animation
 
-    target = plan_target(source or "reverse.gif", output, "reverse" if source else None, ".gif")
+    beside = _name(source, "reverse.gif") if source else Path("reverse.gif")
+    target = choose_target(output, beside, source=source)
     if target:
         check_animation(target, force)
     photo = _read(source) if source else None
@@ -158,16 +160,9 @@ def processes(shift: float, zero_snr: bool) -> Mapping[str, "DiffusionConfig"]:
     }
 
 
-def plan_target(source: str, output: str | None, word: str | None, suffix: str) -> Path | None:
-    """Where the figure goes, None for stdout: photo.jpg -> photo.WORD.SUFFIX by default."""
-    if output == "-":
-        return None
-    if output is None and source == "-":
-        raise typer.BadParameter("A photo from standard input needs an output: -o FILE, or -o -.")
-    name = Path(source)
-    beside = name.with_name(f"{name.stem}.{word}{suffix}") if word else name
-    path = Path(output) if output else beside
-    return path / beside.name if path.is_dir() else path
+def _name(source: str, ending: str) -> Path:
+    """photo.jpg, "forward.png" -> photo.forward.png beside it."""
+    return Path(source).parent / f"{Path(source).stem}.{ending}"
 
 
 def _read(source: str) -> "Image.Image":
@@ -179,13 +174,3 @@ def _read(source: str) -> "Image.Image":
 def _shrink(frame: "Image.Image", size: int) -> "Image.Image":
     frame.thumbnail((size, size))
     return frame
-
-
-def _write(image: "Image.Image", target: Path | None, *, force: bool) -> None:
-    from condiff.images.files import write_image
-
-    if target is None:
-        write_image(image, sys.stdout.buffer, format="PNG")
-    else:
-        write_image(image, target, force=force)
-        print(target)

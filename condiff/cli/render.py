@@ -1,6 +1,5 @@
 """`condiff render`: a drawing becomes pictures that follow its lines."""
 
-import json
 import math
 import secrets
 import sys
@@ -13,6 +12,7 @@ import typer
 
 from condiff.cli import options
 from condiff.cli.colorize import DEFAULT_SCHEDULER
+from condiff.cli.targets import choose_target, number_targets, tell_result
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -146,14 +146,14 @@ def render(
         pictures.append(frames[-1])
         _write(frames[-1], path, model=model, seed=number, settings=noted, force=force)
         told = {"source": source, "target": str(path or "-"), "seed": number}
-        if path is not None or as_json:
-            _tell(told, path, as_json=as_json, stream=sys.stderr if path is None else sys.stdout)
+        tell_result(told, path, as_json=as_json)
     if targets.sheet is not None:
         _write_sheet(pictures, drawing, targets.sheet, seed=seed, force=force)
-        _tell({"source": source, "sheet": str(targets.sheet)}, targets.sheet, as_json=as_json)
+        told = {"source": source, "sheet": str(targets.sheet)}
+        tell_result(told, targets.sheet, as_json=as_json)
     if targets.animation is not None:
         told = {"source": source, "animation": str(targets.animation), "seed": seed}
-        _tell(told, targets.animation, as_json=as_json)
+        tell_result(told, targets.animation, as_json=as_json)
     width, height = pictures[0].size
     guided = f", guidance {guidance:g}" if guidance != 1 else ""
     options.say(
@@ -167,27 +167,19 @@ def plan_targets(
     source: str | None, output: str | None, samples: int, animation: Path | None
 ) -> Targets:
     """sketch.render.png, or sketch.render.1.png and on beside sketch.render.sheet.png."""
-    if output == "-":
-        if samples > 1:
-            raise typer.BadParameter("Several samples do not fit into one standard output: use -o.")
-        return Targets([None], None, animation)
-    if output is None and source == "-":
-        raise typer.BadParameter("A drawing from standard input needs an output: -o FILE, or -o -.")
     name = Path("sample.png" if source in (None, "-") else source or "")
-    beside = name.with_name(f"{name.stem}.render.png") if source else name
-    path = Path(output) if output else beside
-    if path.is_dir():
-        path = path / beside.name
-    pictures, sheet = [path], None
-    if samples > 1:
-        pictures = [path.with_name(f"{path.stem}.{n}{path.suffix}") for n in range(1, samples + 1)]
-        sheet = path.with_name(f"{path.stem}.sheet{path.suffix}")
+    beside = name.parent / f"{name.stem}.render.png" if source else name
+    path = choose_target(output, beside, source=source, what="drawing")
+    pictures = number_targets(path, samples)
+    if path is None:
+        return Targets(pictures, None, animation)
+    sheet = path.with_name(f"{path.stem}.sheet{path.suffix}") if samples > 1 else None
     written = [each for each in (*pictures, sheet, animation) if each is not None]
     if animation is not None and animation in written[:-1]:
         raise typer.BadParameter(f"--gif {animation} is a picture's name as well: give another.")
     if source is not None and any(_same_file(each, source) for each in written):
         raise typer.BadParameter(f"{source} is the drawing itself: give another output.")
-    return Targets([*pictures], sheet, animation)
+    return Targets(pictures, sheet, animation)
 
 
 def _same_file(path: Path, source: str) -> bool:
@@ -280,7 +272,3 @@ def _write_sheet(
         captions=[names[i : i + across] for i in starts],
     )
     write_image(sheet, path, force=force)
-
-
-def _tell(told: dict[str, Any], path: Path | None, *, as_json: bool, stream: Any = None) -> None:
-    print(json.dumps(told) if as_json else path, file=stream or sys.stdout)

@@ -332,7 +332,7 @@ def _link(part: Path, target: Path) -> None:
 def default_target(source: Path, suffix: str) -> Path:
     """photo.jpg, "color" -> photo.color.jpg beside it; .png where its format is not written."""
     ending = source.suffix if source.suffix.lower() in FORMATS else ".png"
-    return source.with_name(f"{source.stem}.{suffix}{ending}")
+    return source.parent / f"{source.stem}.{suffix}{ending}"  # with_name refuses "."
 
 
 def list_images(root: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""`condiff batch`: a folder of photos, every one done once and whole or told why not."""
+"""`condiff batch`: colour every photo of a folder, or say why one could not be coloured."""
 
 import os
 import secrets
@@ -27,12 +27,16 @@ RAY = "ray"  # the one --engine that is no engine of the network
 
 def batch(
     source: Annotated[
-        str, typer.Argument(metavar="IN_DIR", help="The folder of the photos, with all below it.")
+        str,
+        typer.Argument(
+            metavar="IN_DIR", help="The folder of photos, searched with all its subfolders."
+        ),
     ],
     out: Annotated[
-        str, typer.Argument(metavar="OUT_DIR", help="Where the results go, in the same tree.")
+        str,
+        typer.Argument(metavar="OUT_DIR", help="The folder of results, with the same subfolders."),
     ],
-    task: Annotated[str, typer.Option(help="What to do with each: colorize.")] = "colorize",
+    task: Annotated[str, typer.Option(help="What to do with every photo: colorize.")] = "colorize",
     model: Annotated[
         str | None,
         typer.Option(
@@ -44,18 +48,19 @@ def batch(
     include: Annotated[
         list[str] | None,
         typer.Option(
-            help="Only photos whose name, or path below IN_DIR, matches this glob; repeatable."
+            help="Take only photos whose name, or path below IN_DIR, matches this glob; may be "
+            "repeated."
         ),
     ] = None,
     exclude: Annotated[
         list[str] | None,
-        typer.Option(help="Leave out photos and folders that match this glob; repeatable."),
+        typer.Option(help="Leave out photos and folders that match this glob; may be repeated."),
     ] = None,
     format: Annotated[
         str | None,
         typer.Option(
-            help="Write all results as png, jpg, webp, tif …  (default: as the photo is, png "
-            "where that is not written).",
+            help="Write all results as png, jpg, webp, tif … (default: each as its photo, or png "
+            "for formats that are only read).",
         ),
     ] = None,
     steps: options.Steps = DEFAULT_STEPS,
@@ -64,8 +69,8 @@ def batch(
         int | None,
         typer.Option(
             min=0,
-            help="Of the batch; each photo's own follows from it and from its path below IN_DIR "
-            "(default: a new one, or that of the batch gone on with).",
+            help="Random seed of the batch, from which each photo's own seed follows by its path "
+            "below IN_DIR (default: a new one, or that of the batch that is resumed).",
         ),
     ] = None,
     guidance_scale: options.GuidanceScale = None,
@@ -75,7 +80,7 @@ def batch(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="A folder of hints, as `colorize --hints` takes them: a/b.png for a/b.jpg.",
+            help="A folder of hints like those of `colorize --hints`: a/b.png is for a/b.jpg.",
         ),
     ] = None,
     saturation: options.Saturation = 1.0,
@@ -88,46 +93,50 @@ def batch(
     engine: Annotated[
         str,
         typer.Option(
-            help="What runs the network: torch, onnx or openvino (auto: as in colorize); or ray: "
-            "on a Ray cluster, also from and to s3://, gs:// …"
+            help="Library that runs the network: torch, onnx, openvino or auto, as in colorize. "
+            "ray runs the batch on a Ray cluster, where folders may be URLs (s3://, gs:// …)."
         ),
     ] = "auto",
     address: Annotated[
         str | None,
         typer.Option(
-            help="Of the Ray cluster: auto, HOST:PORT or ray://HOST:PORT (default: a Ray of this "
-            "machine, started and ended)."
+            help="Address of the Ray cluster: auto, HOST:PORT or ray://HOST:PORT (default: start "
+            "Ray on this machine for this command)."
         ),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Photos in work at once (default: one a core).")
+        int | None,
+        typer.Option(min=1, help="How many photos are in work at once (default: one per core)."),
     ] = None,
     shard: Annotated[
         str,
         typer.Option(
-            metavar="I/N", help="Only the I-th of N parts of the photos, for several machines."
+            metavar="I/N",
+            help="Do only the I-th of N parts of the photos, to share them among machines.",
         ),
     ] = "1/1",
     fail_fast: Annotated[
         bool, typer.Option("--fail-fast", help="Stop at the first photo that fails.")
     ] = False,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Try those again that failed in an earlier run.")
+        bool, typer.Option("--retry-failed", help="Try photos again that failed in an earlier run.")
     ] = False,
     force: Annotated[
         bool,
-        typer.Option("-f", "--force", help="Begin anew, and replace the results that are there."),
+        typer.Option("-f", "--force", help="Start over, and replace the results that are there."),
     ] = False,
     dry_run: options.DryRun = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object a photo on stdout, and a last of all.")
+        bool,
+        typer.Option("--json", help="Print one JSON object per photo, then one of the counts."),
     ] = False,
 ) -> None:
-    """Do the same to every photo of a folder, into a folder of the same tree.
+    """Colour every photo of a folder.
 
-    Stopped or killed, the same command goes on where it was. Results that are there are skipped.
+    Results that are there already are skipped, so that the same command resumes a batch that was
+    stopped or killed. Photos that fail are named on stderr with the reason, and the rest is done.
     """
     from condiff.batches.journal import compare_settings
     from condiff.batches.mirror import Choice, plan

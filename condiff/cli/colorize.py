@@ -48,31 +48,38 @@ def colorize(
         list[str] | None,
         typer.Option(
             metavar="X,Y,COLOR",
-            help="A colour at a place, again for more: 0.5,0.25,#3c5ac8 with points is shares of "
-            "width and height, 300,200,#3c5ac8 is pixels.",
+            help="Put a colour at a place; may be repeated. Numbers with a point are shares of "
+            "width and height (0.5,0.25,#3c5ac8), whole numbers are pixels (300,200,#3c5ac8).",
         ),
     ] = None,
     hints: Annotated[
         Path | None,
-        typer.Option(help="A PNG in the photo's aspect, transparent but for strokes of colour."),
+        typer.Option(
+            help="Take hints from a PNG of the photo's aspect: strokes of colour on transparency."
+        ),
     ] = None,
     saturation: options.Saturation = 1.0,
     temperature: options.Temperature = 0.0,
     pick: Annotated[
         str | None,
         typer.Option(
-            help="Write one of the samples: median, nearest to the mean of all, or colorful; best "
-            "is the rule that measured best, median."
+            help="Write only one of the samples: median (the nearest to the mean of all), colorful "
+            "(the most chroma), or best (the rule that measured best, which is median)."
         ),
     ] = None,
     sheet: Annotated[
-        bool, typer.Option("--sheet/--no-sheet", help="Samples side by side: photo.color.sheet.jpg")
+        bool,
+        typer.Option(
+            "--sheet/--no-sheet",
+            help="Write several samples side by side, too: photo.color.sheet.jpg.",
+        ),
     ] = True,
     uncertainty: Annotated[
-        Path | None, typer.Option(help="A map of how far the samples are apart, to this file.")
+        Path | None, typer.Option(help="Write a map of how far the samples differ to this file.")
     ] = None,
     gif: Annotated[
-        Path | None, typer.Option(help="A film from noise to the result: .gif, .webp or .mp4.")
+        Path | None,
+        typer.Option(help="Film the way from noise to the result, as .gif, .webp or .mp4."),
     ] = None,
     size: options.Size = None,
     quality: options.Quality = None,
@@ -88,10 +95,11 @@ def colorize(
     verbose: options.Verbose = False,
     as_json: options.Json = False,
 ) -> None:
-    """Give a black-and-white photo its colours; a colour photo is coloured anew from its L*.
+    """Give a black-and-white photo its colours.
 
-    The result has the photo's size and its L*, pixel for pixel: of photo.jpg it is photo.color.jpg
-    beside it, unless -o says otherwise. Its path is printed on stdout.
+    The result has the photo's size and, pixel for pixel, its lightness. Colours of a colour photo
+    are ignored and made anew. The result of photo.jpg is written beside it as photo.color.jpg,
+    unless -o says otherwise; its path is printed on stdout.
     """
     from condiff.images.files import check_target, read_photo
 

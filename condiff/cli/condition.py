@@ -21,30 +21,33 @@ def condition(
     kind: Annotated[
         str | None,
         typer.Option(
-            "-k", "--kind", help="gray, canny, softedge, sketch, ... or image:PATH; --all shows."
+            "-k",
+            "--kind",
+            help="What to draw: gray, canny, softedge, sketch, … or image:PATH; --all shows them.",
         ),
     ] = None,
     all_kinds: Annotated[
-        bool, typer.Option("--all", help="A contact sheet of all kinds that are installed.")
+        bool, typer.Option("--all", help="Draw a contact sheet of all kinds that are installed.")
     ] = False,
     settings: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="NAME=NUMBER", help="A parameter of the kind; may be repeated."
+            "--set", metavar="NAME=NUMBER", help="Set a parameter of the kind; may be repeated."
         ),
     ] = None,
     seed: Annotated[
         int | None,
-        typer.Option(min=0, help="Draw the parameters at random, by this seed (default: none)."),
+        typer.Option(min=0, help="Draw the parameters at random by this seed (default: do not)."),
     ] = None,
     output: options.Output = None,
     force: options.Force = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Draw one condition image of a photo, in the photo's size, or a contact sheet of all kinds.
+    """Draw the edges, lines or other condition image of a photo.
 
-    Of photo.jpg it is photo.canny.png, or of another kind, beside it, unless -o says otherwise.
+    It has the photo's size. Of photo.jpg and the kind canny it is written as photo.canny.png beside
+    the photo, unless -o says otherwise. --all draws a contact sheet of all kinds instead.
     """
     if (kind is None) != all_kinds:
         raise typer.BadParameter("Say which condition: --kind NAME, or --all, and not both.")

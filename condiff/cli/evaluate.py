@@ -1,4 +1,4 @@
-"""`condiff eval`: results against the truth, beside baselines that know no colour."""
+"""`condiff eval`: measure results against true photos, beside baselines."""
 
 import sys
 from collections.abc import Iterator
@@ -20,73 +20,81 @@ if TYPE_CHECKING:
 
 def evaluate(
     result_dir: Annotated[
-        Path | None, typer.Argument(metavar="RESULT_DIR", help="Colour photos to judge.")
+        Path | None, typer.Argument(metavar="RESULT_DIR", help="A folder of results to measure.")
     ] = None,
     truth_dir: Annotated[
-        Path | None, typer.Argument(metavar="TRUTH_DIR", help="The true photos of the same names.")
+        Path | None,
+        typer.Argument(metavar="TRUTH_DIR", help="A folder of true photos with the same names."),
     ] = None,
     model: Annotated[
-        str | None, typer.Option("-m", "--model", help="Judge this model instead of a folder …")
+        str | None, typer.Option("-m", "--model", help="Measure this model instead of folders.")
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option("--data", metavar="D", help="… on these photos: a folder or parquet file."),
+        typer.Option(
+            "--data", metavar="D", help="True photos for --model: a folder or a parquet file."
+        ),
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Take only the first so many photos.")
+    ] = None,
     condition: Annotated[
         str,
         typer.Option(
             metavar="KIND",
-            help="Lines that a model of drawings is given; softedge is never trained on.",
+            help="Kind of lines to give to a model of drawings; softedge is never trained on.",
         ),
     ] = "sketch",
     guidance_scale: options.GuidanceScale = None,
     variety: options.Variety = None,
     steps: Annotated[
         int | None,
-        typer.Option(min=1, max=1000, help="Denoising steps (default: as colorize and render)."),
+        typer.Option(min=1, max=1000, help="Denoising steps (default: as in colorize and render)."),
     ] = None,
     scheduler: options.Scheduler = DEFAULT_SCHEDULER,
     size: Annotated[
         int | None,
-        typer.Option(min=32, max=2048, help="As in colorize and render (default: likewise)."),
+        typer.Option(min=32, max=2048, help="As in colorize and render."),
     ] = None,
     upscale: Annotated[
         str,
-        typer.Option(
-            metavar="auto|none|FOLDER", help="As in render: what enlarges a model's pictures."
-        ),
+        typer.Option(metavar="auto|none|FOLDER", help="What enlarges pictures, as in render."),
     ] = "auto",
     samples: options.Samples = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Photo i gets seed + i * samples.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Random seed; photo i gets seed + i * samples.")
+    ] = 0,
     device: options.Device = "auto",
     groups: Annotated[
-        bool, typer.Option("--groups", help="A second table: skin, sky and foliage apart.")
+        bool, typer.Option("--groups", help="Print a second table, of skin, sky and foliage.")
     ] = False,
     metric_weights: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
             envvar="CONDIFF_METRIC_WEIGHTS",
-            help="FID and KID by DIR/inception.safetensors, LPIPS by DIR/lpips-alex.safetensors.",
+            help="Measure FID and KID with the weights DIR/inception.safetensors, LPIPS with "
+            "DIR/lpips-alex.safetensors.",
         ),
     ] = None,
     engine: options.Engine = "auto",
     html: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write a page with pictures side by side.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a page with pictures side by side to this file."),
     ] = None,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
     as_json: options.Json = False,
 ) -> None:
-    """A table of figures for RESULT_DIR against TRUTH_DIR, or for a model on true photos.
+    """Measure results, or a model, against true photos.
 
-    Grey passthrough, mean colour and the truth are always beside it: PSNR alone rewards doing
-    nothing. The Fréchet distance is taken on EfficientNet-Lite0, so it is no FID.
+    The table compares them with three baselines: grey passthrough (no colour at all), the set's
+    mean colour, and the truth. PSNR alone rewards doing nothing. The Fréchet distance is taken on
+    EfficientNet-Lite0's features, so it is no FID.
 
-    A model of drawings is given the photos' lines: do its pictures, as render makes them, have the
-    same, do they look real, do they differ (--samples 2). Beside it the set's blurred mean, noise,
-    another photo, and the truth.
+    A model of drawings is given the lines of each photo, and makes pictures as render does. The
+    table says whether they have the same lines, whether they look real, and how far samples differ
+    (--samples 2). Its baselines are the set's blurred mean, noise, another photo, and the truth.
     """
     from condiff.evaluation.photos import Lite0Extractor, format_groups, format_table, to_json
     from condiff.evaluation.photos import evaluate as judge

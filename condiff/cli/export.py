@@ -17,7 +17,8 @@ def export(
         Path | None,
         typer.Argument(
             metavar="OUT",
-            help="A new folder for a copy of the model with graphs (default: into MODEL itself).",
+            help="Write a copy of the model with graphs to this new folder (default: write the "
+            "graphs into MODEL).",
             show_default=False,
         ),
     ] = None,
@@ -25,10 +26,11 @@ def export(
     verbose: options.Verbose = False,
     as_json: options.Json = False,
 ) -> None:
-    """Write ONNX graphs beside a model's weights, and check them against torch on two sizes.
+    """Write the ONNX graphs that run a model without torch.
 
-    They hold no weights of their own, but point into the safetensors files; the engines onnx and
-    openvino run them. The folder's path is printed on stdout.
+    The engines onnx and openvino run them. They hold no weights of their own, but point into the
+    model's safetensors files, and are checked against torch at two sizes. The folder's path is
+    printed on stdout.
     """
     options.quiet_libraries()
     from condiff.networks.graphs import CALL_TOLERANCE, compare_engines, write_graphs

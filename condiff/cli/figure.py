@@ -20,14 +20,15 @@ DEFAULT_STEPS = 30
 DEFAULT_SCHEDULER = "ddim"
 
 figure = typer.Typer(
-    help="Pictures of the diffusion process.", no_args_is_help=True, rich_markup_mode=None
+    help="Draw pictures of the diffusion process.", no_args_is_help=True, rich_markup_mode=None
 )
 
 Shift = Annotated[
-    float, typer.Option(min=0.01, max=100, help="Move log SNR by 2 log of this, as for a size.")
+    float, typer.Option(min=0.01, max=100, help="schedule_shift: adds 2 log of this to log SNR.")
 ]
 ZeroSnr = Annotated[
-    bool, typer.Option("--zero-snr", help="Rescale so that the last step is noise alone.")
+    bool,
+    typer.Option("--zero-snr", help="Rescale the schedule so that the last step is pure noise."),
 ]
 
 
@@ -41,7 +42,7 @@ def schedule(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Plot beta_t and alpha_bar_t of all noise schedules."""
+    """Plot beta_t and alpha_bar_t of the noise schedules."""
     from condiff.images.files import check_target
 
     target = choose_target(output, Path("schedule.png"), source=None)
@@ -71,7 +72,10 @@ def forward(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Show a photo sink into noise, a row a schedule: of photo.jpg, photo.forward.png."""
+    """Show how noise is added to a photo.
+
+    One row per noise schedule; of photo.jpg it is written as photo.forward.png beside it.
+    """
     from condiff.images.files import check_target
 
     target = choose_target(output, _name(source, "forward.png"), source=source)
@@ -94,7 +98,7 @@ def reverse(
         str | None,
         typer.Argument(
             metavar="INPUT",
-            help="A photo, or - for standard input; nothing for a model without condition.",
+            help="A photo, or - for standard input; leave it out for a model that takes none.",
         ),
     ] = None,
     output: options.Output = None,
@@ -103,11 +107,14 @@ def reverse(
     scheduler: options.Scheduler = DEFAULT_SCHEDULER,
     seed: options.Seed = None,
     frames: Annotated[
-        int, typer.Option(min=2, max=1000, help="At most so many frames, noise and result in it.")
+        int,
+        typer.Option(
+            min=2, max=1000, help="Largest number of frames, the noise and the result included."
+        ),
     ] = 60,
-    fps: Annotated[float, typer.Option(min=1, max=50, help="Frames a second.")] = 12.0,
+    fps: Annotated[float, typer.Option(min=1, max=50, help="Frames per second.")] = 12.0,
     size: Annotated[
-        int, typer.Option(min=16, max=4096, help="Longer side of a frame at most, in pixels.")
+        int, typer.Option(min=16, max=4096, help="Largest longer side of a frame, in pixels.")
     ] = 512,
     device: options.Device = "auto",
     force: options.Force = False,
@@ -115,9 +122,10 @@ def reverse(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Film how noise becomes a picture: of photo.jpg, photo.reverse.gif.
+    """Film how noise becomes a picture.
 
-    -o takes a .gif, .webp or .mp4; on standard output it is a GIF.
+    Of photo.jpg the film is written as photo.reverse.gif beside it. -o takes a .gif, .webp or .mp4;
+    on standard output it is a GIF.
     """
     from condiff.figures import check_animation, pick_frames, write_animation
 

@@ -26,11 +26,11 @@ PACKAGES = (
 def info(
     model: Annotated[
         str | None,
-        typer.Argument(metavar="MODEL", help="A model folder, or an embedded model's name."),
+        typer.Argument(metavar="MODEL", help="Describe this model folder, or embedded model."),
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Versions, devices and embedded models; or a model's card and figures."""
+    """Show versions and devices, or describe a model."""
     told = describe_model(model) if model else describe_machine()
     if as_json:
         print(json.dumps(told, indent=2))

@@ -12,27 +12,32 @@ from condiff import __version__
 from condiff.errors import ImageError
 
 Input = Annotated[str, typer.Argument(metavar="INPUT", help="A photo, or - for standard input.")]
-OUTPUT = typer.Option("-o", "--output", help="Where to, or - for standard output.")
+OUTPUT = typer.Option(
+    "-o", "--output", help="File or folder to write to, or - for standard output."
+)
 Output = Annotated[str | None, OUTPUT]  # None: beside INPUT, by a name that the command tells
 Model = Annotated[
     str, typer.Option("-m", "--model", help="An embedded model's name, or a model folder.")
 ]
 Steps = Annotated[int, typer.Option(min=1, max=1000, help="Denoising steps.")]
 Scheduler = Annotated[
-    str, typer.Option(help="Solver: ddpm, ddim, dpmsolver++, unipc, euler or heun.")
+    str, typer.Option(help="How steps are taken: ddim, dpmsolver++, unipc, euler, heun or ddpm.")
 ]
 Seed = Annotated[
     int | None,
-    typer.Option(min=0, help="Random seed: the same picture again (default: a new one, reported)."),
+    typer.Option(
+        min=0,
+        help="Random seed; the same one gives the same picture (default: a new one, reported).",
+    ),
 ]
-Samples = Annotated[int, typer.Option(min=1, help="How many different answers.")]
+Samples = Annotated[int, typer.Option(min=1, help="How many different results to make.")]
 GuidanceScale = Annotated[
     float | None,
     typer.Option(
         min=0,
         max=50,
-        help="Above 1 follows the condition more: closer to the lines, colours stronger; 1 is off, "
-        "and twice as fast (default: as the model says).",
+        help="Strength of guidance. Above 1 pictures follow a drawing's lines more closely, and "
+        "photos get stronger colours; 1 is off and takes half the time (default: the model's own).",
     ),
 ]
 Variety = Annotated[
@@ -40,33 +45,35 @@ Variety = Annotated[
     typer.Option(
         min=0,
         max=1,
-        help="How far answers may differ in broad areas: 0 is what is likeliest there, 1 all that "
-        "may be (default: as the model says).",
+        help="How far results may differ in broad areas: from 0, only what is likeliest there, to "
+        "1, anything the model thinks possible (default: the model's own).",
     ),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Device = Annotated[str, typer.Option(help="Where the network runs: auto, cpu, cuda or mps.")]
 Engine = Annotated[
     str,
     typer.Option(
-        help="What runs the network: torch, onnx or openvino (auto: onnx on a cpu where the model "
-        "has graphs, see `condiff export`)."
+        help="Library that runs the network: torch, onnx or openvino. auto takes onnx on a "
+        "processor if the model has ONNX graphs (see `condiff export`), else torch."
     ),
 ]
 Threads = Annotated[
     int,
     typer.Option(
-        min=1, help="Processor threads of the network; another number rounds in another way."
+        min=1,
+        help="Processor threads of the network. Another number rounds differently, so that results "
+        "differ slightly.",
     ),
 ]
 Force = Annotated[bool, typer.Option("-f", "--force", help="Overwrite what is there.")]
 DryRun = Annotated[
-    bool, typer.Option("-n", "--dry-run", help="Say what would be done, and do nothing.")
+    bool, typer.Option("-n", "--dry-run", help="Print what would be done, and do nothing.")
 ]
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Only errors on stderr.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors on stderr.")]
 Verbose = Annotated[
-    bool, typer.Option("-v", "--verbose", help="More on stderr, and tracebacks of errors.")
+    bool, typer.Option("-v", "--verbose", help="Print the traceback of an error, too.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object a result on stdout.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object per result on stdout.")]
 
 DEFAULT_MAX_PIXELS = 200_000_000
 
@@ -75,18 +82,24 @@ Size = Annotated[
     typer.Option(
         min=32,
         max=2048,
-        help="Short side that the model sees, in pixels (default: as it was trained).",
+        help="Short side, in pixels, at which the model sees the photo (default: as it was "
+        "trained).",
     ),
 ]
 Quality = Annotated[
     int | None,
-    typer.Option(min=1, max=100, help="Of JPEG, WebP, AVIF (default: as the source, or high)."),
+    typer.Option(
+        min=1, max=100, help="Quality of a JPEG, WebP or AVIF (default: as the source, or high)."
+    ),
 ]
 Saturation = Annotated[
-    float, typer.Option(min=0, max=5, help="Times as much chroma; 1 is as it is.")
+    float, typer.Option(min=0, max=5, help="Multiply the chroma of all colours by this.")
 ]
 Temperature = Annotated[
-    float, typer.Option(min=-100, max=200, help="Warmer by so many mired, or cooler if below 0.")
+    float,
+    typer.Option(
+        min=-100, max=200, help="Make colours warmer by so many mired, or cooler if negative."
+    ),
 ]
 Provenance = Annotated[
     bool,
@@ -95,9 +108,9 @@ Provenance = Annotated[
     ),
 ]
 Page = Annotated[
-    int | None, typer.Option(min=1, help="Which page or frame, where a file has several.")
+    int | None, typer.Option(min=1, help="Page or frame to take of a file that has several.")
 ]
-MaxPixels = Annotated[int, typer.Option(min=1, help="Refuse pictures of more pixels.")]
+MaxPixels = Annotated[int, typer.Option(min=1, help="Refuse pictures with more pixels than this.")]
 
 
 def print_version(wanted: bool) -> None:

@@ -1,4 +1,4 @@
-"""`condiff prep`: any pile of photos becomes a training set."""
+"""`condiff prep`: turn photos from anywhere into a training set."""
 
 import os
 import sys
@@ -22,22 +22,25 @@ def prep(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="A folder (with all below it, or saved by datasets), a parquet or tar file, or "
-            "the name of a data set on the Hugging Face hub.",
+            help="A folder of photos (searched with its subfolders) or one saved by `datasets`, a "
+            "parquet or tar file, or the name of a data set on the Hugging Face hub.",
         ),
     ],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder of the data set.")],
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="The folder to write the data set to.")
+    ],
     task: Annotated[
         str | None,
         typer.Option(
-            help="colorize (gray, grey photos left out), sketch (sketch) or edge (canny)."
+            help="What the photos are for, which chooses the condition: colorize (gray, and grey "
+            "photos are left out), sketch (sketch) or edge (canny)."
         ),
     ] = None,
     kind: Annotated[
         list[str] | None,
         typer.Option(
-            help="A condition to draw, several times for several: one makes the column "
-            "conditioning_image, more make conditioning_KIND each; none for photos alone."
+            help="Draw this condition, in place of the task's; may be repeated. One is stored as "
+            "the column conditioning_image, several as conditioning_KIND; none stores photos alone."
         ),
     ] = None,
     size: Annotated[
@@ -45,15 +48,20 @@ def prep(
         typer.Option(
             min=16,
             max=8192,
-            help="Shrink to this short side and write WebP (default: the files as they are).",
+            help="Shrink photos to this short side, as WebP (default: keep the files as they are).",
         ),
     ] = None,
-    quality: Annotated[int, typer.Option(min=1, max=100, help="Of the WebP, with --size.")] = 90,
-    min_side: Annotated[int, typer.Option(min=1, help="Leave out photos of fewer pixels.")] = 64,
+    quality: Annotated[
+        int, typer.Option(min=1, max=100, help="Quality of the WebP files that --size writes.")
+    ] = 90,
+    min_side: Annotated[
+        int, typer.Option(min=1, help="Leave out photos whose short side has fewer pixels.")
+    ] = 64,
     min_chroma: Annotated[
         float | None,
         typer.Option(
-            min=0, help="Leave out greyer photos: mean Lab chroma (default: colorize 4, else 0)."
+            min=0,
+            help="Leave out photos of a lower mean Lab chroma (default: 4 for colorize, else 0).",
         ),
     ] = None,
     distance: Annotated[
@@ -61,29 +69,34 @@ def prep(
         typer.Option(
             min=-1,
             max=64,
-            help="Leave out photos that look like an earlier one: at most so many of 64 bits of "
-            "their dHash differ; -1 keeps them.",
+            help="Leave out photos that look like an earlier one: whose dHash differs from its in "
+            "at most so many of 64 bits; -1 keeps all.",
         ),
     ] = 3,
     val: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of the photos for validation.")
+        float,
+        typer.Option(min=0, max=1, help="Share of the photos to put into the validation split."),
     ] = 0.05,
     licence: Annotated[
-        str | None, typer.Option("--license", help="Licence of the photos, for the card.")
+        str | None,
+        typer.Option("--license", help="Licence of the photos, named in the data set's card."),
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many photos.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Take only the first so many photos.")
+    ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes (default: one a core).")
+        int | None, typer.Option(min=1, help="Number of processes (default: one per core).")
     ] = None,
-    shard_size: Annotated[int, typer.Option(min=1, help="Photos in one parquet file.")] = 1000,
+    shard_size: Annotated[int, typer.Option(min=1, help="Photos per parquet file.")] = 1000,
     force: options.Force = False,
     dry_run: options.DryRun = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Make a training set of photos: parquet shards with conditions, a card, a list of rejects.
+    """Turn photos into a training set.
 
-    Stopped or killed, the same command goes on where it was; when all is done it does nothing.
+    It consists of parquet shards with photos and conditions, a card, and rejected.jsonl, which
+    lists the photos that were left out. The same command resumes a run that was stopped or killed.
     """
     from condiff.prep import dataset as library
     from condiff.prep.recipe import MIN_CHROMA, Recipe

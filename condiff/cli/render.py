@@ -40,7 +40,7 @@ def render(
         str | None,
         typer.Argument(
             metavar="INPUT",
-            help="A drawing, or - for standard input; nothing for a model without condition.",
+            help="A drawing, or - for standard input; leave it out for a model that takes none.",
             show_default=False,
         ),
     ] = None,
@@ -57,25 +57,30 @@ def render(
         typer.Option(
             min=32,
             max=MAX_SIZE,
-            help="Short side of a picture, in pixels; beyond the model's own it is enlarged by "
-            "--upscale (default: the side at which the model sees lines).",
+            help="Short side of a picture, in pixels. What is larger than the model can draw is "
+            "enlarged as --upscale says (default: the side at which the model sees the lines).",
         ),
     ] = None,
     upscale: Annotated[
         str,
         typer.Option(
             metavar="auto|none|FOLDER",
-            help="What enlarges: a model of the task upscale, which sees the lines (auto: the one "
-            "that the model names; none: plain resampling).",
+            help="What enlarges a picture: the folder of a model of the task upscale, which sees "
+            "the lines; auto, the one that the model names; or none, plain resampling.",
         ),
     ] = "auto",
     gif: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Film the first sample, as .gif, .webp or .mp4."),
+        typer.Option(
+            metavar="FILE", help="Film how the first sample comes about, as .gif, .webp or .mp4."
+        ),
     ] = None,
     as_is: Annotated[
         bool,
-        typer.Option("--as-is", help="Clean nothing: dark is ink, light is paper, photo or not."),
+        typer.Option(
+            "--as-is",
+            help="Do not clean the drawing, nor refuse photos: dark is ink, light is paper.",
+        ),
     ] = False,
     provenance: Annotated[
         bool,
@@ -94,11 +99,13 @@ def render(
     verbose: options.Verbose = False,
     as_json: options.Json = False,
 ) -> None:
-    """Make pictures that follow the lines of a drawing: a scan, a phone's photo, a file.
+    """Make pictures that follow the lines of a drawing.
 
-    Paper is flattened, white lines on black are inverted, transparency is paper; what was done is
-    said. Of sketch.jpg the picture is sketch.render.png, without a drawing sample.png, unless -o
-    says otherwise; several samples get numbers and a contact sheet. Paths are printed on stdout.
+    The drawing may be a file, a scan or a phone's photo of paper: uneven light and grain are
+    removed, white lines on black inverted, and transparency is taken for paper. stderr says what
+    was done. The picture for sketch.jpg is written beside it as sketch.render.png, and as
+    sample.png if there is no drawing, unless -o says otherwise. Several samples are numbered, and
+    get a contact sheet. Paths are printed on stdout.
     """
     from condiff.cascade import NONE, Cascade
     from condiff.figures import check_animation

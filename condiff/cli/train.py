@@ -1,4 +1,4 @@
-"""`condiff train`: photos become a model."""
+"""`condiff train`: train a model on photos."""
 
 import json
 import math
@@ -35,7 +35,10 @@ def train(
     output: Annotated[
         Path,
         typer.Option(
-            "-o", "--output", help="The run's folder; DIR/model is the result.", metavar="DIR"
+            "-o",
+            "--output",
+            help="The run's folder; the trained model becomes DIR/model.",
+            metavar="DIR",
         ),
     ],
     task: Annotated[
@@ -43,20 +46,24 @@ def train(
         typer.Option(
             help="What to learn: colorize, sketch (line drawings to pictures), edge (edge maps to "
             "pictures), none (pictures from noise alone) or upscale (small pictures to large ones, "
-            "along their lines); default: as the settings have it, or "
-            "colorize.",
+            "along their lines); default: as the settings say, or colorize.",
             metavar="NAME",
         ),
     ] = None,
     config_path: Annotated[
         Path | None,
-        typer.Option("--config", help="Settings in YAML, such as configs/*.yaml.", metavar="FILE"),
+        typer.Option(
+            "--config",
+            help="Read settings from this YAML file, such as configs/*.yaml.",
+            metavar="FILE",
+        ),
     ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
-            help="Override a setting: optimizer.learning_rate=1e-4; may be repeated. -n lists all.",
+            help="Override a setting, such as optimizer.learning_rate=1e-4; may be repeated. -n "
+            "lists all settings.",
             metavar="K=V",
         ),
     ] = None,
@@ -70,20 +77,22 @@ def train(
     ] = None,
     max_minutes: Annotated[
         float | None,
-        typer.Option(min=0, help="Stop by the clock; the learning rate falls to 0 by then."),
+        typer.Option(
+            min=0, help="Stop after so many minutes; the learning rate falls to 0 by then."
+        ),
     ] = None,
     max_steps: Annotated[
         int | None, typer.Option(min=1, help="Stop after so many optimizer steps.")
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Photos in each process's batch.")
+        int | None, typer.Option(min=1, help="Photos per batch of each process.")
     ] = None,
     seed: Annotated[
         int | None,
         typer.Option(min=0, help="Random seed of weights, order, crops and noise (default: 0)."),
     ] = None,
     profile: Annotated[
-        bool, typer.Option("--profile", help="Time a few steps part by part; trains nothing.")
+        bool, typer.Option("--profile", help="Only time the parts of a few steps, then stop.")
     ] = False,
     push_to_hub: Annotated[
         str | None,
@@ -91,24 +100,25 @@ def train(
     ] = None,
     force: Annotated[
         bool,
-        typer.Option(
-            "-f", "--force", help="Start over: what the folder holds of a run is removed."
-        ),
+        typer.Option("-f", "--force", help="Start over: remove the run that the folder holds."),
     ] = False,
     dry_run: Annotated[
         bool,
-        typer.Option("-n", "--dry-run", help="Say what would be trained and its cost, no more."),
+        typer.Option(
+            "-n", "--dry-run", help="Print all settings and what a step costs, and do nothing."
+        ),
     ] = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
     as_json: options.Json = False,
 ) -> None:
-    """Train a model on your photos; OUTPUT/model is the folder to use and share.
+    """Train a model on your photos.
 
     Try it: condiff train --config configs/smoke.yaml --data photos/ -o runs/smoke
 
-    The same command again goes on where a run was stopped, killed or cut short, bit for bit.
-    On several GPUs: accelerate launch -m condiff train … Settings: docs/training.md.
+    The model folder to use and share is OUTPUT/model. The same command again resumes a run that was
+    stopped or killed, bit for bit. On several GPUs: accelerate launch -m condiff train …
+    docs/training.md explains the settings.
     """
     from condiff.config import read_config
 

@@ -1,6 +1,6 @@
-"""A drawing becomes pictures of any size: one model draws them small, a second one enlarges them.
+"""Pictures of any size from a drawing: one model draws them small, a second one enlarges them.
 
-It is what `condiff render` runs and what `condiff eval` judges.
+`condiff render` runs it, and `condiff eval` measures it.
 """
 
 import secrets
@@ -14,24 +14,25 @@ from PIL import Image
 from condiff.conditions.drawing import Drawing
 from condiff.errors import ConfigError
 from condiff.images.photo import Picture
+from condiff.networks.folder import ModelFolder
 from condiff.pipeline import SCHEDULER, Pipeline, fit_size, read_drawing
 from condiff.upscale import Upscaler, enlarged_size, resample
 
-AUTO, NONE = "auto", "none"  # what enlarges, where no model is named
+AUTO, NONE = "auto", "none"  # --upscale, where it names no model
 
 
 @dataclass(frozen=True)
 class Cascade:
-    """A model of drawings or of nothing at work, and the second stage behind it.
+    """A model that draws pictures, from lines or from noise alone, and what enlarges them.
 
-    Pictures have a short side of `size`: drawn so where the model draws as large, else drawn at
-    the model's own side, then enlarged by the upscaler, or plainly resampled where it is None.
+    Pictures have a short side of `size`. Up to the model's native side they are drawn at that size.
+    Larger ones are drawn at the native side and enlarged by the upscaler, or resampled without one.
     """
 
     pipeline: Pipeline
     size: int
     upscaler: Upscaler | None = None
-    remark: str = ""  # what auto could not do, or what an upscaler was given for in vain
+    remark: str = ""  # for the user: why there is no upscaler, or why it has nothing to do
 
     @classmethod
     def from_pretrained(
@@ -44,7 +45,10 @@ class Cascade:
         engine: str = "auto",
         threads: int = 1,
     ) -> Self:
-        """The embedded model of that name, or the model folder at that path; see `behind`."""
+        """A cascade of the embedded model of that name, or of the model folder at that path.
+
+        `behind` explains size and upscale, `Pipeline.from_pretrained` the rest.
+        """
         pipeline = Pipeline.from_pretrained(name, device=device, engine=engine, threads=threads)
         return cls.behind(pipeline, size=size, upscale=upscale, engine=engine, threads=threads)
 
@@ -58,34 +62,27 @@ class Cascade:
         engine: str = "auto",
         threads: int = 1,
     ) -> Self:
-        """Pictures of `size`, by default of the side at which the model sees its lines.
+        """A cascade of a pipeline that is loaded already.
 
-        `upscale` is a model of the task upscale, auto for the one that the model names, or none.
+        `size` is by default the side at which the model sees lines. `upscale` names a model of the
+        task upscale; "auto" takes the one that the model folder names, "none" resamples. Raises
+        ConfigError where the pipeline's model draws no pictures.
         """
         loaded, name = pipeline.loaded, pipeline.loaded.folder.name
-        if loaded.task.enlarges:
-            raise ConfigError(
-                f"The model {name} enlarges pictures: give it with --upscale, and a model of "
-                "drawings with -m."
-            )
-        if loaded.task.x_0 != "rgb":
-            raise ConfigError(
-                f"The model {name} colours photos: use `condiff colorize`, or give a model of "
-                "drawings with -m."
-            )
+        _refuse_other_tasks(loaded)
         size = loaded.condition_size if size is None else size
-        own = loaded.condition_size // pipeline.cell
-        if size <= own:
+        native_side = loaded.condition_size // pipeline.cell
+        if size <= native_side:
             idle = upscale not in (AUTO, NONE)
-            remark = f"{name} draws at {own}: nothing is enlarged to {size}" if idle else ""
+            remark = f"{name} draws at {native_side}: nothing is enlarged to {size}" if idle else ""
             return cls(pipeline, size, remark=remark)
-        second, lines = loaded.second_stage, loaded.task.condition_channels
         if upscale == NONE:
             return cls(pipeline, size)
-        if upscale == AUTO and not (lines and second):
-            why = f"{name} names no second stage" if lines else "there are no lines"
+        second, has_lines = loaded.second_stage, bool(loaded.task.condition_channels)
+        if upscale == AUTO and not (has_lines and second):
+            why = f"{name} names no second stage" if has_lines else "there are no lines"
             return cls(pipeline, size, remark=f"{why}: resampled plainly")
-        if not lines:
+        if not has_lines:
             raise ConfigError(
                 f"--upscale {upscale} enlarges along the lines of a drawing, and the model {name} "
                 "takes none: use --upscale none."
@@ -99,26 +96,26 @@ class Cascade:
         return cls(pipeline, size, upscaler)
 
     @property
-    def own(self) -> int:
-        """The short side at which the model draws."""
+    def native_side(self) -> int:
+        """The largest short side at which the model draws: that of x_t in training."""
         return self.pipeline.loaded.condition_size // self.pipeline.cell
 
     @property
-    def drawn(self) -> int | None:
-        """`size` of the pipeline: the side at which it sees lines, None for what it was trained."""
-        return None if self.size >= self.own else self.size * self.pipeline.cell
+    def _pipeline_size(self) -> int | None:
+        """The `size` to call the pipeline with: None is the one it was trained with."""
+        return None if self.size >= self.native_side else self.size * self.pipeline.cell
 
     @property
     def lines_side(self) -> int:
-        """The short side at which either stage sees the lines, the larger of both."""
-        return max(self.size, min(self.size, self.own) * self.pipeline.cell)
+        """The larger of the short sides at which the two stages see the lines."""
+        return max(self.size, min(self.size, self.native_side) * self.pipeline.cell)
 
     def fit(self, sides: tuple[int, int]) -> tuple[int, int]:
-        """Width and height of the picture of a drawing, for the drawing's own."""
+        """Width and height of the picture that is made of a drawing of this (width, height)."""
         cell = self.pipeline.cell
-        wide, high = fit_size(sides, size=min(self.size, self.own) * cell, cell=cell)
-        small = wide // cell, high // cell
-        return enlarged_size(small, self.size) if self.size > self.own else small
+        width, height = fit_size(sides, size=min(self.size, self.native_side) * cell, cell=cell)
+        small = width // cell, height // cell
+        return enlarged_size(small, self.size) if self.size > self.native_side else small
 
     def __call__(
         self,
@@ -131,7 +128,7 @@ class Cascade:
         guidance_scale: float | None = None,
         variety: float | None = None,
     ) -> list[Image.Image]:
-        """Answer `samples` times, with the seeds seed, seed + 1, …, as `Pipeline` does."""
+        """One picture for each of the seeds seed, seed + 1, …; arguments are `Pipeline`'s."""
         if samples < 1:
             raise ConfigError(f"samples are at least 1, not {samples}.")
         seed = secrets.randbits(31) if seed is None else seed
@@ -160,21 +157,36 @@ class Cascade:
         guidance_scale: float | None = None,
         variety: float | None = None,
     ) -> Iterator[Image.Image]:
-        """The model's x_t, small, pure noise first, then the picture where it was enlarged."""
+        """The pipeline's frames, pure noise first, then the enlarged picture if it is larger."""
         frame = None
         for frame in self.pipeline.frames(
             drawing,
             steps=steps,
             scheduler=scheduler,
             seed=seed,
-            size=self.drawn,
+            size=self._pipeline_size,
             guidance_scale=guidance_scale,
             variety=variety,
         ):
             yield frame
-        if frame is None or self.size <= self.own:
+        if frame is None or self.size <= self.native_side:
             return
         if self.upscaler is None or drawing is None:
             yield resample(frame, self.size)
         else:
             yield self.upscaler(frame, drawing, size=self.size, seed=seed)
+
+
+def _refuse_other_tasks(loaded: ModelFolder) -> None:
+    """Raise ConfigError for a model that draws no pictures, naming what to use it with."""
+    name = loaded.folder.name
+    if loaded.task.enlarges:
+        raise ConfigError(
+            f"The model {name} enlarges pictures: give it with --upscale, and a model of drawings "
+            "with -m."
+        )
+    if loaded.task.x_0 != "rgb":
+        raise ConfigError(
+            f"The model {name} colours photos: use `condiff colorize`, or give a model of drawings "
+            "with -m."
+        )

@@ -1,4 +1,4 @@
-"""The pipeline: a whole photo in, whole photos out."""
+"""The pipeline: a photo or a drawing in, finished pictures out."""
 
 import secrets
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ from condiff.images.memory import as_memory_error
 from condiff.images.photo import Photo, Picture, pixels_of, with_pixels
 from condiff.networks.engines import Engine, build_engine, choose_engine, find_device
 from condiff.networks.folder import ModelFolder, read_folder
-from condiff.sampling import SOLVERS, calm, draw_noise, guide, sample
+from condiff.sampling import SOLVERS, damp_broad_noise, draw_noise, guide, sample
 
 STEPS = 4
 DEFAULT_STEPS = {"chroma": STEPS, "rgb": 25}
@@ -33,7 +33,7 @@ MIN_SIZE = 32  # the stride of the backbone
 
 
 class Pipeline:
-    """A model folder at work: `Pipeline.from_pretrained("colorize")(image)`."""
+    """A model that is loaded: `Pipeline.from_pretrained("colorize")(image)` runs it."""
 
     def __init__(self, loaded: ModelFolder, engine: Engine):
         self.loaded, self.engine = loaded, engine
@@ -50,7 +50,8 @@ class Pipeline:
         """The embedded model of that name, or the model folder at that path.
 
         `engine` is torch, onnx or openvino; auto is onnx on a processor where the folder has
-        graphs, else torch. Another number of processor threads rounds in another way.
+        graphs, else torch. Another number of processor threads rounds differently, so that results
+        differ slightly.
         """
         folder = read_folder(name)
         found = find_device(device, engine=engine)
@@ -59,22 +60,22 @@ class Pipeline:
 
     @property
     def device(self) -> str:
-        """Where it runs: cpu, cuda, cuda:1 or mps."""
+        """Where the network runs: cpu, cuda, cuda:1 or mps."""
         return self.engine.device
 
     @property
     def cell(self) -> int:
-        """Pixels of the condition on a side of one cell of x_t."""
+        """How many pixels of the condition one pixel of x_t (a cell) is wide."""
         return self.loaded.cell
 
     def find_guidance_scale(self, asked: float | None) -> float:
-        """The guidance scale asked for, or the model folder's; 1 where there is no condition."""
+        """The guidance scale asked for, else the model folder's; 1 for an unconditional model."""
         if not self.loaded.task.condition_channels:
             return 1.0
         return self.loaded.guidance_scale if asked is None else asked
 
     def find_variety(self, asked: float | None) -> float:
-        """The variety asked for, or the model folder's."""
+        """The variety asked for, else the model folder's."""
         return self.loaded.variety if asked is None else asked
 
     @as_memory_error()
@@ -93,7 +94,7 @@ class Pipeline:
         saturation: float = 1.0,
         temperature: float = 0.0,
     ) -> list[Picture]:
-        """Answer `samples` times, with the seeds seed, seed + 1, …
+        """Make one result for each of the seeds seed, seed + 1, …, `samples` in all.
 
         A colorizer takes an image, or a Photo at its own depth; the result is of the same kind,
         with the photo's size, its L* and its alpha channel. A model of sketches or edges takes a
@@ -108,8 +109,9 @@ class Pipeline:
         colours are kept and spread over the objects that they lie on. `saturation` multiplies
         chroma, `temperature` shifts the white by so many mired towards warm, both at constant L*.
 
-        A result is a function of (model, image, seed, steps and the other arguments) alone.
-        Without a seed a new one is drawn; each result tells its own in `info["seed"]`.
+        A result depends only on the model and these arguments. Without a seed a new one is drawn;
+        `info["seed"]` of each result holds its own. Raises ConfigError for arguments that the model
+        cannot take, ImageError for a photo where a drawing is expected.
         """
         if samples < 1:
             raise ConfigError(f"samples are at least 1, not {samples}.")
@@ -154,7 +156,7 @@ class Pipeline:
         saturation: float = 1.0,
         temperature: float = 0.0,
     ) -> Iterator[Image.Image]:
-        """The finished RGB picture of every x_t, pure noise first, the result last."""
+        """Yield the finished RGB picture of every x_t, pure noise first, the result last."""
         pixels, condition = self.prepare(image, size=size)
         wishes = self.prepare_wishes(
             pixels, condition, hints=hints, saturation=saturation, temperature=temperature
@@ -183,10 +185,10 @@ class Pipeline:
     def prepare(
         self, image: Picture | Drawing | None, *, size: int | None
     ) -> tuple[np.ndarray | None, np.ndarray]:
-        """A photo in RGB (H,W,3) or None, and the condition (h,w,N) in [-1,1] at the model's size.
+        """The photo's RGB (H,W,3), None for drawings, and the condition (h,w,N) in [-1,1].
 
-        Raises ConfigError where it is not what the model takes, ImageError where a photo comes
-        instead of a drawing.
+        The condition has the model's size. Raises ConfigError where the model takes another kind
+        of input, ImageError where a drawing is expected and the image looks like a photo.
         """
         name, task = self.loaded.folder.name, self.loaded.task
         if task.enlarges:
@@ -225,7 +227,7 @@ class Pipeline:
         saturation: float = 1.0,
         temperature: float = 0.0,
     ) -> Wishes:
-        """What is asked of the colours of a photo (H,W,3), at its condition's size."""
+        """Hints, saturation and temperature for a photo (H,W,3), hints at the condition's size."""
         if pixels is None or self.loaded.task.x_0 != "chroma":
             wanted = names_of(hints=hints, saturation=saturation, temperature=temperature)
             if wanted:
@@ -251,10 +253,10 @@ class Pipeline:
         variety: float | None = None,
         wishes: Wishes = NOTHING,
     ) -> Iterator[np.ndarray]:
-        """x_T, then x_t after every step (h,w,C), for a condition (H,W,N), h = H/cell.
+        """Yield x_T, then x_t after every step (h,w,C), for a condition (H,W,N), h = H/cell.
 
-        One image at a time: a CPU gains nothing from a batch, and convolutions round differently
-        in batches of different sizes, so only this gives the same bytes whatever runs beside it.
+        Images are sampled one at a time: a CPU gains nothing from a batch, and convolutions round
+        differently in batches of different sizes, so that bytes would depend on the batch.
         """
         task, engine = self.loaded.task, self.engine
         steps = DEFAULT_STEPS[task.x_0] if steps is None else steps
@@ -266,7 +268,7 @@ class Pipeline:
         size = (padded.shape[0] // self.cell, padded.shape[1] // self.cell)
         hints = wishes.encode_hints(condition, cell=self.cell, scale=task.scale, size=size)
         noise = draw_noise(seed, (1, task.out_channels, *size))
-        noise = calm(noise, variety=self.find_variety(variety))
+        noise = damp_broad_noise(noise, variety=self.find_variety(variety))
         scale = self.find_guidance_scale(guidance_scale)
         cond, null_cond = engine.encode(given, hints, size)
 
@@ -276,13 +278,13 @@ class Pipeline:
                 return output
             return guide(output, engine.predict(x_t, t, null_cond), scale)
 
-        way = self._find_way(scheduler, seed=seed)
-        for x_t in way(predict, noise, steps=steps, clip=task.clip):
+        sampler = self._find_sampler(scheduler, seed=seed)
+        for x_t in sampler(predict, noise, steps=steps, clip=task.clip):
             clipped = x_t[0].clip(-task.clip, task.clip).transpose(1, 2, 0)
             yield np.ascontiguousarray(clipped[:rows, :columns])
 
-    def _find_way(self, scheduler: str, *, seed: int) -> Callable[..., Iterator[np.ndarray]]:
-        """The sampler: in NumPy where there is one, else diffusers'."""
+    def _find_sampler(self, scheduler: str, *, seed: int) -> Callable[..., Iterator[np.ndarray]]:
+        """The sampling function of a scheduler: in NumPy where there is one, else by diffusers."""
         if scheduler in SOLVERS:
             return partial(sample, scheduler=scheduler, config=self.loaded.diffusion)
         if not find_spec("diffusers"):
@@ -298,7 +300,7 @@ class Pipeline:
 
 
 def shrink_to(pixels: np.ndarray, *, size: int = MODEL_SIZE, cell: int = 4) -> np.ndarray:
-    """A picture (H,W,3) brought to the model's size, its aspect kept.
+    """A picture (H,W,3) resized to the model's size, its aspect kept.
 
     The short side becomes `size`; the long side at most MAX_ASPECT times that, the short side then
     less. Both are the nearest multiples of `cell`, so that the cells of x_t cover them exactly.
@@ -313,14 +315,14 @@ def shrink_to(pixels: np.ndarray, *, size: int = MODEL_SIZE, cell: int = 4) -> n
 
 
 def fit_size(sides: tuple[int, int], *, size: int, cell: int) -> tuple[int, int]:
-    """Width and height at the model's size, for a picture's own: as `shrink_to` says."""
+    """Width and height at the model's size, from a picture's own, by the rules of `shrink_to`."""
     scale = min(size / min(sides), MAX_ASPECT * size / max(sides))
     width, height = (max(cell, round(side * scale / cell) * cell) for side in sides)
     return width, height
 
 
 def small_lightness(pixels: np.ndarray, *, size: int = MODEL_SIZE, cell: int = 4) -> np.ndarray:
-    """L* (h,w) of a photo (H,W,3) brought to the model's size."""
+    """L* (h,w) in [0,100] of a photo (H,W,3) resized to the model's size."""
     return lightness_of(shrink_to(pixels, size=size, cell=cell))
 
 

@@ -1,7 +1,7 @@
-"""The way back from noise to an image, in NumPy: no engine's library is needed for it.
+"""Sampling, from noise to an image, in NumPy: it works without torch and diffusers.
 
 DDIM (Song et al. 2021, arXiv:2010.02502) and DPM-Solver++ 2M (Lu et al. 2022, arXiv:2211.01095),
-with trailing spacing; tests/test_sampling.py holds them against diffusers' own.
+with trailing spacing; tests/test_sampling.py compares them with diffusers'.
 """
 
 import math
@@ -34,12 +34,12 @@ def draw_noise(seed: int, shape: tuple[int, ...]) -> Array:
     return np.random.RandomState(bits).standard_normal(shape).astype(np.float32)
 
 
-def calm(noise: Array, *, variety: float) -> Array:
+def damp_broad_noise(noise: Array, *, variety: float) -> Array:
     """x_T (B,C,h,w) with the means of blocks of BROAD cells multiplied by `variety`.
 
-    Chance in broad areas decides the cast of whole objects. At 1 x_t is drawn as in training, and
-    answers differ as far as the model leaves open; at 0 broad areas get the colours it finds
-    likeliest, and only smaller things depend on the seed.
+    The noise's mean over a broad area decides the colour cast of whole objects. With variety 1 x_T
+    is drawn as in training, and samples differ as far as the model thinks possible. With 0 broad
+    areas get the colours that it finds likeliest, and only details depend on the seed.
     """
     if variety == 1:
         return noise
@@ -58,7 +58,8 @@ def calm(noise: Array, *, variety: float) -> Array:
 def compute_alphas_bar(config: DiffusionConfig) -> Array:
     """alpha_bar (T,) as diffusers' schedulers of that configuration hold it.
 
-    Rounded to single precision where theirs is: at the noisy end a clean image is divided by it.
+    It is rounded to single precision in the same places as theirs: at the noisy end predictions
+    are divided by it, so that rounding shows.
     """
     count = config.num_train_timesteps
     if config.beta_schedule == "squaredcos_cap_v2":
@@ -114,7 +115,7 @@ def sample(
 
 
 def guide(cond_output: Array, uncond_output: Array, guidance_scale: float) -> Array:
-    """Classifier-free guidance, uncond + guidance_scale (cond - uncond): 1 is off, 0 is blind."""
+    """Classifier-free guidance: uncond + guidance_scale (cond - uncond), so that 1 is off."""
     return uncond_output + guidance_scale * (cond_output - uncond_output)
 
 

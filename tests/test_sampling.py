@@ -10,8 +10,8 @@ from condiff.errors import ConfigError
 from condiff.sampling import (
     BROAD,
     SOLVERS,
-    calm,
     compute_alphas_bar,
+    damp_broad_noise,
     draw_noise,
     sample,
     space_timesteps,
@@ -81,7 +81,7 @@ FROZEN = np.array([0.983802318572998, -1.4327963590621948], np.float32)
 @pytest.mark.parametrize("size", [(32, 32), (24, 40), (5, 9), (16, 8)])
 def test_calm_noise_has_no_broad_areas_left(size):
     noise = draw_noise(3, (1, 2, *size))
-    still = calm(noise, variety=0)
+    still = damp_broad_noise(noise, variety=0)
     rows, columns = (max(1, round(side / BROAD)) for side in size)
     for row in range(rows):
         for column in range(columns):
@@ -89,6 +89,6 @@ def test_calm_noise_has_no_broad_areas_left(size):
             xs = [x for x in range(size[1]) if x * columns // size[1] == column]
             block = still[:, :, ys][..., xs]
             assert np.abs(block.mean((2, 3))).max() < 1e-6
-    half = calm(noise, variety=0.5)
+    half = damp_broad_noise(noise, variety=0.5)
     assert np.allclose(half, (noise + still) / 2, atol=1e-6)
-    assert calm(noise, variety=1) is noise
+    assert damp_broad_noise(noise, variety=1) is noise

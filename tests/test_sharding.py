@@ -18,7 +18,7 @@ from condiff.pipeline import Pipeline
 from condiff.training.average import averaged
 from condiff.training.processes import build_accelerator
 from condiff.training.run import find_checkpoints
-from condiff.training.sharding import held
+from condiff.training.sharding import local_part
 from condiff.training.trainer import Trainer
 
 TINY = {
@@ -197,9 +197,11 @@ def weigh(photos, output):
     parameters = trainer.model.trainable()
     told = {
         "all": sum(p.numel() for p in parameters),
-        "weights": sum(held(p).numel() for p in parameters),
+        "weights": sum(local_part(p).numel() for p in parameters),
         "averages": sum(p.numel() for p in trainer.ema.shadow_params),
-        "moments": sum(held(trainer.optimizer.state[p]["exp_avg"]).numel() for p in parameters),
+        "moments": sum(
+            local_part(trainer.optimizer.state[p]["exp_avg"]).numel() for p in parameters
+        ),
     }
     (output / f"{trainer.accelerator.process_index}.json").write_text(json.dumps(told))
     trainer.close()
@@ -234,4 +236,4 @@ def test_one_process_has_nothing_to_share(monkeypatch, photo_folder):
     for name, value in FSDP.items():
         monkeypatch.setenv(name, value)
     trainer = Trainer(TrainConfig.model_validate(TINY), photo_folder, None)
-    assert all(held(p) is p for p in trainer.model.trainable())
+    assert all(local_part(p) is p for p in trainer.model.trainable())

@@ -1,4 +1,4 @@
-"""The averaged weights: kept step by step, put in place of the trained ones for a while."""
+"""The exponential moving average of the weights, which is what is sampled, saved and shared."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,38 +7,38 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor
 
 from condiff.networks.denoiser import Model
-from condiff.training.sharding import held, is_cut, whole_model
+from condiff.training.sharding import gather_model, is_sharded, local_part
 
 
 def build_average(model: Model, decay: float) -> EMAModel:
-    """The average of what is trained; of a model in shares, of this process's share."""
+    """The average of the trained weights; of a sharded model, of this process's part of them."""
     return EMAModel(_parts(model), decay=decay, use_ema_warmup=True, power=0.75, foreach=True)
 
 
 def update_average(ema: EMAModel, model: Model) -> None:
-    """Bring the average a step further."""
+    """Add the present weights to the average; call it after every optimizer step."""
     ema.step(_parts(model))
 
 
 @contextmanager
 def averaged(ema: EMAModel, model: Model, *, keep: bool) -> Iterator[Model | None]:
-    """The model with the averaged weights, whole, for a while; None where nobody is to `keep` it.
+    """Within the context, the model with its averaged weights; None for a process not to `keep` it.
 
-    Where processes hold shares all have to ask for it.
+    A sharded model is gathered into a copy, so all processes must enter.
     """
-    if not (keep or is_cut(model)):
+    if not (keep or is_sharded(model)):
         yield None
         return
     parts = _parts(model)
     ema.store(parts)
     ema.copy_to(parts)
     try:
-        made = whole_model(model) if is_cut(model) else model
+        made = gather_model(model) if is_sharded(model) else model
         yield made if keep else None
     finally:
         ema.restore(parts)
 
 
 def _parts(model: Model) -> list[Tensor]:
-    """The trained parameters, or of each the part that this process holds."""
-    return [held(parameter) for parameter in model.trainable()]
+    """The trained parameters; of sharded ones, the parts that this process holds."""
+    return [local_part(parameter) for parameter in model.trainable()]

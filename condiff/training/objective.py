@@ -1,4 +1,4 @@
-"""The loss of one batch: what is drawn for it, and what the model makes of it."""
+"""The training loss of one batch, with all random numbers that it takes."""
 
 from collections.abc import Callable
 
@@ -27,7 +27,7 @@ def batch_error(
     """Weighted squared error (B,) and timesteps (B,) of a process's share of batch `number`.
 
     Timesteps, noise, dropped conditions and hints are a function of (seed, number): every process
-    draws them for the whole batch and takes its own rows.
+    draws them for the whole batch and uses its own rows.
     """
     x_0, condition = batch["x_0"], batch["condition"]
     device, size = x_0.device, config.model.sample_size
@@ -70,5 +70,5 @@ def batch_error(
 
 
 def seed_of(seed: int, number: int) -> int:
-    """The seed of the batch of that number: far from those of its neighbours."""
+    """The seed of batch `number` of a run; neighbouring batches get unrelated seeds."""
     return (seed * 1_000_003 + number) * 2654435761 % 2**62

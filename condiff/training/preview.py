@@ -1,4 +1,4 @@
-"""A look at a model in training: a few photos of its data, sampled from fixed noise."""
+"""Preview grids of a model in training: a few photos of its data, sampled from fixed noise."""
 
 import numpy as np
 import torch
@@ -21,9 +21,9 @@ SIDE = 128  # pixels of a picture in the grid, at most
 def sample_grid(
     model: Model, task: Task, batch: Batch, *, config: TrainConfig, photos: int, steps: int
 ) -> Image.Image:
-    """A column a photo: its condition (if there is one), the sample, the truth.
+    """A grid of one column per photo: its condition if there is one, the sample, the truth.
 
-    Sampled at the size that is being trained; photo i starts from the noise of seed i.
+    Samples have the size that is being trained; photo i starts from the noise of seed i.
     """
     size = config.model.sample_size
     x_0, condition = batch["x_0"][:photos], batch["condition"][:photos]
@@ -54,7 +54,7 @@ def sample_grid(
 
 
 def to_pictures(x_0: Tensor, condition: Tensor, task: Task) -> list[Image.Image]:
-    """x_0 (B,C,h,w) as pictures: RGB as it is, chroma joined to the L* of its condition."""
+    """x_0 (B,C,h,w) as RGB pictures; chroma is joined to the L* that is its condition."""
     if task.x_0 == "rgb":
         pixels = (x_0.clamp(-1, 1) + 1) * 127.5
         return [

@@ -21,9 +21,10 @@ REFUSED = {"ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_MEGATRON_LM"
 
 
 def build_accelerator(config: TrainConfig, output: Path) -> Accelerator:
-    """Precision, processes and tracker of a run; how the processes share the work.
+    """The Accelerator of a run: its precision, processes, sharding and tracker.
 
-    Raises ConfigError where the tracker is not installed, TrainingError for sharing nobody tried.
+    Raises ConfigError where the tracker is not installed, TrainingError for DeepSpeed, Megatron-LM
+    and options of FSDP that condiff has not been tried with.
     """
     if config.tracker is not None and not TRACKERS[config.tracker]():
         raise ConfigError(

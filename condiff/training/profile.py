@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from condiff.training.sharding import held, is_cut
+from condiff.training.sharding import is_sharded, local_part
 from condiff.training.trainer import Trainer
 
 BYTES_A_PARAMETER = 4 * 5  # weight, gradient, two moments of AdamW, average; single precision
@@ -17,21 +17,21 @@ BYTES_A_PARAMETER = 4 * 5  # weight, gradient, two moments of AdamW, average; si
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one image: FLOPs forward and backward, and bytes of activations kept in between."""
+    """What training on one image costs: FLOPs forward and backward, bytes kept in between."""
 
     flops: int
     activation_bytes: int
-    parameter_bytes: int  # of the weights and what belongs to them, whatever the batch
+    parameter_bytes: int  # weights, gradients, moments and averages; independent of the batch
 
     def memory(self, batch_size: int) -> int:
-        """Bytes that a step of so many images keeps on a device; what it works in comes on top."""
+        """Bytes that a step of so many images keeps on a device; temporary buffers come on top."""
         return self.parameter_bytes + batch_size * self.activation_bytes
 
 
 def count_cost(trainer: Trainer, *, cached_features: bool) -> Cost:
     """Run one image forward and backward and count, on the run's own device and precision.
 
-    Where features are cached the backbone is not counted: it runs once a photo, not once a step.
+    With cached features the backbone is not counted: it runs once per photo, not in each step.
     """
     kept: dict[int, int] = {}
 
@@ -43,7 +43,7 @@ def count_cost(trainer: Trainer, *, cached_features: bool) -> Cost:
     if cached_features and batch["features"] is None:
         batch["features"] = trainer.model.encoder.features(batch["condition"])
     with (
-        # Met under a counter, a network to be compiled is marked as one never to be compiled.
+        # torch.compile would mark a network that first runs under a counter as not compilable.
         torch.compiler.set_stance("force_eager"),
         FlopCounterMode(display=False) as counter,
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
@@ -52,9 +52,10 @@ def count_cost(trainer: Trainer, *, cached_features: bool) -> Cost:
         weights = {p.data_ptr() for p in trainer.model.parameters()}
         error.mean().backward()
     trainer.optimizer.zero_grad()
-    share = sum(held(p).numel() for p in trainer.model.trainable())
-    copied = sum(p.numel() for p in trainer.model.parameters())  # frozen, and put together in use
-    if not is_cut(trainer.model):
+    share = sum(local_part(p).numel() for p in trainer.model.trainable())
+    # Besides the shard: frozen weights, and in FSDP the weights gathered for use.
+    copied = sum(p.numel() for p in trainer.model.parameters())
+    if not is_sharded(trainer.model):
         copied -= share
     return Cost(
         flops=counter.get_total_flops(),
@@ -64,7 +65,7 @@ def count_cost(trainer: Trainer, *, cached_features: bool) -> Cost:
 
 
 def measure_peak(device: torch.device, dtype: torch.dtype, *, seconds: float = 1.0) -> float:
-    """FLOP/s of a large matrix product: what the device reaches at best in that precision."""
+    """FLOP/s of a large matrix product, taken as the best that the device reaches."""
     side = 8192 if device.type == "cuda" else 1024
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     best, end = float("inf"), time.monotonic() + seconds
@@ -92,15 +93,15 @@ def synchronize(device: torch.device) -> None:
 
 @dataclass(frozen=True)
 class Profile:
-    """Seconds a step by part, and how that compares with what the device can do."""
+    """Seconds per step of each part, and how that compares with the device's best."""
 
     parts: dict[str, float]
-    batch_size: int  # images a step on this device
+    batch_size: int  # images per step on this device
     flops: float  # FLOP/s reached
     peak: float  # FLOP/s of a matrix product
 
     def table(self) -> str:
-        """As lines for a terminal."""
+        """The profile as lines for a terminal."""
         total = sum(self.parts.values())
         lines = [
             f"  {name:<10} {1000 * seconds:8.1f} ms {100 * seconds / total:5.1f} %"
@@ -118,9 +119,9 @@ class Profile:
 
 
 def profile(trainer: Trainer, *, steps: int = 20, warm_up: int = 3) -> Profile:
-    """Time so many steps part by part; the parts wait for each other, which a run does not.
+    """Time the parts of so many steps; unlike in a run, each part waits for the one before.
 
-    The weights are trained on meanwhile: make another Trainer for the run.
+    This trains the weights: make another Trainer for the run itself.
     """
     device = trainer.accelerator.device
     cost = count_cost(trainer, cached_features=trainer.config.data.cache_features)

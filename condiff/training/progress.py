@@ -1,4 +1,4 @@
-"""How far a run is: its steps, its clock, its learning rate, what a step came to."""
+"""The progress of a run: steps, clock, learning rate, and the result of a step."""
 
 import math
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ SMOOTHING = 0.99
 
 @dataclass(frozen=True)
 class Filled:
-    """Feature cache: so many photos of all are done."""
+    """Progress of the feature cache: `done` of `total` photos."""
 
     done: int
     total: int
@@ -21,15 +21,15 @@ class Filled:
 
 @dataclass(frozen=True)
 class Step:
-    """What one optimizer step came to; reading its loss waits for the device."""
+    """The result of one optimizer step; reading its loss waits for the device."""
 
     step: int
     errors: Tensor  # (N,) weighted squared error of each image of all processes
     timesteps: Tensor  # (N,)
     num_train_timesteps: int
     learning_rate: float
-    minutes: float  # of the run, earlier starts counted in
-    progress: float  # 0..1 of the run
+    minutes: float  # since the run began, without the pauses between its starts
+    progress: float  # of the run, from 0 to 1
 
     @property
     def loss(self) -> float:
@@ -38,13 +38,13 @@ class Step:
 
     @property
     def decile_losses(self) -> list[float]:
-        """The loss of each tenth of the timesteps; nan where none fell."""
+        """The mean loss in each tenth of the timesteps; nan for a tenth without any."""
         decile = self.timesteps * DECILES // self.num_train_timesteps
         return [float(self.errors[decile == d].mean()) for d in range(DECILES)]
 
 
 def progress_of(config: TrainConfig, *, step: int, minutes: float) -> float:
-    """0..1 by steps or by the clock, whichever is nearer its end."""
+    """Progress from 0 to 1, by steps or by the clock, whichever is nearer its end."""
     by_steps = step / config.max_train_steps if config.max_train_steps else 0.0
     by_clock = minutes / config.max_minutes if config.max_minutes else 0.0
     return min(max(by_steps, by_clock), 1.0)
@@ -57,5 +57,5 @@ def learning_rate_at(optimizer: OptimizerConfig, *, step: int, progress: float) 
 
 
 def smooth_loss(before: float, loss: float) -> float:
-    """The moving average by which the best checkpoint is told; nan before its beginning."""
+    """The moving average by which the best checkpoint is chosen; `before` is nan at first."""
     return loss if math.isnan(before) else SMOOTHING * before + (1 - SMOOTHING) * loss

@@ -6,7 +6,7 @@ from condiff.errors import ModelError
 
 
 def check_repo_id(repo_id: str) -> str:
-    """The name of a repository, owner/name; raises ModelError where the Hub would refuse it."""
+    """The repository's name, owner/name; raises ModelError if the Hub would refuse it."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils._validators import validate_repo_id
 

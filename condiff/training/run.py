@@ -1,9 +1,9 @@
-"""A run's folder: what was asked for, what was measured, and the states it can go on from.
+"""A run's folder: its configuration, metrics, samples and checkpoints.
 
-RUN/config.yaml               the configuration, resolved
-RUN/metrics.jsonl             a line for every so many steps
+RUN/config.yaml               all settings, with their defaults
+RUN/metrics.jsonl             one line every `log_steps` steps
 RUN/samples/                  grids of samples
-RUN/checkpoints/step-000500/  all that the next step depends on; `state.json` is written last
+RUN/checkpoints/step-000500/  the state to resume from; `state.json` is written last
 RUN/model/                    the averaged weights: a model folder to use and share
 """
 
@@ -30,7 +30,8 @@ logger = logging.getLogger(__name__)
 STATE = "state.json"
 NAME = re.compile(r"step-(\d{6,})")
 
-# What may change when a run goes on: how long it lasts, what it writes, how it is computed.
+# Settings that may change when a run is resumed: how long it lasts, what it writes, how it is
+# computed.
 FREE_KEYS = {
     "max_train_steps",
     "max_minutes",
@@ -46,28 +47,29 @@ FREE_KEYS = {
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A whole checkpoint on disk: its folder and what its `state.json` holds."""
+    """A complete checkpoint on disk: its folder and the content of its `state.json`."""
 
     folder: Path
     state: dict[str, Any]
 
     @property
     def step(self) -> int:
-        """Optimizer steps that were done."""
+        """Number of optimizer steps that were done."""
         return int(self.state["step"])
 
     def read(self, name: str) -> dict[str, Tensor]:
-        """The tensors of one of its files, by name."""
+        """The tensors of one of its files, `model`, `ema` or `optimizer`, by name."""
         return safetensors.torch.load_file(self.folder / f"{name}.safetensors")
 
 
 def find_start(
     output: Path, config: TrainConfig, *, data: str, init: str | None = None
 ) -> Checkpoint | None:
-    """The newest whole checkpoint of a run, to go on from; None where the run begins. Only reads.
+    """The newest complete checkpoint of a run, to resume from; None for a new run. Writes nothing.
 
-    `data` says what is trained on, `init` what the weights were at first. A run that was begun with
-    other settings, data or weights is an error, as is a model that no checkpoint goes with.
+    `data` and `init` are the arguments of the command: the data and the weights to start from.
+    Raises ConfigError where the run was begun with other settings, data or weights, and where the
+    folder holds a model but no checkpoint.
     """
     newest = next(find_checkpoints(output), None)
     if newest is None:
@@ -90,14 +92,14 @@ def find_start(
 
 
 def _where(place: str | None) -> str | None:
-    """A folder by its full path, whatever it was called by; a Hub id as it is."""
+    """The absolute path of a folder, so that two spellings are equal; a Hub id as it is."""
     return str(Path(place).resolve()) if place and Path(place).exists() else place
 
 
 def begin(output: Path, config: TrainConfig, start: Checkpoint | None) -> None:
-    """Make the folder ready: what an earlier start wrote after `start` is forgotten.
+    """Prepare the folder: remove what was written after the checkpoint `start`, or all of a run.
 
-    The feature cache stays in any case: it knows which photos it is of.
+    The feature cache stays in any case: it checks by itself which photos it belongs to.
     """
     try:
         if start is None:
@@ -113,7 +115,7 @@ def begin(output: Path, config: TrainConfig, start: Checkpoint | None) -> None:
 
 
 def refuse_changes(output: Path, begun: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raise ConfigError where a run was begun with another value."""
+    """Raise ConfigError for the first setting of `now` whose value in `begun` is another."""
     for key, value in now.items():
         if begun.get(key) != value:
             raise ConfigError(
@@ -123,7 +125,7 @@ def refuse_changes(output: Path, begun: dict[str, Any], now: dict[str, Any]) -> 
 
 
 def refuse_nan(output: Path, loss: float, *, step: int) -> None:
-    """Raise TrainingError where the loss of a step is no number."""
+    """Raise TrainingError where the loss of a step is nan or infinite."""
     if math.isfinite(loss):
         return
     newest = next(find_checkpoints(output), None)
@@ -135,7 +137,7 @@ def refuse_nan(output: Path, loss: float, *, step: int) -> None:
 
 
 def flatten(section: BaseModel, prefix: str = "") -> dict[str, Any]:
-    """The settings by their dotted keys."""
+    """All settings by their dotted keys, such as data.size."""
     flat: dict[str, Any] = {}
     for name in type(section).model_fields:
         value = getattr(section, name)
@@ -155,7 +157,7 @@ def clear(output: Path) -> None:
 
 
 def cut_metrics(path: Path, step: int) -> None:
-    """Forget the lines after `step`, and one torn by the end of a process."""
+    """Remove the lines after `step`, and an incomplete last line of a killed process."""
     if not path.exists():
         return
     kept = []
@@ -173,7 +175,10 @@ def cut_metrics(path: Path, step: int) -> None:
 def write_checkpoint(
     output: Path, state: dict[str, Any], tensors: dict[str, dict[str, Tensor]]
 ) -> Path:
-    """Write checkpoints/step-NNNNNN: whole or absent, whatever ends the process meanwhile."""
+    """Write checkpoints/step-NNNNNN and return it; if the process is killed, it is absent.
+
+    Raises CheckpointError where the disk refuses.
+    """
     folder = output / "checkpoints" / f"step-{state['step']:06d}"
     part = folder.with_name(f".{folder.name}.part")
     try:
@@ -205,7 +210,7 @@ def _write(path: Path, data: bytes) -> int:
 
 
 def find_checkpoints(output: Path, *, warn: bool = True) -> Iterator[Checkpoint]:
-    """The whole checkpoints of a run, newest first; damaged ones are warned of and passed over."""
+    """The complete checkpoints of a run, newest first; damaged ones are skipped with a warning."""
     folders = [p for p in (output / "checkpoints").glob("step-*") if NAME.fullmatch(p.name)]
     for folder in sorted(folders, key=lambda p: int(p.name[5:]), reverse=True):
         try:
@@ -220,8 +225,8 @@ def find_checkpoints(output: Path, *, warn: bool = True) -> Iterator[Checkpoint]
 
 
 def prune_checkpoints(output: Path, *, keep: int) -> None:
-    """Leave the newest `keep` checkpoints, and the one of the lowest smoothed loss."""
-    whole = list(find_checkpoints(output, warn=False))  # it was told when the run began
+    """Remove all checkpoints but the newest `keep` and the one of the lowest smoothed loss."""
+    whole = list(find_checkpoints(output, warn=False))  # warned of when the run began
     if not whole:
         return
     best = min(whole, key=lambda c: _finite(float(c.state["smoothed_loss"])))
@@ -231,5 +236,5 @@ def prune_checkpoints(output: Path, *, keep: int) -> None:
 
 
 def _finite(loss: float) -> float:
-    """The loss, infinite where none was observed yet: nan is neither above nor below another."""
+    """The loss, with infinity for nan (none observed yet), because nan cannot be compared."""
     return math.inf if math.isnan(loss) else loss

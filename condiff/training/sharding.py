@@ -1,8 +1,9 @@
-"""FSDP: weights, gradients, moments and averages in shares, a share a process.
+"""FSDP: every process holds one shard of the weights, gradients, moments and averages.
 
-accelerate's configuration asks for it and says how the model is cut; accelerate and torch's
-`fully_shard` do it. A parameter is then a DTensor, of which a process holds its rows. What leaves a
-run is whole: checkpoints, the model folder and the samples are those of a run that shares nothing.
+accelerate's configuration asks for it and says how the model is divided; accelerate and torch's
+`fully_shard` divide it. A parameter is then a DTensor, of which each process holds some rows. What
+a run writes is gathered first: its checkpoints, model folder and samples are those of a run that
+is not sharded.
 """
 
 import os
@@ -24,9 +25,9 @@ from condiff.networks.denoiser import Model, freeze
 
 
 def read_plugin() -> FullyShardedDataParallelPlugin | None:
-    """What accelerate's configuration says of FSDP; None where it does not ask for it.
+    """What accelerate's configuration says about FSDP; None where it does not ask for it.
 
-    Raises TrainingError for what nobody has tried.
+    Raises TrainingError for options that condiff has not been tried with.
     """
     if not str_to_bool(os.environ.get("ACCELERATE_USE_FSDP", "false")):
         return None
@@ -50,13 +51,13 @@ def read_plugin() -> FullyShardedDataParallelPlugin | None:
     return plugin
 
 
-def is_cut(model: Model) -> bool:
-    """Whether the processes share the weights of a model among them."""
+def is_sharded(model: Model) -> bool:
+    """Whether each process holds only a shard of the model's weights."""
     return any(isinstance(parameter, DTensor) for parameter in model.trainable())
 
 
 def shard_on_cpus(accelerator: Accelerator, plugin: FullyShardedDataParallelPlugin) -> None:
-    """Have several CPU processes take FSDP: accelerate 1.15 passes it over there."""
+    """Turn FSDP on for several CPU processes, where accelerate 1.15 ignores it."""
     if accelerator.distributed_type == DistributedType.MULTI_CPU:
         for state in (PartialState(), accelerator.state):  # the second is refreshed by the first
             state.distributed_type = DistributedType.FSDP
@@ -66,55 +67,55 @@ def shard_on_cpus(accelerator: Accelerator, plugin: FullyShardedDataParallelPlug
 def prepare(
     accelerator: Accelerator, model: Model, optimizer: torch.optim.Optimizer
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
-    """The model to call and the optimizer to step, for all processes; `model` is cut in place.
+    """The model to call and the optimizer to step; with FSDP, `model` is sharded in place.
 
-    The frozen backbone stays whole everywhere: it is called by itself, and nothing of it is
-    trained. Precision is autocast's, as without FSDP: shares and sums are single precision.
+    Every process keeps the whole frozen backbone, which is called on its own and not trained. Mixed
+    precision is autocast's, as without FSDP: shards and sums are in single precision.
     """
-    shares = accelerator.distributed_type == DistributedType.FSDP
-    if shares:
+    sharded = accelerator.distributed_type == DistributedType.FSDP
+    if sharded:
         plugin = accelerator.state.fsdp_plugin
         plugin.mixed_precision_policy = None
         if model.encoder.backbone is not None:
             plugin.ignored_modules = [model.encoder.backbone]
         model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     parallel, optimizer = accelerator.prepare(model, optimizer)
-    if shares and accelerator.mixed_precision != "no":
+    if sharded and accelerator.mixed_precision != "no":
         autocast = accelerator.autocast()
         parallel.forward = convert_outputs_to_fp32(autocast(parallel.forward))
     return parallel, optimizer
 
 
-def held(parameter: Tensor) -> Tensor:
-    """The part of a parameter that this process holds, in the same memory."""
+def local_part(parameter: Tensor) -> Tensor:
+    """The part of a parameter that this process holds: a view, not a copy."""
     return parameter.to_local() if isinstance(parameter, DTensor) else parameter
 
 
-def cut(value: Tensor, parameter: Tensor) -> Tensor:
-    """A whole value laid out like a parameter; every process takes its part of its own copy."""
+def shard_like(value: Tensor, parameter: Tensor) -> Tensor:
+    """A whole tensor sharded like a parameter; each process has the whole and keeps its part."""
     if not isinstance(parameter, DTensor):
         return value
     mesh, placements = parameter.device_mesh, parameter.placements
     return distribute_tensor(value, mesh, placements, src_data_rank=None)
 
 
-def join(part: Tensor, parameter: Tensor) -> Tensor:
-    """The whole value of which each process holds a part like its part of a parameter."""
+def join_parts(part: Tensor, parameter: Tensor) -> Tensor:
+    """The whole tensor, from parts that are sharded like a parameter; all processes call this."""
     if not isinstance(parameter, DTensor):
         return part
     mesh, placements = parameter.device_mesh, parameter.placements
     shape, stride = parameter.shape, parameter.stride()
-    return whole(DTensor.from_local(part, mesh, placements, shape=shape, stride=stride))
+    return gather(DTensor.from_local(part, mesh, placements, shape=shape, stride=stride))
 
 
-def whole(value: Tensor) -> Tensor:
-    """A value put together from all processes; all have to ask for it."""
+def gather(value: Tensor) -> Tensor:
+    """The whole tensor, gathered from all processes; all of them must call this."""
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
-def whole_model(model: Model) -> Model:
-    """A whole copy of a model in shares; all processes have to ask for it."""
-    weights = {name: whole(value) for name, value in model.state_dict().items()}
+def gather_model(model: Model) -> Model:
+    """An unsharded copy of a sharded model; all processes must call this."""
+    weights = {name: gather(value) for name, value in model.state_dict().items()}
     parts = [type(part).from_config(part.config) for part in (model.encoder, model.unet)]
     copy = freeze(Model(*parts))
     copy.load_state_dict(weights)

@@ -8,7 +8,7 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
 from condiff.errors import TrainingError
-from condiff.training.sharding import cut, held, join, whole
+from condiff.training.sharding import gather, join_parts, local_part, shard_like
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -22,9 +22,10 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
 def take_snapshot(
     model: nn.Module, optimizer: Any, ema: EMAModel, *, keep: bool = True
 ) -> dict[str, dict[str, Tensor]]:
-    """The files of a checkpoint: weights, their averages, the moments of AdamW; whole, on the CPU.
+    """The files of a checkpoint, each {name: tensor}: weights, averages, moments of AdamW.
 
-    Where processes hold shares all have to ask for it; those that do not `keep` it get nothing.
+    Tensors are whole and on the CPU. If the model is sharded, all processes must call this; those
+    that do not `keep` the result get empty files.
     """
     files: dict[str, dict[str, Tensor]] = {"model": {}, "ema": {}, "optimizer": {}}
 
@@ -33,10 +34,10 @@ def take_snapshot(
             files[file][name] = value.detach().cpu().contiguous()
 
     for (name, parameter), shadow in zip(trainable(model).items(), ema.shadow_params, strict=True):
-        add("model", name, whole(parameter))
-        add("ema", name, join(shadow, parameter))
+        add("model", name, gather(parameter))
+        add("ema", name, join_parts(shadow, parameter))
         for key, value in optimizer.state[parameter].items():
-            add("optimizer", f"{name}.{key}", whole(value))
+            add("optimizer", f"{name}.{key}", gather(value))
     return files
 
 
@@ -47,19 +48,20 @@ def restore_snapshot(
     ema: EMAModel,
     read: Callable[[str], Mapping[str, Tensor]],
 ) -> None:
-    """Put everything back where `take_snapshot` found it; `read` gives a file's tensors."""
+    """Put a checkpoint back into model, optimizer and averages; `read` gives a file's tensors.
+
+    Raises TrainingError where the checkpoint's parameters have other names or shapes.
+    """
     names = trainable(model)
     saved, averaged, moments = read("model"), read("ema"), read("optimizer")
     if {n: v.shape for n, v in saved.items()} != {n: p.shape for n, p in names.items()}:
         raise TrainingError("The checkpoint is of a model of another shape: start a new run.")
     for (name, parameter), shadow in zip(names.items(), ema.shadow_params, strict=True):
-        parameter.copy_(cut(saved[name], parameter))
-        shadow.copy_(held(cut(averaged[name], parameter)))
-        # Laid out like the parameter: the fused step walks all of them side by side.
-        optimizer.state[parameter] = {
-            "step": moments[f"{name}.step"].to(parameter.device),
-            **{
-                key: torch.empty_like(parameter).copy_(cut(moments[f"{name}.{key}"], parameter))
-                for key in MOMENTS
-            },
-        }
+        parameter.copy_(shard_like(saved[name], parameter))
+        shadow.copy_(local_part(shard_like(averaged[name], parameter)))
+        state = {"step": moments[f"{name}.step"].to(parameter.device)}
+        for key in MOMENTS:
+            moment = shard_like(moments[f"{name}.{key}"], parameter)
+            # In the parameter's memory layout, which the fused optimizer step relies on.
+            state[key] = torch.empty_like(parameter).copy_(moment)
+        optimizer.state[parameter] = state

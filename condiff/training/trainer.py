@@ -1,9 +1,9 @@
 """The training loop: a generator of steps.
 
-All that is random in step n is a function of (seed, n): photos, views, timesteps, noise, hints. So
-a run that goes on from a checkpoint takes the very steps that an undisturbed one takes, and there
-is no state of a random generator to keep. Several processes draw for the whole batch alike and take
-each their share: together they do what one process does with the whole batch.
+All that is random in step n (photos, views, timesteps, noise, hints) is a function of (seed, n). So
+a resumed run takes exactly the steps that an uninterrupted one takes, and no state of a random
+generator has to be saved. With several processes, each one draws the random numbers of the whole
+batch and uses its own rows: together they do what one process does with the whole batch.
 """
 
 import math
@@ -43,9 +43,10 @@ from condiff.training.snapshot import restore_snapshot, take_snapshot
 
 
 class Trainer:
-    """Everything a run holds; `steps()` makes it go, the caller looks, samples and saves.
+    """A training run in memory; `steps()` trains, the caller logs, samples and saves.
 
-    `output` is the run's folder; features are cached in it. None: nothing is cached or saved.
+    `output` is the run's folder, where features are cached; with None nothing is cached or saved.
+    `init` names the weights to start from; with None they are random.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class Trainer:
         if config.gradient_checkpointing:
             self.model.unet.enable_gradient_checkpointing()
         self.model.to(self.accelerator.device)
-        if self.accelerator.device.type == "cpu":  # where channels last pays in sampling only
+        if self.accelerator.device.type == "cpu":  # channels last is slower in training there
             self.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         with self.accelerator.main_process_first():  # one process makes the cache's files
             self.dataset = build_dataset(
@@ -89,16 +90,16 @@ class Trainer:
         self.parallel, self.optimizer = prepare(self.accelerator, self.model, optimizer)
         self.ema = build_average(self.model, config.optimizer.ema_decay)
         self.step, self.minutes, self.smoothed_loss = 0, 0.0, math.nan
-        self.stop_signal = 0  # of the operating system; the step in work is finished
+        self.stop_signal = 0  # number of a signal that asks the run to stop after this step
 
     @property
     def is_main(self) -> bool:
-        """Whether this process is the one that writes."""
+        """Whether this process is the main one, which alone writes files and messages."""
         return bool(self.accelerator.is_main_process)
 
     @property
     def batch_size(self) -> int:
-        """Images an optimizer step, over all processes and accumulated batches."""
+        """Images per optimizer step, over all processes and accumulated batches."""
         of_one = self.config.train_batch_size * self.config.gradient_accumulation_steps
         return of_one * int(self.accelerator.num_processes)
 
@@ -112,11 +113,11 @@ class Trainer:
 
     @property
     def machine(self) -> str:
-        """What it runs on: processes and their kind of device."""
+        """The processes and the kind of their devices, such as "2 x cuda"."""
         return f"{self.accelerator.num_processes} x {self.accelerator.device.type}"
 
     def fill_cache(self) -> Iterator[Filled]:
-        """Run the frozen backbone once over every photo, each process over its share."""
+        """Compute the cached backbone features of all photos; each process does its share."""
         if isinstance(self.dataset, FeatureCache):
             process, count = self.accelerator.process_index, self.accelerator.num_processes
             rows = range(process, len(self.dataset), count)
@@ -130,10 +131,7 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     def steps(self) -> Iterator[Step]:
-        """Train until the configured end or a stop signal; one item for each optimizer step.
-
-        Raises TrainingError when the loss is no number.
-        """
+        """Train until the configured end or a stop signal; yields once per optimizer step."""
         config, accelerator = self.config, self.accelerator
         accumulated = config.gradient_accumulation_steps
         batches = self.batches()
@@ -147,7 +145,7 @@ class Trainer:
             parts = []
             for part in range(accumulated):
                 batch = next(batches)
-                waits = part + 1 < accumulated  # gradients are exchanged once a step
+                waits = part + 1 < accumulated  # processes exchange gradients only once per step
                 with accelerator.no_sync(self.parallel) if waits else nullcontext():
                     error, t = self.error(batch, self.step * accumulated + part)
                     accelerator.backward(error.mean() / accumulated)
@@ -186,7 +184,7 @@ class Trainer:
         )
 
     def update(self) -> None:
-        """One step of the optimizer and the averaged weights along the gradients at hand."""
+        """Clip the gradients, step the optimizer, update the averaged weights."""
         largest = self.config.optimizer.max_grad_norm
         # All of the model's parameters: of some alone accelerate unscales fp16's gradients twice.
         self.accelerator.clip_grad_norm_(self.model.parameters(), largest)
@@ -195,9 +193,9 @@ class Trainer:
         update_average(self.ema, self.model)
 
     def observe(self, loss: float) -> None:
-        """Take note of a step's loss: for the best checkpoint, and to stop when it is no number.
+        """Add a step's loss to the smoothed loss, by which the best checkpoint is chosen.
 
-        Raises TrainingError then.
+        Raises TrainingError where the loss is not a finite number.
         """
         refuse_nan(self.output, loss, step=self.step)
         self.smoothed_loss = smooth_loss(self.smoothed_loss, loss)
@@ -205,7 +203,7 @@ class Trainer:
     def error(self, batch: Batch, number: int, *, alone: bool = False) -> tuple[Tensor, Tensor]:
         """Weighted squared error (B,) and timesteps (B,) of this process's share of batch `number`.
 
-        `alone`: the batch is whole, whatever the other processes do.
+        `alone` takes the batch for a whole one, and does not involve the other processes.
         """
         return batch_error(
             self.model if alone else self.parallel,
@@ -223,7 +221,7 @@ class Trainer:
         return progress_of(self.config, step=self.step, minutes=self.minutes)
 
     def _goes_on(self) -> bool:
-        """Whether there is another step; clock and stop signal are those of the first process."""
+        """Whether to take another step, by the main process's clock and stop signal."""
         if self.accelerator.num_processes > 1:
             said = torch.tensor(
                 [self.minutes, float(self.stop_signal)],
@@ -235,9 +233,10 @@ class Trainer:
         return self._progress < 1 and not self.stop_signal
 
     def sample_grid(self, *, photos: int = 8, steps: int = 10) -> Image.Image | None:
-        """Conditions, samples of the averaged weights, truths of the first photos; fixed noise.
+        """A grid of the first photos: condition, sample of the averaged weights, truth.
 
-        All processes have to ask for it, and for what is saved; the first one alone gets it.
+        The noise is the same each time. All processes must call this; only the main one gets the
+        grid, the others None.
         """
         with averaged(self.ema, self.model, keep=self.is_main) as model:
             if model is None:
@@ -252,7 +251,7 @@ class Trainer:
             )
 
     def save(self, *, half: bool = True) -> Path:
-        """Write the averaged weights as the model folder OUTPUT/model; return it."""
+        """Write the averaged weights to the folder OUTPUT/model; all processes must call this."""
         folder = self.output / "model"
         with averaged(self.ema, self.model, keep=self.is_main) as model:
             if model is not None:
@@ -287,22 +286,23 @@ class Trainer:
 
     @property
     def _counts(self) -> dict[str, int | None]:
-        """What the order of the photos depends on, beside the settings."""
+        """The counts that, besides the settings, decide the order of the photos."""
         processes = int(self.accelerator.num_processes)
         return {"photos": self.dataset.num_photos, "processes": processes}
 
     def close(self) -> None:
-        """End the trackers and let the processes part."""
-        # The parallel model goes first: a group destroyed with it may wait for ever.
+        """Finish the trackers and disconnect the processes."""
+        # Release the parallel model first: a process group destroyed with it may hang.
         self.accelerator.wait_for_everyone()
         self.parallel = self.model
         self.accelerator.free_memory()
         self.accelerator.end_training()
 
     def save_checkpoint(self) -> None:
-        """Write all that the next step depends on; keep the newest and the best.
+        """Write a checkpoint and remove old ones, but for the newest and the best.
 
-        Raises TrainingError where a weight is no number, CheckpointError where it cannot write.
+        All processes must call this. Raises TrainingError where a weight is not a finite number,
+        CheckpointError where the disk refuses.
         """
         files = take_snapshot(self.model, self.optimizer, self.ema, keep=self.is_main)
         if not self.is_main:
@@ -324,9 +324,9 @@ class Trainer:
         prune_checkpoints(self.output, keep=self.config.keep_checkpoints)
 
     def resume(self, checkpoint: Checkpoint) -> None:
-        """Go on from a checkpoint, bit for bit.
+        """Restore the state of a checkpoint; the run then continues bit for bit.
 
-        Raises ConfigError where the photos or the processes are no longer as many as they were.
+        Raises ConfigError where the number of photos or of processes has changed.
         """
         state = checkpoint.state
         refuse_changes(self.output, {**self._counts, **state}, self._counts)

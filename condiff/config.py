@@ -30,7 +30,7 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
-    """What all parts share: immutable, and an unknown key is an error."""
+    """Base of all sections: immutable, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -38,7 +38,7 @@ class Section(BaseModel):
 class ModelConfig(Section):
     """The condition encoder and the U-Net."""
 
-    sample_size: PositiveInt = 64  # side of x_t in training; below size / fold is faster
+    sample_size: PositiveInt = 64  # side of x_t in training; less than data.size / fold is faster
     fold: PositiveInt = 4
     backbone_variant: Literal["lite0", "lite2"] | None = "lite2"
     feature_strides: tuple[Literal[2, 4, 8, 16, 32], ...] = (8, 16, 32)
@@ -49,7 +49,7 @@ class ModelConfig(Section):
     attention_head_dim: PositiveInt = 32
 
     @model_validator(mode="after")
-    def _shapes_fit(self) -> Self:
+    def _check_shapes(self) -> Self:
         stride = 2 ** (len(self.block_out_channels) - 1)
         if self.sample_size % stride:
             near = max(stride, self.sample_size // stride * stride)
@@ -66,23 +66,25 @@ class ModelConfig(Section):
 
 
 class DiffusionConfig(Section):
-    """The noise process, what the network predicts, and how its error is weighed."""
+    """The noise process, what the network predicts, and how its error is weighted."""
 
     num_train_timesteps: PositiveInt = 1000
     beta_schedule: BetaSchedule = "squaredcos_cap_v2"
-    schedule_shift: PositiveFloat = 1.0  # base size / size: 0.5 for 128 if 64 is well served by 1
+    schedule_shift: PositiveFloat = 1.0  # base size / size: 0.5 at 128² if 1 is right at 64²
     rescale_betas_zero_snr: bool = True
     prediction_type: PredictionType = "v_prediction"
     loss_weighting: LossWeighting = "none"
     min_snr_gamma: PositiveFloat = 5.0
     p2_gamma: NonNegativeFloat = 1.0
     p2_k: PositiveFloat = 1.0
-    timestep_shift: PositiveFloat = 1.0  # 1: t uniform in training; above: more of the noisy ones
+    timestep_shift: PositiveFloat = 1.0  # 1: t uniform in training; above 1: more noisy t
     offset_noise: NonNegativeFloat = 0.0  # noise common to all pixels of a channel; 0.1 is usual
-    cond_drop_prob: Probability = 0.0  # condition left out so often, for guidance; 0.1 is usual
+    cond_drop_prob: Probability = (
+        0.0  # how often the condition is dropped, for guidance; 0.1 is usual
+    )
 
     @model_validator(mode="after")
-    def _noise_alone_says_nothing_of_noise(self) -> Self:
+    def _check_prediction(self) -> Self:
         if self.rescale_betas_zero_snr and self.prediction_type == "epsilon":
             raise ValueError(
                 "rescale_betas_zero_snr does not go with prediction_type epsilon: at the last "
@@ -95,26 +97,30 @@ class DiffusionConfig(Section):
 class DataConfig(Section):
     """The photos and how they are varied."""
 
-    files: dict[str, PositiveInt] | None = None  # glob of files -> how many of their photos
+    files: dict[str, PositiveInt] | None = None  # glob -> how many photos to take of its files
     max_photos: PositiveInt | None = None
     split: str = "train"  # of a hub data set
     image_column: str | None = None  # of parquet files and hub data sets; None: image
-    streaming: bool = False  # read parquet files or a hub data set as it goes, never all of it
-    shuffle_buffer: PositiveInt = 1000  # photos, still encoded, that a stream is shuffled among
+    streaming: bool = False  # read parquet files or a hub data set on the fly, never all at once
+    shuffle_buffer: PositiveInt = 1000  # encoded photos in memory that a stream is shuffled among
     size: PositiveInt = 256  # side of the square view that the backbone sees
-    min_crop: Annotated[float, Field(gt=0, le=1)] = 0.7  # smallest crop, as part of the short side
+    min_crop: Annotated[float, Field(gt=0, le=1)] = (
+        0.7  # smallest crop, as a share of the short side
+    )
     flip: Probability = 0.5
     rotate: Annotated[float, Field(ge=0, le=45)] = 0.0  # turn by up to so many degrees
     degrade: Probability = 0.5  # blur, noise, contrast: users' photos are old scans
-    conditions: Literal["online", "prepared"] = "online"  # drawn from each view, or stored columns
+    conditions: Literal["online", "prepared"] = (
+        "online"  # draw them anew for each view, or read stored columns
+    )
     hint_prob: Probability = 0.5
     max_hints: NonNegativeInt = 32
     cache: Literal["none", "ram", "device"] = "none"  # where decoded photos are kept
-    cache_features: bool = False  # run the frozen backbone once a photo: a CPU's way
+    cache_features: bool = False  # run the frozen backbone once per photo: for CPUs
     num_workers: NonNegativeInt = 0
 
     @model_validator(mode="after")
-    def _one_way_of_keeping(self) -> Self:
+    def _check_caches(self) -> Self:
         if self.streaming:
             chosen = {
                 "files": self.files is not None,
@@ -146,7 +152,7 @@ class OptimizerConfig(Section):
 
 
 class TrainConfig(Section):
-    """A whole run; `condiff train` reads it from YAML, `--set a.b=c` overrides a field."""
+    """All settings of a run; `condiff train` reads them from YAML, `--set a.b=c` overrides one."""
 
     task: Task = "colorize"
     seed: NonNegativeInt = 0
@@ -158,10 +164,10 @@ class TrainConfig(Section):
     ] = "no"
     max_train_steps: PositiveInt | None = None
     max_minutes: PositiveFloat | None = None
-    sample_steps: PositiveInt = 500  # a checkpoint, the model and a grid of samples every so often
-    guidance_scale: PositiveFloat = 1.0  # what the model is sampled with by default; 1: off
-    variety: Probability = 1.0  # likewise; below 1 broad areas follow chance less
-    keep_checkpoints: PositiveInt = 2  # the newest, and the best beside them
+    sample_steps: PositiveInt = 500  # steps between checkpoints, model folders, sample grids
+    guidance_scale: PositiveFloat = 1.0  # the model's default in sampling; 1: off
+    variety: Probability = 1.0  # the model's default in sampling; below 1: broad areas vary less
+    keep_checkpoints: PositiveInt = 2  # so many of the newest, and the best one
     log_steps: PositiveInt = 10
     tracker: Literal["tensorboard", "wandb"] | None = None
     compile: bool = False  # torch.compile the U-Net
@@ -172,7 +178,7 @@ class TrainConfig(Section):
     optimizer: OptimizerConfig = OptimizerConfig()
 
     @model_validator(mode="after")
-    def _ends(self) -> Self:
+    def _check_end(self) -> Self:
         if self.max_train_steps is None and self.max_minutes is None:
             raise ValueError(
                 "a run needs an end: give --max-steps or --max-minutes, or set max_train_steps or "
@@ -182,11 +188,11 @@ class TrainConfig(Section):
 
     @property
     def condition_size(self) -> int:
-        """Side of the condition in training: the view's, or where windows of it are cut, x_t's."""
+        """Side of the condition in training: data.size, but model.sample_size for upscale."""
         return self.model.sample_size if self.task == "upscale" else self.data.size
 
     @model_validator(mode="after")
-    def _windows_are_seen_as_they_are(self) -> Self:
+    def _check_upscale(self) -> Self:
         if self.task == "upscale":
             if self.model.fold != 1 or self.model.backbone_variant is not None:
                 raise ValueError(
@@ -201,7 +207,7 @@ class TrainConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _lightness_is_always_there(self) -> Self:
+    def _check_guidance(self) -> Self:
         no_features = self.model.backbone_variant is None
         if self.task == "colorize" and self.diffusion.cond_drop_prob and no_features:
             raise ValueError(
@@ -212,7 +218,10 @@ class TrainConfig(Section):
 
 
 def read_config(path: Path | None, overrides: Sequence[str] = ()) -> TrainConfig:
-    """The configuration in a YAML file, or the defaults; `key.sub=value` strings on top."""
+    """The configuration in a YAML file, or the defaults, changed by `key.sub=value` strings.
+
+    Raises ConfigError where the file cannot be read, or a key or value is wrong.
+    """
     values = {} if path is None else read_yaml(path)
     for override in overrides:
         _set(values, override)
@@ -234,7 +243,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def parse_config(values: dict[str, Any], *, origin: str) -> TrainConfig:
-    """Checked values; the first fault is told in one sentence, with the nearest known key."""
+    """The configuration with these values, checked.
+
+    Raises ConfigError for the first fault; for an unknown key it names the nearest known one.
+    """
     try:
         return TrainConfig.model_validate(values)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""The mathematics of diffusion: the noise process, the training loss, the way back. No I/O.
+"""The mathematics of diffusion: the noise process, the training loss, sampling. No I/O.
 
 Ho et al. 2020 (arXiv:2006.11239) for the process, Salimans & Ho 2022 (arXiv:2202.00512) for v.
 docs/diffusion.md holds all formulas beside their configuration keys.
@@ -24,8 +24,8 @@ from condiff.errors import ConfigError
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]  # (x_t, t) -> model output
 
-# "leading", the default of some, would start below T, where the model expects some image in the
-# noise: dull, brown casts.
+# "leading", the default of some schedulers, starts below T, where the model expects a little of the
+# image in the noise: results get dull, brown casts.
 TIMESTEP_SPACING = "trailing"
 
 SCHEDULERS: dict[str, tuple[type, dict[str, Any]]] = {
@@ -38,8 +38,8 @@ SCHEDULERS: dict[str, tuple[type, dict[str, Any]]] = {
 }
 SIGMA_SPACE = (EulerDiscreteScheduler, HeunDiscreteScheduler)  # x_t / sqrt(alpha_bar) inside
 
-# Heun's trapezoid overshoots by half the ratio of two neighbouring sigmas: from an infinite one it
-# never recovers. Its steps start where Karras et al. 2022 start theirs, and are spaced like theirs.
+# A step of Heun overshoots by half the ratio of two neighbouring sigmas, so the first sigma must
+# not be infinite. Its steps start and are spaced as in Karras et al. 2022.
 HEUN_MAX_SIGMA = 80.0
 
 PROCESS = {"num_train_timesteps", "beta_schedule", "rescale_betas_zero_snr", "prediction_type"}
@@ -48,7 +48,8 @@ PROCESS = {"num_train_timesteps", "beta_schedule", "rescale_betas_zero_snr", "pr
 def build_scheduler(name: str, config: DiffusionConfig) -> Any:
     """A diffusers scheduler by its short name, with trailing spacing.
 
-    Clipping is left to `denoise`, which does it alike for all of them.
+    Clipping is left to `denoise`, which does the same for all of them. Raises ConfigError for an
+    unknown name.
     """
     if name not in SCHEDULERS:
         raise ConfigError(f"There is no scheduler {name!r}: choose from {', '.join(SCHEDULERS)}.")
@@ -57,7 +58,7 @@ def build_scheduler(name: str, config: DiffusionConfig) -> Any:
     if kind is HeunDiscreteScheduler:
         del process["rescale_betas_zero_snr"]
         alphas_bar = build_scheduler("ddpm", config).alphas_cumprod
-        # falling still where it is held, since diffusers interpolates between neighbours
+        # alpha_bar must keep falling, since diffusers interpolates between neighbours
         least = torch.linspace(1.01, 1, len(alphas_bar)) / (1 + HEUN_MAX_SIGMA**2)
         alphas_bar = alphas_bar.maximum(least)
         before = torch.cat([alphas_bar.new_ones(1), alphas_bar[:-1]])
@@ -66,7 +67,7 @@ def build_scheduler(name: str, config: DiffusionConfig) -> Any:
 
 
 def trained_betas(config: DiffusionConfig) -> list[float] | None:
-    """beta_t where a scheduler's name alone does not give them: a shifted or a sigmoid schedule.
+    """beta_t (T,) of a shifted or a sigmoid schedule; None for schedules that diffusers knows.
 
     The shift adds 2 log(schedule_shift) to log SNR (Hoogeboom et al. 2023, arXiv:2301.11093)
     before the rescaling to zero terminal SNR. Of diffusers' solvers only DDPM knows "sigmoid".
@@ -89,7 +90,7 @@ def add_noise(x_0: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
 
 
 def target(prediction_type: PredictionType, x_0: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
-    """What the network is to put out: eps, x_0, or v = sqrt(alpha_bar) eps - sqrt(1-alpha_bar) x_0.
+    """The training target: eps, x_0, or v = sqrt(alpha_bar) eps - sqrt(1-alpha_bar) x_0.
 
     The squared error of v is that of the noise weighted by 1/alpha_bar.
     """
@@ -131,8 +132,8 @@ def draw_noise(
 ) -> tuple[Tensor, Tensor]:
     """The timesteps t (B,) and the noise eps (B,C,h,w) of a training batch of that shape.
 
-    `offset_noise` adds so much of one normal number a channel, the same for all its pixels, so that
-    the mean of an image is learned too (Guttenberg 2023, "Diffusion with Offset Noise").
+    `offset_noise` times one normal number per channel is added to all its pixels, so that the mean
+    of an image is learned, too (Guttenberg 2023, "Diffusion with Offset Noise").
     """
     t = draw_timesteps(
         shape[0],
@@ -168,12 +169,12 @@ def squared_error(
 
 
 def loss_weight(alpha_bar: Tensor, *, config: DiffusionConfig) -> Tensor:
-    """What the squared error of the predicted quantity is multiplied by at alpha_bar (B,).
+    """The weight (B,) of the squared error of the predicted quantity, at alpha_bar (B,).
 
-    min_snr is min(SNR, gamma) on the error of x_0 (Hang et al. 2023, arXiv:2303.09556), p2 is
-    1/(k + SNR)^gamma on that of the noise (Choi et al. 2022, arXiv:2204.00227). Other predictions
-    get the same loss, written in their own error: the noise's is SNR times that of x_0, and
-    alpha_bar times that of v.
+    min_snr weights the error of x_0 by min(SNR, gamma) (Hang et al. 2023, arXiv:2303.09556), p2
+    that of the noise by 1/(k + SNR)^gamma (Choi et al. 2022, arXiv:2204.00227). For other
+    predictions the weight is converted, so that the loss is the same: the squared error of the
+    noise is SNR times that of x_0, and alpha_bar times that of v.
     """
     if config.loss_weighting == "none":
         return torch.ones_like(alpha_bar)
@@ -188,10 +189,10 @@ def loss_weight(alpha_bar: Tensor, *, config: DiffusionConfig) -> Tensor:
 
 
 def drop_condition(cond: Tensor, *, prob: float, generator: torch.Generator | None) -> Tensor:
-    """The condition (B,…) in [-1,1], each row all zero with that probability: the null_cond.
+    """The condition (B,…) in [-1,1], each row set to zero, the null_cond, with probability `prob`.
 
-    Ho & Salimans 2022 (arXiv:2207.12598). Mid-grey all over is a picture that no lines, edges or
-    photo give.
+    Ho & Salimans 2022 (arXiv:2207.12598). Zero is a uniform mid-grey, which no drawing, edge map or
+    photo is.
     """
     if not prob:
         return cond
@@ -210,7 +211,7 @@ def draw_timesteps(
     """Timesteps (count,) for training: uniform, or crowded towards the noisy end by `shift` > 1.
 
     u -> shift u / (1 + (shift - 1) u), Esser et al. 2024 (arXiv:2403.03206), eq. 23. Chroma is
-    smooth: which colour is decided in the noisiest fifth, and uniform t spends a fifth on it.
+    smooth, so colours are decided in the noisiest fifth; uniform t gives it a fifth of the steps.
     """
     u = torch.rand(count, generator=generator, device=device)
     shifted = shift * u / (1 + (shift - 1) * u)
@@ -234,9 +235,9 @@ def denoise(
 ) -> Iterator[Tensor]:
     """Yield the pure noise (B,C,h,w), then x_t after every step; the last one is the sample.
 
-    x_t is sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) eps whatever the solver's own scale. Every
-    predicted x_0 is clipped to ±clip. The generators serve the schedulers that draw fresh noise on
-    the way.
+    x_t is sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) eps, also for schedulers that scale it
+    otherwise inside. Every predicted x_0 is clipped to ±clip. The generators are for schedulers
+    that draw new noise in each step (ddpm).
     """
     scheduler.set_timesteps(steps)
     kind = scheduler.config.prediction_type
@@ -262,7 +263,7 @@ def sample_with_diffusers(
     clip: float,
     seed: int,
 ) -> Iterator[NDArray[Any]]:
-    """As `condiff.sampling.sample`, by any of the schedulers here; ddpm draws by the seed."""
+    """Like `condiff.sampling.sample`, for every row of SCHEDULERS; the seed is for ddpm."""
     generator = torch.Generator().manual_seed(seed)
 
     def model(x_t: Tensor, t: Tensor) -> Tensor:

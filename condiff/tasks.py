@@ -1,4 +1,4 @@
-"""The table of tasks: what x_0 is, and what it is conditioned on."""
+"""The table of tasks: what the model generates (x_0), and from which condition."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,11 +9,12 @@ from condiff.errors import ConfigError
 
 @dataclass(frozen=True)
 class Task:
-    """One row: x_0 has `out_channels`, is `scale` units a one, and never exceeds ±clip.
+    """One row of the table. x_0 has `out_channels` and stays within ±clip; 1 is `scale` units.
 
-    x_0 is a photo's Lab chroma (a,b), its condition L*; or RGB, its condition a drawing of one of
-    the kinds in `conditions`, chosen at random for each photo in training; or RGB and no condition;
-    or a window of RGB, its condition the window made small and brought up again, then its lines.
+    `colorize`: x_0 is a photo's Lab chroma (a,b), the condition its L*. `sketch` and `edge`: x_0 is
+    RGB, the condition its lines, drawn in training by one of `conditions` at random. `none`: RGB
+    without condition. `upscale`: x_0 is a window of RGB; the condition is the window shrunk and
+    enlarged again (3 channels), then its lines.
     """
 
     name: TaskName
@@ -23,10 +24,10 @@ class Task:
     hint_channels: int = 0
     scale: float = 1.0
     clip: float = 1.0
-    conditions: tuple[str, ...] = ()  # kinds of lines that are drawn from photos for training
-    augments_lines: bool = False  # whether they are varied as hands and scanners would
-    enlarges: bool = False  # x_0 is a window; its small picture is the condition's first channels
-    attends: bool = True  # in the U-Net's middle; without, a large picture can be done in tiles
+    conditions: tuple[str, ...] = ()  # kinds of lines that training draws from photos
+    augments_lines: bool = False  # whether they are varied like hand drawings and scans
+    enlarges: bool = False  # whether it makes a small picture larger
+    attends: bool = True  # whether the U-Net has attention, which tiles do not allow
 
 
 TASKS: dict[str, Task] = {

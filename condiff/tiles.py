@@ -1,7 +1,7 @@
-"""A picture larger than a network takes at once: done in tiles that overlap, without seams.
+"""Overlapping tiles, for pictures that are larger than a network takes at once.
 
 MultiDiffusion (Bar-Tal et al. 2023, arXiv:2302.08113): at every step of denoising the predictions
-of all tiles are averaged, so that neighbours agree before the next step begins.
+of all tiles are averaged, so that neighbouring tiles agree and no seams appear.
 """
 
 import math
@@ -14,7 +14,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Tiles:
-    """Squares of `side` pixels, or narrower where a picture is, by their first rows and columns."""
+    """Tiles of one size, given by the first row and the first column of each."""
 
     rows: tuple[int, ...]
     columns: tuple[int, ...]
@@ -23,12 +23,15 @@ class Tiles:
 
     @property
     def weight(self) -> np.ndarray:
-        """What a tile's pixels count, (height,width) float32: most in the middle, never nothing."""
+        """Weights of a tile's pixels, (height,width) float32: largest in the middle, above 0."""
         return np.outer(_ramp(self.height), _ramp(self.width)).astype(np.float32)
 
 
 def plan_tiles(height: int, width: int, *, side: int, overlap: int) -> Tiles:
-    """As few tiles as cover (height,width) with neighbours that share at least `overlap` pixels."""
+    """The fewest tiles of at most `side` pixels that cover (height,width).
+
+    Neighbours share at least `overlap` pixels.
+    """
     tall, wide = min(side, height), min(side, width)
     return Tiles(_starts(height, tall, overlap), _starts(width, wide, overlap), tall, wide)
 
@@ -36,7 +39,7 @@ def plan_tiles(height: int, width: int, *, side: int, overlap: int) -> Tiles:
 def predict_in_tiles(
     predict: Callable[[Any, Any], Any], x_t: Any, cond: Any, *, tiles: Tiles, weight: Any
 ) -> Any:
-    """The mean (B,C,H,W) of what predict(x_t, cond) gives for each tile, by their weights.
+    """The weighted mean (B,C,H,W) of predict(x_t, cond) over all tiles.
 
     Arrays are numpy's or torch's; `weight` is `tiles.weight` in their kind.
     """
@@ -52,7 +55,7 @@ def predict_in_tiles(
 
 
 def _starts(length: int, side: int, overlap: int) -> tuple[int, ...]:
-    """Evenly from 0 to length - side."""
+    """First pixels of the tiles, evenly spaced from 0 to length - side."""
     steps = math.ceil((length - side) / max(1, side - overlap))
     return tuple(round(i * (length - side) / max(1, steps)) for i in range(steps + 1))
 

@@ -1,4 +1,4 @@
-"""The second stage of `render`: a small picture becomes a large one along the lines of its drawing.
+"""The second stage of `condiff render`: enlarges a picture along the lines of its drawing.
 
 A conditional diffusion super-resolution (SR3, Saharia et al. 2021, arXiv:2104.07636) in a cascade
 (Ho et al. 2021, arXiv:2106.15282), whose network sees the lines at the full size.
@@ -23,13 +23,13 @@ from condiff.tiles import plan_tiles, predict_in_tiles
 DEFAULT = "upscale"  # the embedded model's name
 STEPS = 2  # more add grain: docs/decisions.md
 SCHEDULER = "ddim"
-TILE = 2  # side of a tile, in sides of the windows that were trained on
-OVERLAP = 4  # tiles share one of so many parts
-TONE = 2.0  # standard deviation, in pixels of the small picture, of what is taken for its tone
+TILE = 2  # side of a tile, as a multiple of the windows that were trained on
+OVERLAP = 4  # neighbouring tiles share at least a quarter of their side
+TONE = 2.0  # sigma of the blur that leaves a picture's tone, in pixels of the small picture
 
 
 class Upscaler:
-    """A model of the task upscale at work."""
+    """A loaded model of the task upscale."""
 
     def __init__(self, loaded: ModelFolder, engine: Engine):
         if not loaded.task.enlarges:
@@ -66,11 +66,11 @@ class Upscaler:
         tile: int | None = None,
         keep_tone: bool = True,
     ) -> Image.Image:
-        """The RGB picture with a short side of `size`, by as many stages as it takes.
+        """The picture in RGB, enlarged to a short side of `size`.
 
-        A stage enlarges at most by what was trained. A result is a function of the arguments alone.
-        `tile` is the side of a tile in pixels. `keep_tone` gives the result the small picture's
-        colours where it is smooth.
+        It takes several stages where `size` is more than the largest factor that was trained. A
+        result depends on the arguments alone. `tile` is the side of a tile in pixels. `keep_tone`
+        gives the result the small picture's colours in broad areas.
         """
         small = np.asarray(picture.convert("RGB"))
         width, height = enlarged_size(picture.size, size)
@@ -96,7 +96,7 @@ class Upscaler:
         scheduler: str = SCHEDULER,
         tile: int | None = None,
     ) -> np.ndarray:
-        """One stage: RGB (h,w,3) uint8 brought to the size of its lines, ink (H,W) uint8."""
+        """One stage: RGB (h,w,3) uint8 enlarged to the size of its lines, ink (H,W) uint8."""
         if steps < 1:
             raise ConfigError(f"steps are at least 1, not {steps}.")
         if scheduler not in SOLVERS:
@@ -133,19 +133,19 @@ class Upscaler:
 
 
 def enlarged_size(size: tuple[int, int], side: int) -> tuple[int, int]:
-    """Width and height of a picture brought to a short side; never less than it has."""
+    """Width and height of a picture enlarged to a short side; never less than it has."""
     wanted = fit_size(size, size=side, cell=1)
     return max(size, wanted, key=lambda sides: sides[0] * sides[1])
 
 
 def resample(picture: Image.Image, size: int) -> Image.Image:
-    """The picture with a short side of `size`, plainly."""
+    """The picture enlarged to a short side of `size` by Lanczos resampling."""
     wanted = enlarged_size(picture.size, size)
     return picture if wanted == picture.size else picture.resize(wanted, Image.Resampling.LANCZOS)
 
 
 def _match_tone(large: np.ndarray, small: np.ndarray) -> np.ndarray:
-    """RGB (H,W,3) with the tone of a smaller picture (h,w,3): of what is wider than some pixels."""
+    """RGB (H,W,3) with the colours that a smaller picture (h,w,3) has in broad areas."""
     height, width = small.shape[:2]
     shrunk = cv2.resize(large, (width, height), interpolation=cv2.INTER_AREA)
     off = cv2.GaussianBlur(small.astype(np.float32) - shrunk, (0, 0), TONE)

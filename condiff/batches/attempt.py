@@ -1,4 +1,4 @@
-"""One photo from file to file through a callable: a whole result, or a reason why not."""
+"""One photo from file to file: its result complete in place, or the reason why not."""
 
 import hashlib
 import os
@@ -37,7 +37,7 @@ Publish = Callable[[Path, Job], None]
 
 
 def publish(part: Path, job: Job) -> None:
-    """Give the finished file its name, on the disk and in one step."""
+    """Rename the finished file to the job's target, after its bytes are on the disk."""
     assert isinstance(job.target, Path)
     with open(part, "rb") as file:
         os.fsync(file.fileno())
@@ -56,15 +56,15 @@ def attempt(
     room: Room = lambda photo: nullcontext(),
     publish: Publish = publish,
 ) -> Entry:
-    """Read a photo from the disk, transform it, write it to `part` and publish that.
+    """Read a photo, transform it, write it to `part`, publish that; the entry says how it went.
 
-    `room` is entered with the photo before the work on it. Memory that was not enough is the
-    failure NO_MEMORY.
+    `room(photo)` is a context that the work is done in, to wait for free memory. Failures are
+    entries with a reason, NO_MEMORY for MemoryError; what `room` raises passes through.
     """
     assert isinstance(job.source, Path)
     size, mtime_ns, digest, hints, reason = -1, 0, "", "", ""
     try:
-        with suppress(OSError):  # what is wrong with it, read_photo says in a sentence
+        with suppress(OSError):  # read_photo says in a sentence what is wrong
             status = job.source.stat()
             size, mtime_ns = status.st_size, status.st_mtime_ns
             digest = digest_of(job.source)

@@ -1,7 +1,7 @@
-"""A batch on Ray Data: a pool of actors that hold the model, one driver that keeps the journal.
+"""Runs a batch on Ray Data: actors that hold the model, and one driver that keeps the journal.
 
-Workers read photos and publish results; the driver alone writes the journal, because an object
-store can neither append nor lock, and claims photos for its workers where there are locks.
+Actors read photos and publish results. Only the driver writes the journal, because object stores
+cannot append; where files can be locked it claims the photos for its actors, too.
 """
 
 import logging
@@ -30,18 +30,18 @@ from condiff.batches.transform import Recipe, build_transform
 from condiff.errors import ConfigError
 from condiff.images.files import read_photo
 
-OBJECT_STORE = 256 * 2**20  # bytes, of a Ray that is started here: photos never pass through it
+OBJECT_STORE = 256 * 2**20  # bytes, of a local Ray; small, as photos never pass through it
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
-MAX_BLOCKS = 1000  # of photos that are handed out together: Ray's driver tells by blocks
-DEATHS = 2  # of its worker that a photo may cause among the others, and as many alone
+MAX_BLOCKS = 1000  # groups of photos that are handed out together; Ray reports per group
+DEATHS = 2  # attempts at a photo that ends its worker: so many among others, as many alone
 LOST = "its worker ended, and again when it was alone; Ray's logs tell why (often a lack of memory)"
 
-Place = Path | tuple[str, str]  # on a disk that driver and workers share, or (URL, name below)
+Place = Path | tuple[str, str]  # a path on a shared disk, or (URL of a folder, name below it)
 
 
 @dataclass(frozen=True)
 class Order:
-    """One photo for a worker."""
+    """A job as it is sent to a worker."""
 
     name: str
     source: Place
@@ -62,9 +62,10 @@ def run_on_ray(
     address: str | None,
     retry_failed: bool = False,
 ) -> Generator[Result, None, None]:
-    """As `runner.run`, the work done by `workers` actors (None: all cores or GPUs).
+    """Like `runner.run`, on `workers` Ray actors (None: one per core or GPU of the cluster).
 
-    Without an address a Ray of this machine alone is started, and ended.
+    Without an address, Ray is started on this machine and stopped at the end. Raises ConfigError
+    where Ray cannot be reached or gives up.
     """
     knowledge = Knowledge(plan, journal, seed=seed, retry_failed=retry_failed)
     to_do = yield from knowledge.tell_known()
@@ -112,7 +113,7 @@ def _order(job: Job, journal: Journal | RemoteJournal, *, seed: int) -> Order:
 
 
 def _make(orders: Sequence[Order], pool: "_Pool") -> Iterator[Entry]:
-    """All of them; alone what lacked memory, once more what got no answer."""
+    """Entries of all orders; those without memory or answer are tried again, one by one."""
     left = {order.name: order for order in orders}
     for alone in (False, True):
         for entry in pool.make(list(left.values()), alone=alone):
@@ -124,7 +125,7 @@ def _make(orders: Sequence[Order], pool: "_Pool") -> Iterator[Entry]:
 
 
 class _Pool:
-    """The actors, as often as orders come."""
+    """What actors are made of: the recipe, the model's files, and how many there are."""
 
     def __init__(self, recipe: Recipe, model: Path, workers: int | None):
         import ray
@@ -138,7 +139,7 @@ class _Pool:
         self.files = ray.put(_read_model(model))
 
     def make(self, orders: Sequence[Order], *, alone: bool) -> Iterator[Entry]:
-        """An entry for every order whose worker lived, in the order that they come."""
+        """Yield an entry for every order whose worker survived, in no fixed order."""
         import ray
         from ray.data import ActorPoolStrategy
         from ray.util.annotations import RayDeprecationWarning
@@ -172,7 +173,7 @@ class _Pool:
 
 
 class Worker:
-    """An actor: the model, and the transform of the local run."""
+    """A Ray actor: it holds the model and applies the same transform as a local run."""
 
     def __init__(self, recipe: Recipe, files: list[Any]):
         import ray
@@ -192,12 +193,12 @@ class Worker:
         self.transform = build_transform(pipeline, recipe)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """A batch of pickled orders, as one of pickled entries."""
+        """A batch of pickled orders -> the pickled entries."""
         entries = [self.make(pickle.loads(row)) for row in batch["pickled"]]
         return {"pickled": [pickle.dumps(entry) for entry in entries]}
 
     def make(self, order: Order) -> Entry:
-        """One photo; what is behind a URL, by copies in a temporary folder."""
+        """Make one photo; files at URLs are copied to and from a temporary folder."""
         with tempfile.TemporaryDirectory(prefix="condiff-") as scratch:
             try:
                 job = _fetch(order, Path(scratch))
@@ -246,7 +247,7 @@ def _open(place: tuple[str, str]) -> Blob:
 
 
 def _read_model(folder: Path) -> dict[str, Any]:
-    """A model folder and the version that reads it: workers may have other disks."""
+    """The files of a model folder, to be sent to workers, and the version of condiff."""
     paths = [path for path in folder.rglob("*") if path.is_file()]
     files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
     return {"version": __version__, "files": files}
@@ -262,7 +263,7 @@ def _write_model(folder: Path, files: dict[str, bytes]) -> Path:
 
 @contextmanager
 def _connect(address: str | None, workers: int | None) -> Iterator[None]:
-    """Ray, of the cluster at that address or of this machine."""
+    """Connect to the Ray cluster at an address, or start Ray on this machine."""
     try:
         for name, value in QUIET.items():  # read when it is imported
             os.environ.setdefault(name, value)

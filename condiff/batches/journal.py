@@ -1,8 +1,9 @@
-"""OUT/.condiff: the settings of a batch, a line for every file that is finished, who is at which.
+"""OUT/.condiff: a batch's settings, a journal line per finished photo, and claims on photos.
 
-Claims are byte ranges of the file `lock`, one byte a name, locked as POSIX has it: the system
-lets go of them however a process ends, other machines see them where the network file system has
-locks, and no file is left behind. They hold between processes, not between threads of one.
+A run claims a photo before it works on it, so that several runs can share a folder. A claim is a
+POSIX lock on one byte of the file `lock`, chosen by the photo's name. The system releases it
+however the process ends, other machines see it where the network file system has locks, and no
+file is left behind. Such locks hold between processes, not between threads of one process.
 """
 
 import errno
@@ -21,7 +22,8 @@ from condiff.errors import ConfigError
 
 SCRATCH = ".condiff"
 JOURNALS = re.compile(r"\.condiff/journal(\.\d+)?\.jsonl")
-WRITING, PRESENT, FIRST_NAME = 0, 1, 2  # bytes of the lock file
+# Bytes of the lock file: held to write, held while a run is at work, the first of the names' bytes.
+WRITING, PRESENT, FIRST_NAME = 0, 1, 2
 
 Outcome = Literal["done", "failed"]
 Settings = dict[str, Any]
@@ -29,7 +31,7 @@ Settings = dict[str, Any]
 
 @dataclass(frozen=True)
 class Entry:
-    """What became of one photo, and which state of the photo that was."""
+    """A journal line: what became of one photo, and the state of its file at that time."""
 
     name: str
     outcome: Outcome
@@ -39,7 +41,7 @@ class Entry:
     mtime_ns: int
     digest: str  # of the photo's bytes; empty where they could not be read
     hints: str = ""  # digest of the picture of hints; empty where there was none
-    stale: bool = False  # failed, and a result of other hints still has the name
+    stale: bool = False  # failed, but an older result made with other hints is still in place
 
 
 class Journal:
@@ -51,19 +53,22 @@ class Journal:
         self._lock, self._read_to, self._mutex = lock, 0, threading.Lock()
 
     def claim(self, key: int) -> bool:
-        """Take a name by its 64-bit hash; False while another process has it."""
+        """Claim a photo by the 64-bit hash of its name; False if another process holds it."""
         return _lock_byte(self._lock, FIRST_NAME + (key >> 2), wait=False)
 
     def release(self, key: int) -> None:
-        """Give the name back."""
+        """Give a claim back."""
         _unlock_byte(self._lock, FIRST_NAME + (key >> 2))
 
     def part_path(self, key: int, suffix: str) -> Path:
-        """Where the result of a claimed name is written before it takes its own name."""
+        """The temporary file for the result of a claimed photo, to be renamed when complete."""
         return self.out / SCRATCH / "parts" / f"{key:016x}{suffix}"
 
     def write(self, entry: Entry) -> None:
-        """Append a line, in one piece even where several machines write."""
+        """Append a line; locked, so that lines of several machines do not mix.
+
+        Raises ConfigError where the disk refuses.
+        """
         path = self.out / SCRATCH / "journal.jsonl"
         line = json.dumps(asdict(entry)).encode() + b"\n"
         with self._mutex, _locked(self._lock, WRITING):
@@ -79,7 +84,7 @@ class Journal:
                 raise ConfigError(f"cannot write {path}: {error.strerror}.") from error
 
     def refresh(self) -> None:
-        """Read what this process and others have written since."""
+        """Read the lines that this and other processes have added since the last call."""
         path = self.out / SCRATCH / "journal.jsonl"
         with self._mutex:
             if path.exists() and path.stat().st_size > self._read_to:
@@ -87,7 +92,7 @@ class Journal:
                 self.entries.update(entries)
 
     def ignores_case(self) -> bool:
-        """Whether OUT's file system takes A.png for a.png."""
+        """Whether OUT's file system treats A.png and a.png as one file."""
         return (self.out / SCRATCH / "SETTINGS.JSON").exists()
 
 
@@ -99,9 +104,10 @@ def open_journal(
     defaults: Mapping[str, Any] | None = None,
     force: bool = False,
 ) -> Iterator[Journal]:
-    """Begin a batch in `out`, or go on with it; `force` begins anew and replaces what is there.
+    """Begin a batch in `out`, or resume the one there; `force` starts over and replaces results.
 
-    A setting that is None is taken from the batch that is gone on with, or from `defaults`.
+    A setting that is None takes the value of the batch that is resumed, or that of `defaults`.
+    Raises ConfigError where `out` cannot be written to, or holds a batch with other settings.
     """
     folder = out / SCRATCH
     try:
@@ -133,7 +139,7 @@ def settle(
     defaults: Mapping[str, Any] | None,
     force: bool,
 ) -> tuple[Settings, bool, bool]:
-    """The settings of a run, whether it replaces what is there, and whether it begins anew."""
+    """The settings of a run, whether it replaces results, and whether it begins a new batch."""
     kept, replace = _read_settings(out)
     if kept and not force:
         compare_settings(out, settings)
@@ -143,7 +149,10 @@ def settle(
 
 
 def compare_settings(out: Path | Folder, settings: Mapping[str, Any]) -> Settings:
-    """The settings that `out` was begun with, if any; refuse others, None being any."""
+    """The settings that `out` was begun with, if any.
+
+    Raises ConfigError where one that is asked, and not None, differs.
+    """
     there, _ = _read_settings(out)
     differ = [
         f"{key}: {'none' if there.get(key) is None else there[key]} there, {asked} asked"
@@ -159,7 +168,7 @@ def compare_settings(out: Path | Folder, settings: Mapping[str, Any]) -> Setting
 
 
 def read_entries(out: Path | Folder) -> dict[str, Entry]:
-    """The latest entry of every name, for who only looks."""
+    """The latest entry of every photo, without opening the journal for a run."""
     entries: dict[str, Entry] = {}
     for path in journal_files(out):
         entries |= _read_entries(path, 0)[0]
@@ -175,7 +184,7 @@ def journal_files(out: Path | Folder) -> list[Blob] | list[Path]:
 
 
 def _read_entries(path: Path | Blob, start: int) -> tuple[dict[str, Entry], int]:
-    """Entries from a place in the file on, and the place where the whole lines end."""
+    """Entries from an offset of the file on, and the offset where the last complete line ends."""
     with path.open("rb") as file:
         file.seek(start)
         whole, newline, _ = file.read().rpartition(b"\n")
@@ -205,7 +214,7 @@ def _write_settings(folder: Path, content: Mapping[str, Any]) -> None:
 
 
 def _clear_parts(journal: Journal) -> None:
-    """Remove what killed runs left, but not what a living one is writing."""
+    """Remove temporary files of killed runs, but not those that a running one has claimed."""
     for path in (journal.out / SCRATCH / "parts").iterdir():
         found = re.search("[0-9a-f]{16}", path.name)
         key = int(found[0], 16) if found else None

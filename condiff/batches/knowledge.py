@@ -1,4 +1,4 @@
-"""What is known of the photos of a batch without work: made before, failed before, or to do."""
+"""Decides which photos of a batch are to be made, and which were done or failed before."""
 
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ CHANGED = "the photo has changed since its result was made; delete the result or
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one photo."""
+    """What became of one photo; the reason says why it failed or was skipped."""
 
     job: Job
     seed: int
@@ -23,7 +23,10 @@ class Result:
 
 
 class Knowledge:
-    """What is known of the photos without work, and which failures are to be tried again."""
+    """What the journal and the target files say about the photos of a plan.
+
+    With `retry_failed`, failures of earlier runs count as to do, once.
+    """
 
     def __init__(
         self, plan: Plan, journal: Journal | RemoteJournal, *, seed: int, retry_failed: bool
@@ -35,7 +38,7 @@ class Knowledge:
         self.to_retry: set[Entry] = set(failed) if retry_failed else set()
 
     def tell_known(self) -> Generator[Result, None, list[Job]]:
-        """The results of photos with which nothing is to be done; returns the other jobs."""
+        """Yield the results of photos that need no work; return the jobs of the others."""
         to_do = []
         for job in self.plan.jobs:
             known = self.look_up(job)
@@ -46,7 +49,7 @@ class Knowledge:
         return to_do
 
     def look_up(self, job: Job) -> Result | None:
-        """The result if nothing is to be done."""
+        """The result of a photo that needs no work, None for one that is to be made."""
         entry = self.journal.entries.get(job.name)
         if entry is not None and entry in self.to_retry:
             if entry.stale:
@@ -56,7 +59,7 @@ class Knowledge:
         return Result(job, file_seed(self.seed, job.name), *known) if known else None
 
     def note(self, job: Job, entry: Entry) -> None:
-        """Write what became of a photo, and whether an older result of it is left."""
+        """Write an entry to the journal, marked stale where an older result stays in place."""
         before = self.journal.entries.get(job.name)
         left = before is not None and (before.outcome == "done" or before.stale)
         if entry.outcome == "failed" and left and job.target.is_file():
@@ -67,7 +70,7 @@ class Knowledge:
 def look_up(
     plan: Plan, entries: dict[str, Entry], *, replace: bool = False
 ) -> Iterator[tuple[str, str]]:
-    """What is known of each job without a run: "to do", "skipped" or "failed", and the reason."""
+    """For each job "to do", "skipped" or "failed", and the reason; makes nothing."""
     for job in plan.jobs:
         yield _judge(job, entries.get(job.name), replace=replace) or ("to do", "")
 
@@ -75,7 +78,7 @@ def look_up(
 def _judge(
     job: Job, entry: Entry | None, *, replace: bool
 ) -> tuple[Literal["skipped", "failed"], str] | None:
-    """What is known without work: None if the photo is to be made."""
+    """Outcome and reason of a photo that needs no work, None for one that is to be made."""
     there = job.target.is_file() and not (entry is not None and entry.stale)
     if there and not replace and (entry is None or entry.outcome == "failed"):
         return "skipped", "its target is there"
@@ -90,7 +93,7 @@ def _judge(
 
 
 def _is_unchanged(job: Job, entry: Entry) -> bool:
-    """Whether the photo is what it was, by size and time, or else by its bytes."""
+    """Whether the photo is as the entry says: by size and time, or else by its bytes."""
     try:
         status = job.source.stat()
         if status.st_size != entry.size:
@@ -101,8 +104,8 @@ def _is_unchanged(job: Job, entry: Entry) -> bool:
 
 
 def _hints_of(job: Job) -> str:
-    """The digest of a photo's hints, empty where there are none."""
+    """SHA-256 of a photo's picture of hints, empty where it has none."""
     try:
         return digest_of(job.hints) if job.hints else ""
-    except OSError:  # gone or closed since: told when the photo is tried
+    except OSError:  # removed or locked since: reported when the photo is tried
         return "unreadable"

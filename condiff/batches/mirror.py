@@ -1,4 +1,4 @@
-"""Which photo of a folder goes where: a plan that is made without touching anything."""
+"""The plan of a batch: which photo of a folder goes where. Making it writes nothing."""
 
 import errno
 import hashlib
@@ -15,12 +15,12 @@ from condiff.images.formats import FORMATS, READ_ONLY
 
 UNWRITTEN_SUFFIX = ".png"  # of the result of a photo whose own format is only read
 
-Identity = tuple[int, int]  # device and inode: a folder, whatever it is called
+Identity = tuple[int, int]  # device and inode, which tell a folder under any of its names
 
 
 @dataclass(frozen=True)
 class Job:
-    """One photo: its path below IN with slashes, where it lies, where its result goes."""
+    """One photo: its path below IN with slashes, its file, and the file of its result."""
 
     name: str
     source: Path | Blob
@@ -30,7 +30,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Fault:
-    """What lies in IN, cannot be taken, and shall not be lost silently."""
+    """Something in IN that looks like a photo and cannot be used: reported as a failure."""
 
     name: str
     reason: str
@@ -38,7 +38,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that is to be done, in the order of the names, and what cannot be."""
+    """All jobs of a batch, sorted by name, and the faults found while listing."""
 
     source: Path | Folder
     out: Path | Folder
@@ -50,19 +50,19 @@ class Plan:
 
 @dataclass(frozen=True)
 class Choice:
-    """Which of the photos are meant."""
+    """Which photos of IN are to be done."""
 
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
-    shard: tuple[int, int] = (1, 1)  # the i-th of n parts, from 1
+    shard: tuple[int, int] = (1, 1)  # (i, n): the i-th of n parts, counted from 1
 
     def takes(self, name: str) -> bool:
-        """Whether the globs take this file."""
+        """Whether the globs include this file, and do not exclude it."""
         wanted = not self.include or _matches(name, self.include)
         return wanted and not _matches(name, self.exclude)
 
     def is_ours(self, name: str) -> bool:
-        """Whether this shard takes this file: by a hash of its name, whatever else is there."""
+        """Whether the file is in this shard: decided by a hash of its name alone."""
         index, count = self.shard
         return hash_name(_normalize(name)) % count == index - 1
 
@@ -75,10 +75,11 @@ def plan(
     suffix: str | None = None,
     hints: Path | None = None,
 ) -> Plan:
-    """One job a photo below `source`, mirrored to `out`, in `suffix` or the photo's own format.
+    """One job per photo below `source`, with the same path below `out`.
 
-    Hidden files and folders are left out; links to folders are followed unless they loop. In the
-    folder `hints` the picture of strokes for a/b.jpg is a/b.png.
+    Results have the format of `suffix`, by default the photo's own. Hidden files and folders are
+    left out; links to folders are followed unless they loop. In the folder `hints` the picture of
+    strokes for a/b.jpg is a/b.png. Raises ConfigError for folders that do not go together.
     """
     choice = choice or Choice()
     _check_folders(source, out)
@@ -111,13 +112,13 @@ def file_seed(seed: int, name: str) -> int:
 
 
 def hash_name(name: str) -> int:
-    """The first 64 bits of SHA-256 of a name in UTF-8, stray bytes as they are."""
+    """The first 64 bits of SHA-256 of a name in UTF-8; bytes that are no UTF-8 are kept."""
     digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
     return int.from_bytes(digest[:8], "big")
 
 
 def check_targets(jobs: Sequence[Job], out: Path | Folder, *, ignore_case: bool = False) -> None:
-    """Refuse two photos with one target, and a target that a link leads out of `out`."""
+    """Raise ConfigError for two photos with one target, and for links that lead out of `out`."""
     root = Path(os.path.realpath(out)) if isinstance(out, Path) else None
     taken: dict[str, str] = {}
     inside: set[Path] = set()
@@ -143,7 +144,7 @@ def check_targets(jobs: Sequence[Job], out: Path | Folder, *, ignore_case: bool 
 
 
 def _normalize(name: str) -> str:
-    """NFC: macOS spells the same name in another way."""
+    """The name in NFC, because macOS spells accented letters in another way."""
     return unicodedata.normalize("NFC", name)
 
 
@@ -193,13 +194,13 @@ def _rename(name: str, suffix: str | None) -> Path:
 
 
 def _matches(name: str, globs: Sequence[str]) -> bool:
-    """A glob is for the whole path below IN, where * crosses slashes, or for the last name."""
+    """Whether a glob matches the whole path below IN, where * crosses slashes, or the last name."""
     last = name.rpartition("/")[2]
     return any(fnmatchcase(name, glob) or fnmatchcase(last, glob) for glob in globs)
 
 
 def _walk_remote(source: Folder, choice: Choice) -> Iterator[tuple[str, str | None]]:
-    """The same of a listing, which has neither links nor folders that are closed."""
+    """Like `_walk`, for a URL: a listing has no links and no unreadable folders."""
     for name in source.listing:
         parts = name.split("/")
         if {"", ".", ".."} & set(parts):
@@ -214,7 +215,7 @@ def _walk_remote(source: Folder, choice: Choice) -> Iterator[tuple[str, str | No
 
 
 def _walk(source: Path, out: Path | Folder, choice: Choice) -> Iterator[tuple[str, str | None]]:
-    """(name, None) of every file that is meant, (name, reason) of what cannot be looked at."""
+    """Yield (name, None) for every chosen file, (name, reason) for what cannot be used."""
     forbidden = _identify(out) if isinstance(out, Path) and out.exists() else None
     # A stack, not recursion: a path may have more levels than Python has frames.
     stack: list[tuple[str, frozenset[Identity]]] = [("", frozenset())]
@@ -252,7 +253,7 @@ def _walk(source: Path, out: Path | Folder, choice: Choice) -> Iterator[tuple[st
 
 
 def _is_suspect(entry: os.DirEntry[str]) -> bool:
-    """Whether somebody may miss it: a photo by its name, or a link that leads nowhere."""
+    """Whether it should be reported if unusable: a photo by its name, or any link."""
     return entry.is_symlink() or Path(entry.name).suffix.lower() in FORMATS.keys() | READ_ONLY
 
 

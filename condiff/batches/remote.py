@@ -10,7 +10,7 @@ from typing import IO, Any
 
 from condiff.errors import ConfigError
 
-# What tells a changed file in the listings of the file systems that have it.
+# Keys of a listing that change with a file; each file system has some of them.
 VERSION_KEYS = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "updated", "mtime")
 
 
@@ -34,7 +34,7 @@ def open_folder(text: str) -> "Path | Folder":
 
 @dataclass(frozen=True)
 class Status:
-    """As of os.stat; the time is a number that changes with the file."""
+    """Like the result of os.stat; st_mtime_ns is some number that changes with the file."""
 
     st_size: int
     st_mtime_ns: int
@@ -50,7 +50,7 @@ class Folder:
 
     @cached_property
     def listing(self) -> dict[str, Status]:
-        """Every file below, by its path from here: as it was when it was first asked for."""
+        """Every file below the folder, by its path from here; listed once, on first use."""
         try:
             found = self.files.find(self.root, detail=True)
         except FileNotFoundError:
@@ -78,19 +78,19 @@ class Blob:
 
     @property
     def path(self) -> str:
-        """What the file system calls it."""
+        """Its full path, as the file system takes it."""
         return f"{self.folder.root}/{self.name}"
 
     @property
     def suffix(self) -> str:
-        """With its point."""
+        """The suffix with its dot."""
         return PurePosixPath(self.name).suffix
 
     def __str__(self) -> str:
         return f"{self.folder.url}/{self.name}"
 
     def is_file(self) -> bool:
-        """Whether the listing has it."""
+        """Whether the folder's listing has it."""
         return self.name in self.folder.listing
 
     def stat(self) -> Status:
@@ -100,14 +100,14 @@ class Blob:
         return self.folder.listing[self.name]
 
     def open(self, mode: str = "rb") -> IO[bytes]:
-        """For reading."""
+        """The file, opened for reading."""
         return self.folder.files.open(self.path, mode)  # type: ignore[no-any-return]
 
 
 def write_blob(blob: Blob, source: Path | bytes, *, part: Blob) -> None:
     """Upload a file or bytes, whole or not at all.
 
-    They go to `part` and are moved: not every file system hides an object that is half there.
+    They are written to `part` and then moved, because some file systems show incomplete files.
     """
     files = blob.folder.files
     for path in (part.path, blob.path):

@@ -1,7 +1,8 @@
-"""The journal of a batch whose OUT is behind a URL: no appending there, and no locks.
+"""The journal of a batch whose OUT is a URL, where files cannot be appended to or locked.
 
-So it has one writer, who is alone; each run leaves a file of its own lines. Lines that a killed run
-has not uploaded are no loss: a result that is there is skipped, a failure is tried again.
+So only one run may work on it at a time, and each run uploads a file with its own lines. If a
+killed run has not uploaded some lines, the next one skips their results, which are there, and
+tries their failures again.
 """
 
 import json
@@ -25,7 +26,7 @@ from condiff.batches.journal import (
 from condiff.batches.remote import Blob, Folder, write_blob
 from condiff.errors import ConfigError
 
-UPLOAD_EVERY = 10.0  # seconds: the whole file goes up each time
+UPLOAD_EVERY = 10.0  # seconds; the whole file is uploaded each time
 
 
 class RemoteJournal:
@@ -39,33 +40,33 @@ class RemoteJournal:
         self._uploaded = (0, time.monotonic())
 
     def claim(self, key: int) -> bool:
-        """Nobody else is there."""
+        """Always granted: there is no other run."""
         return True
 
     def release(self, key: int) -> None:
-        """Nothing to give back."""
+        """Nothing to do: there are no locks."""
 
     def refresh(self) -> None:
-        """Nobody else writes."""
+        """Nothing to do: nobody else writes."""
 
     def part_path(self, key: int, suffix: str) -> Blob:
-        """Where the result of a name is uploaded before it takes its own name."""
+        """The temporary file for the result of a photo, to be moved when complete."""
         return self.out / f"{SCRATCH}/parts/{key:016x}{suffix}"
 
     def write(self, entry: Entry) -> None:
-        """Add a line, to be uploaded soon."""
+        """Add a line; lines are uploaded every UPLOAD_EVERY seconds and at the end."""
         self._lines.append(json.dumps(asdict(entry)).encode() + b"\n")
         if time.monotonic() - self._uploaded[1] > UPLOAD_EVERY:
             self.upload()
 
     def upload(self) -> None:
-        """What was written until now."""
+        """Upload all lines, if there are new ones."""
         if self._uploaded[0] < len(self._lines):
             _upload(self._file, b"".join(self._lines))
         self._uploaded = (len(self._lines), time.monotonic())
 
     def ignores_case(self) -> bool:
-        """Object stores do not."""
+        """Object stores never do."""
         return False
 
 
@@ -77,7 +78,7 @@ def open_remote_journal(
     defaults: Mapping[str, Any] | None = None,
     force: bool = False,
 ) -> Iterator[RemoteJournal]:
-    """As `open_journal`; two runs at once on one URL are the user's care."""
+    """Like `open_journal`; the user sees to it that no two runs use one URL at once."""
     kept, replace, begins = settle(out, settings, defaults=defaults, force=force)
     left = [out / name for name in out.listing if name.startswith(f"{SCRATCH}/parts/")]
     stale = [*left, *(journal_files(out) if begins else [])]

@@ -1,7 +1,7 @@
-"""A folder of photos through a callable: every photo done once and whole, or a reason why not.
+"""Runs a batch in threads of this process: each photo is done once, or fails with a reason.
 
-A result is written beside the mirror, in OUT/.condiff/parts, and takes its name in one step. So
-what has a name is whole, whenever the run is killed; the next run goes on with what has none.
+A result is written to OUT/.condiff/parts and then renamed to its target. So a target is always
+complete, even if the run is killed, and the next run makes those that are missing.
 """
 
 import threading
@@ -18,8 +18,8 @@ from condiff.batches.mirror import Job, Plan, file_seed, hash_name
 from condiff.images.files import read_photo
 from condiff.images.photo import Photo
 
-PIXELS_IN_WORK = 128_000_000  # the finish takes some 13 bytes a pixel
-BUSY_WAIT = 0.2  # seconds until a photo that another process is at is looked at again
+PIXELS_IN_WORK = 128_000_000  # joining chroma and lightness takes some 13 bytes per pixel
+BUSY_WAIT = 0.2  # seconds until photos that other processes work on are looked at again
 
 
 def run(
@@ -33,11 +33,11 @@ def run(
     read: Read = read_photo,
     quality: int | None = None,
 ) -> Generator[Result, None, None]:
-    """Carry out a plan; yields results as they come: first what was known, then what is made.
+    """Carry out a plan; yields results as they come, first those that need no work.
 
-    `workers` threads each take a whole photo through reading, `transform` and writing. Closed
-    early, it lets the photos in work end and begins no other. A `transform` that raises
-    MemoryError is called again for the same photo when no other is in work. `quality` is that of
+    Each of `workers` threads takes a photo through reading, `transform` and writing. If the
+    generator is closed early, photos in work are finished and no other is begun. Where `transform`
+    raises MemoryError, the photo is tried again when no other is in work. `quality` is for
     `write_photo`.
     """
     knowledge = Knowledge(plan, journal, seed=seed, retry_failed=retry_failed)
@@ -66,7 +66,7 @@ def run(
 
 
 class _Budget:
-    """So many pixels in work at once; a photo of more waits until it is alone."""
+    """A limit of pixels in work at once; a larger photo waits until it is alone."""
 
     def __init__(self, pixels: int):
         self.pixels, self.taken = pixels, 0
@@ -86,7 +86,7 @@ class _Budget:
 
 
 class _Stopped(Exception):
-    """The run is to end, and this photo is not begun."""
+    """The run is being closed, and this photo was not begun."""
 
 
 class _Batch:
@@ -117,7 +117,7 @@ class _Batch:
     def make_in_parallel(
         self, jobs: Sequence[Job], *, workers: int
     ) -> Generator[tuple[Job, "Result | str"], None, None]:
-        """`make` all jobs; few are held at a time."""
+        """Yield each job with what `make` returned; at most 2 * workers are submitted at once."""
         ahead = deque(jobs)
         running: dict[Future[Result | str], Job] = {}
         with ThreadPoolExecutor(workers, thread_name_prefix="batch") as pool:
@@ -134,7 +134,11 @@ class _Batch:
                 self.stop.clear()
 
     def make(self, job: Job, *, alone: bool = False) -> "Result | str":
-        """One photo from file to file; "busy" if another process has it, "stopped" if told so."""
+        """Make one photo. Returns its result, or a word for a photo that is left for later.
+
+        "busy": another process has claimed it. "no memory": to be tried alone. "stopped": the run
+        is being closed.
+        """
         key = hash_name(job.name)
         if self.stop.is_set():
             return "stopped"

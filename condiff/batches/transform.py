@@ -1,4 +1,4 @@
-"""A pipeline as the callable of a batch: out of memory and a grey result are not passed over."""
+"""A pipeline as the function that a batch applies to each photo; a grey result is a failure."""
 
 import hashlib
 import json
@@ -18,15 +18,15 @@ from condiff.images.provenance import add_provenance
 from condiff.networks.folder import INDEX
 from condiff.pipeline import Pipeline
 
-STRIP_ROWS = 64  # that are looked at together
-DARK, BRIGHT = 16 / 255, 239 / 255  # between them sRGB has room for colour
+STRIP_ROWS = 64  # rows that are looked at together
+DARK, BRIGHT = 16 / 255, 239 / 255  # only between them can sRGB show colour
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that a transform depends on but its model; None: as the model, or the photo, has it."""
+    """All settings of a transform but the weights; None is the model's or the photo's own."""
 
-    model: str  # its name, for the note of how results were made
+    model: str  # its name, for the note of how a result was made
     device: str
     engine: str  # of the network
     steps: int
@@ -42,7 +42,7 @@ class Recipe:
     max_pixels: int = MAX_PIXELS
 
     def arguments(self) -> dict[str, Any]:
-        """What a colorizer's `Pipeline` takes of it when it is called."""
+        """The keyword arguments of a call of the `Pipeline`."""
         return {
             "steps": self.steps,
             "scheduler": self.scheduler,
@@ -55,7 +55,7 @@ class Recipe:
 
 
 def build_transform(pipeline: Pipeline, recipe: Recipe) -> Transform:
-    """(photo, seed, hints) -> result, of a pipeline on the recipe's device."""
+    """The function (photo, seed, hints) -> result; it raises ImageError for a grey result."""
 
     def transform(photo: Photo, seed: int, hints: HintPicture | None) -> Photo:
         strokes = hints.image if hints else ()
@@ -106,19 +106,22 @@ def is_grey(pixels: Pixels) -> bool:
 
 
 def is_blank(pixels: Pixels) -> bool:
-    """Whether no channel of (H,W,3) lies between near black and near white."""
+    """Whether every channel of (H,W,3) is near black or near white, where no colour shows."""
     white = np.iinfo(pixels.dtype).max
     dark, bright = DARK * white, BRIGHT * white
     return not any(bool(((s > dark) & (s < bright)).any()) for s in _strips(pixels))
 
 
 def _strips(pixels: Pixels) -> Iterator[Pixels]:
-    """The rows of an image, some at a time: a large photo must not be doubled."""
+    """The rows of an image, some at a time, to save memory."""
     return (pixels[top : top + STRIP_ROWS] for top in range(0, len(pixels), STRIP_ROWS))
 
 
 def fingerprint(folder: Path, task: str) -> str:
-    """What a model folder holds, in 16 digits, wherever it lies; refuses another task's model."""
+    """16 hex digits that depend on a model folder's content alone.
+
+    Raises ModelError where the model is for another task.
+    """
     there = json.loads((folder / INDEX).read_text("utf-8")).get("task")
     if there != task:
         raise ModelError(f"The model {folder} is for the task {there}, not {task}: give another.")

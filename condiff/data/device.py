@@ -1,8 +1,8 @@
 """Photos kept on the device, and views of them made there, a batch at a time.
 
-A view is as in views.py, with two differences: of a photo that is no square the middle square is
-kept, and degraded lightness has no JPEG blocks. Lines are drawn by the CPU, so line tasks do not
-come here.
+Views are as in views.py but for two differences: only the middle square of each photo is kept, and
+degraded lightness has no JPEG blocks. Tasks with lines are not supported, because the CPU draws
+them.
 """
 
 import math
@@ -22,7 +22,7 @@ from condiff.data.views import Batch, ViewSettings, scale_to
 from condiff.errors import DataError
 
 BLUR_RADIUS = 7  # four sigmas, at most 1.8 pixels
-GRAIN_SHIFTS = 512  # on a side: from how many places of one sheet of grain a view takes its own
+GRAIN_SHIFTS = 512  # in each direction: places of the sheet of grain that views start from
 CHANCES = (
     "scale", "angle", "x", "y", "flip", "degrade",
     "is_contrast", "gamma", "low", "high", "is_blur", "sigma", "is_grain", "grain", "grain_x",
@@ -62,7 +62,7 @@ class DeviceDataset:
         self.grain = _blur(sheet[None], torch.tensor([0.6]))[0].to(device)
 
     def describe(self) -> str:
-        """How many photos, from where, held how."""
+        """The number of photos, their source, and how they are kept, in words."""
         return (
             f"{self.num_photos} photos from {self.name}, {self.pixels.numel() / 1e6:.1f} MB of "
             f"pixels on {self.device}"
@@ -71,7 +71,7 @@ class DeviceDataset:
     def batches(
         self, *, start: int, batch_size: int, process: int, num_processes: int
     ) -> Iterator[Batch]:
-        """Batch `start`, start + 1, … for ever, of this process's photos."""
+        """Yield batch `start`, start + 1, … without end, of this process's photos."""
         order = Order(self.num_photos, seed=self.seed)
         first = process * batch_size
         while True:
@@ -79,7 +79,7 @@ class DeviceDataset:
                 start, batch_size=batch_size, process=process, num_processes=num_processes
             )
             indices = [order.at(position)[1] for position in positions]
-            # Drawn for all processes, so that two of B see what one of 2B sees.
+            # Drawn for all processes: two with batches of B see what one with 2B sees.
             shape = (batch_size * num_processes, len(CHANCES))
             drawn = np.random.default_rng((self.seed, start)).random(shape, np.float32)
             mine = torch.from_numpy(drawn[first : first + batch_size]).to(self.device)
@@ -109,7 +109,7 @@ class DeviceDataset:
         }
 
     def _crop(self, indices: Tensor, chances: dict[str, Tensor], size: int) -> Tensor:
-        """(B,3,size,size) RGB in [0,1]: a square anywhere, perhaps turned and mirrored."""
+        """(B,3,size,size) RGB in [0,1]: random squares, perhaps turned or mirrored."""
         config = self.settings.config
         angle = torch.deg2rad(config.rotate * (2 * chances["angle"] - 1))
         cos, sin = angle.cos(), angle.sin()
@@ -129,7 +129,7 @@ class DeviceDataset:
         return F.avg_pool2d(view, fine // size).clamp(0, 1) if fine > size else view
 
     def _degrade(self, lightness: Tensor, chances: dict[str, Tensor]) -> Tensor:
-        """L* (B,S,S) with another contrast, soft, grainy, each at random; as views.degrade."""
+        """L* (B,S,S) with other contrast, blur and grain, each at random, as in views.degrade."""
         c = {name: chance[:, None, None] for name, chance in chances.items()}
         low, high, gamma = 12 * c["low"], 88 + 12 * c["high"], 0.7 + 0.7 * c["gamma"]
         flat = low + (high - low) * (lightness / 100).clamp(min=0) ** gamma

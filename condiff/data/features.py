@@ -17,9 +17,9 @@ from condiff.errors import DataError
 class FeatureCache(Dataset[Batch]):
     """One view of each photo with the backbone's features, in memory-mapped half precision.
 
-    Arrays lie in a folder as .npy files: `lightness` is the condition as 50 (condition + 1), so L*,
-    `chroma` is x_0 in the task's units, `features_N` the maps of stride N; `done` marks the rows
-    that are whole, so that filling goes on where it was stopped.
+    The arrays are .npy files in a folder: `lightness` is 50 (condition + 1), which for colorize is
+    L*; `chroma` is x_0 in the task's units; `features_N` are the maps of stride N. `done` marks the
+    rows that are complete, so that filling can be resumed.
     """
 
     def __init__(self, folder: Path, views: ViewDataset, channels: dict[int, int]):
@@ -50,7 +50,7 @@ class FeatureCache(Dataset[Batch]):
         return len(self.views)
 
     def describe(self) -> str:
-        """How many photos, from where, and what their features take."""
+        """The number of photos, their source, and the size of their features, in words."""
         megabytes = sum(array.nbytes for array in self.arrays.values()) / 1e6
         return (
             f"{self.num_photos} photos from {self.views.name}, one view of each with its features: "
@@ -60,7 +60,7 @@ class FeatureCache(Dataset[Batch]):
     def fill(
         self, extract: Callable[[Tensor], Features], rows: Sequence[int], *, batch_size: int = 8
     ) -> Iterator[int]:
-        """Compute the rows that are missing; yields how many are whole after each batch.
+        """Compute the rows that are missing; yields how many are complete, after each batch.
 
         `extract` makes features of conditions (B,N,S,S) in [-1,1].
         """
@@ -94,7 +94,7 @@ class FeatureCache(Dataset[Batch]):
 
 
 def _claim(path: Path, key: str) -> None:
-    """Leave the key in a new folder; refuse a folder with another one."""
+    """Write the key into a new folder; raise DataError if the folder has another key."""
     if not path.exists():
         path.write_text(key, "utf-8")
     elif path.read_text("utf-8") != key:

@@ -1,4 +1,4 @@
-"""Photos become batches on the device: exact, endless, the same for any number of workers."""
+"""Endless training batches on the device, the same for any number of loader workers."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -35,10 +35,11 @@ def build_dataset(
     feature_channels: dict[int, int],
     device: torch.device,
 ) -> Dataset:
-    """The photos of a folder, of parquet files or of a hub data set, as config.data has them.
+    """The training data of a folder, of parquet files or of a hub data set, as config.data says.
 
-    `feature_channels` are the frozen backbone's maps by stride; where there are any and
-    data.cache_features is set, they are kept in cache_dir.
+    `feature_channels` are the channels of the frozen backbone's maps, by stride; with
+    data.cache_features the maps are kept in cache_dir. Raises ConfigError for settings that do not
+    go together, DataError for photos that cannot be used.
     """
     data = config.data
     _check(config, task)
@@ -69,10 +70,10 @@ def load_batches(
     num_processes: int = 1,
     device: torch.device | str = "cpu",
 ) -> Iterator[Batch]:
-    """Batch `start`, start + 1, … for ever; `process` of `num_processes` gets its own photos.
+    """Yield batch `start`, start + 1, … without end; each process gets its own photos.
 
-    Global batch b is positions [b B P, (b+1) B P) of the endless shuffled sequence, and process r
-    gets the r-th B of them. A batch is a function of the seed and its number alone.
+    Of P processes with batches of B photos, process r gets the r-th B of positions [b B P,
+    (b+1) B P) of the endless shuffled sequence. A batch depends on the seed and its number alone.
     """
     share = {"batch_size": batch_size, "process": process, "num_processes": num_processes}
     if isinstance(dataset, DeviceDataset):
@@ -89,7 +90,7 @@ def load_batches(
 
 
 def collate(rows: list[Batch]) -> Batch:
-    """Stack rows into a batch."""
+    """Stack single photos into a batch."""
     first = rows[0]["features"]
     return {
         "x_0": torch.stack([row["x_0"] for row in rows]),
@@ -101,7 +102,7 @@ def collate(rows: list[Batch]) -> Batch:
 
 
 class _Batches(TorchDataset[Batch | CondiffError]):
-    """batches[keys] is a batch, or what went wrong: raised, a worker would bury it in traces."""
+    """batches[keys] is a batch, or an error: a worker that raises would add its own traceback."""
 
     def __init__(self, rows: TorchDataset[Batch]):
         self.rows = rows
@@ -116,7 +117,7 @@ class _Batches(TorchDataset[Batch | CondiffError]):
 def _load(
     rows: TorchDataset[Batch], keys: Iterable[list[Any]], *, num_workers: int, device: torch.device
 ) -> Iterator[Batch]:
-    """rows[key] for each list of keys, made by workers, in the order of the keys."""
+    """Yield a batch for each list of keys, in their order; the workers make them."""
     loader = DataLoader(
         _Batches(rows),
         batch_size=None,
@@ -126,7 +127,7 @@ def _load(
         prefetch_factor=PREFETCH if num_workers else None,
         worker_init_fn=_start_worker,
         pin_memory=device.type == "cuda",
-        generator=torch.Generator(),  # else it would draw from the run's own
+        generator=torch.Generator(),  # the default one would change the run's random state
     )
     for batch in loader:
         if isinstance(batch, CondiffError):
@@ -155,7 +156,7 @@ def _to_device(batch: Batch, device: torch.device) -> Batch:
 
 
 def _check(config: TrainConfig, task: Task) -> None:
-    """What cannot be done is said before the work."""
+    """Raise ConfigError for settings that do not go with the task."""
     data = config.data
     if data.conditions == "prepared" and not task.conditions:
         raise ConfigError(

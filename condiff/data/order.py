@@ -25,9 +25,9 @@ class Order:
 
 
 def positions_of(batch: int, *, batch_size: int, process: int, num_processes: int) -> range:
-    """What process r of P has of global batch b: the r-th B of positions [bBP, (b+1)BP).
+    """The positions of global batch b that process r of P takes: the r-th B of [bBP, (b+1)BP).
 
-    So two processes of B see together, and in this order, what one of 2B sees.
+    So two processes with batches of B see together what one with batches of 2B sees.
     """
     start = (batch * num_processes + process) * batch_size
     return range(start, start + batch_size)
@@ -36,7 +36,7 @@ def positions_of(batch: int, *, batch_size: int, process: int, num_processes: in
 def batches_of(
     order: Order, *, start: int, batch_size: int, process: int, num_processes: int
 ) -> Iterator[list[tuple[int, int]]]:
-    """The (epoch, index) pairs of batch `start`, start + 1, … for ever."""
+    """Yield the (epoch, index) pairs of batch `start`, start + 1, … without end."""
     while True:
         positions = positions_of(
             start, batch_size=batch_size, process=process, num_processes=num_processes

@@ -1,4 +1,4 @@
-"""Photos for training: found in folders, parquet files or on the hub, decoded when looked at."""
+"""Photos for training, from folders, parquet files or the hub; each is decoded when read."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,26 +21,26 @@ from condiff.data.parquet import File, read_rows, scan_parquet
 from condiff.errors import ConfigError, DataError, ImageError
 from condiff.images.files import list_images, read_image
 
-Row = Mapping[str, File]  # "image", and prepared drawings by kind, "" where only its file says
+Row = Mapping[str, File]  # "image", and drawings by kind; "" if the file name tells it
 _Place = Path | tuple[Path, int]  # an image file, or a row of a parquet file
 
 
 class Photo(NamedTuple):
-    """A photo to look at: read("image") is (H,W,3) uint8 RGB, read(kind) (H,W,1) uint8 ink."""
+    """A photo: read("image") is (H,W,3) uint8 RGB, read(kind) (H,W,1) uint8, ink 255 on 0."""
 
     read: Callable[[str], np.ndarray]
-    kinds: tuple[str, ...]  # of the drawings that are stored with it
+    kinds: tuple[str, ...]  # kinds of the drawings that are stored with it
 
 
 @dataclass(frozen=True)
 class Photos(Sequence[Photo]):
-    """Encoded photos in an order that never changes; decoded when they are read."""
+    """Encoded photos in a fixed order; each is decoded when it is read."""
 
     name: str
     entries: list[Path | int]  # an image file, or a row of `columns`
     columns: Mapping[str, Sequence[bytes]]
     file_names: Mapping[str, Sequence[str]]
-    fingerprint: str  # another one: other photos
+    fingerprint: str  # changes when the photos do
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -57,12 +57,12 @@ class Photos(Sequence[Photo]):
 
     @property
     def memory(self) -> int:
-        """Bytes of encoded photos that are held."""
+        """Bytes of encoded photos in memory."""
         return sum(getattr(files, "num_bytes", 0) for files in self.columns.values())
 
 
 def open_row(row: Row, *, where: str) -> Photo:
-    """A photo that decodes what is asked of it."""
+    """The photo of a row; its files are decoded when they are read."""
     kinds = tuple(column for column in row if column != "image")
     return Photo(partial(_read, row, where), kinds)
 
@@ -83,7 +83,7 @@ def _read(row: Row, where: str, column: str) -> np.ndarray:
 
 
 def fit_drawing(drawing: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-    """A stored drawing (h,w,1) brought to its photo's size; of another shape it is an error."""
+    """A stored drawing (h,w,1) resized to its photo; DataError if its aspect is another."""
     (h, w), (height, width) = drawing.shape[:2], pixels.shape[:2]
     if abs(w * height - h * width) > max(h + w, height + width) / 2:
         raise DataError(
@@ -100,7 +100,7 @@ def _kind_in(name: str) -> str:
 
 
 def _ink_of(kind: str, where: str) -> Any:
-    """The tone of a drawing's ink, None where its kind is not known."""
+    """The tone of a drawing's ink, None for an unknown kind; DataError for what is no drawing."""
     if kind in (HELD_OUT, "scribble"):
         raise DataError(
             f"{where} has a drawing of the kind {kind}, which is held out for testing: prepare "
@@ -175,7 +175,7 @@ def _draw(places: list[_Place], count: int | None, rng: np.random.Generator) -> 
 def _read_places(
     root: Path, places: list[_Place], config: DataConfig, kinds: tuple[str, ...]
 ) -> Photos:
-    """Image files by their paths, rows of parquet files into memory, still encoded."""
+    """The photos at these places; rows of parquet files are read into memory, still encoded."""
     rows: dict[Path, set[int]] = {}
     digest = sha256()
     for place in places:
@@ -215,7 +215,7 @@ def _read_places(
 
 
 def _drain(queue: deque[bytes]) -> Iterator[bytes]:
-    """All of a queue, let go of one by one, so that they are not in memory twice."""
+    """Yield and remove all of a queue, so that nothing is in memory twice."""
     while queue:
         yield queue.popleft()
 

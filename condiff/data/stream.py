@@ -1,7 +1,7 @@
-"""Photos that are read as they go: parquet files and hub data sets that no memory holds.
+"""Streams of photos: parquet files and hub data sets that are too large for memory.
 
-The stream is read once, still encoded, by the process that trains; its workers decode. So nothing
-depends on how many they are.
+The training process itself reads the stream, still encoded, and its workers decode. So the order of
+photos does not depend on the number of workers.
 """
 
 from collections import deque
@@ -22,14 +22,14 @@ from condiff.data.photos import Row, find_shards, open_row
 from condiff.data.views import Batch, ViewSettings, make_view, to_row
 from condiff.errors import DataError
 
-AHEAD = 4  # batches, still encoded
+AHEAD = 4  # batches that are read ahead, still encoded
 
 Key = tuple[int, int, Row]  # epoch, number within it, the files
-_Numbered = tuple[int, int, dict[str, Any]]  # the same, as `datasets` has them
+_Numbered = tuple[int, int, dict[str, Any]]  # the same, with the row as `datasets` gives it
 
 
 class StreamViews(Dataset[Batch]):
-    """views[epoch, number, row]: a view of a row, a function of it and (seed, epoch, number)."""
+    """views[epoch, number, row] is a view of a row; it depends on these and the seed alone."""
 
     def __init__(self, settings: ViewSettings, *, seed: int, name: str):
         self.settings, self.seed, self.name = settings, seed, name
@@ -42,10 +42,10 @@ class StreamViews(Dataset[Batch]):
 
 
 class StreamDataset:
-    """A stream of `datasets`: its shards in another order each epoch, shuffled block by block.
+    """A stream of `datasets`, with its shards in another order each epoch, shuffled in blocks.
 
-    A block is `data.shuffle_buffer` photos that follow one another; nothing else is in memory.
-    datasets' own shuffle differs between its versions, and can only be resumed by reading anew.
+    A block is `data.shuffle_buffer` photos in a row, the only ones in memory. The own shuffle of
+    `datasets` is not used: it differs between versions, and cannot be resumed without reading all.
     """
 
     num_photos = None
@@ -67,7 +67,7 @@ class StreamDataset:
         self.lengths: dict[int, int] = {}  # photos of a shard, where they were counted
 
     def describe(self) -> str:
-        """How many shards, from where, held how."""
+        """The number of shards, their source, and how they are shuffled, in words."""
         return (
             f"a stream of {self.num_shards} shards from {self.name}, shuffled among {self.block} "
             "photos"
@@ -76,10 +76,11 @@ class StreamDataset:
     def keys(
         self, *, start: int, batch_size: int, process: int, num_processes: int
     ) -> Iterator[list[Key]]:
-        """The rows of batch `start`, start + 1, … for ever.
+        """Yield the rows of batch `start`, start + 1, … without end.
 
-        Where the shards can be dealt out evenly, each process reads its own and no others. Else
-        each reads all and keeps what is its own, so that together they see what one would.
+        If the number of shards is a multiple of the number of processes, each process reads its own
+        shards only. Otherwise each one reads all and keeps its share, so that together they see
+        what one process would.
         """
         shards, factor, offset = range(self.num_shards), 1, 0
         if num_processes > 1 and self.num_shards % num_processes == 0:
@@ -100,7 +101,7 @@ class StreamDataset:
             yield from batches
 
     def _endless(self, shards: Sequence[int], *, skip: int) -> Iterator[_Numbered]:
-        """Rows epoch after epoch, without the first `skip`."""
+        """Yield rows epoch after epoch, without the first `skip`."""
         epoch = 0
         while True:
             length = yield from self._epoch(epoch, shards, skip)
@@ -111,9 +112,9 @@ class StreamDataset:
     def _epoch(
         self, epoch: int, shards: Sequence[int], skip: int
     ) -> Generator[_Numbered, None, int]:
-        """An epoch's rows without the first `skip`; returns how many there are with them.
+        """Yield an epoch's rows without the first `skip`; return the number of all its rows.
 
-        Of what is skipped, shards whose length is known are not read, nor is anything decoded.
+        Skipped shards are not read where their length is known, and nothing skipped is decoded.
         """
         begin = skip - skip % self.block
         number, rows = 0, list[dict[str, Any]]()
@@ -143,7 +144,7 @@ class StreamDataset:
                 yield epoch, number, rows[i]
 
     def _length(self, shard: int) -> int | None:
-        """How many photos to train on a shard has; None where only reading it would tell."""
+        """The number of training photos of a shard; None if it would have to be read for that."""
         if shard not in self.lengths and len(self.files) == self.num_shards:
             splits = scan_parquet(self.files[shard]).splits
             self.lengths[shard] = sum(not is_held_out(split) for split in splits)
@@ -173,7 +174,7 @@ class StreamDataset:
 
 
 def _read_ahead(read: Callable[[], list[Key]]) -> Generator[list[Key], None, None]:
-    """read() for ever, a few calls ahead in a thread: a network's pauses are not the device's."""
+    """Yield read() without end, some calls ahead in a thread, so that training need not wait."""
     pool = ThreadPoolExecutor(1)
     try:
         pending = deque(pool.submit(read) for _ in range(AHEAD))
@@ -208,7 +209,7 @@ def _open(source: str | Path, settings: ViewSettings) -> tuple[Any, str, list[Pa
 
 
 def _file(cell: Any, name: str, column: str) -> File:
-    """A cell's bytes; where it only says where they lie, they are fetched."""
+    """The image file in a cell; if the cell holds only its address, it is fetched."""
     path = cell.get("path") if isinstance(cell, dict) else None
     if path is None or cell.get("bytes") is not None:
         return to_file(cell, f"A row of {name}", column)

@@ -1,4 +1,4 @@
-"""A random look at a photo: crop, turn, mirror; what is to be painted, and its condition."""
+"""Random views of a photo (cropped, turned, mirrored): x_0 and its condition."""
 
 import math
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ class Batch(TypedDict):
 
 @dataclass(frozen=True)
 class ViewSettings:
-    """All that decides what a view of a photo looks like, but chance."""
+    """The settings that decide what views look like."""
 
     task: Task
     config: DataConfig
@@ -48,7 +48,7 @@ class ViewSettings:
 
     @property
     def smallest(self) -> float:
-        """The smallest side of a crop, as a part of the photo's short side."""
+        """The smallest side of a crop, as a share of the photo's short side."""
         return min(self.config.min_crop, 1 / _spread(self.config.rotate))
 
     @property
@@ -60,7 +60,7 @@ class ViewSettings:
 
 @dataclass(frozen=True)
 class Frame:
-    """What a view shows of a photo: a square of `side` pixels about (x, y), turned, mirrored."""
+    """The part of a photo that a view shows: a square about (x, y), perhaps turned or mirrored."""
 
     x: float
     y: float
@@ -70,7 +70,7 @@ class Frame:
 
 
 def draw_frame(height: int, width: int, rng: np.random.Generator, config: DataConfig) -> Frame:
-    """A square anywhere in the photo, turned only as far as its corners stay inside."""
+    """A random square in the photo, small enough that turned corners stay inside."""
     short = min(height, width)
     side = max(1, round(short * rng.uniform(config.min_crop, 1)))
     angle = float(rng.uniform(-config.rotate, config.rotate)) if config.rotate else 0.0
@@ -87,7 +87,7 @@ def draw_frame(height: int, width: int, rng: np.random.Generator, config: DataCo
 
 
 def cut(pixels: np.ndarray, frame: Frame) -> np.ndarray:
-    """(H,W,C) uint8 -> the frame's (side,side,C), at the photo's own resolution."""
+    """Cut a frame out of (H,W,C) uint8: (side,side,C), at the photo's own resolution."""
     side, half = frame.side, (frame.side - 1) / 2
     reach = half * _spread(frame.angle)
     left, top = max(0, math.floor(frame.x - reach)), max(0, math.floor(frame.y - reach))
@@ -111,7 +111,7 @@ def cut(pixels: np.ndarray, frame: Frame) -> np.ndarray:
 def make_view(
     photo: Photo, rng: np.random.Generator, settings: ViewSettings
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One random look at a photo: x_0 (C,s,s) and condition (N,S,S), both of the same frame."""
+    """A random view of a photo: x_0 (C,s,s) and condition (N,S,S), both of the same frame."""
     task, config, size = settings.task, settings.config, settings.size
     pixels = photo.read("image")
     height, width = pixels.shape[:2]
@@ -140,9 +140,10 @@ def make_view(
 def _make_window(
     photo: Photo, frame: Frame, crop: np.ndarray, rng: np.random.Generator, settings: ViewSettings
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A window of the frame's view: x_0 (3,s,s); made small and brought up, and its lines (4,s,s).
+    """A view for the task upscale: x_0 (3,s,s) is a window of the frame, condition (4,s,s).
 
-    A frame of fewer pixels than the view is not enlarged: what is learned is to be sharp.
+    The condition is the window shrunk and enlarged again, then its lines. A frame with fewer pixels
+    than the view is not enlarged, so that x_0 is always sharp.
     """
     task, side = settings.task, max(settings.sample_size, min(settings.size, len(crop)))
     window = draw_window(side, settings.sample_size, rng)
@@ -161,19 +162,19 @@ def _make_window(
 
 
 def _stored_drawing(photo: Photo, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """One of the drawings (H,W,1) that came with a photo."""
+    """One of the drawings (H,W,1) that are stored with a photo, at random."""
     kind = photo.kinds[int(rng.integers(len(photo.kinds)))]
     return fit_drawing(photo.read(kind), pixels)
 
 
 def scale_to(pixels: np.ndarray, side: int) -> np.ndarray:
-    """A square (n,n,C) uint8 -> (side,side,C): averaged where it shrinks, else cubic."""
+    """Resize a square (n,n,C) uint8 to (side,side,C): by averages if it shrinks, else cubic."""
     how = cv2.INTER_AREA if side < len(pixels) else cv2.INTER_CUBIC
     return cv2.resize(pixels, (side, side), interpolation=how).reshape(side, side, -1)
 
 
 def degrade(lightness: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """L* as an old photo has it: contrast, softness, grain and JPEG blocks, each at random."""
+    """L* (H,W) made like an old print's: contrast, blur, grain and JPEG blocks, each at random."""
     if rng.random() < 0.5:
         gamma, low, high = rng.uniform(0.7, 1.4), rng.uniform(0, 12), rng.uniform(88, 100)
         lightness = low + (high - low) * (lightness / 100) ** gamma
@@ -220,7 +221,7 @@ class ViewDataset(Dataset[Batch]):
         return to_row(*make_view(self.photos[index], rng, self.settings))
 
     def fingerprint(self) -> str:
-        """SHA-256 of all that the views depend on: photos, task, variation, sizes, seed."""
+        """SHA-256 of everything that views depend on: photos, task, settings, sizes, seed."""
         settings = self.settings
         config = settings.config
         parts = (
@@ -231,7 +232,7 @@ class ViewDataset(Dataset[Batch]):
         return sha256(repr(parts).encode()).hexdigest()
 
     def describe(self) -> str:
-        """How many photos, from where, held how."""
+        """The number of photos, their source, and how they are kept, in words."""
         held = getattr(self.photos, "memory", 0)
         if not isinstance(self.photos, Photos):
             how = f"{held / 1e6:.1f} MB of pixels in memory"
@@ -243,7 +244,7 @@ class ViewDataset(Dataset[Batch]):
 
 
 def to_row(x_0: np.ndarray, condition: np.ndarray) -> Batch:
-    """One photo's share of a batch."""
+    """A single photo of a batch, as tensors."""
     return {
         "x_0": torch.from_numpy(x_0),
         "condition": torch.from_numpy(condition),
@@ -257,6 +258,6 @@ def _planes(pixels: np.ndarray) -> np.ndarray:
 
 
 def _spread(angle: float) -> float:
-    """How much wider the upright square about a turned one is."""
+    """The side of the upright square around a square of side 1 turned by `angle` degrees."""
     turn = math.radians(angle)
     return abs(math.cos(turn)) + abs(math.sin(turn))

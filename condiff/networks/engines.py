@@ -1,8 +1,10 @@
-"""What runs a model: torch on any device; ONNX Runtime or OpenVINO on a processor, without torch.
+"""Engines run a model: torch on any device; ONNX Runtime or OpenVINO on a processor.
 
 torch      the model folder's safetensors
 onnx       encoder/model.onnx and unet/model.onnx beside them, by `condiff export`
 openvino   the same graphs
+
+ONNX Runtime and OpenVINO work without torch.
 """
 
 import os
@@ -29,11 +31,11 @@ PARTS = ("encoder", "unet")
 
 
 class Engine(Protocol):
-    """A model at work on float32 arrays (B,C,h,w); of several threads each may call it."""
+    """Runs a model on float32 arrays (B,C,h,w); several threads may call it at once."""
 
     @property
     def name(self) -> str:
-        """Of the table below."""
+        """Its name in the table ENGINES."""
         ...
 
     @property
@@ -46,7 +48,7 @@ class Engine(Protocol):
     ) -> tuple[Array, Array]:
         """cond and null_cond (B,K,*size) for a condition (B,N,H,W) in [-1,1] and hints, if any.
 
-        hints are (B,3,*size); null_cond is the weaker condition that guidance leads away from.
+        hints are (B,3,*size); null_cond is the condition that guidance leads away from.
         """
         ...
 
@@ -57,7 +59,7 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class GraphEngine:
-    """Engine on the two graphs of a model folder, whatever runs them."""
+    """An Engine that runs the two graphs of a model folder, by any library."""
 
     name: str
     encoder: Run | None  # None: the model is unconditional
@@ -90,7 +92,7 @@ class GraphEngine:
 
 @dataclass(frozen=True)
 class Row:
-    """An engine of the table: how a graph is opened, and the packages that this takes."""
+    """A row of the table ENGINES: its package, how to install it, how it opens a graph."""
 
     package: str
     install: str
@@ -98,14 +100,14 @@ class Row:
 
 
 def open_onnx(path: Path, threads: int) -> Run:
-    """A graph in ONNX Runtime, on so many threads."""
+    """Open a graph with ONNX Runtime; ValueError if it is not a usable graph."""
     import onnxruntime
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 4  # nothing: what fails is raised
+    options.log_severity_level = 4  # log nothing: failures are raised
     options.enable_cpu_mem_arena = False  # the arena keeps what one large photo took
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -129,13 +131,13 @@ def open_onnx(path: Path, threads: int) -> Run:
 
 
 def open_openvino(path: Path, threads: int) -> Run:
-    """A graph in OpenVINO, on so many threads."""
+    """Open a graph with OpenVINO."""
     core = _openvino_core()
     settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
     compiled = core.compile_model(core.read_model(path), "CPU", settings)
 
     def run(inputs: dict[str, Array]) -> list[Array]:
-        request = compiled.create_infer_request()  # its own: several threads may call
+        request = compiled.create_infer_request()  # one per call, since several threads may call
         outputs = request.infer(inputs)
         return [np.array(outputs[number]) for number in range(len(compiled.outputs))]
 
@@ -173,12 +175,15 @@ def has_graphs(folder: ModelFolder) -> bool:
 
 
 def parts_of(folder: ModelFolder) -> tuple[str, ...]:
-    """The parts that have a graph: an unconditional model's encoder does nothing."""
+    """The parts of a model that have a graph; an unconditional model has no encoder graph."""
     return PARTS if folder.task.condition_channels else PARTS[1:]
 
 
 def choose_engine(folder: ModelFolder, engine: str, device: str) -> str:
-    """The engine of that name, if it can be had; `auto` is onnx on a processor where it can."""
+    """The name of the engine to use; `auto` is onnx on a processor if it can run, else torch.
+
+    Raises ConfigError where the engine cannot run here, ModelError where the graphs are missing.
+    """
     if engine == "auto":
         ready = device == "cpu" and has_graphs(folder) and find_spec("onnxruntime")
         return "onnx" if ready else "torch"
@@ -200,7 +205,7 @@ def choose_engine(folder: ModelFolder, engine: str, device: str) -> str:
 
 
 def build_engine(folder: ModelFolder, engine: str, *, device: str, threads: int) -> Engine:
-    """A model's engine by a name that `choose_engine` gave."""
+    """Load a model into the engine that `choose_engine` named; ModelError if it cannot be."""
     row = ENGINES[engine]
     if row.open_graph is None:
         from condiff.networks.checkpoint import load_model
@@ -220,9 +225,10 @@ def build_engine(folder: ModelFolder, engine: str, *, device: str, threads: int)
 
 
 def find_device(name: str, *, engine: str = "auto") -> str:
-    """The device of that name; `auto` is the best at hand for the engine, asked or not.
+    """The device of that name; `auto` is the best one here that the engine can use.
 
-    torch is imported only where the answer may be another than the processor.
+    torch is imported only if the answer may be other than cpu. Raises ConfigError for a device
+    that is not there.
     """
     if name == "auto" and engine in ENGINES and engine != "torch":
         return "cpu"
@@ -236,7 +242,7 @@ def find_device(name: str, *, engine: str = "auto") -> str:
 
 
 def may_have_gpu() -> bool:
-    """Whether the system shows a driver of a GPU that torch could use; a glance, not a promise."""
+    """Whether there seems to be a driver for a GPU that torch could use: a quick check."""
     if sys.platform == "darwin":
         return platform.machine() == "arm64"
     if sys.platform == "win32":

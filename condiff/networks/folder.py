@@ -1,4 +1,4 @@
-"""What a model folder says of itself in JSON, read without any network's library."""
+"""The JSON files of a model folder, read without torch."""
 
 import json
 from collections.abc import Mapping
@@ -32,18 +32,18 @@ class ModelFolder:
     unet_stride: int  # sides of x_t are multiples of it
     has_backbone: bool
     hint_channels: int = 0
-    guidance_scale: float = 1.0  # of sampling, where none is asked for; 1: off
-    variety: float = 1.0  # of sampling, where none is asked for; 1: all there is
-    second_stage: str | None = None  # the embedded model, or folder, that enlarges its pictures
+    guidance_scale: float = 1.0  # default of sampling; 1: off
+    variety: float = 1.0  # default of sampling; 1: noise as in training
+    second_stage: str | None = None  # the embedded model or folder that enlarges its pictures
 
     @property
     def cell(self) -> int:
-        """Pixels of the condition on a side of one cell of x_t."""
+        """How many pixels of the condition one pixel of x_t (a cell) is wide."""
         return max(1, self.condition_size // self.sample_size)
 
     @property
     def stride(self) -> int:
-        """What the sides of the condition are multiples of, after padding."""
+        """The number that the condition's sides must be multiples of, by padding."""
         return max(self.cell * self.unet_stride, BACKBONE_STRIDE if self.has_backbone else 1)
 
 
@@ -58,12 +58,12 @@ def read_sizes(unet: Mapping[str, Any], encoder: Mapping[str, Any]) -> dict[str,
 
 
 def list_embedded() -> list[str]:
-    """The names of the models in the box."""
+    """The names of the models that come with condiff."""
     return sorted(path.parent.name for path in EMBEDDED.glob(f"*/{INDEX}"))
 
 
 def find_model(name: str | Path) -> Path:
-    """The folder of an embedded model by its name, or the folder itself."""
+    """The model folder at that path, or that of the embedded model; ModelError if there is none."""
     for folder in (Path(name), EMBEDDED / str(name)):
         if (folder / INDEX).is_file():
             return folder
@@ -74,7 +74,10 @@ def find_model(name: str | Path) -> Path:
 
 
 def read_folder(name: str | Path) -> ModelFolder:
-    """What the model folder at that path, or the embedded one of that name, says of itself."""
+    """Read the description of a model folder, or of the embedded model of that name.
+
+    Raises ModelError where there is none, or it is broken.
+    """
     folder = find_model(name)
     try:
         index = _read_json(folder / INDEX)

@@ -1,8 +1,8 @@
-"""ONNX graphs of a model folder, written beside its weights and holding none of their own.
+"""ONNX graphs of a model folder, which use the weights in its safetensors files.
 
-A safetensors file is raw numbers at known offsets behind a JSON header, and an ONNX initializer may
-be numbers at an offset of another file: so the graphs point into the weights. Half precision is
-cast to single in the graph, once, when it is opened.
+A safetensors file is raw numbers at known offsets after a JSON header, and an ONNX initializer may
+refer to numbers at an offset of another file: so the graphs point into the weights. Half precision
+is cast to single in the graph, once, when it is opened.
 """
 
 import io
@@ -27,8 +27,8 @@ from condiff.networks.torch_engine import TorchEngine, encode_both
 
 OPSET = 17
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-CALL_TOLERANCE = 1e-3  # of x_0's units, at any place of one output of the network
-CHECK_SIZES = ((1, 2), (2, 1))  # strides of the condition high and wide; the second is unseen
+CALL_TOLERANCE = 1e-3  # largest difference of any number in one output, in x_0's units
+CHECK_SIZES = ((1, 2), (2, 1))  # height and width of the condition, in strides
 
 
 class Difference(NamedTuple):
@@ -41,7 +41,7 @@ class Difference(NamedTuple):
 
 
 class _Encoder(nn.Module):
-    """The encoder as a graph sees it: x_t's size follows from the condition's."""
+    """The encoder as it is exported: x_t's size is computed from the condition's."""
 
     def __init__(self, encoder: ConditionEncoder, cell: int):
         super().__init__()
@@ -64,7 +64,10 @@ class _Unet(nn.Module):
 
 
 def write_graphs(name: str | Path, out: Path | None = None) -> Path:
-    """Write the graphs of a model folder into it, or into a copy of it at `out`; the folder."""
+    """Write graphs into a model folder, or into a copy of it at `out`; return that folder.
+
+    Raises ConfigError where onnx is missing or `out` exists.
+    """
     try:
         import onnx  # noqa: F401
     except ImportError as error:
@@ -85,9 +88,9 @@ def write_graphs(name: str | Path, out: Path | None = None) -> Path:
 
 
 def compare_engines(folder: Path, engines: list[str] | None = None) -> list[Difference]:
-    """Engines on the folder's graphs beside torch, on random inputs of two sizes.
+    """Compare engines on the folder's graphs with torch, on random inputs of two sizes.
 
-    Raises ModelError where one is farther than CALL_TOLERANCE.
+    Raises ModelError where an output differs by more than CALL_TOLERANCE.
     """
     index = read_folder(folder)
     reference = TorchEngine(load_model(folder).model)
@@ -126,7 +129,7 @@ def _gap(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def _write_graph(loaded: Loaded, part: str, folder: Path) -> None:
-    """One part's graph, beside the weights that it points into."""
+    """Write the graph of one part, encoder or unet, beside its weights."""
     import onnx
 
     task, side = loaded.task, loaded.stride * 2
@@ -172,7 +175,7 @@ def _write_graph(loaded: Loaded, part: str, folder: Path) -> None:
 
 
 def _point_into(graph: Any, weights: Path) -> None:
-    """Let every initializer that the safetensors file holds be the numbers in that file."""
+    """Make every initializer that the safetensors file holds refer to that file."""
     import onnx
 
     kinds = {"F16": onnx.TensorProto.FLOAT16, "F32": onnx.TensorProto.FLOAT}

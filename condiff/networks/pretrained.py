@@ -20,9 +20,10 @@ logger = logging.getLogger(__name__)
 def load_init(name: str, config: ModelConfig, task: Task) -> Model:
     """A model for the task that starts from the weights of a folder or a Hugging Face Hub id.
 
-    A condiff folder of the same task is taken whole. Of anything else the U-Net is taken, with its
-    own architecture: `conv_in` is widened with zeros for the condition's channels, so that before
-    the first step it gives what the pretrained one gives, whatever the condition is.
+    A condiff folder of the same task is loaded as it is. From anything else only the U-Net is
+    taken, with its own architecture; `conv_in` is widened with zeros for the condition's channels,
+    so that at first its output is the pretrained one's, whatever the condition. Raises ModelError
+    where there are no weights that fit, ConfigError for a sample_size that does not.
     """
     folder = next((f for f in (Path(name), EMBEDDED / name) if (f / INDEX).is_file()), None)
     if folder is not None and _task_of(folder) == task.name:
@@ -42,7 +43,7 @@ def load_init(name: str, config: ModelConfig, task: Task) -> Model:
 
 
 def widen(unet: UNet2DModel, *, in_channels: int) -> UNet2DModel:
-    """The U-Net with more input channels, which it does not heed yet: their weights are zero."""
+    """The U-Net with more input channels, whose weights are zero."""
     wide = UNet2DModel.from_config({**unet.config, "in_channels": in_channels})
     weights = unet.state_dict()
     first = weights["conv_in.weight"]
@@ -53,7 +54,7 @@ def widen(unet: UNet2DModel, *, in_channels: int) -> UNet2DModel:
 
 
 def check_size(sample_size: int, levels: int) -> None:
-    """A U-Net halves its maps at every level but the last, so x_t must divide so often by 2."""
+    """Raise ConfigError where x_t cannot be halved at every level of the U-Net but the last."""
     stride = 2 ** (levels - 1)
     if sample_size % stride:
         raise ConfigError(
@@ -68,7 +69,7 @@ def _task_of(folder: Path) -> str | None:
 
 
 def _load_unet(name: str | Path) -> UNet2DModel:
-    """A U-Net from a pipeline's folder (`unet/`) or from its own; safetensors only."""
+    """Load a U-Net, from the `unet/` of a pipeline or from its own folder; safetensors only."""
     if Path(name).exists():
         subfolder = "unet" if (Path(name) / "unet").is_dir() else None
     else:

@@ -1,4 +1,4 @@
-"""The engine on torch: a model folder's own modules, on any device."""
+"""The engine that runs a model with torch, on any device."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ Array = NDArray[Any]  # float32
 
 
 class TorchEngine:
-    """An Engine: the model on a device, on so many processor threads (None: as torch is set)."""
+    """The Engine of torch; `threads` of the processor, None for torch's own setting."""
 
     name = "torch"
 
@@ -66,7 +66,7 @@ class TorchEngine:
 def encode_both(
     encoder: ConditionEncoder, condition: Tensor, *, hints: Tensor | None, size: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
-    """cond and null_cond, by one run of the backbone."""
+    """cond and null_cond (B,K,*size), with one run of the backbone for both."""
     features = encoder.features(condition)
     none = condition.new_zeros(1, 1, 1, 1)
     cond = encoder(condition, features=features, hints=hints, size=size)
@@ -74,7 +74,7 @@ def encode_both(
 
 
 def find_torch_device(name: str) -> torch.device:
-    """The device of that name; `auto` is the best at hand."""
+    """The device of that name; `auto` is the best one here. ConfigError if it is not there."""
     available = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),

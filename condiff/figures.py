@@ -1,6 +1,6 @@
-"""Pictures of pictures, of curves, and of the diffusion process.
+"""Contact sheets, plots, animations, and figures of the diffusion process.
 
-torch and matplotlib are imported by the figures that need them alone: a contact sheet takes Pillow.
+torch and matplotlib are imported only by the functions that need them.
 """
 
 import io
@@ -23,13 +23,13 @@ from condiff.images.files import check_target
 
 GAP = 2
 CAPTION = 18
-NARROWEST = 84  # of a cell with a caption
+NARROWEST = 84  # width of a cell with a caption, at least
 MARGIN = 8
 
 # Okabe and Ito's colours, told apart by colour-blind readers too.
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
 
-SPREADS = (5, 10, 20, 30, 50, 80)  # where the scale of an uncertainty map may end
+SPREADS = (5, 10, 20, 30, 50, 80)  # choices for the upper end of an uncertainty map's scale
 
 ANIMATIONS = {".gif": "GIF", ".webp": "WEBP", ".mp4": "MP4"}
 
@@ -64,7 +64,7 @@ def make_contact_sheet(
 
 
 def make_uncertainty_map(spread: NDArray[np.float32]) -> Image.Image:
-    """A spread (h,w) of chroma from dark (sure) to bright, with the scale below, from 0 on."""
+    """A picture of the spread (h,w) of chroma, from dark (0) to bright, with its scale below."""
     most = next((n for n in SPREADS if n >= np.percentile(spread, 99)), SPREADS[-1])
     levels = np.clip(spread * (255 / most) + 0.5, 0, 255).astype(np.uint8)
     picture = _to_viridis(levels)
@@ -84,7 +84,7 @@ def make_uncertainty_map(spread: NDArray[np.float32]) -> Image.Image:
 
 
 def _to_viridis(levels: NDArray[np.uint8]) -> Image.Image:
-    """(h,w) in the colours of viridis, of which equal steps look equal."""
+    """Levels (h,w) in the colours of viridis, where equal steps look equal."""
     return Image.fromarray(cv2.applyColorMap(levels, cv2.COLORMAP_VIRIDIS)[..., ::-1])
 
 
@@ -171,9 +171,10 @@ def make_forward_strip(
     columns: int = 5,
     seed: int = 0,
 ) -> Image.Image:
-    """x_t of a photo whose longer side becomes `side`: a row a process, t from 0 to T-1.
+    """x_t of a photo, one row per noise process, with t from 0 to T-1.
 
-    The same noise in every cell; values beyond black and white are cut off, as on any screen.
+    The photo's longer side becomes `side`. Every cell has the same noise; values beyond black and
+    white are clipped.
     """
     import torch
 
@@ -211,7 +212,7 @@ def write_animation(
     hold: float = 1.5,
     force: bool = False,
 ) -> None:
-    """Frames of one size as GIF, WebP or MP4 by the suffix, GIF to a stream; whole or not at all.
+    """Write frames of one size as GIF, WebP or MP4, by the suffix, or as GIF to a stream.
 
     The last frame stays for `hold` seconds; GIF and WebP then start again.
     """
@@ -238,7 +239,7 @@ def write_animation(
 
 
 def check_animation(target: Path, force: bool = False) -> None:
-    """Raise if an animation could not be written there, so that no work is done in vain."""
+    """Raise ImageError or ConfigError if an animation cannot be written there, before the work."""
     if target.suffix.lower() not in ANIMATIONS:
         raise ImageError(
             f"cannot write {target}: an animation is a {', '.join(ANIMATIONS)}; choose one of them"
@@ -269,7 +270,7 @@ def _save_frames(
 
 
 def _to_palette(frame: Image.Image) -> Image.Image:
-    """256 colours of the frame's own, dithered: bands in the sky otherwise."""
+    """The frame in 256 colours of its own, dithered, so that skies show no bands."""
     frame = frame.convert("RGB")
     return frame.quantize(palette=frame.quantize(256), dither=Image.Dither.FLOYDSTEINBERG)
 

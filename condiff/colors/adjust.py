@@ -1,4 +1,4 @@
-"""Colours adjusted at constant L*: more or less of them, warmer or cooler."""
+"""Saturation and colour temperature, adjusted at constant L*."""
 
 from collections.abc import Callable
 from functools import partial
@@ -19,10 +19,11 @@ MIN_TEMPERATURE, MAX_TEMPERATURE = -100.0, 200.0  # mired: 18600 K and 2827 K
 def build_adjustment(
     *, saturation: float = 1.0, temperature: float = 0.0
 ) -> Callable[[Plane], Plane] | None:
-    """What changes a and b of (H,W,3) Lab, or None where nothing is to be changed.
+    """A function that changes a and b of (H,W,3) Lab, or None where nothing is to be changed.
 
     First chroma is multiplied by `saturation`. Then the white becomes that of a black body
     `temperature` mired (a million by kelvin) warmer than daylight, or cooler if it is negative.
+    Raises ConfigError for values out of range.
     """
     if not 0 <= saturation <= MAX_SATURATION:
         raise ConfigError(f"saturation is from 0 to {MAX_SATURATION:g}, not {saturation:g}.")
@@ -50,7 +51,7 @@ def adjust(lab: Plane, *, saturation: float, gains: tuple[float, float]) -> Plan
 
 
 def white_gains(temperature: float) -> tuple[float, float]:
-    """By what f(X) and f(Z) of a white grow, `temperature` mired along the black bodies' locus."""
+    """Factors of f(X) and f(Z) that move the white `temperature` mired on the Planckian locus."""
     whites = [_black_body(1e6 / (DAYLIGHT + shift)) for shift in (0.0, temperature)]
     (x, z), (new_x, new_z) = whites
     return (new_x / x) ** (1 / 3), (new_z / z) ** (1 / 3)

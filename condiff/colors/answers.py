@@ -1,4 +1,4 @@
-"""Several answers to one photo: how far apart they are, and which one stands for all."""
+"""Several results for one photo: how far they differ, and rules to pick one."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,9 +12,7 @@ from condiff.colors.lab import rgb_to_lab
 Pixels = NDArray[Any]  # uint8 or uint16
 Plane = NDArray[Any]  # float32
 
-MAX_SIDE = (
-    1024  # chroma is compared at this long side at most; it is smooth, and memory is not free
-)
+MAX_SIDE = 1024  # long side at which chroma, which is smooth, is compared at most
 
 
 def compare_size(pixels: Pixels) -> tuple[int, int]:
@@ -39,14 +37,14 @@ def measure_spread(answers: Sequence[Pixels]) -> Plane:
 
 
 def find_median(answers: Sequence[Pixels]) -> int:
-    """The number, from 0, of the answer whose chroma is nearest to the mean of all."""
+    """The index of the answer whose chroma is nearest to the mean of all."""
     chroma = chroma_of(answers)
     apart = chroma - chroma.mean(axis=0)
     return int(np.argmin((apart * apart).sum(axis=3).mean(axis=(1, 2))))
 
 
 def find_colorful(answers: Sequence[Pixels]) -> int:
-    """The number, from 0, of the answer with the largest mean chroma."""
+    """The index of the answer with the largest mean chroma."""
     return int(np.argmax(np.linalg.norm(chroma_of(answers), axis=3).mean(axis=(1, 2))))
 
 

@@ -1,4 +1,4 @@
-"""Colour hints: a few cells of chroma given beforehand, the rest left to the model."""
+"""Colour hints: chroma that the user gives for some places of a photo."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ from condiff.errors import ConfigError
 
 Plane = NDArray[Any]  # float32
 
-DAB_RADIUS = 1 / 64  # of the photo's short side: a dab is as wide as a cell of x_t
-MAX_ASPECT_ERROR = 0.02  # of a picture of strokes, against the photo's
-MAX_COLOR_ERROR = 8.0  # in ab: a hint farther from what can be shown is told
+DAB_RADIUS = 1 / 64  # as a share of the short side; a dab is about as wide as a cell of x_t
+MAX_ASPECT_ERROR = 0.02  # how far the aspect of a picture of strokes may be off the photo's
+MAX_COLOR_ERROR = 8.0  # in ab; the user is told of hints that sRGB misses by more
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Hint:
     """A dab of colour at a point: x to the right and y down, two ints or two floats.
 
     Ints are pixels of the upright photo, from 0; floats are shares of its width and height, 0 to 1.
-    `color` is #rrggbb or a name of CSS; its hue and chroma count, lightness is the photo's.
+    `color` is #rrggbb or a CSS name; only its hue and chroma count, lightness stays the photo's.
     """
 
     x: int | float
@@ -32,7 +32,7 @@ class Hint:
     color: str
 
     def locate(self, width: int, height: int) -> tuple[float, float]:
-        """The point in pixels of a photo of that size."""
+        """The point in pixels of a photo of that size; ConfigError if it lies outside."""
         if isinstance(self.x, float) != isinstance(self.y, float):
             raise ConfigError(
                 f"The hint at {self.x},{self.y} mixes a share and pixels: give 0.5,0.25 or 300,200."
@@ -54,14 +54,14 @@ Hints = Sequence[Hint] | Image.Image
 
 @dataclass(frozen=True)
 class Strokes:
-    """Colours given: chroma (h,w,2) where the mask (h,w) is one, both float32."""
+    """Hints as arrays: chroma (h,w,2), valid where the mask (h,w) is one; both float32."""
 
     chroma: Plane
     mask: Plane
 
 
 def parse_hint(text: str) -> Hint:
-    """`x,y,colour`: numbers with a point are shares of the photo, whole numbers are pixels."""
+    """The hint in `x,y,colour`: numbers with a point are shares, whole numbers are pixels."""
     try:
         x, y, color = text.split(",", 2)
         point_x, point_y = (float(n) if "." in n else int(n) for n in (x, y))
@@ -130,9 +130,9 @@ def _draw_picture(
 
 
 def _resize_masked(chroma: Plane, mask: Plane, size: tuple[int, int]) -> tuple[Plane, Plane]:
-    """The mean chroma of what the mask covers in each cell of `size` (h,w), and how much that is.
+    """For each cell of `size` (h,w), the mean chroma under the mask, and the share it covers.
 
-    So a line thinner than a cell keeps its colour.
+    So a line that is thinner than a cell keeps its colour.
     """
     target = size[::-1]
     cover = cv2.resize(mask, target, interpolation=cv2.INTER_AREA)
@@ -141,9 +141,9 @@ def _resize_masked(chroma: Plane, mask: Plane, size: tuple[int, int]) -> tuple[P
 
 
 def to_cells(strokes: Strokes, L: Plane, *, cell: int, scale: float) -> Plane:
-    """What the model sees of strokes (h,w): (h/cell,w/cell,3) of chroma/scale and the mask.
+    """Strokes (h,w) as the model takes them: (h/cell,w/cell,3) of chroma/scale and the mask.
 
-    Chroma is what sRGB can show at L* (h,w), as in training.
+    Chroma is reduced to what sRGB can show at L* (h,w), as in training.
     """
     size = (L.shape[0] // cell, L.shape[1] // cell)
     shown = reduce_chroma(np.dstack([L, strokes.chroma]).astype(np.float32))[..., 1:]

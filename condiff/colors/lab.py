@@ -1,4 +1,4 @@
-"""Colours: sRGB to Lab and back, chroma upsampled along edges, joined to a photo's own lightness.
+"""sRGB to Lab and back; chroma upsampled along edges and joined to a photo's own lightness.
 
 Lab is float32 with L* in [0,100] and a*, b* about +-110, under D65, as in skimage.color.
 """
@@ -26,16 +26,16 @@ LUMINANCE = XYZ_OF_RGB[1].astype(np.float32)  # its weights of linear light
 # How far (in linear light) a colour may leave sRGB and still count as inside: a third of an 8-bit
 # level at either end of the transfer curve, so that rounding hides it.
 ABOVE, BELOW = 3e-3, 1e-4
-# Towards yellow the gamut is hollow: along constant lightness and hue a colour first leaves it, by
-# up to 3 % of red, and then comes back. Spanned, pale yellows keep a way to the full yellow.
+# Towards yellow the gamut is hollow: with growing chroma a colour first leaves it, by up to 3 % of
+# red, and then comes back. This much red counts as inside there, so that full yellow is reached.
 HOLLOW_LIGHTNESS, HOLLOW_RED = (88.0, 95.0, 97.5, 99.0), (0.0, 0.03, 0.03, 0.0)
 
-TABLE_SIZE = (256, 512)  # lightness x hue; L* is off by 0.42 at most, 0.48 at half, 0.40 at twice
+TABLE_SIZE = (256, 512)  # lightness x hue; errors of L* up to 0.42; 0.48 at half, 0.40 at twice
 TILE = 1 << 14  # cv2.remap takes no side beyond 2^15
 STRIP_PIXELS = 1 << 18  # a strip's planes stay in the processor's cache
 
-EDGE_VARIANCE = 4.0  # in L*^2: weaker contrast than 2 L* is texture, and carries no colour edge
-FIT_SIZE = 512  # the fit is drawn with a cubic up to this side, and linearly from there
+EDGE_VARIANCE = 4.0  # in L*^2: contrast below 2 L* counts as texture, not as a colour edge
+FIT_SIZE = 512  # the fit is upsampled by cubics up to this side, and linearly beyond
 
 
 @cache
@@ -120,7 +120,7 @@ def reduce_chroma(lab: Plane) -> Plane:
     over = chroma > limit
     if not over.any():
         return lab
-    # The table blunts the gamut's sharp corners (pure yellow): ask again, exactly, before scaling.
+    # The table is coarse at the gamut's corners (pure yellow): check those colours exactly.
     over[over] = ~_is_displayable(L[over], a[over], b[over])
     scale = np.where(over, limit / np.maximum(chroma, 1e-6), np.float32(1))
     return cv2.merge([L, a * scale, b * scale])
@@ -145,8 +145,8 @@ def _fit_chroma(ab: Plane, guide: Plane) -> Plane:
     covariance = mean(L * ab) - mean(L) * mean(ab)
     slope = mean(covariance / (variance + EDGE_VARIANCE))
     around = np.ones((3, 3), np.uint8)
-    # Where the guide leaves its neighbourhood's range (a glint, a dark line), the fit runs on into
-    # colours that were never there: it is held between the least and the most of the cells around.
+    # Where L* leaves the range of its neighbourhood (a glint, a dark line), the fit extrapolates to
+    # colours that were never there: it is clipped to the range of the cells around.
     bounds = [cv2.erode(ab, around), cv2.dilate(ab, around)]
     size = (max(width, min(guide.shape[1], FIT_SIZE)), max(height, min(guide.shape[0], FIT_SIZE)))
 
@@ -233,10 +233,10 @@ def _to_deep_rgb(lab: Plane, pixels: Pixels) -> Pixels:
 
 
 def _into_gamut(light: Plane, luminance: Plane) -> Plane:
-    """(n,3) linear light near [0,1] -> inside it, at the luminance (n,) given.
+    """Linear light (n,3) near [0,1] -> inside [0,1], at the given luminance (n,).
 
-    Clipping what reduce_chroma leaves outside costs 0.4 L*. Here the channels that have room make
-    up for it, the nearest such colour; what is left is mixed with the grey of that luminance.
+    Plain clipping would change L* by up to 0.4. Here the channels that have room make up for what
+    is clipped, and what remains is mixed with the grey of that luminance.
     """
     clipped = np.clip(light, 0, 1)
     for _ in range(2):  # a channel that makes up may meet its own end

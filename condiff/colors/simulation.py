@@ -1,4 +1,4 @@
-"""Hints as a user might give them, drawn from true chroma: what training shows a colorizer."""
+"""Simulates a user's hints in training: patches of the photo's true chroma."""
 
 import torch
 from torch import Tensor

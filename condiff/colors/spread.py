@@ -1,7 +1,7 @@
-"""Strokes of colour spread over the object that they lie on, and not across its edges.
+"""Spreads strokes of colour over the object that they lie on, but not across its edges.
 
 Chrominance blending over geodesic distances (Yatziv and Sapiro 2006, doi:10.1109/TIP.2005.864231);
-here the model's own chroma is one colour more, at the same distance everywhere.
+here the model's own chroma is one more colour, at the same distance everywhere.
 """
 
 from typing import Any
@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 Plane = NDArray[Any]  # float32
 
 REACH = 1.0  # the distance at which a stroke and the model's own colour weigh the same
-FLAT_COST = 1.0  # of a way as long as the photo's short side, over nothing
+FLAT_COST = 1.0  # of a path over constant L*, as long as the photo's short side
 EDGE_COST = 0.05  # of crossing one unit of L*
-SHARPNESS = 4  # the power of a distance that makes its weight
-MAX_COLORS = 32  # so many are told apart; memory and time grow with them
-SWEEPS = 2  # down and up again; a second one turns the corners that the first has not
+SHARPNESS = 4  # a colour's weight is its distance to the power of -SHARPNESS
+MAX_COLORS = 32  # strokes are grouped into so many colours at most, to limit memory and time
+SWEEPS = 2  # passes down and up; the second one finds paths that turn back
 
 
 def spread(chroma: Plane, L: Plane, *, target: Plane, mask: Plane) -> Plane:
     """Chroma (h,w,2) that is `target` where the mask (h,w) is set, and blends into `chroma`.
 
-    How far a stroke reaches is a matter of the way from it: long ways and edges of L* (h,w) cost.
+    A stroke weighs less the farther its path is: length and edges of L* (h,w) both count.
     """
     colors, places = group_colors(target, mask)
     distance = measure_distance(places, measure_steps(L))
@@ -35,7 +35,7 @@ def spread(chroma: Plane, L: Plane, *, target: Plane, mask: Plane) -> Plane:
 
 
 def group_colors(target: Plane, mask: Plane) -> tuple[Plane, Plane]:
-    """The means (N,2) and the places (N,h,w) of the strokes' colours, N at most MAX_COLORS."""
+    """Group strokes by colour: mean colours (N,2) and places (N,h,w), N at most MAX_COLORS."""
     inside = mask > 0
     bin_size = 6.0
     while True:
@@ -50,7 +50,7 @@ def group_colors(target: Plane, mask: Plane) -> tuple[Plane, Plane]:
 
 
 def measure_steps(L: Plane) -> dict[str, Plane]:
-    """What a step from each cell to the right, down, and down aslant costs."""
+    """The cost of a step from each cell to its right, lower and lower diagonal neighbours."""
     smooth = cv2.bilateralFilter(L.astype(np.float32), 9, 12, 3)  # texture is no edge
     flat = FLAT_COST / min(L.shape)
 
@@ -66,9 +66,9 @@ def measure_steps(L: Plane) -> dict[str, Plane]:
 
 
 def measure_distance(places: Plane, costs: dict[str, Plane]) -> Plane:
-    """Costs (N,h,w) of the cheapest ways from N places (N,h,w) to each cell, by sweeps over rows.
+    """Costs (N,h,w) of the cheapest paths from N places (N,h,w) to each cell, by sweeps over rows.
 
-    Raster scans as for geodesic distances (Criminisi et al. 2008); within a row the cheapest way
+    Raster scans as for geodesic distances (Criminisi et al. 2008); within a row the cheapest path
     is a running minimum.
     """
     rows = np.where(places, np.float32(0), np.float32(1e6)).transpose(1, 0, 2).copy()  # (h,N,w)
@@ -88,14 +88,14 @@ def measure_distance(places: Plane, costs: dict[str, Plane]) -> Plane:
 
 
 def _relax(row: Plane, before: Plane, straight: Plane, right: Plane, left: Plane) -> None:
-    """Shorten the ways to a row (N,w) by a step from its neighbour, straight or aslant."""
+    """Lower the costs of a row (N,w) by paths from the row before, straight or diagonal."""
     np.minimum(row, before + straight, out=row)
     np.minimum(row[:, 1:], before[:, :-1] + right, out=row[:, 1:])
     np.minimum(row[:, :-1], before[:, 1:] + left, out=row[:, :-1])
 
 
 def _relax_row(row: Plane, along: Plane) -> None:
-    """Shorten the ways within a row (N,w), to the right and back."""
+    """Lower the costs of a row (N,w) by paths within it, to the right and back."""
     np.minimum(row, np.minimum.accumulate(row - along, axis=1) + along, out=row)
     back = np.minimum.accumulate((row + along)[:, ::-1], axis=1)
     np.minimum(row, back[:, ::-1] - along, out=row)

@@ -1,4 +1,4 @@
-"""What a user wants of a photo's colours: hints to keep, saturation and temperature to change."""
+"""What a user asks of a photo's colours: hints, saturation and temperature."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ Plane = NDArray[Any]  # float32
 
 @dataclass(frozen=True)
 class Wishes:
-    """Strokes at the size of the condition, and what changes a and b of (H,W,3) Lab."""
+    """Strokes at the size of the condition, and the function that adjusts (H,W,3) Lab."""
 
     strokes: Strokes | None = None
     adjust: Callable[[Plane], Plane] | None = None
 
     def keep_hints(self, chroma: Plane, pixels: NDArray[Any]) -> Plane:
-        """Chroma (h,w,2) as it is, or brought to the strokes' size with their colours in it."""
+        """Chroma (h,w,2) with the strokes blended in, at their size; unchanged without strokes."""
         if self.strokes is None:
             return chroma
         size = self.strokes.mask.shape[::-1]
@@ -35,7 +35,7 @@ class Wishes:
     def encode_hints(
         self, condition: Plane, *, cell: int, scale: float, size: tuple[int, int]
     ) -> Plane | None:
-        """The model's hints (1,3,h,w) of `size`, zero where the condition (H,W,1) was padded."""
+        """The model's hints (1,3,*size), zero where the condition (H,W,1) was padded, or None."""
         if self.strokes is None:
             return None
         cells = to_cells(self.strokes, (condition[..., 0] + 1) * 50, cell=cell, scale=scale)
@@ -61,7 +61,7 @@ def build_wishes(
 
 
 def names_of(*, hints: Hints, saturation: float, temperature: float) -> list[str]:
-    """Which wishes there are, in words."""
+    """The names of the wishes that differ from the defaults."""
     there = {
         "hints": not isinstance(hints, (list, tuple)) or bool(hints),
         "saturation": saturation != 1,
@@ -77,7 +77,7 @@ def note_wishes(
     saturation: float = 1.0,
     temperature: float = 0.0,
 ) -> dict[str, object]:
-    """What the provenance tells of wishes: nothing where there are none.
+    """The wishes as they are noted in a result; those at their defaults are left out.
 
     `points` are hints as they were given, `strokes` is the SHA-256 of a picture of them.
     """

@@ -1,4 +1,4 @@
-"""A drawing made ready for a model: ink 255 on paper 0, whatever it was drawn, scanned or shot on.
+"""Prepares a drawing for a model: ink 255 on paper 0, from a file, a scan or a photo of paper.
 
 A clean drawing stays as it is, to the bit. Otherwise the sheet is flattened (divided by its own
 lighting), white lines on black are inverted, grain is removed and the ink brought to full strength.
@@ -15,19 +15,18 @@ Plane = np.ndarray  # (H,W) float32
 
 LARGEST = 2048  # longer side at which a sheet is cleaned; models see some hundred pixels
 SMALL = 256  # longer side at which lighting and polarity are judged
-WHITE = 250  # of 255: paper that was never under a lens
-BLOCKS = 8  # a clean sheet has such paper in every one of 8x8 parts that is not ink all over
-CLEAN_PAPER = 0.5  # ... and in so much of the whole
-ONE_TONE = 0.1  # a sheet whose tones differ by less, of 1, is blank
-MAX_SHADED = (
-    0.25  # part of a clean sheet that is grey; with less it is no photo, whatever its shapes
-)
-TEXTURE = 0.12  # what differs less from its surroundings, of 1, is paper
-MIN_INK = 2e-4  # part of the sheet; with less it is blank
-MIN_FLOOR = 0.06  # ink weaker than this, of 1, is taken for stains
-# On paper light changes slowly and most is paper; in a photo neither. Of 150 photos this line
-# leaves 9 % unnoticed, of 600 drawings made of them and photographed it doubts 1 %.
-SLOPE = 3.0, -0.5  # of the light, as a multiple of the part that is paper, and a constant
+WHITE = 250  # of 255: at least as light is paper that was not photographed or scanned
+BLOCKS = 8  # a clean sheet has such paper in every part of a grid of 8x8, but for solid ink
+CLEAN_PAPER = 0.5  # ... and at least on this share of the sheet
+ONE_TONE = 0.1  # a sheet whose tones, in [0,1], differ by less is blank
+MAX_SHADED = 0.25  # a clean sheet with a smaller share of grey is never taken for a photo
+TEXTURE = 0.12  # tones, in [0,1], that differ less from their surroundings are paper
+MIN_INK = 2e-4  # a sheet with a smaller share of ink is blank
+MIN_FLOOR = 0.06  # weaker ink, in [0,1], is taken for stains
+# On a sheet light changes slowly and most of it is paper; in a photo neither is so. A picture whose
+# light is steeper than SLOPE[0] * (share of paper) + SLOPE[1] is taken for a photo. This misses 9 %
+# of 150 photos, and mistakes 1 % of 600 photographed drawings for photos.
+SLOPE = 3.0, -0.5
 ADVICE = (
     "draw its lines with `condiff condition --kind sketch`; crop a sheet that lies on a table; or "
     "take it as it is (--as-is)"
@@ -36,7 +35,7 @@ ADVICE = (
 
 @dataclass(frozen=True)
 class Drawing:
-    """Ink (H,W) uint8, 255 on paper 0; what was done to get it; why it may be no drawing."""
+    """Ink (H,W) uint8, 255 on paper 0; the cleaning steps in words; why it may be a photo."""
 
     ink: np.ndarray
     done: tuple[str, ...] = ()
@@ -48,7 +47,7 @@ def clean_drawing(
 ) -> Drawing:
     """The ink of a drawing (H,W,3) RGB with alpha (H,W) or None, of 8 or 16 bits.
 
-    `as_is` takes dark for ink and light for paper, transparency for paper, and does nothing else.
+    With `as_is` dark is ink, light and transparent are paper, and nothing else is done.
     """
     done: list[str] = []
     sheet = to_8_bits(pixels)
@@ -80,15 +79,15 @@ def clean_drawing(
 def shrink_ink(ink: np.ndarray, width: int, height: int) -> np.ndarray:
     """Ink (H,W) uint8 averaged to a smaller size, where thin lines keep their strength.
 
-    A pen's line of 3 pixels on a sheet of 3000 would else be a tenth of a grey at 128. Lines
-    thinner than a pixel of the result grow to about one; larger sizes are interpolated.
+    Lines thinner than a pixel of the result grow to about one: by averaging, a line of 3 pixels on
+    a sheet of 3000 would have a tenth of its strength at 128. Larger sizes are interpolated.
     """
     scale = min(ink.shape[1] / width, ink.shape[0] / height)
     if scale <= 1:
         return np.asarray(cv2.resize(ink, (width, height), interpolation=cv2.INTER_CUBIC), np.uint8)
     reach = round(scale) // 2 * 2 + 1
     if reach > 1:
-        # A square, because a disc of 3 pixels is a cross, which a crossing of lines is as well.
+        # A square: a disc of 3 pixels is a cross, and would keep crossings of thin lines.
         thin = cv2.morphologyEx(ink, cv2.MORPH_TOPHAT, np.ones((reach, reach), np.uint8))
         disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (reach, reach))
         ink = np.maximum(ink, cv2.dilate(thin, disc))
@@ -96,7 +95,7 @@ def shrink_ink(ink: np.ndarray, width: int, height: int) -> np.ndarray:
 
 
 def _lay_on_paper(sheet: np.ndarray, alpha: np.ndarray, done: list[str]) -> np.ndarray:
-    """A transparent sheet on white paper; light strokes on nothing, which would vanish, as ink."""
+    """A transparent sheet on white paper; light strokes, which would vanish there, become ink."""
     shape = alpha.astype(np.float32) / 255
     cover = float(shape.mean())
     visible = sheet.min(axis=2)[alpha > 127]
@@ -110,7 +109,7 @@ def _lay_on_paper(sheet: np.ndarray, alpha: np.ndarray, done: list[str]) -> np.n
 
 
 def _is_negative(small: np.ndarray) -> bool:
-    """Whether what differs from the surroundings' middle tone is lighter, not darker."""
+    """Whether the lines are lighter than their surroundings, by the local median."""
     gray = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
     middle = cv2.medianBlur(gray, _odd(max(gray.shape) / 4)).astype(np.float32)
     lighter = gray - middle
@@ -131,11 +130,11 @@ def _is_clean(sheet: np.ndarray) -> bool:
 
 
 def _estimate_light(small: np.ndarray) -> np.ndarray:
-    """What each pixel of a sheet (h,w,3) would be were it paper, (h,w,3) float32, at least 8.
+    """The paper's tone at each pixel of a sheet (h,w,3): (h,w,3) float32, at least 8.
 
-    A smooth surface follows the lamp, the middle tone over a quarter of the sheet what the surface
-    does not, and wide shades a hand's shadow. None follows lines, nor filled shapes that are darker
-    than half.
+    A smooth surface follows the lamp, a median over a quarter of the sheet what the surface misses,
+    and a closing wide shadows, such as a hand's. None of them follows lines, or filled shapes that
+    are darker than half.
     """
     longer = max(small.shape[:2])
     lamp = _fit_lamp(small)[..., None]
@@ -186,14 +185,14 @@ def _doubt(small: np.ndarray, light: np.ndarray) -> str:
 
 
 def _divide(sheet: np.ndarray, light: np.ndarray) -> Plane:
-    """Ink (H,W), about 0 to 1: how much the darkest channel is below its paper."""
+    """Ink (H,W) in about [0,1]: how far the darkest channel is below the paper's tone."""
     height, width = sheet.shape[:2]
     lit = cv2.resize(light, (width, height), interpolation=cv2.INTER_LINEAR)
     return 1 - (sheet / lit.reshape(sheet.shape)).min(axis=2)
 
 
 def _remove_grain(ink: Plane) -> np.ndarray:
-    """Ink (H,W) of a noisy sheet as uint8: paper 0, the strokes that stand out at full strength."""
+    """Ink (H,W) float -> uint8 without grain: paper 0, strokes at full strength."""
     ink = ink - np.float32(np.median(ink))  # most of the sheet is paper
     ink = cv2.GaussianBlur(ink, (0, 0), min(1.5, max(0.4, max(ink.shape) / 512)))
     paper = ink[ink <= 0]

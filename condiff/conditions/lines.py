@@ -1,4 +1,4 @@
-"""Lines varied for training, so that a model follows lines and not one extractor's habits.
+"""Augments lines for training, so that a model follows lines and not one extractor's habits.
 
 Lines are ink: 1 on paper 0 inside, 255 on 0 outside. What tells a user's drawing from an
 extractor's is drawn at random: a hand's wobble, the pen's width, strokes left out, a scan's blur
@@ -16,7 +16,7 @@ Plane = np.ndarray  # (H,W) float32 in [0,1]
 
 @dataclass(frozen=True)
 class Augmentation:
-    """One row: what is done, how often, and the range of its amount."""
+    """One row of the table: the function, its probability, and the range of its amount."""
 
     function: Callable[[Plane, float, np.random.Generator], Plane]
     probability: float
@@ -45,29 +45,29 @@ def thickness(lines: Plane, amount: float, rng: np.random.Generator) -> Plane:
 
 
 def gaps(lines: Plane, amount: float, rng: np.random.Generator) -> Plane:
-    """Lift the pen over `amount` of the sheet, in patches."""
+    """Remove lines in patches that cover the share `amount` of the sheet."""
     field = _noise(lines.shape, rng.uniform(4, 20), rng)
     return np.where(field < np.quantile(field, amount), np.float32(0), lines)
 
 
 def blur(lines: Plane, amount: float, rng: np.random.Generator) -> Plane:
-    """Out of focus by a sigma of `amount` pixels."""
+    """Blur with a sigma of `amount` pixels."""
     return cv2.GaussianBlur(lines, (0, 0), amount)
 
 
 def paper(lines: Plane, amount: float, rng: np.random.Generator) -> Plane:
-    """A sheet of a darker tone, up to `amount`, unevenly lit; ink covers it."""
+    """Darken the paper by up to `amount`, unevenly, as if badly lit; ink stays."""
     light = 0.75 + 0.25 * _noise(lines.shape, max(lines.shape), rng)
     return lines + (1 - lines) * np.float32(amount) * light
 
 
 def noise(lines: Plane, amount: float, rng: np.random.Generator) -> Plane:
-    """Grain of a standard deviation of `amount`."""
+    """Add grain with a standard deviation of `amount`."""
     return lines + np.float32(amount) * rng.standard_normal(lines.shape, dtype=np.float32)
 
 
 def polarity(lines: Plane, amount: float, rng: np.random.Generator) -> Plane:
-    """The negative: for drawings whose paper was taken for ink."""
+    """Invert, for users' drawings whose paper was mistaken for ink."""
     return 1 - lines
 
 

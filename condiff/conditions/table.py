@@ -1,7 +1,7 @@
 """Photo -> condition image: a table of pure functions, aligned pixel for pixel with the photo.
 
 (H,W,3) uint8 RGB in, (H,W,1) or (H,W,3) uint8 out. Lengths such as sigma are pixels of the photo
-as given: bring it to the size that the model works at first. Line images keep their field's
+as given, so first resize it to the size that the model works at. Line images keep their field's
 polarity (`ink`); `to_ink` gives the one that models are trained on, ink 255 on paper 0.
 """
 
@@ -19,16 +19,16 @@ from condiff.conditions.annotators import GRID, annotate, weights_folder
 from condiff.errors import ConditionError
 from condiff.images.files import read_image
 
-LINE_KINDS = ("canny", "sketch", "pencil", "lineart")  # for training: cheap, at hand everywhere
-# Never trained on, so that it tests whether a model follows lines as such. Of all kinds here the
-# furthest from those above (pencil and lineart are near one another); scribble is made of it.
+LINE_KINDS = ("canny", "sketch", "pencil", "lineart")  # for training: fast, without weights
+# Never trained on, to test whether a model follows lines of any kind. It is the kind least like
+# those above. scribble, which is made from it, is not trained on either.
 HELD_OUT = "softedge"
-LONGEST = 4  # longer sides than this many short ones are squeezed before a network sees them
+LONGEST = 4  # networks see pictures with a long side of at most so many short sides
 
 
 @dataclass(frozen=True)
 class Param:
-    """A number that a condition takes: its default, and the range that seeds draw from."""
+    """A numeric parameter of a condition: its default, and the range to draw it from at random."""
 
     low: float
     high: float
@@ -46,19 +46,19 @@ class Param:
 
     @property
     def limits(self) -> tuple[float, float]:
-        """What may be asked for: ten times beyond what is drawn."""
+        """The smallest and largest value that users may give: ten times beyond the range."""
         return self.low / 10, self.high * 10
 
 
 @dataclass(frozen=True)
 class Condition:
-    """One row: what draws it, its channels, its numbers, the tone of its ink, what it takes."""
+    """One row of the table: the function, channels and parameters of a condition."""
 
     function: Callable[..., np.ndarray]
     channels: Literal[1, 3] = 1
     params: Mapping[str, Param] = field(default_factory=dict)
-    ink: Literal["light", "dark"] | None = None  # None: not a line image
-    needs: str = ""  # beyond condiff's own requirements
+    ink: Literal["light", "dark"] | None = None  # tone of the lines; None: not a line image
+    needs: str = ""  # packages and weights beyond condiff's own requirements
 
 
 def draw_soft_edges(pixels: np.ndarray, *, resolution: float) -> np.ndarray:
@@ -92,7 +92,7 @@ def run_annotator(
 
 
 def read_aligned(pixels: np.ndarray, *, path: Path) -> np.ndarray:
-    """Another picture of the same view, brought to the photo's size."""
+    """Another picture of the same view, resized to the photo; ConditionError for another aspect."""
     image = read_image(path).convert("RGB")
     height, width = pixels.shape[:2]
     # Rounding a scaled picture's sides costs half a pixel each.
@@ -193,7 +193,7 @@ CONDITIONS: dict[str, Condition] = {
 
 
 def find_condition(name: str) -> Condition:
-    """The row of that name, which is `image:PATH` for another aligned picture."""
+    """The row of that name, or of `image:PATH`; ConditionError if there is none."""
     kind, _, path = name.partition(":")
     row = CONDITIONS.get(kind)
     if row is None or bool(path) != (kind == "image"):
@@ -207,7 +207,10 @@ def find_condition(name: str) -> Condition:
 def choose_params(
     name: str, seed: int | np.random.Generator | None = None, **given: float
 ) -> dict[str, float]:
-    """A condition's numbers: the defaults, or drawn for the seed; those given come first."""
+    """A condition's parameters: those given; the others are defaults, or with a seed random.
+
+    Raises ConditionError for unknown parameters and values out of range.
+    """
     params = find_condition(name).params
     for key in given.keys() - params.keys():
         known = f"it takes {', '.join(params)}" if params else "it takes none"
@@ -233,7 +236,7 @@ def apply(
 ) -> np.ndarray:
     """(H,W,3) uint8 RGB -> (H,W,C) uint8 condition image; a function of its arguments alone.
 
-    Without a seed the parameters have their defaults, with one they are drawn; those given hold.
+    Parameters that are not given have their defaults; with a seed they are drawn at random.
     """
     row, path = find_condition(name), name.partition(":")[2]
     settings = choose_params(name, seed, **params)
@@ -244,8 +247,8 @@ def apply(
 def to_ink(drawing: np.ndarray, *, ink: Literal["light", "dark"] | None = None) -> np.ndarray:
     """(H,W,1 or 3) uint8 line image -> (H,W,1) uint8, ink 255 on paper 0, as models take it.
 
-    Zero is paper, so that a border of zeros is blank sheet. Where the ink's tone is not told, the
-    commoner tone is the paper.
+    Paper is zero, so that padding with zeros adds blank paper. If `ink` is None, the more frequent
+    tone is taken for the paper.
     """
     lines = drawing if drawing.shape[2] == 1 else ex.to_gray(drawing)[..., None]
     dark = ink == "dark" if ink else np.median(lines) > 127

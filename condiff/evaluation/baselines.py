@@ -1,4 +1,4 @@
-"""What colours of a photo are worth that no model made: grey, and the mean colour of a set."""
+"""Baselines without a model: grey passthrough, and the mean colour of a set."""
 
 from collections.abc import Iterable
 

@@ -1,7 +1,7 @@
-"""Pictures made from drawings, judged: do they follow the lines, look real, differ from each other.
+"""Measures pictures made from drawings: do they follow the lines, look real, and differ?
 
-The lines of a true photo go in; lines of the same kind, drawn again from what comes out, should be
-the same.
+The model is given the lines of a true photo. Lines of the same kind, drawn from its picture, should
+be the same.
 """
 
 import json
@@ -23,8 +23,8 @@ from condiff.evaluation.report import markdown_table
 from condiff.pipeline import shrink_to
 
 TRUTH, OTHER, NOISE, BLURRED_MEAN = "truth", "another photo", "noise", "blurred mean"
-MEAN_SIDE = 64  # pixels on a side of the mean picture before it is blurred
-MEAN_BLUR = 4.0  # sigma, in those pixels
+MEAN_SIDE = 64  # side of the mean picture, in pixels
+MEAN_BLUR = 4.0  # sigma of its blur, in those pixels
 BATCH = 32
 
 
@@ -52,7 +52,10 @@ FIGURES = (  # field, label, format
 
 
 def draw_lines(pixels: Pixels, kind: str) -> np.ndarray:
-    """(H,W,3) uint8 RGB -> ink (H,W) uint8: lines of a kind, with its default parameters."""
+    """(H,W,3) uint8 RGB -> ink (H,W) uint8: lines of a kind, drawn with its defaults.
+
+    Raises ConditionError for a kind that draws no lines.
+    """
     ink = find_condition(kind).ink
     if ink is None:
         raise ConditionError(f"{kind} draws no lines: choose canny, sketch, softedge, …")
@@ -62,9 +65,9 @@ def draw_lines(pixels: Pixels, kind: str) -> np.ndarray:
 def prepare_truth(
     cascade: Cascade, photo: Pixels, *, kind: str | None
 ) -> tuple[Pixels, Drawing | None]:
-    """A photo at the size of the pictures, and its lines at the size at which they are seen.
+    """A photo resized to the cascade's pictures, and its lines at the size the cascade sees.
 
-    Without a kind of lines it is the photo's middle square, for a model that takes none.
+    For a model that takes no lines, `kind` None, it is the photo's middle square.
     """
     if kind is None:
         short = min(photo.shape[:2])
@@ -83,12 +86,13 @@ def evaluate_drawings(
     kind: str | None,
     extractor: Extractor,
 ) -> list[DrawingRow]:
-    """One row a method, in the given order, then the baselines and the truth.
+    """One row per method, in the given order, then the baselines and the truth.
 
-    A method has the samples of every truth, in the truths' order and size, so many of each. Lines
-    of `kind` are compared; None is for a method that was given none. Baselines are the set's mean,
-    blurred, which is what a model that knows nothing paints; noise, full of edges, so that its F1
-    is what has to be beaten; and another photo of the set, whose look is right.
+    A method has samples for every truth, in their order and size, and the same number for each.
+    Lines of `kind` are compared; None is for a method that was given none. The baselines are the
+    set's blurred mean, which is what a model that has learned nothing paints; noise, which is full
+    of edges, so that its F1 has to be beaten; and another photo of the set, which looks real.
+    Raises DataError where samples and truths do not match.
     """
     if not truths:
         raise DataError("there is no photo to evaluate: give at least one true photo.")
@@ -115,19 +119,19 @@ def evaluate_drawings(
 
 
 def mean_picture(truths: Sequence[Pixels]) -> Pixels:
-    """The mean of all photos squeezed to one square, blurred: (64,64,3) uint8."""
+    """The blurred mean of all photos, each resized to a square: (64,64,3) uint8."""
     side = (MEAN_SIDE, MEAN_SIDE, 3)
     mean = np.mean([fit(truth, side).astype(np.float32) for truth in truths], axis=0)
     return cv2.GaussianBlur(mean, (0, 0), MEAN_BLUR).round().clip(0, 255).astype(np.uint8)
 
 
 def make_noise(shape: tuple[int, ...], seed: int) -> Pixels:
-    """Every channel of every pixel at random."""
+    """A picture (H,W,3) uint8 of random pixels."""
     return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
 
 
 def fit(pixels: Pixels, shape: tuple[int, ...]) -> Pixels:
-    """A picture squeezed or stretched to another's (height, width, …)."""
+    """A picture resized to (height, width, …), whatever its aspect."""
     if pixels.shape == shape:
         return pixels
     shrinks = pixels.shape[0] > shape[0] and pixels.shape[1] > shape[1]
@@ -136,7 +140,7 @@ def fit(pixels: Pixels, shape: tuple[int, ...]) -> Pixels:
 
 
 def format_table(rows: Sequence[DrawingRow]) -> str:
-    """A Markdown table, one line a figure and one column a method."""
+    """A Markdown table with one line per figure and one column per method."""
     table = [["", *(row.method for row in rows)]]
     for field, label, form in FIGURES:
         values = [getattr(row, field) for row in rows]

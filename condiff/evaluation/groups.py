@@ -1,7 +1,7 @@
-"""Do skin, sky and foliage have their colours: pixels grouped by the true photo, judged apart.
+"""Measures the colours of skin, sky and foliage, as groups of pixels of the true photo.
 
-A group is a range of hue, chroma and lightness of the TRUTH, so that every method is judged on the
-same pixels. Nothing is recognised: wood and sand have the colours of skin and count as it.
+A group is a range of hue, chroma and lightness of the TRUTH, so that every method is measured on
+the same pixels. Nothing is recognised: wood and sand have the colours of skin and count as skin.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from condiff.evaluation.metrics import FLAT_LIGHTNESS, Floats, gradient
 
-LEAST_SHARE = 0.01  # of a photo's pixels: a smaller group is chance
+LEAST_SHARE = 0.01  # of a photo's pixels; smaller groups are ignored
 LEAST_CHROMA = 1.0  # mean chroma below which a group has no hue; a grey photo's Lab has up to 0.13
 
 
@@ -95,7 +95,7 @@ def cast(lab: Floats, truth_lab: Floats) -> tuple[float, float]:
 
 
 def _judge(ab: Floats, true_ab: Floats) -> GroupFigures:
-    """Of (N,2) pixels; a pixel's hue weighs by both chromas: near grey it is chance."""
+    """The figures of pixels (N,2); hues are weighted by both chromas, for grey has no hue."""
     z, true_z = (pixels[:, 0] + 1j * pixels[:, 1] for pixels in (ab, true_ab))
     chroma, true_chroma = np.abs(z), np.abs(true_z)
     turn = np.abs(np.angle(z * true_z.conj(), deg=True))

@@ -1,4 +1,4 @@
-"""Inception-v3 as FID knows it (Szegedy et al. 2016, arXiv:1512.00567, and Heusel et al. 2017).
+"""Inception-v3 as FID uses it (Szegedy et al. 2016, arXiv:1512.00567, and Heusel et al. 2017).
 
 The 2015 TensorFlow network, not torchvision's: average pooling leaves the padding out, the last
 block pools by maximum, photos are resized as TensorFlow 1 did it. Parameter names are those of the

@@ -1,4 +1,4 @@
-"""The networks that look at photos for an evaluation, as plain functions of arrays."""
+"""The networks of an evaluation, as plain functions of arrays."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class Seen:
-    """What the networks make of the photos of one method."""
+    """The networks' outputs for the photos of one method."""
 
     features: Floats
     classes: Floats
@@ -33,7 +33,7 @@ class Judges:
     lpips: Distance | None
 
     def look(self, photos: list[Pixels]) -> Seen:
-        """All photos, a batch at a time."""
+        """Run the networks on all photos, in batches."""
         starts = range(0, len(photos), BATCH)
         batches = [photos[i : i + BATCH] for i in starts]
         features, logits = zip(*map(self.extractor, batches), strict=True)

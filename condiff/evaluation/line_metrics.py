@@ -1,4 +1,4 @@
-"""Figures for pictures made from drawings: do they follow the lines, do they differ.
+"""Metrics of pictures made from drawings: do they follow the lines, and do they differ?
 
 `ink` is (H,W) uint8, 255 on paper 0; `pixels` are uint8 RGB (H,W,3).
 """
@@ -18,10 +18,10 @@ STROKE = 127  # stronger ink is a line
 
 
 def edge_f1(ink: np.ndarray, truth: np.ndarray, *, tolerance: float = TOLERANCE) -> float:
-    """How well lines match others of the same size, in [0,1]: the F1 of pixels.
+    """How well lines match others of the same size: the F1 of their pixels, in [0,1].
 
     A pixel of a line counts as right where the other drawing has one within `tolerance` pixels,
-    Euclidean. Two blank sheets match; a blank one and another do not.
+    Euclidean. Two blank sheets score 1, a blank one and another 0.
     """
     if ink.shape != truth.shape:
         raise DataError(
@@ -46,6 +46,6 @@ def lab_diversity(samples: Sequence[Pixels]) -> float:
 
 
 def _distance_to(lines: np.ndarray) -> np.ndarray:
-    """Pixels to the nearest line from each pixel, (H,W) float32; some line is there."""
+    """Distance of each pixel to the nearest line, (H,W) float32; there must be a line."""
     paper = (~lines).astype(np.uint8)
     return cv2.distanceTransform(paper, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)

@@ -1,4 +1,4 @@
-"""LPIPS of Zhang et al. (2018, arXiv:1801.03924), version 0.1 on AlexNet: how different two look.
+"""LPIPS, the perceptual distance of Zhang et al. (2018, arXiv:1801.03924), v0.1 on AlexNet.
 
 Parameter names are those of torchvision's AlexNet and of the authors' `lpips/weights/v0.1/alex`.
 """
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from condiff.errors import DataError
 from condiff.evaluation.metrics import Pixels
 
-SMALLEST_SIDE = 31  # of a photo: below, nothing is left after the second pool
+SMALLEST_SIDE = 31  # of a photo; of smaller ones nothing is left after the second pooling
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 LAYERS = (  # index in `features`, channels in and out, kernel, stride, padding
     (0, 3, 64, 11, 4, 2),
@@ -24,7 +24,7 @@ POOLED = (3, 6)  # these layers see the maximum of 3x3, every second pixel
 
 
 class Lpips(nn.Module):
-    """Two photos in, their distance out: 0 for the same, seldom above 1."""
+    """The distance of two photos: 0 for equal ones, seldom above 1."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Lpips(nn.Module):
 
     @torch.inference_mode()
     def distance(self, pixels: Pixels, truth: Pixels) -> float:
-        """Of two photos of the same size."""
+        """The distance of two photos of the same size; DataError if they are too small."""
         if min(truth.shape[:2]) < SMALLEST_SIDE:
             raise DataError(
                 f"a photo of {truth.shape[1]}x{truth.shape[0]} pixels is too small for LPIPS, "

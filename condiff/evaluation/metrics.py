@@ -1,4 +1,4 @@
-"""Figures that compare photos: pure functions of arrays, no files and no networks.
+"""Metrics that compare photos: pure functions of arrays, without files and networks.
 
 `pixels` are uint8 RGB (H,W,3); `lab` is CIE Lab (H,W,3) as floats, L* in [0,100], ab about +-110.
 """
@@ -111,7 +111,7 @@ def colorfulness_ddcolor(pixels: Pixels) -> float:
 
 
 def lightness_error(lab: Floats, source_lab: Floats) -> float:
-    """Largest |dL*| of any pixel: how far a result left the lightness of its source."""
+    """Largest |dL*| of any pixel: how far a result's lightness is off its source's."""
     return float(np.abs(lab[..., 0].astype(np.float64) - source_lab[..., 0]).max())
 
 

@@ -1,4 +1,4 @@
-"""The photos of an evaluation: true photos from a file or folder, two folders matched by name."""
+"""Reads the photos of an evaluation: true photos, or two folders matched by name."""
 
 from io import BytesIO
 from itertools import islice

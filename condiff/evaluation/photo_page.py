@@ -19,7 +19,7 @@ def html_report(
     title: str = "Colours, evaluated",
     each: int = 2,
 ) -> str:
-    """A page with the tables and `each` worst, median and best photos of one method's results."""
+    """An HTML page: the tables, then the `each` worst, median and best of one method's results."""
     tables = [figure_cells(rows), group_cells(rows)]
     comparisons = pick_comparisons(results, truths, each=each)
     return html_page(title, [table for table in tables if len(table) > 1], comparisons)

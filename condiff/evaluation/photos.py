@@ -1,6 +1,6 @@
-"""Results against true photos: one row of figures a method, beside baselines that know no colour.
+"""Measures coloured photos against true ones: one row of figures per method and baseline.
 
-PSNR and CIEDE2000 alone reward doing nothing, so grey passthrough and mean colour are always there.
+PSNR and CIEDE2000 reward doing nothing, so grey passthrough and mean colour are always measured.
 """
 
 import json
@@ -40,18 +40,18 @@ from condiff.evaluation.metrics import (
 )
 from condiff.evaluation.report import markdown_table
 
-# One photo's outcome: a picture, or k samples of it of which the first is the one scored.
+# The result for one photo: a picture, or several samples, of which the first is scored.
 Result = Pixels | Sequence[Pixels]
 
 # A grey photo would make the mean of grey passthrough infinite; 60 dB is an error below rounding.
 HIGHEST_PSNR = 60.0
-NO_DISTANCE = 1e-6  # Fréchet distances below are rounding
-EXTRACTOR_SIDE = 256  # grey photos want resolution: Lite2 names 74 % of them at 256, 55 % at 160
+NO_DISTANCE = 1e-6  # smaller Fréchet distances are rounding errors
+EXTRACTOR_SIDE = 256  # of grey photos Lite2 recognises 74 % at this side, and 55 % at 160
 
 
 @dataclass(frozen=True)
 class Row:
-    """The figures of one method: means over the photos where nothing else is said."""
+    """The figures of one method; means over the photos, if nothing else is said."""
 
     method: str
     photos: int
@@ -110,7 +110,7 @@ FIGURES = (  # field, label, format
 class Lite0Extractor:
     """EfficientNet-Lite0 as an `Extractor`: pooled features (N,1280), logits (N,1000).
 
-    A photo's short side is brought to 256 and the middle 256x256 is seen.
+    A photo is resized to a short side of 256, and its middle square is seen.
     """
 
     def __init__(self) -> None:
@@ -136,11 +136,11 @@ def evaluate(
     inception: Features | None = None,
     lpips: Distance | None = None,
 ) -> list[Row]:
-    """One row a method, in the given order, then grey passthrough, mean colour and truth.
+    """One row per method, in the given order, then grey passthrough, mean colour and truth.
 
-    A method yields one result for every truth, in the truths' order and size; where it yields
-    lists of samples the first is scored and all make `diversity` and `best_of_k`. `inception` adds
-    FID and KID, `lpips` LPIPS.
+    A method yields one result for every truth, in their order and size. Of a list of samples the
+    first is scored; all of them count for `diversity` and `best_of_k`. `inception` adds FID and
+    KID, `lpips` LPIPS. Raises DataError where results and truths do not match.
     """
     truths = list(truths)
     if not truths:
@@ -164,12 +164,12 @@ def evaluate(
 
 
 def format_table(rows: Sequence[Row]) -> str:
-    """A Markdown table, one line a figure and one column a method."""
+    """A Markdown table with one line per figure and one column per method."""
     return markdown_table(figure_cells(rows))
 
 
 def format_groups(rows: Sequence[Row]) -> str:
-    """A Markdown table of skin, sky and foliage, one column a method."""
+    """A Markdown table of skin, sky and foliage with one column per method."""
     return markdown_table(group_cells(rows))
 
 
@@ -185,7 +185,7 @@ def _row(
     true: Seen,
     judges: Judges,
 ) -> Row:
-    """The figures of one method, without `frechet_ratio`, which needs another method's."""
+    """The figures of one method; `frechet_ratio` is added later, from two rows."""
     pictures: list[Pixels] = []
     figures: list[dict[str, float]] = []
     groups: list[dict[str, GroupFigures]] = []
@@ -224,7 +224,7 @@ def _row(
 def _photo_figures(
     samples: Sequence[Pixels], truth: Pixels, lpips: Distance | None
 ) -> dict[str, float]:
-    """What is measured photo by photo, named as in `Row`."""
+    """The figures of a single photo, by their names in `Row`."""
     pixels, truth_lab = samples[0], rgb_to_lab(truth)
     labs = [rgb_to_lab(sample) for sample in samples]
     differences = [float(ciede2000(lab, truth_lab).mean()) for lab in labs]
@@ -252,7 +252,7 @@ def _photo_figures(
 def _paired(
     method: str, results: Iterable[Result], truths: list[Pixels]
 ) -> Iterator[tuple[Sequence[Pixels], Pixels]]:
-    """Every result as its samples, with its truth; counts and sizes have to agree."""
+    """Yield the samples of every result with their truth; DataError if they do not match."""
     for index, (result, truth) in enumerate(zip_longest(results, truths), start=1):
         if result is None or truth is None:
             kind = "fewer" if result is None else "more"
@@ -268,7 +268,7 @@ def _paired(
 
 
 def _middle_square(pixels: Pixels) -> Pixels:
-    """The middle of a photo whose short side is brought to `EXTRACTOR_SIDE`."""
+    """The middle square of a photo that is resized to a short side of `EXTRACTOR_SIDE`."""
     height, width = pixels.shape[:2]
     scale = EXTRACTOR_SIDE / min(height, width)
     size = round(width * scale), round(height * scale)
@@ -279,7 +279,7 @@ def _middle_square(pixels: Pixels) -> Pixels:
 
 
 def figure_cells(rows: Sequence[Row]) -> list[list[str]]:
-    """Figures as lines, methods as columns; figures that no row has are left out."""
+    """Cells with figures as lines and methods as columns; figures that no row has are left out."""
     table = [["", *(row.method for row in rows)]]
     for name, label, form in FIGURES:
         values = [getattr(row, name) for row in rows]
@@ -289,7 +289,7 @@ def figure_cells(rows: Sequence[Row]) -> list[list[str]]:
 
 
 def group_cells(rows: Sequence[Row]) -> list[list[str]]:
-    """Three lines for each group of pixels that the truths have, methods as columns."""
+    """Cells with three lines for each group of pixels that is found, and methods as columns."""
     table = [["", *(row.method for row in rows)]]
     for name in GROUPS:
         having = [row.groups[name] for row in rows if name in row.groups]

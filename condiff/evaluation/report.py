@@ -1,6 +1,6 @@
-"""How figures and photos are shown: an aligned Markdown table, one HTML page without outside parts.
+"""Formats figures and photos: an aligned Markdown table, and a self-contained HTML page.
 
-A table is a list of lines of cells; the first line is the heading, the first column names the rest.
+A table is a list of lines of cells. The first line is the heading, the first column holds labels.
 """
 
 from base64 import b64encode
@@ -15,7 +15,7 @@ from PIL import Image
 
 Pixels = npt.NDArray[np.uint8]
 
-LARGEST_SIDE = 512  # of a photo on the page: the look is judged, and the file stays mailable
+LARGEST_SIDE = 512  # of a photo on the page, so that the file can be mailed
 JPEG_QUALITY = 90
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem;

@@ -1,4 +1,4 @@
-"""The published networks of FID, KID and LPIPS, from a folder of safetensors, no pickles."""
+"""Loads the published networks of FID, KID and LPIPS from a folder of safetensors files."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +16,14 @@ PICKLES = (".pth", ".pt", ".bin", ".pkl", ".ckpt")
 
 @dataclass(frozen=True)
 class MetricNetworks:
-    """What a folder holds; None where its file is missing."""
+    """The networks in a folder; None where a file is missing."""
 
     inception: Inception | None
     lpips: Lpips | None
 
 
 def load_metric_networks(folder: Path) -> MetricNetworks:
-    """The networks whose files are in a folder, at least one."""
+    """Load the networks whose files are in a folder; ModelError if there are none."""
     if not folder.is_dir():
         raise ModelError(f"{folder} is no folder: give one with {INCEPTION_FILE} or {LPIPS_FILE}.")
     files = {name: folder / name for name in (INCEPTION_FILE, LPIPS_FILE)}
@@ -44,7 +44,7 @@ def load_metric_networks(folder: Path) -> MetricNetworks:
 
 
 def _fill(network: Network, path: Path) -> Network:
-    """The network with the weights of a file, which may hold more than it takes."""
+    """Load the weights of a file into a network; ModelError if some are missing."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

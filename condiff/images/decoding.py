@@ -1,4 +1,4 @@
-"""Pixels of an opened image of any mode: upright arrays in sRGB, of 8 or of 16 bits."""
+"""Decodes the pixels of an opened image of any mode: upright, sRGB, 8 or 16 bits."""
 
 import io
 import struct
@@ -26,11 +26,11 @@ TURNS: dict[int, Callable[[Pixels], Pixels]] = {
     7: lambda p: cv2.flip(cv2.transpose(p), -1),
     8: lambda p: cv2.rotate(p, cv2.ROTATE_90_COUNTERCLOCKWISE),
 }
-STRIP_PIXELS = 1 << 22  # a strip's copies stay small beside the photo
+STRIP_PIXELS = 1 << 22  # so that copies of a strip are small beside the photo
 
 
 def orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 where there is none that can be read."""
+    """The EXIF orientation (1..8), 1 where there is none that can be read."""
     with suppress(OSError, SyntaxError, ValueError, LookupError, TypeError):
         # PNG's own getexif would first decode the picture, in search of a late chunk.
         exif = Image.Image.getexif(image) if image.format == "PNG" else image.getexif()
@@ -64,7 +64,7 @@ def _decode_by_pillow(image: Image.Image) -> tuple[Pixels, Pixels | None]:
         return to_array(_to_rgb(image)), alpha
     grey = to_16_bits(np.asarray(image), deep=image.mode != "F")
     if getattr(image, "tag_v2", {}).get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:
-        grey = 65_535 - grey  # white is zero, which Pillow minds at 8 bits only
+        grey = 65_535 - grey  # white is zero; Pillow inverts this at 8 bits only
     if alpha is not None:
         alpha = alpha.astype(np.uint16) * 257
     return cv2.merge([grey] * 3).reshape(*grey.shape, 3), alpha
@@ -111,7 +111,7 @@ def _decode_deep(image: Image.Image, file: BinaryIO) -> tuple[Pixels, Pixels | N
 
 
 def _decode_planes(file: BinaryIO, page: int) -> Pixels:
-    """A TIFF whose channels lie apart, which cv2 mixes up: each one as a grey TIFF of its own."""
+    """A TIFF with separate channel planes, which cv2 mixes up: reads each as a grey TIFF."""
     order, big, offset = ifd.read_header(file)
     if big or page:
         raise ValueError("its channels lie apart; save them interleaved")
@@ -134,7 +134,7 @@ def _decode_planes(file: BinaryIO, page: int) -> Pixels:
 
 
 def decode_by_cv2(file: BinaryIO, page: int = 0) -> Pixels:
-    """A file's pixels in cv2's order of channels, at their own depth; a TIFF's are upright."""
+    """A file's pixels in cv2's channel order and at their own depth; cv2 turns TIFFs upright."""
     file.seek(0)
     data = np.frombuffer(file.read(), np.uint8)
     level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -182,7 +182,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def to_array(image: Image.Image) -> Pixels:
-    """An RGB image as (H,W,3) uint8, strip by strip: np.asarray would hold it three times over."""
+    """An RGB image as (H,W,3) uint8, in strips: np.asarray would hold three copies of it."""
     width, height = image.size
     pixels = np.empty((height, width, 3), np.uint8)
     rows = max(1, STRIP_PIXELS // width)
@@ -193,7 +193,7 @@ def to_array(image: Image.Image) -> Pixels:
 
 
 def to_16_bits(values: NDArray, *, deep: bool) -> Pixels:
-    """Values of 16 bits (deep), or of 0..1, as uint16; anything wider by its own range."""
+    """Values as uint16: from [0,65535] if `deep`, else from [0,1]; others scaled by their range."""
     if values.dtype.itemsize == 2 and values.dtype.kind == "u":
         return values.astype(np.uint16)
     finite = np.nan_to_num(values.astype(np.float64), nan=0, posinf=0, neginf=0)
@@ -205,7 +205,7 @@ def to_16_bits(values: NDArray, *, deep: bool) -> Pixels:
 
 
 def to_8_bits(pixels: Pixels) -> Pixels:
-    """uint16 -> the nearest uint8; uint8 as it is."""
+    """uint16 -> the nearest uint8; uint8 is returned as it is."""
     if pixels.dtype == np.uint8:
         return pixels
     return cv2.convertScaleAbs(pixels, alpha=1 / 257).reshape(pixels.shape)

@@ -1,4 +1,4 @@
-"""Photos encoded: each format with what it can hold of the photo's depth, alpha and metadata."""
+"""Encodes photos, with as much depth, alpha and metadata as each format can hold."""
 
 import io
 import struct
@@ -19,19 +19,19 @@ from condiff.images.metadata import Metadata
 from condiff.images.photo import Photo
 from condiff.images.profiles import srgb_profile
 
-PNG_16_LEVEL = 1  # of zlib; a deep photo is mostly noise, which no level packs
+PNG_16_LEVEL = 1  # of zlib; higher levels pack 16-bit photos, mostly noise, no better
 
 
 def encode(photo: Photo, file: BinaryIO, format: str, *, quality: int | None = None) -> None:
-    """Write a photo in a format, Pillow's name, to a file that can seek.
+    """Write a photo in a format (Pillow's name) to a file that can seek.
 
-    Quality counts for JPEG, WebP and AVIF; without it a JPEG takes its source's tables.
+    `quality` (1..100) is for JPEG, WebP and AVIF; without it a JPEG is coded like its source.
     """
     WRITERS.get(format, _write_by_pillow)(photo, file, format, quality)
 
 
 def losses(photo: Photo, format: str) -> str:
-    """What of a photo its format has no place for, in words; empty where all of it stays."""
+    """What a format cannot hold of a photo, in words; empty where it holds everything."""
     format = find_format(format)
     holds, metadata = HOLDS.get(format, NOTHING), photo.metadata
     texts = format in ("JPEG", "PNG", "TIFF")
@@ -78,10 +78,10 @@ def _write_by_pillow(photo: Photo, file: BinaryIO, format: str, quality: int | N
 def save_whole(
     image: Image.Image, file: BinaryIO, format: str, options: Mapping[str, Any] | None = None
 ) -> None:
-    """`image.save` by way of memory.
+    """Save an image by way of memory.
 
-    Pillow writes some formats by the number of the file, takes a JPEG on a full disk for written,
-    and does not end with a JPEG 2000.
+    Pillow writes some formats straight to the file's descriptor; on a full disk it then reports
+    success for a JPEG, and never returns for a JPEG 2000.
     """
     encoded = io.BytesIO()
     image.save(encoded, format, **(options or {}))
@@ -130,7 +130,7 @@ def _encode_deep_png(photo: Photo) -> NDArray[np.uint8]:
 
 
 def _write_tiff(photo: Photo, file: BinaryIO, format: str, quality: int | None) -> None:
-    """The source's tags in the source's byte order; what came from elsewhere as EXIF goes along."""
+    """Write a TIFF with the tags of the source's TIFF or EXIF, in their own byte order."""
     metadata = photo.metadata
     tags: ifd.Directory = {}
     order = "<"

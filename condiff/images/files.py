@@ -1,4 +1,4 @@
-"""Photo files: read upright in sRGB whatever the format and mode, written whole or not at all."""
+"""Reads photo files of any format, upright and in sRGB; writes them completely or not at all."""
 
 import errno
 import io
@@ -40,7 +40,7 @@ NOT_OPENED: dict[type, str] = {
     PermissionError: "no permission; make the file readable",
 }
 HEIF_BRANDS = {b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"}
-# Formats whose further pictures are a gain map, a depth map, a preview: the first one is the photo.
+# Formats whose further pictures are gain maps, depth maps or previews of the first one.
 ONE_PHOTO = {"MPO", "HEIF"}
 
 _pillow_limit = threading.Lock()
@@ -48,7 +48,7 @@ _pillow_limit = threading.Lock()
 
 @contextmanager
 def _without_pillow_limit() -> Iterator[None]:
-    """Pillow's own pixel limit off: it would warn, or refuse, below the limit asked for here."""
+    """Switch off Pillow's own pixel limit, which may be lower than `max_pixels`."""
     with _pillow_limit:
         before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
@@ -62,8 +62,9 @@ def read_image(
 ) -> Image.Image:
     """A photo, upright and in sRGB of 8 bits: mode RGB, or RGBA when the file has transparency.
 
-    Of a file of several pages or frames it is the first one, or the one asked for. `.info` holds
-    the source's "format", its whole "metadata", and, where present, "exif" (orientation 1), "dpi".
+    Of a file with several pages or frames `page` is read, counted from 1. `.info` holds the
+    source's "format", its "metadata", and, where present, "exif" (with orientation 1) and "dpi".
+    Raises ImageError where it cannot be read.
     """
     return read_photo(source, max_pixels=max_pixels, page=page).to_image()
 
@@ -71,9 +72,10 @@ def read_image(
 def read_photo(
     source: Path | BinaryIO, *, max_pixels: int = MAX_PIXELS, page: int | None = None
 ) -> Photo:
-    """A photo at its own depth with all that travels beside its pixels.
+    """A photo at its own depth, with its metadata.
 
-    A file of several pages or frames is refused unless one of them, from 1 on, is asked for.
+    Raises ImageError where it cannot be read, has more than `max_pixels`, or has several pages or
+    frames and no `page`, counted from 1, is given.
     """
     if not isinstance(source, Path):
         return _read(io.BytesIO(source.read()), "standard input", max_pixels, page)
@@ -121,7 +123,7 @@ def _read(file: BinaryIO, name: str, max_pixels: int, page: int | None) -> Photo
 
 
 def _check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:
-    """Refuse too many pixels, or none, by the header: nothing is decoded yet."""
+    """Raise ImageError for too many pixels, or none; only the header was read so far."""
     pixels = math.prod(size)
     if pixels > max_pixels:
         raise ImageError(
@@ -138,7 +140,7 @@ def _megapixels(pixels: int) -> str:
 
 
 def _turn_to_page(image: Image.Image, name: str, page: int | None) -> None:
-    """Seek the page asked for; refuse to choose among several, or one that is not there."""
+    """Go to a page; ImageError if it is not there, or if none is given and there are several."""
     pages = _full_pages(image)
     if page is None and len(pages) > 1:
         raise ImageError(
@@ -153,7 +155,7 @@ def _turn_to_page(image: Image.Image, name: str, page: int | None) -> None:
 
 
 def _full_pages(image: Image.Image) -> list[int]:
-    """The frames that are pictures of their own: no thumbnails, no reduced copies."""
+    """The numbers of the frames that are neither thumbnails nor reduced copies of another."""
     count = getattr(image, "n_frames", 1)
     if count == 1 or image.format in ONE_PHOTO:
         return [0]
@@ -170,7 +172,7 @@ def _full_pages(image: Image.Image) -> list[int]:
 
 
 def _register_heif(name: str) -> None:
-    """Let Pillow open HEIC, which needs the patent-laden HEVC decoder of an extra package."""
+    """Let Pillow open HEIC by pillow-heif; ImageError if that is not installed."""
     try:
         import pillow_heif
     except ImportError:
@@ -181,7 +183,7 @@ def _register_heif(name: str) -> None:
 
 
 def _read_wide_tiff(file: BinaryIO, max_pixels: int) -> Photo | None:
-    """A TIFF of 32 bits a channel or of floating point in colour, which Pillow does not know."""
+    """Read a colour TIFF of 32-bit or floating-point channels, which Pillow cannot; else None."""
     try:
         order, big, offset = ifd.read_header(file)
         tags = ifd.read_directory(file, offset, order=order, big=big)
@@ -200,13 +202,13 @@ def _read_wide_tiff(file: BinaryIO, max_pixels: int) -> Photo | None:
 
 
 def _reason(error: BaseException) -> str:
-    """What the system or Pillow says of a failure, on one line."""
+    """The system's or Pillow's description of a failure, on one line."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return " ".join(text.split())
 
 
 def check_target(target: Path, force: bool = False, *, format: str | None = None) -> None:
-    """Raise ImageError if a photo could not be written there, so that no work is done in vain."""
+    """Raise ImageError if a photo cannot be written there; to be called before the work."""
     why = None
     try:
         if format is None and target.suffix.lower() not in FORMATS:
@@ -237,7 +239,7 @@ def _unwritten(name: str, error: BaseException) -> ImageError:
 def write_image(
     image: Image.Image, target: Path | BinaryIO, *, format: str | None = None, force: bool = False
 ) -> None:
-    """Write a photo whole or not at all; the format is by name, by suffix, or PNG to a stream."""
+    """Write a photo completely or not at all; arguments are those of `write_photo`."""
     if image.mode in ("1", "L"):  # drawings, maps: one channel, and nothing that travels with it
         _write(target, partial(save_whole, image), format=format, force=force)
     else:
@@ -252,9 +254,10 @@ def write_photo(
     quality: int | None = None,
     force: bool = False,
 ) -> None:
-    """Write a photo whole or not at all, at its own depth where the format has it.
+    """Write a photo completely or not at all, at its own depth if the format has it.
 
-    The format is by name, by suffix, or PNG to a stream; quality (1..100) is for lossy formats.
+    `format` is by default that of the target's suffix, PNG for a stream. `quality` (1..100) is for
+    lossy formats. Raises ImageError where it cannot be written, or is there and not `force`.
     """
 
     def save(file: BinaryIO, name: str) -> None:
@@ -272,7 +275,7 @@ def _write(
     format: str | None,
     force: bool,
 ) -> None:
-    """Let `save` write a file in a format, Pillow's name: whole or not at all."""
+    """Let `save(file, format)` write the target, completely or not at all; format as Pillow's."""
     path = target if isinstance(target, Path) else None
     if path:
         check_target(path, force, format=format)
@@ -290,7 +293,10 @@ def _write(
 
 
 def _without_idle_alpha(photo: Photo, format: str, name: str) -> Photo:
-    """The photo as the format takes it, never dropping transparency that is in use."""
+    """The photo without an opaque alpha channel that the format cannot hold.
+
+    Raises ImageError where the format would lose transparency.
+    """
     if photo.alpha is None or HOLDS.get(format, NOTHING).alpha:
         return photo
     if photo.alpha.min() < np.iinfo(photo.alpha.dtype).max:
@@ -303,7 +309,7 @@ def _without_idle_alpha(photo: Photo, format: str, name: str) -> Photo:
 
 @contextmanager
 def _publish(target: Path, force: bool) -> Iterator[BinaryIO]:
-    """A file beside the target that takes its name at the end, and is gone if anything fails."""
+    """A temporary file beside the target; renamed to it at the end, removed if anything fails."""
     target = target.resolve() if target.is_symlink() else target
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     part.unlink(missing_ok=True)  # left by a killed process that had the same number
@@ -319,7 +325,7 @@ def _publish(target: Path, force: bool) -> Iterator[BinaryIO]:
 
 
 def _link(part: Path, target: Path) -> None:
-    """Publish `part` as `target`, or raise FileExistsError even if that came this instant."""
+    """Rename `part` to `target`; FileExistsError if that exists, even since this instant."""
     try:
         os.link(part, target)
     except OSError as error:

@@ -8,14 +8,14 @@ FORMATS = {
     ".avif": "AVIF", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP", ".jp2": "JPEG2000",
     ".ppm": "PPM",
 }  # fmt: skip
-# What is read besides. HEIC needs an extra, but a folder's listing names it all the same: a
-# failure that is counted beats a photo silently left out.
+# What is only read. HEIC needs an extra package, but is listed all the same: better a failure that
+# is reported than a photo silently left out.
 READ_ONLY = {".gif", ".jfif", ".heic", ".heif", ".pgm", ".pbm", ".tga", ".j2k", ".dng"}
 
 
 @dataclass(frozen=True)
 class Holds:
-    """What a format has room for beside 8-bit RGB, and how it is saved unless told otherwise."""
+    """What a format can hold besides 8-bit RGB, and the quality it is saved with by default."""
 
     alpha: bool = False
     deep: bool = False  # 16 bits a channel

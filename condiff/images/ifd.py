@@ -1,6 +1,6 @@
-"""Directories of TIFF and EXIF: read, patched and written with every value in its own bytes.
+"""Reads, patches and writes the directories of TIFF and EXIF, with values as uninterpreted bytes.
 
-TIFF 6.0, section 2; EXIF 2.3, 4.6. Values are never interpreted, so whatever a camera wrote stays.
+TIFF 6.0, section 2; EXIF 2.3, 4.6. So whatever a camera wrote stays the same.
 """
 
 import struct
@@ -22,7 +22,7 @@ PIECES = {258, 273, 279, 324, 325, 339}
 
 @dataclass(frozen=True)
 class Entry:
-    """One value: its TIFF type, how many, and their bytes, or the directory it points to."""
+    """One tag: its TIFF type, the number of values, and their bytes or sub-directory."""
 
     kind: int
     count: int
@@ -78,7 +78,7 @@ def read_directory(
 
 
 def read_number(entry: Entry, order: str) -> int:
-    """An entry of one whole number."""
+    """The number in an entry that holds a single integer."""
     if not isinstance(entry.data, bytes):
         raise ValueError("it is a directory")
     return int.from_bytes(entry.data, "little" if order == "<" else "big")
@@ -108,7 +108,7 @@ def part(entry: Entry, index: int, parts: int) -> Entry:
 
 
 def pack_directory(directory: Mapping[int, Entry], *, order: str, start: int) -> bytes:
-    """The bytes of a directory, its values and its sub-directories, to lie at an offset."""
+    """The bytes of a directory with its values and sub-directories, for the offset `start`."""
     size = 2 + 12 * len(directory) + 4
     table = [struct.pack(f"{order}H", len(directory))]
     values = bytearray()

@@ -1,4 +1,4 @@
-"""JPEG coded like its source: the same quantisation, subsampling, scan order and segments."""
+"""Options to code a JPEG like its source: quantisation, subsampling, scan order, segments."""
 
 import re
 import struct
@@ -9,7 +9,7 @@ from condiff.images.metadata import MAX_SEGMENT, PHOTOSHOP, Metadata
 MAX_XMP = MAX_SEGMENT - 29  # a segment begins with the name of its content
 PADDING = re.compile(rb"\s{64,}")  # room that an XMP packet leaves for editing in place
 
-# ITU T.81, table K.2 (chroma), and K.1 (luma) by its sum: what libjpeg scales by its quality.
+# ITU T.81, table K.2 (chroma), and the sum of K.1 (luma); libjpeg scales them by its quality.
 LUMA_SUM = 3688
 CHROMA = (
     17, 18, 24, 47, 99, 99, 99, 99, 18, 21, 26, 66, 99, 99, 99, 99, 24, 26, 56, 99, 99, 99, 99, 99,
@@ -29,7 +29,7 @@ def chroma_table(luma: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def add_options(options: dict[str, Any], metadata: Metadata, *, quality: int | None) -> None:
-    """Pillow's options for a JPEG like the source; a quality given overrides its tables."""
+    """Add Pillow's options for a JPEG like the source; a `quality` replaces its tables."""
     coding = metadata.coding
     options["subsampling"] = (coding.subsampling if len(coding.tables) > 1 else None) or "4:4:4"
     if coding.progressive:

@@ -1,4 +1,4 @@
-"""Memory that is not enough, told by MemoryError, where OpenCV has an error of its own."""
+"""Turns OpenCV's own error for a lack of memory into MemoryError."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ import cv2
 
 @contextmanager
 def as_memory_error() -> Iterator[None]:
-    """MemoryError in place of OpenCV's error where it could not allocate; other errors stay."""
+    """Raise MemoryError where OpenCV could not allocate; its other errors pass through."""
     try:
         yield
     except cv2.error as error:

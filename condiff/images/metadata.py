@@ -1,4 +1,4 @@
-"""What travels beside the pixels: EXIF, XMP, IPTC, resolution, comments, the way of coding."""
+"""What a file holds besides pixels: EXIF, XMP, IPTC, resolution, comments, coding."""
 
 import math
 import struct
@@ -13,7 +13,7 @@ from condiff.images import ifd, png, xmp
 
 IPTC, IMAGE_DESCRIPTION = 0x83BB, 0x010E
 XMP_TAG, PHOTOSHOP_TAG, PROFILE_TAG = 700, 34377, 34675
-# What describes a TIFF's pixels as they lie in that file, and so says nothing of the new file's.
+# Tags that describe how the pixels are stored in that very TIFF, and are wrong in another file.
 STRUCTURE = {
     254, 255, 256, 257, 258, 259, 262, 263, 266, 273, 277, 278, 279, 280, 281, 284, 290, 291,
     292, 293, 297, 301, 317, 318, 319, 320, 321, 322, 323, 324, 325, 330, 332, 333, 334, 336, 338,
@@ -26,13 +26,13 @@ STALE_RESOURCES = {1033, 1036}  # Photoshop's thumbnails show the old picture
 MAX_SEGMENT = 65_533  # bytes in one segment of a JPEG
 RAW = "Raw profile type "  # ImageMagick's text chunks
 
-# What a broken block of metadata makes its reader raise: no reason to lose the photo.
+# What readers of metadata raise for a broken block; the photo is kept without it.
 BROKEN = (ValueError, LookupError, OSError, struct.error, zlib.error, TypeError, SyntaxError)
 
 
 @dataclass(frozen=True)
 class Coding:
-    """How a lossy source was coded, so that the result can be coded alike."""
+    """How a source was coded, so that the result can be coded in the same way."""
 
     tables: tuple[tuple[int, ...], ...] = ()  # a JPEG's quantisation tables
     subsampling: str | None = None
@@ -42,7 +42,7 @@ class Coding:
 
 @dataclass(frozen=True)
 class Metadata:
-    """What a photo's file says beside its pixels; every block as its bytes."""
+    """All metadata of a photo's file; blocks are kept as their bytes."""
 
     format: str | None = None  # Pillow's name
     exif: bytes = b""  # with its prefix; orientation 1
@@ -56,7 +56,10 @@ class Metadata:
 
 
 def read_metadata(image: Image.Image, file: BinaryIO, *, turned: bool) -> Metadata:
-    """The metadata of an opened image, for its pixels once upright and in sRGB."""
+    """The metadata of an opened image, corrected for pixels that are upright and in sRGB.
+
+    `turned` says that the photo lay on its side, so that width and height change places.
+    """
     info = image.info
     metadata = Metadata(
         format="JPEG" if image.format == "MPO" else image.format,
@@ -77,7 +80,7 @@ def read_metadata(image: Image.Image, file: BinaryIO, *, turned: bool) -> Metada
 
 
 def _resolution(dpi: Any) -> tuple[float, float] | None:
-    """Dots per inch, where they are plausible; a TIFF without a unit says 1."""
+    """Dots per inch if they are plausible; a TIFF without a unit gives 1, which is not."""
     if len(dpi) == 2 and all(math.isfinite(d) and 1 < d < 65_536 for d in dpi):
         return float(dpi[0]), float(dpi[1])
     return None
@@ -111,7 +114,7 @@ def add_tags(metadata: Metadata, directory: ifd.Directory, order: str) -> Metada
 
 
 def _add_chunks(metadata: Metadata, image: Image.Image, file: BinaryIO) -> Metadata:
-    """A PNG's texts; of ImageMagick's raw profiles, EXIF and IPTC go where they belong."""
+    """Add a PNG's texts; ImageMagick's raw profiles become EXIF and IPTC."""
     if image.format != "PNG":
         return metadata
     chunks = png.read_chunks(file, png.TEXT)

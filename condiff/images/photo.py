@@ -1,4 +1,4 @@
-"""A photo in memory: its pixels at their own depth, its transparency, and what travels with it."""
+"""A photo in memory: its pixels at their own depth, its transparency and metadata."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -18,7 +18,7 @@ Pixels = NDArray[Any]  # uint8 or uint16
 class Photo:
     """(H,W,3) sRGB of 8 or 16 bits, upright; (H,W) alpha of the same depth, or None.
 
-    `info` is for what a result tells of itself, such as its seed; it is not written to files.
+    `info` holds what a caller may want to know of a result, such as its seed; it is not written.
     """
 
     pixels: Pixels
@@ -38,7 +38,7 @@ class Photo:
 
     @classmethod
     def from_image(cls, image: Image.Image) -> Self:
-        """The photo that an image shows, with the metadata that `read_image` left in `info`."""
+        """The photo in a Pillow image, with the metadata that `read_image` puts into its `info`."""
         alpha = None
         if image.has_transparency_data:
             image, info = image.convert("RGBA"), image.info
@@ -77,7 +77,7 @@ def pixels_of(picture: Image.Image | Photo) -> Pixels:
 
 
 def with_pixels(picture: Picture, pixels: Pixels, *, seed: int) -> Picture:
-    """The same kind of thing with other pixels of the same size: transparency and metadata stay."""
+    """The picture with other pixels of the same size; its type, alpha and metadata stay."""
     if isinstance(picture, Photo):
         return replace(picture, pixels=pixels, info={**picture.info, "seed": seed})
     result = Image.fromarray(pixels)

@@ -1,4 +1,4 @@
-"""PNG chunks: which carry text, and how they are put into a finished file."""
+"""Reads text chunks of PNG files, and adds chunks to a finished file."""
 
 import struct
 import zlib
@@ -27,7 +27,7 @@ def read_chunks(file: BinaryIO, kinds: set[bytes]) -> tuple[Chunk, ...]:
 
 
 def keyword(chunk: Chunk) -> bytes:
-    """What a text chunk is about."""
+    """The keyword of a text chunk."""
     return chunk[1].split(b"\0", 1)[0]
 
 

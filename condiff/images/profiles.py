@@ -1,4 +1,4 @@
-"""ICC profiles: colours of any profile become sRGB, in 8 bits by LittleCMS and in 16 by arithmetic.
+"""Converts colours of any ICC profile to sRGB: 8 bits by LittleCMS, 16 bits by arithmetic.
 
 ICC.1:2010 (profile version 4.3); sRGB is IEC 61966-2-1.
 """
@@ -58,7 +58,7 @@ def is_srgb(profile: ImageCms.ImageCmsProfile) -> bool:
 def to_srgb(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.Image:
     """An image of 8 bits in its profile's colours -> RGB in sRGB."""
     if is_srgb(profile):
-        return image  # already there: no need of a pass over all pixels
+        return image  # nothing to convert
     mode = {"RGB": "RGB", "GRAY": "L"}.get(profile.profile.xcolor_space.strip(), image.mode)
     if mode == "RGB" or image.mode == "1":
         image = image.convert(mode)

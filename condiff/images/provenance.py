@@ -1,4 +1,4 @@
-"""What a result says of its making: a machine composed it, with this model, seed and settings."""
+"""The note in a result that a model made it, with the model's name, seed and settings."""
 
 import json
 from collections.abc import Mapping
@@ -8,9 +8,10 @@ from condiff import __version__
 from condiff.images import png, xmp
 from condiff.images.metadata import Metadata
 
-# IPTC's word for a true photo of which a trained model added a part: here, the colours.
+# IPTC's term for a photo to which a trained model added something: here, the colours.
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
-DRAWN = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"  # all of it
+# For a picture that a model made as a whole.
+DRAWN = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 KEYWORD = "condiff"  # of the PNG text chunk
 
 

@@ -1,4 +1,4 @@
-"""XMP packets: properties are merged into the text as it stands, so nothing else in it changes.
+"""Adds properties to XMP packets as text, so that nothing else in a packet changes.
 
 XMP Specification Part 1 (ISO 16684-1), serialised as RDF/XML.
 """
@@ -40,7 +40,7 @@ def merge_properties(packet: bytes, properties: Mapping[str, str]) -> bytes:
         text = re.sub(rf"<{prefix}:{local}\b[^>]*?/>|<({prefix}):{local}\b.*?</\1:{local}\s*>",
                       "", text, flags=re.S)  # fmt: skip
         text = re.sub(rf"\s{prefix}:{local}\s*=\s*(\"[^\"]*\"|'[^']*')", "", text)
-    # What an earlier call left empty goes, or every run would leave one more.
+    # Remove what an earlier call left empty, or every run would add one more.
     text = re.sub(rf'\n <{rdf}:Description {rdf}:about="[^"]*" xmlns:[^>]*>\s*'
                   rf"</{rdf}:Description>(?=\n)", "", text)  # fmt: skip
     about = re.search(rf"{rdf}:about\s*=\s*(\"[^\"<]*\"|'[^'<]*')", text)

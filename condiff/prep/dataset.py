@@ -1,8 +1,8 @@
 """Photos -> a prepared data set: parquet shards with conditions, the same after any interruption.
 
-Photos are decoded and encoded in parallel; what becomes of each is decided by one process, in the
-order of the source, and written to a journal. A shard is whole or absent. So a run that was killed
-goes on where it was, and leaves the very bytes of a run that was not.
+Photos are decoded and encoded in parallel. One process decides which are taken, in the order of the
+source, and writes each decision to a journal. Shards are renamed into place when complete. So a run
+that was killed can be resumed, and gives the same bytes as one that was not.
 """
 
 import json
@@ -35,25 +35,29 @@ from condiff.prep.shards import (
 
 @dataclass(frozen=True)
 class Plan:
-    """What is there and what is to be done; nothing was touched to make it."""
+    """What is done already and what is left to do; making it writes nothing."""
 
     source: Source
     out: Path
     recipe: Recipe
     decided: list[Verdict]
-    ended: bool  # the source was read to its end
-    pending: dict[int, int]  # photo -> row of its split: decided, but their shard is not there
+    ended: bool  # whether the source was read to its end
+    pending: dict[int, int]  # photo -> row of its split: taken, but its shard is not written yet
     finished: bool
 
     @property
     def total(self) -> int | None:
-        """Photos of the source, as far as it knows."""
+        """The number of photos of the source, up to the limit; None if unknown."""
         limits = [n for n in (self.source.total, self.recipe.limit) if n is not None]
         return min(limits) if limits else None
 
 
 def plan(source: Source, out: Path, recipe: Recipe, *, force: bool = False) -> Plan:
-    """Compare what is asked with what lies in `out`."""
+    """Compare what is asked with what lies in `out`.
+
+    Raises DataError where `out` holds other files, or a data set that was begun with other settings
+    and not `force`; ConfigError for an unknown condition.
+    """
     _check_kinds(recipe.kinds)
     started = (_scratch(out) / "settings.json").exists()
     if not started and out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -83,7 +87,7 @@ def plan(source: Source, out: Path, recipe: Recipe, *, force: bool = False) -> P
 
 
 def run(plan: Plan, *, workers: int = 1) -> Iterator[Verdict]:
-    """Carry out a plan; yields what becomes of each photo that was not decided before."""
+    """Carry out a plan; yields the verdict on each photo that was not decided before."""
     if plan.finished:
         return
     check_pyarrow()
@@ -112,7 +116,7 @@ def run(plan: Plan, *, workers: int = 1) -> Iterator[Verdict]:
                 for number, result in results:
                     verdict, row = decider.decide(number, result)
                     if number >= known:
-                        # Buffered: what a kill loses of it is decided again, and alike.
+                        # Buffered: lines that a kill loses are decided again, in the same way.
                         line = json.dumps(vars(verdict), ensure_ascii=False)
                         journal.write(line + "\n")
                     if isinstance(result, Prepared) and verdict.outcome == "done":
@@ -128,7 +132,7 @@ def run(plan: Plan, *, workers: int = 1) -> Iterator[Verdict]:
 
 
 class _Decider:
-    """Takes photos or not, in the order of the source: a duplicate is one of an earlier photo."""
+    """Decides which photos are taken, in the order of the source: of duplicates, the first."""
 
     def __init__(self, plan: Plan):
         self.plan = plan
@@ -140,7 +144,7 @@ class _Decider:
         self.sources = [verdict.source for verdict in done]
 
     def decide(self, number: int, result: Prepared | Verdict) -> tuple[Verdict, int]:
-        """The verdict, and for a photo that is taken its row of the split."""
+        """The verdict, and the photo's row in its split, -1 if it is not taken."""
         if number in self.plan.pending:
             verdict = self.plan.decided[number]
             if not isinstance(result, Prepared) or result.dhash != verdict.dhash:
@@ -175,7 +179,7 @@ class _Decider:
 
 
 def _items(plan: Plan) -> Iterator[tuple[int, Item]]:
-    """The photos that are still to be decided, or to be written once more, with their numbers."""
+    """The photos, with their numbers, that are to be decided, or written again."""
     known = len(plan.decided)
     start = min(plan.pending, default=known)
     stop = known if plan.ended else plan.recipe.limit
@@ -186,7 +190,7 @@ def _items(plan: Plan) -> Iterator[tuple[int, Item]]:
 
 
 def _finish(source: Source, out: Path, recipe: Recipe, features: dict[str, dict[str, str]]) -> None:
-    """What was left out and why, the card, and last the mark that all is there."""
+    """Write rejected.jsonl, the card, and last dataset_info.json, which marks the set complete."""
     decided, _ = _read_journal(out)
     rejected = [
         {"source": verdict.source, "outcome": verdict.outcome, "reason": verdict.reason}
@@ -226,7 +230,7 @@ def _check_kinds(kinds: Sequence[str]) -> None:
 
 
 def _clear(out: Path) -> None:
-    """Begin anew: our own files go, others stay."""
+    """Remove the files of an earlier run, but no others."""
     info = [out / "dataset_info.json", out / "README.md", out / "rejected.jsonl"]
     shards = [path for split in SPLITS for path in out.glob(f"{split}-*.parquet")]
     for path in [*info, *shards, _scratch(out) / "journal.jsonl"]:
@@ -235,12 +239,12 @@ def _clear(out: Path) -> None:
 
 @contextmanager
 def _locked(scratch: Path) -> Iterator[None]:
-    """One run at a time; the system lets go of the lock however the run ends."""
+    """Hold the folder for one run; the system releases the lock however the run ends."""
     scratch.mkdir(parents=True, exist_ok=True)
     with open(scratch / "lock", "w") as file:
         try:
             import fcntl
-        except ImportError:  # Windows: nothing of the kind that a kill cannot leave behind
+        except ImportError:  # Windows has no lock that is released by a kill
             yield
             return
         try:

@@ -1,4 +1,4 @@
-"""What a source of photos is made of: items, in parts, in an order that never changes."""
+"""The parts and items of a source of photos, in a fixed order."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ TEXT_KEYS = ("text", "caption")  # the first that is there
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A photo's file: where it lies or its bytes, its caption; or why there is none."""
+    """A photo: the path or the bytes of its file, and its caption; or the fault that it has."""
 
     source: str
     data: Path | bytes = b""
@@ -23,18 +23,18 @@ class Item:
 
     @property
     def size(self) -> int:
-        """Bytes that it takes on its way to another process."""
+        """Bytes that are sent to a worker process."""
         return 0 if isinstance(self.data, Path) else len(self.data)
 
 
 @dataclass(frozen=True)
 class Source:
-    """Photos in an order that never changes; items(start) begins at any of them."""
+    """Photos in a fixed order; items(start) yields them from number `start` on."""
 
     name: str
-    total: int | None  # None: a stream that does not know
+    total: int | None  # number of photos; None for a stream of unknown length
     has_text: bool
-    fingerprint: str  # another one: other photos
+    fingerprint: str  # changes when the photos do
     items: Callable[[int], Iterator[Item]]
 
 
@@ -50,7 +50,7 @@ class Part:
 
 
 def is_photo(name: str) -> bool:
-    """By name alone: a link to nowhere that is counted beats a photo silently left out."""
+    """Whether a file is a photo by its name, so that even a broken link is reported."""
     return os.path.splitext(name)[1].lower() in PHOTO_SUFFIXES
 
 

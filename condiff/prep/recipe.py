@@ -1,4 +1,4 @@
-"""What is done to one photo of a data set that is prepared, and to many of them in parallel."""
+"""Prepares one photo for a data set, and many of them in parallel."""
 
 import hashlib
 import os
@@ -30,12 +30,12 @@ TASK_KINDS: dict[str, tuple[str, ...]] = {
     "sketch": ("sketch",),
     "edge": ("canny",),
 }
-MIN_CHROMA = 4.0  # of photos to learn colours from; JPEGs of grey ones stay below 3
+MIN_CHROMA = 4.0  # of photos for colorize; JPEGs of grey photos have less than 3
 
-CHUNK_ITEMS, CHUNK_BYTES = 16, 4 << 20  # what is sent to a worker at once
-CHUNKS_AHEAD = 3  # for each worker, the one in work included: memory is bounded by it
+CHUNK_ITEMS, CHUNK_BYTES = 16, 4 << 20  # limits of what is sent to a worker at once
+CHUNKS_AHEAD = 3  # chunks per worker, with the one in work; limits memory
 WEBP_METHOD = 4
-CELLS = 32  # on the short side, their colours averaged: noise is no colour
+CELLS = 32  # on the short side; colours are averaged in cells, so that noise does not count
 
 Outcome = Literal["done", "broken", "small", "grey", "duplicate"]
 Pixels = NDArray[Any]  # uint8; cv2's stubs know no dtypes
@@ -43,7 +43,7 @@ Pixels = NDArray[Any]  # uint8; cv2's stubs know no dtypes
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that decides which bytes are written, given the photos."""
+    """The settings that, with the photos, decide which bytes are written."""
 
     kinds: tuple[str, ...] = ()
     size: int | None = None  # short side; None keeps the files as they are
@@ -70,7 +70,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A photo that passed every filter that looks at it alone."""
+    """A photo that passed all filters but that for duplicates."""
 
     source: str
     split: str
@@ -79,7 +79,7 @@ class Prepared:
 
 
 def prepare(item: Item, recipe: Recipe) -> Prepared | Verdict:
-    """Decode, filter, encode one photo; a function of the file and the recipe alone."""
+    """Decode, filter and encode one photo; the result depends on the file and the recipe alone."""
     if item.fault is not None:
         return Verdict(item.source, "broken", item.fault)
     try:
@@ -135,7 +135,7 @@ def difference_hash(pixels: Pixels) -> int:
 
 
 def shrink(pixels: Pixels, size: int) -> Pixels:
-    """(H,W,3) with a short side of `size`; a smaller photo stays, pixels are never invented."""
+    """(H,W,3) shrunk to a short side of `size`; a smaller photo is not enlarged."""
     height, width = pixels.shape[:2]
     scale = size / min(height, width)
     if scale >= 1:
@@ -158,7 +158,7 @@ def _encode(pixels: Pixels, format: str, **options: int) -> bytes:
 
 
 def _reason(error: Exception, item: Item) -> str:
-    """Why, without the file's name, which stands beside it."""
+    """The error's text without the file's name, which is reported with it anyway."""
     name = item.data if isinstance(item.data, Path) else "standard input"
     return str(error).removeprefix(f"cannot read {name}: ")
 
@@ -166,7 +166,10 @@ def _reason(error: Exception, item: Item) -> str:
 def prepare_in_order(
     items: Iterable[tuple[int, Item]], recipe: Recipe, *, workers: int
 ) -> Generator[tuple[int, Prepared | Verdict], None, None]:
-    """`prepare` numbered items in their order, by so many processes; few are held at a time."""
+    """`prepare` numbered items by so many processes; yields them in their order.
+
+    Only some items per worker are in memory at a time. Raises DataError where a worker is killed.
+    """
     if workers == 1:
         for number, item in items:
             yield number, prepare(item, recipe)
@@ -210,7 +213,7 @@ def _prepare_chunk(
 
 
 def _start_worker() -> None:
-    """One thread a worker; Ctrl-C is the parent's business, and its death is ours."""
+    """Use one thread; leave Ctrl-C to the parent process, and end when it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)
     parent = parent_process()

@@ -11,8 +11,8 @@ from typing import Any
 from condiff.errors import DataError
 
 SPLITS = ("train", "val")
-# A row group is what a reader must load at least, and a writer must hold; the hub's viewer wants
-# small ones too.
+# A row group is the least that a reader loads, and what a writer keeps in memory; the hub's viewer
+# needs small ones, too.
 ROW_GROUP_ROWS, ROW_GROUP_BYTES = 100, 64 << 20
 
 Row = dict[str, Any]
@@ -35,12 +35,12 @@ def features_of(kinds: Sequence[str], *, has_text: bool) -> dict[str, dict[str, 
 
 
 def shard_path(out: Path, split: str, number: int) -> Path:
-    """out/train-00003.parquet: how many there will be is not known when the first is written."""
+    """out/train-00003.parquet; without the usual "-of-N", which is not known at first."""
     return out / f"{split}-{number:05d}.parquet"
 
 
 class ShardWriter:
-    """Rows of one split into shards of equal length, each written beside and renamed when whole."""
+    """Writes the rows of one split into shards of equal length, each renamed when complete."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class ShardWriter:
         self.file: Any = None
 
     def add(self, number: int, row: Row) -> None:
-        """Row `number` of the split; numbers rise, and shards that are there may be left out."""
+        """Add row `number` of the split; numbers rise, and may skip rows of existing shards."""
         shard = number // self.shard_size
         if shard != self.shard:
             self.close()
@@ -82,7 +82,7 @@ class ShardWriter:
             self.close()
 
     def close(self) -> None:
-        """Publish the open shard, however many rows it has."""
+        """Complete the open shard, if there is one, and rename it into place."""
         if self.shard is None:
             return
         self._write_rows()
@@ -102,7 +102,7 @@ class ShardWriter:
         import pyarrow.parquet as pq
 
         if self.file is None:
-            # Photos are compressed already: a second time costs seconds and gains nothing.
+            # Photos are compressed already.
             self.file = pq.ParquetWriter(self._part(), self.schema, compression="none")
         if self.rows:
             self.file.write_table(pa.Table.from_pylist(self.rows, schema=self.schema))
@@ -110,7 +110,7 @@ class ShardWriter:
 
 
 def check_pyarrow() -> None:
-    """Say before the work, not after it, that shards cannot be written."""
+    """Raise DataError before the work if shards could not be written after it."""
     try:
         import pyarrow.parquet  # noqa: F401
     except ImportError as error:
@@ -119,7 +119,7 @@ def check_pyarrow() -> None:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a prepared data set is made of: for its card, and for programs."""
+    """The facts about a prepared data set, for its card and dataset_info.json."""
 
     name: str
     license: str | None
@@ -218,7 +218,7 @@ def _yaml(value: str) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """A file that is whole or absent."""
+    """Write a text file by way of a temporary one, so that it is never incomplete."""
     part = path.with_name(f".{path.name}.part")
     part.write_text(text, "utf-8")
     part.replace(path)

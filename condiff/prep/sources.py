@@ -1,4 +1,4 @@
-"""Where photos come from: folders, parquet, tar (webdataset) and hub data sets, as one list."""
+"""Opens sources of photos: folders, parquet and tar (webdataset) files, hub data sets."""
 
 import hashlib
 import json
@@ -15,9 +15,10 @@ from condiff.prep.streamed import hub_source, is_saved, saved_source
 
 
 def open_source(name: str) -> Source:
-    """A folder (recursive), a parquet or tar file; a name that is none of these: a hub data set.
+    """Open a folder (with its subfolders), a parquet or tar file, or else a hub data set.
 
-    A folder may also be one that `datasets` saved by save_to_disk.
+    A folder may also be one that `datasets` wrote by save_to_disk. Raises DataError where there are
+    no photos.
     """
     path = Path(name)
     if path.is_dir() and is_saved(path):
@@ -43,7 +44,7 @@ def drawn_source(
 
 
 def write_folder(source: Source, out: Path) -> Iterator[Path]:
-    """The source's photos as plain files and their captions in metadata.jsonl, an `imagefolder`."""
+    """Write a source as an `imagefolder`: plain files, with captions in metadata.jsonl."""
     out.mkdir(parents=True, exist_ok=True)
     with open(out / "metadata.jsonl", "w", encoding="utf-8") as captions:
         for item in source.items(0):
@@ -56,7 +57,7 @@ def write_folder(source: Source, out: Path) -> Iterator[Path]:
 
 
 def _local_source(root: Path) -> Source:
-    """A lone file goes by its name, a file in a folder by its path there."""
+    """A folder or a single file; a file in a folder is named by its path there."""
     is_folder = root.is_dir()
     captions = _read_captions(root) if is_folder else {}
     listed = _list_folder(root) if is_folder else [(root.name, None)]
@@ -134,7 +135,7 @@ def _read_captions(root: Path) -> dict[Path, str]:
 
 
 def _open_part(path: Path, name: str, captions: dict[Path, str]) -> Part:
-    """A photo as it is, an archive by its contents; one that cannot be opened is a fault."""
+    """A photo, or the photos of an archive; what cannot be opened becomes a fault."""
     try:
         if not is_archive(str(path)):
             item = Item(name, path, captions.get(path))

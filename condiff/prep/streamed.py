@@ -1,4 +1,4 @@
-"""Data sets as `datasets` reads them: of the Hugging Face hub, streamed, or saved to disk."""
+"""Sources that `datasets` reads: streams from the Hugging Face hub, and saved data sets."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -105,7 +105,7 @@ def streamed_source(
 
 
 def _told(rows: "IterableDataset", name: str) -> Iterator[dict]:
-    """The rows; where the network gives up in the middle, one sentence."""
+    """Yield the rows; DataError if the network fails in the middle."""
     try:
         yield from rows
     except OSError as error:  # ConnectionError, after datasets tried again and again

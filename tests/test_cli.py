@@ -258,6 +258,13 @@ def test_the_present_folder_is_refused_as_any_folder_is(words, run):
     assert code == 1 and not out and "it is a folder" in err
 
 
+@pytest.mark.parametrize("flags", (["-v"], ["--verbose"], ["-qv"], ["-vf"]))
+def test_verbose_prints_the_traceback_alone_or_with_other_flags(flags, run):
+    code, _, err = run("colorize", "missing.jpg", *flags)
+    assert code == 1 and "Traceback" in err
+    assert "Traceback" not in run("colorize", "missing.jpg", "-qf")[2]
+
+
 def test_the_command_and_the_pipeline_have_the_same_defaults():
     """The command line states them again, to show its help without importing torch."""
     from condiff import pipeline

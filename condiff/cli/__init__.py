@@ -1,5 +1,6 @@
 """The command line: one file a command, nothing heavy imported before a command runs."""
 
+import re
 import sys
 import traceback
 import warnings
@@ -20,6 +21,8 @@ from condiff.cli.train import train
 from condiff.errors import CondiffError
 
 NO_MEMORY = "There is not enough memory: close other programs, or scale the picture down."
+
+VERBOSE = re.compile("--verbose|-[fnqv]*v[fnqv]*")  # alone, or with other short flags: -qv
 
 app = typer.Typer(
     name="condiff",
@@ -46,25 +49,21 @@ def common(
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    """Run a command; returns 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     arguments = sys.argv[1:] if argv is None else argv
     # Pillow warns developers of odd metadata; what matters to a user is an ImageError.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     try:
         app(arguments, prog_name="condiff")
-    except SystemExit as end:  # typer has told usage errors (2) and met Ctrl-C (130)
+    except SystemExit as end:  # typer has printed usage errors (2) and caught Ctrl-C (130)
         code = end.code if isinstance(end.code, int) else 1
         if code == 130:
             print("condiff: interrupted.", file=sys.stderr)
         return code
-    except CondiffError as error:
-        if {"-v", "--verbose"} & set(arguments):
+    except (CondiffError, MemoryError) as error:
+        if any(VERBOSE.fullmatch(argument) for argument in arguments):
             traceback.print_exc()
-        print(f"condiff: {error}", file=sys.stderr)
-        return 1
-    except MemoryError:
-        if {"-v", "--verbose"} & set(arguments):
-            traceback.print_exc()
-        print(f"condiff: {NO_MEMORY}", file=sys.stderr)
+        told = NO_MEMORY if isinstance(error, MemoryError) else error
+        print(f"condiff: {told}", file=sys.stderr)
         return 1
     return 0

@@ -31,9 +31,8 @@ from condiff.evaluation.photos import (
     Lite0Extractor,
     evaluate,
     format_table,
-    to_json,
 )
-from condiff.evaluation.report import markdown_table
+from condiff.evaluation.report import markdown_table, to_json
 
 
 def corner_means(photos):

@@ -96,8 +96,9 @@ def evaluate(
     table says whether they have the same lines, whether they look real, and how far samples differ
     (--samples 2). Its baselines are the set's blurred mean, noise, another photo, and the truth.
     """
-    from condiff.evaluation.photos import Lite0Extractor, format_groups, format_table, to_json
+    from condiff.evaluation.photos import Lite0Extractor, format_groups, format_table
     from condiff.evaluation.photos import evaluate as judge
+    from condiff.evaluation.report import to_json
 
     inception, lpips = _load_networks(metric_weights)
     if result_dir and truth_dir and not (model or data):
@@ -188,13 +189,9 @@ def _judge_drawings(
     """Print the figures of what a model makes of each photo's lines, beside the baselines'."""
     import numpy as np
 
-    from condiff.evaluation.drawings import (
-        evaluate_drawings,
-        format_table,
-        prepare_truth,
-        to_json,
-    )
+    from condiff.evaluation.drawings import evaluate_drawings, format_table, prepare_truth
     from condiff.evaluation.photos import Lite0Extractor
+    from condiff.evaluation.report import to_json
 
     if cascade.remark:
         options.say(cascade.remark, quiet=quiet)

@@ -1,25 +1,24 @@
 """`condiff train`: train a model on photos."""
 
 import json
-import math
 import os
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from condiff.cli import options
+from condiff.cli.train_report import BAR, make_record, smooth_deciles, summarize
 
 if TYPE_CHECKING:
     from condiff.config import TrainConfig
-    from condiff.training.progress import Step
     from condiff.training.trainer import Trainer
 
 
@@ -180,7 +179,7 @@ def _import_trainer() -> "type[Trainer]":
 
 
 def _show_cost(trainer: "Trainer", config: "TrainConfig", *, push_to_hub: str | None) -> None:
-    """The resolved settings as YAML; the data and what a step costs as comments."""
+    """Print all settings as YAML, and the data and the cost of a step as comments."""
     from condiff.config import to_yaml
     from condiff.training.profile import count_cost
 
@@ -200,7 +199,7 @@ def _show_cost(trainer: "Trainer", config: "TrainConfig", *, push_to_hub: str | 
 
 
 def _show_profile(trainer: "Trainer") -> None:
-    """Where the time of a step goes."""
+    """Print how long the parts of a step take."""
     from condiff.training.profile import profile
 
     list(trainer.fill_cache())
@@ -210,13 +209,11 @@ def _show_profile(trainer: "Trainer") -> None:
 
 
 def _run(trainer: "Trainer", output: Path, *, silent: bool) -> Path:
+    """Train until the end or a signal, with a progress bar, metrics and regular saves."""
     from tqdm import tqdm
 
     hidden = silent or not sys.stderr.isatty()
-    with tqdm(desc="backbone features", unit=" photos", disable=hidden, leave=False) as bar:
-        for filled in trainer.fill_cache():
-            bar.total = filled.total
-            bar.update(filled.done - bar.n)
+    _fill_cache(trainer, hidden=hidden)
     config = trainer.config
     trainer.accelerator.init_trackers("condiff")
     smooth: list[float] | None = None
@@ -225,25 +222,25 @@ def _run(trainer: "Trainer", output: Path, *, silent: bool) -> Path:
         tqdm(desc="training", total=1000, disable=hidden, bar_format=BAR) as bar,
         open(output / "metrics.jsonl" if trainer.is_main else os.devnull, "ab", buffering=0) as log,
     ):
-        began, images = time.monotonic(), 0
+        began, images = time.monotonic(), 0  # since the last line of metrics
         for step in trainer.steps():
             images += len(step.errors)
             saves = step.step % config.sample_steps == 0
             if not (saves or step.step % config.log_steps == 0 or step.progress >= 1):
                 continue
-            trainer.observe(step.loss)  # waits for the device: now the time is that of the work
+            trainer.observe(step.loss)  # waits for the device, so the time below is the work's
             rate = images / (time.monotonic() - began)
-            smooth = _smooth(smooth, step.decile_losses)
+            smooth = smooth_deciles(smooth, step.decile_losses)
             bar.n = round(1000 * step.progress)
-            bar.set_postfix_str(_summary(step, smooth, rate))
-            record = _record(step, rate)
+            bar.set_postfix_str(summarize(step, smooth, rate))
+            record = make_record(step, rate)
             with _writing(output):
                 log.write(json.dumps(record).encode() + b"\n")
             scalars = {k: v for k, v in record.items() if isinstance(v, float)}
             trainer.accelerator.log(scalars, step=step.step)
             if saves:
                 _save(trainer, output, name=f"step-{step.step:06d}")
-                options.say(_summary(step, smooth, rate), quiet=silent or not hidden)
+                options.say(summarize(step, smooth, rate), quiet=silent or not hidden)
             began, images = time.monotonic(), 0
     if trainer.stop_signal:
         trainer.save_checkpoint()
@@ -258,8 +255,17 @@ def _run(trainer: "Trainer", output: Path, *, silent: bool) -> Path:
     return folder
 
 
+def _fill_cache(trainer: "Trainer", *, hidden: bool) -> None:
+    from tqdm import tqdm
+
+    with tqdm(desc="backbone features", unit=" photos", disable=hidden, leave=False) as bar:
+        for filled in trainer.fill_cache():
+            bar.total = filled.total
+            bar.update(filled.done - bar.n)
+
+
 def _save(trainer: "Trainer", output: Path, *, name: str) -> Path:
-    """A checkpoint, the model, a grid of samples and the curves, by the first process."""
+    """Save a checkpoint, the model folder, a grid of samples and the curves; returns the folder."""
     trainer.save_checkpoint()
     with _writing(output):
         folder = trainer.save()
@@ -272,7 +278,7 @@ def _save(trainer: "Trainer", output: Path, *, name: str) -> Path:
 
 @contextmanager
 def _writing(output: Path) -> Iterator[None]:
-    """A full disk is told in one sentence, whatever was being written."""
+    """Turn errors of writing, such as a full disk, into CheckpointError."""
     from safetensors import SafetensorError
 
     from condiff.errors import CheckpointError
@@ -290,13 +296,13 @@ def _writing(output: Path) -> Iterator[None]:
 def _draw_curves(output: Path) -> None:
     from condiff.training.curves import make_curves, read_metrics
 
-    if find_spec("matplotlib"):  # an extra of the extra: metrics.jsonl has the numbers
+    if find_spec("matplotlib"):  # optional: metrics.jsonl has the numbers
         make_curves(read_metrics(output / "metrics.jsonl")).save(output / "curves.png")
 
 
 @contextmanager
 def _stopping(trainer: "Trainer") -> Iterator[None]:
-    """SIGINT and SIGTERM end the run after the step in work; a second one ends it at once."""
+    """Let SIGINT and SIGTERM end the run after the present step; a second one ends it at once."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         trainer.stop_signal = number
@@ -311,35 +317,3 @@ def _stopping(trainer: "Trainer") -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-BAR = "{desc} {percentage:3.0f}%|{bar:20}| {elapsed}<{remaining} {postfix}"
-
-
-def _smooth(before: list[float] | None, now: Iterable[float], keep: float = 0.8) -> list[float]:
-    now = list(now)
-    if before is None:
-        return now
-    return [
-        b if math.isnan(n) else n if math.isnan(b) else keep * b + (1 - keep) * n
-        for b, n in zip(before, now, strict=True)
-    ]
-
-
-def _summary(step: "Step", deciles: list[float], rate: float) -> str:
-    """One line: the step, its loss, and the smoothed loss of each tenth of the timesteps."""
-    by_t = " ".join("-" if math.isnan(value) else f"{value:.2f}" for value in deciles)
-    return f"step {step.step} loss {step.loss:.3f} by t [{by_t}] {rate:.0f} img/s"
-
-
-def _record(step: "Step", rate: float) -> dict[str, Any]:
-    """A line of metrics.jsonl: the loss is this step's, the rate that of all since the last."""
-    deciles = [None if math.isnan(v) else round(v, 5) for v in step.decile_losses]
-    return {
-        "step": step.step,
-        "loss": round(step.loss, 6),
-        "decile_losses": deciles,
-        "learning_rate": step.learning_rate,
-        "images_per_second": round(rate, 2),
-        "minutes": round(step.minutes, 4),
-    }

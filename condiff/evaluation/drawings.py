@@ -4,9 +4,8 @@ The model is given the lines of a true photo. Lines of the same kind, drawn from
 be the same.
 """
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -19,7 +18,7 @@ from condiff.evaluation.judges import Extractor
 from condiff.evaluation.line_metrics import edge_f1, lab_diversity
 from condiff.evaluation.metrics import Floats, Pixels, frechet_distance
 from condiff.evaluation.photos import NO_DISTANCE
-from condiff.evaluation.report import markdown_table
+from condiff.evaluation.report import figure_cells, markdown_table
 from condiff.pipeline import shrink_to
 
 TRUTH, OTHER, NOISE, BLURRED_MEAN = "truth", "another photo", "noise", "blurred mean"
@@ -141,17 +140,7 @@ def fit(pixels: Pixels, shape: tuple[int, ...]) -> Pixels:
 
 def format_table(rows: Sequence[DrawingRow]) -> str:
     """A Markdown table with one line per figure and one column per method."""
-    table = [["", *(row.method for row in rows)]]
-    for field, label, form in FIGURES:
-        values = [getattr(row, field) for row in rows]
-        if any(value is not None for value in values):
-            table.append([label, *("–" if v is None else format(v, form) for v in values)])
-    return markdown_table(table)
-
-
-def to_json(rows: Sequence[DrawingRow]) -> str:
-    """The rows as a JSON list of objects; what was not measured is null."""
-    return json.dumps([asdict(row) for row in rows], indent=2, allow_nan=False) + "\n"
+    return markdown_table(figure_cells(rows, FIGURES))
 
 
 def _row(

@@ -7,8 +7,8 @@ import numpy as np
 from condiff.colors.lab import rgb_to_lab
 from condiff.evaluation.baselines import grey_passthrough
 from condiff.evaluation.metrics import Pixels, ciede2000
-from condiff.evaluation.photos import Row, figure_cells, group_cells
-from condiff.evaluation.report import Comparison, html_page
+from condiff.evaluation.photos import FIGURES, Row, group_cells
+from condiff.evaluation.report import Comparison, figure_cells, html_page
 
 
 def html_report(
@@ -20,7 +20,7 @@ def html_report(
     each: int = 2,
 ) -> str:
     """An HTML page: the tables, then the `each` worst, median and best of one method's results."""
-    tables = [figure_cells(rows), group_cells(rows)]
+    tables = [figure_cells(rows, FIGURES), group_cells(rows)]
     comparisons = pick_comparisons(results, truths, each=each)
     return html_page(title, [table for table in tables if len(table) > 1], comparisons)
 

@@ -3,9 +3,8 @@
 PSNR and CIEDE2000 reward doing nothing, so grey passthrough and mean colour are always measured.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 
 import cv2
@@ -38,7 +37,7 @@ from condiff.evaluation.metrics import (
     psnr,
     ssim,
 )
-from condiff.evaluation.report import markdown_table
+from condiff.evaluation.report import figure_cells, format_cells, markdown_table
 
 # The result for one photo: a picture, or several samples, of which the first is scored.
 Result = Pixels | Sequence[Pixels]
@@ -165,17 +164,12 @@ def evaluate(
 
 def format_table(rows: Sequence[Row]) -> str:
     """A Markdown table with one line per figure and one column per method."""
-    return markdown_table(figure_cells(rows))
+    return markdown_table(figure_cells(rows, FIGURES))
 
 
 def format_groups(rows: Sequence[Row]) -> str:
     """A Markdown table of skin, sky and foliage with one column per method."""
     return markdown_table(group_cells(rows))
-
-
-def to_json(rows: Sequence[Row]) -> str:
-    """The rows as a JSON list of objects; what was not measured is null."""
-    return json.dumps([asdict(row) for row in rows], indent=2, allow_nan=False) + "\n"
 
 
 def _row(
@@ -278,16 +272,6 @@ def _middle_square(pixels: Pixels) -> Pixels:
     return resized[top : top + EXTRACTOR_SIDE, left : left + EXTRACTOR_SIDE]
 
 
-def figure_cells(rows: Sequence[Row]) -> list[list[str]]:
-    """Cells with figures as lines and methods as columns; figures that no row has are left out."""
-    table = [["", *(row.method for row in rows)]]
-    for name, label, form in FIGURES:
-        values = [getattr(row, name) for row in rows]
-        if any(value is not None for value in values):
-            table.append([label, *_formatted(values, form)])
-    return table
-
-
 def group_cells(rows: Sequence[Row]) -> list[list[str]]:
     """Cells with three lines for each group of pixels that is found, and methods as columns."""
     table = [["", *(row.method for row in rows)]]
@@ -295,12 +279,11 @@ def group_cells(rows: Sequence[Row]) -> list[list[str]]:
         having = [row.groups[name] for row in rows if name in row.groups]
         if having:
             table += [
-                [f"{name}, photos", *_formatted([g.photos for g in having], "d")],
-                [f"{name}, chroma / truth's", *_formatted([g.chroma_ratio for g in having], ".2f")],
-                [f"{name}, hue error, ° ↓", *_formatted([g.hue_error for g in having], ".1f")],
+                [f"{name}, photos", *format_cells([g.photos for g in having], "d")],
+                [
+                    f"{name}, chroma / truth's",
+                    *format_cells([g.chroma_ratio for g in having], ".2f"),
+                ],
+                [f"{name}, hue error, ° ↓", *format_cells([g.hue_error for g in having], ".1f")],
             ]
     return table
-
-
-def _formatted(values: Sequence[float | None], form: str) -> list[str]:
-    return ["–" if value is None else format(value, form) for value in values]

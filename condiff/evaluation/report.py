@@ -3,11 +3,13 @@
 A table is a list of lines of cells. The first line is the heading, the first column holds labels.
 """
 
+import json
 from base64 import b64encode
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from html import escape
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +39,32 @@ class Comparison:
     grey: Pixels
     result: Pixels
     truth: Pixels
+
+
+Figure = tuple[str, str, str]  # field of a row, label, format
+
+
+def figure_cells(rows: Sequence[Any], figures: Sequence[Figure]) -> list[list[str]]:
+    """A table of rows (dataclasses with a `method`), figures as lines and methods as columns.
+
+    Figures that no row has are left out.
+    """
+    table = [["", *(row.method for row in rows)]]
+    for name, label, form in figures:
+        values = [getattr(row, name) for row in rows]
+        if any(value is not None for value in values):
+            table.append([label, *format_cells(values, form)])
+    return table
+
+
+def format_cells(values: Sequence[float | None], form: str) -> list[str]:
+    """Numbers in a format, None as a dash."""
+    return ["–" if value is None else format(value, form) for value in values]
+
+
+def to_json(rows: Sequence[Any]) -> str:
+    """Rows (dataclasses) as a JSON list of objects; what was not measured is null."""
+    return json.dumps([asdict(row) for row in rows], indent=2, allow_nan=False) + "\n"
 
 
 def markdown_table(table: Sequence[Sequence[str]]) -> str:

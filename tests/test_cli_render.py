@@ -236,6 +236,11 @@ def test_neither_the_drawing_nor_a_picture_is_written_over(run, sketch, capsys):
     assert sketch.read_bytes() == before
 
 
+def test_a_dry_run_names_standard_output_once():
+    assert plan_targets("-", "-", 1, None).describe() == ["-"]
+    assert plan_targets("-", "-", 1, Path("way.gif")).describe() == ["-", "way.gif"]
+
+
 def test_a_drawing_of_standard_input_is_named_sample_in_a_folder():
     targets = plan_targets("-", ".", 2, None)
     assert [str(path) for path in targets.pictures] == [

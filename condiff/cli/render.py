@@ -1,4 +1,4 @@
-"""`condiff render`: a drawing becomes pictures that follow its lines."""
+"""`condiff render`: make pictures that follow the lines of a drawing."""
 
 import math
 import secrets
@@ -28,11 +28,27 @@ FRAMES, FILM = 60, 512  # of an animation: how many at most, and their longer si
 
 @dataclass(frozen=True)
 class Targets:
-    """Where everything goes; a picture's None is standard output."""
+    """The files of one command; None among the pictures is standard output."""
 
     pictures: list[Path | None]
     sheet: Path | None
     animation: Path | None
+
+    def check(self, *, force: bool) -> None:
+        """Raise ImageError or ConfigError for what cannot be written, before any work."""
+        from condiff.figures import check_animation
+        from condiff.images.files import check_target
+
+        for path in (*self.pictures, self.sheet):
+            if path is not None:
+                check_target(path, force)
+        if self.animation is not None:
+            check_animation(self.animation, force)
+
+    def describe(self) -> list[str]:
+        """One line per file that would be written, - for standard output."""
+        others = [path for path in (self.sheet, self.animation) if path is not None]
+        return [str(path or "-") for path in (*self.pictures, *others)]
 
 
 def render(
@@ -108,24 +124,17 @@ def render(
     get a contact sheet. Paths are printed on stdout.
     """
     from condiff.cascade import NONE, Cascade
-    from condiff.figures import check_animation
-    from condiff.images.files import check_target, read_photo
+    from condiff.images.files import read_photo
 
     targets = plan_targets(source, output, samples, gif)
-    for path in [*targets.pictures, targets.sheet]:
-        if path is not None:
-            check_target(path, force)
-    if targets.animation is not None:
-        check_animation(targets.animation, force)
+    targets.check(force=force)
     started = time.perf_counter()
     photo = None
     if source is not None:
         photo = read_photo(options.open_input(source), max_pixels=max_pixels, page=page)
     drawing = _clean(photo, source or "", as_is=as_is, quiet=quiet) if photo else None
     if dry_run:
-        for path in [*targets.pictures, targets.sheet, targets.animation]:
-            if path is not None or path in targets.pictures:
-                print(path or "-")
+        print("\n".join(targets.describe()))
         return
 
     options.quiet_libraries()
@@ -194,7 +203,7 @@ def _same_file(path: Path, source: str) -> bool:
 
 
 def _clean(photo: "Photo", source: str, *, as_is: bool, quiet: bool) -> "Drawing":
-    """The drawing in a photo, or ImageError; what was done to it is said."""
+    """The drawing in a photo; stderr says how it was cleaned. ImageError if it is none."""
     from condiff.conditions.drawing import clean_drawing
     from condiff.errors import ImageError
 
@@ -208,7 +217,7 @@ def _clean(photo: "Photo", source: str, *, as_is: bool, quiet: bool) -> "Drawing
 
 
 def _write_film(frames: "list[Image.Image]", path: Path, *, force: bool) -> None:
-    """The frames at the size of the last, but none larger than FILM pixels."""
+    """Write at most FRAMES frames at the size of the last one, but at most FILM pixels long."""
     from PIL import Image
 
     from condiff.figures import pick_frames, write_animation
@@ -234,7 +243,7 @@ def _write(
     settings: dict[str, Any] | None,
     force: bool,
 ) -> None:
-    """The picture with a note of its making, unless settings are None, to a file or to stdout."""
+    """Write a picture to a file or to stdout, with a note of `settings` if they are not None."""
     from condiff.images.files import write_photo
     from condiff.images.metadata import Metadata
     from condiff.images.photo import Photo
@@ -256,7 +265,7 @@ def _write(
 def _write_sheet(
     pictures: "list[Image.Image]", drawing: "Drawing | None", path: Path, *, seed: int, force: bool
 ) -> None:
-    """The drawing as it was understood, then the pictures, in rows of about a square."""
+    """A sheet, about square, of the cleaned drawing and the pictures."""
     from PIL import Image
 
     from condiff.conditions.drawing import shrink_ink

@@ -111,7 +111,7 @@ def make_plot(panels: Sequence[Panel]) -> Image.Image:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"A plot takes {error.name}, which is not installed: pip install 'condiff[figures]'."
+            f"A plot needs {error.name}, which is not installed: pip install 'condiff[figures]'."
         ) from error
     figure = Figure(figsize=(6.4 * len(panels), 4.8), dpi=100, layout="constrained")
     canvas = FigureCanvasAgg(figure)  # no pyplot: it would keep state, and look for a display
@@ -293,7 +293,7 @@ def _import_ffmpeg() -> ModuleType:
         imageio_ffmpeg.get_ffmpeg_exe()  # RuntimeError: it has come without its program
     except (ModuleNotFoundError, RuntimeError) as error:
         raise ConfigError(
-            "An MP4 takes imageio-ffmpeg, which is not installed: pip install imageio-ffmpeg, "
+            "An MP4 needs imageio-ffmpeg, which is not installed: pip install imageio-ffmpeg, "
             "or choose .gif or .webp."
         ) from error
     return imageio_ffmpeg

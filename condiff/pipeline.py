@@ -289,7 +289,7 @@ class Pipeline:
             return partial(sample, scheduler=scheduler, config=self.loaded.diffusion)
         if not find_spec("diffusers"):
             raise ConfigError(
-                f"The scheduler {scheduler} takes torch and diffusers: pip install torch "
+                f"The scheduler {scheduler} needs torch and diffusers: pip install torch "
                 f"diffusers, or use {' or '.join(SOLVERS)}."
             )
         from condiff.diffusion import sample_with_diffusers

@@ -249,7 +249,7 @@ def test_weights_saved_on_a_gpu_load_without_one(tmp_path, monkeypatch):
 )
 @pytest.mark.parametrize("name", ["depth", "normal"])
 def test_depth_and_normal_without_torchvision_are_told(name, tmp_path):
-    with pytest.raises(ConditionError, match=rf"{name} .* takes torchvision .* fits torch \d"):
+    with pytest.raises(ConditionError, match=rf"{name} .* needs torchvision .* fits torch \d"):
         load_annotator(name, tmp_path)
 
 
@@ -264,7 +264,7 @@ def test_missing_and_broken_weights_are_told(tmp_path):
 
 def test_a_missing_package_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", [])
-    with pytest.raises(ConditionError, match="teed takes controlnet-aux: pip install"):
+    with pytest.raises(ConditionError, match="teed needs controlnet-aux: pip install"):
         load_annotator("teed", tmp_path / "none")
 
 

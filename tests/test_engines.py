@@ -217,7 +217,7 @@ def test_what_is_missing_is_told(folders, tmp_path, monkeypatch):
     monkeypatch.setitem(
         ENGINES, "openvino", ENGINES["openvino"].__class__("no_such", "pip install X", print)
     )
-    with pytest.raises(ConfigError, match="takes a package that is missing: pip install X"):
+    with pytest.raises(ConfigError, match="needs a package that is missing: pip install X"):
         Pipeline.from_pretrained(folders / "none", engine="openvino")
     assert "openvino" not in list_engines()
     broken = shutil.copytree(folders / "none", tmp_path / "broken")

@@ -42,7 +42,7 @@ def check_pick(pick: str | None, samples: int) -> None:
     if pick not in PICKS:
         raise typer.BadParameter(f"--pick knows {', '.join(PICKS)}, not {pick}.")
     if samples < 2:
-        raise typer.BadParameter("--pick takes several samples: add --samples 5.")
+        raise typer.BadParameter("--pick needs several samples: add --samples 5.")
 
 
 def check_extras(
@@ -53,7 +53,7 @@ def check_extras(
     from condiff.images.files import check_target
 
     if extras.map and samples < 2:
-        raise typer.BadParameter("--uncertainty takes several samples: add --samples 5.")
+        raise typer.BadParameter("--uncertainty needs several samples: add --samples 5.")
     taken = {path.absolute() for path in targets if path is not None}
     for extra in extras.paths():
         if extra.absolute() in taken:

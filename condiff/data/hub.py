@@ -31,7 +31,7 @@ def load_hub(name: str, config: DataConfig, *, streaming: bool) -> Any:
         from datasets import load_dataset
     except ImportError as error:
         raise DataError(
-            f"There is no file or folder {name}; to read the hub's data set of that name takes "
+            f"There is no file or folder {name}; to read the hub's data set of that name needs "
             "datasets: pip install 'condiff[train]'"
         ) from error
     try:

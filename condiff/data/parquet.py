@@ -73,7 +73,7 @@ def _opened(path: Path) -> Iterator[Any]:
         import pyarrow.parquet as pq
     except ModuleNotFoundError as error:
         raise DataError(
-            f"Reading {path} takes pyarrow: pip install 'condiff[train]', or give a folder."
+            f"Reading {path} needs pyarrow: pip install 'condiff[train]', or give a folder."
         ) from error
     try:
         file = pq.ParquetFile(path)

@@ -191,7 +191,7 @@ def choose_engine(folder: ModelFolder, engine: str, device: str) -> str:
         raise ConfigError(f"There is no engine {engine!r}: choose from auto, {', '.join(ENGINES)}.")
     row = ENGINES[engine]
     if not find_spec(row.package):
-        raise ConfigError(f"The engine {engine} takes a package that is missing: {row.install}")
+        raise ConfigError(f"The engine {engine} needs a package that is missing: {row.install}")
     if row.open_graph is None:
         return engine
     if device != "cpu":
@@ -235,7 +235,7 @@ def find_device(name: str, *, engine: str = "auto") -> str:
     if name == "cpu" or (name == "auto" and not (may_have_gpu() and find_spec("torch"))):
         return "cpu"
     if not find_spec("torch"):
-        raise ConfigError(f"The device {name} takes torch: {ENGINES['torch'].install}")
+        raise ConfigError(f"The device {name} needs torch: {ENGINES['torch'].install}")
     from condiff.networks.torch_engine import find_torch_device
 
     return str(find_torch_device(name))

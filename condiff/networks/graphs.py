@@ -72,7 +72,7 @@ def write_graphs(name: str | Path, out: Path | None = None) -> Path:
         import onnx  # noqa: F401
     except ImportError as error:
         raise ConfigError(
-            "Writing graphs takes the package onnx: pip install 'condiff[export]'"
+            "Writing graphs needs the package onnx: pip install 'condiff[export]'"
         ) from error
     loaded = load_model(name)
     folder = loaded.folder

@@ -23,7 +23,7 @@ def parquet_part(path: Path, name: str) -> Part:
         import pyarrow.parquet as pq
     except ImportError as error:
         raise DataError(
-            "Reading parquet files takes pyarrow: pip install 'condiff[train]'"
+            "Reading parquet files needs pyarrow: pip install 'condiff[train]'"
         ) from error
     with pq.ParquetFile(path) as file:
         schema, total = file.schema_arrow, file.metadata.num_rows

@@ -114,7 +114,7 @@ def check_pyarrow() -> None:
     try:
         import pyarrow.parquet  # noqa: F401
     except ImportError as error:
-        raise DataError("Writing parquet takes pyarrow: pip install 'condiff[train]'") from error
+        raise DataError("Writing parquet needs pyarrow: pip install 'condiff[train]'") from error
 
 
 @dataclass(frozen=True)

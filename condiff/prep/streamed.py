@@ -24,7 +24,8 @@ def saved_source(folder: Path) -> Source:
         from datasets import Dataset, load_from_disk
     except ImportError as error:
         raise DataError(
-            f"{folder} was saved by datasets, which reading it takes: pip install 'condiff[train]'"
+            f"{folder} was saved by datasets, and reading it needs datasets: pip install "
+            "'condiff[train]'"
         ) from error
     try:
         loaded = load_from_disk(str(folder))
@@ -44,7 +45,7 @@ def hub_source(name: str) -> Source:
     except ImportError as error:
         raise DataError(
             f"There is no file or folder {name}; to read the hub's data set of that name "
-            "takes datasets: pip install 'condiff[train]'"
+            "needs datasets: pip install 'condiff[train]'"
         ) from error
     try:
         splits: dict[str, IterableDataset] = load_dataset(name, streaming=True)

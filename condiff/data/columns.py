@@ -1,15 +1,15 @@
 """Which files, rows and columns of a data set are trained on.
 
-What is kept for validation and tests never is: files and folders that are named val, valid,
-validation or test (test-00.parquet, val/1.jpg), and rows whose `split` says so.
+Files and folders that are named val, valid, validation or test (test-00.parquet, val/1.jpg), and
+rows with such a `split`, are held out for validation and tests.
 """
 
 import re
 from collections.abc import Sequence
 
 from condiff.errors import DataError
+from condiff.images.formats import IMAGE_COLUMNS
 
-IMAGE_COLUMNS = ("image", "img", "jpg", "png", "webp")  # the first that is there
 PREPARED = "conditioning_image"  # a prepared data set's only condition; of several: conditioning_…
 
 
@@ -21,7 +21,10 @@ def is_held_out(name: str) -> bool:
 def columns_of(
     there: Sequence[str], image_column: str | None, kinds: tuple[str, ...], *, where: str
 ) -> dict[str, str]:
-    """What is read of a row: "image", and drawings by kind -> their columns in the data set."""
+    """The columns to read, by what they hold: "image", and drawings by their kind.
+
+    A kind of "" is told by the file names. Raises DataError where there are no such columns.
+    """
     wanted = (image_column,) if image_column else IMAGE_COLUMNS
     image = next((column for column in wanted if column in there), None)
     if image is None:
@@ -41,6 +44,7 @@ def columns_of(
 
 
 def no_drawings(where: str) -> DataError:
+    """The error that a data set has no prepared drawings."""
     return DataError(
         f"{where} has no column {PREPARED} (or conditioning_canny, …) for data.conditions: "
         "prepared; make it with condiff prep, or set data.conditions to online."

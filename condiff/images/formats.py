@@ -12,6 +12,9 @@ FORMATS = {
 # is reported than a photo silently left out.
 READ_ONLY = {".gif", ".jfif", ".heic", ".heif", ".pgm", ".pbm", ".tga", ".j2k", ".dng"}
 
+# The columns of photos in parquet files and hub data sets: the first that is there is taken.
+IMAGE_COLUMNS = ("image", "img", "jpg", "png", "webp")
+
 
 @dataclass(frozen=True)
 class Holds:

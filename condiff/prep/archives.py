@@ -1,4 +1,4 @@
-"""Photos in parquet and tar (webdataset) files."""
+"""Reads photos from parquet and tar (webdataset) files."""
 
 import json
 import os
@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from condiff.errors import DataError
+from condiff.images.formats import IMAGE_COLUMNS
 from condiff.prep.items import TEXT_KEYS, Item, Part, is_photo, row_item, text_of
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
@@ -15,10 +16,15 @@ PARQUET_BATCH = 16  # rows in memory; a row group may hold gigabytes of photos
 
 
 def is_archive(path: str) -> bool:
+    """Whether a path is a parquet or tar file, by its name."""
     return path.lower().endswith((".parquet", *TAR_SUFFIXES)) and os.path.isfile(path)
 
 
 def parquet_part(path: Path, name: str) -> Part:
+    """Photos of a parquet file, with captions if it has a column of TEXT_KEYS.
+
+    Raises ValueError where it has no column of photos.
+    """
     try:
         import pyarrow.parquet as pq
     except ImportError as error:
@@ -27,7 +33,7 @@ def parquet_part(path: Path, name: str) -> Part:
         ) from error
     with pq.ParquetFile(path) as file:
         schema, total = file.schema_arrow, file.metadata.num_rows
-    image = next((n for n in ("image", "img", "jpg", "png", "webp") if n in schema.names), None)
+    image = next((name for name in IMAGE_COLUMNS if name in schema.names), None)
     if image is None:
         raise ValueError(f"it has no column image, only {', '.join(schema.names)}")
     text = next((key for key in TEXT_KEYS if key in schema.names), None)

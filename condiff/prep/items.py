@@ -55,10 +55,12 @@ def is_photo(name: str) -> bool:
 
 
 def text_of(row: dict[str, Any]) -> str | None:
+    """The caption in a row, if it has one."""
     return next((row[key] for key in TEXT_KEYS if isinstance(row.get(key), str)), None)
 
 
 def row_item(source: str, value: Any, text: str | None) -> Item:
+    """The item of a row's image: bytes, bare or as {bytes, path}, or a path to fetch."""
     data = value.get("bytes") if isinstance(value, dict) else value
     if isinstance(data, bytes):
         return Item(source, data, text)

@@ -15,6 +15,7 @@ SAVED = ("state.json", "dataset_dict.json")  # one of them lies in what save_to_
 
 
 def is_saved(folder: Path) -> bool:
+    """Whether `datasets` wrote the folder by save_to_disk."""
     return any((folder / name).is_file() for name in SAVED)
 
 

@@ -1,4 +1,4 @@
-"""What `condiff colorize` makes of several answers: a sheet, a map, one of them, a film."""
+"""What `condiff colorize` makes besides its results: a sheet, an uncertainty map, a film."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,24 +17,24 @@ if TYPE_CHECKING:
 SHEET_SIDE = 384  # of an answer in the sheet, pixels
 SHEET_COLUMNS = 4
 FILM_SIDE = 512
-FILM_SECONDS = 2.5  # before the last frame is held
+FILM_SECONDS = 2.5  # length of a film, without the time that its last frame is held
 
 
 @dataclass(frozen=True)
 class Extras:
-    """Where a contact sheet, an uncertainty map and a film go, if anywhere."""
+    """The files of a contact sheet, an uncertainty map and a film; None if not wanted."""
 
     sheet: Path | None = None
     map: Path | None = None
     film: Path | None = None
 
     def paths(self) -> list[Path]:
-        """Those that there are."""
+        """The files that are wanted."""
         return [path for path in (self.sheet, self.map, self.film) if path is not None]
 
 
 def check_pick(pick: str | None, samples: int) -> None:
-    """Refuse a rule that is not there, and one sample to pick from."""
+    """Raise BadParameter for an unknown rule, or for only one sample to pick from."""
     if pick is None:
         return
     from condiff.colors.answers import PICKS
@@ -48,7 +48,7 @@ def check_pick(pick: str | None, samples: int) -> None:
 def check_extras(
     extras: Extras, targets: Sequence[Path | None], *, samples: int, force: bool
 ) -> None:
-    """Refuse what cannot be made or written, or would be written twice, before any work."""
+    """Raise an error for extras that cannot be made or written, before any work."""
     from condiff.figures import check_animation
     from condiff.images.files import check_target
 
@@ -75,7 +75,7 @@ def name_sheet(first: Path | None) -> Path | None:
 
 
 def write_extras(results: Sequence["Photo"], extras: Extras, *, force: bool, quiet: bool) -> None:
-    """The sheet and the map; they are told on stderr, for stdout is for the results."""
+    """Write the sheet and the map; stderr names them, because stdout is for results."""
     from condiff.colors.answers import measure_spread
     from condiff.figures import make_contact_sheet, make_uncertainty_map
     from condiff.images.files import write_image
@@ -107,7 +107,7 @@ def choose(results: list["Photo"], pick: str | None) -> list["Photo"]:
 
 
 def write_film(frames: Iterable["Image.Image"], target: Path, *, force: bool, quiet: bool) -> None:
-    """Frames of the reverse process, their longer side at most 512, in some seconds."""
+    """Write frames of the reverse process as a film, with a long side of at most 512 pixels."""
     from condiff.figures import write_animation
 
     shown = []

@@ -282,7 +282,7 @@ def run_here(
 
 
 def check_engine(engine: str, address: str | None) -> None:
-    """Refuse an engine that is not known, and an address without Ray."""
+    """Raise BadParameter for an unknown engine, and for an address without Ray."""
     from condiff.networks.engines import ENGINES
 
     known = ("auto", *ENGINES, RAY)
@@ -293,7 +293,7 @@ def check_engine(engine: str, address: str | None) -> None:
 
 
 def check_places(plan: "Plan", engine: str) -> None:
-    """Refuse URLs where they cannot be used."""
+    """Raise ConfigError for URLs without Ray."""
     for place in (plan.source, plan.out):
         if engine != RAY and not isinstance(place, Path):
             raise ConfigError(
@@ -302,7 +302,7 @@ def check_places(plan: "Plan", engine: str) -> None:
 
 
 def check_hints(folder: Path | None) -> Path | None:
-    """The folder of hints, which must be there."""
+    """The folder of hints; ConfigError if it is not there."""
     if folder is not None and not folder.is_dir():
         raise ConfigError(f"There is no folder {folder}: check --hints.")
     return folder

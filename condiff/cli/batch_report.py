@@ -1,4 +1,4 @@
-"""How `condiff batch` tells what it plans and what became of it."""
+"""Prints the plan and the results of `condiff batch`."""
 
 import json
 import signal
@@ -20,7 +20,7 @@ OUTCOMES = ("done", "skipped", "failed")
 
 
 def describe(plan: "Plan", *, force: bool) -> None:
-    """`--dry-run`: a line for every photo."""
+    """`--dry-run`: print a line for every photo, then the counts."""
     from condiff.batches.journal import read_entries
     from condiff.batches.knowledge import look_up
 
@@ -45,7 +45,10 @@ def report(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Carry the plan out; reasons and progress on stderr, the summary on stdout."""
+    """Take all results of a run: reasons and progress go to stderr, the summary to stdout.
+
+    Exits with 1 if a photo failed.
+    """
     from tqdm import tqdm
 
     counts: Counter[str] = Counter()
@@ -102,13 +105,13 @@ def tell_json(result: "Result") -> dict[str, Any]:
 
 
 def shown(name: str) -> str:
-    """A name that a terminal can take: on one line, no control characters, no stray bytes."""
+    """A name that is safe to print: control characters and stray bytes are escaped."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
 
 
 @contextmanager
 def stopped_by_sigterm() -> Iterator[None]:
-    """SIGTERM ends a batch as Ctrl-C does: photos in work end first, nothing is left half."""
+    """Let SIGTERM end a batch like Ctrl-C: photos in work are finished first."""
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""`condiff colorize`: a photo gets its colours."""
+"""`condiff colorize`: colour a photo."""
 
 import hashlib
 import secrets
@@ -167,7 +167,7 @@ def colorize(
 
 
 def plan_targets(source: str, output: str | None, samples: int) -> list[Path | None]:
-    """One target a sample, None for stdout; photo.color.jpg, or photo.color.1.jpg and on."""
+    """The target of each sample, None for stdout: photo.color.jpg, or photo.color.1.jpg and on."""
     from condiff.images.files import default_target
 
     beside = default_target(Path(source), "color")
@@ -191,7 +191,7 @@ def write_result(
 
 
 def read_hints(points: list[str], strokes: Path | None) -> "Hints":
-    """The hints of --hint, or those of --hints."""
+    """The hints of --hint, or those of --hints; BadParameter if both are given."""
     from condiff.colors.hints import parse_hint
     from condiff.images.files import read_image
 
@@ -201,7 +201,7 @@ def read_hints(points: list[str], strokes: Path | None) -> "Hints":
 
 
 def tell_grey(photo: "Photo", result: "Photo", recipe: "Recipe", *, quiet: bool) -> None:
-    """Say so where a result has no colour that could be seen, and colour was wanted."""
+    """Say so if a result shows no colour although colour was wanted."""
     from condiff.batches.transform import is_blank, is_grey
 
     if not recipe.saturation:
@@ -214,7 +214,7 @@ def tell_grey(photo: "Photo", result: "Photo", recipe: "Recipe", *, quiet: bool)
 
 
 def tell_shortfall(photo: "Photo", hints: "Hints", *, quiet: bool) -> None:
-    """Say so where a hint's colour is more than sRGB can show at the photo's lightness."""
+    """Say so if sRGB cannot show a hint's colour at the photo's lightness."""
     from condiff.colors.hints import draw_strokes, find_shortfall
     from condiff.pipeline import small_lightness
 

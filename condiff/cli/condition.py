@@ -1,4 +1,4 @@
-"""`condiff condition`: what a condition image of a photo looks like."""
+"""`condiff condition`: draw condition images of a photo."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -77,7 +77,7 @@ def condition(
 
 
 def make_sheet(photo: "Image.Image", *, seed: int | None, quiet: bool) -> "Image.Image":
-    """The photo and its condition images, named; stderr says what the missing kinds take."""
+    """A sheet of the photo and all its condition images; stderr says what missing kinds need."""
     import numpy as np
 
     from condiff.conditions.table import CONDITIONS, apply

@@ -1,4 +1,4 @@
-"""`condiff export`: the graphs that let a model run without torch."""
+"""`condiff export`: write the graphs that let a model run without torch."""
 
 import json
 from pathlib import Path

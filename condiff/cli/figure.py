@@ -1,4 +1,4 @@
-"""`condiff figure`: pictures of the noise schedules, the way to noise, and the way back."""
+"""`condiff figure`: draw noise schedules, and how pictures become noise and noise pictures."""
 
 import secrets
 import sys
@@ -155,7 +155,7 @@ def reverse(
 
 
 def processes(shift: float, zero_snr: bool) -> Mapping[str, "DiffusionConfig"]:
-    """One noise process a schedule, by name."""
+    """The noise process of each schedule, by name."""
     from typing import get_args
 
     from condiff.config import BetaSchedule, DiffusionConfig

@@ -1,4 +1,4 @@
-"""`condiff info`: versions and devices, or what a model is."""
+"""`condiff info`: show versions and devices, or describe a model."""
 
 import json
 import platform
@@ -43,7 +43,7 @@ def info(
 
 
 def describe_machine() -> dict[str, object]:
-    """What a bug report needs."""
+    """Versions, devices, engines and embedded models: what a bug report needs."""
     from condiff.networks.engines import list_engines
     from condiff.networks.folder import list_embedded
 

@@ -1,4 +1,4 @@
-"""Flags that mean the same in every command, and how commands speak."""
+"""Flags that several commands share, and what they print to stderr."""
 
 import os
 import sys
@@ -15,7 +15,7 @@ Input = Annotated[str, typer.Argument(metavar="INPUT", help="A photo, or - for s
 OUTPUT = typer.Option(
     "-o", "--output", help="File or folder to write to, or - for standard output."
 )
-Output = Annotated[str | None, OUTPUT]  # None: beside INPUT, by a name that the command tells
+Output = Annotated[str | None, OUTPUT]  # None: beside INPUT, under a name that the command chooses
 Model = Annotated[
     str, typer.Option("-m", "--model", help="An embedded model's name, or a model folder.")
 ]
@@ -121,7 +121,7 @@ def print_version(wanted: bool) -> None:
 
 
 def open_input(source: str) -> Path | BytesIO:
-    """The path that INPUT is, or the whole of standard input."""
+    """The path of INPUT, or for - all of standard input; ImageError if that is closed."""
     if source != "-":
         return Path(source)
     if sys.stdin is None:
@@ -130,11 +130,11 @@ def open_input(source: str) -> Path | BytesIO:
 
 
 def say(message: Any, *, quiet: bool) -> None:
-    """Chatter goes to stderr; stdout is for results."""
+    """Print a message to stderr, unless quiet; stdout is for results."""
     if not quiet:
         print(message, file=sys.stderr)
 
 
 def quiet_libraries() -> None:
-    """Keep diffusers' advice to developers out of our users' terminals, without importing it."""
+    """Silence diffusers' advice to developers, without importing it."""
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")

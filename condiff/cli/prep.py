@@ -126,7 +126,7 @@ def prep(
 
 
 def choose_kinds(task: str | None, kinds: list[str]) -> tuple[str, ...]:
-    """The conditions of a task, unless others are asked for."""
+    """The conditions to draw: those asked for, else the task's."""
     from condiff.prep.recipe import TASK_KINDS
 
     if task is not None and task not in TASK_KINDS:
@@ -141,7 +141,7 @@ def choose_kinds(task: str | None, kinds: list[str]) -> tuple[str, ...]:
 
 
 def describe(plan: "Plan", recipe: "Recipe") -> None:
-    """`--dry-run`: what would be done, one fact a line."""
+    """`--dry-run`: print what would be done."""
     from condiff.prep.shards import features_of
 
     total = "an unknown number of" if plan.total is None else plan.total
@@ -152,7 +152,10 @@ def describe(plan: "Plan", recipe: "Recipe") -> None:
 
 
 def run(plan: "Plan", workers: int, *, quiet: bool) -> None:
-    """Carry the plan out; reasons and progress on stderr, the summary on stdout."""
+    """Carry the plan out: reasons and progress go to stderr, the summary to stdout.
+
+    Exits with 1 if a photo could not be read.
+    """
     from tqdm import tqdm
 
     from condiff.prep import dataset as library

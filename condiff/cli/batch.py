@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from condiff.batches.journal import Journal
     from condiff.batches.knowledge import Result
     from condiff.batches.mirror import Plan
+    from condiff.batches.remote_journal import RemoteJournal
     from condiff.batches.transform import Recipe
     from condiff.networks.folder import ModelFolder
 
@@ -169,7 +170,6 @@ def batch(
     if dry_run:
         describe(to_do, force=force)
         return
-    from condiff.batches.journal import Journal
     from condiff.batches.remote_journal import open_any_journal
     from condiff.batches.transform import Recipe, fingerprint
     from condiff.networks.folder import read_folder
@@ -206,27 +206,13 @@ def batch(
         if engine == RAY:
             from condiff.batches.cluster import run_on_ray
 
-            results = run_on_ray(
-                to_do,
-                journal,
-                recipe,
-                described.folder,
-                seed=seed,
-                workers=workers if address else workers or count_cores(),
-                address=address,
-                retry_failed=retry_failed,
-            )
+            cores = None if address else count_cores()  # a cluster knows its own
+            run = partial(run_on_ray, workers=workers or cores, address=address)
         else:
-            assert isinstance(journal, Journal)  # `check_places` has refused URLs
-            results = run_here(
-                to_do,
-                journal,
-                recipe,
-                described.folder,
-                seed=seed,
-                workers=workers or count_cores(),
-                retry_failed=retry_failed,
-            )
+            run = partial(run_here, workers=workers or count_cores())
+        results = run(
+            to_do, journal, recipe, described.folder, seed=seed, retry_failed=retry_failed
+        )
         report(to_do, results, seed=seed, fail_fast=fail_fast, quiet=quiet, as_json=as_json)
 
 
@@ -245,7 +231,7 @@ def choose_network(described: "ModelFolder", engine: str, device: str) -> tuple[
 
 def run_here(
     plan: "Plan",
-    journal: "Journal",
+    journal: "Journal | RemoteJournal",
     recipe: "Recipe",
     model: Path,
     *,
@@ -254,11 +240,14 @@ def run_here(
     retry_failed: bool,
 ) -> Generator["Result", None, None]:
     """Carry the plan out in threads of this process; load the model only if there is work."""
+    from condiff.batches.journal import Journal
     from condiff.batches.knowledge import look_up
     from condiff.batches.runner import run
     from condiff.batches.transform import build_transform
     from condiff.images.files import read_photo
     from condiff.pipeline import Pipeline
+
+    assert isinstance(journal, Journal)  # `check_places` has refused URLs
 
     @cache
     def load() -> "Transform":

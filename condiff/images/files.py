@@ -62,9 +62,8 @@ def read_image(
 ) -> Image.Image:
     """A photo, upright and in sRGB of 8 bits: mode RGB, or RGBA when the file has transparency.
 
-    Of a file with several pages or frames `page` is read, counted from 1. `.info` holds the
-    source's "format", its "metadata", and, where present, "exif" (with orientation 1) and "dpi".
-    Raises ImageError where it cannot be read.
+    Of a file with several pages or frames `page` is read, counted from 1. `.info` holds "format",
+    "metadata" and, where present, "exif" and "dpi". Raises ImageError where it cannot be read.
     """
     return read_photo(source, max_pixels=max_pixels, page=page).to_image()
 
@@ -74,8 +73,7 @@ def read_photo(
 ) -> Photo:
     """A photo at its own depth, with its metadata.
 
-    Raises ImageError where it cannot be read, has more than `max_pixels`, or has several pages or
-    frames and no `page`, counted from 1, is given.
+    Raises ImageError where it cannot be read, or has several pages or frames and `page` is None.
     """
     if not isinstance(source, Path):
         return _read(io.BytesIO(source.read()), "standard input", max_pixels, page)
@@ -293,10 +291,7 @@ def _write(
 
 
 def _without_idle_alpha(photo: Photo, format: str, name: str) -> Photo:
-    """The photo without an opaque alpha channel that the format cannot hold.
-
-    Raises ImageError where the format would lose transparency.
-    """
+    """The photo without an opaque alpha that the format cannot hold; ImageError if it is in use."""
     if photo.alpha is None or HOLDS.get(format, NOTHING).alpha:
         return photo
     if photo.alpha.min() < np.iinfo(photo.alpha.dtype).max:

@@ -148,6 +148,15 @@ def test_alpha_survives_the_command(run, tmp_path):
         assert np.array_equal(image.getchannel("A"), photo.getchannel("A"))
 
 
+@pytest.mark.parametrize("command", ["colorize", "condition --kind canny"])
+def test_the_photo_itself_is_never_written_over(run, grey, command):
+    before = grey.read_bytes()
+    code, out, err = run(*command.split(), grey, "-o", grey, "--force")
+    assert (code, out) == (2, "")
+    assert "is the photo itself: give another output." in " ".join(err.split())
+    assert grey.read_bytes() == before
+
+
 def test_train_writes_a_model_that_colorizes(run, photo_folder, grey, tmp_path):
     output = tmp_path / "run"
     smoke = Path(__file__).parents[1] / "configs" / "smoke.yaml"

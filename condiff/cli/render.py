@@ -12,7 +12,7 @@ import typer
 
 from condiff.cli import options
 from condiff.cli.colorize import DEFAULT_SCHEDULER
-from condiff.cli.targets import choose_target, number_targets, tell_result
+from condiff.cli.targets import choose_target, keep_source, number_targets, tell_result
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -193,13 +193,9 @@ def plan_targets(
     written = [each for each in (*pictures, sheet, animation) if each is not None]
     if animation is not None and animation in written[:-1]:
         raise typer.BadParameter(f"--gif {animation} is a picture's name as well: give another.")
-    if source is not None and any(_same_file(each, source) for each in written):
-        raise typer.BadParameter(f"{source} is the drawing itself: give another output.")
+    if source is not None:
+        keep_source(source, written, what="drawing")
     return Targets(pictures, sheet, animation)
-
-
-def _same_file(path: Path, source: str) -> bool:
-    return path.exists() and Path(source).exists() and path.samefile(source)
 
 
 def _clean(photo: "Photo", source: str, *, as_is: bool, quiet: bool) -> "Drawing":

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,13 @@ def number_targets(target: Path | None, samples: int) -> list[Path | None]:
         raise typer.BadParameter("Several samples do not fit into one standard output: use -o.")
     numbers = range(1, samples + 1)
     return [target.with_name(f"{target.stem}.{n}{target.suffix}") for n in numbers]
+
+
+def keep_source(source: str, written: Iterable[Path | None], *, what: str = "photo") -> None:
+    """Raise BadParameter if the input is among the files to be written, even with --force."""
+    for path in written:
+        if path is not None and path.exists() and Path(source).exists() and path.samefile(source):
+            raise typer.BadParameter(f"{source} is the {what} itself: give another output.")
 
 
 def write_picture(image: "Image.Image", target: Path | None, *, force: bool) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from condiff.config import TrainConfig, read_config
 
 RECIPE = Path(__file__).parents[1] / "configs" / "colorize-cpu.yaml"
-# The recipe made small. Views are not degraded: a photo's own L* belongs to its chroma. At the
+# The recipe made small, unguided and unweighted. Views are not degraded: a photo's own L* belongs to its chroma. At the
 # recipe's learning rate of 5e-4 so short a run paints worse than grey: Fréchet 1.25 of grey's after
 # 240 steps, against 0.91 at 2e-3.
 SMALL = (
@@ -15,6 +15,7 @@ SMALL = (
     "optimizer.learning_rate=2e-3", "model.sample_size=16", "model.block_out_channels=[24,48,96]",
     "model.norm_num_groups=8", "data.size=128", "data.degrade=0",
     "data.files={large-*: 1700, mini-*: 1500}",
+    "diffusion.loss_weighting=none", "diffusion.cond_drop_prob=0", "diffusion.timestep_shift=2",
 )  # fmt: skip
 SEEDS = (0, 1)
 LAB_SCALE = 50.0

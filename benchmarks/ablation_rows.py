@@ -7,9 +7,9 @@ from pathlib import Path
 from condiff.config import TrainConfig, read_config
 
 RECIPE = Path(__file__).parents[1] / "configs" / "colorize-cpu.yaml"
-# The recipe made small, unguided and unweighted. Views are not degraded: a photo's own L* belongs to its chroma. At the
-# recipe's learning rate of 5e-4 so short a run paints worse than grey: Fréchet 1.25 of grey's after
-# 240 steps, against 0.91 at 2e-3.
+# The recipe made small, unguided and unweighted. Views are not degraded: a photo's own L* belongs
+# to its chroma. At the recipe's learning rate of 5e-4 so short a run paints worse than grey:
+# Fréchet 1.25 of grey's after 240 steps, against 0.91 at 2e-3.
 SMALL = (
     "max_minutes=null", "max_train_steps=200", "train_batch_size=32",
     "optimizer.learning_rate=2e-3", "model.sample_size=16", "model.block_out_channels=[24,48,96]",

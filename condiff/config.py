@@ -39,7 +39,8 @@ class ModelConfig(Section):
     """The condition encoder and the U-Net."""
 
     sample_size: PositiveInt = 64  # side of x_t in training; less than data.size / fold is faster
-    fold: PositiveInt = 4
+    fold: PositiveInt = 4  # of the condition's pixels, side by side, for one of the U-Net's
+    patch_size: PositiveInt = 1  # of x_t's pixels, side by side, for one of the U-Net's
     backbone_variant: Literal["lite0", "lite2"] | None = "lite2"
     feature_strides: tuple[Literal[2, 4, 8, 16, 32], ...] = (8, 16, 32)
     neck_channels: PositiveInt = 48
@@ -50,12 +51,14 @@ class ModelConfig(Section):
 
     @model_validator(mode="after")
     def _check_shapes(self) -> Self:
-        stride = 2 ** (len(self.block_out_channels) - 1)
+        stride = self.patch_size * 2 ** (len(self.block_out_channels) - 1)
         if self.sample_size % stride:
             near = max(stride, self.sample_size // stride * stride)
+            patches = f" and patches of {self.patch_size}²" if self.patch_size > 1 else ""
             raise ValueError(
                 f"sample_size {self.sample_size} is no multiple of {stride}, which "
-                f"{len(self.block_out_channels)} levels of block_out_channels need; take {near}"
+                f"{len(self.block_out_channels)} levels of block_out_channels{patches} need; "
+                f"take {near}"
             )
         if odd := [n for n in self.block_out_channels if n % self.norm_num_groups]:
             raise ValueError(
@@ -194,10 +197,12 @@ class TrainConfig(Section):
     @model_validator(mode="after")
     def _check_upscale(self) -> Self:
         if self.task == "upscale":
-            if self.model.fold != 1 or self.model.backbone_variant is not None:
+            model = self.model
+            if (model.fold, model.patch_size, model.backbone_variant) != (1, 1, None):
                 raise ValueError(
-                    "the task upscale sees its condition pixel for pixel: set model.fold to 1 and "
-                    "model.backbone_variant to null, as configs/upscale.yaml does"
+                    "the task upscale sees its condition pixel for pixel: set model.fold and "
+                    "model.patch_size to 1 and model.backbone_variant to null, as "
+                    "configs/upscale.yaml does"
                 )
             if self.data.size < self.model.sample_size:
                 raise ValueError(

@@ -38,6 +38,10 @@ def test_overrides_win_over_the_file(tmp_path):
         ("max_train_steps: -3", "max_train_steps: .*greater than 0.*-3"),
         ("seed: 1", "give --max-steps or --max-minutes"),
         ("max_train_steps: 3\nmodel: {sample_size: 20}", "no multiple of 8.*take 16"),
+        (
+            "max_train_steps: 3\nmodel: {sample_size: 24, patch_size: 2}",
+            "patches of 2² .*take 16",
+        ),
         ("max_train_steps: 3\nmodel: {norm_num_groups: 32}", "does not divide.* 48; take 48"),
         ("max_train_steps: 3\nmodel: {feature_strides: [7]}", "feature_strides"),
         ("max_train_steps: 3\ndiffusion: {prediction_type: epsilon}", "does not go with"),

@@ -6,7 +6,7 @@ import torch
 from skimage.color import rgb2lab
 from torch.testing import assert_close
 
-from condiff.networks.encoder import ConditionEncoder, lightness_to_gray
+from condiff.networks.encoder import ConditionEncoder, from_patches, lightness_to_gray, to_patches
 from condiff.networks.torch_engine import encode_both
 
 
@@ -55,6 +55,24 @@ def test_a_smaller_size_shrinks_the_fold_only(encoder):
     assert small.shape[-2:] == (8, 8)
     halved = torch.nn.functional.avg_pool2d(condition, 2)
     assert_close(torch.pixel_shuffle(small[:, :16], 4), halved)
+
+
+def test_a_patch_is_a_neighbourhood_of_pixels():
+    x_t = torch.rand(2, 3, 8, 12)
+    patches = to_patches(x_t, 2)
+    assert patches.shape == (2, 12, 4, 6)
+    assert_close(patches[:, :, 1, 2].reshape(2, 3, 2, 2), x_t[:, :, 2:4, 4:6])
+    assert_close(from_patches(patches, 2), x_t)
+
+
+def test_cond_has_a_pixel_for_each_patch_and_hints_lose_nothing_in_it():
+    encoder = ConditionEncoder(backbone_variant=None, fold=4, patch_size=2)
+    condition, hints = torch.rand(1, 1, 32, 48) * 2 - 1, torch.rand(1, 3, 16, 24)
+    cond = encoder(condition, hints=hints, size=(16, 24))
+    assert cond.shape == (1, encoder.out_channels, 8, 12)
+    assert_close(torch.pixel_shuffle(cond[:, :16], 4), condition)
+    assert_close(torch.pixel_shuffle(cond[:, 16:], 2), hints)
+    assert encoder(condition, size=(16, 24)).shape == cond.shape
 
 
 def test_saved_and_loaded_it_encodes_the_same(encoder, tmp_path):

@@ -54,6 +54,7 @@ def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("models")
     for task in ("colorize", "sketch", "none"):
         write_graphs(save_tiny(root / task, task))
+    write_graphs(save_tiny(root / "patches", "colorize", patch_size=2))
     return root
 
 
@@ -64,15 +65,16 @@ def pipelines(folder):
     ]
 
 
-@pytest.mark.parametrize("task", ["colorize", "sketch", "none"])
+@pytest.mark.parametrize("task", ["colorize", "sketch", "none", "patches"])
 def test_graphs_give_torchs_numbers_at_sizes_they_were_not_made_at(folders, task):
     found = compare_engines(folders / task)
     assert {d.engine for d in found} == set(GRAPHS) and len({d.size for d in found}) == 2
     assert max(max(d.encoder, d.unet) for d in found) < 1e-5
 
 
-def test_hints_arrive_in_every_engine(folders):
-    reference, *others = pipelines(folders / "colorize")
+@pytest.mark.parametrize("model", ["colorize", "patches"])
+def test_hints_arrive_in_every_engine(folders, model):
+    reference, *others = pipelines(folders / model)
     photo = make_photo(70, 50)
     hints = [Hint(0.5, 0.5, "#c04040")]
     given = reference(photo, seed=3, hints=hints)[0]

@@ -87,6 +87,9 @@ def test_a_folder_of_another_task_gives_its_unet_and_of_the_same_all(tmp_path):
 def test_what_does_not_fit_is_told(folder, tmp_path):
     with pytest.raises(ModelError, match="in_channels 3, but x_0 of the task colorize has 2"):
         load_init(folder, TINY, find_task("colorize"))
+    patched = TINY.model_copy(update={"patch_size": 2})
+    with pytest.raises(ModelError, match="3, but x_0 .* sketch has 12 channels in patches of 2²"):
+        load_init(folder, patched, find_task("sketch"))
     odd = TINY.model_copy(update={"sample_size": 18})
     with pytest.raises(ConfigError, match="18 is no multiple of 4.*take 16"):
         load_init(folder, odd, find_task("sketch"))

@@ -75,8 +75,9 @@ def _forget_the_precision_of_other_tests():
         {"task": "none", "model": TINY["model"] | {"fold": 1}},
         {"task": "edge", "diffusion": {"cond_drop_prob": 0.3},
          "model": TINY["model"] | {"sample_size": 32, "fold": 1}},
+        {"model": TINY["model"] | {"sample_size": 8, "fold": 8, "patch_size": 2}},
     ],
-    ids=["plain", "accumulated", "bf16", "ram", "none", "edge"],
+    ids=["plain", "accumulated", "bf16", "ram", "none", "edge", "patches"],
 )  # fmt: skip
 def test_six_and_six_steps_are_twelve_bit_for_bit(photo_folder, tmp_path, changes):
     config = tiny(**changes)

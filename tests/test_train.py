@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
+from condiff import Pipeline
 from condiff.config import TrainConfig
 from condiff.networks.checkpoint import load_model
 from condiff.training.trainer import Trainer
@@ -94,6 +95,26 @@ def test_training_goes_on_from_a_model_folder(photo_folder, tmp_path, tiny_folde
     trainer = Trainer(config(), photo_folder, tmp_path, init=str(tiny_folder))
     expected = load_model(tiny_folder).model.state_dict()
     assert all(torch.equal(v, expected[k]) for k, v in trainer.model.state_dict().items())
+
+
+@pytest.mark.parametrize("task", ["none", "colorize"])
+def test_a_model_of_patches_learns_and_makes_pictures_of_the_whole_size(
+    photo_folder, tmp_path, task
+):
+    patches = config().model.model_copy(update={"sample_size": 16, "patch_size": 2})
+    settings = config(task=task, max_train_steps=40, model=patches.model_dump())
+    untrained = Trainer(settings, photo_folder, tmp_path)
+    trainer, _ = run(settings, photo_folder, tmp_path)
+    assert error_of(trainer) < 0.9 * error_of(untrained)
+    assert trainer.model.unet.config.sample_size == 8
+    pipeline = Pipeline.from_pretrained(trainer.save(), engine="torch")
+    assert pipeline.loaded.sample_size == 16 and pipeline.cell == 2
+    photo = None if task == "none" else Image.open(photo_folder / "00.png")
+    frames = list(pipeline.frames(photo, steps=2, seed=0, size=32))
+    assert len(frames) == 3
+    assert frames[0].size == ((16, 16) if photo is None else photo.size)
+    again = Trainer(settings, photo_folder, tmp_path, init=str(tmp_path / "model"))
+    assert again.model.patch_size == 2
 
 
 def test_the_frozen_backbone_stays_as_it_was_with_cached_features(photo_folder, tmp_path):

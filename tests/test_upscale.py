@@ -177,6 +177,7 @@ def test_prepared_drawings_are_cut_like_the_photo(tmp_path):
     [
         ({"model": {"fold": 2, "backbone_variant": None}}, "model.fold"),
         ({"model": {"fold": 1}}, "backbone_variant"),
+        ({"model": {"fold": 1, "backbone_variant": None, "patch_size": 2}}, "model.patch_size"),
         (SETTINGS | {"data": {"size": 12}}, "no smaller"),
     ],
 )

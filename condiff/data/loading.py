@@ -44,7 +44,8 @@ def build_dataset(
     data = config.data
     _check(config, task)
     rgb = task.name != "colorize"
-    sample_size = config.model.sample_size if rgb else data.size // config.model.fold
+    chroma_size = data.size // config.model.fold * config.model.patch_size
+    sample_size = config.model.sample_size if rgb else chroma_size
     settings = ViewSettings(task, data, size=data.size, sample_size=sample_size)
     kinds = task.conditions if data.conditions == "prepared" else ()
     if data.streaming:

@@ -6,16 +6,21 @@ from torch import Tensor, nn
 
 from condiff.config import ModelConfig
 from condiff.networks.backbone import load_pretrained
-from condiff.networks.encoder import ConditionEncoder, Features
+from condiff.networks.encoder import ConditionEncoder, Features, from_patches, to_patches
 from condiff.tasks import Task
 
 
 class Model(nn.Module):
-    """The denoising network: a U-Net of t and of x_t joined to the encoded condition."""
+    """The denoising network: a U-Net of t and of x_t joined to the encoded condition.
+
+    The U-Net works on patches of x_t, as in DiT (Peebles and Xie 2022, arXiv:2212.09748): with
+    `patch_size` 2 it has four times the channels at its ends, and a quarter of the pixels.
+    """
 
     def __init__(self, encoder: ConditionEncoder, unet: UNet2DModel):
         super().__init__()
         self.encoder, self.unet = encoder, unet
+        self.patch_size = int(encoder.patch_size)
 
     def forward(
         self,
@@ -33,9 +38,10 @@ class Model(nn.Module):
         return self.predict(x_t, t, cond)
 
     def predict(self, x_t: Tensor, t: Tensor, cond: Tensor) -> Tensor:
-        """Model output (B,C,h,w) for a condition that is encoded already, cond (B,K,h,w)."""
-        joined = torch.cat([x_t, cond], dim=1)
-        return self.unet(joined.contiguous(memory_format=self._memory_format(joined)), t).sample
+        """Model output (B,C,h,w) for a condition that is encoded already, cond (B,K,h/p,w/p)."""
+        joined = torch.cat([to_patches(x_t, self.patch_size), cond], dim=1)
+        output = self.unet(joined.contiguous(memory_format=self._memory_format(joined)), t).sample
+        return from_patches(output, self.patch_size)
 
     def _memory_format(self, x: Tensor) -> torch.memory_format:
         # Measured on a CPU: channels last gains 4-13 % in sampling and loses 0-3 % in training.
@@ -57,14 +63,16 @@ def build_model(config: ModelConfig, task: Task) -> Model:
         feature_strides=config.feature_strides,
         neck_channels=config.neck_channels,
         hint_channels=task.hint_channels,
+        patch_size=config.patch_size,
     )
     if variant:
         encoder.backbone.load_state_dict(load_pretrained(variant).state_dict())
     levels = len(config.block_out_channels)
+    x_0_channels = task.out_channels * config.patch_size**2
     unet = UNet2DModel(
-        sample_size=config.sample_size,
-        in_channels=task.out_channels + encoder.out_channels,
-        out_channels=task.out_channels,
+        sample_size=config.sample_size // config.patch_size,
+        in_channels=x_0_channels + encoder.out_channels,
+        out_channels=x_0_channels,
         block_out_channels=config.block_out_channels,
         layers_per_block=config.layers_per_block,
         down_block_types=("DownBlock2D",) * levels,

@@ -19,6 +19,9 @@ class ConditionEncoder(ModelMixin, ConfigMixin):
     Lin et al. 2017, arXiv:1612.03144), and hints (`hint_channels`, zero if none are given). With a
     backbone, H and W must be multiples of 32. If the condition has no channels, cond has none
     either: the model is unconditional.
+
+    cond has a pixel for each patch of x_t, of `patch_size` by `patch_size` pixels; hints, which are
+    as large as x_t, are folded into it likewise.
     """
 
     @register_to_config
@@ -30,9 +33,10 @@ class ConditionEncoder(ModelMixin, ConfigMixin):
         feature_strides: tuple[int, ...] = (8, 16, 32),
         neck_channels: int = 48,
         hint_channels: int = 3,
+        patch_size: int = 1,
     ):
         super().__init__()
-        self.fold, self.hint_channels = fold, hint_channels
+        self.fold, self.patch_size, self.hint_channels = fold, patch_size, hint_channels
         self.feature_channels: dict[int, int] = {}  # by stride
         self.backbone = EfficientNetLite(backbone_variant) if backbone_variant else None
         if self.backbone:
@@ -43,7 +47,9 @@ class ConditionEncoder(ModelMixin, ConfigMixin):
             )
             self.smooth = nn.Conv2d(neck_channels, neck_channels, 3, padding=1)
         self.out_channels = (
-            in_channels * fold**2 + (neck_channels if backbone_variant else 0) + hint_channels
+            in_channels * fold**2
+            + (neck_channels if backbone_variant else 0)
+            + hint_channels * patch_size**2
         )
 
     @torch.no_grad()
@@ -64,7 +70,7 @@ class ConditionEncoder(ModelMixin, ConfigMixin):
         size: tuple[int, int] | None = None,
         kept: Tensor | None = None,
     ) -> Tensor:
-        """cond at `size` (default: H/fold, W/fold); `features` saves running the backbone again.
+        """cond for x_t of `size` (default: that of training); `features` saves the backbone's run.
 
         Where `kept` (B,1,1,1) is 0 instead of 1, the result is the null_cond of guidance: the
         backbone's features are set to zero, or without a backbone the condition itself.
@@ -73,28 +79,41 @@ class ConditionEncoder(ModelMixin, ConfigMixin):
         is folded is resized, to `fold` times the size.
         """
         height, width = condition.shape[-2:]
-        size = size or (height // self.fold, width // self.fold)
-        full = (size[0] * self.fold, size[1] * self.fold)
+        cells = (height // self.fold, width // self.fold)
+        if size is not None:
+            cells = (size[0] // self.patch_size, size[1] // self.patch_size)
+        full = (cells[0] * self.fold, cells[1] * self.fold)
         features = self.features(condition) if features is None else features
         if kept is not None and self.backbone:
             features = {stride: values * kept for stride, values in features.items()}
         elif kept is not None:
             condition = condition * kept
         if condition.shape[1] == 0:  # an unconditional model's
-            return condition.new_zeros((len(condition), 0, *size))
+            return condition.new_zeros((len(condition), 0, *cells))
         if full != (height, width):
             condition = _resize(condition, full)
         parts = [F.pixel_unshuffle(condition, self.fold)]
         if self.backbone:
             levels = [
-                _resize(self.laterals[str(s)](features[s].to(condition.dtype)), size)
+                _resize(self.laterals[str(s)](features[s].to(condition.dtype)), cells)
                 for s in self.feature_channels
             ]
             parts.append(self.smooth(F.silu(torch.stack(levels).sum(0))))
         if self.hint_channels:
-            shape = (condition.shape[0], self.hint_channels, *size)
-            parts.append(condition.new_zeros(shape) if hints is None else hints)
+            shape = (condition.shape[0], self.hint_channels * self.patch_size**2, *cells)
+            folded = None if hints is None else to_patches(hints, self.patch_size)
+            parts.append(condition.new_zeros(shape) if folded is None else folded)
         return torch.cat(parts, dim=1)
+
+
+def to_patches(x: Tensor, patch_size: int) -> Tensor:
+    """(B,C,h,w) as (B,C·p²,h/p,w/p): each patch of p by p pixels becomes the channels of one."""
+    return x if patch_size == 1 else F.pixel_unshuffle(x, patch_size)
+
+
+def from_patches(x: Tensor, patch_size: int) -> Tensor:
+    """The inverse of `to_patches`."""
+    return x if patch_size == 1 else F.pixel_shuffle(x, patch_size)
 
 
 def _lateral(in_channels: int, out_channels: int) -> nn.Module:

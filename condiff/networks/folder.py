@@ -49,9 +49,10 @@ class ModelFolder:
 
 def read_sizes(unet: Mapping[str, Any], encoder: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a `ModelFolder` that follow from the configurations of its networks."""
+    patch_size = int(encoder.get("patch_size", 1))
     return {
-        "sample_size": int(unet["sample_size"]),
-        "unet_stride": 2 ** (len(unet["block_out_channels"]) - 1),
+        "sample_size": int(unet["sample_size"]) * patch_size,
+        "unet_stride": 2 ** (len(unet["block_out_channels"]) - 1) * patch_size,
         "has_backbone": bool(encoder.get("backbone_variant")),
         "hint_channels": int(encoder.get("hint_channels", 0)),
     }

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from condiff.errors import ConfigError, ModelError
 from condiff.networks.checkpoint import Loaded, load_model
 from condiff.networks.denoiser import Model
-from condiff.networks.encoder import ConditionEncoder
+from condiff.networks.encoder import ConditionEncoder, from_patches, to_patches
 from condiff.networks.engines import GRAPH, build_engine, list_engines, parts_of
 from condiff.networks.folder import read_folder
 from condiff.networks.torch_engine import TorchEngine, encode_both
@@ -56,11 +56,12 @@ class _Encoder(nn.Module):
 class _Unet(nn.Module):
     def __init__(self, model: Model):
         super().__init__()
-        self.unet = model.unet
+        self.unet, self.patch_size = model.unet, model.patch_size
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
-        joined = x_t if cond is None else torch.cat([x_t, cond], dim=1)
-        return self.unet(joined, t).sample
+        patches = to_patches(x_t, self.patch_size)
+        joined = patches if cond is None else torch.cat([patches, cond], dim=1)
+        return from_patches(self.unet(joined, t).sample, self.patch_size)
 
 
 def write_graphs(name: str | Path, out: Path | None = None) -> Path:
@@ -147,7 +148,9 @@ def _write_graph(loaded: Loaded, part: str, folder: Path) -> None:
         module = _Unet(loaded.model)
         inputs = {"x_t": torch.zeros(1, task.out_channels, cells, cells), "t": torch.zeros(1)}
         if task.condition_channels:
-            inputs["cond"] = torch.zeros(1, loaded.model.encoder.out_channels, cells, cells)
+            encoder = loaded.model.encoder
+            grid = cells // encoder.patch_size
+            inputs["cond"] = torch.zeros(1, encoder.out_channels, grid, grid)
         outputs = ["model_output"]
     axes = {name: plane for name in [*inputs, *outputs] if name != "t"}
     buffer = io.BytesIO()

@@ -29,15 +29,18 @@ def load_init(name: str, config: ModelConfig, task: Task) -> Model:
     if folder is not None and _task_of(folder) == task.name:
         return load_model(folder).model.train()
     unet = _load_unet(folder if folder is not None else name)
+    x_0_channels = task.out_channels * config.patch_size**2
     for side in ("in_channels", "out_channels"):
-        if unet.config[side] != task.out_channels:
+        if unet.config[side] != x_0_channels:
+            patches = f" in patches of {config.patch_size}²" if config.patch_size > 1 else ""
             raise ModelError(
                 f"The U-Net of {name} has {side} {unet.config[side]}, but x_0 of the task "
-                f"{task.name} has {task.out_channels} channels: start from another one."
+                f"{task.name} has {x_0_channels} channels{patches}: start from another one."
             )
-    check_size(config.sample_size, len(unet.config.block_out_channels))
+    levels = len(unet.config.block_out_channels)
+    check_size(config.sample_size, levels=levels, patch_size=config.patch_size)
     model = build_model(config, task)
-    channels = task.out_channels + model.encoder.out_channels
+    channels = x_0_channels + model.encoder.out_channels
     model.unet = widen(unet, in_channels=channels).to(memory_format=torch.channels_last)
     return model.train()
 
@@ -53,9 +56,9 @@ def widen(unet: UNet2DModel, *, in_channels: int) -> UNet2DModel:
     return wide
 
 
-def check_size(sample_size: int, levels: int) -> None:
+def check_size(sample_size: int, *, levels: int, patch_size: int = 1) -> None:
     """Raise ConfigError where x_t cannot be halved at every level of the U-Net but the last."""
-    stride = 2 ** (levels - 1)
+    stride = patch_size * 2 ** (levels - 1)
     if sample_size % stride:
         raise ConfigError(
             f"model.sample_size {sample_size} is no multiple of {stride}, which {levels} levels of "

@@ -63,7 +63,8 @@ def make_card(
     began = f"the weights of {init}" if init else "random weights"
     rows = {
         "task": task.name,
-        "x_0": f"{task.out_channels} channels at {model.sample_size}² ({task.x_0})",
+        "x_0": f"{task.out_channels} channels at {model.sample_size}² ({task.x_0})"
+        + (f", in patches of {model.patch_size}²" if model.patch_size > 1 else ""),
         "condition": f"{task.condition_channels} channels at {config.condition_size}²"
         if task.condition_channels
         else "none",

@@ -62,7 +62,8 @@ class Trainer:
         torch.manual_seed(config.seed)  # the same weights on every process
         make = build_model if init is None else partial(load_init, init)
         self.model: Model = make(config.model, self.task)
-        self.model.unet.register_to_config(sample_size=config.model.sample_size)
+        unet_size = config.model.sample_size // self.model.patch_size
+        self.model.unet.register_to_config(sample_size=unet_size)
         if config.gradient_checkpointing:
             self.model.unet.enable_gradient_checkpointing()
         self.model.to(self.accelerator.device)

@@ -1,7 +1,10 @@
 """`condiff train`: what it refuses, what it costs, what it leaves behind."""
 
 import json
+import os
 import resource
+import subprocess
+import sys
 
 import pytest
 import safetensors.torch
@@ -171,3 +174,22 @@ def test_an_edge_model_starts_from_an_unconditional_one(run, tmp_path):
     assert code == 0, err
     card = (tmp_path / "run" / "model" / "README.md").read_text("utf-8")
     assert f"the weights of {tmp_path / 'none' / 'model'}" in card
+
+
+def test_a_torchvision_of_another_build_is_told_in_a_sentence(photo_folder, tmp_path):
+    """As PyPI's is beside a torch for the CPU: it fails when diffusers imports it."""
+    (tmp_path / "torchvision").mkdir()
+    broken = 'raise RuntimeError("operator torchvision::nms does not exist")\n'
+    (tmp_path / "torchvision" / "__init__.py").write_text(broken)
+    (tmp_path / "torchvision-0.1.dist-info").mkdir()
+    metadata = "Metadata-Version: 2.1\nName: torchvision\nVersion: 0.1\n"
+    (tmp_path / "torchvision-0.1.dist-info" / "METADATA").write_text(metadata)
+    arguments = ["train", "--max-steps", "1", "--data", str(photo_folder), "-o", "run", "-n"]
+    done = subprocess.run(
+        [sys.executable, "-m", "condiff", *arguments],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+        capture_output=True, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith("condiff: The torchvision that is installed"), done.stderr
+    assert done.stderr.count("\n") == 1

@@ -97,6 +97,13 @@ def test_training_goes_on_from_a_model_folder(photo_folder, tmp_path, tiny_folde
     assert all(torch.equal(v, expected[k]) for k, v in trainer.model.state_dict().items())
 
 
+def test_a_narrow_model_has_one_head_of_attention(photo_folder, tmp_path):
+    wide = config().model.model_copy(update={"attention_head_dim": 32})
+    trainer, steps = run(config(max_train_steps=1, model=wide.model_dump()), photo_folder, tmp_path)
+    assert len(steps) == 1
+    assert trainer.model.unet.mid_block.attentions[0].heads == 1
+
+
 @pytest.mark.parametrize("task", ["none", "colorize"])
 def test_a_model_of_patches_learns_and_makes_pictures_of_the_whole_size(
     photo_folder, tmp_path, task

@@ -21,7 +21,11 @@ from condiff.cli.train import train
 from condiff.errors import CondiffError
 
 NO_MEMORY = "There is not enough memory: close other programs, or scale the picture down."
-
+WRONG_TORCHVISION = (
+    "The torchvision that is installed was made for another build of torch, which keeps diffusers "
+    "from loading: pip uninstall torchvision (condiff does without it), or install the one that "
+    "goes with your torch."
+)
 VERBOSE = re.compile("--verbose|-[fnqv]*v[fnqv]*")  # alone, or with other short flags: -qv
 
 app = typer.Typer(
@@ -60,10 +64,23 @@ def main(argv: list[str] | None = None) -> int:
         if code == 130:
             print("condiff: interrupted.", file=sys.stderr)
         return code
-    except (CondiffError, MemoryError) as error:
+    except Exception as error:
+        told = _sentence_for(error)
+        if told is None:
+            raise
         if any(VERBOSE.fullmatch(argument) for argument in arguments):
             traceback.print_exc()
-        told = NO_MEMORY if isinstance(error, MemoryError) else error
         print(f"condiff: {told}", file=sys.stderr)
         return 1
     return 0
+
+
+def _sentence_for(error: Exception) -> str | None:
+    """What a user is told of an error; None of one that no user can bring about."""
+    if isinstance(error, CondiffError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return NO_MEMORY
+    if isinstance(error, RuntimeError) and "torchvision::" in str(error):
+        return WRONG_TORCHVISION
+    return None

@@ -78,7 +78,7 @@ def build_model(config: ModelConfig, task: Task) -> Model:
         down_block_types=("DownBlock2D",) * levels,
         up_block_types=("UpBlock2D",) * levels,
         norm_num_groups=config.norm_num_groups,
-        attention_head_dim=config.attention_head_dim,
+        attention_head_dim=min(config.attention_head_dim, config.block_out_channels[-1]),
         add_attention=task.attends,
     )
     return freeze(Model(encoder, unet))

@@ -42,7 +42,9 @@ class ModelConfig(Section):
     fold: PositiveInt = 4  # of the condition's pixels, side by side, for one of the U-Net's
     patch_size: PositiveInt = 1  # of x_t's pixels, side by side, for one of the U-Net's
     backbone_variant: Literal["lite0", "lite2"] | None = "lite2"
-    feature_strides: tuple[Literal[2, 4, 8, 16, 32], ...] = (8, 16, 32)
+    feature_strides: Annotated[tuple[Literal[2, 4, 8, 16, 32], ...], Field(min_length=1)] = (
+        8, 16, 32,
+    )  # fmt: skip
     neck_channels: PositiveInt = 48
     block_out_channels: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (48, 96, 192, 288)
     layers_per_block: PositiveInt = 1
@@ -71,7 +73,7 @@ class ModelConfig(Section):
 class DiffusionConfig(Section):
     """The noise process, what the network predicts, and how its error is weighted."""
 
-    num_train_timesteps: PositiveInt = 1000
+    num_train_timesteps: Annotated[int, Field(ge=2)] = 1000
     beta_schedule: BetaSchedule = "squaredcos_cap_v2"
     schedule_shift: PositiveFloat = 1.0  # base size / size: 0.5 at 128² if 1 is right at 64²
     rescale_betas_zero_snr: bool = True
@@ -158,7 +160,7 @@ class TrainConfig(Section):
     """All settings of a run; `condiff train` reads them from YAML, `--set a.b=c` overrides one."""
 
     task: Task = "colorize"
-    seed: NonNegativeInt = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     train_batch_size: PositiveInt = 32
     gradient_accumulation_steps: PositiveInt = 1
     mixed_precision: Annotated[
@@ -186,6 +188,15 @@ class TrainConfig(Section):
             raise ValueError(
                 "a run needs an end: give --max-steps or --max-minutes, or set max_train_steps or "
                 "max_minutes"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_size(self) -> Self:
+        if self.data.size < self.model.fold:
+            raise ValueError(
+                f"data.size {self.data.size} is less than model.fold {self.model.fold}, of which "
+                "the U-Net's pixels are wide: make the views larger, or fold them less"
             )
         return self
 

@@ -107,7 +107,9 @@ def batch(
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(min=1, help="How many photos are in work at once (default: one per core)."),
+        typer.Option(
+            min=1, max=1024, help="How many photos are in work at once (default: one per core)."
+        ),
     ] = None,
     shard: Annotated[
         str,

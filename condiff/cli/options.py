@@ -61,6 +61,7 @@ Threads = Annotated[
     int,
     typer.Option(
         min=1,
+        max=256,
         help="Processor threads of the network. Another number rounds differently, so that results "
         "differ slightly.",
     ),

@@ -85,7 +85,8 @@ def prep(
         int | None, typer.Option(min=1, help="Take only the first so many photos.")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Number of processes (default: one per core).")
+        int | None,
+        typer.Option(min=1, max=1024, help="Number of processes (default: one per core)."),
     ] = None,
     shard_size: Annotated[int, typer.Option(min=1, help="Photos per parquet file.")] = 1000,
     force: options.Force = False,

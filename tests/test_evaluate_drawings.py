@@ -117,8 +117,10 @@ def test_eval_of_a_model_of_drawings(sketch_folder, none_folder, upscale_folder,
     assert enlarged[0]["edge_f1"] != rows[0]["edge_f1"]
     assert main([*command, str(upscale_folder)]) == 1
     assert "give it with --upscale" in capsys.readouterr().err
-    assert main([*command, str(none_folder)]) == 0
-    assert json.loads(capsys.readouterr().out)[0]["edge_f1"] is None
+    assert main([*command, str(none_folder), "--metric-weights", str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)[0]["edge_f1"] is None
+    assert "FID, KID and LPIPS are for colours: not measured." in err
 
 
 def test_eval_tells_which_flags_are_for_another_kind_of_model(

@@ -105,8 +105,8 @@ def evaluate(
     from condiff.evaluation.photos import evaluate as judge
     from condiff.evaluation.report import to_json
 
-    inception, lpips = _load_networks(metric_weights)
     if result_dir and truth_dir and not (model or data):
+        inception, lpips = _load_networks(metric_weights)
         name, (truths, results) = str(result_dir), _read_pairs(result_dir, truth_dir, limit)
     elif model and data and not (result_dir or truth_dir):
         options.quiet_libraries()
@@ -131,6 +131,7 @@ def evaluate(
             {"--condition": condition, "--upscale": upscale},
             "is for models of drawings: this one colours photos.",
         )
+        inception, lpips = _load_networks(metric_weights)
         results = _colorize(pipeline, truths, sampling, size=size, quiet=quiet)
     else:
         raise typer.BadParameter("Give either RESULT_DIR and TRUTH_DIR, or --model and --data.")

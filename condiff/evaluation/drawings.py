@@ -14,7 +14,7 @@ from condiff.cascade import Cascade
 from condiff.conditions.drawing import Drawing
 from condiff.conditions.table import apply, find_condition, to_ink
 from condiff.errors import ConditionError, DataError
-from condiff.evaluation.judges import Extractor
+from condiff.evaluation.judges import Extractor, in_batches
 from condiff.evaluation.line_metrics import edge_f1, lab_diversity
 from condiff.evaluation.metrics import Floats, Pixels, frechet_distance
 from condiff.evaluation.photos import NO_DISTANCE
@@ -24,7 +24,6 @@ from condiff.pipeline import shrink_to
 TRUTH, OTHER, NOISE, BLURRED_MEAN = "truth", "another photo", "noise", "blurred mean"
 MEAN_SIDE = 64  # side of the mean picture, in pixels
 MEAN_BLUR = 4.0  # sigma of its blur, in those pixels
-BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -190,5 +189,4 @@ def _f1_scores(
 
 
 def _extract(pictures: Sequence[Pixels], extractor: Extractor) -> Floats:
-    starts = range(0, len(pictures), BATCH)
-    return np.concatenate([extractor(list(pictures[i : i + BATCH]))[0] for i in starts])
+    return np.concatenate([extractor(batch)[0] for batch in in_batches(pictures)])

@@ -1,6 +1,6 @@
 """The networks of an evaluation, as plain functions of arrays."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,11 +34,15 @@ class Judges:
 
     def look(self, photos: list[Pixels]) -> Seen:
         """Run the networks on all photos, in batches."""
-        starts = range(0, len(photos), BATCH)
-        batches = [photos[i : i + BATCH] for i in starts]
+        batches = in_batches(photos)
         features, logits = zip(*map(self.extractor, batches), strict=True)
         return Seen(
             features=np.concatenate(features),
             classes=np.concatenate(logits).argmax(1),
             inception=np.concatenate([*map(self.inception, batches)]) if self.inception else None,
         )
+
+
+def in_batches(photos: Sequence[Pixels]) -> list[list[Pixels]]:
+    """The photos in lists of so many as a network takes at once."""
+    return [list(photos[i : i + BATCH]) for i in range(0, len(photos), BATCH)]

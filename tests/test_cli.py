@@ -251,6 +251,10 @@ def test_eval_of_folders_and_of_a_model(run, tmp_path, tiny_folder):
     assert code == 0
     assert "grey passthrough" in out
     assert page.read_text("utf-8").count("data:image") == 6
+    for target, told in [(page, "already exists"), (tmp_path / "no" / "a.html", "is missing")]:
+        code, out, err = run("eval", *model[:-1], target, *QUICK)  # before the work
+        assert code == 1 and not out and told in err
+    assert run("eval", *model, *QUICK, "--force")[0] == 0
     folders = ["eval", tmp_path / "result", tmp_path / "truth"]
     code, out, _ = run(*folders, "--groups")
     assert code == 0 and "chroma / truth's" in out and "PSNR" in out

@@ -245,6 +245,9 @@ def test_export_writes_checks_and_tells(tmp_path, capsys):
 def test_export_refuses_what_it_cannot_use(folders, tmp_path, capsys):
     assert main(["export", str(tmp_path)]) == 1
     assert "not a model folder" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    assert main(["export", str(folders / "none"), str(tmp_path / "file" / "new")]) == 1
+    assert "Cannot write graphs into" in capsys.readouterr().err
     assert main(["export", str(folders / "none"), str(tmp_path)]) == 1
     assert "is there already" in capsys.readouterr().err
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps
 
 from condiff.errors import ImageError
-from condiff.images import files as images
-from condiff.images.files import check_target, default_target, list_images, read_image, write_image
+from condiff.images.files import default_target, list_images, read_image, write_image
+from condiff.images.targets import check_target, publish
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 GRAY = Image.fromarray(RAMP)
@@ -404,7 +404,7 @@ def test_nothing_is_overwritten_without_force(tmp_path):
 
 def test_a_file_that_appears_while_writing_survives(tmp_path):
     target = tmp_path / "a.png"
-    with pytest.raises(FileExistsError), images._publish(target, force=False) as file:
+    with pytest.raises(FileExistsError), publish(target, force=False) as file:
         file.write(b"late")
         target.write_bytes(b"first")
     assert target.read_bytes() == b"first" and os.listdir(tmp_path) == ["a.png"]
@@ -418,7 +418,7 @@ def test_folders_without_hard_links(number, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "link", no_links)
     write_image(photo(), tmp_path / "a.png")
     assert read_image(tmp_path / "a.png").size == (24, 16)
-    with pytest.raises(FileExistsError), images._publish(tmp_path / "b.png", False) as file:
+    with pytest.raises(FileExistsError), publish(tmp_path / "b.png", False) as file:
         file.write(b"late")
         (tmp_path / "b.png").write_bytes(b"first")
     assert sorted(os.listdir(tmp_path)) == ["a.png", "b.png"]

@@ -50,7 +50,7 @@ def check_extras(
 ) -> None:
     """Raise an error for extras that cannot be made or written, before any work."""
     from condiff.figures import check_animation
-    from condiff.images.files import check_target
+    from condiff.images.targets import check_target
 
     if extras.map and samples < 2:
         raise typer.BadParameter("--uncertainty needs several samples: add --samples 5.")

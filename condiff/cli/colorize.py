@@ -101,7 +101,8 @@ def colorize(
     are ignored and made anew. The result of photo.jpg is written beside it as photo.color.jpg,
     unless -o says otherwise; its path is printed on stdout.
     """
-    from condiff.images.files import check_target, read_photo
+    from condiff.images.files import read_photo
+    from condiff.images.targets import check_target
 
     if target is not None and output is not None:
         raise typer.BadParameter("Give the output once: as OUTPUT or with -o, not both.")

@@ -87,6 +87,7 @@ def evaluate(
         Path | None,
         typer.Option(metavar="FILE", help="Write a page with pictures side by side to this file."),
     ] = None,
+    force: options.Force = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
     as_json: options.Json = False,
@@ -104,7 +105,10 @@ def evaluate(
     from condiff.evaluation.photos import Lite0Extractor, format_groups, format_table
     from condiff.evaluation.photos import evaluate as judge
     from condiff.evaluation.report import to_json
+    from condiff.images.targets import check_target, publish, unwritten
 
+    if html is not None:
+        check_target(html, force, format="HTML")
     if result_dir and truth_dir and not (model or data):
         inception, lpips = _load_networks(metric_weights)
         name, (truths, results) = str(result_dir), _read_pairs(result_dir, truth_dir, limit)
@@ -144,7 +148,12 @@ def evaluate(
     if html is not None:
         from condiff.evaluation.photo_page import html_report
 
-        html.write_text(html_report(rows, [r[0] for r in results], truths), "utf-8")
+        page = html_report(rows, [r[0] for r in results], truths)
+        try:
+            with publish(html, force) as file:
+                file.write(page.encode())
+        except OSError as error:
+            raise unwritten(str(html), error) from error
         options.say(f"The page is {html}.", quiet=quiet)
 
 

@@ -1,9 +1,7 @@
 """Reads photo files of any format, upright and in sRGB; writes them completely or not at all."""
 
-import errno
 import io
 import math
-import os
 import struct
 import threading
 import zlib
@@ -25,9 +23,9 @@ from condiff.images.formats import FORMATS, HOLDS, NOTHING, READ_ONLY, find_form
 from condiff.images.memory import as_memory_error
 from condiff.images.metadata import Metadata, add_tags, read_metadata
 from condiff.images.photo import Photo
+from condiff.images.targets import check_target, publish, reason_of, unwritten
 
 MAX_PIXELS = 200_000_000
-EXISTS = "it already exists; use --force to replace it"
 
 # What Pillow's decoders raise on damaged files.
 BROKEN = (
@@ -83,7 +81,7 @@ def read_photo(
             seekable = file if file.seekable() else io.BytesIO(file.read())
             return _read(seekable, name, max_pixels, page)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        why = NOT_OPENED.get(type(error), f"{_reason(error)}; check the path and the disk")
+        why = NOT_OPENED.get(type(error), f"{reason_of(error)}; check the path and the disk")
         raise ImageError(f"cannot read {name}: {why}") from None
 
 
@@ -115,7 +113,7 @@ def _read(file: BinaryIO, name: str, max_pixels: int, page: int | None) -> Photo
         ) from None
     except BROKEN as error:
         raise ImageError(
-            f"cannot read {name}: it is damaged or cut short ({_reason(error)}); get a whole copy"
+            f"cannot read {name}: it is damaged or cut short ({reason_of(error)}); get a whole copy"
         ) from None
     return Photo(pixels, alpha, metadata)
 
@@ -199,41 +197,6 @@ def _read_wide_tiff(file: BinaryIO, max_pixels: int) -> Photo | None:
     return Photo(pixels, alpha, add_tags(Metadata(format="TIFF"), tags, order))
 
 
-def _reason(error: BaseException) -> str:
-    """The system's or Pillow's description of a failure, on one line."""
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(text.split())
-
-
-def check_target(target: Path, force: bool = False, *, format: str | None = None) -> None:
-    """Raise ImageError if a photo cannot be written there; to be called before the work."""
-    why = None
-    try:
-        if format is None and target.suffix.lower() not in FORMATS:
-            ending = f"the suffix {target.suffix}" if target.suffix else "a name without a suffix"
-            why = f"{ending} means no known format; use .jpg, .png, .webp, .avif or .tif"
-        elif target.is_dir():
-            why = "it is a folder; give a file name"
-        elif os.path.lexists(target) and not force:
-            why = EXISTS
-        elif target.exists() and not target.is_file():  # /dev/null must not become a photo
-            why = "it is no regular file; give another name"
-        elif not target.parent.is_dir():
-            why = "its folder is missing; create it first"
-        elif not os.access(target.parent, os.W_OK | os.X_OK):
-            why = "no permission in its folder; give another one"
-    except (OSError, ValueError) as error:  # a name too long, a NUL in it
-        raise _unwritten(str(target), error) from None
-    if why:
-        raise ImageError(f"cannot write {target}: {why}")
-
-
-def _unwritten(name: str, error: BaseException) -> ImageError:
-    if isinstance(error, FileExistsError):
-        return ImageError(f"cannot write {name}: {EXISTS}")
-    return ImageError(f"cannot write {name}: {_reason(error)}; try another place or format")
-
-
 def write_image(
     image: Image.Image, target: Path | BinaryIO, *, format: str | None = None, force: bool = False
 ) -> None:
@@ -280,14 +243,14 @@ def _write(
     format = find_format(format or (path.suffix if path else "png"))
     try:
         if isinstance(target, Path):
-            with _publish(target, force) as file:
+            with publish(target, force) as file:
                 save(file, format)
         else:
             encoded = io.BytesIO()  # some encoders seek, and a pipe cannot
             save(encoded, format)
             target.write(encoded.getbuffer())
     except ENCODER_FAILURES as error:
-        raise _unwritten(str(path or "standard output"), error) from None
+        raise unwritten(str(path or "standard output"), error) from None
 
 
 def _without_idle_alpha(photo: Photo, format: str, name: str) -> Photo:
@@ -300,34 +263,6 @@ def _without_idle_alpha(photo: Photo, format: str, name: str) -> Photo:
             " use .png or .webp (PNG or WebP)"
         )
     return replace(photo, alpha=None)
-
-
-@contextmanager
-def _publish(target: Path, force: bool) -> Iterator[BinaryIO]:
-    """A temporary file beside the target; renamed to it at the end, removed if anything fails."""
-    target = target.resolve() if target.is_symlink() else target
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    part.unlink(missing_ok=True)  # left by a killed process that had the same number
-    try:
-        with open(part, "xb") as file:
-            yield file
-        if force:
-            part.replace(target)
-        else:
-            _link(part, target)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _link(part: Path, target: Path) -> None:
-    """Rename `part` to `target`; FileExistsError if that exists, even since this instant."""
-    try:
-        os.link(part, target)
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
-            raise
-        os.close(os.open(target, os.O_CREAT | os.O_EXCL))  # no hard links here (FAT): claim it
-        part.replace(target)
 
 
 def default_target(source: Path, suffix: str) -> Path:

@@ -67,7 +67,7 @@ class _Unet(nn.Module):
 def write_graphs(name: str | Path, out: Path | None = None) -> Path:
     """Write graphs into a model folder, or into a copy of it at `out`; return that folder.
 
-    Raises ConfigError where onnx is missing or `out` exists.
+    Raises ConfigError where onnx is missing, or `out` exists or cannot be written.
     """
     try:
         import onnx  # noqa: F401
@@ -81,11 +81,20 @@ def write_graphs(name: str | Path, out: Path | None = None) -> Path:
         if out.exists():
             raise ConfigError(f"{out} is there already: give a new folder.")
         folder = out.with_name(f".{out.name}.part")
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(loaded.folder, folder)
-    for part in parts_of(loaded):
-        _write_graph(loaded, part, folder / part)
-    return folder if out is None or folder == loaded.folder else folder.rename(out)
+    try:
+        if folder != loaded.folder:
+            shutil.rmtree(folder, ignore_errors=True)
+            shutil.copytree(loaded.folder, folder)
+        for part in parts_of(loaded):
+            _write_graph(loaded, part, folder / part)
+        return folder if out is None or folder == loaded.folder else folder.rename(out)
+    except OSError as error:
+        if folder != loaded.folder:
+            shutil.rmtree(folder, ignore_errors=True)
+        reason = error.strerror or error
+        raise ConfigError(
+            f"Cannot write graphs into {out or folder}: {reason}. Give another folder to write to."
+        ) from error
 
 
 def compare_engines(folder: Path, engines: list[str] | None = None) -> list[Difference]:

@@ -99,6 +99,8 @@ def test_no_data_is_told(photo_folder, tmp_path):
         find_photos(tmp_path / "nowhere", DataConfig(), seed=0)
     with pytest.raises(DataError, match="No photos"):
         find_photos(tmp_path, DataConfig(), seed=0)
+    with pytest.raises(DataError, match="00.png is no parquet file: give the folder"):
+        find_photos(photo_folder / "00.png", DataConfig(), seed=0)
     (tmp_path / "x.parquet").write_text("not parquet", "utf-8")
     with pytest.raises(DataError, match=r"x\.parquet is not a readable parquet file"):
         find_photos(tmp_path, DataConfig(), seed=0)

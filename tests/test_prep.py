@@ -205,6 +205,12 @@ def test_a_folder_of_other_things_is_left_alone(photos, tmp_path):
         plan(open_source(str(photos)), out, Recipe(), force=True)
 
 
+def test_a_place_that_cannot_be_written_is_told(photos, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main(["prep", str(photos), str(tmp_path / "file" / "out"), *PLAIN]) == 1
+    assert "Cannot write into" in capsys.readouterr().err
+
+
 def test_a_dry_run_touches_nothing(photos, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["prep", str(photos), str(out), *PLAIN, "--dry-run", "--limit", "7"]) == 0

@@ -12,6 +12,7 @@ from condiff.config import TrainConfig
 from condiff.errors import CheckpointError, ConfigError
 from condiff.training.run import (
     begin,
+    check_output,
     find_checkpoints,
     find_start,
     prune_checkpoints,
@@ -91,6 +92,27 @@ def test_a_run_folder_that_cannot_be_written_is_told(tmp_path):
     (tmp_path / "file").write_text("no folder", "utf-8")
     with pytest.raises(ConfigError, match="Cannot write into .*file: Not a directory"):
         begin(tmp_path / "file", config(), None)
+
+
+@pytest.mark.parametrize("name", ["samples", "model", "checkpoints", "config.yaml"])
+def test_a_folder_that_holds_other_peoples_files_is_no_runs_folder(tmp_path, name):
+    """A new run removes what an earlier one has left there, and so nothing else may be there."""
+    if name == "config.yaml":
+        (tmp_path / name).write_text("task: colorize\nmax_train_steps: 3\n", "utf-8")
+    else:
+        (tmp_path / name).mkdir()
+    with pytest.raises(ConfigError, match=f"holds {name}, but is no run's folder"):
+        check_output(tmp_path, data="photos")
+    begin(tmp_path / "run", config(), None)
+    check_output(tmp_path / "run", data="photos")
+    check_output(tmp_path / "new", data="photos")
+
+
+@pytest.mark.parametrize("place", [".", "runs/one"])
+def test_a_run_among_its_photos_would_train_on_its_own_samples(tmp_path, place):
+    with pytest.raises(ConfigError, match="would become photos"):
+        check_output(tmp_path / place, data=str(tmp_path))
+    check_output(tmp_path / place, data=str(tmp_path / "photos"))
 
 
 def test_a_run_goes_on_only_with_its_own_settings_and_data(tmp_path):

@@ -130,6 +130,10 @@ def find_photos(
     chosen: list[_Place] = []
     for pattern, count in wanted.items():
         found = _places_in(root, pattern)
+        if not found and root.is_file():
+            raise DataError(
+                f"{root} is no parquet file: give the folder of the photos, even of a single one."
+            )
         if not found:
             raise DataError(
                 f"No photos in {root} match {pattern!r}: looked for images and *.parquet that are "

@@ -240,7 +240,13 @@ def _clear(out: Path) -> None:
 @contextmanager
 def _locked(scratch: Path) -> Iterator[None]:
     """Hold the folder for one run; the system releases the lock however the run ends."""
-    scratch.mkdir(parents=True, exist_ok=True)
+    try:
+        scratch.mkdir(parents=True, exist_ok=True)
+        (scratch / "lock").touch()
+    except OSError as error:
+        raise DataError(
+            f"Cannot write into {scratch.parent}: {error.strerror}. Choose another folder."
+        ) from error
     with open(scratch / "lock", "w") as file:
         try:
             import fcntl

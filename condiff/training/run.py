@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 STATE = "state.json"
 NAME = re.compile(r"step-(\d{6,})")
+FOLDERS = ("checkpoints", "samples", "model")
+FILES = ("metrics.jsonl", "config.yaml", "curves.png")
 
 # Settings that may change when a run is resumed: how long it lasts, what it writes, how it is
 # computed.
@@ -60,6 +62,34 @@ class Checkpoint:
     def read(self, name: str) -> dict[str, Tensor]:
         """The tensors of one of its files, `model`, `ema` or `optimizer`, by name."""
         return safetensors.torch.load_file(self.folder / f"{name}.safetensors")
+
+
+def check_output(output: Path, *, data: str) -> None:
+    """Raise ConfigError where a run would remove files that none wrote, or train on its own.
+
+    To be called before the work. `data` is the argument of the command.
+    """
+    source = Path(data)
+    if source.is_dir() and output.resolve().is_relative_to(source.resolve()):
+        raise ConfigError(
+            f"The run's folder {output} lies in that of the photos, {data}: its grids of samples "
+            "would become photos. Choose another folder by -o."
+        )
+    found = next((name for name in (*FOLDERS, *FILES) if (output / name).exists()), None)
+    if found and not _is_run(output):
+        raise ConfigError(
+            f"{output} holds {found}, but is no run's folder: a run would overwrite it. Choose "
+            "another folder by -o."
+        )
+
+
+def _is_run(output: Path) -> bool:
+    """Whether a run wrote the folder: whether its config.yaml has every section."""
+    try:
+        values = read_yaml(output / "config.yaml")
+    except ConfigError:
+        return False
+    return values.keys() >= {"task", "seed", "log_steps", "model", "diffusion", "data", "optimizer"}
 
 
 def find_start(
@@ -150,9 +180,9 @@ def flatten(section: BaseModel, prefix: str = "") -> dict[str, Any]:
 
 def clear(output: Path) -> None:
     """Remove what a run wrote, except the feature cache."""
-    for name in ("checkpoints", "samples", "model"):
+    for name in FOLDERS:
         shutil.rmtree(output / name, ignore_errors=True)
-    for name in ("metrics.jsonl", "config.yaml", "curves.png"):
+    for name in FILES:
         (output / name).unlink(missing_ok=True)
 
 

@@ -130,7 +130,7 @@ def find_photos(
     chosen: list[_Place] = []
     for pattern, count in wanted.items():
         found = _places_in(root, pattern)
-        if not found and root.is_file():
+        if not found and root.is_file() and root.suffix != ".parquet":
             raise DataError(
                 f"{root} is no parquet file: give the folder of the photos, even of a single one."
             )

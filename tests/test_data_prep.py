@@ -152,6 +152,18 @@ def test_toy_photos_have_the_colours_of_their_shapes(tmp_path):
     np.testing.assert_array_equal(pixels, again)
 
 
+def test_drawn_pictures_are_not_put_among_other_files(tmp_path, capsys):
+    shapes = importlib.import_module("shapes")
+    out = tmp_path / "out"
+    assert shapes.main([str(out), "--count", "2"]) == 0
+    assert shapes.main([str(out), "--count", "3"]) == 0  # its own are made anew
+    (out / "holiday.jpg").touch()
+    for place, told in [(out, "holds other things"), (out / "holiday.jpg" / "x", "Cannot write")]:
+        with pytest.raises(SystemExit, match="1"):
+            shapes.main([str(place), "--count", "3"])
+        assert told in capsys.readouterr().err
+
+
 def test_toy_photos_prepared_by_the_script_for_photos(tmp_path, capsys):
     shapes, photos = importlib.import_module("shapes"), importlib.import_module("photos")
     assert shapes.main([str(tmp_path / "toys"), "--count", "12"]) == 0

@@ -44,8 +44,19 @@ def drawn_source(
 
 
 def write_folder(source: Source, out: Path) -> Iterator[Path]:
-    """Write a source as an `imagefolder`: plain files, with captions in metadata.jsonl."""
-    out.mkdir(parents=True, exist_ok=True)
+    """Write a drawn source as an `imagefolder`: plain files, with captions in metadata.jsonl.
+
+    Raises DataError where the folder cannot be written, or holds files of other names.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        held = {path.name for path in out.iterdir() if not path.name.startswith(f"{source.name}-")}
+    except OSError as error:
+        raise DataError(
+            f"Cannot write into {out}: {error.strerror}. Choose another folder."
+        ) from error
+    if held - {"metadata.jsonl"}:
+        raise DataError(f"{out} holds other things: give a folder that is empty or not there yet.")
     with open(out / "metadata.jsonl", "w", encoding="utf-8") as captions:
         for item in source.items(0):
             data = item.data.read_bytes() if isinstance(item.data, Path) else item.data

@@ -8,6 +8,7 @@ from PIL import Image
 
 from condiff import Pipeline
 from condiff.config import TrainConfig
+from condiff.errors import ConfigError
 from condiff.networks.checkpoint import load_model
 from condiff.training.trainer import Trainer
 
@@ -120,8 +121,13 @@ def test_a_model_of_patches_learns_and_makes_pictures_of_the_whole_size(
     frames = list(pipeline.frames(photo, steps=2, seed=0, size=32))
     assert len(frames) == 3
     assert frames[0].size == ((16, 16) if photo is None else photo.size)
-    again = Trainer(settings, photo_folder, tmp_path, init=str(tmp_path / "model"))
-    assert again.model.patch_size == 2
+    init = str(tmp_path / "model")
+    again = Trainer(config(task=task), photo_folder, tmp_path, init=init)  # it asks for none
+    assert again.model.patch_size == again.config.model.patch_size == 2
+    assert again.config.model.sample_size == 8 and again.model.unet.config.sample_size == 4
+    small = patches.model_copy(update={"sample_size": 6, "patch_size": 1})
+    with pytest.raises(ConfigError, match="shape of the weights.*sample_size 6 is no multiple"):
+        Trainer(config(task=task, model=small.model_dump()), photo_folder, tmp_path, init=init)
 
 
 def test_the_frozen_backbone_stays_as_it_was_with_cached_features(photo_folder, tmp_path):

@@ -18,7 +18,6 @@ from condiff.cli import options
 from condiff.cli.train_report import BAR, make_record, smooth_deciles, summarize
 
 if TYPE_CHECKING:
-    from condiff.config import TrainConfig
     from condiff.training.trainer import Trainer
 
 
@@ -138,7 +137,7 @@ def train(
     build = _import_trainer()
     if dry_run:
         trainer = build(config, data, None, init=init)
-        _show_cost(trainer, config, push_to_hub=push_to_hub)
+        _show_cost(trainer, push_to_hub=push_to_hub)
         return
     if profile:
         _show_profile(build(config, data, output, init=init))
@@ -179,11 +178,12 @@ def _import_trainer() -> "type[Trainer]":
     return Trainer
 
 
-def _show_cost(trainer: "Trainer", config: "TrainConfig", *, push_to_hub: str | None) -> None:
+def _show_cost(trainer: "Trainer", *, push_to_hub: str | None) -> None:
     """Print all settings as YAML, and the data and the cost of a step as comments."""
     from condiff.config import to_yaml
     from condiff.training.profile import count_cost
 
+    config = trainer.config
     cost = count_cost(trainer, cached_features=config.data.cache_features)
     if not trainer.is_main:
         return

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from diffusers import UNet2DModel
 
-from condiff.config import ModelConfig
+from condiff.config import ModelConfig, TrainConfig, parse_config
 from condiff.errors import ConfigError, ModelError
 from condiff.networks.checkpoint import load_model
 from condiff.networks.denoiser import Model, build_model
@@ -15,6 +15,11 @@ from condiff.networks.folder import EMBEDDED, INDEX
 from condiff.tasks import Task
 
 logger = logging.getLogger(__name__)
+
+SHAPE = (  # of a model, as the section `model` of the configuration names it
+    "fold", "patch_size", "feature_strides", "neck_channels",
+    "block_out_channels", "layers_per_block", "norm_num_groups", "attention_head_dim",
+)  # fmt: skip
 
 
 def load_init(name: str, config: ModelConfig, task: Task) -> Model:
@@ -43,6 +48,20 @@ def load_init(name: str, config: ModelConfig, task: Task) -> Model:
     channels = x_0_channels + model.encoder.out_channels
     model.unet = widen(unet, in_channels=channels).to(memory_format=torch.channels_last)
     return model.train()
+
+
+def adopt_shape(config: TrainConfig, model: Model) -> TrainConfig:
+    """The configuration with the model's own shape, in which the weights it starts from were made.
+
+    Raises ConfigError where other settings do not go with that shape.
+    """
+    own = {**model.encoder.config, **model.unet.config}
+    shape = {key: own[key] for key in SHAPE if own.get(key) is not None}
+    if model.encoder.config["in_channels"]:
+        shape["backbone_variant"] = model.encoder.config["backbone_variant"]
+    values = config.model_dump()
+    values["model"] |= shape
+    return parse_config(values, origin="the settings, with the shape of the weights to start from")
 
 
 def widen(unet: UNet2DModel, *, in_channels: int) -> UNet2DModel:

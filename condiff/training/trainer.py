@@ -23,7 +23,7 @@ from condiff.data.loading import Batch, FeatureCache, build_dataset, load_batche
 from condiff.diffusion import build_scheduler
 from condiff.networks.checkpoint import save_model
 from condiff.networks.denoiser import Model, build_model
-from condiff.networks.pretrained import load_init
+from condiff.networks.pretrained import adopt_shape, load_init
 from condiff.tasks import Task, find_task
 from condiff.training.average import averaged, build_average, update_average
 from condiff.training.card import make_card
@@ -55,13 +55,16 @@ class Trainer:
         if output is None:
             uncached = config.data.model_copy(update={"cache_features": False})
             config = config.model_copy(update={"data": uncached})
-        self.config, self.source, self.init = config, str(data), init
+        self.source, self.init = str(data), init
         self.output = output or Path()
         self.task: Task = find_task(config.task)
         self.accelerator = build_accelerator(config, self.output)
         torch.manual_seed(config.seed)  # the same weights on every process
         make = build_model if init is None else partial(load_init, init)
         self.model: Model = make(config.model, self.task)
+        if init is not None:
+            config = adopt_shape(config, self.model)
+        self.config = config
         unet_size = config.model.sample_size // self.model.patch_size
         self.model.unet.register_to_config(sample_size=unet_size)
         if config.gradient_checkpointing:

@@ -8,11 +8,11 @@ import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
-from condiff.config import DiffusionConfig, ModelConfig
+from condiff.config import DiffusionConfig, ModelConfig, TrainConfig
 from condiff.errors import ConfigError, ModelError
 from condiff.networks.checkpoint import load_model, save_model
 from condiff.networks.denoiser import build_model
-from condiff.networks.pretrained import load_init
+from condiff.networks.pretrained import adopt_shape, load_init
 from condiff.tasks import find_task
 
 TINY = ModelConfig(
@@ -91,8 +91,9 @@ def test_what_does_not_fit_is_told(folder, tmp_path):
     with pytest.raises(ModelError, match="3, but x_0 .* sketch has 12 channels in patches of 2²"):
         load_init(folder, patched, find_task("sketch"))
     odd = TINY.model_copy(update={"sample_size": 18})
+    settings = TrainConfig(task="sketch", max_train_steps=1, model=odd)
     with pytest.raises(ConfigError, match="18 is no multiple of 4.*take 16"):
-        load_init(folder, odd, find_task("sketch"))
+        adopt_shape(settings, load_init(folder, odd, find_task("sketch")))
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelError, match="Cannot start from"):
         load_init(str(tmp_path / "empty"), TINY, find_task("sketch"))

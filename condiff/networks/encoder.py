@@ -100,9 +100,10 @@ class ConditionEncoder(ModelMixin, ConfigMixin):
             ]
             parts.append(self.smooth(F.silu(torch.stack(levels).sum(0))))
         if self.hint_channels:
-            shape = (condition.shape[0], self.hint_channels * self.patch_size**2, *cells)
-            folded = None if hints is None else to_patches(hints, self.patch_size)
-            parts.append(condition.new_zeros(shape) if folded is None else folded)
+            if hints is None:
+                height, width = (side * self.patch_size for side in cells)
+                hints = condition.new_zeros(len(condition), self.hint_channels, height, width)
+            parts.append(to_patches(hints, self.patch_size))
         return torch.cat(parts, dim=1)
 
 

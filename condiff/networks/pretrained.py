@@ -8,7 +8,7 @@ import torch
 from diffusers import UNet2DModel
 
 from condiff.config import ModelConfig, TrainConfig, parse_config
-from condiff.errors import ConfigError, ModelError
+from condiff.errors import ModelError
 from condiff.networks.checkpoint import load_model
 from condiff.networks.denoiser import Model, build_model
 from condiff.networks.folder import EMBEDDED, INDEX
@@ -28,7 +28,7 @@ def load_init(name: str, config: ModelConfig, task: Task) -> Model:
     A condiff folder of the same task is loaded as it is. From anything else only the U-Net is
     taken, with its own architecture; `conv_in` is widened with zeros for the condition's channels,
     so that at first its output is the pretrained one's, whatever the condition. Raises ModelError
-    where there are no weights that fit, ConfigError for a sample_size that does not.
+    where there are no weights that fit.
     """
     folder = next((f for f in (Path(name), EMBEDDED / name) if (f / INDEX).is_file()), None)
     if folder is not None and _task_of(folder) == task.name:
@@ -42,8 +42,6 @@ def load_init(name: str, config: ModelConfig, task: Task) -> Model:
                 f"The U-Net of {name} has {side} {unet.config[side]}, but x_0 of the task "
                 f"{task.name} has {x_0_channels} channels{patches}: start from another one."
             )
-    levels = len(unet.config.block_out_channels)
-    check_size(config.sample_size, levels=levels, patch_size=config.patch_size)
     model = build_model(config, task)
     channels = x_0_channels + model.encoder.out_channels
     model.unet = widen(unet, in_channels=channels).to(memory_format=torch.channels_last)
@@ -53,7 +51,7 @@ def load_init(name: str, config: ModelConfig, task: Task) -> Model:
 def adopt_shape(config: TrainConfig, model: Model) -> TrainConfig:
     """The configuration with the model's own shape, in which the weights it starts from were made.
 
-    Raises ConfigError where other settings do not go with that shape.
+    Raises ConfigError where other settings, such as sample_size, do not go with that shape.
     """
     own = {**model.encoder.config, **model.unet.config}
     shape = {key: own[key] for key in SHAPE if own.get(key) is not None}
@@ -73,16 +71,6 @@ def widen(unet: UNet2DModel, *, in_channels: int) -> UNet2DModel:
     padded[:, : first.shape[1]] = first
     wide.load_state_dict({**weights, "conv_in.weight": padded})
     return wide
-
-
-def check_size(sample_size: int, *, levels: int, patch_size: int = 1) -> None:
-    """Raise ConfigError where x_t cannot be halved at every level of the U-Net but the last."""
-    stride = patch_size * 2 ** (levels - 1)
-    if sample_size % stride:
-        raise ConfigError(
-            f"model.sample_size {sample_size} is no multiple of {stride}, which {levels} levels of "
-            f"the U-Net need: take {max(stride, sample_size // stride * stride)}."
-        )
 
 
 def _task_of(folder: Path) -> str | None:

@@ -105,6 +105,9 @@ def test_a_folder_that_holds_other_peoples_files_is_no_runs_folder(tmp_path, nam
         check_output(tmp_path, data="photos")
     begin(tmp_path / "run", config(), None)
     check_output(tmp_path / "run", data="photos")
+    (tmp_path / "run" / "model_index.json").touch()  # the model folder of a run, mistaken for it
+    with pytest.raises(ConfigError, match="no run's folder"):
+        check_output(tmp_path / "run", data="photos")
     check_output(tmp_path / "new", data="photos")
 
 

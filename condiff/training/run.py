@@ -24,6 +24,7 @@ from torch import Tensor
 
 from condiff.config import TrainConfig, parse_config, read_yaml, to_yaml
 from condiff.errors import CheckpointError, ConfigError, TrainingError
+from condiff.networks.folder import INDEX
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +85,9 @@ def check_output(output: Path, *, data: str) -> None:
 
 
 def _is_run(output: Path) -> bool:
-    """Whether a run wrote the folder: whether its config.yaml has every section."""
+    """Whether a run wrote the folder: its config.yaml has every section, and it is no model's."""
+    if (output / INDEX).exists():
+        return False
     try:
         values = read_yaml(output / "config.yaml")
     except ConfigError:

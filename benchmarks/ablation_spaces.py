@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from condiff.colors.lab import LUMINANCE, RGB_OF_XYZ, WHITE, XYZ_OF_RGB
-from condiff.images.profiles import decode_srgb
+from condiff.photos.icc import decode_srgb
 
 Floats = NDArray[Any]
 

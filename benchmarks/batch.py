@@ -117,7 +117,7 @@ def loop(photos: Path, out: Path, model: str, threads: int) -> dict[str, float]:
     """Read, colour and write one photo after the other."""
     import torch
 
-    from condiff.images.files import list_images, read_image, write_image
+    from condiff.photos.reading import list_images, read_image, write_image
     from condiff.pipeline import Pipeline
 
     torch.set_num_threads(threads)
@@ -137,7 +137,7 @@ def batch(photos: Path, out: Path, model: str, workers: int) -> dict[str, float]
     from condiff.batches.journal import open_journal
     from condiff.batches.runner import run
     from condiff.batches.transform import Recipe, build_transform
-    from condiff.images.files import list_images, read_photo
+    from condiff.photos.reading import list_images, read_photo
     from condiff.pipeline import SCHEDULER, STEPS, Pipeline
 
     pipeline = Pipeline.from_pretrained(model, device="cpu")

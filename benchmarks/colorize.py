@@ -92,8 +92,8 @@ def measure_in_child(photo: Path, model: str) -> dict[str, float]:
 def measure_stages(photo: Path, model: str) -> dict[str, float]:
     """Best seconds of each stage of a loaded pipeline, and of the whole."""
     from condiff.cli.options import quiet_libraries
-    from condiff.images.files import read_photo, write_photo
-    from condiff.images.photo import with_pixels
+    from condiff.photos.photo import with_pixels
+    from condiff.photos.reading import read_photo, write_photo
     from condiff.pipeline import Pipeline
 
     quiet_libraries()

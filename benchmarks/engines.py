@@ -95,8 +95,8 @@ def call(command: list[object]) -> list[float]:
 def measure_warm(engine: str, photo: str, arguments: argparse.Namespace) -> list[float]:
     """Best seconds of a whole photo, and of the network in it, after a first photo."""
     from condiff.cli.options import quiet_libraries
-    from condiff.images.files import read_photo, write_photo
-    from condiff.images.photo import with_pixels
+    from condiff.photos.photo import with_pixels
+    from condiff.photos.reading import read_photo, write_photo
     from condiff.pipeline import Pipeline
 
     quiet_libraries()

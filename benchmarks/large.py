@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 from colorize import make_photo
 
-from condiff.images.files import read_photo, write_photo
-from condiff.images.photo import Photo
+from condiff.photos.photo import Photo
+from condiff.photos.reading import read_photo, write_photo
 
 MEGAPIXELS = (12, 25, 50, 100)
 

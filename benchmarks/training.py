@@ -36,7 +36,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from condiff.config import TrainConfig
 from condiff.data.parquet import read_parquet
-from condiff.images.files import list_images
+from condiff.photos.reading import list_images
 from condiff.training.profile import count_cost, measure_peak, synchronize
 from condiff.training.trainer import Trainer
 

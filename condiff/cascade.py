@@ -13,8 +13,8 @@ from PIL import Image
 
 from condiff.conditions.drawing import Drawing
 from condiff.errors import ConfigError
-from condiff.images.photo import Picture
 from condiff.networks.folder import ModelFolder
+from condiff.photos.photo import Picture
 from condiff.pipeline import SCHEDULER, Pipeline, fit_size, read_drawing
 from condiff.upscale import Upscaler, enlarged_size, resample
 

@@ -17,11 +17,11 @@ from condiff.colors.lab import lightness as lightness_of
 from condiff.colors.wishes import NOTHING, Wishes, build_wishes, names_of
 from condiff.conditions.drawing import Drawing, clean_drawing, shrink_ink
 from condiff.errors import ConfigError, ImageError
-from condiff.images.decoding import to_8_bits
-from condiff.images.memory import as_memory_error
-from condiff.images.photo import Photo, Picture, pixels_of, with_pixels
 from condiff.networks.engines import Engine, build_engine, choose_engine, find_device
 from condiff.networks.folder import ModelFolder, read_folder
+from condiff.photos.memory import as_memory_error
+from condiff.photos.photo import Photo, Picture, pixels_of, with_pixels
+from condiff.photos.reading import to_8_bits
 from condiff.sampling import SOLVERS, damp_broad_noise, draw_noise, guide, sample
 
 STEPS = 4

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from condiff import Pipeline
 from condiff.colors.lab import join_chroma
 from condiff.figures import make_contact_sheet
-from condiff.images.files import read_image
+from condiff.photos.reading import read_image
 
 SIDE = 320
 

@@ -22,7 +22,7 @@ from condiff.batches.knowledge import Result, look_up
 from condiff.batches.mirror import Choice, file_seed, plan
 from condiff.batches.runner import run
 from condiff.errors import ConfigError, ImageError
-from condiff.images.files import read_photo
+from condiff.photos.reading import read_photo
 
 from . import tint as program
 from .tint import SETTINGS, tint

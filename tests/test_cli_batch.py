@@ -18,7 +18,7 @@ from condiff.batches.transform import Recipe, build_transform
 from condiff.cli import main
 from condiff.cli.batch_report import shown
 from condiff.errors import ImageError
-from condiff.images.photo import Photo
+from condiff.photos.photo import Photo
 
 from .conftest import make_photo
 from .test_batch import files_of, make_photos

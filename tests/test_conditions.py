@@ -24,7 +24,7 @@ from condiff.conditions.table import (
     to_ink,
 )
 from condiff.errors import ConditionError
-from condiff.images.files import read_image
+from condiff.photos.reading import read_image
 
 OFFLINE = [name for name, row in CONDITIONS.items() if not row.needs]
 BY_HED = ["softedge", "scribble"]

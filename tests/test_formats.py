@@ -9,11 +9,11 @@ from PIL import Image, JpegImagePlugin
 
 from condiff.cli import main
 from condiff.errors import ImageError
-from condiff.images import jpeg
-from condiff.images.files import MAX_PIXELS, read_image, read_photo, write_photo
-from condiff.images.formats import FORMATS, HOLDS, find_format
-from condiff.images.photo import Photo
-from condiff.images.provenance import SOURCE_TYPE
+from condiff.photos import writing
+from condiff.photos.formats import FORMATS, HOLDS, find_format
+from condiff.photos.photo import Photo
+from condiff.photos.provenance import SOURCE_TYPE
+from condiff.photos.reading import MAX_PIXELS, read_image, read_photo, write_photo
 
 from .conftest import make_photo
 
@@ -61,8 +61,8 @@ def test_a_grey_jpeg_gets_its_own_luma_and_as_good_a_chroma(quality):
     assert tables[0] == luma and sampling == 0
     expected, _, _ = coding_of(saved(make_photo(48, 40), "JPEG", quality=quality))
     assert np.abs(np.subtract(tables[1], expected[1])).max() <= 1 + 0.02 * max(expected[1])
-    assert jpeg.estimate_scale(tuple(expected[0])) == pytest.approx(
-        sum(luma) / jpeg.LUMA_SUM, rel=1e-6
+    assert writing.estimate_scale(tuple(expected[0])) == pytest.approx(
+        sum(luma) / writing.LUMA_SUM, rel=1e-6
     )
 
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps
 
 from condiff.errors import ImageError
-from condiff.images.files import default_target, list_images, read_image, write_image
-from condiff.images.targets import check_target, publish
+from condiff.files import check_target, publish
+from condiff.photos.reading import default_target, list_images, read_image, write_image
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 GRAY = Image.fromarray(RAMP)

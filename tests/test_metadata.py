@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
-from condiff.images import ifd, xmp
-from condiff.images.files import read_photo, write_photo
-from condiff.images.metadata import Metadata
-from condiff.images.photo import Photo
-from condiff.images.provenance import SOURCE_TYPE, add_provenance
+from condiff.photos import ifd, xmp
+from condiff.photos.metadata import Metadata
+from condiff.photos.photo import Photo
+from condiff.photos.provenance import SOURCE_TYPE, add_provenance
+from condiff.photos.reading import read_photo, write_photo
 
 SUFFIXES = ["jpg", "png", "webp", "avif", "tif"]
 WITH_IPTC = {"jpg", "png", "tif"}

@@ -17,11 +17,11 @@ from skimage.color import rgb2lab
 from condiff.colors import lab as color
 from condiff.colors.lab import join_chroma
 from condiff.errors import ImageError
-from condiff.images import profiles
-from condiff.images.encoding import losses
-from condiff.images.files import read_image, read_photo, write_photo
-from condiff.images.metadata import Metadata
-from condiff.images.photo import Photo
+from condiff.photos import icc
+from condiff.photos.metadata import Metadata
+from condiff.photos.photo import Photo
+from condiff.photos.reading import read_image, read_photo, write_photo
+from condiff.photos.writing import losses
 
 DEEP = np.random.default_rng(0).integers(0, 65_536, (16, 24, 3), dtype=np.uint16)
 GREY = DEEP[..., 0]
@@ -216,9 +216,9 @@ def gamma_profile(gamma: float, space: bytes = b"RGB ") -> bytes:
 
 
 def test_a_profile_that_is_srgb_changes_nothing_in_16_bits():
-    assert np.abs(profiles.deep_to_srgb(DEEP, profile_file("sRGX")).astype(int) - DEEP).max() <= 24
-    assert profiles.deep_to_srgb(DEEP, profiles.srgb_profile()) is DEEP
-    assert profiles.deep_to_srgb(DEEP, b"no profile") is DEEP
+    assert np.abs(icc.deep_to_srgb(DEEP, profile_file("sRGX")).astype(int) - DEEP).max() <= 24
+    assert icc.deep_to_srgb(DEEP, icc.srgb_profile()) is DEEP
+    assert icc.deep_to_srgb(DEEP, b"no profile") is DEEP
 
 
 @pytest.mark.parametrize("gamma", [1.8, 2.2])
@@ -230,10 +230,10 @@ def test_profiles_in_16_bits_agree_with_littlecms_in_8(gamma, space):
         eight = np.repeat(eight[..., :1], 3, axis=2)
     opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
     image = Image.fromarray(eight[..., 0] if space == b"GRAY" else eight)
-    expected = np.asarray(profiles.to_srgb(image, opened).convert("RGB")).astype(int)
-    got = profiles.deep_to_srgb(eight.astype(np.uint16) * 257, profile) / 257
+    expected = np.asarray(icc.to_srgb(image, opened).convert("RGB")).astype(int)
+    got = icc.deep_to_srgb(eight.astype(np.uint16) * 257, profile) / 257
     assert np.abs(got - expected).max() <= 1.5
-    exact = profiles.decode_srgb(got / 255)
+    exact = icc.decode_srgb(got / 255)
     assert np.abs(exact - (eight / 255) ** gamma).max() < 2e-3  # and by the formula
 
 
@@ -274,9 +274,9 @@ def test_strips_leave_no_trace_in_16_bits(strip_pixels, monkeypatch):
     monkeypatch.setattr(color, "STRIP_PIXELS", strip_pixels)
     assert np.array_equal(join_chroma(pixels, ab), whole)
     profile = gamma_profile(1.8)
-    wide = profiles.deep_to_srgb(pixels, profile)
+    wide = icc.deep_to_srgb(pixels, profile)
     monkeypatch.setattr(profiles, "STRIP_PIXELS", strip_pixels)
-    assert np.array_equal(profiles.deep_to_srgb(pixels, profile), wide)
+    assert np.array_equal(icc.deep_to_srgb(pixels, profile), wide)
 
 
 def test_without_chroma_grey_stays_untouched_in_16_bits():

@@ -12,7 +12,7 @@ import numpy as np
 from condiff.batches.journal import open_journal
 from condiff.batches.mirror import plan
 from condiff.batches.runner import run
-from condiff.images.photo import Photo
+from condiff.photos.photo import Photo
 
 SETTINGS = {"task": "tint", "seed": 5}
 

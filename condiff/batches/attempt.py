@@ -13,8 +13,8 @@ from PIL import Image
 from condiff.batches.journal import Entry
 from condiff.batches.mirror import Job
 from condiff.errors import CondiffError
-from condiff.images.files import read_image, read_photo, write_photo
-from condiff.images.photo import Photo
+from condiff.photos.photo import Photo
+from condiff.photos.reading import read_image, read_photo, write_photo
 
 if TYPE_CHECKING:
     from condiff.batches.remote import Blob

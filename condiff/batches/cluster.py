@@ -28,7 +28,7 @@ from condiff.batches.remote_journal import RemoteJournal
 from condiff.batches.runner import BUSY_WAIT
 from condiff.batches.transform import Recipe, build_transform
 from condiff.errors import ConfigError
-from condiff.images.files import read_photo
+from condiff.photos.reading import read_photo
 
 OBJECT_STORE = 256 * 2**20  # bytes, of a local Ray; small, as photos never pass through it
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from condiff.batches.remote import Blob, Folder
 from condiff.errors import ConfigError
-from condiff.images.formats import FORMATS, READ_ONLY
+from condiff.photos.formats import FORMATS, READ_ONLY
 
 UNWRITTEN_SUFFIX = ".png"  # of the result of a photo whose own format is only read
 

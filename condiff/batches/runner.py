@@ -15,8 +15,8 @@ from condiff.batches.attempt import NO_MEMORY, Read, Transform, attempt
 from condiff.batches.journal import Journal
 from condiff.batches.knowledge import Knowledge, Result
 from condiff.batches.mirror import Job, Plan, file_seed, hash_name
-from condiff.images.files import read_photo
-from condiff.images.photo import Photo
+from condiff.photos.photo import Photo
+from condiff.photos.reading import read_photo
 
 PIXELS_IN_WORK = 128_000_000  # joining chroma and lightness takes some 13 bytes per pixel
 BUSY_WAIT = 0.2  # seconds until photos that other processes work on are looked at again

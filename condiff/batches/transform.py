@@ -12,10 +12,10 @@ import numpy as np
 from condiff.batches.attempt import HintPicture, Transform
 from condiff.colors.wishes import note_wishes
 from condiff.errors import ImageError, ModelError
-from condiff.images.files import MAX_PIXELS
-from condiff.images.photo import Photo, Pixels
-from condiff.images.provenance import add_provenance
 from condiff.networks.folder import INDEX
+from condiff.photos.photo import Photo, Pixels
+from condiff.photos.provenance import add_provenance
+from condiff.photos.reading import MAX_PIXELS
 from condiff.pipeline import Pipeline
 
 STRIP_ROWS = 64  # rows that are looked at together

@@ -12,7 +12,7 @@ from condiff.cli import options
 if TYPE_CHECKING:
     from PIL import Image
 
-    from condiff.images.photo import Photo
+    from condiff.photos.photo import Photo
 
 SHEET_SIDE = 384  # of an answer in the sheet, pixels
 SHEET_COLUMNS = 4
@@ -50,7 +50,7 @@ def check_extras(
 ) -> None:
     """Raise an error for extras that cannot be made or written, before any work."""
     from condiff.figures import check_animation
-    from condiff.images.targets import check_target
+    from condiff.files import check_target
 
     if extras.map and samples < 2:
         raise typer.BadParameter("--uncertainty needs several samples: add --samples 5.")
@@ -78,7 +78,7 @@ def write_extras(results: Sequence["Photo"], extras: Extras, *, force: bool, qui
     """Write the sheet and the map; stderr names them, because stdout is for results."""
     from condiff.colors.answers import measure_spread
     from condiff.figures import make_contact_sheet, make_uncertainty_map
-    from condiff.images.files import write_image
+    from condiff.photos.reading import write_image
 
     if extras.sheet:
         pictures = [_shrink(result) for result in results]

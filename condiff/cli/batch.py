@@ -246,7 +246,7 @@ def run_here(
     from condiff.batches.knowledge import look_up
     from condiff.batches.runner import run
     from condiff.batches.transform import build_transform
-    from condiff.images.files import read_photo
+    from condiff.photos.reading import read_photo
     from condiff.pipeline import Pipeline
 
     assert isinstance(journal, Journal)  # `check_places` has refused URLs
@@ -309,7 +309,7 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 def parse_format(name: str | None) -> str | None:
     """The suffix of a format that is written."""
-    from condiff.images.formats import FORMATS
+    from condiff.photos.formats import FORMATS
 
     if name is None:
         return None

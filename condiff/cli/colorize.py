@@ -24,7 +24,7 @@ from condiff.cli.targets import choose_target, keep_source, number_targets, tell
 if TYPE_CHECKING:
     from condiff.batches.transform import Recipe
     from condiff.colors.hints import Hints
-    from condiff.images.photo import Photo
+    from condiff.photos.photo import Photo
 
 DEFAULT_STEPS = 4
 DEFAULT_SCHEDULER = "ddim"
@@ -101,8 +101,8 @@ def colorize(
     are ignored and made anew. The result of photo.jpg is written beside it as photo.color.jpg,
     unless -o says otherwise; its path is printed on stdout.
     """
-    from condiff.images.files import read_photo
-    from condiff.images.targets import check_target
+    from condiff.files import check_target
+    from condiff.photos.reading import read_photo
 
     if target is not None and output is not None:
         raise typer.BadParameter("Give the output once: as OUTPUT or with -o, not both.")
@@ -172,7 +172,7 @@ def colorize(
 
 def plan_targets(source: str, output: str | None, samples: int) -> list[Path | None]:
     """The target of each sample, None for stdout: photo.color.jpg, or photo.color.1.jpg and on."""
-    from condiff.images.files import default_target
+    from condiff.photos.reading import default_target
 
     beside = default_target(Path(source), "color")
     return number_targets(choose_target(output, beside, source=source), samples)
@@ -182,8 +182,8 @@ def write_result(
     result: "Photo", path: Path | None, *, quality: int | None, force: bool, quiet: bool
 ) -> None:
     """Write a photo to a file, or to stdout; stderr says what of it the format cannot hold."""
-    from condiff.images.encoding import losses
-    from condiff.images.files import write_photo
+    from condiff.photos.reading import write_photo
+    from condiff.photos.writing import losses
 
     lost = losses(result, path.suffix if path else "png")
     if lost:
@@ -197,7 +197,7 @@ def write_result(
 def read_hints(points: list[str], strokes: Path | None) -> "Hints":
     """The hints of --hint, or those of --hints; BadParameter if both are given."""
     from condiff.colors.hints import parse_hint
-    from condiff.images.files import read_image
+    from condiff.photos.reading import read_image
 
     if points and strokes:
         raise typer.BadParameter("Give hints as --hint or as --hints, not both.")

@@ -57,8 +57,8 @@ def condition(
     import numpy as np
 
     from condiff.conditions.table import apply, choose_params
-    from condiff.images.files import default_target, read_image
-    from condiff.images.targets import check_target
+    from condiff.files import check_target
+    from condiff.photos.reading import default_target, read_image
 
     word = "conditions" if kind is None else kind.partition(":")[0]
     # PNG, whatever the photo is: lines do not survive JPEG.

@@ -105,7 +105,7 @@ def evaluate(
     from condiff.evaluation.photos import Lite0Extractor, format_groups, format_table
     from condiff.evaluation.photos import evaluate as judge
     from condiff.evaluation.report import to_json
-    from condiff.images.targets import check_target, publish, unwritten
+    from condiff.files import check_target, publish, unwritten
 
     if html is not None:
         check_target(html, force, format="HTML")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from condiff.conditions.drawing import Drawing
-    from condiff.images.photo import Photo
+    from condiff.photos.photo import Photo
 
 DEFAULT_STEPS = 25
 MAX_SIZE = 4096
@@ -37,7 +37,7 @@ class Targets:
     def check(self, *, force: bool) -> None:
         """Raise ImageError or ConfigError for what cannot be written, before any work."""
         from condiff.figures import check_animation
-        from condiff.images.targets import check_target
+        from condiff.files import check_target
 
         for path in (*self.pictures, self.sheet):
             if path is not None:
@@ -124,7 +124,7 @@ def render(
     get a contact sheet. Paths are printed on stdout.
     """
     from condiff.cascade import NONE, Cascade
-    from condiff.images.files import read_photo
+    from condiff.photos.reading import read_photo
 
     targets = plan_targets(source, output, samples, gif)
     targets.check(force=force)
@@ -240,10 +240,10 @@ def _write(
     force: bool,
 ) -> None:
     """Write a picture to a file or to stdout, with a note of `settings` if they are not None."""
-    from condiff.images.files import write_photo
-    from condiff.images.metadata import Metadata
-    from condiff.images.photo import Photo
-    from condiff.images.provenance import DRAWN, add_provenance
+    from condiff.photos.metadata import Metadata
+    from condiff.photos.photo import Photo
+    from condiff.photos.provenance import DRAWN, add_provenance
+    from condiff.photos.reading import write_photo
 
     result = replace(Photo.from_image(picture), metadata=Metadata(format="PNG"))
     if settings is not None:
@@ -266,7 +266,7 @@ def _write_sheet(
 
     from condiff.conditions.drawing import shrink_ink
     from condiff.figures import make_contact_sheet
-    from condiff.images.files import write_image
+    from condiff.photos.reading import write_image
 
     scale = min(max(pictures[0].size), LARGEST_CELL) / max(pictures[0].size)
     scale = max(scale, CELL / max(pictures[0].size))

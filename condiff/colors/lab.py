@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from condiff.images.profiles import decode_srgb, encode_srgb
+from condiff.photos.icc import decode_srgb, encode_srgb
 
 Pixels = NDArray[Any]  # uint8 or uint16; cv2's stubs know no dtypes
 Plane = NDArray[Any]  # float32

@@ -17,7 +17,7 @@ import numpy as np
 from condiff.conditions import extractors as ex
 from condiff.conditions.annotators import GRID, annotate, weights_folder
 from condiff.errors import ConditionError
-from condiff.images.files import read_image
+from condiff.photos.reading import read_image
 
 LINE_KINDS = ("canny", "sketch", "pencil", "lineart")  # for training: fast, without weights
 # Never trained on, to test whether a model follows lines of any kind. It is the kind least like

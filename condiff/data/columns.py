@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 
 from condiff.errors import DataError
-from condiff.images.formats import IMAGE_COLUMNS
+from condiff.photos.formats import IMAGE_COLUMNS
 
 PREPARED = "conditioning_image"  # a prepared data set's only condition; of several: conditioning_…
 

@@ -19,7 +19,7 @@ from condiff.data.hub import HubColumn, hub_name, load_hub, undecoded
 from condiff.data.packed import PackedBytes
 from condiff.data.parquet import File, read_rows, scan_parquet
 from condiff.errors import ConfigError, DataError, ImageError
-from condiff.images.files import list_images, read_image
+from condiff.photos.reading import list_images, read_image
 
 Row = Mapping[str, File]  # "image", and drawings by kind; "" if the file name tells it
 _Place = Path | tuple[Path, int]  # an image file, or a row of a parquet file

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from condiff.data.parquet import read_parquet
 from condiff.errors import DataError
-from condiff.images.files import list_images, read_image
+from condiff.photos.reading import list_images, read_image
 
 Pixels = npt.NDArray[np.uint8]
 

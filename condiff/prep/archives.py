@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from condiff.errors import DataError
-from condiff.images.formats import IMAGE_COLUMNS
+from condiff.photos.formats import IMAGE_COLUMNS
 from condiff.prep.items import TEXT_KEYS, Item, Part, is_photo, row_item, text_of
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")

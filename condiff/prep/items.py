@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from condiff.images.formats import FORMATS, READ_ONLY
+from condiff.photos.formats import FORMATS, READ_ONLY
 
 PHOTO_SUFFIXES = FORMATS.keys() | READ_ONLY
 TEXT_KEYS = ("text", "caption")  # the first that is there

@@ -21,7 +21,7 @@ from PIL import Image
 
 from condiff.colors.lab import rgb_to_lab
 from condiff.errors import DataError, ImageError
-from condiff.images.files import read_image
+from condiff.photos.reading import read_image
 from condiff.prep.items import Item, is_photo
 from condiff.prep.shards import Row, columns_of
 

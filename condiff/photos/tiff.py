@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 from numpy.typing import NDArray
 
-from condiff.images.ifd import Directory, Entry, long, pack_directory, short
+from condiff.photos.ifd import Directory, Entry, long, pack_directory, short
 
 STRIP_BYTES = 1 << 20
 LEVEL = 1  # of zlib; 5 takes half as long again and packs 16-bit photos no better

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from condiff.images.decoding import to_8_bits, to_array
-from condiff.images.metadata import Metadata
+from condiff.photos.metadata import Metadata
+from condiff.photos.reading import to_8_bits, to_array
 
 Pixels = NDArray[Any]  # uint8 or uint16
 

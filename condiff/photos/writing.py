@@ -1,9 +1,13 @@
-"""Encodes photos, with as much depth, alpha and metadata as each format can hold."""
+"""Encodes photos with what travels with them, and writes each file completely or not at all."""
 
 import io
+import re
 import struct
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import cv2
@@ -11,13 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from condiff.images import ifd, jpeg, png, tiff
-from condiff.images import metadata as meta
-from condiff.images.decoding import to_8_bits
-from condiff.images.formats import HOLDS, NOTHING, find_format
-from condiff.images.metadata import Metadata
-from condiff.images.photo import Photo
-from condiff.images.profiles import srgb_profile
+from condiff.errors import ImageError
+from condiff.files import check_target, publish, unwritten
+from condiff.photos import ifd, png, tiff, writing
+from condiff.photos import metadata as meta
+from condiff.photos.formats import FORMATS, HOLDS, NOTHING, find_format
+from condiff.photos.icc import srgb_profile
+from condiff.photos.memory import as_memory_error
+from condiff.photos.metadata import MAX_SEGMENT, PHOTOSHOP, Metadata
+from condiff.photos.photo import Photo
+from condiff.photos.reading import to_8_bits
 
 PNG_16_LEVEL = 1  # of zlib; higher levels pack 16-bit photos, mostly noise, no better
 
@@ -65,7 +72,7 @@ def _write_by_pillow(photo: Photo, file: BinaryIO, format: str, quality: int | N
     if holds.dpi and metadata.dpi:
         options["dpi"] = metadata.dpi
     if format == "JPEG":
-        jpeg.add_options(options, metadata, quality=quality)
+        writing.add_options(options, metadata, quality=quality)
     elif format == "WEBP" and metadata.coding.lossless and quality is None:
         options |= {"lossless": True, "exact": True}
     elif format == "AVIF":
@@ -175,3 +182,124 @@ def _other_tags(metadata: Metadata, tags: ifd.Directory, order: str) -> ifd.Dire
 Writer = Callable[[Photo, BinaryIO, str, int | None], None]
 WRITERS: dict[str, Writer] = {"PNG": _write_png, "TIFF": _write_tiff}
 ENCODER_FAILURES = (OSError, ValueError, KeyError, struct.error, cv2.error)
+
+
+def write_image(
+    image: Image.Image, target: Path | BinaryIO, *, format: str | None = None, force: bool = False
+) -> None:
+    """Write a photo completely or not at all; arguments are those of `write_photo`."""
+    if image.mode in ("1", "L"):  # drawings, maps: one channel, and nothing that travels with it
+        _write(target, partial(save_whole, image), format=format, force=force)
+    else:
+        write_photo(Photo.from_image(image), target, format=format, force=force)
+
+
+def write_photo(
+    photo: Photo,
+    target: Path | BinaryIO,
+    *,
+    format: str | None = None,
+    quality: int | None = None,
+    force: bool = False,
+) -> None:
+    """Write a photo completely or not at all, at its own depth if the format has it.
+
+    `format` is by default that of the target's suffix, PNG for a stream. `quality` (1..100) is for
+    lossy formats. Raises ImageError where it cannot be written, or is there and not `force`.
+    """
+
+    def save(file: BinaryIO, name: str) -> None:
+        told = str(target) if isinstance(target, Path) else "standard output"
+        with as_memory_error():
+            encode(_without_idle_alpha(photo, name, told), file, name, quality=quality)
+
+    _write(target, save, format=format, force=force)
+
+
+def _write(
+    target: Path | BinaryIO,
+    save: Callable[[BinaryIO, str], None],
+    *,
+    format: str | None,
+    force: bool,
+) -> None:
+    """Let `save(file, format)` write the target, completely or not at all; format as Pillow's."""
+    path = target if isinstance(target, Path) else None
+    if path:
+        check_target(path, force, format=format)
+    format = find_format(format or (path.suffix if path else "png"))
+    try:
+        if isinstance(target, Path):
+            with publish(target, force) as file:
+                save(file, format)
+        else:
+            encoded = io.BytesIO()  # some encoders seek, and a pipe cannot
+            save(encoded, format)
+            target.write(encoded.getbuffer())
+    except ENCODER_FAILURES as error:
+        raise unwritten(str(path or "standard output"), error) from None
+
+
+def _without_idle_alpha(photo: Photo, format: str, name: str) -> Photo:
+    """The photo without an opaque alpha that the format cannot hold; ImageError if it is in use."""
+    if photo.alpha is None or HOLDS.get(format, NOTHING).alpha:
+        return photo
+    if photo.alpha.min() < np.iinfo(photo.alpha.dtype).max:
+        raise ImageError(
+            f"cannot write {name}: {format} has no transparency, and this photo has;"
+            " use .png or .webp (PNG or WebP)"
+        )
+    return replace(photo, alpha=None)
+
+
+def default_target(source: Path, suffix: str) -> Path:
+    """photo.jpg, "color" -> photo.color.jpg beside it; .png where its format is not written."""
+    ending = source.suffix if source.suffix.lower() in FORMATS else ".png"
+    return source.parent / f"{source.stem}.{suffix}{ending}"  # with_name refuses "."
+
+
+MAX_XMP = MAX_SEGMENT - 29  # a segment begins with the name of its content
+PADDING = re.compile(rb"\s{64,}")  # room that an XMP packet leaves for editing in place
+
+# ITU T.81, table K.2 (chroma), and the sum of K.1 (luma); libjpeg scales them by its quality.
+LUMA_SUM = 3688
+CHROMA = (
+    17, 18, 24, 47, 99, 99, 99, 99, 18, 21, 26, 66, 99, 99, 99, 99, 24, 26, 56, 99, 99, 99, 99, 99,
+    47, 66, 99, 99, 99, 99, 99, 99,
+) + (99,) * 32  # fmt: skip
+
+
+def estimate_scale(table: tuple[int, ...]) -> float:
+    """A luma table's step sizes relative to those of quality 50."""
+    return sum(table) / LUMA_SUM
+
+
+def chroma_table(luma: tuple[int, ...]) -> tuple[int, ...]:
+    """The chroma table of the same quality, for a source that had no chroma."""
+    scale = estimate_scale(luma)
+    return tuple(max(1, min(255, round(step * scale))) for step in CHROMA)
+
+
+def add_options(options: dict[str, Any], metadata: Metadata, *, quality: int | None) -> None:
+    """Add Pillow's options for a JPEG like the source; a `quality` replaces its tables."""
+    coding = metadata.coding
+    options["subsampling"] = (coding.subsampling if len(coding.tables) > 1 else None) or "4:4:4"
+    if coding.progressive:
+        options["progressive"] = True
+    luma = coding.tables[0] if coding.tables else ()
+    if quality is None and len(luma) == 64 and max(map(max, coding.tables)) < 256:
+        # The source's own luma steps, so that the lightness that is kept is quantised once.
+        del options["quality"]
+        chroma = coding.tables[1] if len(coding.tables) > 1 else chroma_table(luma)
+        options["qtables"] = [list(luma), list(chroma)]
+    if len(options.get("exif", b"")) > MAX_SEGMENT:
+        del options["exif"]
+    if len(options.get("xmp", b"")) > MAX_XMP:
+        options["xmp"] = PADDING.sub(b"\n", options["xmp"])
+        if len(options["xmp"]) > MAX_XMP:
+            del options["xmp"]
+    if metadata.comment:
+        options["comment"] = metadata.comment.encode()[:MAX_SEGMENT]
+    if 0 < len(metadata.photoshop) <= MAX_SEGMENT - len(PHOTOSHOP):
+        segment = PHOTOSHOP + metadata.photoshop
+        options["extra"] = b"\xff\xed" + struct.pack(">H", len(segment) + 2) + segment

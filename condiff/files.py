@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from condiff.errors import ImageError
-from condiff.images.formats import FORMATS
+from condiff.photos.formats import FORMATS
 
 EXISTS = "it already exists; use --force to replace it"
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from condiff import __version__
-from condiff.images import png, xmp
-from condiff.images.metadata import Metadata
+from condiff.photos import png, xmp
+from condiff.photos.metadata import Metadata
 
 # IPTC's term for a photo to which a trained model added something: here, the colours.
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"

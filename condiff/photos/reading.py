@@ -1,19 +1,213 @@
-"""Decodes the pixels of an opened image of any mode: upright, sRGB, 8 or 16 bits."""
+"""Reads photo files of any format: upright, in sRGB, at 8 or 16 bits a channel."""
 
 import io
+import math
 import struct
-from collections.abc import Callable
-from contextlib import suppress
+import threading
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageCms, TiffImagePlugin
+from PIL import ExifTags, Image, ImageCms, TiffImagePlugin, UnidentifiedImageError
 
-from condiff.images import ifd
-from condiff.images.memory import as_memory_error
-from condiff.images.profiles import UNUSABLE, deep_to_srgb, to_srgb
+from condiff.errors import ImageError
+from condiff.files import reason_of
+from condiff.photos import ifd, png
+from condiff.photos.formats import FORMATS, READ_ONLY
+from condiff.photos.icc import UNUSABLE, deep_to_srgb, to_srgb
+from condiff.photos.memory import as_memory_error
+from condiff.photos.metadata import Metadata, add_tags, read_metadata
+from condiff.photos.photo import Photo
+
+MAX_PIXELS = 200_000_000
+
+# What Pillow's decoders raise on damaged files.
+BROKEN = (
+    OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, ArithmeticError,
+    RuntimeError, struct.error, zlib.error,
+)  # fmt: skip
+NOT_OPENED: dict[type, str] = {
+    FileNotFoundError: "there is no such file; check the path",
+    IsADirectoryError: "it is a folder; give a photo, or use `condiff batch`",
+    PermissionError: "no permission; make the file readable",
+}
+HEIF_BRANDS = {b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"}
+# Formats whose further pictures are gain maps, depth maps or previews of the first one.
+ONE_PHOTO = {"MPO", "HEIF"}
+
+_pillow_limit = threading.Lock()
+
+
+@contextmanager
+def _without_pillow_limit() -> Iterator[None]:
+    """Switch off Pillow's own pixel limit, which may be lower than `max_pixels`."""
+    with _pillow_limit:
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+
+
+def read_image(
+    source: Path | BinaryIO, *, max_pixels: int = MAX_PIXELS, page: int = 1
+) -> Image.Image:
+    """A photo, upright and in sRGB of 8 bits: mode RGB, or RGBA when the file has transparency.
+
+    Of a file with several pages or frames `page` is read, counted from 1. `.info` holds "format",
+    "metadata" and, where present, "exif" and "dpi". Raises ImageError where it cannot be read.
+    """
+    return read_photo(source, max_pixels=max_pixels, page=page).to_image()
+
+
+def read_photo(
+    source: Path | BinaryIO, *, max_pixels: int = MAX_PIXELS, page: int | None = None
+) -> Photo:
+    """A photo at its own depth, with its metadata.
+
+    Raises ImageError where it cannot be read, or has several pages or frames and `page` is None.
+    """
+    if not isinstance(source, Path):
+        return _read(io.BytesIO(source.read()), "standard input", max_pixels, page)
+    name = str(source)
+    try:
+        with open(source, "rb") as file:  # a pipe given by its path cannot seek, as Pillow must
+            seekable = file if file.seekable() else io.BytesIO(file.read())
+            return _read(seekable, name, max_pixels, page)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        why = NOT_OPENED.get(type(error), f"{reason_of(error)}; check the path and the disk")
+        raise ImageError(f"cannot read {name}: {why}") from None
+
+
+def _read(file: BinaryIO, name: str, max_pixels: int, page: int | None) -> Photo:
+    """The photo in an open, seekable file."""
+    head = file.read(16)
+    if not head:
+        raise ImageError(f"cannot read {name}: it is empty; get the photo again from its source")
+    file.seek(0)
+    if head[4:8] == b"ftyp" and head[8:12] in HEIF_BRANDS:
+        _register_heif(name)
+    try:
+        with _without_pillow_limit():
+            image = Image.open(file)
+        with image, as_memory_error():
+            _check_size(image.size, name, max_pixels)
+            _turn_to_page(image, name, page)
+            _check_size(image.size, name, max_pixels)
+            if image.format == "PNG" and "exif" not in image.info:  # it may follow the pixels
+                for _, block in png.read_chunks(file, {b"eXIf"}):
+                    image.info["exif"] = ifd.PREFIX + block
+            metadata = read_metadata(image, file, turned=orientation(image) > 4)
+            pixels, alpha = decode_pixels(image, file)
+    except UnidentifiedImageError:
+        if photo := _read_wide_tiff(file, max_pixels):
+            return photo
+        raise ImageError(
+            f"cannot read {name}: it is not a photo in a known format; convert it to JPEG or PNG"
+        ) from None
+    except BROKEN as error:
+        raise ImageError(
+            f"cannot read {name}: it is damaged or cut short ({reason_of(error)}); get a whole copy"
+        ) from None
+    return Photo(pixels, alpha, metadata)
+
+
+def _check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:
+    """Raise ImageError for too many pixels, or none; only the header was read so far."""
+    pixels = math.prod(size)
+    if pixels > max_pixels:
+        raise ImageError(
+            f"cannot read {name}: it has {_megapixels(pixels)} megapixels, above the limit of"
+            f" {_megapixels(max_pixels)}; raise it with --max-pixels {pixels}, or scale the photo"
+            " down"
+        )
+    if min(size) < 1:
+        raise ImageError(f"cannot read {name}: it has no pixels; get a whole copy")
+
+
+def _megapixels(pixels: int) -> str:
+    return f"{pixels / 1e6:.0f}" if pixels >= 100_000_000 else f"{pixels / 1e6:.4g}"
+
+
+def _turn_to_page(image: Image.Image, name: str, page: int | None) -> None:
+    """Go to a page; ImageError if it is not there, or if none is given and there are several."""
+    pages = _full_pages(image)
+    if page is None and len(pages) > 1:
+        raise ImageError(
+            f"cannot read {name}: it holds {len(pages)} pages or frames, and one photo is made"
+            f" of one; choose it with --page 1 to --page {len(pages)}"
+        )
+    if not 1 <= (page or 1) <= len(pages):
+        there = f"choose --page 1 to --page {len(pages)}" if len(pages) > 1 else "it has but one"
+        raise ImageError(f"cannot read {name}: it has no page {page}; {there}")
+    if len(pages) > 1:
+        image.seek(pages[(page or 1) - 1])
+
+
+def _full_pages(image: Image.Image) -> list[int]:
+    """The numbers of the frames that are neither thumbnails nor reduced copies of another."""
+    count = getattr(image, "n_frames", 1)
+    if count == 1 or image.format in ONE_PHOTO:
+        return [0]
+    if image.format != "TIFF":
+        return list(range(count))
+    full = []
+    for number in range(count):
+        image.seek(number)
+        tags = getattr(image, "tag_v2", {})
+        if not tags.get(254, 0) & 1 and tags.get(255, 1) != 2:
+            full.append(number)
+    image.seek(0)
+    return full or [0]
+
+
+def _register_heif(name: str) -> None:
+    """Let Pillow open HEIC by pillow-heif; ImageError if that is not installed."""
+    try:
+        import pillow_heif
+    except ImportError:
+        raise ImageError(
+            f"cannot read {name}: it is HEIC, which needs a decoder; pip install 'condiff[heif]'"
+        ) from None
+    pillow_heif.register_heif_opener(thumbnails=False)
+
+
+def _read_wide_tiff(file: BinaryIO, max_pixels: int) -> Photo | None:
+    """Read a colour TIFF of 32-bit or floating-point channels, which Pillow cannot; else None."""
+    try:
+        order, big, offset = ifd.read_header(file)
+        tags = ifd.read_directory(file, offset, order=order, big=big)
+        width, height = (ifd.read_number(tags[tag], order) for tag in (256, 257))
+        if width * height > max_pixels:
+            return None
+        wide = decode_by_cv2(file)
+    except BROKEN:
+        return None
+    if wide.ndim != 3 or wide.shape[2] not in (3, 4):
+        return None
+    deep = to_16_bits(wide, deep=wide.dtype.kind != "f")
+    alpha = np.ascontiguousarray(deep[..., 3]) if deep.shape[2] == 4 else None
+    pixels = np.ascontiguousarray(deep[..., 2::-1])
+    return Photo(pixels, alpha, add_tags(Metadata(format="TIFF"), tags, order))
+
+
+def list_images(root: Path) -> list[Path]:
+    """Every photo below a folder, by suffix, sorted; hidden files and folders are left out."""
+    if not root.is_dir():
+        raise ImageError(f"cannot list {root}: there is no such folder; check the path")
+    return sorted(
+        path
+        for path in root.rglob("*")
+        if path.suffix.lower() in FORMATS.keys() | READ_ONLY
+        and not any(part.startswith(".") for part in path.relative_to(root).parts)
+        and path.is_file()
+    )
+
 
 Pixels = NDArray[Any]  # uint8 or uint16
 

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 from PIL import Image, JpegImagePlugin
 
-from condiff.images import ifd, png, xmp
+from condiff.photos import ifd, png, xmp
 
 IPTC, IMAGE_DESCRIPTION = 0x83BB, 0x010E
 XMP_TAG, PHOTOSHOP_TAG, PROFILE_TAG = 700, 34377, 34675

@@ -117,7 +117,8 @@ def loop(photos: Path, out: Path, model: str, threads: int) -> dict[str, float]:
     """Read, colour and write one photo after the other."""
     import torch
 
-    from condiff.photos.reading import list_images, read_image, write_image
+    from condiff.photos.reading import list_images, read_image
+    from condiff.photos.writing import write_image
     from condiff.pipeline import Pipeline
 
     torch.set_num_threads(threads)

@@ -93,7 +93,8 @@ def measure_stages(photo: Path, model: str) -> dict[str, float]:
     """Best seconds of each stage of a loaded pipeline, and of the whole."""
     from condiff.cli.options import quiet_libraries
     from condiff.photos.photo import with_pixels
-    from condiff.photos.reading import read_photo, write_photo
+    from condiff.photos.reading import read_photo
+    from condiff.photos.writing import write_photo
     from condiff.pipeline import Pipeline
 
     quiet_libraries()

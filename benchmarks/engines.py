@@ -96,7 +96,8 @@ def measure_warm(engine: str, photo: str, arguments: argparse.Namespace) -> list
     """Best seconds of a whole photo, and of the network in it, after a first photo."""
     from condiff.cli.options import quiet_libraries
     from condiff.photos.photo import with_pixels
-    from condiff.photos.reading import read_photo, write_photo
+    from condiff.photos.reading import read_photo
+    from condiff.photos.writing import write_photo
     from condiff.pipeline import Pipeline
 
     quiet_libraries()

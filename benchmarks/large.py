@@ -21,7 +21,8 @@ import numpy as np
 from colorize import make_photo
 
 from condiff.photos.photo import Photo
-from condiff.photos.reading import read_photo, write_photo
+from condiff.photos.reading import read_photo
+from condiff.photos.writing import write_photo
 
 MEGAPIXELS = (12, 25, 50, 100)
 

@@ -19,9 +19,7 @@ from condiff.conditions.drawing import Drawing, clean_drawing, shrink_ink
 from condiff.errors import ConfigError, ImageError
 from condiff.networks.engines import Engine, build_engine, choose_engine, find_device
 from condiff.networks.folder import ModelFolder, read_folder
-from condiff.photos.memory import as_memory_error
-from condiff.photos.photo import Photo, Picture, pixels_of, with_pixels
-from condiff.photos.reading import to_8_bits
+from condiff.photos.photo import Photo, Picture, as_memory_error, pixels_of, to_8_bits, with_pixels
 from condiff.sampling import SOLVERS, damp_broad_noise, draw_noise, guide, sample
 
 STEPS = 4

@@ -11,7 +11,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from condiff.figures import make_contact_sheet
-from condiff.photos.reading import read_image, write_image
+from condiff.photos.reading import read_image
+from condiff.photos.writing import write_image
 from condiff.prep.dataset import plan, run
 from condiff.prep.items import Source
 from condiff.prep.recipe import Recipe

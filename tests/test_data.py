@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from condiff.config import TrainConfig
-from condiff.data.loading import FeatureCache, build_dataset, collate, load_batches
+from condiff.data.features import FeatureCache
+from condiff.data.loading import build_dataset, collate, load_batches
 from condiff.data.order import Order
 from condiff.data.photos import find_photos
 from condiff.data.views import ViewDataset, ViewSettings

@@ -13,7 +13,8 @@ from condiff.photos import writing
 from condiff.photos.formats import FORMATS, HOLDS, find_format
 from condiff.photos.photo import Photo
 from condiff.photos.provenance import SOURCE_TYPE
-from condiff.photos.reading import MAX_PIXELS, read_image, read_photo, write_photo
+from condiff.photos.reading import MAX_PIXELS, read_image, read_photo
+from condiff.photos.writing import write_photo
 
 from .conftest import make_photo
 

@@ -16,7 +16,8 @@ from PIL import Image, ImageCms, ImageOps
 
 from condiff.errors import ImageError
 from condiff.files import check_target, publish
-from condiff.photos.reading import default_target, list_images, read_image, write_image
+from condiff.photos.reading import list_images, read_image
+from condiff.photos.writing import default_target, write_image
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 GRAY = Image.fromarray(RAMP)

@@ -16,7 +16,8 @@ from condiff.photos import ifd, xmp
 from condiff.photos.metadata import Metadata
 from condiff.photos.photo import Photo
 from condiff.photos.provenance import SOURCE_TYPE, add_provenance
-from condiff.photos.reading import read_photo, write_photo
+from condiff.photos.reading import read_photo
+from condiff.photos.writing import write_photo
 
 SUFFIXES = ["jpg", "png", "webp", "avif", "tif"]
 WITH_IPTC = {"jpg", "png", "tif"}

@@ -20,8 +20,8 @@ from condiff.errors import ImageError
 from condiff.photos import icc
 from condiff.photos.metadata import Metadata
 from condiff.photos.photo import Photo
-from condiff.photos.reading import read_image, read_photo, write_photo
-from condiff.photos.writing import losses
+from condiff.photos.reading import read_image, read_photo
+from condiff.photos.writing import losses, write_photo
 
 DEEP = np.random.default_rng(0).integers(0, 65_536, (16, 24, 3), dtype=np.uint16)
 GREY = DEEP[..., 0]
@@ -275,7 +275,7 @@ def test_strips_leave_no_trace_in_16_bits(strip_pixels, monkeypatch):
     assert np.array_equal(join_chroma(pixels, ab), whole)
     profile = gamma_profile(1.8)
     wide = icc.deep_to_srgb(pixels, profile)
-    monkeypatch.setattr(profiles, "STRIP_PIXELS", strip_pixels)
+    monkeypatch.setattr(icc, "STRIP_PIXELS", strip_pixels)
     assert np.array_equal(icc.deep_to_srgb(pixels, profile), wide)
 
 

@@ -14,7 +14,8 @@ from condiff.batches.journal import Entry
 from condiff.batches.mirror import Job
 from condiff.errors import CondiffError
 from condiff.photos.photo import Photo
-from condiff.photos.reading import read_image, read_photo, write_photo
+from condiff.photos.reading import read_image, read_photo
+from condiff.photos.writing import write_photo
 
 if TYPE_CHECKING:
     from condiff.batches.remote import Blob

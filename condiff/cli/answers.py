@@ -78,7 +78,7 @@ def write_extras(results: Sequence["Photo"], extras: Extras, *, force: bool, qui
     """Write the sheet and the map; stderr names them, because stdout is for results."""
     from condiff.colors.answers import measure_spread
     from condiff.figures import make_contact_sheet, make_uncertainty_map
-    from condiff.photos.reading import write_image
+    from condiff.photos.writing import write_image
 
     if extras.sheet:
         pictures = [_shrink(result) for result in results]

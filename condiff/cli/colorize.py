@@ -172,7 +172,7 @@ def colorize(
 
 def plan_targets(source: str, output: str | None, samples: int) -> list[Path | None]:
     """The target of each sample, None for stdout: photo.color.jpg, or photo.color.1.jpg and on."""
-    from condiff.photos.reading import default_target
+    from condiff.photos.writing import default_target
 
     beside = default_target(Path(source), "color")
     return number_targets(choose_target(output, beside, source=source), samples)
@@ -182,8 +182,7 @@ def write_result(
     result: "Photo", path: Path | None, *, quality: int | None, force: bool, quiet: bool
 ) -> None:
     """Write a photo to a file, or to stdout; stderr says what of it the format cannot hold."""
-    from condiff.photos.reading import write_photo
-    from condiff.photos.writing import losses
+    from condiff.photos.writing import losses, write_photo
 
     lost = losses(result, path.suffix if path else "png")
     if lost:

@@ -243,7 +243,7 @@ def _write(
     from condiff.photos.metadata import Metadata
     from condiff.photos.photo import Photo
     from condiff.photos.provenance import DRAWN, add_provenance
-    from condiff.photos.reading import write_photo
+    from condiff.photos.writing import write_photo
 
     result = replace(Photo.from_image(picture), metadata=Metadata(format="PNG"))
     if settings is not None:
@@ -266,7 +266,7 @@ def _write_sheet(
 
     from condiff.conditions.drawing import shrink_ink
     from condiff.figures import make_contact_sheet
-    from condiff.photos.reading import write_image
+    from condiff.photos.writing import write_image
 
     scale = min(max(pictures[0].size), LARGEST_CELL) / max(pictures[0].size)
     scale = max(scale, CELL / max(pictures[0].size))

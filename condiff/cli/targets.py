@@ -46,7 +46,7 @@ def keep_source(source: str, written: Iterable[Path | None], *, what: str = "pho
 
 def write_picture(image: "Image.Image", target: Path | None, *, force: bool) -> None:
     """Write a picture and print its path; without a target, write a PNG to stdout."""
-    from condiff.photos.reading import write_image
+    from condiff.photos.writing import write_image
 
     if target is None:
         write_image(image, sys.stdout.buffer, format="PNG")

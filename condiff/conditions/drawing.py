@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from condiff.photos.reading import to_8_bits
+from condiff.photos.photo import to_8_bits
 
 Plane = np.ndarray  # (H,W) float32
 

@@ -1,17 +1,19 @@
 """A photo in memory: its pixels at their own depth, its transparency and metadata."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Self, TypeVar
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from condiff.photos.metadata import Metadata
-from condiff.photos.reading import to_8_bits, to_array
 
 Pixels = NDArray[Any]  # uint8 or uint16
+STRIP_PIXELS = 1 << 22  # so that copies of a strip are small beside the photo
 
 
 @dataclass(frozen=True)
@@ -85,3 +87,44 @@ def with_pixels(picture: Picture, pixels: Pixels, *, seed: int) -> Picture:
         result.putalpha(picture.getchannel("A"))
     result.info = {**picture.info, "seed": seed}
     return result
+
+
+def to_array(image: Image.Image) -> Pixels:
+    """An RGB image as (H,W,3) uint8, in strips: np.asarray would hold three copies of it."""
+    width, height = image.size
+    pixels = np.empty((height, width, 3), np.uint8)
+    rows = max(1, STRIP_PIXELS // width)
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        pixels[top:bottom] = np.asarray(image.crop((0, top, width, bottom)))
+    return pixels
+
+
+def to_16_bits(values: NDArray, *, deep: bool) -> Pixels:
+    """Values as uint16: from [0,65535] if `deep`, else from [0,1]; others scaled by their range."""
+    if values.dtype.itemsize == 2 and values.dtype.kind == "u":
+        return values.astype(np.uint16)
+    finite = np.nan_to_num(values.astype(np.float64), nan=0, posinf=0, neginf=0)
+    least, most = float(finite.min()), float(finite.max())
+    white = 65_535.0 if deep else 1.0
+    if least < 0 or most > white:
+        finite, white = finite - least, max(most - least, 1e-12)
+    return np.rint(finite * (65_535 / white)).astype(np.uint16)
+
+
+def to_8_bits(pixels: Pixels) -> Pixels:
+    """uint16 -> the nearest uint8; uint8 is returned as it is."""
+    if pixels.dtype == np.uint8:
+        return pixels
+    return cv2.convertScaleAbs(pixels, alpha=1 / 257).reshape(pixels.shape)
+
+
+@contextmanager
+def as_memory_error() -> Iterator[None]:
+    """Raise MemoryError where OpenCV could not allocate; its other errors pass through."""
+    try:
+        yield
+    except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem:
+            raise MemoryError(error.err) from error
+        raise

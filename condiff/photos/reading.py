@@ -8,11 +8,10 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, TiffImagePlugin, UnidentifiedImageError
 
 from condiff.errors import ImageError
@@ -20,9 +19,8 @@ from condiff.files import reason_of
 from condiff.photos import ifd, png
 from condiff.photos.formats import FORMATS, READ_ONLY
 from condiff.photos.icc import UNUSABLE, deep_to_srgb, to_srgb
-from condiff.photos.memory import as_memory_error
 from condiff.photos.metadata import Metadata, add_tags, read_metadata
-from condiff.photos.photo import Photo
+from condiff.photos.photo import Photo, Pixels, as_memory_error, to_16_bits, to_array
 
 MAX_PIXELS = 200_000_000
 
@@ -209,8 +207,6 @@ def list_images(root: Path) -> list[Path]:
     )
 
 
-Pixels = NDArray[Any]  # uint8 or uint16
-
 TURNS: dict[int, Callable[[Pixels], Pixels]] = {
     2: lambda p: cv2.flip(p, 1),
     3: lambda p: cv2.rotate(p, cv2.ROTATE_180),
@@ -220,7 +216,6 @@ TURNS: dict[int, Callable[[Pixels], Pixels]] = {
     7: lambda p: cv2.flip(cv2.transpose(p), -1),
     8: lambda p: cv2.rotate(p, cv2.ROTATE_90_COUNTERCLOCKWISE),
 }
-STRIP_PIXELS = 1 << 22  # so that copies of a strip are small beside the photo
 
 
 def orientation(image: Image.Image) -> int:
@@ -373,33 +368,3 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         with suppress(*UNUSABLE):
             image = to_srgb(image, ImageCms.ImageCmsProfile(io.BytesIO(profile)))
     return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def to_array(image: Image.Image) -> Pixels:
-    """An RGB image as (H,W,3) uint8, in strips: np.asarray would hold three copies of it."""
-    width, height = image.size
-    pixels = np.empty((height, width, 3), np.uint8)
-    rows = max(1, STRIP_PIXELS // width)
-    for top in range(0, height, rows):
-        bottom = min(top + rows, height)
-        pixels[top:bottom] = np.asarray(image.crop((0, top, width, bottom)))
-    return pixels
-
-
-def to_16_bits(values: NDArray, *, deep: bool) -> Pixels:
-    """Values as uint16: from [0,65535] if `deep`, else from [0,1]; others scaled by their range."""
-    if values.dtype.itemsize == 2 and values.dtype.kind == "u":
-        return values.astype(np.uint16)
-    finite = np.nan_to_num(values.astype(np.float64), nan=0, posinf=0, neginf=0)
-    least, most = float(finite.min()), float(finite.max())
-    white = 65_535.0 if deep else 1.0
-    if least < 0 or most > white:
-        finite, white = finite - least, max(most - least, 1e-12)
-    return np.rint(finite * (65_535 / white)).astype(np.uint16)
-
-
-def to_8_bits(pixels: Pixels) -> Pixels:
-    """uint16 -> the nearest uint8; uint8 is returned as it is."""
-    if pixels.dtype == np.uint8:
-        return pixels
-    return cv2.convertScaleAbs(pixels, alpha=1 / 257).reshape(pixels.shape)

@@ -21,10 +21,8 @@ from condiff.photos import ifd, png, tiff, writing
 from condiff.photos import metadata as meta
 from condiff.photos.formats import FORMATS, HOLDS, NOTHING, find_format
 from condiff.photos.icc import srgb_profile
-from condiff.photos.memory import as_memory_error
 from condiff.photos.metadata import MAX_SEGMENT, PHOTOSHOP, Metadata
-from condiff.photos.photo import Photo
-from condiff.photos.reading import to_8_bits
+from condiff.photos.photo import Photo, as_memory_error, to_8_bits
 
 PNG_16_LEVEL = 1  # of zlib; higher levels pack 16-bit photos, mostly noise, no better
 

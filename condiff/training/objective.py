@@ -8,7 +8,7 @@ from torch import Tensor
 
 from condiff.colors.simulation import draw_mask, reveal
 from condiff.config import TrainConfig
-from condiff.data.loading import Batch
+from condiff.data.views import Batch
 from condiff.diffusion import draw_noise, drop_condition, loss_weight, squared_error
 from condiff.tasks import Task
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from ablation_spaces import SPACES
 
-from condiff.colors.lab import join_chroma, rgb_to_lab
+from condiff.color.lab import join_chroma, rgb_to_lab
 from condiff.config import TrainConfig
 from condiff.diffusion import build_scheduler, denoise, initial_noise
 from condiff.evaluation.baselines import grey_passthrough

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from condiff.colors.lab import LUMINANCE, RGB_OF_XYZ, WHITE, XYZ_OF_RGB
+from condiff.color.lab import LUMINANCE, RGB_OF_XYZ, WHITE, XYZ_OF_RGB
 from condiff.photos.icc import decode_srgb
 
 Floats = NDArray[Any]

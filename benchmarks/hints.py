@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image
 
 from condiff import Hint, Pipeline
-from condiff.colors.answers import find_colorful, find_median
-from condiff.colors.lab import rgb_to_lab
+from condiff.color.lab import rgb_to_lab
+from condiff.color.sample_selection import find_colorful, find_median
 from condiff.evaluation.pairs import read_truths
 
 DABS = (0, 1, 3, 10, 20)

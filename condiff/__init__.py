@@ -6,13 +6,13 @@ __version__ = "0.1.0"
 __all__ = ["CondiffError", "Hint", "Pipeline", "__version__"]
 
 if TYPE_CHECKING:
-    from condiff.colors.hints import Hint
+    from condiff.color.hints import Hint
     from condiff.errors import CondiffError
     from condiff.pipeline import Pipeline
 
 _HOME = {
     "CondiffError": "condiff.errors",
-    "Hint": "condiff.colors.hints",
+    "Hint": "condiff.color.hints",
     "Pipeline": "condiff.pipeline",
 }
 

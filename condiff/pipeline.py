@@ -11,10 +11,10 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from condiff.colors.hints import Hints
-from condiff.colors.lab import join_chroma
-from condiff.colors.lab import lightness as lightness_of
-from condiff.colors.wishes import NOTHING, Wishes, build_wishes, names_of
+from condiff.color.edits import NO_EDITS, ColorEdits, build_edits, names_of
+from condiff.color.hints import Hints
+from condiff.color.lab import join_chroma
+from condiff.color.lab import lightness as lightness_of
 from condiff.conditions.drawing import Drawing, clean_drawing, shrink_ink
 from condiff.errors import ConfigError, ImageError
 from condiff.networks.engines import Engine, build_engine, choose_engine, find_device
@@ -115,7 +115,7 @@ class Pipeline:
             raise ConfigError(f"samples are at least 1, not {samples}.")
         seed = secrets.randbits(31) if seed is None else seed
         pixels, condition = self.prepare(image, size=size)
-        wishes = self.prepare_wishes(
+        edits = self.prepare_wishes(
             pixels, condition, hints=hints, saturation=saturation, temperature=temperature
         )
         results = []
@@ -127,9 +127,9 @@ class Pipeline:
                 seed=number,
                 guidance_scale=guidance_scale,
                 variety=variety,
-                wishes=wishes,
+                edits=edits,
             )
-            finished = self.finish(x_0, pixels, wishes=wishes)
+            finished = self.finish(x_0, pixels, edits=edits)
             results.append(self._result(finished, image, seed=number))
         return results
 
@@ -156,7 +156,7 @@ class Pipeline:
     ) -> Iterator[Image.Image]:
         """Yield the finished RGB picture of every x_t, pure noise first, the result last."""
         pixels, condition = self.prepare(image, size=size)
-        wishes = self.prepare_wishes(
+        edits = self.prepare_wishes(
             pixels, condition, hints=hints, saturation=saturation, temperature=temperature
         )
         for x_t in self.denoise(
@@ -166,18 +166,18 @@ class Pipeline:
             seed=seed,
             guidance_scale=guidance_scale,
             variety=variety,
-            wishes=wishes,
+            edits=edits,
         ):
-            yield Image.fromarray(to_8_bits(self.finish(x_t, pixels, wishes=wishes)))
+            yield Image.fromarray(to_8_bits(self.finish(x_t, pixels, edits=edits)))
 
     def finish(
-        self, x_0: np.ndarray, pixels: np.ndarray | None, *, wishes: Wishes = NOTHING
+        self, x_0: np.ndarray, pixels: np.ndarray | None, *, edits: ColorEdits = NO_EDITS
     ) -> np.ndarray:
         """x_0 (h,w,C) as RGB (H,W,3): as it is, or chroma joined to the photo's L*."""
         task = self.loaded.task
         if task.x_0 == "chroma" and pixels is not None:
-            chroma = wishes.keep_hints(x_0 * task.scale, pixels)
-            return join_chroma(pixels, chroma, adjust=wishes.adjust)
+            chroma = edits.keep_hints(x_0 * task.scale, pixels)
+            return join_chroma(pixels, chroma, adjust=edits.adjust)
         return np.asarray((x_0.clip(-1, 1) + 1) * 127.5 + 0.5, np.uint8)
 
     def prepare(
@@ -224,15 +224,15 @@ class Pipeline:
         hints: Hints = (),
         saturation: float = 1.0,
         temperature: float = 0.0,
-    ) -> Wishes:
+    ) -> ColorEdits:
         """Hints, saturation and temperature for a photo (H,W,3), hints at the condition's size."""
         if pixels is None or self.loaded.task.x_0 != "chroma":
             wanted = names_of(hints=hints, saturation=saturation, temperature=temperature)
             if wanted:
                 name = self.loaded.folder.name
                 raise ConfigError(f"The model {name} is no colorizer: it takes no {wanted[0]}.")
-            return NOTHING
-        return build_wishes(
+            return NO_EDITS
+        return build_edits(
             photo=(pixels.shape[1], pixels.shape[0]),
             size=(condition.shape[0], condition.shape[1]),
             hints=hints,
@@ -249,7 +249,7 @@ class Pipeline:
         seed: int,
         guidance_scale: float | None = None,
         variety: float | None = None,
-        wishes: Wishes = NOTHING,
+        edits: ColorEdits = NO_EDITS,
     ) -> Iterator[np.ndarray]:
         """Yield x_T, then x_t after every step (h,w,C), for a condition (H,W,N), h = H/cell.
 
@@ -264,7 +264,7 @@ class Pipeline:
         padded = pad_to_stride(condition, self.loaded.stride)
         given = np.ascontiguousarray(padded.transpose(2, 0, 1)[None], np.float32)
         size = (padded.shape[0] // self.cell, padded.shape[1] // self.cell)
-        hints = wishes.encode_hints(condition, cell=self.cell, scale=task.scale, size=size)
+        hints = edits.encode_hints(condition, cell=self.cell, scale=task.scale, size=size)
         noise = draw_noise(seed, (1, task.out_channels, *size))
         noise = damp_broad_noise(noise, variety=self.find_variety(variety))
         scale = self.find_guidance_scale(guidance_scale)

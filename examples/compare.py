@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from condiff import Pipeline
-from condiff.colors.lab import join_chroma
+from condiff.color.lab import join_chroma
 from condiff.figures import make_contact_sheet
 from condiff.photos.reading import read_image
 

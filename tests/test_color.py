@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from skimage import data
 from skimage.color import lab2rgb, rgb2lab
 
-from condiff.colors import lab as color
-from condiff.colors.lab import (
+from condiff.color import lab as color
+from condiff.color.lab import (
     join_chroma,
     lab_to_rgb,
     lightness,
@@ -277,7 +277,7 @@ def test_the_input_is_left_as_it_was_and_views_are_welcome():
 
 MEASURE = """
 import resource, numpy as np
-from condiff.colors.lab import join_chroma
+from condiff.color.lab import join_chroma
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 pixels = np.full((1500, 8000, 3), 120, np.uint8)
 ab = np.random.default_rng(0).uniform(-20, 20, (64, 64, 2)).astype("f4")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from condiff.colors.lab import rgb_to_lab as rgb_to_lab_of_pixels
+from condiff.color.lab import rgb_to_lab as rgb_to_lab_of_pixels
 from condiff.data.device import CHANCES, _blur, rgb_to_lab
 from condiff.errors import ConfigError, DataError
 

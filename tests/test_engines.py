@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 from condiff import Hint, Pipeline
 from condiff.cli import main
-from condiff.colors.lab import rgb_to_lab
+from condiff.color.lab import rgb_to_lab
 from condiff.config import DiffusionConfig, ModelConfig
 from condiff.errors import ConfigError, ModelError
 from condiff.evaluation.metrics import ciede2000

@@ -13,7 +13,7 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from condiff.colors.lab import rgb_to_lab
+from condiff.color.lab import rgb_to_lab
 from condiff.errors import DataError, ImageError
 from condiff.evaluation.baselines import (
     GREY,

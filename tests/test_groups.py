@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from condiff.colors.lab import lab_to_rgb, rgb_to_lab
+from condiff.color.lab import lab_to_rgb, rgb_to_lab
 from condiff.evaluation.baselines import GREY
 from condiff.evaluation.groups import GROUPS, cast, find_group, judge_groups, mean_groups
 from condiff.evaluation.photos import TRUTH, evaluate, format_groups, format_table

@@ -11,10 +11,21 @@ import torch
 from PIL import Image, ImageColor, ImageDraw
 
 from condiff import Hint, Pipeline
-from condiff.colors.hints import draw_strokes, find_shortfall, parse_hint, to_cells
-from condiff.colors.lab import lightness, reduce_chroma, rgb_to_lab
-from condiff.colors.simulation import draw_mask, reveal
-from condiff.colors.spread import MAX_COLORS, group_colors, measure_distance, measure_steps, spread
+from condiff.color.hint_propagation import (
+    MAX_COLORS,
+    group_colors,
+    measure_distance,
+    measure_steps,
+)
+from condiff.color.hints import (
+    draw_strokes,
+    find_shortfall,
+    hints_from_mask,
+    parse_hint,
+    sample_hint_mask,
+    to_cells,
+)
+from condiff.color.lab import lightness, reduce_chroma, rgb_to_lab
 from condiff.errors import ConfigError
 
 CHROMA = torch.rand(400, 2, 16, 16, generator=torch.Generator().manual_seed(1)) + 0.5
@@ -22,8 +33,8 @@ CHROMA = torch.rand(400, 2, 16, 16, generator=torch.Generator().manual_seed(1)) 
 
 def draw(**changes):
     settings = {"hint_prob": 0.5, "max_hints": 32} | changes
-    mask = draw_mask((400, 16, 16), **settings, generator=torch.Generator().manual_seed(0))
-    return reveal(CHROMA, mask)
+    mask = sample_hint_mask((400, 16, 16), **settings, generator=torch.Generator().manual_seed(0))
+    return hints_from_mask(CHROMA, mask)
 
 
 def test_hints_are_the_true_chroma_under_the_mask_and_zero_elsewhere():
@@ -143,13 +154,13 @@ def test_strokes_fill_their_object_and_stay_inside_its_edges():
     target, mask = np.zeros((96, 128, 2), np.float32), np.zeros((96, 128), np.float32)
     target[40:44, 30:34], mask[40:44, 30:34] = (40, -30), 1
     own = np.full((96, 128, 2), 5, np.float32)
-    chroma = spread(own, L, target=target, mask=mask)
+    chroma = propagate_hints(own, L, target=target, mask=mask)
     assert np.array_equal(chroma[mask > 0], target[mask > 0])
     assert np.linalg.norm(chroma[20:76, 20:60] - (40, -30), axis=2).max() < 8
     assert np.abs(chroma[:, 70:] - 5).max() < 4
     two = target.copy()
     two[90:94, 110:114], mask[90:94, 110:114] = (-20, 30), 1
-    both = spread(own, L, target=two, mask=mask)
+    both = propagate_hints(own, L, target=two, mask=mask)
     assert np.linalg.norm(both[84:, 80:] - (-20, 30), axis=2).max() < 8
     assert np.linalg.norm(both[20:76, 20:60] - (40, -30), axis=2).max() < 8
 

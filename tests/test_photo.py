@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 from skimage.color import rgb2lab
 
-from condiff.colors import lab as color
-from condiff.colors.lab import join_chroma
+from condiff.color import lab as color
+from condiff.color.lab import join_chroma
 from condiff.errors import ImageError
 from condiff.photos import icc
 from condiff.photos.metadata import Metadata

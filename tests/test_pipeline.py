@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageOps
 from skimage import data
 
 from condiff import Pipeline
-from condiff.colors.lab import lightness, rgb_to_lab
+from condiff.color.lab import lightness, rgb_to_lab
 from condiff.conditions.drawing import Drawing
 from condiff.config import DiffusionConfig, ModelConfig
 from condiff.diffusion import SCHEDULERS
@@ -93,7 +93,7 @@ def test_alpha_is_kept(pipeline, photo):
 
 def test_colours_of_the_model_arrive_where_they_belong(pipeline):
     """An all-red chroma comes out red everywhere, a half-red one in its half."""
-    from condiff.colors.lab import join_chroma, rgb_to_lab
+    from condiff.color.lab import join_chroma, rgb_to_lab
 
     gray = np.full((50, 80, 3), 128, np.uint8)
     chroma = np.zeros((8, 16, 2), np.float32)

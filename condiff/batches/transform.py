@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from condiff.batches.attempt import HintPicture, Transform
-from condiff.colors.wishes import note_wishes
+from condiff.color.edits import describe_edits
 from condiff.errors import ImageError, ModelError
 from condiff.networks.folder import INDEX
 from condiff.photos.photo import Photo, Pixels
@@ -87,7 +87,7 @@ def note_making(
         "size": pipeline.loaded.condition_size if recipe.size is None else recipe.size,
         "guidance_scale": pipeline.find_guidance_scale(recipe.guidance_scale),
         "variety": pipeline.find_variety(recipe.variety),
-        **note_wishes(
+        **describe_edits(
             points=points,
             strokes=strokes,
             saturation=recipe.saturation,

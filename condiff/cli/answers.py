@@ -37,7 +37,7 @@ def check_pick(pick: str | None, samples: int) -> None:
     """Raise BadParameter for an unknown rule, or for only one sample to pick from."""
     if pick is None:
         return
-    from condiff.colors.answers import PICKS
+    from condiff.color.sample_selection import PICKS
 
     if pick not in PICKS:
         raise typer.BadParameter(f"--pick knows {', '.join(PICKS)}, not {pick}.")
@@ -76,7 +76,7 @@ def name_sheet(first: Path | None) -> Path | None:
 
 def write_extras(results: Sequence["Photo"], extras: Extras, *, force: bool, quiet: bool) -> None:
     """Write the sheet and the map; stderr names them, because stdout is for results."""
-    from condiff.colors.answers import measure_spread
+    from condiff.color.sample_selection import measure_deviation
     from condiff.figures import make_contact_sheet, make_uncertainty_map
     from condiff.photos.writing import write_image
 
@@ -92,14 +92,14 @@ def write_extras(results: Sequence["Photo"], extras: Extras, *, force: bool, qui
         write_image(sheet, extras.sheet, force=force)
         options.say(f"contact sheet: {extras.sheet}", quiet=quiet)
     if extras.map:
-        spread = measure_spread([result.pixels for result in results])
+        spread = measure_deviation([result.pixels for result in results])
         write_image(make_uncertainty_map(spread), extras.map, force=force)
         options.say(f"uncertainty: {extras.map}, {spread.mean():.1f} on average", quiet=quiet)
 
 
 def choose(results: list["Photo"], pick: str | None) -> list["Photo"]:
     """All results, or the one that the rule picks."""
-    from condiff.colors.answers import PICKS
+    from condiff.color.sample_selection import PICKS
 
     if pick is None:
         return results

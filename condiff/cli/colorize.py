@@ -23,7 +23,7 @@ from condiff.cli.targets import choose_target, keep_source, number_targets, tell
 
 if TYPE_CHECKING:
     from condiff.batches.transform import Recipe
-    from condiff.colors.hints import Hints
+    from condiff.color.hints import Hints
     from condiff.photos.photo import Photo
 
 DEFAULT_STEPS = 4
@@ -195,7 +195,7 @@ def write_result(
 
 def read_hints(points: list[str], strokes: Path | None) -> "Hints":
     """The hints of --hint, or those of --hints; BadParameter if both are given."""
-    from condiff.colors.hints import parse_hint
+    from condiff.color.hints import parse_hint
     from condiff.photos.reading import read_image
 
     if points and strokes:
@@ -218,7 +218,7 @@ def tell_grey(photo: "Photo", result: "Photo", recipe: "Recipe", *, quiet: bool)
 
 def tell_shortfall(photo: "Photo", hints: "Hints", *, quiet: bool) -> None:
     """Say so if sRGB cannot show a hint's colour at the photo's lightness."""
-    from condiff.colors.hints import draw_strokes, find_shortfall
+    from condiff.color.hints import draw_strokes, find_shortfall
     from condiff.pipeline import small_lightness
 
     if isinstance(hints, list) and not hints:

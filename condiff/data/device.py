@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from condiff.colors.lab import WHITE, XYZ_OF_RGB
+from condiff.color.lab import WHITE, XYZ_OF_RGB
 from condiff.data.order import Order, positions_of
 from condiff.data.packed import free_memory
 from condiff.data.photos import Photo

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from condiff.colors.lab import rgb_to_lab
+from condiff.color.lab import rgb_to_lab
 from condiff.conditions.lines import augment_lines
 from condiff.conditions.table import draw_line_condition
 from condiff.config import DataConfig

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from condiff.colors.lab import join_chroma, rgb_to_lab
+from condiff.color.lab import join_chroma, rgb_to_lab
 from condiff.evaluation.metrics import Floats, Pixels
 
 GREY, MEAN_COLOUR, TRUTH = "grey passthrough", "mean colour", "truth"

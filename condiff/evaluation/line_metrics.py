@@ -9,7 +9,7 @@ from itertools import combinations
 import cv2
 import numpy as np
 
-from condiff.colors.lab import rgb_to_lab
+from condiff.color.lab import rgb_to_lab
 from condiff.errors import DataError
 from condiff.evaluation.metrics import Pixels
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from condiff.colors.lab import rgb_to_lab
+from condiff.color.lab import rgb_to_lab
 from condiff.evaluation.baselines import grey_passthrough
 from condiff.evaluation.metrics import Pixels, ciede2000
 from condiff.evaluation.photos import FIGURES, Row, group_cells

@@ -10,7 +10,7 @@ from itertools import zip_longest
 import cv2
 import numpy as np
 
-from condiff.colors.lab import rgb_to_lab
+from condiff.color.lab import rgb_to_lab
 from condiff.errors import DataError
 from condiff.evaluation.baselines import (
     GREY,

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from condiff.colors.lab import rgb_to_lab
+from condiff.color.lab import rgb_to_lab
 from condiff.errors import DataError, ImageError
 from condiff.photos.reading import read_image
 from condiff.prep.items import Item, is_photo

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from condiff.colors.simulation import draw_mask, reveal
+from condiff.color.hints import hints_from_mask, sample_hint_mask
 from condiff.config import TrainConfig
 from condiff.data.views import Batch
 from condiff.diffusion import draw_noise, drop_condition, loss_weight, squared_error
@@ -50,14 +50,14 @@ def batch_error(
     kept = drop_condition(kept, prob=config.diffusion.cond_drop_prob, generator=generator)[share]
     hints = None
     if task.hint_channels:
-        mask = draw_mask(
+        mask = sample_hint_mask(
             (total, size, size),
             hint_prob=config.data.hint_prob,
             max_hints=config.data.max_hints,
             generator=generator,
             device=device,
         )
-        hints = reveal(x_0, mask[share])
+        hints = hints_from_mask(x_0, mask[share])
     error = squared_error(
         lambda x_t, t: model(x_t, t, condition, features=batch["features"], hints=hints, kept=kept),
         x_0,

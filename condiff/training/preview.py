@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from condiff.colors.lab import lab_to_rgb
+from condiff.color.lab import lab_to_rgb
 from condiff.config import TrainConfig
 from condiff.data.views import Batch
 from condiff.diffusion import build_scheduler, denoise, initial_noise

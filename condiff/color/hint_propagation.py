@@ -20,7 +20,7 @@ MAX_COLORS = 32  # strokes are grouped into so many colours at most, to limit me
 SWEEPS = 2  # passes down and up; the second one finds paths that turn back
 
 
-def spread(chroma: Plane, L: Plane, *, target: Plane, mask: Plane) -> Plane:
+def propagate_hints(chroma: Plane, L: Plane, *, target: Plane, mask: Plane) -> Plane:
     """Chroma (h,w,2) that is `target` where the mask (h,w) is set, and blends into `chroma`.
 
     A stroke weighs less the farther its path is: length and edges of L* (h,w) both count.

@@ -1,0 +1,1 @@
+"""Colours: Lab, hints, and what a user edits for; arrays in, arrays out."""

@@ -1,0 +1,152 @@
+"""A user's edits of a photo's colours: hints, saturation and colour temperature."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from condiff.color.hint_propagation import propagate_hints
+from condiff.color.hints import Hints, Strokes, draw_strokes, to_cells
+from condiff.color.lab import lightness, upsample_chroma
+from condiff.errors import ConfigError
+
+Plane = NDArray[Any]  # float32
+
+
+@dataclass(frozen=True)
+class ColorEdits:
+    """Strokes at the size of the condition, and the function that adjusts (H,W,3) Lab."""
+
+    strokes: Strokes | None = None
+    adjust: Callable[[Plane], Plane] | None = None
+
+    def keep_hints(self, chroma: Plane, pixels: NDArray[Any]) -> Plane:
+        """Chroma (h,w,2) with the strokes blended in, at their size; unchanged without strokes."""
+        if self.strokes is None:
+            return chroma
+        size = self.strokes.mask.shape[::-1]
+        L = lightness(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))
+        fine = upsample_chroma(chroma, L)
+        return propagate_hints(fine, L, target=self.strokes.chroma, mask=self.strokes.mask)
+
+    def encode_hints(
+        self, condition: Plane, *, cell: int, scale: float, size: tuple[int, int]
+    ) -> Plane | None:
+        """The model's hints (1,3,*size), zero where the condition (H,W,1) was padded, or None."""
+        if self.strokes is None:
+            return None
+        cells = to_cells(self.strokes, (condition[..., 0] + 1) * 50, cell=cell, scale=scale)
+        hints = np.zeros((1, cells.shape[2], *size), np.float32)
+        hints[0, :, : cells.shape[0], : cells.shape[1]] = cells.transpose(2, 0, 1)
+        return hints
+
+
+NO_EDITS = ColorEdits()
+
+
+def build_edits(
+    *,
+    photo: tuple[int, int],
+    size: tuple[int, int],
+    hints: Hints = (),
+    saturation: float = 1.0,
+    temperature: float = 0.0,
+) -> ColorEdits:
+    """ColorEdits for a photo of (width, height) whose condition has the size (h,w)."""
+    adjust = build_adjustment(saturation=saturation, temperature=temperature)
+    return ColorEdits(draw_strokes(hints, photo=photo, size=size), adjust)
+
+
+def names_of(*, hints: Hints, saturation: float, temperature: float) -> list[str]:
+    """The names of the edits that differ from the defaults."""
+    there = {
+        "hints": not isinstance(hints, (list, tuple)) or bool(hints),
+        "saturation": saturation != 1,
+        "temperature": temperature != 0,
+    }
+    return [name for name, wanted in there.items() if wanted]
+
+
+def describe_edits(
+    *,
+    points: Sequence[str] = (),
+    strokes: str | None = None,
+    saturation: float = 1.0,
+    temperature: float = 0.0,
+) -> dict[str, object]:
+    """The edits as they are noted in a result; those at their defaults are left out.
+
+    `points` are hints as they were given, `strokes` is the SHA-256 of a picture of them.
+    """
+    noted: dict[str, object] = {"hints": list(points)} if points else {}
+    if strokes:
+        noted["strokes"] = strokes[:16]
+    if saturation != 1:
+        noted["saturation"] = saturation
+    if temperature != 0:
+        noted["temperature"] = temperature
+    return noted
+
+
+Plane = NDArray[Any]  # float32
+
+DAYLIGHT = 1e6 / 6504  # mired of D65, the white of sRGB
+MAX_SATURATION = 5.0
+MIN_TEMPERATURE, MAX_TEMPERATURE = -100.0, 200.0  # mired: 18600 K and 2827 K
+
+
+def build_adjustment(
+    *, saturation: float = 1.0, temperature: float = 0.0
+) -> Callable[[Plane], Plane] | None:
+    """A function that changes a and b of (H,W,3) Lab, or None where nothing is to be changed.
+
+    First chroma is multiplied by `saturation`. Then the white becomes that of a black body
+    `temperature` mired (a million by kelvin) warmer than daylight, or cooler if it is negative.
+    Raises ConfigError for values out of range.
+    """
+    if not 0 <= saturation <= MAX_SATURATION:
+        raise ConfigError(f"saturation is from 0 to {MAX_SATURATION:g}, not {saturation:g}.")
+    if not MIN_TEMPERATURE <= temperature <= MAX_TEMPERATURE:
+        raise ConfigError(
+            f"temperature is from {MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g} mired,"
+            f" not {temperature:g}; 0 is as it is, 50 is clearly warmer."
+        )
+    if saturation == 1 and temperature == 0:
+        return None
+    gains = white_gains(temperature)
+    return partial(adjust, saturation=saturation, gains=gains)
+
+
+def adjust(lab: Plane, *, saturation: float, gains: tuple[float, float]) -> Plane:
+    """(H,W,3) Lab with a and b changed, L* the same; `gains` are of f(X) and of f(Z).
+
+    Scaling X and Z and leaving Y, as a von Kries adaptation in XYZ, is affine in Lab, since
+    a = 500 (f(X) - f(Y)), b = 200 (f(Y) - f(Z)) and f is a cube root.
+    """
+    f_y = (lab[..., 0] + 16) / 116
+    a = (500 * f_y + saturation * lab[..., 1]) * gains[0] - 500 * f_y
+    b = 200 * f_y - (200 * f_y - saturation * lab[..., 2]) * gains[1]
+    return np.stack([lab[..., 0], a, b], axis=2).astype(np.float32)
+
+
+def white_gains(temperature: float) -> tuple[float, float]:
+    """Factors of f(X) and f(Z) that move the white `temperature` mired on the Planckian locus."""
+    whites = [_black_body(1e6 / (DAYLIGHT + shift)) for shift in (0.0, temperature)]
+    (x, z), (new_x, new_z) = whites
+    return (new_x / x) ** (1 / 3), (new_z / z) ** (1 / 3)
+
+
+def _black_body(kelvin: float) -> tuple[float, float]:
+    """X/Y and Z/Y of a black body, by the cubics of Kim et al. (US patent 7024034, 2002)."""
+    T = 1e3 / kelvin
+    if kelvin < 4000:
+        x = -0.2661239 * T**3 - 0.2343589 * T**2 + 0.8776956 * T + 0.179910
+        y = -0.9549476 * x**3 - 1.37418593 * x**2 + 2.09137015 * x - 0.16748867
+    else:
+        x = -3.0258469 * T**3 + 2.1070379 * T**2 + 0.2226347 * T + 0.240390
+        y = 3.0817580 * x**3 - 5.87338670 * x**2 + 3.75112997 * x - 0.37001483
+    return x / y, (1 - x - y) / y

@@ -1,1 +1,0 @@
-"""Colours: Lab, hints, and what a user wishes for; arrays in, arrays out."""

@@ -11,7 +11,7 @@ from typing import Self
 
 from PIL import Image
 
-from condiff.conditions.drawing import Drawing
+from condiff.conditions.drawing_cleanup import Drawing
 from condiff.errors import ConfigError
 from condiff.networks.folder import ModelFolder
 from condiff.photos.photo import Picture

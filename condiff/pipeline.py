@@ -15,7 +15,7 @@ from condiff.color.edits import NO_EDITS, ColorEdits, build_edits, names_of
 from condiff.color.hints import Hints
 from condiff.color.lab import join_chroma
 from condiff.color.lab import lightness as lightness_of
-from condiff.conditions.drawing import Drawing, clean_drawing, shrink_ink
+from condiff.conditions.drawing_cleanup import Drawing, clean_drawing, shrink_ink
 from condiff.errors import ConfigError, ImageError
 from condiff.networks.engines import Engine, build_engine, choose_engine, find_device
 from condiff.networks.folder import ModelFolder, read_folder

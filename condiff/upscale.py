@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from condiff.conditions.drawing import Drawing, shrink_ink
+from condiff.conditions.drawing_cleanup import Drawing, shrink_ink
 from condiff.data.windows import FACTORS, bring_up
 from condiff.errors import ConfigError
 from condiff.networks.engines import Engine, build_engine, choose_engine, find_device

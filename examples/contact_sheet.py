@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 
 from condiff import Pipeline
 from condiff.cascade import Cascade
-from condiff.conditions.drawing import Drawing
+from condiff.conditions.drawing_cleanup import Drawing
 from condiff.conditions.table import apply, find_condition, to_ink
 from condiff.evaluation.pairs import read_truths
 from condiff.figures import make_contact_sheet

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from condiff import Pipeline
 from condiff.cascade import Cascade
-from condiff.conditions.drawing import clean_drawing
+from condiff.conditions.drawing_cleanup import clean_drawing
 from condiff.errors import ConfigError, ModelError
 from condiff.upscale import Upscaler
 

@@ -14,7 +14,7 @@ from skimage import data
 from condiff import Pipeline
 from condiff.cli import main
 from condiff.cli.render import plan_targets
-from condiff.conditions.drawing import clean_drawing
+from condiff.conditions.drawing_cleanup import clean_drawing
 from condiff.config import read_config
 from condiff.networks.denoiser import build_model
 from condiff.tasks import find_task

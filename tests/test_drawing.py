@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage import data
 
-from condiff.conditions.drawing import clean_drawing, shrink_ink
+from condiff.conditions.drawing_cleanup import clean_drawing, shrink_ink
 from condiff.evaluation.line_metrics import edge_f1
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from condiff.conditions.lines import AUGMENTATIONS, augment_lines
+from condiff.conditions.line_augmentation import AUGMENTATIONS, augment_lines
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from skimage import data
 
 from condiff import Pipeline
 from condiff.color.lab import lightness, rgb_to_lab
-from condiff.conditions.drawing import Drawing
+from condiff.conditions.drawing_cleanup import Drawing
 from condiff.config import DiffusionConfig, ModelConfig
 from condiff.diffusion import SCHEDULERS
 from condiff.errors import ConfigError, ImageError

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from condiff import Pipeline
-from condiff.conditions.drawing import Drawing
+from condiff.conditions.drawing_cleanup import Drawing
 from condiff.config import parse_config, read_config
 from condiff.data.loading import build_dataset, load_batches
 from condiff.data.windows import MARGIN, bring_up, draw_window, make_small

@@ -17,7 +17,7 @@ from condiff.cli.targets import choose_target, keep_source, number_targets, tell
 if TYPE_CHECKING:
     from PIL import Image
 
-    from condiff.conditions.drawing import Drawing
+    from condiff.conditions.drawing_cleanup import Drawing
     from condiff.photos.photo import Photo
 
 DEFAULT_STEPS = 25
@@ -200,7 +200,7 @@ def plan_targets(
 
 def _clean(photo: "Photo", source: str, *, as_is: bool, quiet: bool) -> "Drawing":
     """The drawing in a photo; stderr says how it was cleaned. ImageError if it is none."""
-    from condiff.conditions.drawing import clean_drawing
+    from condiff.conditions.drawing_cleanup import clean_drawing
     from condiff.errors import ImageError
 
     drawing = clean_drawing(photo.pixels, photo.alpha, as_is=as_is)
@@ -264,7 +264,7 @@ def _write_sheet(
     """A sheet, about square, of the cleaned drawing and the pictures."""
     from PIL import Image
 
-    from condiff.conditions.drawing import shrink_ink
+    from condiff.conditions.drawing_cleanup import shrink_ink
     from condiff.figures import make_contact_sheet
     from condiff.photos.writing import write_image
 

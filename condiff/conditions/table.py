@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from condiff.conditions import extractors as ex
+from condiff.conditions import filters as ex
 from condiff.conditions.annotators import GRID, annotate, weights_folder
 from condiff.errors import ConditionError
 from condiff.photos.reading import read_image

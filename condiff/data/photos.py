@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from condiff.conditions.extractors import resize
+from condiff.conditions.filters import resize
 from condiff.conditions.table import CONDITIONS, HELD_OUT, to_ink
 from condiff.config import DataConfig
 from condiff.data.columns import columns_of, is_held_out, no_drawings

@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from condiff.conditions.extractors import resize
+from condiff.conditions.filters import resize
 from condiff.data.packed import PackedImages, free_memory
 from condiff.data.photos import Photo, Photos, fit_drawing
 from condiff.errors import DataError

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from condiff.color.lab import rgb_to_lab
-from condiff.conditions.lines import augment_lines
+from condiff.conditions.line_augmentation import augment_lines
 from condiff.conditions.table import draw_line_condition
 from condiff.config import DataConfig
 from condiff.data.photos import Photo, Photos, fit_drawing

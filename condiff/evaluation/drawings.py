@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from condiff.cascade import Cascade
-from condiff.conditions.drawing import Drawing
+from condiff.conditions.drawing_cleanup import Drawing
 from condiff.conditions.table import apply, find_condition, to_ink
 from condiff.errors import ConditionError, DataError
 from condiff.evaluation.judges import Extractor, in_batches

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from condiff.config import TrainConfig
-from condiff.data.features import FeatureCache
-from condiff.data.views import Batch, cut, draw_frame, scale_to
+from condiff.data.crops import Batch, cut, sample_crop, scale_to
+from condiff.data.feature_cache import FeatureCache
 from condiff.training.average import build_average
 from condiff.training.trainer import Trainer
 
@@ -81,8 +81,8 @@ def _cells(cache: FeatureCache) -> np.ndarray:
     cells = []
     for index in range(len(views)):
         pixels = views.photos[index].read("image")
-        rng = np.random.default_rng((views.seed, 0, index))  # as ViewDataset draws it
-        frame = draw_frame(*pixels.shape[:2], rng, views.settings.config)
+        rng = np.random.default_rng((views.seed, 0, index))  # as CropDataset draws it
+        frame = sample_crop(*pixels.shape[:2], rng, views.settings.config)
         cells.append(scale_to(cut(pixels, frame), views.settings.sample_size))
     return np.stack(cells)
 

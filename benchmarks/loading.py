@@ -19,8 +19,8 @@ from tempfile import TemporaryDirectory
 import torch
 
 from condiff.config import TrainConfig
+from condiff.data.crops import Batch
 from condiff.data.loading import build_dataset, load_batches
-from condiff.data.views import Batch
 from condiff.tasks import find_task
 
 

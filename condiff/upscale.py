@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from condiff.conditions.drawing_cleanup import Drawing, shrink_ink
-from condiff.data.windows import FACTORS, bring_up
+from condiff.data.upscale_pairs import FACTORS, bring_up
 from condiff.errors import ConfigError
 from condiff.networks.engines import Engine, build_engine, choose_engine, find_device
 from condiff.networks.folder import ModelFolder, read_folder

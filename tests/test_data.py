@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from condiff.config import TrainConfig
-from condiff.data.features import FeatureCache
+from condiff.data.crops import CropDataset, CropSettings
+from condiff.data.feature_cache import FeatureCache
 from condiff.data.loading import build_dataset, collate, load_batches
-from condiff.data.order import Order
 from condiff.data.photos import find_photos
-from condiff.data.views import ViewDataset, ViewSettings
+from condiff.data.shuffling import Order
 from condiff.errors import CondiffError, ConfigError, DataError
 from condiff.tasks import TASKS, find_task
 
@@ -141,8 +141,8 @@ def test_a_data_set_says_what_it_holds(photo_folder, tmp_path):
 def views_of(photo_folder):
     config = TrainConfig(max_train_steps=1).data
     photos = find_photos(photo_folder, config, seed=0)
-    settings = ViewSettings(find_task("colorize"), config, 32, 8)
-    return ViewDataset(photos, settings, seed=5, name="photos", fingerprint=photos.fingerprint)
+    settings = CropSettings(find_task("colorize"), config, 32, 8)
+    return CropDataset(photos, settings, seed=5, name="photos", fingerprint=photos.fingerprint)
 
 
 def extract(condition):

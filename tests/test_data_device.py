@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from condiff.color.lab import rgb_to_lab as rgb_to_lab_of_pixels
-from condiff.data.device import CHANCES, _blur, rgb_to_lab
+from condiff.data.device_cache import CHANCES, _blur, rgb_to_lab
 from condiff.errors import ConfigError, DataError
 
 from .conftest import make_photo
@@ -114,7 +114,7 @@ def test_each_epoch_shows_every_photo_in_another_view(squares, tmp_path):
 def test_what_the_device_cannot_do_is_said(squares, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="lines are drawn by the CPU; set data.cache to ram"):
         on_device(squares, tmp_path, task="sketch")
-    monkeypatch.setattr("condiff.data.device.free_memory", lambda: 1000)
+    monkeypatch.setattr("condiff.data.device_cache.free_memory", lambda: 1000)
     with pytest.raises(DataError, match=r"GB are free on cpu: set data\.cache to ram"):
         on_device(squares, tmp_path)
 

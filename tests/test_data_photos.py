@@ -12,9 +12,9 @@ from PIL import Image
 from condiff.conditions.table import apply
 from condiff.config import DataConfig
 from condiff.data.columns import is_held_out
-from condiff.data.packed import PackedBytes, PackedImages, free_memory
 from condiff.data.photos import find_photos
-from condiff.data.ram import RamPhotos
+from condiff.data.ram_cache import RamPhotos
+from condiff.data.shared_memory import PackedBytes, PackedImages, free_memory
 from condiff.errors import DataError
 from condiff.prep.dataset import plan, run
 from condiff.prep.recipe import Recipe
@@ -227,7 +227,7 @@ def test_photos_in_memory_are_those_of_the_files_made_small(photo_folder):
 
 def test_photos_that_do_not_fit_into_memory_are_refused(photo_folder, monkeypatch):
     assert 1 << 20 < free_memory() < 1 << 50
-    monkeypatch.setattr("condiff.data.ram.free_memory", lambda: 1000)
+    monkeypatch.setattr("condiff.data.ram_cache.free_memory", lambda: 1000)
     photos = find_photos(photo_folder, DataConfig(), seed=0)
     with pytest.raises(DataError, match=r"take about .* GB are free: set data\.cache to none"):
         RamPhotos(photos, short_side=64)

@@ -9,15 +9,8 @@ from skimage.color import rgb2lab
 
 from condiff.conditions.table import LINE_KINDS
 from condiff.config import DataConfig
+from condiff.data.crops import Crop, CropSettings, cut, degrade, make_crop, sample_crop
 from condiff.data.photos import Photo, fit_drawing
-from condiff.data.views import (
-    Frame,
-    ViewSettings,
-    cut,
-    degrade,
-    draw_frame,
-    make_view,
-)
 from condiff.errors import DataError
 from condiff.tasks import TASKS, find_task
 
@@ -32,8 +25,8 @@ def photo_of(pixels, **drawings):
 
 
 def view(photo, task="colorize", seed=0, size=64, sample_size=16, **changes):
-    chosen = ViewSettings(find_task(task), DataConfig(**changes), size, sample_size)
-    return make_view(photo, np.random.default_rng(seed), chosen)
+    chosen = CropSettings(find_task(task), DataConfig(**changes), size, sample_size)
+    return make_crop(photo, np.random.default_rng(seed), chosen)
 
 
 def test_a_view_is_the_photo_itself_when_nothing_is_varied():
@@ -90,7 +83,7 @@ def test_every_photo_gives_a_view_in_range(task, height, width, seed, rotate, gr
 )
 def test_a_frame_never_leaves_the_photo(height, width, seed, rotate, min_crop):
     config = DataConfig(rotate=rotate, min_crop=min_crop)
-    frame = draw_frame(height, width, np.random.default_rng(seed), config)
+    frame = sample_crop(height, width, np.random.default_rng(seed), config)
     assert 1 <= frame.side <= min(height, width)
     half = (frame.side - 1) / 2
     corners = np.array([[-half, -half], [half, -half], [half, half], [-half, half]])
@@ -108,7 +101,7 @@ def test_a_frame_never_leaves_the_photo(height, width, seed, rotate, min_crop):
 
 def test_a_turned_frame_is_what_scipy_samples():
     pixels = np.asarray(make_photo(70, 50))
-    frame = Frame(x=33.3, y=25.1, side=21, angle=12.0, flip=False)
+    frame = Crop(x=33.3, y=25.1, side=21, angle=12.0, flip=False)
     offsets = np.arange(21) - 10
     cos, sin = np.cos(np.radians(12)), np.sin(np.radians(12))
     x = 33.3 + cos * offsets[None] - sin * offsets[:, None]
@@ -119,7 +112,7 @@ def test_a_turned_frame_is_what_scipy_samples():
     )
     assert np.abs(cut(pixels, frame) - truth).max() < 3  # cv2 samples at 1/32 of a pixel
     assert np.array_equal(
-        cut(pixels, Frame(33.3, 25.1, 21, 12.0, True)), cut(pixels, frame)[:, ::-1]
+        cut(pixels, Crop(33.3, 25.1, 21, 12.0, True)), cut(pixels, frame)[:, ::-1]
     )
 
 
@@ -192,7 +185,7 @@ def test_degraded_lightness_stays_a_lightness():
 @pytest.mark.parametrize("rotate", [0.0, 30.0])
 def test_the_short_side_is_enough_for_every_crop(rotate):
     config = DataConfig(min_crop=0.5, rotate=rotate)
-    side = ViewSettings(find_task("colorize"), config, 64, 16).short_side
-    frames = [draw_frame(side, side + 9, np.random.default_rng(i), config) for i in range(200)]
+    side = CropSettings(find_task("colorize"), config, 64, 16).short_side
+    frames = [sample_crop(side, side + 9, np.random.default_rng(i), config) for i in range(200)]
     assert min(frame.side for frame in frames) >= 64 - 1  # rounding
     assert side < 64 * 2 + 2

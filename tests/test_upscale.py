@@ -15,7 +15,7 @@ from condiff import Pipeline
 from condiff.conditions.drawing_cleanup import Drawing
 from condiff.config import parse_config, read_config
 from condiff.data.loading import build_dataset, load_batches
-from condiff.data.windows import MARGIN, bring_up, draw_window, make_small
+from condiff.data.upscale_pairs import MARGIN, bring_up, make_small, sample_window
 from condiff.errors import ConfigError
 from condiff.networks.checkpoint import load_model
 from condiff.tasks import find_task
@@ -75,7 +75,7 @@ def test_a_window_lies_in_its_view_and_what_is_seen_about_it(length):
     view = ramp(length)
     places = set()
     for _ in range(50):
-        window = draw_window(length, 16, rng)
+        window = sample_window(length, 16, rng)
         seen = window.cut(view)
         assert seen.shape == (min(length, 16 + 2 * MARGIN),) * 2 + (3,)
         inside = window.inside(seen)

@@ -11,19 +11,19 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from condiff.config import TrainConfig
-from condiff.data.device import DeviceDataset
-from condiff.data.features import FeatureCache
-from condiff.data.order import Order, batches_of
+from condiff.data.crops import PREFETCH, Batch, CropDataset, CropSettings
+from condiff.data.device_cache import DeviceDataset
+from condiff.data.feature_cache import FeatureCache
 from condiff.data.photos import find_photos
-from condiff.data.ram import RamPhotos
+from condiff.data.ram_cache import RamPhotos
+from condiff.data.shuffling import Order, batches_of
 from condiff.data.stream import StreamDataset
-from condiff.data.views import PREFETCH, Batch, ViewDataset, ViewSettings
 from condiff.errors import CondiffError, ConfigError
 from condiff.tasks import Task
 
 __all__ = ["Batch", "Dataset", "FeatureCache", "build_dataset", "collate", "load_batches"]
 
-Dataset = ViewDataset | FeatureCache | StreamDataset | DeviceDataset
+Dataset = CropDataset | FeatureCache | StreamDataset | DeviceDataset
 
 
 def build_dataset(
@@ -46,7 +46,7 @@ def build_dataset(
     rgb = task.name != "colorize"
     chroma_size = data.size // config.model.fold * config.model.patch_size
     sample_size = config.model.sample_size if rgb else chroma_size
-    settings = ViewSettings(task, data, size=data.size, sample_size=sample_size)
+    settings = CropSettings(task, data, size=data.size, sample_size=sample_size)
     kinds = task.conditions if data.conditions == "prepared" else ()
     if data.streaming:
         return StreamDataset(source, settings, seed=config.seed, kinds=kinds)
@@ -54,7 +54,7 @@ def build_dataset(
     if data.cache == "device":
         return DeviceDataset(photos, settings, seed=config.seed, name=photos.name, device=device)
     kept = RamPhotos(photos, short_side=settings.short_side) if data.cache == "ram" else photos
-    views = ViewDataset(
+    views = CropDataset(
         kept, settings, seed=config.seed, name=photos.name, fingerprint=photos.fingerprint
     )
     if data.cache_features and feature_channels:

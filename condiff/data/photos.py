@@ -16,8 +16,8 @@ from condiff.conditions.table import CONDITIONS, HELD_OUT, to_ink
 from condiff.config import DataConfig
 from condiff.data.columns import columns_of, is_held_out, no_drawings
 from condiff.data.hub import HubColumn, hub_name, load_hub, undecoded
-from condiff.data.packed import PackedBytes
 from condiff.data.parquet import File, read_rows, scan_parquet
+from condiff.data.shared_memory import PackedBytes
 from condiff.errors import ConfigError, DataError, ImageError
 from condiff.photos.reading import list_images, read_image
 

@@ -16,10 +16,10 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from condiff.data.columns import columns_of, is_held_out
+from condiff.data.crops import Batch, CropSettings, make_crop, to_row
 from condiff.data.hub import hub_name, load_hub, undecoded
 from condiff.data.parquet import File, scan_parquet, to_file
 from condiff.data.photos import Row, find_shards, open_row
-from condiff.data.views import Batch, ViewSettings, make_view, to_row
 from condiff.errors import DataError
 
 AHEAD = 4  # batches that are read ahead, still encoded
@@ -28,17 +28,17 @@ Key = tuple[int, int, Row]  # epoch, number within it, the files
 _Numbered = tuple[int, int, dict[str, Any]]  # the same, with the row as `datasets` gives it
 
 
-class StreamViews(Dataset[Batch]):
+class StreamCrops(Dataset[Batch]):
     """views[epoch, number, row] is a view of a row; it depends on these and the seed alone."""
 
-    def __init__(self, settings: ViewSettings, *, seed: int, name: str):
+    def __init__(self, settings: CropSettings, *, seed: int, name: str):
         self.settings, self.seed, self.name = settings, seed, name
 
     def __getitem__(self, key: Key) -> Batch:
         epoch, number, row = key
         rng = np.random.default_rng((self.seed, epoch, number))
         photo = open_row(row, where=f"Photo {number} of epoch {epoch} of {self.name}")
-        return to_row(*make_view(photo, rng, self.settings))
+        return to_row(*make_crop(photo, rng, self.settings))
 
 
 class StreamDataset:
@@ -51,7 +51,7 @@ class StreamDataset:
     num_photos = None
 
     def __init__(
-        self, source: str | Path, settings: ViewSettings, *, seed: int, kinds: tuple[str, ...] = ()
+        self, source: str | Path, settings: CropSettings, *, seed: int, kinds: tuple[str, ...] = ()
     ):
         config = settings.config
         rows, self.name, self.files = _open(source, settings)
@@ -61,7 +61,7 @@ class StreamDataset:
         self.rows = rows.select_columns(
             [*self.columns.values(), *(["split"] if "split" in names else [])]
         )
-        self.views = StreamViews(settings, seed=seed, name=self.name)
+        self.views = StreamCrops(settings, seed=seed, name=self.name)
         self.seed, self.num_workers = seed, config.num_workers
         self.num_shards, self.block = int(rows.num_shards), config.shuffle_buffer
         self.lengths: dict[int, int] = {}  # photos of a shard, where they were counted
@@ -185,7 +185,7 @@ def _read_ahead(read: Callable[[], list[Key]]) -> Generator[list[Key], None, Non
         pool.shutdown(cancel_futures=True)
 
 
-def _open(source: str | Path, settings: ViewSettings) -> tuple[Any, str, list[Path]]:
+def _open(source: str | Path, settings: CropSettings) -> tuple[Any, str, list[Path]]:
     """The rows of parquet files below a folder, or of a hub data set; its name; its files."""
     root = Path(source)
     if not root.exists():

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from condiff.color.lab import lab_to_rgb
 from condiff.config import TrainConfig
-from condiff.data.views import Batch
+from condiff.data.crops import Batch
 from condiff.diffusion import build_scheduler, denoise, initial_noise
 from condiff.figures import make_contact_sheet
 from condiff.networks.denoiser import Model

@@ -19,9 +19,9 @@ from PIL import Image
 from torch import Tensor
 
 from condiff.config import TrainConfig, to_yaml
-from condiff.data.features import FeatureCache
+from condiff.data.crops import Batch
+from condiff.data.feature_cache import FeatureCache
 from condiff.data.loading import build_dataset, load_batches
-from condiff.data.views import Batch
 from condiff.diffusion import build_scheduler
 from condiff.networks.checkpoint import save_model
 from condiff.networks.denoiser import Model, build_model

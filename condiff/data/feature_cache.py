@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from condiff.data.views import Batch, Features, ViewDataset
+from condiff.data.crops import Batch, CropDataset, Features
 from condiff.errors import DataError
 
 
@@ -22,7 +22,7 @@ class FeatureCache(Dataset[Batch]):
     rows that are complete, so that filling can be resumed.
     """
 
-    def __init__(self, folder: Path, views: ViewDataset, channels: dict[int, int]):
+    def __init__(self, folder: Path, views: CropDataset, channels: dict[int, int]):
         settings = views.settings
         size, sample_size, task = settings.size, settings.sample_size, settings.task
         shapes = {f"features_{s}": (c, size // s, size // s) for s, c in channels.items()}

@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from condiff.color.lab import WHITE, XYZ_OF_RGB
-from condiff.data.order import Order, positions_of
-from condiff.data.packed import free_memory
+from condiff.data.crops import Batch, CropSettings, scale_to
 from condiff.data.photos import Photo
-from condiff.data.ram import decode_all
-from condiff.data.views import Batch, ViewSettings, scale_to
+from condiff.data.ram_cache import decode_all
+from condiff.data.shared_memory import free_memory
+from condiff.data.shuffling import Order, positions_of
 from condiff.errors import DataError
 
 BLUR_RADIUS = 7  # four sigmas, at most 1.8 pixels
@@ -38,7 +38,7 @@ class DeviceDataset:
     def __init__(
         self,
         photos: Sequence[Photo],
-        settings: ViewSettings,
+        settings: CropSettings,
         *,
         seed: int,
         name: str,

@@ -33,7 +33,7 @@ class Window:
         return seen[rows, columns][:, : self.side]
 
 
-def draw_window(length: int, side: int, rng: np.random.Generator) -> Window:
+def sample_window(length: int, side: int, rng: np.random.Generator) -> Window:
     """A random window of `side` in a view of `length` pixels a side, with margins if they fit.
 
     Margins vary by a few pixels, so that windows lie anywhere on the grid of the small picture.

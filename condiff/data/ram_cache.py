@@ -7,8 +7,8 @@ from functools import partial
 import numpy as np
 
 from condiff.conditions.filters import resize
-from condiff.data.packed import PackedImages, free_memory
 from condiff.data.photos import Photo, Photos, fit_drawing
+from condiff.data.shared_memory import PackedImages, free_memory
 from condiff.errors import DataError
 
 PROBED = 32  # photos that are decoded to know what all will take

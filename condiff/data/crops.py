@@ -17,7 +17,7 @@ from condiff.conditions.line_augmentation import augment_lines
 from condiff.conditions.table import draw_line_condition
 from condiff.config import DataConfig
 from condiff.data.photos import Photo, Photos, fit_drawing
-from condiff.data.windows import draw_window, make_small
+from condiff.data.upscale_pairs import make_small, sample_window
 from condiff.tasks import Task
 
 Features = dict[int, Tensor]
@@ -38,7 +38,7 @@ class Batch(TypedDict):
 
 
 @dataclass(frozen=True)
-class ViewSettings:
+class CropSettings:
     """The settings that decide what views look like."""
 
     task: Task
@@ -59,7 +59,7 @@ class ViewSettings:
 
 
 @dataclass(frozen=True)
-class Frame:
+class Crop:
     """The part of a photo that a view shows: a square about (x, y), perhaps turned or mirrored."""
 
     x: float
@@ -69,7 +69,7 @@ class Frame:
     flip: bool
 
 
-def draw_frame(height: int, width: int, rng: np.random.Generator, config: DataConfig) -> Frame:
+def sample_crop(height: int, width: int, rng: np.random.Generator, config: DataConfig) -> Crop:
     """A random square in the photo, small enough that turned corners stay inside."""
     short = min(height, width)
     side = max(1, round(short * rng.uniform(config.min_crop, 1)))
@@ -83,10 +83,10 @@ def draw_frame(height: int, width: int, rng: np.random.Generator, config: DataCo
         else float(rng.integers(length - side + 1)) + reach
         for length in (width, height)
     )
-    return Frame(x, y, side, angle, bool(rng.random() < config.flip))
+    return Crop(x, y, side, angle, bool(rng.random() < config.flip))
 
 
-def cut(pixels: np.ndarray, frame: Frame) -> np.ndarray:
+def cut(pixels: np.ndarray, frame: Crop) -> np.ndarray:
     """Cut a frame out of (H,W,C) uint8: (side,side,C), at the photo's own resolution."""
     side, half = frame.side, (frame.side - 1) / 2
     reach = half * _spread(frame.angle)
@@ -108,14 +108,14 @@ def cut(pixels: np.ndarray, frame: Frame) -> np.ndarray:
     return np.ascontiguousarray(shown[:, ::-1] if frame.flip else shown)
 
 
-def make_view(
-    photo: Photo, rng: np.random.Generator, settings: ViewSettings
+def make_crop(
+    photo: Photo, rng: np.random.Generator, settings: CropSettings
 ) -> tuple[np.ndarray, np.ndarray]:
     """A random view of a photo: x_0 (C,s,s) and condition (N,S,S), both of the same frame."""
     task, config, size = settings.task, settings.config, settings.size
     pixels = photo.read("image")
     height, width = pixels.shape[:2]
-    frame = draw_frame(height, width, rng, config)
+    frame = sample_crop(height, width, rng, config)
     crop = cut(pixels, frame)
     if task.name == "colorize":
         lightness = rgb_to_lab(scale_to(crop, size))[..., 0]
@@ -138,7 +138,7 @@ def make_view(
 
 
 def _make_window(
-    photo: Photo, frame: Frame, crop: np.ndarray, rng: np.random.Generator, settings: ViewSettings
+    photo: Photo, frame: Crop, crop: np.ndarray, rng: np.random.Generator, settings: CropSettings
 ) -> tuple[np.ndarray, np.ndarray]:
     """A view for the task upscale: x_0 (3,s,s) is a window of the frame, condition (4,s,s).
 
@@ -146,7 +146,7 @@ def _make_window(
     than the view is not enlarged, so that x_0 is always sharp.
     """
     task, side = settings.task, max(settings.sample_size, min(settings.size, len(crop)))
-    window = draw_window(side, settings.sample_size, rng)
+    window = sample_window(side, settings.sample_size, rng)
     seen = window.cut(scale_to(crop, side))
     if photo.kinds:
         stored = _stored_drawing(photo, photo.read("image"), rng)
@@ -196,13 +196,13 @@ def degrade(lightness: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return lightness
 
 
-class ViewDataset(Dataset[Batch]):
+class CropDataset(Dataset[Batch]):
     """Views of photos; views[epoch, index] is a function of (seed, epoch, index) alone."""
 
     def __init__(
         self,
         photos: Sequence[Photo],
-        settings: ViewSettings,
+        settings: CropSettings,
         *,
         seed: int,
         name: str,
@@ -218,7 +218,7 @@ class ViewDataset(Dataset[Batch]):
     def __getitem__(self, key: tuple[int, int]) -> Batch:
         epoch, index = key
         rng = np.random.default_rng((self.seed, epoch, index))
-        return to_row(*make_view(self.photos[index], rng, self.settings))
+        return to_row(*make_crop(self.photos[index], rng, self.settings))
 
     def fingerprint(self) -> str:
         """SHA-256 of everything that views depend on: photos, task, settings, sizes, seed."""

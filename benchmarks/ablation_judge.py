@@ -14,7 +14,7 @@ from condiff.evaluation.judges import BATCH
 from condiff.evaluation.metrics import ciede2000, colorfulness, frechet_distance, psnr
 from condiff.evaluation.pairs import read_truths
 from condiff.evaluation.photos import HIGHEST_PSNR, Lite0Extractor
-from condiff.networks.denoiser import Model
+from condiff.models.denoiser import Model
 from condiff.pipeline import small_lightness
 
 STEPS = 10

@@ -372,7 +372,7 @@ def prepare_condiff(model: str) -> tuple[Callable[[], object], int]:
 
     from condiff import Pipeline
     from condiff.cli.options import quiet_libraries
-    from condiff.networks.checkpoint import load_model
+    from condiff.models.loading import load_model
 
     quiet_libraries()
     pipeline = Pipeline.from_pretrained(model, device="cpu")

@@ -13,7 +13,7 @@ from PIL import Image
 
 from condiff.conditions.drawing_cleanup import Drawing
 from condiff.errors import ConfigError
-from condiff.networks.folder import ModelFolder
+from condiff.models.info import ModelInfo
 from condiff.photos.photo import Picture
 from condiff.pipeline import SCHEDULER, Pipeline, fit_size, read_drawing
 from condiff.upscale import Upscaler, enlarged_size, resample
@@ -68,7 +68,7 @@ class Cascade:
         task upscale; "auto" takes the one that the model folder names, "none" resamples. Raises
         ConfigError where the pipeline's model draws no pictures.
         """
-        loaded, name = pipeline.loaded, pipeline.loaded.folder.name
+        loaded, name = pipeline.loaded, pipeline.loaded.path.name
         _refuse_other_tasks(loaded)
         size = loaded.condition_size if size is None else size
         native_side = loaded.condition_size // pipeline.cell
@@ -177,9 +177,9 @@ class Cascade:
             yield self.upscaler(frame, drawing, size=self.size, seed=seed)
 
 
-def _refuse_other_tasks(loaded: ModelFolder) -> None:
+def _refuse_other_tasks(loaded: ModelInfo) -> None:
     """Raise ConfigError for a model that draws no pictures, naming what to use it with."""
-    name = loaded.folder.name
+    name = loaded.path.name
     if loaded.task.enlarges:
         raise ConfigError(
             f"The model {name} enlarges pictures: give it with --upscale, and a model of drawings "

@@ -17,8 +17,8 @@ from condiff.color.lab import join_chroma
 from condiff.color.lab import lightness as lightness_of
 from condiff.conditions.drawing_cleanup import Drawing, clean_drawing, shrink_ink
 from condiff.errors import ConfigError, ImageError
+from condiff.models.info import ModelInfo, read_model_info
 from condiff.networks.engines import Engine, build_engine, choose_engine, find_device
-from condiff.networks.folder import ModelFolder, read_folder
 from condiff.photos.photo import Photo, Picture, as_memory_error, pixels_of, to_8_bits, with_pixels
 from condiff.sampling import SOLVERS, damp_broad_noise, draw_noise, guide, sample
 
@@ -33,7 +33,7 @@ MIN_SIZE = 32  # the stride of the backbone
 class Pipeline:
     """A model that is loaded: `Pipeline.from_pretrained("colorize")(image)` runs it."""
 
-    def __init__(self, loaded: ModelFolder, engine: Engine):
+    def __init__(self, loaded: ModelInfo, engine: Engine):
         self.loaded, self.engine = loaded, engine
 
     @classmethod
@@ -51,7 +51,7 @@ class Pipeline:
         graphs, else torch. Another number of processor threads rounds differently, so that results
         differ slightly.
         """
-        folder = read_folder(name)
+        folder = read_model_info(name)
         found = find_device(device, engine=engine)
         chosen = choose_engine(folder, engine, found)
         return cls(folder, build_engine(folder, chosen, device=found, threads=threads))
@@ -188,7 +188,7 @@ class Pipeline:
         The condition has the model's size. Raises ConfigError where the model takes another kind
         of input, ImageError where a drawing is expected and the image looks like a photo.
         """
-        name, task = self.loaded.folder.name, self.loaded.task
+        name, task = self.loaded.path.name, self.loaded.task
         if task.enlarges:
             raise ConfigError(f"The model {name} enlarges pictures: condiff.upscale runs it.")
         chroma = task.x_0 == "chroma"
@@ -229,7 +229,7 @@ class Pipeline:
         if pixels is None or self.loaded.task.x_0 != "chroma":
             wanted = names_of(hints=hints, saturation=saturation, temperature=temperature)
             if wanted:
-                name = self.loaded.folder.name
+                name = self.loaded.path.name
                 raise ConfigError(f"The model {name} is no colorizer: it takes no {wanted[0]}.")
             return NO_EDITS
         return build_edits(

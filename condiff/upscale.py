@@ -14,8 +14,8 @@ from PIL import Image
 from condiff.conditions.drawing_cleanup import Drawing, shrink_ink
 from condiff.data.upscale_pairs import FACTORS, bring_up
 from condiff.errors import ConfigError
+from condiff.models.info import ModelInfo, read_model_info
 from condiff.networks.engines import Engine, build_engine, choose_engine, find_device
-from condiff.networks.folder import ModelFolder, read_folder
 from condiff.pipeline import fit_size, pad_to_stride
 from condiff.sampling import SOLVERS, draw_noise, sample
 from condiff.tiles import plan_tiles, predict_in_tiles
@@ -31,10 +31,10 @@ TONE = 2.0  # sigma of the blur that leaves a picture's tone, in pixels of the s
 class Upscaler:
     """A loaded model of the task upscale."""
 
-    def __init__(self, loaded: ModelFolder, engine: Engine):
+    def __init__(self, loaded: ModelInfo, engine: Engine):
         if not loaded.task.enlarges:
             raise ConfigError(
-                f"The model {loaded.folder.name} is of the task {loaded.task.name}, and does not "
+                f"The model {loaded.path.name} is of the task {loaded.task.name}, and does not "
                 "enlarge: give a model of the task upscale, or none."
             )
         self.loaded, self.engine = loaded, engine
@@ -49,7 +49,7 @@ class Upscaler:
         threads: int = 1,
     ) -> Self:
         """The embedded model of that name, or the model folder at that path."""
-        folder = read_folder(name)
+        folder = read_model_info(name)
         device = find_device(device, engine=engine)
         chosen = choose_engine(folder, engine, device)
         return cls(folder, build_engine(folder, chosen, device=device, threads=threads))

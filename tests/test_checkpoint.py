@@ -16,8 +16,8 @@ from torch.testing import assert_close
 from condiff.config import DiffusionConfig
 from condiff.diffusion import build_scheduler
 from condiff.errors import ModelError
-from condiff.networks.checkpoint import load_model, save_model
-from condiff.networks.folder import EMBEDDED, INDEX, find_model
+from condiff.models.info import EMBEDDED, INDEX, find_model
+from condiff.models.loading import load_model, save_model
 from condiff.tasks import find_task
 
 

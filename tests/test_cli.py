@@ -13,7 +13,7 @@ from PIL import Image
 
 import condiff
 from condiff.cli import main
-from condiff.networks.checkpoint import load_model
+from condiff.models.loading import load_model
 
 from .conftest import make_photo
 

@@ -16,7 +16,7 @@ from condiff.cli import main
 from condiff.cli.render import plan_targets
 from condiff.conditions.drawing_cleanup import clean_drawing
 from condiff.config import read_config
-from condiff.networks.denoiser import build_model
+from condiff.models.denoiser import build_model
 from condiff.tasks import find_task
 from condiff.upscale import Upscaler
 

@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 
 from condiff.cli import main
-from condiff.networks.checkpoint import load_model
+from condiff.models.loading import load_model
 from condiff.training.run import find_checkpoints
 
 TINY = {

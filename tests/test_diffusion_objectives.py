@@ -20,7 +20,7 @@ from condiff.diffusion import (
     loss_weight,
     squared_error,
 )
-from condiff.networks.denoiser import build_model
+from condiff.models.denoiser import build_model
 from condiff.networks.torch_engine import encode_both
 from condiff.sampling import guide
 from condiff.tasks import find_task

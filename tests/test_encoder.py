@@ -6,7 +6,12 @@ import torch
 from skimage.color import rgb2lab
 from torch.testing import assert_close
 
-from condiff.networks.encoder import ConditionEncoder, from_patches, lightness_to_gray, to_patches
+from condiff.models.condition_encoder import (
+    ConditionEncoder,
+    from_patches,
+    lightness_to_gray,
+    to_patches,
+)
 from condiff.networks.torch_engine import encode_both
 
 

@@ -17,10 +17,10 @@ from condiff.color.lab import rgb_to_lab
 from condiff.config import DiffusionConfig, ModelConfig
 from condiff.errors import ConfigError, ModelError
 from condiff.evaluation.metrics import ciede2000
-from condiff.networks.checkpoint import save_model
-from condiff.networks.denoiser import build_model
+from condiff.models.denoiser import build_model
+from condiff.models.info import EMBEDDED, read_model_info
+from condiff.models.loading import save_model
 from condiff.networks.engines import ENGINES, list_engines, may_have_gpu
-from condiff.networks.folder import EMBEDDED, read_folder
 from condiff.networks.graphs import compare_engines, read_offsets, write_graphs
 from condiff.tasks import find_task
 
@@ -266,5 +266,5 @@ def test_weights_that_do_not_fit_the_graph_are_refused_by_the_check(folders, tmp
 
 def test_the_embedded_graphs_are_there():
     for folder in EMBEDDED.iterdir():
-        found = compare_engines(read_folder(folder).folder, ["onnx"])
+        found = compare_engines(read_model_info(folder).folder, ["onnx"])
         assert max(d.unet for d in found) < 1e-4

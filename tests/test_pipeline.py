@@ -16,9 +16,9 @@ from condiff.conditions.drawing_cleanup import Drawing
 from condiff.config import DiffusionConfig, ModelConfig
 from condiff.diffusion import SCHEDULERS
 from condiff.errors import ConfigError, ImageError
-from condiff.networks.denoiser import build_model
+from condiff.models.denoiser import build_model
+from condiff.models.info import ModelInfo, read_sizes
 from condiff.networks.engines import find_device
-from condiff.networks.folder import ModelFolder, read_sizes
 from condiff.networks.torch_engine import TorchEngine
 from condiff.pipeline import MAX_ASPECT, pad_to_stride, small_lightness
 from condiff.sampling import draw_noise
@@ -148,7 +148,7 @@ def rgb_pipeline(name, **changes):
     model = build_model(config, task).eval()
     side = 32 * model.encoder.config.fold
     sizes = read_sizes(model.unet.config, model.encoder.config)
-    folder = ModelFolder(
+    folder = ModelInfo(
         folder=Path(name), task=task, diffusion=DiffusionConfig(), condition_size=side, **sizes
     )
     return Pipeline(folder, TorchEngine(model))

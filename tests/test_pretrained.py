@@ -10,9 +10,9 @@ from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
 from condiff.config import DiffusionConfig, ModelConfig, TrainConfig
 from condiff.errors import ConfigError, ModelError
-from condiff.networks.checkpoint import load_model, save_model
-from condiff.networks.denoiser import build_model
-from condiff.networks.pretrained import adopt_shape, load_init
+from condiff.models.denoiser import build_model
+from condiff.models.initialization import adopt_shape, load_init
+from condiff.models.loading import load_model, save_model
 from condiff.tasks import find_task
 
 TINY = ModelConfig(
@@ -116,7 +116,7 @@ def test_a_hub_id_in_the_cache_is_opened_like_a_folder(unet, tmp_path):
     refs.mkdir()
     (refs / "main").write_text("0" * 40)
     program = (
-        "from condiff.networks.pretrained import load_init\n"
+        "from condiff.models.initialization import load_init\n"
         "from condiff.config import ModelConfig\n"
         "from condiff.tasks import find_task\n"
         "config = ModelConfig(sample_size=16, backbone_variant=None, fold=1)\n"

@@ -9,7 +9,7 @@ from PIL import Image
 from condiff import Pipeline
 from condiff.config import TrainConfig
 from condiff.errors import ConfigError
-from condiff.networks.checkpoint import load_model
+from condiff.models.loading import load_model
 from condiff.training.trainer import Trainer
 
 

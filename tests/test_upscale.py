@@ -17,7 +17,7 @@ from condiff.config import parse_config, read_config
 from condiff.data.loading import build_dataset, load_batches
 from condiff.data.upscale_pairs import MARGIN, bring_up, make_small, sample_window
 from condiff.errors import ConfigError
-from condiff.networks.checkpoint import load_model
+from condiff.models.loading import load_model
 from condiff.tasks import find_task
 from condiff.tiles import plan_tiles
 from condiff.training.run import begin, find_start

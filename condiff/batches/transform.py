@@ -12,7 +12,7 @@ import numpy as np
 from condiff.batches.attempt import HintPicture, Transform
 from condiff.color.edits import describe_edits
 from condiff.errors import ImageError, ModelError
-from condiff.networks.folder import INDEX
+from condiff.models.info import INDEX
 from condiff.photos.photo import Photo, Pixels
 from condiff.photos.provenance import add_provenance
 from condiff.photos.reading import MAX_PIXELS

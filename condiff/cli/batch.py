@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from condiff.batches.mirror import Plan
     from condiff.batches.remote_journal import RemoteJournal
     from condiff.batches.transform import Recipe
-    from condiff.networks.folder import ModelFolder
+    from condiff.models.info import ModelInfo
 
 RAY = "ray"  # the one --engine that is no engine of the network
 
@@ -174,9 +174,9 @@ def batch(
         return
     from condiff.batches.remote_journal import open_any_journal
     from condiff.batches.transform import Recipe, fingerprint
-    from condiff.networks.folder import read_folder
+    from condiff.models.info import read_model_info
 
-    described = read_folder(model or task)
+    described = read_model_info(model or task)
     asked["model"] = fingerprint(described.folder, task)
     network, found = choose_network(described, engine, device)
     asked |= {"device": found.split(":")[0], "engine": network}
@@ -218,7 +218,7 @@ def batch(
         report(to_do, results, seed=seed, fail_fast=fail_fast, quiet=quiet, as_json=as_json)
 
 
-def choose_network(described: "ModelFolder", engine: str, device: str) -> tuple[str, str]:
+def choose_network(described: "ModelInfo", engine: str, device: str) -> tuple[str, str]:
     """The engine that runs the network, and the device: on a Ray cluster only its kind."""
     from condiff.networks.engines import choose_engine, find_device
 

@@ -44,8 +44,8 @@ def info(
 
 def describe_machine() -> dict[str, object]:
     """Versions, devices, engines and embedded models: what a bug report needs."""
+    from condiff.models.info import available_models
     from condiff.networks.engines import list_engines
-    from condiff.networks.folder import list_embedded
 
     engines = list_engines()
     devices, threads = ["cpu"], 0
@@ -63,13 +63,13 @@ def describe_machine() -> dict[str, object]:
         "devices": ", ".join(devices),
         "engines": ", ".join(engines) or "none",
         "threads": threads,
-        "models": ", ".join(list_embedded()) or "none",
+        "models": ", ".join(available_models()) or "none",
     }
 
 
 def describe_model(name: str) -> dict[str, object]:
     """Task, sizes, noise process and card of a model folder."""
-    from condiff.networks.checkpoint import load_model
+    from condiff.models.loading import load_model
     from condiff.networks.engines import has_graphs
 
     options.quiet_libraries()
@@ -78,10 +78,10 @@ def describe_model(name: str) -> dict[str, object]:
     def millions(module: object) -> str:
         return f"{sum(p.numel() for p in module.parameters()) / 1e6:.1f} M parameters"  # type: ignore[attr-defined]
 
-    size = sum(path.stat().st_size for path in loaded.folder.rglob("*.safetensors"))
-    card = loaded.folder / "README.md"
+    size = sum(path.stat().st_size for path in loaded.path.rglob("*.safetensors"))
+    card = loaded.path / "README.md"
     return {
-        "folder": str(loaded.folder),
+        "folder": str(loaded.path),
         "task": loaded.task.name,
         "unet": millions(loaded.model.unet),
         "encoder": millions(loaded.model.encoder),

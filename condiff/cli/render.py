@@ -150,7 +150,7 @@ def render(
         "guidance_scale": (guidance := pipeline.find_guidance_scale(guidance_scale)),
         "variety": pipeline.find_variety(variety),
     }
-    how = cascade.upscaler.loaded.folder.name if cascade.upscaler else NONE
+    how = cascade.upscaler.loaded.path.name if cascade.upscaler else NONE
     noted = {**settings, "size": cascade.size, "upscale": how} if provenance else None
     seed = secrets.randbits(31) if seed is None else seed
 

@@ -130,7 +130,7 @@ def train(
     overrides = [f"{key}={value}" for key, value in flags.items() if value is not None]
     config = read_config(config_path, [*(settings or []), *overrides])
     if push_to_hub:
-        from condiff.training.push import check_repo_id
+        from condiff.models.hub import check_repo_id
 
         check_repo_id(push_to_hub)
     options.quiet_libraries()
@@ -160,7 +160,7 @@ def train(
         return
     told = {"model": str(folder)}
     if push_to_hub:
-        from condiff.training.push import push_to_hub as push
+        from condiff.models.hub import push_to_hub as push
 
         told["hub"] = push(folder, push_to_hub)
     print(json.dumps(told) if as_json else "\n".join(told.values()))

@@ -113,7 +113,7 @@ class Lite0Extractor:
     """
 
     def __init__(self) -> None:
-        from condiff.networks.backbone import load_pretrained
+        from condiff.models.backbone import load_pretrained
 
         self.net = load_pretrained("lite0", with_head=True)
 

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from condiff.errors import ConfigError, ModelError
-from condiff.networks.folder import ModelFolder
+from condiff.models.info import ModelInfo
 
 Array = NDArray[Any]  # float32
 Run = Callable[[dict[str, Array]], list[Array]]  # inputs of a graph by name -> its outputs
@@ -169,17 +169,17 @@ def list_engines() -> list[str]:
     return [name for name, row in ENGINES.items() if find_spec(row.package)]
 
 
-def has_graphs(folder: ModelFolder) -> bool:
+def has_graphs(folder: ModelInfo) -> bool:
     """Whether all graphs of the model are there."""
     return all((folder.folder / part / GRAPH).is_file() for part in parts_of(folder))
 
 
-def parts_of(folder: ModelFolder) -> tuple[str, ...]:
+def parts_of(folder: ModelInfo) -> tuple[str, ...]:
     """The parts of a model that have a graph; an unconditional model has no encoder graph."""
     return PARTS if folder.task.condition_channels else PARTS[1:]
 
 
-def choose_engine(folder: ModelFolder, engine: str, device: str) -> str:
+def choose_engine(folder: ModelInfo, engine: str, device: str) -> str:
     """The name of the engine to use; `auto` is onnx on a processor if it can run, else torch.
 
     Raises ConfigError where the engine cannot run here, ModelError where the graphs are missing.
@@ -204,11 +204,11 @@ def choose_engine(folder: ModelFolder, engine: str, device: str) -> str:
     return engine
 
 
-def build_engine(folder: ModelFolder, engine: str, *, device: str, threads: int) -> Engine:
+def build_engine(folder: ModelInfo, engine: str, *, device: str, threads: int) -> Engine:
     """Load a model into the engine that `choose_engine` named; ModelError if it cannot be."""
     row = ENGINES[engine]
     if row.open_graph is None:
-        from condiff.networks.checkpoint import load_model
+        from condiff.models.loading import load_model
         from condiff.networks.torch_engine import TorchEngine
 
         return TorchEngine(load_model(folder.folder, device=device).model, device, threads)

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from condiff.errors import ConfigError, ModelError
-from condiff.networks.checkpoint import Loaded, load_model
-from condiff.networks.denoiser import Model
-from condiff.networks.encoder import ConditionEncoder, from_patches, to_patches
+from condiff.models.condition_encoder import ConditionEncoder, from_patches, to_patches
+from condiff.models.denoiser import Model
+from condiff.models.info import read_model_info
+from condiff.models.loading import LoadedModel, load_model
 from condiff.networks.engines import GRAPH, build_engine, list_engines, parts_of
-from condiff.networks.folder import read_folder
 from condiff.networks.torch_engine import TorchEngine, encode_both
 
 OPSET = 17
@@ -76,20 +76,20 @@ def write_graphs(name: str | Path, out: Path | None = None) -> Path:
             "Writing graphs needs the package onnx: pip install 'condiff[export]'"
         ) from error
     loaded = load_model(name)
-    folder = loaded.folder
+    folder = loaded.path
     if out is not None and out.resolve() != folder.resolve():
         if out.exists():
             raise ConfigError(f"{out} is there already: give a new folder.")
         folder = out.with_name(f".{out.name}.part")
     try:
-        if folder != loaded.folder:
+        if folder != loaded.path:
             shutil.rmtree(folder, ignore_errors=True)
-            shutil.copytree(loaded.folder, folder)
+            shutil.copytree(loaded.path, folder)
         for part in parts_of(loaded):
             _write_graph(loaded, part, folder / part)
-        return folder if out is None or folder == loaded.folder else folder.rename(out)
+        return folder if out is None or folder == loaded.path else folder.rename(out)
     except OSError as error:
-        if folder != loaded.folder:
+        if folder != loaded.path:
             shutil.rmtree(folder, ignore_errors=True)
         reason = error.strerror or error
         raise ConfigError(
@@ -102,7 +102,7 @@ def compare_engines(folder: Path, engines: list[str] | None = None) -> list[Diff
 
     Raises ModelError where an output differs by more than CALL_TOLERANCE.
     """
-    index = read_folder(folder)
+    index = read_model_info(folder)
     reference = TorchEngine(load_model(folder).model)
     names = [n for n in engines or list_engines() if n != "torch"]
     found = []
@@ -138,7 +138,7 @@ def _gap(first: np.ndarray, second: np.ndarray) -> float:
     return float(np.abs(first - second).max(initial=0))
 
 
-def _write_graph(loaded: Loaded, part: str, folder: Path) -> None:
+def _write_graph(loaded: LoadedModel, part: str, folder: Path) -> None:
     """Write the graph of one part, encoder or unet, beside its weights."""
     import onnx
 

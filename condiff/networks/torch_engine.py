@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from condiff.errors import ConfigError
-from condiff.networks.denoiser import Model
-from condiff.networks.encoder import ConditionEncoder
+from condiff.models.condition_encoder import ConditionEncoder
+from condiff.models.denoiser import Model
 
 Array = NDArray[Any]  # float32
 

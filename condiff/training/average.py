@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from diffusers.training_utils import EMAModel
 from torch import Tensor
 
-from condiff.networks.denoiser import Model
+from condiff.models.denoiser import Model
 from condiff.training.sharding import gather_model, is_sharded, local_part
 
 

@@ -11,7 +11,7 @@ from condiff.config import TrainConfig
 from condiff.data.crops import Batch
 from condiff.diffusion import build_scheduler, denoise, initial_noise
 from condiff.figures import make_contact_sheet
-from condiff.networks.denoiser import Model
+from condiff.models.denoiser import Model
 from condiff.tasks import Task
 
 SIDE = 128  # pixels of a picture in the grid, at most

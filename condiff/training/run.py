@@ -24,7 +24,7 @@ from torch import Tensor
 
 from condiff.config import TrainConfig, parse_config, read_yaml, to_yaml
 from condiff.errors import CheckpointError, ConfigError, TrainingError
-from condiff.networks.folder import INDEX
+from condiff.models.info import INDEX
 
 logger = logging.getLogger(__name__)
 

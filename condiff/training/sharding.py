@@ -21,7 +21,7 @@ from torch.distributed.fsdp import CPUOffloadPolicy
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from condiff.errors import TrainingError
-from condiff.networks.denoiser import Model, freeze
+from condiff.models.denoiser import Model, freeze
 
 
 def read_plugin() -> FullyShardedDataParallelPlugin | None:

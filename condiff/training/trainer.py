@@ -23,9 +23,9 @@ from condiff.data.crops import Batch
 from condiff.data.feature_cache import FeatureCache
 from condiff.data.loading import build_dataset, load_batches
 from condiff.diffusion import build_scheduler
-from condiff.networks.checkpoint import save_model
-from condiff.networks.denoiser import Model, build_model
-from condiff.networks.pretrained import adopt_shape, load_init
+from condiff.models.denoiser import Model, build_model
+from condiff.models.initialization import adopt_shape, load_init
+from condiff.models.loading import save_model
 from condiff.tasks import Task, find_task
 from condiff.training.average import averaged, build_average, update_average
 from condiff.training.card import make_card

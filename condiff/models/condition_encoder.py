@@ -6,7 +6,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from condiff.networks.backbone import EfficientNetLite, Variant
+from condiff.models.backbone import EfficientNetLite, Variant
 
 Features = dict[int, Tensor]
 

@@ -5,8 +5,8 @@ from diffusers import UNet2DModel
 from torch import Tensor, nn
 
 from condiff.config import ModelConfig
-from condiff.networks.backbone import load_pretrained
-from condiff.networks.encoder import ConditionEncoder, Features, from_patches, to_patches
+from condiff.models.backbone import load_pretrained
+from condiff.models.condition_encoder import ConditionEncoder, Features, from_patches, to_patches
 from condiff.tasks import Task
 
 

@@ -9,9 +9,9 @@ from diffusers import UNet2DModel
 
 from condiff.config import ModelConfig, TrainConfig, parse_config
 from condiff.errors import ModelError
-from condiff.networks.checkpoint import load_model
-from condiff.networks.denoiser import Model, build_model
-from condiff.networks.folder import EMBEDDED, INDEX
+from condiff.models.denoiser import Model, build_model
+from condiff.models.info import EMBEDDED, INDEX
+from condiff.models.loading import load_model
 from condiff.tasks import Task
 
 logger = logging.getLogger(__name__)

@@ -21,7 +21,7 @@ DDPM_DEFAULTS = {  # of diffusers, for a folder whose scheduler leaves them out
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelFolder:
+class ModelInfo:
     """A model's task, noise process and sizes."""
 
     folder: Path
@@ -48,7 +48,7 @@ class ModelFolder:
 
 
 def read_sizes(unet: Mapping[str, Any], encoder: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a `ModelFolder` that follow from the configurations of its networks."""
+    """The fields of a `ModelInfo` that follow from the configurations of its networks."""
     patch_size = int(encoder.get("patch_size", 1))
     return {
         "sample_size": int(unet["sample_size"]) * patch_size,
@@ -58,7 +58,7 @@ def read_sizes(unet: Mapping[str, Any], encoder: Mapping[str, Any]) -> dict[str,
     }
 
 
-def list_embedded() -> list[str]:
+def available_models() -> list[str]:
     """The names of the models that come with condiff."""
     return sorted(path.parent.name for path in EMBEDDED.glob(f"*/{INDEX}"))
 
@@ -70,11 +70,11 @@ def find_model(name: str | Path) -> Path:
             return folder
     if Path(name).exists():
         raise ModelError(f"{name} is not a model folder: it has no {INDEX}.")
-    known = ", ".join(list_embedded()) or "none"
+    known = ", ".join(available_models()) or "none"
     raise ModelError(f"There is no model {name}: give a folder, or an embedded one ({known}).")
 
 
-def read_folder(name: str | Path) -> ModelFolder:
+def read_model_info(name: str | Path) -> ModelInfo:
     """Read the description of a model folder, or of the embedded model of that name.
 
     Raises ModelError where there is none, or it is broken.
@@ -87,7 +87,7 @@ def read_folder(name: str | Path) -> ModelFolder:
         scheduler = _read_json(folder / "scheduler" / "scheduler_config.json")
         known = set(DiffusionConfig.model_fields)
         process = {**DDPM_DEFAULTS, **scheduler, **index.get("diffusion", {})}
-        return ModelFolder(
+        return ModelInfo(
             folder=folder,
             task=task,
             diffusion=DiffusionConfig(**{k: v for k, v in process.items() if k in known}),

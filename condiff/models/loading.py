@@ -21,16 +21,16 @@ from diffusers import __version__ as diffusers_version
 from condiff.config import DiffusionConfig
 from condiff.diffusion import build_scheduler
 from condiff.errors import ModelError
-from condiff.networks.denoiser import Model, freeze
-from condiff.networks.encoder import ConditionEncoder
-from condiff.networks.folder import INDEX, ModelFolder, read_folder
+from condiff.models.condition_encoder import ConditionEncoder
+from condiff.models.denoiser import Model, freeze
+from condiff.models.info import INDEX, ModelInfo, read_model_info
 from condiff.tasks import Task
 
 CAME_FROM = "_name_or_path"  # diffusers' note of a path on the machine that trained
 
 
 @dataclass(frozen=True, kw_only=True)
-class Loaded(ModelFolder):
+class LoadedModel(ModelInfo):
     """A model folder in memory."""
 
     model: Model
@@ -70,7 +70,7 @@ def save_model(
         "guidance_scale": guidance_scale,
         "variety": variety,
         "diffusion": diffusion.model_dump(mode="json"),
-        "encoder": ["condiff.networks.encoder", "ConditionEncoder"],
+        "encoder": ["condiff.models.condition_encoder", "ConditionEncoder"],
         "scheduler": ["diffusers", "DDPMScheduler"],
         "unet": ["diffusers", "UNet2DModel"],
     }
@@ -83,23 +83,23 @@ def save_model(
     shutil.rmtree(old, ignore_errors=True)
 
 
-def load_model(name: str | Path, *, device: str | torch.device = "cpu") -> Loaded:
+def load_model(name: str | Path, *, device: str | torch.device = "cpu") -> LoadedModel:
     """Load a model folder, or an embedded model by name, in single precision, ready to sample.
 
     Raises ModelError where it cannot be loaded.
     """
-    index = read_folder(name)
+    index = read_model_info(name)
     try:
         unet = UNet2DModel.from_pretrained(
-            index.folder, subfolder="unet", use_safetensors=True, torch_dtype=torch.float32
+            index.path, subfolder="unet", use_safetensors=True, torch_dtype=torch.float32
         )
-        encoder = _load_encoder(index.folder)
+        encoder = _load_encoder(index.path)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"The model folder {index.folder} cannot be loaded: {reason}") from error
+        raise ModelError(f"The model folder {index.path} cannot be loaded: {reason}") from error
     model = freeze(Model(encoder, unet)).eval().to(device)
     told = {field.name: getattr(index, field.name) for field in fields(index)}
-    return Loaded(**told, model=model)
+    return LoadedModel(**told, model=model)
 
 
 def _load_encoder(folder: Path) -> ConditionEncoder:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from colorize import make_photo
 
-from condiff.networks.engines import list_engines
+from condiff.backends.table import list_engines
 
 MEGAPIXELS = (1, 12, 48)
 MEASURED = """

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from condiff.backends.table import Engine, build_engine, choose_engine, find_device
 from condiff.color.edits import NO_EDITS, ColorEdits, build_edits, names_of
 from condiff.color.hints import Hints
 from condiff.color.lab import join_chroma
@@ -18,7 +19,6 @@ from condiff.color.lab import lightness as lightness_of
 from condiff.conditions.drawing_cleanup import Drawing, clean_drawing, shrink_ink
 from condiff.errors import ConfigError, ImageError
 from condiff.models.info import ModelInfo, read_model_info
-from condiff.networks.engines import Engine, build_engine, choose_engine, find_device
 from condiff.photos.photo import Photo, Picture, as_memory_error, pixels_of, to_8_bits, with_pixels
 from condiff.sampling import SOLVERS, damp_broad_noise, draw_noise, guide, sample
 

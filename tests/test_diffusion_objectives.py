@@ -9,6 +9,7 @@ from diffusers import DDIMScheduler, DDPMScheduler
 from diffusers.training_utils import compute_snr
 from torch.testing import assert_close
 
+from condiff.backends.torch_backend import encode_both
 from condiff.config import BetaSchedule, DiffusionConfig, parse_config
 from condiff.diffusion import (
     SCHEDULERS,
@@ -21,7 +22,6 @@ from condiff.diffusion import (
     squared_error,
 )
 from condiff.models.denoiser import build_model
-from condiff.networks.torch_engine import encode_both
 from condiff.sampling import guide
 from condiff.tasks import find_task
 from condiff.training.objective import batch_error

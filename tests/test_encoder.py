@@ -6,13 +6,13 @@ import torch
 from skimage.color import rgb2lab
 from torch.testing import assert_close
 
+from condiff.backends.torch_backend import encode_both
 from condiff.models.condition_encoder import (
     ConditionEncoder,
     from_patches,
     lightness_to_gray,
     to_patches,
 )
-from condiff.networks.torch_engine import encode_both
 
 
 @pytest.fixture(scope="module")

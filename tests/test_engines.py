@@ -12,6 +12,8 @@ from PIL import Image, ImageDraw
 from safetensors.numpy import load_file
 
 from condiff import Hint, Pipeline
+from condiff.backends.onnx_export import compare_engines, read_offsets, write_graphs
+from condiff.backends.table import ENGINES, list_engines, may_have_gpu
 from condiff.cli import main
 from condiff.color.lab import rgb_to_lab
 from condiff.config import DiffusionConfig, ModelConfig
@@ -20,8 +22,6 @@ from condiff.evaluation.metrics import ciede2000
 from condiff.models.denoiser import build_model
 from condiff.models.info import EMBEDDED, read_model_info
 from condiff.models.loading import save_model
-from condiff.networks.engines import ENGINES, list_engines, may_have_gpu
-from condiff.networks.graphs import compare_engines, read_offsets, write_graphs
 from condiff.tasks import find_task
 
 from .conftest import make_photo
@@ -190,7 +190,7 @@ OPENING_TWICE = """
 import gc, signal, subprocess, sys
 from pathlib import Path
 
-from condiff.networks.engines import open_openvino
+from condiff.backends.table import open_openvino
 
 signal.signal(signal.SIGCHLD, lambda *_: None)
 first, second = (open_openvino(Path(sys.argv[1]), 1) for _ in range(2))

@@ -11,6 +11,8 @@ from PIL import Image, ImageDraw, ImageOps
 from skimage import data
 
 from condiff import Pipeline
+from condiff.backends.table import find_device
+from condiff.backends.torch_backend import TorchBackend
 from condiff.color.lab import lightness, rgb_to_lab
 from condiff.conditions.drawing_cleanup import Drawing
 from condiff.config import DiffusionConfig, ModelConfig
@@ -18,8 +20,6 @@ from condiff.diffusion import SCHEDULERS
 from condiff.errors import ConfigError, ImageError
 from condiff.models.denoiser import build_model
 from condiff.models.info import ModelInfo, read_sizes
-from condiff.networks.engines import find_device
-from condiff.networks.torch_engine import TorchEngine
 from condiff.pipeline import MAX_ASPECT, pad_to_stride, small_lightness
 from condiff.sampling import draw_noise
 from condiff.tasks import find_task
@@ -151,7 +151,7 @@ def rgb_pipeline(name, **changes):
     folder = ModelInfo(
         folder=Path(name), task=task, diffusion=DiffusionConfig(), condition_size=side, **sizes
     )
-    return Pipeline(folder, TorchEngine(model))
+    return Pipeline(folder, TorchBackend(model))
 
 
 @pytest.mark.parametrize(("fold", "size"), [(1, (48, 32)), (2, (96, 64))])

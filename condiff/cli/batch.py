@@ -220,7 +220,7 @@ def batch(
 
 def choose_network(described: "ModelInfo", engine: str, device: str) -> tuple[str, str]:
     """The engine that runs the network, and the device: on a Ray cluster only its kind."""
-    from condiff.networks.engines import choose_engine, find_device
+    from condiff.backends.table import choose_engine, find_device
 
     if engine != RAY:
         found = find_device(device, engine=engine)
@@ -274,7 +274,7 @@ def run_here(
 
 def check_engine(engine: str, address: str | None) -> None:
     """Raise BadParameter for an unknown engine, and for an address without Ray."""
-    from condiff.networks.engines import ENGINES
+    from condiff.backends.table import ENGINES
 
     known = ("auto", *ENGINES, RAY)
     if engine not in known:

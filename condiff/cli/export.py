@@ -33,7 +33,7 @@ def export(
     printed on stdout.
     """
     options.quiet_libraries()
-    from condiff.networks.graphs import CALL_TOLERANCE, compare_engines, write_graphs
+    from condiff.backends.onnx_export import CALL_TOLERANCE, compare_engines, write_graphs
 
     folder = write_graphs(model, out)
     differences = compare_engines(folder)

@@ -44,8 +44,8 @@ def info(
 
 def describe_machine() -> dict[str, object]:
     """Versions, devices, engines and embedded models: what a bug report needs."""
+    from condiff.backends.table import list_engines
     from condiff.models.info import available_models
-    from condiff.networks.engines import list_engines
 
     engines = list_engines()
     devices, threads = ["cpu"], 0
@@ -69,8 +69,8 @@ def describe_machine() -> dict[str, object]:
 
 def describe_model(name: str) -> dict[str, object]:
     """Task, sizes, noise process and card of a model folder."""
+    from condiff.backends.table import has_graphs
     from condiff.models.loading import load_model
-    from condiff.networks.engines import has_graphs
 
     options.quiet_libraries()
     loaded = load_model(name)

@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from condiff.backends.table import GRAPH, build_engine, list_engines, parts_of
+from condiff.backends.torch_backend import TorchBackend, encode_both
 from condiff.errors import ConfigError, ModelError
 from condiff.models.condition_encoder import ConditionEncoder, from_patches, to_patches
 from condiff.models.denoiser import Model
 from condiff.models.info import read_model_info
 from condiff.models.loading import LoadedModel, load_model
-from condiff.networks.engines import GRAPH, build_engine, list_engines, parts_of
-from condiff.networks.torch_engine import TorchEngine, encode_both
 
 OPSET = 17
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -103,7 +103,7 @@ def compare_engines(folder: Path, engines: list[str] | None = None) -> list[Diff
     Raises ModelError where an output differs by more than CALL_TOLERANCE.
     """
     index = read_model_info(folder)
-    reference = TorchEngine(load_model(folder).model)
+    reference = TorchBackend(load_model(folder).model)
     names = [n for n in engines or list_engines() if n != "torch"]
     found = []
     for name in names:

@@ -15,7 +15,7 @@ from condiff.models.denoiser import Model
 Array = NDArray[Any]  # float32
 
 
-class TorchEngine:
+class TorchBackend:
     """The Engine of torch; `threads` of the processor, None for torch's own setting."""
 
     name = "torch"

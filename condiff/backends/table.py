@@ -58,7 +58,7 @@ class Engine(Protocol):
 
 
 @dataclass(frozen=True)
-class GraphEngine:
+class GraphBackend:
     """An Engine that runs the two graphs of a model folder, by any library."""
 
     name: str
@@ -208,10 +208,10 @@ def build_engine(folder: ModelInfo, engine: str, *, device: str, threads: int) -
     """Load a model into the engine that `choose_engine` named; ModelError if it cannot be."""
     row = ENGINES[engine]
     if row.open_graph is None:
+        from condiff.backends.torch_backend import TorchBackend
         from condiff.models.loading import load_model
-        from condiff.networks.torch_engine import TorchEngine
 
-        return TorchEngine(load_model(folder.folder, device=device).model, device, threads)
+        return TorchBackend(load_model(folder.folder, device=device).model, device, threads)
     try:
         paths = {part: folder.folder / part / GRAPH for part in parts_of(folder)}
         runs = {part: row.open_graph(path, threads) for part, path in paths.items()}
@@ -221,7 +221,7 @@ def build_engine(folder: ModelInfo, engine: str, *, device: str, threads: int) -
             f"The graphs in {folder.folder} cannot be opened by {engine}: {reason}; write them "
             f"anew with `condiff export {folder.folder}`."
         ) from error
-    return GraphEngine(engine, runs.get("encoder"), runs["unet"], folder.hint_channels)
+    return GraphBackend(engine, runs.get("encoder"), runs["unet"], folder.hint_channels)
 
 
 def find_device(name: str, *, engine: str = "auto") -> str:
@@ -236,7 +236,7 @@ def find_device(name: str, *, engine: str = "auto") -> str:
         return "cpu"
     if not find_spec("torch"):
         raise ConfigError(f"The device {name} needs torch: {ENGINES['torch'].install}")
-    from condiff.networks.torch_engine import find_torch_device
+    from condiff.backends.torch_backend import find_torch_device
 
     return str(find_torch_device(name))
 

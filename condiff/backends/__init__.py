@@ -1,0 +1,1 @@
+"""What runs a model: torch on any device, ONNX Runtime or OpenVINO on a processor."""

@@ -8,7 +8,7 @@ from ablation_spaces import SPACES
 
 from condiff.color.lab import join_chroma, rgb_to_lab
 from condiff.config import TrainConfig
-from condiff.diffusion import build_scheduler, denoise, initial_noise
+from condiff.diffusion.diffusers_schedulers import build_scheduler, denoise, initial_noise
 from condiff.evaluation.baselines import grey_passthrough
 from condiff.evaluation.judges import BATCH
 from condiff.evaluation.metrics import ciede2000, colorfulness, frechet_distance, psnr

@@ -143,7 +143,7 @@ def make_plot(panels: Sequence[Panel]) -> Image.Image:
 
 def make_schedule_plot(processes: Mapping[str, DiffusionConfig]) -> Image.Image:
     """beta_t and alpha_bar_t of named noise processes over the timesteps."""
-    from condiff.diffusion import build_scheduler
+    from condiff.diffusion.diffusers_schedulers import build_scheduler
 
     schedulers = {name: build_scheduler("ddpm", config) for name, config in processes.items()}
     betas = {name: scheduler.betas.tolist() for name, scheduler in schedulers.items()}
@@ -178,7 +178,7 @@ def make_forward_strip(
     """
     import torch
 
-    from condiff.diffusion import add_noise, build_scheduler
+    from condiff.diffusion.diffusers_schedulers import add_noise, build_scheduler
 
     small = photo.convert("RGB")
     small = small.resize(_fit(small.size, side), Image.Resampling.LANCZOS)

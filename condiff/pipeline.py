@@ -17,10 +17,10 @@ from condiff.color.hints import Hints
 from condiff.color.lab import join_chroma
 from condiff.color.lab import lightness as lightness_of
 from condiff.conditions.drawing_cleanup import Drawing, clean_drawing, shrink_ink
+from condiff.diffusion.sampler import SOLVERS, damp_broad_noise, draw_noise, guide, sample
 from condiff.errors import ConfigError, ImageError
 from condiff.models.info import ModelInfo, read_model_info
 from condiff.photos.photo import Photo, Picture, as_memory_error, pixels_of, to_8_bits, with_pixels
-from condiff.sampling import SOLVERS, damp_broad_noise, draw_noise, guide, sample
 
 STEPS = 4
 DEFAULT_STEPS = {"chroma": STEPS, "rgb": 25}
@@ -290,7 +290,7 @@ class Pipeline:
                 f"The scheduler {scheduler} needs torch and diffusers: pip install torch "
                 f"diffusers, or use {' or '.join(SOLVERS)}."
             )
-        from condiff.diffusion import sample_with_diffusers
+        from condiff.diffusion.diffusers_schedulers import sample_with_diffusers
 
         return partial(
             sample_with_diffusers, scheduler=scheduler, config=self.loaded.diffusion, seed=seed

@@ -14,11 +14,11 @@ from PIL import Image
 from condiff.backends.table import Engine, build_engine, choose_engine, find_device
 from condiff.conditions.drawing_cleanup import Drawing, shrink_ink
 from condiff.data.upscale_pairs import FACTORS, bring_up
+from condiff.diffusion.sampler import SOLVERS, draw_noise, sample
+from condiff.diffusion.tiles import plan_tiles, predict_in_tiles
 from condiff.errors import ConfigError
 from condiff.models.info import ModelInfo, read_model_info
 from condiff.pipeline import fit_size, pad_to_stride
-from condiff.sampling import SOLVERS, draw_noise, sample
-from condiff.tiles import plan_tiles, predict_in_tiles
 
 DEFAULT = "upscale"  # the embedded model's name
 STEPS = 2  # more add grain: docs/decisions.md

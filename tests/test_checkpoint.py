@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from condiff.config import DiffusionConfig
-from condiff.diffusion import build_scheduler
+from condiff.diffusion.diffusers_schedulers import build_scheduler
 from condiff.errors import ModelError
 from condiff.models.info import EMBEDDED, INDEX, find_model
 from condiff.models.loading import load_model, save_model

@@ -8,7 +8,7 @@ from diffusers import DDPMScheduler
 from torch.testing import assert_close
 
 from condiff.config import BetaSchedule, DiffusionConfig
-from condiff.diffusion import (
+from condiff.diffusion.diffusers_schedulers import (
     SCHEDULERS,
     add_noise,
     build_scheduler,

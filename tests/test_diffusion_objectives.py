@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from condiff.backends.torch_backend import encode_both
 from condiff.config import BetaSchedule, DiffusionConfig, parse_config
-from condiff.diffusion import (
+from condiff.diffusion.diffusers_schedulers import (
     SCHEDULERS,
     add_noise,
     build_scheduler,
@@ -21,8 +21,8 @@ from condiff.diffusion import (
     loss_weight,
     squared_error,
 )
+from condiff.diffusion.sampler import guide
 from condiff.models.denoiser import build_model
-from condiff.sampling import guide
 from condiff.tasks import find_task
 from condiff.training.objective import batch_error
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageColor
 
 from condiff.config import DiffusionConfig
-from condiff.diffusion import build_scheduler
+from condiff.diffusion.diffusers_schedulers import build_scheduler
 from condiff.errors import ConfigError, ImageError
 from condiff.figures import (
     COLORS,

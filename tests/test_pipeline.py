@@ -16,12 +16,12 @@ from condiff.backends.torch_backend import TorchBackend
 from condiff.color.lab import lightness, rgb_to_lab
 from condiff.conditions.drawing_cleanup import Drawing
 from condiff.config import DiffusionConfig, ModelConfig
-from condiff.diffusion import SCHEDULERS
+from condiff.diffusion.diffusers_schedulers import SCHEDULERS
+from condiff.diffusion.sampler import draw_noise
 from condiff.errors import ConfigError, ImageError
 from condiff.models.denoiser import build_model
 from condiff.models.info import ModelInfo, read_sizes
 from condiff.pipeline import MAX_ASPECT, pad_to_stride, small_lightness
-from condiff.sampling import draw_noise
 from condiff.tasks import find_task
 
 from .conftest import make_photo

@@ -5,9 +5,8 @@ import pytest
 import torch
 
 from condiff.config import DiffusionConfig
-from condiff.diffusion import build_scheduler, denoise
-from condiff.errors import ConfigError
-from condiff.sampling import (
+from condiff.diffusion.diffusers_schedulers import build_scheduler, denoise
+from condiff.diffusion.sampler import (
     BROAD,
     SOLVERS,
     compute_alphas_bar,
@@ -16,6 +15,7 @@ from condiff.sampling import (
     sample,
     space_timesteps,
 )
+from condiff.errors import ConfigError
 
 PROCESSES = {
     "default": {},

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from condiff.config import DiffusionConfig
-from condiff.diffusion import build_scheduler, denoise
-from condiff.tiles import Tiles, plan_tiles, predict_in_tiles
+from condiff.diffusion.diffusers_schedulers import build_scheduler, denoise
+from condiff.diffusion.tiles import Tiles, plan_tiles, predict_in_tiles
 
 SIDE = 32
 

@@ -16,10 +16,10 @@ from condiff.conditions.drawing_cleanup import Drawing
 from condiff.config import parse_config, read_config
 from condiff.data.loading import build_dataset, load_batches
 from condiff.data.upscale_pairs import MARGIN, bring_up, make_small, sample_window
+from condiff.diffusion.tiles import plan_tiles
 from condiff.errors import ConfigError
 from condiff.models.loading import load_model
 from condiff.tasks import find_task
-from condiff.tiles import plan_tiles
 from condiff.training.run import begin, find_start
 from condiff.training.trainer import Trainer
 from condiff.upscale import Upscaler, enlarged_size, resample

@@ -19,7 +19,7 @@ from diffusers import UNet2DModel
 from diffusers import __version__ as diffusers_version
 
 from condiff.config import DiffusionConfig
-from condiff.diffusion import build_scheduler
+from condiff.diffusion.diffusers_schedulers import build_scheduler
 from condiff.errors import ModelError
 from condiff.models.condition_encoder import ConditionEncoder
 from condiff.models.denoiser import Model, freeze

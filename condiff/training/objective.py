@@ -9,7 +9,12 @@ from torch import Tensor
 from condiff.color.hints import hints_from_mask, sample_hint_mask
 from condiff.config import TrainConfig
 from condiff.data.crops import Batch
-from condiff.diffusion import draw_noise, drop_condition, loss_weight, squared_error
+from condiff.diffusion.diffusers_schedulers import (
+    draw_noise,
+    drop_condition,
+    loss_weight,
+    squared_error,
+)
 from condiff.tasks import Task
 
 

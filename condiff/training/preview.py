@@ -9,7 +9,7 @@ from torch import Tensor
 from condiff.color.lab import lab_to_rgb
 from condiff.config import TrainConfig
 from condiff.data.crops import Batch
-from condiff.diffusion import build_scheduler, denoise, initial_noise
+from condiff.diffusion.diffusers_schedulers import build_scheduler, denoise, initial_noise
 from condiff.figures import make_contact_sheet
 from condiff.models.denoiser import Model
 from condiff.tasks import Task

@@ -22,7 +22,7 @@ from condiff.config import TrainConfig, to_yaml
 from condiff.data.crops import Batch
 from condiff.data.feature_cache import FeatureCache
 from condiff.data.loading import build_dataset, load_batches
-from condiff.diffusion import build_scheduler
+from condiff.diffusion.diffusers_schedulers import build_scheduler
 from condiff.models.denoiser import Model, build_model
 from condiff.models.initialization import adopt_shape, load_init
 from condiff.models.loading import save_model

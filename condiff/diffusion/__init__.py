@@ -1,0 +1,1 @@
+"""The mathematics of diffusion: noise process, parameterization, samplers, loss. No I/O."""

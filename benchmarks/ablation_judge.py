@@ -15,7 +15,7 @@ from condiff.evaluation.metrics import ciede2000, colorfulness, frechet_distance
 from condiff.evaluation.pairs import read_truths
 from condiff.evaluation.photos import HIGHEST_PSNR, Lite0Extractor
 from condiff.models.denoiser import Model
-from condiff.pipeline import small_lightness
+from condiff.pipelines.pipeline import small_lightness
 
 STEPS = 10
 

@@ -26,7 +26,7 @@ from ablation_runs import Photos, build_trainer, equal_steps
 from PIL import Image
 
 from condiff.cli.options import quiet_libraries
-from condiff.pipeline import Pipeline
+from condiff.pipelines.pipeline import Pipeline
 from condiff.training.average import build_average
 
 FIGURES = (  # key, label, format

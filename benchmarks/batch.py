@@ -119,7 +119,7 @@ def loop(photos: Path, out: Path, model: str, threads: int) -> dict[str, float]:
 
     from condiff.photos.reading import list_images, read_image
     from condiff.photos.writing import write_image
-    from condiff.pipeline import Pipeline
+    from condiff.pipelines.pipeline import Pipeline
 
     torch.set_num_threads(threads)
     colorize = Pipeline.from_pretrained(model, device="cpu")
@@ -139,7 +139,7 @@ def batch(photos: Path, out: Path, model: str, workers: int) -> dict[str, float]
     from condiff.batches.runner import run
     from condiff.batches.transform import Recipe, build_transform
     from condiff.photos.reading import list_images, read_photo
-    from condiff.pipeline import SCHEDULER, STEPS, Pipeline
+    from condiff.pipelines.pipeline import SCHEDULER, STEPS, Pipeline
 
     pipeline = Pipeline.from_pretrained(model, device="cpu")
     how = {"device": "cpu", "engine": pipeline.engine.name, "provenance": False}

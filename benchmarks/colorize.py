@@ -95,7 +95,7 @@ def measure_stages(photo: Path, model: str) -> dict[str, float]:
     from condiff.photos.photo import with_pixels
     from condiff.photos.reading import read_photo
     from condiff.photos.writing import write_photo
-    from condiff.pipeline import Pipeline
+    from condiff.pipelines.pipeline import Pipeline
 
     quiet_libraries()
     pipeline = Pipeline.from_pretrained(model, device="cpu")
@@ -125,7 +125,7 @@ def print_quality(data: Path, limit: int, model: str) -> None:
     from condiff.cli.options import quiet_libraries
     from condiff.evaluation.pairs import read_truths
     from condiff.evaluation.photos import Lite0Extractor, evaluate, format_table
-    from condiff.pipeline import Pipeline
+    from condiff.pipelines.pipeline import Pipeline
 
     quiet_libraries()
     pipeline = Pipeline.from_pretrained(model, device="cpu")

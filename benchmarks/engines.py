@@ -98,7 +98,7 @@ def measure_warm(engine: str, photo: str, arguments: argparse.Namespace) -> list
     from condiff.photos.photo import with_pixels
     from condiff.photos.reading import read_photo
     from condiff.photos.writing import write_photo
-    from condiff.pipeline import Pipeline
+    from condiff.pipelines.pipeline import Pipeline
 
     quiet_libraries()
     pipeline = Pipeline.from_pretrained(

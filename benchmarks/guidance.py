@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from condiff.cascade import AUTO, Cascade
 from condiff.evaluation.drawings import DrawingRow, evaluate_drawings, prepare_truth
 from condiff.evaluation.pairs import read_truths
 from condiff.evaluation.photos import Lite0Extractor
+from condiff.pipelines.cascade import AUTO, Cascade
 
 SCALES = (1.0, 1.5, 2.0, 3.0)
 STEPS = (10, 25, 50)

@@ -8,12 +8,12 @@ __all__ = ["CondiffError", "Hint", "Pipeline", "__version__"]
 if TYPE_CHECKING:
     from condiff.color.hints import Hint
     from condiff.errors import CondiffError
-    from condiff.pipeline import Pipeline
+    from condiff.pipelines.pipeline import Pipeline
 
 _HOME = {
     "CondiffError": "condiff.errors",
     "Hint": "condiff.color.hints",
-    "Pipeline": "condiff.pipeline",
+    "Pipeline": "condiff.pipelines.pipeline",
 }
 
 

@@ -18,11 +18,11 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from condiff import Pipeline
-from condiff.cascade import Cascade
 from condiff.conditions.drawing_cleanup import Drawing
 from condiff.conditions.table import apply, find_condition, to_ink
 from condiff.evaluation.pairs import read_truths
 from condiff.figures import make_contact_sheet
+from condiff.pipelines.cascade import Cascade
 
 KINDS = {"sketch": "sketch", "edge": "canny"}
 

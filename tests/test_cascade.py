@@ -10,10 +10,9 @@ import pytest
 from PIL import Image, ImageDraw
 
 from condiff import Pipeline
-from condiff.cascade import Cascade
 from condiff.conditions.drawing_cleanup import clean_drawing
 from condiff.errors import ConfigError, ModelError
-from condiff.upscale import Upscaler
+from condiff.pipelines.cascade import Cascade, Upscaler
 
 from .conftest import make_photo, save_tiny
 

@@ -280,7 +280,7 @@ def test_verbose_prints_the_traceback_alone_or_with_other_flags(flags, run):
 
 def test_the_command_and_the_pipeline_have_the_same_defaults():
     """The command line states them again, to show its help without importing torch."""
-    from condiff import pipeline
+    from condiff.pipelines import pipeline
 
     module = sys.modules["condiff.cli.colorize"]
     assert module.DEFAULT_STEPS == pipeline.STEPS

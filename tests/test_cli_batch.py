@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from condiff import pipeline
 from condiff.batches.transform import Recipe, build_transform
 from condiff.cli import main
 from condiff.cli.batch_report import shown
 from condiff.errors import ImageError
 from condiff.photos.photo import Photo
+from condiff.pipelines import pipeline
 
 from .conftest import make_photo
 from .test_batch import files_of, make_photos

@@ -17,8 +17,8 @@ from condiff.cli.render import plan_targets
 from condiff.conditions.drawing_cleanup import clean_drawing
 from condiff.config import read_config
 from condiff.models.denoiser import build_model
+from condiff.pipelines.cascade import Upscaler
 from condiff.tasks import find_task
-from condiff.upscale import Upscaler
 
 from .conftest import save_tiny
 

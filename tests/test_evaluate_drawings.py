@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from condiff.cascade import Cascade
 from condiff.cli import main
 from condiff.errors import ConditionError, DataError
 from condiff.evaluation.drawings import (
@@ -17,6 +16,7 @@ from condiff.evaluation.drawings import (
     prepare_truth,
 )
 from condiff.evaluation.line_metrics import edge_f1
+from condiff.pipelines.cascade import Cascade
 
 from .conftest import make_photo, save_tiny
 

@@ -286,7 +286,7 @@ def test_without_chroma_grey_stays_untouched_in_16_bits():
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 def test_a_deep_file_is_coloured_into_a_deep_file(tiny_folder, suffix, tmp_path):
-    from condiff.pipeline import Pipeline
+    from condiff.pipelines.pipeline import Pipeline
 
     rows = np.linspace(500, 65_000, 90 * 70).reshape(90, 70).astype(np.uint16)
     write_photo(Photo(np.dstack([rows] * 3)), tmp_path / f"a{suffix}")

@@ -21,7 +21,7 @@ from condiff.diffusion.sampler import draw_noise
 from condiff.errors import ConfigError, ImageError
 from condiff.models.denoiser import build_model
 from condiff.models.info import ModelInfo, read_sizes
-from condiff.pipeline import MAX_ASPECT, pad_to_stride, small_lightness
+from condiff.pipelines.pipeline import MAX_ASPECT, pad_to_stride, small_lightness
 from condiff.tasks import find_task
 
 from .conftest import make_photo

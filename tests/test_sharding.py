@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from condiff.cli import main
 from condiff.config import TrainConfig
 from condiff.errors import TrainingError
-from condiff.pipeline import Pipeline
+from condiff.pipelines.pipeline import Pipeline
 from condiff.training.average import averaged
 from condiff.training.processes import build_accelerator
 from condiff.training.run import find_checkpoints

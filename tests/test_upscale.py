@@ -19,10 +19,10 @@ from condiff.data.upscale_pairs import MARGIN, bring_up, make_small, sample_wind
 from condiff.diffusion.tiles import plan_tiles
 from condiff.errors import ConfigError
 from condiff.models.loading import load_model
+from condiff.pipelines.cascade import Upscaler, enlarged_size, resample
 from condiff.tasks import find_task
 from condiff.training.run import begin, find_start
 from condiff.training.trainer import Trainer
-from condiff.upscale import Upscaler, enlarged_size, resample
 
 from .conftest import make_photo
 

@@ -178,7 +178,7 @@ class Worker:
     def __init__(self, recipe: Recipe, files: list[Any]):
         import ray
 
-        from condiff.pipeline import Pipeline
+        from condiff.pipelines.pipeline import Pipeline
 
         content = ray.get(files[0])
         if content["version"] != __version__:

@@ -16,7 +16,7 @@ from condiff.models.info import INDEX
 from condiff.photos.photo import Photo, Pixels
 from condiff.photos.provenance import add_provenance
 from condiff.photos.reading import MAX_PIXELS
-from condiff.pipeline import Pipeline
+from condiff.pipelines.pipeline import Pipeline
 
 STRIP_ROWS = 64  # rows that are looked at together
 DARK, BRIGHT = 16 / 255, 239 / 255  # only between them can sRGB show colour

@@ -247,7 +247,7 @@ def run_here(
     from condiff.batches.runner import run
     from condiff.batches.transform import build_transform
     from condiff.photos.reading import read_photo
-    from condiff.pipeline import Pipeline
+    from condiff.pipelines.pipeline import Pipeline
 
     assert isinstance(journal, Journal)  # `check_places` has refused URLs
 

@@ -127,7 +127,7 @@ def colorize(
             print(path or "-")
         return
     from condiff.batches.transform import Recipe, note_making
-    from condiff.pipeline import Pipeline
+    from condiff.pipelines.pipeline import Pipeline
 
     options.quiet_libraries()
     pipeline = Pipeline.from_pretrained(model, device=device, engine=engine, threads=threads)
@@ -219,7 +219,7 @@ def tell_grey(photo: "Photo", result: "Photo", recipe: "Recipe", *, quiet: bool)
 def tell_shortfall(photo: "Photo", hints: "Hints", *, quiet: bool) -> None:
     """Say so if sRGB cannot show a hint's colour at the photo's lightness."""
     from condiff.color.hints import draw_strokes, find_shortfall
-    from condiff.pipeline import small_lightness
+    from condiff.pipelines.pipeline import small_lightness
 
     if isinstance(hints, list) and not hints:
         return

@@ -12,10 +12,10 @@ from condiff.cli import options
 from condiff.cli.colorize import DEFAULT_SCHEDULER
 
 if TYPE_CHECKING:
-    from condiff.cascade import Cascade
     from condiff.evaluation.judges import Distance, Features
     from condiff.evaluation.metrics import Pixels
-    from condiff.pipeline import Pipeline
+    from condiff.pipelines.cascade import Cascade
+    from condiff.pipelines.pipeline import Pipeline
 
 DEFAULT_KIND = "sketch"  # of lines
 
@@ -114,9 +114,9 @@ def evaluate(
         name, (truths, results) = str(result_dir), _read_pairs(result_dir, truth_dir, limit)
     elif model and data and not (result_dir or truth_dir):
         options.quiet_libraries()
-        from condiff.cascade import AUTO, Cascade
         from condiff.evaluation.pairs import read_truths
-        from condiff.pipeline import Pipeline
+        from condiff.pipelines.cascade import AUTO, Cascade
+        from condiff.pipelines.pipeline import Pipeline
 
         name, truths = model, read_truths(data, limit)
         sampling = Sampling(steps, scheduler, guidance_scale, variety, samples, seed)

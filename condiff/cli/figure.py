@@ -137,7 +137,7 @@ def reverse(
     if dry_run:
         print(target or "-")
         return
-    from condiff.pipeline import Pipeline
+    from condiff.pipelines.pipeline import Pipeline
 
     options.quiet_libraries()
     pipeline = Pipeline.from_pretrained(model, device=device)

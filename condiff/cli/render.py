@@ -123,8 +123,8 @@ def render(
     sample.png if there is no drawing, unless -o says otherwise. Several samples are numbered, and
     get a contact sheet. Paths are printed on stdout.
     """
-    from condiff.cascade import NONE, Cascade
     from condiff.photos.reading import read_photo
+    from condiff.pipelines.cascade import NONE, Cascade
 
     targets = plan_targets(source, output, samples, gif)
     targets.check(force=force)

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from condiff.cascade import Cascade
 from condiff.conditions.drawing_cleanup import Drawing
 from condiff.conditions.table import apply, find_condition, to_ink
 from condiff.errors import ConditionError, DataError
@@ -19,7 +18,8 @@ from condiff.evaluation.line_metrics import edge_f1, lab_diversity
 from condiff.evaluation.metrics import Floats, Pixels, frechet_distance
 from condiff.evaluation.photos import NO_DISTANCE
 from condiff.evaluation.report import figure_cells, markdown_table
-from condiff.pipeline import shrink_to
+from condiff.pipelines.cascade import Cascade
+from condiff.pipelines.pipeline import shrink_to
 
 TRUTH, OTHER, NOISE, BLURRED_MEAN = "truth", "another photo", "noise", "blurred mean"
 MEAN_SIDE = 64  # side of the mean picture, in pixels

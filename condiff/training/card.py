@@ -29,7 +29,7 @@ Pipeline.from_pretrained("FOLDER")(samples=4)
 condiff render sketch.png --size 512 --upscale FOLDER
 ```
 ```python
-from condiff.upscale import Upscaler
+from condiff.pipelines.cascade import Upscaler
 
 Upscaler.from_pretrained("FOLDER")(picture, drawing, size=512, seed=0)
 ```""",

@@ -190,7 +190,9 @@ class Pipeline:
         """
         name, task = self.loaded.path.name, self.loaded.task
         if task.enlarges:
-            raise ConfigError(f"The model {name} enlarges pictures: condiff.upscale runs it.")
+            raise ConfigError(
+                f"The model {name} enlarges pictures: condiff.pipelines.cascade runs it."
+            )
         chroma = task.x_0 == "chroma"
         side = self.loaded.condition_size if size is None else size
         least = min(MIN_SIZE, self.loaded.condition_size)

@@ -1,0 +1,1 @@
+"""A user's picture in, finished pictures out."""

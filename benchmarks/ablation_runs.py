@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from condiff.config import TrainConfig
 from condiff.data.crops import Batch, cut, sample_crop, scale_to
 from condiff.data.feature_cache import FeatureCache
-from condiff.training.average import build_average
+from condiff.training.ema import build_average
 from condiff.training.trainer import Trainer
 
 TUNED_RATE = 0.1  # of the learning rate, for what was pretrained

@@ -27,7 +27,7 @@ from PIL import Image
 
 from condiff.cli.options import quiet_libraries
 from condiff.pipelines.pipeline import Pipeline
-from condiff.training.average import build_average
+from condiff.training.ema import build_average
 
 FIGURES = (  # key, label, format
     ("colourfulness_ratio", "colourfulness / truth's", ".2f"),

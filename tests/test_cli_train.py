@@ -13,7 +13,7 @@ from PIL import Image
 
 from condiff.cli import main
 from condiff.models.loading import load_model
-from condiff.training.run import find_checkpoints
+from condiff.training.run_folder import find_checkpoints
 
 TINY = {
     "train_batch_size": 4, "max_train_steps": 4, "sample_steps": 2, "log_steps": 1,

@@ -11,8 +11,8 @@ from condiff.config import TrainConfig
 from condiff.errors import ConfigError
 from condiff.figures import COLORS
 from condiff.tasks import TASKS, find_task
-from condiff.training.card import make_card
 from condiff.training.curves import make_curves, read_metrics, smooth
+from condiff.training.model_card import make_card
 from condiff.training.trainer import Trainer
 
 

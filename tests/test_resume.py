@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from condiff.config import TrainConfig
 from condiff.errors import ConfigError, DataError, TrainingError
-from condiff.training.run import find_checkpoints
+from condiff.training.run_folder import find_checkpoints
 from condiff.training.trainer import Trainer
 
 TINY = {

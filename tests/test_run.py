@@ -10,7 +10,7 @@ import torch
 
 from condiff.config import TrainConfig
 from condiff.errors import CheckpointError, ConfigError
-from condiff.training.run import (
+from condiff.training.run_folder import (
     begin,
     check_output,
     find_checkpoints,
@@ -152,7 +152,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path):
 import resource, torch
 from pathlib import Path
 from condiff.errors import CheckpointError
-from condiff.training.run import write_checkpoint
+from condiff.training.run_folder import write_checkpoint
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 state = {{"step": 2, "smoothed_loss": 1.0, "data": "photos"}}
 try:

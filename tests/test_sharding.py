@@ -15,10 +15,9 @@ from condiff.cli import main
 from condiff.config import TrainConfig
 from condiff.errors import TrainingError
 from condiff.pipelines.pipeline import Pipeline
-from condiff.training.average import averaged
-from condiff.training.processes import build_accelerator
-from condiff.training.run import find_checkpoints
-from condiff.training.sharding import local_part
+from condiff.training.accelerator import build_accelerator, local_part
+from condiff.training.ema import averaged
+from condiff.training.run_folder import find_checkpoints
 from condiff.training.trainer import Trainer
 
 TINY = {

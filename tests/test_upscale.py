@@ -21,7 +21,7 @@ from condiff.errors import ConfigError
 from condiff.models.loading import load_model
 from condiff.pipelines.cascade import Upscaler, enlarged_size, resample
 from condiff.tasks import find_task
-from condiff.training.run import begin, find_start
+from condiff.training.run_folder import begin, find_start
 from condiff.training.trainer import Trainer
 
 from .conftest import make_photo

@@ -142,7 +142,7 @@ def train(
     if profile:
         _show_profile(build(config, data, output, init=init))
         return
-    from condiff.training.run import begin, check_output, find_start
+    from condiff.training.run_folder import begin, check_output, find_start
 
     check_output(output, data=data)
     start = None if force else find_start(output, config, data=data, init=init)

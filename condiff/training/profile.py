@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from condiff.training.sharding import is_sharded, local_part
+from condiff.training.accelerator import is_sharded, local_part
 from condiff.training.trainer import Trainer
 
 BYTES_A_PARAMETER = 4 * 5  # weight, gradient, two moments of AdamW, average; single precision

@@ -27,21 +27,20 @@ from condiff.models.denoiser import Model, build_model
 from condiff.models.initialization import adopt_shape, load_init
 from condiff.models.loading import save_model
 from condiff.tasks import Task, find_task
-from condiff.training.average import averaged, build_average, update_average
-from condiff.training.card import make_card
+from condiff.training.accelerator import build_accelerator, prepare
+from condiff.training.checkpoint import gather_checkpoint, restore_checkpoint
+from condiff.training.ema import averaged, build_average, update_average
+from condiff.training.model_card import make_card
 from condiff.training.objective import batch_error
 from condiff.training.preview import sample_grid
-from condiff.training.processes import build_accelerator
 from condiff.training.progress import Filled, Step, learning_rate_at, progress_of, smooth_loss
-from condiff.training.run import (
+from condiff.training.run_folder import (
     Checkpoint,
     prune_checkpoints,
     refuse_changes,
     refuse_nan,
     write_checkpoint,
 )
-from condiff.training.sharding import prepare
-from condiff.training.snapshot import restore_snapshot, take_snapshot
 
 
 class Trainer:
@@ -310,7 +309,7 @@ class Trainer:
         All processes must call this. Raises TrainingError where a weight is not a finite number,
         CheckpointError where the disk refuses.
         """
-        files = take_snapshot(self.model, self.optimizer, self.ema, keep=self.is_main)
+        files = gather_checkpoint(self.model, self.optimizer, self.ema, keep=self.is_main)
         if not self.is_main:
             return
         if not all(weight.isfinite().all() for weight in files["model"].values()):
@@ -336,7 +335,7 @@ class Trainer:
         """
         state = checkpoint.state
         refuse_changes(self.output, {**self._counts, **state}, self._counts)
-        restore_snapshot(self.model, self.optimizer, self.ema, checkpoint.read)
+        restore_checkpoint(self.model, self.optimizer, self.ema, checkpoint.read)
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.ema.optimization_step = int(state["ema_steps"])

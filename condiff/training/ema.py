@@ -7,7 +7,7 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor
 
 from condiff.models.denoiser import Model
-from condiff.training.sharding import gather_model, is_sharded, local_part
+from condiff.training.accelerator import gather_model, is_sharded, local_part
 
 
 def build_average(model: Model, decay: float) -> EMAModel:

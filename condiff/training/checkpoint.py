@@ -8,7 +8,7 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
 from condiff.errors import TrainingError
-from condiff.training.sharding import gather, join_parts, local_part, shard_like
+from condiff.training.accelerator import gather, join_parts, local_part, shard_like
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -19,7 +19,7 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 @torch.no_grad()
-def take_snapshot(
+def gather_checkpoint(
     model: nn.Module, optimizer: Any, ema: EMAModel, *, keep: bool = True
 ) -> dict[str, dict[str, Tensor]]:
     """The files of a checkpoint, each {name: tensor}: weights, averages, moments of AdamW.
@@ -42,7 +42,7 @@ def take_snapshot(
 
 
 @torch.no_grad()
-def restore_snapshot(
+def restore_checkpoint(
     model: nn.Module,
     optimizer: Any,
     ema: EMAModel,

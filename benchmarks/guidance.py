@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from condiff.evaluation.drawings import DrawingRow, evaluate_drawings, prepare_truth
+from condiff.evaluation.colorization_ import Lite0Extractor
 from condiff.evaluation.pairs import read_truths
-from condiff.evaluation.photos import Lite0Extractor
+from condiff.evaluation.sketches import DrawingRow, evaluate_drawings, prepare_truth
 from condiff.pipelines.cascade import AUTO, Cascade
 
 SCALES = (1.0, 1.5, 2.0, 3.0)

@@ -8,14 +8,14 @@ from PIL import Image
 
 from condiff.cli import main
 from condiff.errors import ConditionError, DataError
-from condiff.evaluation.drawings import (
+from condiff.evaluation.line_metrics import edge_f1
+from condiff.evaluation.sketches import (
     draw_lines,
     evaluate_drawings,
     format_table,
     mean_picture,
     prepare_truth,
 )
-from condiff.evaluation.line_metrics import edge_f1
 from condiff.pipelines.cascade import Cascade
 
 from .conftest import make_photo, save_tiny

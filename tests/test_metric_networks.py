@@ -10,10 +10,10 @@ from torch import nn
 
 from condiff.errors import DataError, ModelError
 from condiff.evaluation.baselines import GREY
+from condiff.evaluation.colorization_ import TRUTH, evaluate, format_table
 from condiff.evaluation.inception import Inception, Mixed, resize_as_tensorflow_1
 from condiff.evaluation.lpips import LAYERS, SCALE, SHIFT, Lpips
 from condiff.evaluation.metrics import frechet_distance, kernel_distance
-from condiff.evaluation.photos import TRUTH, evaluate, format_table
 from condiff.evaluation.weights import INCEPTION_FILE, LPIPS_FILE, load_metric_networks
 
 

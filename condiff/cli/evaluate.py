@@ -102,8 +102,8 @@ def evaluate(
     table says whether they have the same lines, whether they look real, and how far samples differ
     (--samples 2). Its baselines are the set's blurred mean, noise, another photo, and the truth.
     """
-    from condiff.evaluation.photos import Lite0Extractor, format_groups, format_table
-    from condiff.evaluation.photos import evaluate as judge
+    from condiff.evaluation.colorization_ import Lite0Extractor, format_groups, format_table
+    from condiff.evaluation.colorization_ import evaluate as judge
     from condiff.evaluation.report import to_json
     from condiff.files import check_target, publish, unwritten
 
@@ -216,9 +216,9 @@ def _judge_drawings(
     """Print the figures of what a model makes of each photo's lines, beside the baselines'."""
     import numpy as np
 
-    from condiff.evaluation.drawings import evaluate_drawings, format_table, prepare_truth
-    from condiff.evaluation.photos import Lite0Extractor
+    from condiff.evaluation.colorization_ import Lite0Extractor
     from condiff.evaluation.report import to_json
+    from condiff.evaluation.sketches import evaluate_drawings, format_table, prepare_truth
 
     if cascade.remark:
         options.say(cascade.remark, quiet=quiet)

@@ -6,8 +6,8 @@ import numpy as np
 
 from condiff.color.lab import rgb_to_lab
 from condiff.evaluation.baselines import grey_passthrough
+from condiff.evaluation.colorization_ import FIGURES, Row, group_cells
 from condiff.evaluation.metrics import Pixels, ciede2000
-from condiff.evaluation.photos import FIGURES, Row, group_cells
 from condiff.evaluation.report import Comparison, figure_cells, html_page
 
 

@@ -20,7 +20,7 @@ from condiff.evaluation.baselines import (
     mean_chroma,
     with_chroma,
 )
-from condiff.evaluation.groups import GROUPS, GroupFigures, cast, judge_groups, mean_groups
+from condiff.evaluation.color_groups import GROUPS, GroupFigures, cast, judge_groups, mean_groups
 from condiff.evaluation.judges import Distance, Extractor, Features, Judges, Seen
 from condiff.evaluation.metrics import (
     Floats,

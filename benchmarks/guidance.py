@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from condiff.evaluation.colorization_ import Lite0Extractor
+from condiff.evaluation.colorization import Lite0Extractor
 from condiff.evaluation.pairs import read_truths
 from condiff.evaluation.sketches import DrawingRow, evaluate_drawings, prepare_truth
 from condiff.pipelines.cascade import AUTO, Cascade

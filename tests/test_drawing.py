@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from skimage import data
 
 from condiff.conditions.drawing_cleanup import clean_drawing, shrink_ink
-from condiff.evaluation.line_metrics import edge_f1
+from condiff.evaluation.metrics import edge_f1
 
 
 def draw_house(width=480, height=360, thick=3):

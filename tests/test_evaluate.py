@@ -23,10 +23,16 @@ from condiff.evaluation.baselines import (
     mean_chroma,
     with_chroma,
 )
-from condiff.evaluation.colorization_ import HIGHEST_PSNR, Lite0Extractor, evaluate, format_table
+from condiff.evaluation.colorization import (
+    HIGHEST_PSNR,
+    Lite0Extractor,
+    evaluate,
+    format_table,
+    html_report,
+    pick_comparisons,
+)
 from condiff.evaluation.metrics import ciede2000, colorfulness, diversity
 from condiff.evaluation.pairs import pair_folders, read_photo, read_truths
-from condiff.evaluation.photo_page import html_report, pick_comparisons
 from condiff.evaluation.report import markdown_table, to_json
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from condiff.cli import main
 from condiff.errors import ConditionError, DataError
-from condiff.evaluation.line_metrics import edge_f1
+from condiff.evaluation.metrics import edge_f1
 from condiff.evaluation.sketches import (
     draw_lines,
     evaluate_drawings,

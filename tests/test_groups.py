@@ -9,7 +9,7 @@ import pytest
 from condiff.color.lab import lab_to_rgb, rgb_to_lab
 from condiff.evaluation.baselines import GREY
 from condiff.evaluation.color_groups import GROUPS, cast, find_group, judge_groups, mean_groups
-from condiff.evaluation.colorization_ import TRUTH, evaluate, format_groups, format_table
+from condiff.evaluation.colorization import TRUTH, evaluate, format_groups, format_table
 from condiff.evaluation.report import to_json
 
 SKIN, SKY, LEAF, GRASS = (70, 16, 18), (70, -8, -30), (45, -28, 35), (60, -5, 60)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from skimage.color import rgb2lab
 
 from condiff.errors import DataError
-from condiff.evaluation.line_metrics import edge_f1, lab_diversity
+from condiff.evaluation.metrics import edge_f1, lab_diversity
 
 
 def brute_force_f1(ink, truth, tolerance):

@@ -10,11 +10,20 @@ from torch import nn
 
 from condiff.errors import DataError, ModelError
 from condiff.evaluation.baselines import GREY
-from condiff.evaluation.colorization_ import TRUTH, evaluate, format_table
-from condiff.evaluation.inception import Inception, Mixed, resize_as_tensorflow_1
-from condiff.evaluation.lpips import LAYERS, SCALE, SHIFT, Lpips
+from condiff.evaluation.colorization import TRUTH, evaluate, format_table
+from condiff.evaluation.feature_extractors import (
+    INCEPTION_FILE,
+    LAYERS,
+    LPIPS_FILE,
+    SCALE,
+    SHIFT,
+    Inception,
+    Lpips,
+    Mixed,
+    load_metric_networks,
+    resize_as_tensorflow_1,
+)
 from condiff.evaluation.metrics import frechet_distance, kernel_distance
-from condiff.evaluation.weights import INCEPTION_FILE, LPIPS_FILE, load_metric_networks
 
 
 @pytest.fixture(scope="module")

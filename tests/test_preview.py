@@ -61,7 +61,7 @@ def test_the_card_is_readable_by_the_hub_and_says_how_it_was_made(name):
     assert yaml.safe_load(front)["tags"] == ["condiff", "diffusion", name]
     for told in ("12 photos from here", "1.50 M", "28 in all", "0.2500", "other/model"):
         assert told in text
-    # condiff eval judges a second stage by the pictures of the first.
+    # condiff eval extractors a second stage by the pictures of the first.
     judged = "--model sketch --upscale FOLDER" if name == "upscale" else "--model FOLDER"
     assert f"`condiff eval {judged} --data PHOTOS`" in text
 

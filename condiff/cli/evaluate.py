@@ -12,7 +12,7 @@ from condiff.cli import options
 from condiff.cli.colorize import DEFAULT_SCHEDULER
 
 if TYPE_CHECKING:
-    from condiff.evaluation.judges import Distance, Features
+    from condiff.evaluation.feature_extractors import Distance, Features
     from condiff.evaluation.metrics import Pixels
     from condiff.pipelines.cascade import Cascade
     from condiff.pipelines.pipeline import Pipeline
@@ -102,8 +102,8 @@ def evaluate(
     table says whether they have the same lines, whether they look real, and how far samples differ
     (--samples 2). Its baselines are the set's blurred mean, noise, another photo, and the truth.
     """
-    from condiff.evaluation.colorization_ import Lite0Extractor, format_groups, format_table
-    from condiff.evaluation.colorization_ import evaluate as judge
+    from condiff.evaluation.colorization import Lite0Extractor, format_groups, format_table
+    from condiff.evaluation.colorization import evaluate as judge
     from condiff.evaluation.report import to_json
     from condiff.files import check_target, publish, unwritten
 
@@ -146,7 +146,7 @@ def evaluate(
     if groups and not as_json:
         print(format_groups(rows))
     if html is not None:
-        from condiff.evaluation.photo_page import html_report
+        from condiff.evaluation.colorization import html_report
 
         page = html_report(rows, [r[0] for r in results], truths)
         try:
@@ -216,7 +216,7 @@ def _judge_drawings(
     """Print the figures of what a model makes of each photo's lines, beside the baselines'."""
     import numpy as np
 
-    from condiff.evaluation.colorization_ import Lite0Extractor
+    from condiff.evaluation.colorization import Lite0Extractor
     from condiff.evaluation.report import to_json
     from condiff.evaluation.sketches import evaluate_drawings, format_table, prepare_truth
 
@@ -246,7 +246,7 @@ def _load_networks(folder: Path | None) -> "tuple[Features | None, Distance | No
     """Of FID and KID, and of LPIPS; None where the folder has no weights of it."""
     if folder is None:
         return None, None
-    from condiff.evaluation.weights import load_metric_networks
+    from condiff.evaluation.feature_extractors import load_metric_networks
 
     found = load_metric_networks(folder)
     return found.inception and found.inception.features, found.lpips and found.lpips.distance

@@ -13,10 +13,9 @@ import numpy as np
 from condiff.conditions.drawing_cleanup import Drawing
 from condiff.conditions.table import apply, find_condition, to_ink
 from condiff.errors import ConditionError, DataError
-from condiff.evaluation.colorization_ import NO_DISTANCE
-from condiff.evaluation.judges import Extractor, in_batches
-from condiff.evaluation.line_metrics import edge_f1, lab_diversity
-from condiff.evaluation.metrics import Floats, Pixels, frechet_distance
+from condiff.evaluation.colorization import NO_DISTANCE
+from condiff.evaluation.feature_extractors import Extractor, in_batches
+from condiff.evaluation.metrics import Floats, Pixels, edge_f1, frechet_distance, lab_diversity
 from condiff.evaluation.report import figure_cells, markdown_table
 from condiff.pipelines.cascade import Cascade
 from condiff.pipelines.pipeline import shrink_to

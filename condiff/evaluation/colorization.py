@@ -21,7 +21,13 @@ from condiff.evaluation.baselines import (
     with_chroma,
 )
 from condiff.evaluation.color_groups import GROUPS, GroupFigures, cast, judge_groups, mean_groups
-from condiff.evaluation.judges import Distance, Extractor, Features, Judges, Seen
+from condiff.evaluation.feature_extractors import (
+    Distance,
+    Extractor,
+    FeatureExtractors,
+    Features,
+    Seen,
+)
 from condiff.evaluation.metrics import (
     Floats,
     Pixels,
@@ -37,7 +43,13 @@ from condiff.evaluation.metrics import (
     psnr,
     ssim,
 )
-from condiff.evaluation.report import figure_cells, format_cells, markdown_table
+from condiff.evaluation.report import (
+    Comparison,
+    figure_cells,
+    format_cells,
+    html_page,
+    markdown_table,
+)
 
 # The result for one photo: a picture, or several samples, of which the first is scored.
 Result = Pixels | Sequence[Pixels]
@@ -153,9 +165,9 @@ def evaluate(
         MEAN_COLOUR: (with_chroma(truth, ab) for truth in truths),
         TRUTH: truths,
     }
-    judges = Judges(extractor, inception, lpips)
-    seen = judges.look(truths)
-    rows = [_row(name, each, truths, seen, judges) for name, each in everything.items()]
+    extractors = FeatureExtractors(extractor, inception, lpips)
+    seen = extractors.look(truths)
+    rows = [_row(name, each, truths, seen, extractors) for name, each in everything.items()]
     grey = next(row.frechet for row in rows if row.method == GREY)
     if grey is None or grey < NO_DISTANCE:
         return rows
@@ -177,7 +189,7 @@ def _row(
     results: Iterable[Result],
     truths: list[Pixels],
     true: Seen,
-    judges: Judges,
+    extractors: FeatureExtractors,
 ) -> Row:
     """The figures of one method; `frechet_ratio` is added later, from two rows."""
     pictures: list[Pixels] = []
@@ -186,12 +198,12 @@ def _row(
     counts: set[int] = set()
     for samples, truth in _paired(method, results, truths):
         pictures.append(samples[0])
-        figures.append(_photo_figures(samples, truth, judges.lpips))
+        figures.append(_photo_figures(samples, truth, extractors.lpips))
         groups.append(judge_groups(rgb_to_lab(samples[0]), rgb_to_lab(truth)))
         counts.add(len(samples))
     if len(counts) > 1:
         raise DataError(f"'{method}' has not the same number of samples for each photo: give k.")
-    seen = judges.look(pictures)
+    seen = extractors.look(pictures)
     columns = {name: np.array([photo[name] for photo in figures]) for name in figures[0]}
     means = {name: float(column.mean()) for name, column in columns.items()}
     several = len(pictures) > 1
@@ -287,3 +299,39 @@ def group_cells(rows: Sequence[Row]) -> list[list[str]]:
                 [f"{name}, hue error, ° ↓", *format_cells([g.hue_error for g in having], ".1f")],
             ]
     return table
+
+
+def html_report(
+    rows: Sequence[Row],
+    results: Sequence[Pixels],
+    truths: Sequence[Pixels],
+    *,
+    title: str = "Colours, evaluated",
+    each: int = 2,
+) -> str:
+    """An HTML page: the tables, then the `each` worst, median and best of one method's results."""
+    tables = [figure_cells(rows, FIGURES), group_cells(rows)]
+    comparisons = pick_comparisons(results, truths, each=each)
+    return html_page(title, [table for table in tables if len(table) > 1], comparisons)
+
+
+def pick_comparisons(
+    results: Sequence[Pixels], truths: Sequence[Pixels], *, each: int
+) -> list[Comparison]:
+    """The worst, median and best photos by mean CIEDE2000; a photo shows up once."""
+    pairs = list(zip(results, truths, strict=True))
+    errors = [float(ciede2000(rgb_to_lab(r), rgb_to_lab(t)).mean()) for r, t in pairs]
+    order = [int(i) for i in np.argsort(errors, kind="stable")[::-1]]
+    middle = max(0, (len(order) - each) // 2)
+    picked = dict.fromkeys(order[middle : middle + each], "median")
+    picked |= dict.fromkeys(order[::-1][:each], "best") | dict.fromkeys(order[:each], "worst")
+    return [
+        Comparison(
+            f"{picked[i]}: photo {i + 1}, CIEDE2000 {errors[i]:.2f}",
+            grey_passthrough(truths[i]),
+            results[i],
+            truths[i],
+        )
+        for i in order
+        if i in picked
+    ]

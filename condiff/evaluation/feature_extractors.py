@@ -1,19 +1,58 @@
-"""Inception-v3 as FID uses it (Szegedy et al. 2016, arXiv:1512.00567, and Heusel et al. 2017).
+"""The frozen networks that an evaluation compares pictures by: Inception for FID, AlexNet for LPIPS."""
 
-The 2015 TensorFlow network, not torchvision's: average pooling leaves the padding out, the last
-block pools by maximum, photos are resized as TensorFlow 1 did it. Parameter names are those of the
-PyTorch ports, `pt_inception-2015-12-05-6726825d` of pytorch-fid and torch-fidelity's.
-"""
-
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from condiff.errors import DataError, ModelError
 from condiff.evaluation.metrics import Floats, Pixels
+
+# RGB photos -> features (N,D) and class scores (N,1000).
+Extractor = Callable[[list[Pixels]], tuple[Floats, Floats]]
+Features = Callable[[list[Pixels]], Floats]  # RGB photos -> (N,D)
+Distance = Callable[[Pixels, Pixels], float]  # of two RGB photos of one size
+
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The networks' outputs for the photos of one method."""
+
+    features: Floats
+    classes: Floats
+    inception: Floats | None
+
+
+@dataclass(frozen=True)
+class FeatureExtractors:
+    """The networks of an evaluation."""
+
+    extractor: Extractor
+    inception: Features | None
+    lpips: Distance | None
+
+    def look(self, photos: list[Pixels]) -> Seen:
+        """Run the networks on all photos, in batches."""
+        batches = in_batches(photos)
+        features, logits = zip(*map(self.extractor, batches), strict=True)
+        return Seen(
+            features=np.concatenate(features),
+            classes=np.concatenate(logits).argmax(1),
+            inception=np.concatenate([*map(self.inception, batches)]) if self.inception else None,
+        )
+
+
+def in_batches(photos: Sequence[Pixels]) -> list[list[Pixels]]:
+    """The photos in lists of so many as a network takes at once."""
+    return [list(photos[i : i + BATCH]) for i in range(0, len(photos), BATCH)]
+
 
 SIDE = 299
 BATCH = 16
@@ -179,3 +218,122 @@ def resize_as_tensorflow_1(pixels: Tensor, side: int = SIDE) -> Tensor:
         left, right = (x.index_select(axis, i) for i in (first, (first + 1).clamp(max=length - 1)))
         x = left + (right - left) * weight
     return x
+
+
+SMALLEST_SIDE = 31  # of a photo; of smaller ones nothing is left after the second pooling
+SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
+LAYERS = (  # index in `features`, channels in and out, kernel, stride, padding
+    (0, 3, 64, 11, 4, 2),
+    (3, 64, 192, 5, 1, 2),
+    (6, 192, 384, 3, 1, 1),
+    (8, 384, 256, 3, 1, 1),
+    (10, 256, 256, 3, 1, 1),
+)
+POOLED = (3, 6)  # these layers see the maximum of 3x3, every second pixel
+
+
+class Lpips(nn.Module):
+    """The distance of two photos: 0 for equal ones, seldom above 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.ModuleDict()
+        for index, channels, out, kernel, stride, padding in LAYERS:
+            self.features[str(index)] = nn.Conv2d(channels, out, kernel, stride, padding)
+        for index, (_, _, out, *_) in enumerate(LAYERS):
+            # Named "1" because the authors' head has a dropout before it.
+            head = nn.ModuleDict({"1": nn.Conv2d(out, 1, 1, bias=False)})
+            self.add_module(f"lin{index}", nn.ModuleDict({"model": head}))
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """(B,3,H,W) and the same in [-1,1] -> (B,)."""
+        shift, scale = (torch.tensor(c).view(1, 3, 1, 1) for c in (SHIFT, SCALE))
+        x, y = (x - shift) / scale, (y - shift) / scale
+        total = torch.zeros(len(x))
+        for index, (name, layer) in enumerate(self.features.items()):
+            if int(name) in POOLED:
+                x, y = F.max_pool2d(x, 3, 2), F.max_pool2d(y, 3, 2)
+            x, y = F.relu(layer(x)), F.relu(layer(y))
+            difference = (_unit(x) - _unit(y)) ** 2
+            head = self.get_submodule(f"lin{index}.model.1")
+            total = total + head(difference).mean((1, 2, 3))
+        return total
+
+    @torch.inference_mode()
+    def distance(self, pixels: Pixels, truth: Pixels) -> float:
+        """The distance of two photos of the same size; DataError if they are too small."""
+        if min(truth.shape[:2]) < SMALLEST_SIDE:
+            raise DataError(
+                f"a photo of {truth.shape[1]}x{truth.shape[0]} pixels is too small for LPIPS, "
+                f"which needs {SMALLEST_SIDE}x{SMALLEST_SIDE}: leave it out of the set."
+            )
+        x, y = (
+            torch.from_numpy(np.ascontiguousarray(p)).movedim(2, 0)[None].float() / 127.5 - 1
+            for p in (pixels, truth)
+        )
+        return float(self(x, y))
+
+
+def _unit(x: Tensor) -> Tensor:
+    """Every position's channels brought to length 1."""
+    return x / (x.norm(dim=1, keepdim=True) + 1e-10)
+
+
+INCEPTION_FILE, LPIPS_FILE = "inception.safetensors", "lpips-alex.safetensors"
+Network = TypeVar("Network", Inception, Lpips)
+
+PICKLES = (".pth", ".pt", ".bin", ".pkl", ".ckpt")
+
+
+@dataclass(frozen=True)
+class MetricNetworks:
+    """The networks in a folder; None where a file is missing."""
+
+    inception: Inception | None
+    lpips: Lpips | None
+
+
+def load_metric_networks(folder: Path) -> MetricNetworks:
+    """Load the networks whose files are in a folder; ModelError if there are none."""
+    if not folder.is_dir():
+        raise ModelError(f"{folder} is no folder: give one with {INCEPTION_FILE} or {LPIPS_FILE}.")
+    files = {name: folder / name for name in (INCEPTION_FILE, LPIPS_FILE)}
+    if not any(file.is_file() for file in files.values()):
+        pickles = sorted(f.name for f in folder.iterdir() if f.suffix in PICKLES)
+        way = (
+            f"{pickles[0]} is a pickle, which can run any program and is not read: make a "
+            "safetensors file of it with examples/convert_weights.py."
+            if pickles
+            else "docs/evaluation.md tells where they come from."
+        )
+        raise ModelError(f"{folder} holds neither {INCEPTION_FILE} nor {LPIPS_FILE}: {way}")
+    inception, lpips = files.values()
+    return MetricNetworks(
+        inception=_fill(Inception(), inception) if inception.is_file() else None,
+        lpips=_fill(Lpips(), lpips) if lpips.is_file() else None,
+    )
+
+
+def _fill(network: Network, path: Path) -> Network:
+    """Load the weights of a file into a network; ModelError if some are missing."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        weights = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(
+            f"{path} is no readable safetensors file ({error}): make it with "
+            "examples/convert_weights.py."
+        ) from error
+    for name, parameter in network.state_dict().items():
+        if name.endswith("num_batches_tracked"):
+            continue
+        if name not in weights or weights[name].shape != parameter.shape:
+            found = tuple(weights[name].shape) if name in weights else "missing"
+            raise ModelError(
+                f"{path} is not of this network: {name} is {found}, not {tuple(parameter.shape)}. "
+                "docs/evaluation.md tells which weights are meant."
+            )
+    network.load_state_dict(weights, strict=False)
+    return network.eval()

@@ -133,11 +133,11 @@ def loop(photos: Path, out: Path, model: str, threads: int) -> dict[str, float]:
 
 
 def batch(photos: Path, out: Path, model: str, workers: int) -> dict[str, float]:
-    """The same by condiff.batches.runner."""
-    from condiff.batches import mirror
-    from condiff.batches.journal import open_journal
-    from condiff.batches.runner import run
-    from condiff.batches.transform import Recipe, build_transform
+    """The same by condiff.batch.local."""
+    from condiff.batch import plan
+    from condiff.batch.journal import open_journal
+    from condiff.batch.local import run
+    from condiff.batch.transform import Recipe, build_transform
     from condiff.photos.reading import list_images, read_photo
     from condiff.pipelines.pipeline import SCHEDULER, STEPS, Pipeline
 
@@ -148,7 +148,7 @@ def batch(photos: Path, out: Path, model: str, workers: int) -> dict[str, float]
     transform(read_photo(list_images(photos)[0]), 0, None)
     started, busy = time.perf_counter(), time.process_time()
     with open_journal(out, {"seed": 1}) as journal:
-        for result in run(mirror.plan(photos, out), journal, transform, seed=1, workers=workers):
+        for result in run(plan.plan(photos, out), journal, transform, seed=1, workers=workers):
             assert result.outcome == "done", result
     return tell(started, busy)
 

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from condiff.batches import runner as batch
-from condiff.batches.journal import Journal, open_journal, read_entries
-from condiff.batches.knowledge import Result, look_up
-from condiff.batches.mirror import Choice, file_seed, plan
-from condiff.batches.runner import run
+from condiff.batch import local as batch
+from condiff.batch.journal import Journal, open_journal, read_entries
+from condiff.batch.local import run
+from condiff.batch.plan import Choice, file_seed, plan
+from condiff.batch.status import Result, look_up
 from condiff.errors import ConfigError, ImageError
 from condiff.photos.reading import read_photo
 
@@ -418,7 +418,7 @@ def test_two_processes_on_one_folder_share_the_work(photos, undisturbed, tmp_pat
 
 def test_no_second_run_can_begin_anew_while_one_is_at_work(photos, tmp_path):
     program = (
-        "import sys; from pathlib import Path; from condiff.batches.journal import open_journal\n"
+        "import sys; from pathlib import Path; from condiff.batch.journal import open_journal\n"
         f"with open_journal(Path(sys.argv[1]), {SETTINGS}): print('here', flush=True); input()"
     )
     command = [sys.executable, "-c", program, str(tmp_path)]
@@ -435,7 +435,7 @@ def test_no_second_run_can_begin_anew_while_one_is_at_work(photos, tmp_path):
 
 def test_parts_of_living_runs_are_left_and_those_of_dead_ones_go(tmp_path):
     program = (
-        "import sys; from pathlib import Path; from condiff.batches.journal import open_journal\n"
+        "import sys; from pathlib import Path; from condiff.batch.journal import open_journal\n"
         f"with open_journal(Path(sys.argv[1]), {SETTINGS}) as journal:\n"
         "    journal.claim(77); journal.part_path(77, '.png').touch()\n"
         "    journal.part_path(99, '.png').touch(); print('here', flush=True); input()"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from condiff.batches.transform import Recipe, build_transform
+from condiff.batch.transform import Recipe, build_transform
 from condiff.cli import main
 from condiff.cli.batch_report import shown
 from condiff.errors import ImageError

@@ -11,11 +11,10 @@ import fsspec
 import pytest
 from PIL import Image
 
-from condiff.batches.journal import Entry, compare_settings, read_entries
-from condiff.batches.knowledge import Knowledge
-from condiff.batches.mirror import Choice, plan
-from condiff.batches.remote import Folder, open_folder, write_blob
-from condiff.batches.remote_journal import open_remote_journal
+from condiff.batch.journal import Entry, compare_settings, open_remote_journal, read_entries
+from condiff.batch.plan import Choice, plan
+from condiff.batch.status import BatchStatus
+from condiff.batch.storage import Folder, open_folder, write_blob
 from condiff.cli import main
 from condiff.errors import ConfigError
 
@@ -83,8 +82,8 @@ def test_the_journal_behind_a_url_goes_on_and_begins_anew(memory):
         found = plan(open_memory("in"), journal.out)
         job = found.jobs[0]
         status = job.source.stat()
-        knowledge = Knowledge(found, journal, seed=7, retry_failed=False)
-        assert knowledge.look_up(job) is None
+        status = BatchStatus(found, journal, seed=7, retry_failed=False)
+        assert status.look_up(job) is None
         part = journal.part_path(1, ".jpg")
         write_blob(journal.out / "a.jpg", b"colours", part=part)
         done = Entry("a.jpg", "done", "", 1, status.st_size, status.st_mtime_ns, "")
@@ -97,8 +96,8 @@ def test_the_journal_behind_a_url_goes_on_and_begins_anew(memory):
         assert journal.settings["seed"] == 7
         assert not memory.exists(part.path)
         found = plan(open_memory("in"), journal.out)
-        knowledge = Knowledge(found, journal, seed=7, retry_failed=False)
-        result = knowledge.look_up(found.jobs[0])
+        status = BatchStatus(found, journal, seed=7, retry_failed=False)
+        result = status.look_up(found.jobs[0])
         assert result is not None and (result.outcome, result.reason) == ("skipped", "done before")
         journal.write(Entry("b/c.png", "failed", "no luck", 1, 0, 0, ""))
     assert set(read_entries(open_memory("out"))) == {"a.jpg", "b/c.png"}

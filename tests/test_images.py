@@ -395,7 +395,7 @@ def test_nothing_is_overwritten_without_force(tmp_path):
     target.write_bytes(b"precious")
     for attempt in (lambda: check_target(target), lambda: write_image(photo(), target)):
         with pytest.raises(ImageError, match=r"a\.png: it already exists; use --force"):
-            attempt()
+            process_photo()
     assert target.read_bytes() == b"precious"
     check_target(target, force=True)
     write_image(photo(), target, force=True)
@@ -462,7 +462,7 @@ def test_targets_that_cannot_be_are_refused_before_any_work(tmp_path):
     ]:
         for attempt in (check_target, lambda t, f: write_image(photo(), t, force=f)):
             with pytest.raises(ImageError, match=reason):
-                attempt(target, force)
+                process_photo(target, force)
     with pytest.raises(ImageError, match="no regular file"):
         write_image(photo(), Path(os.devnull), format="png", force=True)
     assert os.listdir(tmp_path) == ["folder.png"]

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from condiff.batches.journal import open_journal
-from condiff.batches.mirror import plan
-from condiff.batches.runner import run
+from condiff.batch.journal import open_journal
+from condiff.batch.local import run
+from condiff.batch.plan import plan
 from condiff.photos.photo import Photo
 
 SETTINGS = {"task": "tint", "seed": 5}

@@ -15,12 +15,11 @@ from condiff.cli.colorize import DEFAULT_SCHEDULER, DEFAULT_STEPS
 from condiff.errors import ConfigError
 
 if TYPE_CHECKING:
-    from condiff.batches.attempt import Transform
-    from condiff.batches.journal import Journal
-    from condiff.batches.knowledge import Result
-    from condiff.batches.mirror import Plan
-    from condiff.batches.remote_journal import RemoteJournal
-    from condiff.batches.transform import Recipe
+    from condiff.batch.journal import Journal, RemoteJournal
+    from condiff.batch.plan import Plan
+    from condiff.batch.status import Result
+    from condiff.batch.transform import Recipe
+    from condiff.batch.worker import Transform
     from condiff.models.info import ModelInfo
 
 RAY = "ray"  # the one --engine that is no engine of the network
@@ -141,9 +140,9 @@ def batch(
     Results that are there already are skipped, so that the same command resumes a batch that was
     stopped or killed. Photos that fail are named on stderr with the reason, and the rest is done.
     """
-    from condiff.batches.journal import compare_settings
-    from condiff.batches.mirror import Choice, plan
-    from condiff.batches.remote import open_folder
+    from condiff.batch.journal import compare_settings
+    from condiff.batch.plan import Choice, plan
+    from condiff.batch.storage import open_folder
     from condiff.tasks import find_task
 
     find_task(task)
@@ -172,8 +171,8 @@ def batch(
     if dry_run:
         describe(to_do, force=force)
         return
-    from condiff.batches.remote_journal import open_any_journal
-    from condiff.batches.transform import Recipe, fingerprint
+    from condiff.batch.journal import open_any_journal
+    from condiff.batch.transform import Recipe, fingerprint
     from condiff.models.info import read_model_info
 
     described = read_model_info(model or task)
@@ -206,7 +205,7 @@ def batch(
             max_pixels=max_pixels,
         )
         if engine == RAY:
-            from condiff.batches.cluster import run_on_ray
+            from condiff.batch.ray import run_on_ray
 
             cores = None if address else count_cores()  # a cluster knows its own
             run = partial(run_on_ray, workers=workers or cores, address=address)
@@ -242,10 +241,10 @@ def run_here(
     retry_failed: bool,
 ) -> Generator["Result", None, None]:
     """Carry the plan out in threads of this process; load the model only if there is work."""
-    from condiff.batches.journal import Journal
-    from condiff.batches.knowledge import look_up
-    from condiff.batches.runner import run
-    from condiff.batches.transform import build_transform
+    from condiff.batch.journal import Journal
+    from condiff.batch.local import run
+    from condiff.batch.status import look_up
+    from condiff.batch.transform import build_transform
     from condiff.photos.reading import read_photo
     from condiff.pipelines.pipeline import Pipeline
 

@@ -13,16 +13,16 @@ import typer
 from condiff.cli import options
 
 if TYPE_CHECKING:
-    from condiff.batches.knowledge import Result
-    from condiff.batches.mirror import Plan
+    from condiff.batch.plan import Plan
+    from condiff.batch.status import Result
 
 OUTCOMES = ("done", "skipped", "failed")
 
 
 def describe(plan: "Plan", *, force: bool) -> None:
     """`--dry-run`: print a line for every photo, then the counts."""
-    from condiff.batches.journal import read_entries
-    from condiff.batches.knowledge import look_up
+    from condiff.batch.journal import read_entries
+    from condiff.batch.status import look_up
 
     entries = {} if force else read_entries(plan.out)
     states = list(look_up(plan, entries, replace=force))

@@ -22,7 +22,7 @@ from condiff.cli.answers import (
 from condiff.cli.targets import choose_target, keep_source, number_targets, tell_result
 
 if TYPE_CHECKING:
-    from condiff.batches.transform import Recipe
+    from condiff.batch.transform import Recipe
     from condiff.color.hints import Hints
     from condiff.photos.photo import Photo
 
@@ -126,7 +126,7 @@ def colorize(
         for path in [*targets, *extras.paths()]:
             print(path or "-")
         return
-    from condiff.batches.transform import Recipe, note_making
+    from condiff.batch.transform import Recipe, note_making
     from condiff.pipelines.pipeline import Pipeline
 
     options.quiet_libraries()
@@ -205,7 +205,7 @@ def read_hints(points: list[str], strokes: Path | None) -> "Hints":
 
 def tell_grey(photo: "Photo", result: "Photo", recipe: "Recipe", *, quiet: bool) -> None:
     """Say so if a result shows no colour although colour was wanted."""
-    from condiff.batches.transform import is_blank, is_grey
+    from condiff.batch.transform import is_blank, is_grey
 
     if not recipe.saturation:
         return

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from condiff.batches.attempt import HintPicture, Transform
+from condiff.batch.worker import HintPicture, Transform
 from condiff.color.edits import describe_edits
 from condiff.errors import ImageError, ModelError
 from condiff.models.info import INDEX

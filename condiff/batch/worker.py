@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Literal
 
 from PIL import Image
 
-from condiff.batches.journal import Entry
-from condiff.batches.mirror import Job
+from condiff.batch.journal import Entry
+from condiff.batch.plan import Job
 from condiff.errors import CondiffError
 from condiff.photos.photo import Photo
 from condiff.photos.reading import read_image, read_photo
 from condiff.photos.writing import write_photo
 
 if TYPE_CHECKING:
-    from condiff.batches.remote import Blob
+    from condiff.batch.storage import Blob
 
 NO_MEMORY = "not enough memory even alone; scale it down, or give a smaller --size or --device cpu"
 
@@ -46,7 +46,7 @@ def publish(part: Path, job: Job) -> None:
     os.replace(part, job.target)
 
 
-def attempt(
+def process_photo(
     job: Job,
     part: Path,
     transform: Transform,

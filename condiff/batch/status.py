@@ -4,10 +4,9 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from condiff.batches.attempt import digest_of
-from condiff.batches.journal import Entry, Journal
-from condiff.batches.mirror import Job, Plan, check_targets, file_seed
-from condiff.batches.remote_journal import RemoteJournal
+from condiff.batch.journal import Entry, Journal, RemoteJournal
+from condiff.batch.plan import Job, Plan, check_targets, file_seed
+from condiff.batch.worker import digest_of
 
 CHANGED = "the photo has changed since its result was made; delete the result or use --force"
 
@@ -22,7 +21,7 @@ class Result:
     reason: str = ""
 
 
-class Knowledge:
+class BatchStatus:
     """What the journal and the target files say about the photos of a plan.
 
     With `retry_failed`, failures of earlier runs count as to do, once.
@@ -37,7 +36,7 @@ class Knowledge:
         failed = (e for e in entries if e is not None and e.outcome == "failed")
         self.to_retry: set[Entry] = set(failed) if retry_failed else set()
 
-    def tell_known(self) -> Generator[Result, None, list[Job]]:
+    def settled(self) -> Generator[Result, None, list[Job]]:
         """Yield the results of photos that need no work; return the jobs of the others."""
         to_do = []
         for job in self.plan.jobs:

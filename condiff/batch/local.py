@@ -11,10 +11,10 @@ from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
 
-from condiff.batches.attempt import NO_MEMORY, Read, Transform, attempt
-from condiff.batches.journal import Journal
-from condiff.batches.knowledge import Knowledge, Result
-from condiff.batches.mirror import Job, Plan, file_seed, hash_name
+from condiff.batch.journal import Journal
+from condiff.batch.plan import Job, Plan, file_seed, hash_name
+from condiff.batch.status import BatchStatus, Result
+from condiff.batch.worker import NO_MEMORY, Read, Transform
 from condiff.photos.photo import Photo
 from condiff.photos.reading import read_photo
 
@@ -40,9 +40,9 @@ def run(
     raises MemoryError, the photo is tried again when no other is in work. `quality` is for
     `write_photo`.
     """
-    knowledge = Knowledge(plan, journal, seed=seed, retry_failed=retry_failed)
-    batch = _Batch(journal, knowledge, transform, read=read, quality=quality)
-    to_do = yield from knowledge.tell_known()
+    status = BatchStatus(plan, journal, seed=seed, retry_failed=retry_failed)
+    batch = _Batch(journal, status, transform, read=read, quality=quality)
+    to_do = yield from status.settled()
     while to_do:
         alone: list[Job] = []
         busy: list[Job] = []
@@ -95,13 +95,13 @@ class _Batch:
     def __init__(
         self,
         journal: Journal,
-        knowledge: Knowledge,
+        status: BatchStatus,
         transform: Transform,
         *,
         read: Read,
         quality: int | None,
     ):
-        self.journal, self.knowledge, self.transform = journal, knowledge, transform
+        self.journal, self.status, self.transform = journal, status, transform
         self.read, self.quality = read, quality
         self.stop = threading.Event()
         self.budget = _Budget(PIXELS_IN_WORK)
@@ -146,21 +146,21 @@ class _Batch:
             return "busy"
         try:
             self.journal.refresh()  # another process may have made it since
-            known = self.knowledge.look_up(job)
+            known = self.status.look_up(job)
             if known is not None:
                 return known
-            entry = attempt(
+            entry = process_photo(
                 job,
                 self.journal.part_path(key, job.target.suffix),
                 self.transform,
-                seed=file_seed(self.knowledge.seed, job.name),
+                seed=file_seed(self.status.seed, job.name),
                 read=self.read,
                 quality=self.quality,
                 room=self.room,
             )
             if entry.reason == NO_MEMORY and not alone:
                 return "no memory"
-            self.knowledge.note(job, entry)
+            self.status.note(job, entry)
             return Result(job, entry.seed, entry.outcome, entry.reason)
         except _Stopped:
             return "stopped"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
-from condiff.batches.remote import Blob, Folder
+from condiff.batch.storage import Blob, Folder
 from condiff.errors import ConfigError
 from condiff.photos.formats import FORMATS, READ_ONLY
 

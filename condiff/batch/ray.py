@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from condiff import __version__
-from condiff.batches.attempt import NO_MEMORY, attempt, publish
-from condiff.batches.journal import Entry, Journal
-from condiff.batches.knowledge import Knowledge, Result
-from condiff.batches.mirror import Job, Plan, file_seed, hash_name
-from condiff.batches.remote import Blob, open_folder, write_blob
-from condiff.batches.remote_journal import RemoteJournal
-from condiff.batches.runner import BUSY_WAIT
-from condiff.batches.transform import Recipe, build_transform
+from condiff.batch.journal import Entry, Journal, RemoteJournal
+from condiff.batch.local import BUSY_WAIT
+from condiff.batch.plan import Job, Plan, file_seed, hash_name
+from condiff.batch.status import BatchStatus, Result
+from condiff.batch.storage import Blob, open_folder, write_blob
+from condiff.batch.transform import Recipe, build_transform
+from condiff.batch.worker import NO_MEMORY, publish
 from condiff.errors import ConfigError
 from condiff.photos.reading import read_photo
 
@@ -67,8 +66,8 @@ def run_on_ray(
     Without an address, Ray is started on this machine and stopped at the end. Raises ConfigError
     where Ray cannot be reached or gives up.
     """
-    knowledge = Knowledge(plan, journal, seed=seed, retry_failed=retry_failed)
-    to_do = yield from knowledge.tell_known()
+    status = BatchStatus(plan, journal, seed=seed, retry_failed=retry_failed)
+    to_do = yield from status.settled()
     if not to_do:
         return
     with _connect(address, workers):
@@ -80,7 +79,7 @@ def run_on_ray(
                 journal.refresh()  # another run may have made some since
                 orders = []
                 for job in list(mine.values()):
-                    known = knowledge.look_up(job)
+                    known = status.look_up(job)
                     if known is None:
                         orders.append(_order(job, journal, seed=seed))
                     else:
@@ -90,7 +89,7 @@ def run_on_ray(
                     job = mine[entry.name]
                     if isinstance(job.source, Blob):  # the worker saw a copy of its own
                         entry = replace(entry, mtime_ns=job.source.stat().st_mtime_ns)
-                    knowledge.note(job, entry)
+                    status.note(job, entry)
                     journal.release(hash_name(mine.pop(job.name).name))
                     yield Result(job, entry.seed, entry.outcome, entry.reason)
             finally:
@@ -207,7 +206,7 @@ class Worker:
                 return Entry(order.name, "failed", reason, order.seed, -1, 0, "")
             local = isinstance(order.target, Path)
             part = order.part if isinstance(order.part, Path) else Path(scratch, "part")
-            entry = attempt(
+            entry = process_photo(
                 job,
                 part.with_suffix(job.target.suffix),
                 self.transform,

@@ -29,7 +29,7 @@ import numpy as np
 from PIL import Image
 
 from condiff.prep.dataset import plan, run
-from condiff.prep.recipe import CHUNK_ITEMS, WEBP_METHOD, Recipe, shrink
+from condiff.prep.prepare import CHUNK_ITEMS, WEBP_METHOD, PrepConfig, shrink
 from condiff.prep.sources import open_source
 
 
@@ -60,7 +60,7 @@ def timed(work: Callable[[], None]) -> tuple[float, float]:
     return time.perf_counter() - wall, processor_seconds() - processor
 
 
-def bare(paths: list[Path], recipe: Recipe, workers: int) -> None:
+def bare(paths: list[Path], recipe: PrepConfig, workers: int) -> None:
     """The conversion alone, the start of its processes included."""
     assert recipe.size is not None
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
@@ -69,7 +69,7 @@ def bare(paths: list[Path], recipe: Recipe, workers: int) -> None:
             pool.submit(convert_many, chunk, recipe.size, recipe.quality)
 
 
-def whole(folder: Path, out: Path, recipe: Recipe, workers: int) -> None:
+def whole(folder: Path, out: Path, recipe: PrepConfig, workers: int) -> None:
     """Prep from the listing of the folder to the card, the start of its processes included."""
     shutil.rmtree(out, ignore_errors=True)
     for _ in run(plan(open_source(str(folder)), out, recipe), workers=workers):
@@ -113,7 +113,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--kind", action="append", default=[], help="conditions for prep to draw")
     options = parser.parse_args()
-    recipe = Recipe(kinds=tuple(options.kind), size=options.size, min_chroma=1)
+    recipe = PrepConfig(kinds=tuple(options.kind), size=options.size, min_chroma=1)
     with tempfile.TemporaryDirectory() as name:
         folder, out = Path(name) / "photos", Path(name) / "out"
         folder.mkdir()

@@ -15,7 +15,7 @@ from condiff.photos.reading import read_image
 from condiff.photos.writing import write_image
 from condiff.prep.dataset import plan, run
 from condiff.prep.items import Source
-from condiff.prep.recipe import Recipe
+from condiff.prep.prepare import Recipe
 from condiff.prep.sources import write_folder
 
 ROWS, COLUMNS, SIDE = 5, 8, 160  # of a contact sheet

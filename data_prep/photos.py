@@ -9,7 +9,7 @@ from pathlib import Path
 
 import output
 from condiff.errors import CondiffError
-from condiff.prep.recipe import MIN_CHROMA, TASK_KINDS, Recipe
+from condiff.prep.prepare import MIN_CHROMA, TASK_KINDS, Recipe
 from condiff.prep.sources import open_source
 
 

@@ -17,7 +17,7 @@ from condiff.data.ram_cache import RamPhotos
 from condiff.data.shared_memory import PackedBytes, PackedImages, free_memory
 from condiff.errors import DataError
 from condiff.prep.dataset import plan, run
-from condiff.prep.recipe import Recipe
+from condiff.prep.prepare import Recipe
 from condiff.prep.sources import open_source
 
 from .conftest import make_photo

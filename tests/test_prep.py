@@ -20,14 +20,8 @@ from condiff.cli import main
 from condiff.errors import ConfigError, DataError
 from condiff.prep.dataset import plan, run
 from condiff.prep.items import Item
-from condiff.prep.recipe import (
-    Recipe,
-    difference_hash,
-    mean_chroma,
-    prepare_in_order,
-    shrink,
-)
-from condiff.prep.shards import SPLITS
+from condiff.prep.parquet_writer import SPLITS
+from condiff.prep.prepare import PrepConfig, difference_hash, mean_chroma, prepare_in_order, shrink
 from condiff.prep.sources import open_source
 from condiff.prep.streamed import hub_source, streamed_source
 
@@ -66,7 +60,7 @@ def files_of(out: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()}
 
 
-def prepared(source: str | Path, out: Path, recipe: Recipe, *, workers: int = 1) -> list:
+def prepared(source: str | Path, out: Path, recipe: PrepConfig, *, workers: int = 1) -> list:
     return list(run(plan(open_source(str(source)), out, recipe), workers=workers))
 
 
@@ -145,7 +139,7 @@ def test_killed_and_run_again_leaves_the_bytes_of_an_undisturbed_run(moment, pho
 
 
 def test_a_shard_that_was_deleted_is_made_again(photos, tmp_path):
-    out, recipe = tmp_path / "out", Recipe(shard_size=6, val=0.3)
+    out, recipe = tmp_path / "out", PrepConfig(shard_size=6, val=0.3)
     prepared(photos, out, recipe)
     before = files_of(out)
     (out / "train-00001.parquet").unlink()
@@ -155,11 +149,11 @@ def test_a_shard_that_was_deleted_is_made_again(photos, tmp_path):
 
 def test_workers_that_lost_their_parent_end(photos, tmp_path):
     code = (
-        "import sys, os; from condiff.prep.recipe import Recipe, prepare_in_order\n"
+        "import sys, os; from condiff.prep.prepare import PrepConfig, prepare_in_order\n"
         "from condiff.prep.sources import open_source\n"
         "if __name__ == '__main__':\n"
         "    source = open_source(sys.argv[1])\n"
-        "    results = prepare_in_order(enumerate(source.items(0)), Recipe(), workers=2)\n"
+        "    results = prepare_in_order(enumerate(source.items(0)), PrepConfig(), workers=2)\n"
         "    next(results)\n"
         "    import multiprocessing\n"
         "    print(*[p.pid for p in multiprocessing.active_children()], flush=True)\n"
@@ -202,7 +196,7 @@ def test_a_folder_of_other_things_is_left_alone(photos, tmp_path):
     out.mkdir()
     (out / "thesis.txt").write_text("years of work")
     with pytest.raises(DataError, match="holds other things"):
-        plan(open_source(str(photos)), out, Recipe(), force=True)
+        plan(open_source(str(photos)), out, PrepConfig(), force=True)
 
 
 def test_a_place_that_cannot_be_written_is_told(photos, tmp_path, capsys):
@@ -227,11 +221,11 @@ def test_duplicates_greys_and_small_ones_are_left_out(tmp_path):
     (folder / "c gray.jpg").write_bytes(encoded(photo(2, gray=True)))
     (folder / "d other.jpg").write_bytes(encoded(photo(3)))
     (folder / "e small.jpg").write_bytes(encoded(photo(4, side=40)))
-    verdicts = prepared(folder, tmp_path / "out", Recipe(min_chroma=4, min_side=64))
+    verdicts = prepared(folder, tmp_path / "out", PrepConfig(min_chroma=4, min_side=64))
     outcomes = [verdict.outcome for verdict in verdicts]
     assert outcomes == ["done", "duplicate", "grey", "done", "small"]
     assert verdicts[1].reason == "looks like a.png"
-    every = Recipe(max_distance=None, min_side=1)
+    every = PrepConfig(max_distance=None, min_side=1)
     assert len(prepared(folder, tmp_path / "every", every)) == 5
     assert len(rows_of(tmp_path / "every")) == 5
 
@@ -250,7 +244,7 @@ def test_dhash_of_a_ramp_and_chroma_of_a_known_colour():
 def test_size_shrinks_the_short_side_and_invents_nothing(photos, tmp_path):
     assert shrink(np.zeros((300, 400, 3), np.uint8), 150).shape == (150, 200, 3)
     assert shrink(np.zeros((100, 90, 3), np.uint8), 150).shape == (100, 90, 3)
-    prepared(photos, tmp_path / "out", Recipe(size=72, limit=3))
+    prepared(photos, tmp_path / "out", PrepConfig(size=72, limit=3))
     for row in rows_of(tmp_path / "out"):
         with Image.open(io.BytesIO(row["image"]["bytes"])) as image:
             assert (image.format, image.size) == ("WEBP", (81, 72))
@@ -258,14 +252,14 @@ def test_size_shrinks_the_short_side_and_invents_nothing(photos, tmp_path):
 
 
 def test_the_split_follows_from_the_content_alone(photos, tmp_path):
-    prepared(photos, tmp_path / "all", Recipe(val=0.3))
+    prepared(photos, tmp_path / "all", PrepConfig(val=0.3))
     sides = {row["image"]["bytes"]: row["split"] for row in rows_of(tmp_path / "all")}
     assert set(sides.values()) == set(SPLITS)
     for n, path in enumerate(sorted(photos.iterdir())):
         path.rename(photos / f"{99 - n} renamed.jpg")
         if n % 3 == 0:
             (photos / f"{99 - n} renamed.jpg").unlink()
-    prepared(photos, tmp_path / "some", Recipe(val=0.3))
+    prepared(photos, tmp_path / "some", PrepConfig(val=0.3))
     for row in rows_of(tmp_path / "some"):
         assert sides[row["image"]["bytes"]] == row["split"]
     for shard in (tmp_path / "all").glob("*.parquet"):
@@ -288,7 +282,7 @@ def test_a_tar_file_as_webdataset_writes_it(suffix, tmp_path):
             info = tarfile.TarInfo(name)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
-    prepared(path, tmp_path / "out", Recipe())
+    prepared(path, tmp_path / "out", PrepConfig())
     rows = {row["source"].partition("/")[2]: row for row in rows_of(tmp_path / "out")}
     assert {name: row["text"] for name, row in rows.items()} == {
         "0.jpg": "a caption",
@@ -316,7 +310,7 @@ def test_parquet_of_bytes_and_of_structs_from_any_row_on(tmp_path):
 def test_captions_of_an_imagefolder(photos, tmp_path):
     lines = [json.dumps({"file_name": f"{n:02d}.jpg", "text": f"ä {n}"}) for n in range(0, 30, 2)]
     (photos / "metadata.jsonl").write_text("\n".join(lines), "utf-8")
-    prepared(photos, tmp_path / "out", Recipe())
+    prepared(photos, tmp_path / "out", PrepConfig())
     texts = [row["text"] for row in rows_of(tmp_path / "out")]
     assert texts == [f"ä {n}" if n % 2 == 0 else None for n in range(30)]
 
@@ -333,7 +327,7 @@ def test_conditions_lie_beside_the_photo_at_its_size(photos, tmp_path, capsys):
             with Image.open(io.BytesIO(data)) as image:
                 assert (image.mode, image.size) == ("L", (90, 80))
     with pytest.raises(ConfigError, match="no condition 'magic'"):
-        plan(open_source(str(photos)), tmp_path / "three", Recipe(kinds=("magic",)))
+        plan(open_source(str(photos)), tmp_path / "three", PrepConfig(kinds=("magic",)))
     assert main(["prep", str(photos), str(tmp_path / "four")]) == 2
     assert main(["prep", str(photos), str(tmp_path / "four"), "--task", "cook"]) == 2
 
@@ -427,11 +421,11 @@ def test_a_stream_that_breaks_off_is_told_and_gone_on_with(tmp_path):
     source = streamed_source("owner/name", {"train": stream}, [None])
     verdicts = []
     with pytest.raises(DataError, match=r"broke off \(Server Disconnected\): run the same again"):
-        for verdict in run(plan(source, tmp_path / "out", Recipe())):
+        for verdict in run(plan(source, tmp_path / "out", PrepConfig())):
             verdicts.append(verdict)
     assert len(verdicts) == 5
     is_up = True
-    verdicts += run(plan(source, tmp_path / "out", Recipe()))
+    verdicts += run(plan(source, tmp_path / "out", PrepConfig()))
     assert [verdict.source for verdict in verdicts] == [f"owner/name/train#{n}" for n in range(9)]
     assert len(rows_of(tmp_path / "out")) == 9
 
@@ -481,7 +475,7 @@ def test_few_items_are_held_at_a_time(photos):
             yield drawn, Item("x", files[drawn % 30])
             drawn += 1
 
-    results = prepare_in_order(endless(), Recipe(), workers=2)
+    results = prepare_in_order(endless(), PrepConfig(), workers=2)
     numbers = [next(results)[0] for _ in range(40)]
     results.close()
     assert numbers == list(range(40))
@@ -490,7 +484,7 @@ def test_few_items_are_held_at_a_time(photos):
 
 def test_two_runs_on_one_folder_do_not_mix(photos, tmp_path):
     pytest.importorskip("fcntl")
-    out, recipe = tmp_path / "out", Recipe()
+    out, recipe = tmp_path / "out", PrepConfig()
     first = run(plan(open_source(str(photos)), out, recipe))
     next(first)
     with pytest.raises(DataError, match="by another run"):

@@ -12,7 +12,7 @@ from condiff.cli import options
 
 if TYPE_CHECKING:
     from condiff.prep.dataset import Plan
-    from condiff.prep.recipe import Recipe
+    from condiff.prep.prepare import PrepConfig
 
 NO_KIND = "none"
 
@@ -100,12 +100,12 @@ def prep(
     lists the photos that were left out. The same command resumes a run that was stopped or killed.
     """
     from condiff.prep import dataset as library
-    from condiff.prep.recipe import MIN_CHROMA, Recipe
+    from condiff.prep.prepare import MIN_CHROMA, PrepConfig
     from condiff.prep.sources import open_source
 
     if min_chroma is None:
         min_chroma = MIN_CHROMA if task == "colorize" else 0.0
-    recipe = Recipe(
+    recipe = PrepConfig(
         kinds=choose_kinds(task, kind or []),
         size=size,
         quality=quality,
@@ -128,7 +128,7 @@ def prep(
 
 def choose_kinds(task: str | None, kinds: list[str]) -> tuple[str, ...]:
     """The conditions to draw: those asked for, else the task's."""
-    from condiff.prep.recipe import TASK_KINDS
+    from condiff.prep.prepare import TASK_KINDS
 
     if task is not None and task not in TASK_KINDS:
         raise typer.BadParameter(f"{task!r} is none of {', '.join(TASK_KINDS)}.", param_hint="task")
@@ -141,9 +141,9 @@ def choose_kinds(task: str | None, kinds: list[str]) -> tuple[str, ...]:
     return () if NO_KIND in kinds else tuple(dict.fromkeys(kinds))
 
 
-def describe(plan: "Plan", recipe: "Recipe") -> None:
+def describe(plan: "Plan", recipe: "PrepConfig") -> None:
     """`--dry-run`: print what would be done."""
-    from condiff.prep.shards import features_of
+    from condiff.prep.parquet_writer import features_of
 
     total = "an unknown number of" if plan.total is None else plan.total
     print(f"source   {plan.source.name}: {total} photos")

@@ -19,8 +19,7 @@ import numpy as np
 
 from condiff.errors import ConfigError, DataError
 from condiff.prep.items import Item, Source
-from condiff.prep.recipe import Prepared, Recipe, Verdict, prepare_in_order
-from condiff.prep.shards import (
+from condiff.prep.parquet_writer import (
     SPLITS,
     ShardWriter,
     Summary,
@@ -31,6 +30,7 @@ from condiff.prep.shards import (
     write_info,
     write_text,
 )
+from condiff.prep.prepare import Decision, Prepared, PrepConfig, prepare_in_order
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Plan:
 
     source: Source
     out: Path
-    recipe: Recipe
-    decided: list[Verdict]
+    recipe: PrepConfig
+    decided: list[Decision]
     ended: bool  # whether the source was read to its end
     pending: dict[int, int]  # photo -> row of its split: taken, but its shard is not written yet
     finished: bool
@@ -52,7 +52,7 @@ class Plan:
         return min(limits) if limits else None
 
 
-def plan(source: Source, out: Path, recipe: Recipe, *, force: bool = False) -> Plan:
+def plan(source: Source, out: Path, recipe: PrepConfig, *, force: bool = False) -> Plan:
     """Compare what is asked with what lies in `out`.
 
     Raises DataError where `out` holds other files, or a data set that was begun with other settings
@@ -86,7 +86,7 @@ def plan(source: Source, out: Path, recipe: Recipe, *, force: bool = False) -> P
     return Plan(source, out, recipe, decided, ended, pending, finished)
 
 
-def run(plan: Plan, *, workers: int = 1) -> Iterator[Verdict]:
+def run(plan: Plan, *, workers: int = 1) -> Iterator[Decision]:
     """Carry out a plan; yields the verdict on each photo that was not decided before."""
     if plan.finished:
         return
@@ -143,7 +143,7 @@ class _Decider:
         self.hashes[: len(done)] = [verdict.dhash for verdict in done]
         self.sources = [verdict.source for verdict in done]
 
-    def decide(self, number: int, result: Prepared | Verdict) -> tuple[Verdict, int]:
+    def decide(self, number: int, result: Prepared | Decision) -> tuple[Decision, int]:
         """The verdict, and the photo's row in its split, -1 if it is not taken."""
         if number in self.plan.pending:
             verdict = self.plan.decided[number]
@@ -153,14 +153,14 @@ class _Decider:
                     "to begin anew."
                 )
             return verdict, self.plan.pending[number]
-        if isinstance(result, Verdict):
+        if isinstance(result, Decision):
             return result, -1
         if (twin := self._twin(result.dhash)) is not None:
-            return Verdict(result.source, "duplicate", f"looks like {twin}"), -1
+            return Decision(result.source, "duplicate", f"looks like {twin}"), -1
         self._remember(result)
         row = self.rows[result.split]
         self.rows[result.split] += 1
-        return Verdict(result.source, "done", split=result.split, dhash=result.dhash), row
+        return Decision(result.source, "done", split=result.split, dhash=result.dhash), row
 
     def _twin(self, dhash: int) -> str | None:
         most = self.plan.recipe.max_distance
@@ -189,7 +189,9 @@ def _items(plan: Plan) -> Iterator[tuple[int, Item]]:
             yield number, item
 
 
-def _finish(source: Source, out: Path, recipe: Recipe, features: dict[str, dict[str, str]]) -> None:
+def _finish(
+    source: Source, out: Path, recipe: PrepConfig, features: dict[str, dict[str, str]]
+) -> None:
     """Write rejected.jsonl, the card, and last dataset_info.json, which marks the set complete."""
     decided, _ = _read_journal(out)
     rejected = [
@@ -211,7 +213,7 @@ def _finish(source: Source, out: Path, recipe: Recipe, features: dict[str, dict[
     write_info(out, summary)
 
 
-def _settings(source: Source, recipe: Recipe) -> dict[str, Any]:
+def _settings(source: Source, recipe: PrepConfig) -> dict[str, Any]:
     return {**json.loads(json.dumps(asdict(recipe))), "photos": source.fingerprint}
 
 
@@ -260,16 +262,16 @@ def _locked(scratch: Path) -> Iterator[None]:
         yield
 
 
-def _read_journal(out: Path) -> tuple[list[Verdict], bool]:
+def _read_journal(out: Path) -> tuple[list[Decision], bool]:
     """Every photo's verdict in the order of the source, and whether that was its end."""
     path = _scratch(out) / "journal.jsonl"
-    decided: list[Verdict] = []
+    decided: list[Decision] = []
     if path.exists():
         for line in path.read_text("utf-8").split("\n")[:-1]:  # the last may have been cut short
             row = json.loads(line)
             if not row:
                 return decided, True
-            decided.append(Verdict(**row))
+            decided.append(Decision(**row))
     return decided, False
 
 

@@ -23,7 +23,7 @@ from condiff.color.lab import rgb_to_lab
 from condiff.errors import DataError, ImageError
 from condiff.photos.reading import read_image
 from condiff.prep.items import Item, is_photo
-from condiff.prep.shards import Row, columns_of
+from condiff.prep.parquet_writer import Row, columns_of
 
 TASK_KINDS: dict[str, tuple[str, ...]] = {
     "colorize": ("gray",),
@@ -42,7 +42,7 @@ Pixels = NDArray[Any]  # uint8; cv2's stubs know no dtypes
 
 
 @dataclass(frozen=True)
-class Recipe:
+class PrepConfig:
     """The settings that, with the photos, decide which bytes are written."""
 
     kinds: tuple[str, ...] = ()
@@ -58,7 +58,7 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Decision:
     """What became of one photo; a line of the journal."""
 
     source: str
@@ -78,24 +78,24 @@ class Prepared:
     row: Row
 
 
-def prepare(item: Item, recipe: Recipe) -> Prepared | Verdict:
+def prepare(item: Item, recipe: PrepConfig) -> Prepared | Decision:
     """Decode, filter and encode one photo; the result depends on the file and the recipe alone."""
     if item.fault is not None:
-        return Verdict(item.source, "broken", item.fault)
+        return Decision(item.source, "broken", item.fault)
     try:
         image = read_image(item.data if isinstance(item.data, Path) else BytesIO(item.data))
         data = item.data.read_bytes() if isinstance(item.data, Path) else item.data
     except (ImageError, OSError) as error:
-        return Verdict(item.source, "broken", _reason(error, item))
+        return Decision(item.source, "broken", _reason(error, item))
     if min(image.size) < recipe.min_side:
         side = f"{image.width} x {image.height} pixels, below {recipe.min_side}"
-        return Verdict(item.source, "small", side)
+        return Decision(item.source, "small", side)
     pixels = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     if recipe.size is not None:
         pixels = shrink(pixels, recipe.size)
     if recipe.min_chroma > 0 and (chroma := mean_chroma(pixels)) < recipe.min_chroma:
         reason = f"mean chroma {chroma:.1f}, below {recipe.min_chroma:g}"
-        return Verdict(item.source, "grey", reason)
+        return Decision(item.source, "grey", reason)
     digest = hashlib.blake2b(data, digest_size=8).digest()
     content = int.from_bytes(digest, "big")
     dhash = difference_hash(pixels)
@@ -106,7 +106,7 @@ def prepare(item: Item, recipe: Recipe) -> Prepared | Verdict:
             data = _encode(pixels, "WEBP", quality=recipe.quality, method=WEBP_METHOD)
         except (OSError, ValueError) as error:
             reason = f"{pixels.shape[1]} x {pixels.shape[0]} pixels do not fit into WebP ({error})"
-            return Verdict(item.source, "broken", reason)
+            return Decision(item.source, "broken", reason)
         name = f"{stem}.webp"
     split = "val" if content < recipe.val * 2**64 else "train"
     row: Row = {"image": {"bytes": data, "path": name}}
@@ -164,8 +164,8 @@ def _reason(error: Exception, item: Item) -> str:
 
 
 def prepare_in_order(
-    items: Iterable[tuple[int, Item]], recipe: Recipe, *, workers: int
-) -> Generator[tuple[int, Prepared | Verdict], None, None]:
+    items: Iterable[tuple[int, Item]], recipe: PrepConfig, *, workers: int
+) -> Generator[tuple[int, Prepared | Decision], None, None]:
     """`prepare` numbered items by so many processes; yields them in their order.
 
     Only some items per worker are in memory at a time. Raises DataError where a worker is killed.
@@ -176,7 +176,7 @@ def prepare_in_order(
         return
     context = get_context("spawn")  # a fork of a process with threads may hang
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
-    ahead: deque[Future[list[tuple[int, Prepared | Verdict]]]] = deque()
+    ahead: deque[Future[list[tuple[int, Prepared | Decision]]]] = deque()
     try:
         for chunk in _chunks(items):
             ahead.append(pool.submit(_prepare_chunk, chunk, recipe))
@@ -207,8 +207,8 @@ def _chunks(items: Iterable[tuple[int, Item]]) -> Iterator[list[tuple[int, Item]
 
 
 def _prepare_chunk(
-    chunk: list[tuple[int, Item]], recipe: Recipe
-) -> list[tuple[int, Prepared | Verdict]]:
+    chunk: list[tuple[int, Item]], recipe: PrepConfig
+) -> list[tuple[int, Prepared | Decision]]:
     return [(number, prepare(item, recipe)) for number, item in chunk]
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from condiff.batch.transform import Recipe, build_transform
 from condiff.cli import main
-from condiff.cli.batch_report import shown
+from condiff.cli.progress import shown
 from condiff.errors import ImageError
 from condiff.photos.photo import Photo
 from condiff.pipelines import pipeline

@@ -10,7 +10,7 @@ import typer
 from condiff.cli.batch import batch
 from condiff.cli.colorize import colorize
 from condiff.cli.condition import condition
-from condiff.cli.evaluate import evaluate
+from condiff.cli.eval import evaluate
 from condiff.cli.export import export
 from condiff.cli.figure import figure
 from condiff.cli.info import info

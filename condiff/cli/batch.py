@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from condiff.cli import options
-from condiff.cli.batch_report import describe, report
 from condiff.cli.colorize import DEFAULT_SCHEDULER, DEFAULT_STEPS
+from condiff.cli.progress import describe, report
 from condiff.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -10,16 +10,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from condiff.cli import options
-from condiff.cli.answers import (
+from condiff.cli.outputs import (
     Extras,
     check_extras,
     check_pick,
     choose,
+    choose_target,
+    keep_source,
     name_sheet,
+    number_targets,
+    report_result,
     write_extras,
     write_film,
 )
-from condiff.cli.targets import choose_target, keep_source, number_targets, tell_result
 
 if TYPE_CHECKING:
     from condiff.batch.transform import Recipe
@@ -120,7 +123,7 @@ def colorize(
     started = time.perf_counter()
     photo = read_photo(options.open_input(source), max_pixels=max_pixels, page=page)
     given = read_hints(hint or [], hints)
-    tell_shortfall(photo, given, quiet=quiet)
+    report_shortfall(photo, given, quiet=quiet)
     seed = secrets.randbits(31) if seed is None else seed
     if dry_run:
         for path in [*targets, *extras.paths()]:
@@ -148,7 +151,7 @@ def colorize(
         max_pixels=max_pixels,
     )
     results = pipeline(photo, seed=seed, samples=samples, hints=given, **recipe.arguments())
-    tell_grey(photo, results[0], recipe, quiet=quiet)
+    report_grey(photo, results[0], recipe, quiet=quiet)
     write_extras(results, extras, force=force, quiet=quiet)
     results = choose(results, pick)
     if gif:
@@ -162,10 +165,10 @@ def colorize(
         result = note_making(made, pipeline, recipe, points=hint or (), strokes=strokes)
         write_result(result, path, quality=quality, force=force, quiet=quiet)
         told = {"source": source, "target": str(path or "-"), "seed": result.info["seed"]}
-        tell_result(told, path, as_json=as_json)
+        report_result(told, path, as_json=as_json)
     seconds = time.perf_counter() - started
     chatter = f"{width}x{height}, seed {seed}, {steps} steps of {scheduler}"
-    options.say(
+    options.report(
         f"{chatter}, {pipeline.engine.name} on {pipeline.device}, {seconds:.1f} s", quiet=quiet
     )
 
@@ -186,7 +189,7 @@ def write_result(
 
     lost = losses(result, path.suffix if path else "png")
     if lost:
-        options.say(f"{path or '-'}: this format has no place for {lost}", quiet=quiet)
+        options.report(f"{path or '-'}: this format has no place for {lost}", quiet=quiet)
     if path is None:
         write_photo(result, sys.stdout.buffer, quality=quality)
     else:
@@ -203,7 +206,7 @@ def read_hints(points: list[str], strokes: Path | None) -> "Hints":
     return read_image(strokes) if strokes else [parse_hint(text) for text in points]
 
 
-def tell_grey(photo: "Photo", result: "Photo", recipe: "Recipe", *, quiet: bool) -> None:
+def report_grey(photo: "Photo", result: "Photo", recipe: "Recipe", *, quiet: bool) -> None:
     """Say so if a result shows no colour although colour was wanted."""
     from condiff.batch.transform import is_blank, is_grey
 
@@ -211,12 +214,12 @@ def tell_grey(photo: "Photo", result: "Photo", recipe: "Recipe", *, quiet: bool)
         return
     if is_blank(photo.pixels):
         why = "the photo has no greys between black and white, where sRGB has room for it"
-        options.say(f"no colour: {why}", quiet=quiet)
+        options.report(f"no colour: {why}", quiet=quiet)
     elif is_grey(result.pixels):
-        options.say("no colour: the model gave it none; try another --size", quiet=quiet)
+        options.report("no colour: the model gave it none; try another --size", quiet=quiet)
 
 
-def tell_shortfall(photo: "Photo", hints: "Hints", *, quiet: bool) -> None:
+def report_shortfall(photo: "Photo", hints: "Hints", *, quiet: bool) -> None:
     """Say so if sRGB cannot show a hint's colour at the photo's lightness."""
     from condiff.color.hints import draw_strokes, find_shortfall
     from condiff.pipelines.pipeline import small_lightness
@@ -226,7 +229,7 @@ def tell_shortfall(photo: "Photo", hints: "Hints", *, quiet: bool) -> None:
     L = small_lightness(photo.pixels)
     strokes = draw_strokes(hints, photo=photo.size, size=L.shape)
     if strokes and (share := find_shortfall(strokes, L)) > 0.01:
-        options.say(
+        options.report(
             f"{share:.0%} of the hints' area is too dark or too light for their colour in sRGB: its"
             " hue is kept, its chroma reduced",
             quiet=quiet,

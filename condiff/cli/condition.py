@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from condiff.cli import options
-from condiff.cli.targets import choose_target, keep_source, write_picture
+from condiff.cli.outputs import choose_target, keep_source, write_picture
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,7 +75,9 @@ def condition(
     else:
         result = to_image(apply(kind, np.asarray(photo), seed=None, **chosen))
         told = ", ".join(f"{name} {value:.4g}" for name, value in chosen.items())
-        options.say(f"{photo.width}x{photo.height}, {kind}: {told or 'no parameters'}", quiet=quiet)
+        options.report(
+            f"{photo.width}x{photo.height}, {kind}: {told or 'no parameters'}", quiet=quiet
+        )
     write_picture(result, target, force=force)
 
 
@@ -94,7 +96,7 @@ def make_sheet(photo: "Image.Image", *, seed: int | None, quiet: bool) -> "Image
         try:
             cells[name] = to_image(apply(name, np.asarray(photo), seed=seed))
         except ConditionError as error:
-            options.say(f"left out: {error}", quiet=quiet)
+            options.report(f"left out: {error}", quiet=quiet)
     names = [[*cells][start : start + COLUMNS] for start in range(0, len(cells), COLUMNS)]
     rows = [[cells[name] for name in row] for row in names]
     return make_contact_sheet(rows, side=CELL, captions=names)

@@ -39,7 +39,7 @@ def export(
     differences = compare_engines(folder)
     for found in differences:
         height, width = found.size
-        options.say(
+        options.report(
             f"{found.engine} against torch, condition {width}x{height}: encoder "
             f"{found.encoder:.1e}, U-Net {found.unet:.1e} (at most {CALL_TOLERANCE:g})",
             quiet=quiet,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from condiff.cli import options
-from condiff.cli.targets import choose_target, write_picture
+from condiff.cli.outputs import choose_target, write_picture
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -151,7 +151,7 @@ def reverse(
         print(target)
     width, height = shown[0].size
     told = f"{len(shown)} frames of {width}x{height}, seed {seed}, {steps} steps of {scheduler}"
-    options.say(told, quiet=quiet)
+    options.report(told, quiet=quiet)
 
 
 def processes(shift: float, zero_snr: bool) -> Mapping[str, "DiffusionConfig"]:

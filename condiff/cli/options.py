@@ -130,7 +130,7 @@ def open_input(source: str) -> Path | BytesIO:
     return BytesIO(sys.stdin.buffer.read())
 
 
-def say(message: Any, *, quiet: bool) -> None:
+def report(message: Any, *, quiet: bool) -> None:
     """Print a message to stderr, unless quiet; stdout is for results."""
     if not quiet:
         print(message, file=sys.stderr)

@@ -12,7 +12,7 @@ import typer
 
 from condiff.cli import options
 from condiff.cli.colorize import DEFAULT_SCHEDULER
-from condiff.cli.targets import choose_target, keep_source, number_targets, tell_result
+from condiff.cli.outputs import choose_target, keep_source, number_targets, report_result
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -142,7 +142,7 @@ def render(
         model, size=size, upscale=upscale, device=device, engine=engine, threads=threads
     )
     if cascade.remark:
-        options.say(cascade.remark, quiet=quiet)
+        options.report(cascade.remark, quiet=quiet)
     pipeline = cascade.pipeline
     settings = {
         "steps": steps,
@@ -162,17 +162,17 @@ def render(
         pictures.append(frames[-1])
         _write(frames[-1], path, model=model, seed=number, settings=noted, force=force)
         told = {"source": source, "target": str(path or "-"), "seed": number}
-        tell_result(told, path, as_json=as_json)
+        report_result(told, path, as_json=as_json)
     if targets.sheet is not None:
         _write_sheet(pictures, drawing, targets.sheet, seed=seed, force=force)
         told = {"source": source, "sheet": str(targets.sheet)}
-        tell_result(told, targets.sheet, as_json=as_json)
+        report_result(told, targets.sheet, as_json=as_json)
     if targets.animation is not None:
         told = {"source": source, "animation": str(targets.animation), "seed": seed}
-        tell_result(told, targets.animation, as_json=as_json)
+        report_result(told, targets.animation, as_json=as_json)
     width, height = pictures[0].size
     guided = f", guidance {guidance:g}" if guidance != 1 else ""
-    options.say(
+    options.report(
         f"{width}x{height}, seed {seed}, {steps} steps of {scheduler}{guided}, "
         f"{pipeline.engine.name} on {pipeline.device}, {time.perf_counter() - started:.1f} s",
         quiet=quiet,
@@ -208,7 +208,7 @@ def _clean(photo: "Photo", source: str, *, as_is: bool, quiet: bool) -> "Drawing
     if drawing.doubt:
         raise ImageError(f"cannot take {name}: {drawing.doubt}")
     if drawing.done:
-        options.say(f"{name}: {', '.join(drawing.done)}", quiet=quiet)
+        options.report(f"{name}: {', '.join(drawing.done)}", quiet=quiet)
     return drawing
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from condiff.cli import options
-from condiff.cli.train_report import BAR, make_record, smooth_deciles, summarize
+from condiff.cli.progress import BAR, make_record, smooth_deciles, summarize
 
 if TYPE_CHECKING:
     from condiff.training.trainer import Trainer
@@ -152,9 +152,9 @@ def train(
     if trainer.is_main:  # all processes have met by now: none of them looks at the folder later
         begin(output, config, start)
     silent = quiet or not trainer.is_main
-    options.say(trainer.describe(), quiet=silent)
+    options.report(trainer.describe(), quiet=silent)
     if start is not None:
-        options.say(f"going on from {start.folder}", quiet=silent)
+        options.report(f"going on from {start.folder}", quiet=silent)
     folder = _run(trainer, output, silent=silent)
     if not trainer.is_main:
         return
@@ -241,13 +241,13 @@ def _run(trainer: "Trainer", output: Path, *, silent: bool) -> Path:
             trainer.accelerator.log(scalars, step=step.step)
             if saves:
                 _save(trainer, output, name=f"step-{step.step:06d}")
-                options.say(summarize(step, smooth, rate), quiet=silent or not hidden)
+                options.report(summarize(step, smooth, rate), quiet=silent or not hidden)
             began, images = time.monotonic(), 0
     if trainer.stop_signal:
         trainer.save_checkpoint()
         trainer.close()
         name = signal.Signals(trainer.stop_signal).name
-        options.say(
+        options.report(
             f"{name}: saved at step {trainer.step}; the same command goes on.", quiet=silent
         )
         raise typer.Exit(128 + trainer.stop_signal)

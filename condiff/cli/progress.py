@@ -1,4 +1,4 @@
-"""Prints the plan and the results of `condiff batch`."""
+"""What batch and train print while they run, and at the end."""
 
 import json
 import signal
@@ -15,6 +15,13 @@ from condiff.cli import options
 if TYPE_CHECKING:
     from condiff.batch.plan import Plan
     from condiff.batch.status import Result
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from condiff.training.progress import Step
+
 
 OUTCOMES = ("done", "skipped", "failed")
 
@@ -55,12 +62,12 @@ def report(
     hidden = quiet or not sys.stderr.isatty()
     total = len(plan.jobs) + len(plan.faults)
     if not total:
-        options.say(f"There are no photos to do in {plan.source}.", quiet=quiet)
+        options.report(f"There are no photos to do in {plan.source}.", quiet=quiet)
     if plan.num_others:
         files = "file is no photo" if plan.num_others == 1 else "files are no photos"
-        options.say(f"{plan.num_others} {files} by the suffix.", quiet=quiet)
+        options.report(f"{plan.num_others} {files} by the suffix.", quiet=quiet)
     for name in plan.idle_hints:
-        options.say(f"{shown(name)} of the hints belongs to no photo.", quiet=quiet)
+        options.report(f"{shown(name)} of the hints belongs to no photo.", quiet=quiet)
     with tqdm(total=total, unit="photo", disable=hidden) as bar:
 
         def tell(name: str, told: dict[str, Any]) -> None:
@@ -80,14 +87,16 @@ def report(
                         result = next(results, None)
                         if result is None:
                             break
-                        tell(result.job.name, tell_json(result))
+                        tell(result.job.name, report_json(result))
             except KeyboardInterrupt:
-                options.say(f"{summarize(counts)}; the same command goes on from here", quiet=quiet)
+                options.report(
+                    f"{summarize(counts)}; the same command goes on from here", quiet=quiet
+                )
                 raise
     if as_json:
         print(json.dumps({name: counts[name] for name in OUTCOMES} | {"seed": seed}))
     else:
-        options.say(f"seed {seed}", quiet=quiet)
+        options.report(f"seed {seed}", quiet=quiet)
         print(summarize(counts))
     if counts["failed"]:
         raise typer.Exit(1)
@@ -98,7 +107,7 @@ def summarize(counts: Counter[str]) -> str:
     return ", ".join(f"{counts[name]} {name}" for name in OUTCOMES)
 
 
-def tell_json(result: "Result") -> dict[str, Any]:
+def report_json(result: "Result") -> dict[str, Any]:
     """One photo's line of `--json`."""
     told = {"target": str(result.job.target), "seed": result.seed, "outcome": result.outcome}
     return told | ({"reason": result.reason} if result.reason else {})
@@ -121,3 +130,35 @@ def stopped_by_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+BAR = "{desc} {percentage:3.0f}%|{bar:20}| {elapsed}<{remaining} {postfix}"
+
+
+def smooth_deciles(before: list[float] | None, now: list[float], keep: float = 0.8) -> list[float]:
+    """The moving averages of the losses of each tenth of the timesteps; nan where none fell."""
+    if before is None:
+        return now
+    return [
+        b if math.isnan(n) else n if math.isnan(b) else keep * b + (1 - keep) * n
+        for b, n in zip(before, now, strict=True)
+    ]
+
+
+def summarize(step: "Step", deciles: list[float], rate: float) -> str:
+    """One line: the step, its loss, and the smoothed loss of each tenth of the timesteps."""
+    by_t = " ".join("-" if math.isnan(value) else f"{value:.2f}" for value in deciles)
+    return f"step {step.step} loss {step.loss:.3f} by t [{by_t}] {rate:.0f} img/s"
+
+
+def make_record(step: "Step", rate: float) -> dict[str, Any]:
+    """A line of metrics.jsonl; `rate` is in images per second since the line before."""
+    deciles = [None if math.isnan(v) else round(v, 5) for v in step.decile_losses]
+    return {
+        "step": step.step,
+        "loss": round(step.loss, 6),
+        "decile_losses": deciles,
+        "learning_rate": step.learning_rate,
+        "images_per_second": round(rate, 2),
+        "minutes": round(step.minutes, 4),
+    }

@@ -124,7 +124,7 @@ def evaluate(
         if pipeline.loaded.task.x_0 == "rgb":
             _refuse({"--html": html, "--groups": groups}, "is for colours: this model draws.")
             if metric_weights is not None:
-                options.say("FID, KID and LPIPS are for colours: not measured.", quiet=quiet)
+                options.report("FID, KID and LPIPS are for colours: not measured.", quiet=quiet)
             cascade = Cascade.behind(pipeline, size=size, upscale=upscale or AUTO, engine=engine)
             kind = condition or DEFAULT_KIND
             _judge_drawings(
@@ -154,7 +154,7 @@ def evaluate(
                 file.write(page.encode())
         except OSError as error:
             raise unwritten(str(html), error) from error
-        options.say(f"The page is {html}.", quiet=quiet)
+        options.report(f"The page is {html}.", quiet=quiet)
 
 
 def _refuse(flags: Mapping[str, object], why: str) -> None:
@@ -221,7 +221,7 @@ def _judge_drawings(
     from condiff.evaluation.sketches import evaluate_drawings, format_table, prepare_truth
 
     if cascade.remark:
-        options.say(cascade.remark, quiet=quiet)
+        options.report(cascade.remark, quiet=quiet)
     kind = condition if cascade.pipeline.loaded.task.condition_channels else None
     given = [prepare_truth(cascade, truth, kind=kind) for truth in truths]
     painted = [

@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from condiff.config import DiffusionConfig
 from condiff.errors import ConfigError, ImageError
-from condiff.files import check_target
+from condiff.photos.writing import check_target
 
 GAP = 2
 CAPTION = 18

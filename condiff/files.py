@@ -8,35 +8,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from condiff.errors import ImageError
-from condiff.photos.formats import FORMATS
 
 EXISTS = "it already exists; use --force to replace it"
-
-
-def check_target(target: Path, force: bool = False, *, format: str | None = None) -> None:
-    """Raise ImageError if a file cannot be written there; to be called before the work.
-
-    Without `format` the suffix is to be that of an image format.
-    """
-    why = None
-    try:
-        if format is None and target.suffix.lower() not in FORMATS:
-            ending = f"the suffix {target.suffix}" if target.suffix else "a name without a suffix"
-            why = f"{ending} means no known format; use .jpg, .png, .webp, .avif or .tif"
-        elif target.is_dir():
-            why = "it is a folder; give a file name"
-        elif os.path.lexists(target) and not force:
-            why = EXISTS
-        elif target.exists() and not target.is_file():  # /dev/null must not become a photo
-            why = "it is no regular file; give another name"
-        elif not target.parent.is_dir():
-            why = "its folder is missing; create it first"
-        elif not os.access(target.parent, os.W_OK | os.X_OK):
-            why = "no permission in its folder; give another one"
-    except (OSError, ValueError) as error:  # a name too long, a NUL in it
-        raise unwritten(str(target), error) from None
-    if why:
-        raise ImageError(f"cannot write {target}: {why}")
 
 
 def unwritten(name: str, error: BaseException) -> ImageError:

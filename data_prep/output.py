@@ -10,12 +10,12 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
+from condiff.batch.transform import Recipe
 from condiff.figures import make_contact_sheet
 from condiff.photos.reading import read_image
 from condiff.photos.writing import write_image
 from condiff.prep.dataset import plan, run
 from condiff.prep.items import Source
-from condiff.prep.prepare import Recipe
 from condiff.prep.sources import write_folder
 
 ROWS, COLUMNS, SIDE = 5, 8, 160  # of a contact sheet

@@ -8,8 +8,9 @@ import os
 from pathlib import Path
 
 import output
+from condiff.batch.transform import Recipe
 from condiff.errors import CondiffError
-from condiff.prep.prepare import MIN_CHROMA, TASK_KINDS, Recipe
+from condiff.prep.prepare import MIN_CHROMA, TASK_KINDS
 from condiff.prep.sources import open_source
 
 

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from condiff.batch.transform import Recipe
 from condiff.conditions.table import apply
 from condiff.config import DataConfig
 from condiff.data.columns import is_held_out
@@ -17,7 +18,6 @@ from condiff.data.ram_cache import RamPhotos
 from condiff.data.shared_memory import PackedBytes, PackedImages, free_memory
 from condiff.errors import DataError
 from condiff.prep.dataset import plan, run
-from condiff.prep.prepare import Recipe
 from condiff.prep.sources import open_source
 
 from .conftest import make_photo

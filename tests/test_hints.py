@@ -16,6 +16,7 @@ from condiff.color.hint_propagation import (
     group_colors,
     measure_distance,
     measure_steps,
+    propagate_hints,
 )
 from condiff.color.hints import (
     draw_strokes,

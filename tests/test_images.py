@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps
 
 from condiff.errors import ImageError
-from condiff.files import check_target, publish
+from condiff.files import publish
 from condiff.photos.reading import list_images, read_image
-from condiff.photos.writing import default_target, write_image
+from condiff.photos.writing import check_target, default_target, write_image
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 GRAY = Image.fromarray(RAMP)
@@ -395,7 +395,7 @@ def test_nothing_is_overwritten_without_force(tmp_path):
     target.write_bytes(b"precious")
     for attempt in (lambda: check_target(target), lambda: write_image(photo(), target)):
         with pytest.raises(ImageError, match=r"a\.png: it already exists; use --force"):
-            process_photo()
+            attempt()
     assert target.read_bytes() == b"precious"
     check_target(target, force=True)
     write_image(photo(), target, force=True)
@@ -462,7 +462,7 @@ def test_targets_that_cannot_be_are_refused_before_any_work(tmp_path):
     ]:
         for attempt in (check_target, lambda t, f: write_image(photo(), t, force=f)):
             with pytest.raises(ImageError, match=reason):
-                process_photo(target, force)
+                attempt(target, force)
     with pytest.raises(ImageError, match="no regular file"):
         write_image(photo(), Path(os.devnull), format="png", force=True)
     assert os.listdir(tmp_path) == ["folder.png"]

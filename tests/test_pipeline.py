@@ -149,7 +149,7 @@ def rgb_pipeline(name, **changes):
     side = 32 * model.encoder.config.fold
     sizes = read_sizes(model.unet.config, model.encoder.config)
     folder = ModelInfo(
-        folder=Path(name), task=task, diffusion=DiffusionConfig(), condition_size=side, **sizes
+        path=Path(name), task=task, diffusion=DiffusionConfig(), condition_size=side, **sizes
     )
     return Pipeline(folder, TorchBackend(model))
 

@@ -171,7 +171,7 @@ def list_engines() -> list[str]:
 
 def has_graphs(folder: ModelInfo) -> bool:
     """Whether all graphs of the model are there."""
-    return all((folder.folder / part / GRAPH).is_file() for part in parts_of(folder))
+    return all((folder.path / part / GRAPH).is_file() for part in parts_of(folder))
 
 
 def parts_of(folder: ModelInfo) -> tuple[str, ...]:
@@ -198,8 +198,8 @@ def choose_engine(folder: ModelInfo, engine: str, device: str) -> str:
         raise ConfigError(f"The engine {engine} runs on cpu, not {device}: use --engine torch.")
     if not has_graphs(folder):
         raise ModelError(
-            f"The model folder {folder.folder} has no graphs for {engine}: write them with "
-            f"`condiff export {folder.folder}`, or use --engine torch."
+            f"The model folder {folder.path} has no graphs for {engine}: write them with "
+            f"`condiff export {folder.path}`, or use --engine torch."
         )
     return engine
 
@@ -211,15 +211,15 @@ def build_engine(folder: ModelInfo, engine: str, *, device: str, threads: int) -
         from condiff.backends.torch_backend import TorchBackend
         from condiff.models.loading import load_model
 
-        return TorchBackend(load_model(folder.folder, device=device).model, device, threads)
+        return TorchBackend(load_model(folder.path, device=device).model, device, threads)
     try:
-        paths = {part: folder.folder / part / GRAPH for part in parts_of(folder)}
+        paths = {part: folder.path / part / GRAPH for part in parts_of(folder)}
         runs = {part: row.open_graph(path, threads) for part, path in paths.items()}
     except (RuntimeError, ValueError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(
-            f"The graphs in {folder.folder} cannot be opened by {engine}: {reason}; write them "
-            f"anew with `condiff export {folder.folder}`."
+            f"The graphs in {folder.path} cannot be opened by {engine}: {reason}; write them "
+            f"anew with `condiff export {folder.path}`."
         ) from error
     return GraphBackend(engine, runs.get("encoder"), runs["unet"], folder.hint_channels)
 

@@ -14,7 +14,7 @@ from contextlib import closing, contextmanager
 from condiff.batch.journal import Journal
 from condiff.batch.plan import Job, Plan, file_seed, hash_name
 from condiff.batch.status import BatchStatus, Result
-from condiff.batch.worker import NO_MEMORY, Read, Transform
+from condiff.batch.worker import NO_MEMORY, Read, Transform, process_photo
 from condiff.photos.photo import Photo
 from condiff.photos.reading import read_photo
 

@@ -25,7 +25,7 @@ from condiff.batch.plan import Job, Plan, file_seed, hash_name
 from condiff.batch.status import BatchStatus, Result
 from condiff.batch.storage import Blob, open_folder, write_blob
 from condiff.batch.transform import Recipe, build_transform
-from condiff.batch.worker import NO_MEMORY, publish
+from condiff.batch.worker import NO_MEMORY, process_photo, publish
 from condiff.errors import ConfigError
 from condiff.photos.reading import read_photo
 

@@ -176,7 +176,7 @@ def batch(
     from condiff.models.info import read_model_info
 
     described = read_model_info(model or task)
-    asked["model"] = fingerprint(described.folder, task)
+    asked["model"] = fingerprint(described.path, task)
     network, found = choose_network(described, engine, device)
     asked |= {"device": found.split(":")[0], "engine": network}
     defaults = {
@@ -189,7 +189,7 @@ def batch(
         settled = journal.settings  # what was not asked is as the batch was begun
         seed = settled["seed"]
         recipe = Recipe(
-            model=described.folder.name,
+            model=described.path.name,
             device=found,
             engine=network,
             steps=steps,
@@ -211,9 +211,7 @@ def batch(
             run = partial(run_on_ray, workers=workers or cores, address=address)
         else:
             run = partial(run_here, workers=workers or count_cores())
-        results = run(
-            to_do, journal, recipe, described.folder, seed=seed, retry_failed=retry_failed
-        )
+        results = run(to_do, journal, recipe, described.path, seed=seed, retry_failed=retry_failed)
         report(to_do, results, seed=seed, fail_fast=fail_fast, quiet=quiet, as_json=as_json)
 
 

@@ -104,8 +104,8 @@ def colorize(
     are ignored and made anew. The result of photo.jpg is written beside it as photo.color.jpg,
     unless -o says otherwise; its path is printed on stdout.
     """
-    from condiff.files import check_target
     from condiff.photos.reading import read_photo
+    from condiff.photos.writing import check_target
 
     if target is not None and output is not None:
         raise typer.BadParameter("Give the output once: as OUTPUT or with -o, not both.")

@@ -57,9 +57,8 @@ def condition(
     import numpy as np
 
     from condiff.conditions.table import apply, choose_params
-    from condiff.files import check_target
     from condiff.photos.reading import read_image
-    from condiff.photos.writing import default_target
+    from condiff.photos.writing import check_target, default_target
 
     word = "conditions" if kind is None else kind.partition(":")[0]
     # PNG, whatever the photo is: lines do not survive JPEG.

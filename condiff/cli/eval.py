@@ -105,7 +105,8 @@ def evaluate(
     from condiff.evaluation.colorization import Lite0Extractor, format_groups, format_table
     from condiff.evaluation.colorization import evaluate as judge
     from condiff.evaluation.report import to_json
-    from condiff.files import check_target, publish, unwritten
+    from condiff.files import publish, unwritten
+    from condiff.photos.writing import check_target
 
     if html is not None:
         check_target(html, force, format="HTML")

@@ -43,7 +43,7 @@ def schedule(
     verbose: options.Verbose = False,
 ) -> None:
     """Plot beta_t and alpha_bar_t of the noise schedules."""
-    from condiff.files import check_target
+    from condiff.photos.writing import check_target
 
     target = choose_target(output, Path("schedule.png"), source=None)
     if target:
@@ -76,7 +76,7 @@ def forward(
 
     One row per noise schedule; of photo.jpg it is written as photo.forward.png beside it.
     """
-    from condiff.files import check_target
+    from condiff.photos.writing import check_target
 
     target = choose_target(output, _name(source, "forward.png"), source=source)
     if target:

@@ -112,7 +112,7 @@ def check_extras(
 ) -> None:
     """Raise an error for extras that cannot be made or written, before any work."""
     from condiff.figures import check_animation
-    from condiff.files import check_target
+    from condiff.photos.writing import check_target
 
     if extras.map and samples < 2:
         raise typer.BadParameter("--uncertainty needs several samples: add --samples 5.")

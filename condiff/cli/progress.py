@@ -90,19 +90,19 @@ def report(
                         tell(result.job.name, report_json(result))
             except KeyboardInterrupt:
                 options.report(
-                    f"{summarize(counts)}; the same command goes on from here", quiet=quiet
+                    f"{summarize_batch(counts)}; the same command goes on from here", quiet=quiet
                 )
                 raise
     if as_json:
         print(json.dumps({name: counts[name] for name in OUTCOMES} | {"seed": seed}))
     else:
         options.report(f"seed {seed}", quiet=quiet)
-        print(summarize(counts))
+        print(summarize_batch(counts))
     if counts["failed"]:
         raise typer.Exit(1)
 
 
-def summarize(counts: Counter[str]) -> str:
+def summarize_batch(counts: Counter[str]) -> str:
     """ "12 done, 3 skipped, 1 failed"."""
     return ", ".join(f"{counts[name]} {name}" for name in OUTCOMES)
 
@@ -145,7 +145,7 @@ def smooth_deciles(before: list[float] | None, now: list[float], keep: float = 0
     ]
 
 
-def summarize(step: "Step", deciles: list[float], rate: float) -> str:
+def summarize_step(step: "Step", deciles: list[float], rate: float) -> str:
     """One line: the step, its loss, and the smoothed loss of each tenth of the timesteps."""
     by_t = " ".join("-" if math.isnan(value) else f"{value:.2f}" for value in deciles)
     return f"step {step.step} loss {step.loss:.3f} by t [{by_t}] {rate:.0f} img/s"

@@ -37,7 +37,7 @@ class Targets:
     def check(self, *, force: bool) -> None:
         """Raise ImageError or ConfigError for what cannot be written, before any work."""
         from condiff.figures import check_animation
-        from condiff.files import check_target
+        from condiff.photos.writing import check_target
 
         for path in (*self.pictures, self.sheet):
             if path is not None:

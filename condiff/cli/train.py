@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from condiff.cli import options
-from condiff.cli.progress import BAR, make_record, smooth_deciles, summarize
+from condiff.cli.progress import BAR, make_record, smooth_deciles, summarize_step
 
 if TYPE_CHECKING:
     from condiff.training.trainer import Trainer
@@ -233,7 +233,7 @@ def _run(trainer: "Trainer", output: Path, *, silent: bool) -> Path:
             rate = images / (time.monotonic() - began)
             smooth = smooth_deciles(smooth, step.decile_losses)
             bar.n = round(1000 * step.progress)
-            bar.set_postfix_str(summarize(step, smooth, rate))
+            bar.set_postfix_str(summarize_step(step, smooth, rate))
             record = make_record(step, rate)
             with _writing(output):
                 log.write(json.dumps(record).encode() + b"\n")
@@ -241,7 +241,7 @@ def _run(trainer: "Trainer", output: Path, *, silent: bool) -> Path:
             trainer.accelerator.log(scalars, step=step.step)
             if saves:
                 _save(trainer, output, name=f"step-{step.step:06d}")
-                options.report(summarize(step, smooth, rate), quiet=silent or not hidden)
+                options.report(summarize_step(step, smooth, rate), quiet=silent or not hidden)
             began, images = time.monotonic(), 0
     if trainer.stop_signal:
         trainer.save_checkpoint()

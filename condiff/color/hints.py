@@ -2,17 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageColor
-from torch import Tensor
 
 from condiff.color.lab import reduce_chroma, rgb_to_lab
 from condiff.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
 
 Plane = NDArray[Any]  # float32
 
@@ -161,8 +164,10 @@ def find_shortfall(strokes: Strokes, L: Plane) -> float:
     return float((lost > MAX_COLOR_ERROR).mean())
 
 
-def hints_from_mask(chroma: Tensor, mask: Tensor) -> Tensor:
+def hints_from_mask(chroma: "Tensor", mask: "Tensor") -> "Tensor":
     """Hints (B,3,h,w): chroma (B,2,h,w) where the mask (B,1,h,w) is one, and the mask itself."""
+    import torch
+
     mask = mask.to(chroma.dtype)
     return torch.cat([chroma * mask, mask], dim=1)
 
@@ -172,17 +177,19 @@ def sample_hint_mask(
     *,
     hint_prob: float,
     max_hints: int,
-    generator: torch.Generator | None = None,
-    device: torch.device | str = "cpu",
-) -> Tensor:
+    generator: "torch.Generator | None" = None,
+    device: "torch.device | str" = "cpu",
+) -> "Tensor":
     """Where hints are: a mask (B,1,h,w) of zeros and ones for the shape (B,h,w).
 
     With probability `hint_prob` a photo shows 1 to `max_hints` square patches of 1 to 9 cells'
     side, most of them few and small; otherwise all is zero: no hint.
     """
+    import torch
+
     batch, height, width = shape
 
-    def draw(*shape: int) -> Tensor:
+    def draw(*shape: int) -> "Tensor":
         return torch.rand(shape, generator=generator, device=device)
 
     hinted = draw(batch, 1) < hint_prob

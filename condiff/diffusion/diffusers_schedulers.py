@@ -263,7 +263,7 @@ def sample_with_diffusers(
     clip: float,
     seed: int,
 ) -> Iterator[NDArray[Any]]:
-    """Like `condiff.diffusion.sampler.sample`, for every row of SCHEDULERS; the seed is for ddpm."""
+    """Like `sampler.sample`, for every row of SCHEDULERS; the seed is for ddpm."""
     generator = torch.Generator().manual_seed(seed)
 
     def model(x_t: Tensor, t: Tensor) -> Tensor:

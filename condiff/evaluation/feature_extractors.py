@@ -1,4 +1,4 @@
-"""The frozen networks that an evaluation compares pictures by: Inception for FID, AlexNet for LPIPS."""
+"""Frozen networks that pictures are compared by: Inception for FID, AlexNet for LPIPS."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

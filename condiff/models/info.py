@@ -24,7 +24,7 @@ DDPM_DEFAULTS = {  # of diffusers, for a folder whose scheduler leaves them out
 class ModelInfo:
     """A model's task, noise process and sizes."""
 
-    folder: Path
+    path: Path
     task: Task
     diffusion: DiffusionConfig
     condition_size: int = 256  # side of the condition in training
@@ -88,7 +88,7 @@ def read_model_info(name: str | Path) -> ModelInfo:
         known = set(DiffusionConfig.model_fields)
         process = {**DDPM_DEFAULTS, **scheduler, **index.get("diffusion", {})}
         return ModelInfo(
-            folder=folder,
+            path=folder,
             task=task,
             diffusion=DiffusionConfig(**{k: v for k, v in process.items() if k in known}),
             condition_size=int(index.get("condition_size", 256)),

@@ -1,6 +1,7 @@
 """Encodes photos with what travels with them, and writes each file completely or not at all."""
 
 import io
+import os
 import re
 import struct
 from collections.abc import Callable, Mapping
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from condiff.errors import ImageError
-from condiff.files import check_target, publish, unwritten
+from condiff.files import EXISTS, publish, unwritten
 from condiff.photos import ifd, png, tiff, writing
 from condiff.photos import metadata as meta
 from condiff.photos.formats import FORMATS, HOLDS, NOTHING, find_format
@@ -301,3 +302,29 @@ def add_options(options: dict[str, Any], metadata: Metadata, *, quality: int | N
     if 0 < len(metadata.photoshop) <= MAX_SEGMENT - len(PHOTOSHOP):
         segment = PHOTOSHOP + metadata.photoshop
         options["extra"] = b"\xff\xed" + struct.pack(">H", len(segment) + 2) + segment
+
+
+def check_target(target: Path, force: bool = False, *, format: str | None = None) -> None:
+    """Raise ImageError if a file cannot be written there; to be called before the work.
+
+    Without `format` the suffix is to be that of an image format.
+    """
+    why = None
+    try:
+        if format is None and target.suffix.lower() not in FORMATS:
+            ending = f"the suffix {target.suffix}" if target.suffix else "a name without a suffix"
+            why = f"{ending} means no known format; use .jpg, .png, .webp, .avif or .tif"
+        elif target.is_dir():
+            why = "it is a folder; give a file name"
+        elif os.path.lexists(target) and not force:
+            why = EXISTS
+        elif target.exists() and not target.is_file():  # /dev/null must not become a photo
+            why = "it is no regular file; give another name"
+        elif not target.parent.is_dir():
+            why = "its folder is missing; create it first"
+        elif not os.access(target.parent, os.W_OK | os.X_OK):
+            why = "no permission in its folder; give another one"
+    except (OSError, ValueError) as error:  # a name too long, a NUL in it
+        raise unwritten(str(target), error) from None
+    if why:
+        raise ImageError(f"cannot write {target}: {why}")

@@ -23,7 +23,140 @@ from condiff.diffusion.tiles import plan_tiles, predict_in_tiles
 from condiff.errors import ConfigError
 from condiff.models.info import ModelInfo, read_model_info
 from condiff.photos.photo import Picture
-from condiff.pipelines.pipeline import SCHEDULER, Pipeline, fit_size, pad_to_stride, read_drawing
+from condiff.pipelines.pipeline import Pipeline, fit_size, pad_to_stride, read_drawing
+
+UPSCALER = "upscale"  # the embedded model's name
+STEPS = 2  # more add grain: docs/decisions.md
+SCHEDULER = "ddim"
+TILE = 2  # side of a tile, as a multiple of the windows that were trained on
+OVERLAP = 4  # neighbouring tiles share at least a quarter of their side
+TONE = 2.0  # sigma of the blur that leaves a picture's tone, in pixels of the small picture
+
+
+class Upscaler:
+    """A loaded model of the task upscale."""
+
+    def __init__(self, loaded: ModelInfo, engine: Engine):
+        if not loaded.task.enlarges:
+            raise ConfigError(
+                f"The model {loaded.path.name} is of the task {loaded.task.name}, and does not "
+                "enlarge: give a model of the task upscale, or none."
+            )
+        self.loaded, self.engine = loaded, engine
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path = UPSCALER,
+        *,
+        device: str = "auto",
+        engine: str = "auto",
+        threads: int = 1,
+    ) -> Self:
+        """The embedded model of that name, or the model folder at that path."""
+        folder = read_model_info(name)
+        device = find_device(device, engine=engine)
+        chosen = choose_engine(folder, engine, device)
+        return cls(folder, build_engine(folder, chosen, device=device, threads=threads))
+
+    def __call__(
+        self,
+        picture: Image.Image,
+        drawing: Drawing,
+        *,
+        size: int,
+        seed: int,
+        steps: int = STEPS,
+        scheduler: str = SCHEDULER,
+        tile: int | None = None,
+        keep_tone: bool = True,
+    ) -> Image.Image:
+        """The picture in RGB, enlarged to a short side of `size`.
+
+        It takes several stages where `size` is more than the largest factor that was trained. A
+        result depends on the arguments alone. `tile` is the side of a tile in pixels. `keep_tone`
+        gives the result the small picture's colours in broad areas.
+        """
+        small = np.asarray(picture.convert("RGB"))
+        width, height = enlarged_size(picture.size, size)
+        while small.shape[:2] != (height, width):
+            scale = min(1.0, max(FACTORS) * small.shape[0] / height)
+            stage = (width, height)
+            if scale < 1:
+                stage = (round(scale * width), max(FACTORS) * small.shape[0])
+            lines = shrink_ink(drawing.ink, *stage)
+            large = self.enlarge(
+                small, lines, seed=seed, steps=steps, scheduler=scheduler, tile=tile
+            )
+            small = _match_tone(large, small) if keep_tone else large
+        return Image.fromarray(small)
+
+    def enlarge(
+        self,
+        small: np.ndarray,
+        ink: np.ndarray,
+        *,
+        seed: int,
+        steps: int = STEPS,
+        scheduler: str = SCHEDULER,
+        tile: int | None = None,
+    ) -> np.ndarray:
+        """One stage: RGB (h,w,3) uint8 enlarged to the size of its lines, ink (H,W) uint8."""
+        if steps < 1:
+            raise ConfigError(f"steps are at least 1, not {steps}.")
+        if scheduler not in SOLVERS:
+            raise ConfigError(f"The second stage has the schedulers {', '.join(SOLVERS)}.")
+        task, engine = self.loaded.task, self.engine
+        height, width = ink.shape
+        brought = bring_up(small, width=width, height=height).clip(0, 255)
+        condition = np.concatenate([brought, ink[..., None].astype(np.float32)], axis=2)
+        stride = self.loaded.unet_stride
+        padded = pad_to_stride(condition / np.float32(127.5) - 1, stride)
+        given = np.ascontiguousarray(padded.transpose(2, 0, 1)[None], np.float32)
+        size = (padded.shape[0], padded.shape[1])
+        side = TILE * self.loaded.sample_size if tile is None else tile
+        side = max(stride, side // stride * stride)
+        tiles = plan_tiles(*size, side=side, overlap=side // OVERLAP)
+        cond, _ = engine.encode(given, None, size)
+
+        def predict(x_t: np.ndarray, t: float) -> np.ndarray:
+            def one(part: np.ndarray, cond: np.ndarray) -> np.ndarray:
+                return engine.predict(part, t, cond)
+
+            return np.asarray(predict_in_tiles(one, x_t, cond, tiles=tiles, weight=tiles.weight))
+
+        *_, x_0 = sample(
+            predict,
+            draw_noise(seed, (1, task.out_channels, *size)),
+            scheduler=scheduler,
+            config=self.loaded.diffusion,
+            steps=steps,
+            clip=task.clip,
+        )
+        pixels = (x_0[0, :, :height, :width].clip(-1, 1).transpose(1, 2, 0) + 1) * 127.5
+        return np.ascontiguousarray(pixels.round().astype(np.uint8))
+
+
+def enlarged_size(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """Width and height of a picture enlarged to a short side; never less than it has."""
+    wanted = fit_size(size, size=side, cell=1)
+    return max(size, wanted, key=lambda sides: sides[0] * sides[1])
+
+
+def resample(picture: Image.Image, size: int) -> Image.Image:
+    """The picture enlarged to a short side of `size` by Lanczos resampling."""
+    wanted = enlarged_size(picture.size, size)
+    return picture if wanted == picture.size else picture.resize(wanted, Image.Resampling.LANCZOS)
+
+
+def _match_tone(large: np.ndarray, small: np.ndarray) -> np.ndarray:
+    """RGB (H,W,3) with the colours that a smaller picture (h,w,3) has in broad areas."""
+    height, width = small.shape[:2]
+    shrunk = cv2.resize(large, (width, height), interpolation=cv2.INTER_AREA)
+    off = cv2.GaussianBlur(small.astype(np.float32) - shrunk, (0, 0), TONE)
+    off = bring_up(off, width=large.shape[1], height=large.shape[0])
+    return (large + off).clip(0, 255).round().astype(np.uint8)
+
 
 AUTO, NONE = "auto", "none"  # --upscale, where it names no model
 
@@ -197,136 +330,3 @@ def _refuse_other_tasks(loaded: ModelInfo) -> None:
             f"The model {name} colours photos: use `condiff colorize`, or give a model of drawings "
             "with -m."
         )
-
-
-DEFAULT = "upscale"  # the embedded model's name
-STEPS = 2  # more add grain: docs/decisions.md
-SCHEDULER = "ddim"
-TILE = 2  # side of a tile, as a multiple of the windows that were trained on
-OVERLAP = 4  # neighbouring tiles share at least a quarter of their side
-TONE = 2.0  # sigma of the blur that leaves a picture's tone, in pixels of the small picture
-
-
-class Upscaler:
-    """A loaded model of the task upscale."""
-
-    def __init__(self, loaded: ModelInfo, engine: Engine):
-        if not loaded.task.enlarges:
-            raise ConfigError(
-                f"The model {loaded.path.name} is of the task {loaded.task.name}, and does not "
-                "enlarge: give a model of the task upscale, or none."
-            )
-        self.loaded, self.engine = loaded, engine
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        name: str | Path = DEFAULT,
-        *,
-        device: str = "auto",
-        engine: str = "auto",
-        threads: int = 1,
-    ) -> Self:
-        """The embedded model of that name, or the model folder at that path."""
-        folder = read_model_info(name)
-        device = find_device(device, engine=engine)
-        chosen = choose_engine(folder, engine, device)
-        return cls(folder, build_engine(folder, chosen, device=device, threads=threads))
-
-    def __call__(
-        self,
-        picture: Image.Image,
-        drawing: Drawing,
-        *,
-        size: int,
-        seed: int,
-        steps: int = STEPS,
-        scheduler: str = SCHEDULER,
-        tile: int | None = None,
-        keep_tone: bool = True,
-    ) -> Image.Image:
-        """The picture in RGB, enlarged to a short side of `size`.
-
-        It takes several stages where `size` is more than the largest factor that was trained. A
-        result depends on the arguments alone. `tile` is the side of a tile in pixels. `keep_tone`
-        gives the result the small picture's colours in broad areas.
-        """
-        small = np.asarray(picture.convert("RGB"))
-        width, height = enlarged_size(picture.size, size)
-        while small.shape[:2] != (height, width):
-            scale = min(1.0, max(FACTORS) * small.shape[0] / height)
-            stage = (width, height)
-            if scale < 1:
-                stage = (round(scale * width), max(FACTORS) * small.shape[0])
-            lines = shrink_ink(drawing.ink, *stage)
-            large = self.enlarge(
-                small, lines, seed=seed, steps=steps, scheduler=scheduler, tile=tile
-            )
-            small = _match_tone(large, small) if keep_tone else large
-        return Image.fromarray(small)
-
-    def enlarge(
-        self,
-        small: np.ndarray,
-        ink: np.ndarray,
-        *,
-        seed: int,
-        steps: int = STEPS,
-        scheduler: str = SCHEDULER,
-        tile: int | None = None,
-    ) -> np.ndarray:
-        """One stage: RGB (h,w,3) uint8 enlarged to the size of its lines, ink (H,W) uint8."""
-        if steps < 1:
-            raise ConfigError(f"steps are at least 1, not {steps}.")
-        if scheduler not in SOLVERS:
-            raise ConfigError(f"The second stage has the schedulers {', '.join(SOLVERS)}.")
-        task, engine = self.loaded.task, self.engine
-        height, width = ink.shape
-        brought = bring_up(small, width=width, height=height).clip(0, 255)
-        condition = np.concatenate([brought, ink[..., None].astype(np.float32)], axis=2)
-        stride = self.loaded.unet_stride
-        padded = pad_to_stride(condition / np.float32(127.5) - 1, stride)
-        given = np.ascontiguousarray(padded.transpose(2, 0, 1)[None], np.float32)
-        size = (padded.shape[0], padded.shape[1])
-        side = TILE * self.loaded.sample_size if tile is None else tile
-        side = max(stride, side // stride * stride)
-        tiles = plan_tiles(*size, side=side, overlap=side // OVERLAP)
-        cond, _ = engine.encode(given, None, size)
-
-        def predict(x_t: np.ndarray, t: float) -> np.ndarray:
-            def one(part: np.ndarray, cond: np.ndarray) -> np.ndarray:
-                return engine.predict(part, t, cond)
-
-            return np.asarray(predict_in_tiles(one, x_t, cond, tiles=tiles, weight=tiles.weight))
-
-        *_, x_0 = sample(
-            predict,
-            draw_noise(seed, (1, task.out_channels, *size)),
-            scheduler=scheduler,
-            config=self.loaded.diffusion,
-            steps=steps,
-            clip=task.clip,
-        )
-        pixels = (x_0[0, :, :height, :width].clip(-1, 1).transpose(1, 2, 0) + 1) * 127.5
-        return np.ascontiguousarray(pixels.round().astype(np.uint8))
-
-
-def enlarged_size(size: tuple[int, int], side: int) -> tuple[int, int]:
-    """Width and height of a picture enlarged to a short side; never less than it has."""
-    wanted = fit_size(size, size=side, cell=1)
-    return max(size, wanted, key=lambda sides: sides[0] * sides[1])
-
-
-def resample(picture: Image.Image, size: int) -> Image.Image:
-    """The picture enlarged to a short side of `size` by Lanczos resampling."""
-    wanted = enlarged_size(picture.size, size)
-    return picture if wanted == picture.size else picture.resize(wanted, Image.Resampling.LANCZOS)
-
-
-def _match_tone(large: np.ndarray, small: np.ndarray) -> np.ndarray:
-    """RGB (H,W,3) with the colours that a smaller picture (h,w,3) has in broad areas."""
-    height, width = small.shape[:2]
-    shrunk = cv2.resize(large, (width, height), interpolation=cv2.INTER_AREA)
-    off = cv2.GaussianBlur(small.astype(np.float32) - shrunk, (0, 0), TONE)
-    off = bring_up(off, width=large.shape[1], height=large.shape[0])
-    return (large + off).clip(0, 255).round().astype(np.uint8)

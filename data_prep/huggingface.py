@@ -8,9 +8,8 @@ import os
 from pathlib import Path
 
 import output
-from condiff.batch.transform import Recipe
 from condiff.errors import CondiffError
-from condiff.prep.prepare import MIN_CHROMA, TASK_KINDS
+from condiff.prep.prepare import MIN_CHROMA, TASK_KINDS, PrepConfig
 from condiff.prep.streamed import hub_source
 
 
@@ -24,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--license", help="what the data set's card says")
     options = parser.parse_args(argv)
-    recipe = Recipe(
+    recipe = PrepConfig(
         kinds=TASK_KINDS[options.task],
         min_chroma=MIN_CHROMA if options.task == "colorize" else 0,
         max_distance=None if options.drawings else 3,

@@ -10,12 +10,12 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from condiff.batch.transform import Recipe
 from condiff.figures import make_contact_sheet
 from condiff.photos.reading import read_image
 from condiff.photos.writing import write_image
 from condiff.prep.dataset import plan, run
 from condiff.prep.items import Source
+from condiff.prep.prepare import PrepConfig
 from condiff.prep.sources import write_folder
 
 ROWS, COLUMNS, SIDE = 5, 8, 160  # of a contact sheet
@@ -41,7 +41,7 @@ def write(source: Source, options: argparse.Namespace, *, license: str) -> int:
         write_image(make_sheet(source), options.sheet, force=True)
     if options.parquet:
         # Drawings are alike by nature: their dHash is of no use.
-        recipe = Recipe(kinds=tuple(options.kind), max_distance=None, license=license)
+        recipe = PrepConfig(kinds=tuple(options.kind), max_distance=None, license=license)
         return prepare(source, options.out, recipe)
     pictures = write_folder(source, options.out)
     paths = tqdm(pictures, total=source.total, unit="picture", disable=None)
@@ -59,7 +59,7 @@ def make_sheet(source: Source) -> Image.Image:
     return make_contact_sheet(rows, side=SIDE)
 
 
-def prepare(source: Source, out: Path, recipe: Recipe, *, workers: int = 1) -> int:
+def prepare(source: Source, out: Path, recipe: PrepConfig, *, workers: int = 1) -> int:
     """Prepare a data set; 1 if something in it was broken, with the reasons on stderr."""
     outcomes: Counter[str] = Counter()
     todo = plan(source, out, recipe)

@@ -8,9 +8,8 @@ import os
 from pathlib import Path
 
 import output
-from condiff.batch.transform import Recipe
 from condiff.errors import CondiffError
-from condiff.prep.prepare import MIN_CHROMA, TASK_KINDS
+from condiff.prep.prepare import MIN_CHROMA, TASK_KINDS, PrepConfig
 from condiff.prep.sources import open_source
 
 
@@ -23,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--license", help="licence of the photos, for the card")
     options = parser.parse_args(argv)
-    recipe = Recipe(
+    recipe = PrepConfig(
         kinds=TASK_KINDS[options.task],
         size=options.size,
         min_chroma=MIN_CHROMA if options.task == "colorize" else 0,

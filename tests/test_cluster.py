@@ -82,8 +82,8 @@ def test_the_journal_behind_a_url_goes_on_and_begins_anew(memory):
         found = plan(open_memory("in"), journal.out)
         job = found.jobs[0]
         status = job.source.stat()
-        status = BatchStatus(found, journal, seed=7, retry_failed=False)
-        assert status.look_up(job) is None
+        batch = BatchStatus(found, journal, seed=7, retry_failed=False)
+        assert batch.look_up(job) is None
         part = journal.part_path(1, ".jpg")
         write_blob(journal.out / "a.jpg", b"colours", part=part)
         done = Entry("a.jpg", "done", "", 1, status.st_size, status.st_mtime_ns, "")

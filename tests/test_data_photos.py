@@ -9,7 +9,6 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from condiff.batch.transform import Recipe
 from condiff.conditions.table import apply
 from condiff.config import DataConfig
 from condiff.data.columns import is_held_out
@@ -18,6 +17,7 @@ from condiff.data.ram_cache import RamPhotos
 from condiff.data.shared_memory import PackedBytes, PackedImages, free_memory
 from condiff.errors import DataError
 from condiff.prep.dataset import plan, run
+from condiff.prep.prepare import PrepConfig
 from condiff.prep.sources import open_source
 
 from .conftest import make_photo
@@ -30,7 +30,7 @@ def write_shard(path, folder, *, as_struct=False, **columns):
 
 
 def prepare(source, out, *kinds):
-    recipe = Recipe(kinds=kinds, min_side=1, max_distance=None, val=0.3)
+    recipe = PrepConfig(kinds=kinds, min_side=1, max_distance=None, val=0.3)
     list(run(plan(open_source(str(source)), out, recipe)))
 
 

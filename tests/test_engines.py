@@ -266,5 +266,5 @@ def test_weights_that_do_not_fit_the_graph_are_refused_by_the_check(folders, tmp
 
 def test_the_embedded_graphs_are_there():
     for folder in EMBEDDED.iterdir():
-        found = compare_engines(read_model_info(folder).folder, ["onnx"])
+        found = compare_engines(read_model_info(folder).path, ["onnx"])
         assert max(d.unet for d in found) < 1e-4

@@ -18,7 +18,7 @@ from PIL import Image
 
 from condiff.errors import ImageError
 from condiff.files import EXISTS, publish, unwritten
-from condiff.photos import ifd, png, tiff, writing
+from condiff.photos import ifd, png, tiff
 from condiff.photos import metadata as meta
 from condiff.photos.formats import FORMATS, HOLDS, NOTHING, find_format
 from condiff.photos.icc import srgb_profile
@@ -71,7 +71,7 @@ def _write_by_pillow(photo: Photo, file: BinaryIO, format: str, quality: int | N
     if holds.dpi and metadata.dpi:
         options["dpi"] = metadata.dpi
     if format == "JPEG":
-        writing.add_options(options, metadata, quality=quality)
+        add_options(options, metadata, quality=quality)
     elif format == "WEBP" and metadata.coding.lossless and quality is None:
         options |= {"lossless": True, "exact": True}
     elif format == "AVIF":

@@ -137,13 +137,16 @@ def batch(photos: Path, out: Path, model: str, workers: int) -> dict[str, float]
     from condiff.batch import plan
     from condiff.batch.journal import open_journal
     from condiff.batch.local import run
-    from condiff.batch.transform import Recipe, build_transform
+    from condiff.batch.transform import ColorizeSettings, build_transform
+    from condiff.config import SamplingConfig
     from condiff.photos.reading import list_images, read_photo
     from condiff.pipelines.pipeline import SCHEDULER, STEPS, Pipeline
 
     pipeline = Pipeline.from_pretrained(model, device="cpu")
     how = {"device": "cpu", "engine": pipeline.engine.name, "provenance": False}
-    recipe = Recipe(model=model, steps=STEPS, scheduler=SCHEDULER, **how)
+    recipe = ColorizeSettings(
+        model=model, sampling=SamplingConfig(steps=STEPS, scheduler=SCHEDULER), **how
+    )
     transform = build_transform(pipeline, recipe)
     transform(read_photo(list_images(photos)[0]), 0, None)
     started, busy = time.perf_counter(), time.process_time()

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from condiff import Hint, Pipeline
+from condiff.color.edits import ColorEdits
 from condiff.color.lab import rgb_to_lab
 from condiff.color.sample_selection import find_colorful, find_median
 from condiff.evaluation.pairs import read_truths
@@ -45,7 +46,9 @@ def print_hints(colorize: Pipeline, truths: Sequence[np.ndarray]) -> None:
     for row, truth in enumerate(truths):
         dabs = place_dabs(truth, count=max(DABS), seed=row)
         for column, count in enumerate(DABS):
-            (result,) = colorize(Image.fromarray(truth), seed=row, hints=dabs[:count])
+            (result,) = colorize(
+                Image.fromarray(truth), seed=row, edits=ColorEdits(hints=dabs[:count])
+            )
             distances[row, column] = chroma_distance(np.asarray(result), truth)
     print("| dabs of true colour |", " | ".join(map(str, DABS)), "|")
     print("|---|" + "---|" * len(DABS))

@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -26,6 +26,7 @@ PredictionType = Literal["epsilon", "v_prediction", "sample"]
 BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"]
 LossWeighting = Literal["none", "min_snr", "p2"]
 Task = Literal["colorize", "sketch", "edge", "none", "upscale"]
+SchedulerName = Literal["ddim", "dpmsolver++", "unipc", "euler", "heun", "ddpm"]
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -33,6 +34,63 @@ class Section(BaseModel):
     """Base of all sections: immutable, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SamplingConfig(Section):
+    """How a model is sampled. A model folder contains one; callers override single fields.
+
+    The descriptions are the help of the flags that condiff/cli/sampling.py makes of the fields.
+    """
+
+    steps: Annotated[int, Field(ge=1, le=1000, description="Denoising steps.")] = 25
+    scheduler: Annotated[
+        SchedulerName, Field(description="The sampler, which decides how each step is taken.")
+    ] = "ddim"
+    guidance_scale: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=50,
+            description="Strength of classifier-free guidance. Above 1, pictures follow a "
+            "drawing more closely and photos get stronger colours; 1 is off, in half the time.",
+        ),
+    ] = 1.0
+    variety: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=1,
+            description="Colour diversity over large areas, 0 to 1. 0: the most likely colours; "
+            "1: samples differ as much as the model allows.",
+        ),
+    ] = 1.0
+    size: Annotated[
+        int | None,
+        Field(
+            ge=8,
+            le=2048,
+            description="Short side, in pixels, at which the model sees the picture; as it was "
+            "trained, if left out.",
+        ),
+    ] = None
+
+    def override(self, fields: Mapping[str, Any]) -> Self:
+        """A copy with the fields that are not None; ConfigError for the first wrong value."""
+        given = {name: value for name, value in fields.items() if value is not None}
+        try:
+            return type(self).model_validate({**self.model_dump(), **given})
+        except ValidationError as error:
+            fault = error.errors()[0]
+            name = ".".join(str(part) for part in fault["loc"])
+            if fault["type"] == "extra_forbidden":
+                raise ConfigError(f"There is no sampling setting {name}.") from error
+            value = fault["input"]
+            raise ConfigError(f"{name}: {_sentence(fault['msg'])}, not {value!r}.") from error
+
+
+def _sentence(message: str) -> str:
+    """pydantic's "Input should be …" as the predicate of a sentence."""
+    return message.replace("Input should be", "is to be").replace("'", "")
 
 
 class ModelConfig(Section):
@@ -170,8 +228,8 @@ class TrainConfig(Section):
     max_train_steps: PositiveInt | None = None
     max_minutes: PositiveFloat | None = None
     sample_steps: PositiveInt = 500  # steps between checkpoints, model folders, sample grids
-    guidance_scale: PositiveFloat = 1.0  # the model's default in sampling; 1: off
-    variety: Probability = 1.0  # the model's default in sampling; below 1: broad areas vary less
+    sampling: SamplingConfig = SamplingConfig()  # the default of the model folder
+    second_stage: str | None = None  # model or folder that enlarges the model's pictures
     keep_checkpoints: PositiveInt = 2  # so many of the newest, and the best one
     log_steps: PositiveInt = 10
     tracker: Literal["tensorboard", "wandb"] | None = None

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from skimage import data
 
-from condiff.color.edits import build_adjustment, white_gains
+from condiff.color.edits import ColorEdits, build_adjustment, white_gains
 from condiff.color.lab import join_chroma, lightness, rgb_to_lab
 from condiff.errors import ConfigError
 
@@ -72,6 +72,6 @@ def test_warmer_is_yellower_and_cooler_bluer():
 def test_what_is_out_of_range_is_refused():
     for wrong in ({"saturation": -1}, {"saturation": 9}, {"temperature": 6500}):
         with pytest.raises(ConfigError):
-            build_adjustment(**wrong)
+            ColorEdits(**wrong)
     with pytest.raises(ConfigError, match="mired"):
-        build_adjustment(temperature=float("nan"))
+        ColorEdits(temperature=float("nan"))

@@ -11,12 +11,14 @@ from PIL import Image, ImageDraw
 
 from condiff import Pipeline
 from condiff.conditions.drawing_cleanup import clean_drawing
+from condiff.config import SamplingConfig
 from condiff.errors import ConfigError, ModelError
 from condiff.pipelines.cascade import Cascade, Upscaler
 
 from .conftest import make_photo, save_tiny
 
 QUICK = {"steps": 2, "guidance_scale": 2.0}
+CONFIG = SamplingConfig(**QUICK)
 
 
 @pytest.fixture
@@ -29,7 +31,7 @@ def sketch():
 
 def test_a_picture_is_the_pipelines_enlarged(sketch, sketch_folder, upscale_folder):
     cascade = Cascade.from_pretrained(sketch_folder, size=50, upscale=str(upscale_folder))
-    first, second = cascade(sketch, samples=2, seed=3, **QUICK)
+    first, second = cascade(sketch, samples=2, seed=3, config=CONFIG)
     drawing = clean_drawing(np.array(sketch))
     pipeline, upscaler = (
         Pipeline.from_pretrained(sketch_folder),
@@ -41,7 +43,7 @@ def test_a_picture_is_the_pipelines_enlarged(sketch, sketch_folder, upscale_fold
         assert picture.size == (75, 50)
         assert picture.tobytes() == expected.tobytes()
         assert picture.info["seed"] == seed
-    *way, last = cascade.frames(drawing, seed=3, **QUICK)
+    *way, last = cascade.frames(drawing, seed=3, config=CONFIG)
     assert [frame.size for frame in way] == [(48, 32)] * 3
     assert last.tobytes() == first.tobytes()
 
@@ -65,7 +67,7 @@ def test_auto_takes_the_second_stage_that_the_model_names(sketch, tmp_path, upsc
     named = Cascade.from_pretrained(folder)
     assert (named.size, named.remark) == (64, "")
     given = Cascade.from_pretrained(folder, upscale=str(upscale_folder))
-    one, two = (cascade(sketch, seed=1, **QUICK)[0] for cascade in (named, given))
+    one, two = (cascade(sketch, seed=1, config=CONFIG)[0] for cascade in (named, given))
     assert one.tobytes() == two.tobytes()
     assert Cascade.from_pretrained(folder, upscale="none").upscaler is None
 

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from condiff.batch.transform import Recipe, build_transform
+from condiff.batch.transform import ColorizeSettings, build_transform
 from condiff.cli import main
 from condiff.cli.progress import shown
+from condiff.config import SamplingConfig
 from condiff.errors import ImageError
 from condiff.photos.photo import Photo
 from condiff.pipelines import pipeline
@@ -254,8 +255,9 @@ def test_a_grey_result_is_a_failure_but_a_blank_page_is_none(tiny_folder):
     tiny = pipeline.Pipeline.from_pretrained(tiny_folder, device="cpu")
     tiny.engine.model.unet.conv_out.weight.data.zero_()
     tiny.engine.model.unet.conv_out.bias.data.zero_()
-    quick = {"steps": 1, "scheduler": "ddim", "size": 32, "provenance": False}
-    grey = build_transform(tiny, Recipe(model="tiny", device="cpu", engine="torch", **quick))
+    sampling = SamplingConfig(steps=1, size=32)
+    machine = {"model": "tiny", "device": "cpu", "engine": "torch"}
+    grey = build_transform(tiny, ColorizeSettings(sampling=sampling, provenance=False, **machine))
     # v = 0 at zero terminal SNR is x_0 = 0: no colour at all
     with pytest.raises(ImageError, match="no colour"):
         grey(Photo.from_image(make_photo(40, 40)), 1, None)

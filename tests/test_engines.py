@@ -15,6 +15,7 @@ from condiff import Hint, Pipeline
 from condiff.backends.onnx_export import compare_engines, read_offsets, write_graphs
 from condiff.backends.table import ENGINES, list_engines, may_have_gpu
 from condiff.cli import main
+from condiff.color.edits import ColorEdits
 from condiff.color.lab import rgb_to_lab
 from condiff.config import DiffusionConfig, ModelConfig
 from condiff.errors import ConfigError, ModelError
@@ -77,10 +78,10 @@ def test_hints_arrive_in_every_engine(folders, model):
     reference, *others = pipelines(folders / model)
     photo = make_photo(70, 50)
     hints = [Hint(0.5, 0.5, "#c04040")]
-    given = reference(photo, seed=3, hints=hints)[0]
+    given = reference(photo, seed=3, edits=ColorEdits(hints=hints))[0]
     assert given.tobytes() != reference(photo, seed=3)[0].tobytes()
     for other in others:
-        assert difference(other(photo, seed=3, hints=hints)[0], given) < 1
+        assert difference(other(photo, seed=3, edits=ColorEdits(hints=hints))[0], given) < 1
 
 
 def test_guidance_and_lines_arrive_in_every_engine(folders):

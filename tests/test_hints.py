@@ -11,6 +11,7 @@ import torch
 from PIL import Image, ImageColor, ImageDraw
 
 from condiff import Hint, Pipeline
+from condiff.color.edits import ColorEdits
 from condiff.color.hint_propagation import (
     MAX_COLORS,
     group_colors,
@@ -27,6 +28,7 @@ from condiff.color.hints import (
     to_cells,
 )
 from condiff.color.lab import lightness, reduce_chroma, rgb_to_lab
+from condiff.config import SamplingConfig
 from condiff.errors import ConfigError
 
 CHROMA = torch.rand(400, 2, 16, 16, generator=torch.Generator().manual_seed(1)) + 0.5
@@ -186,9 +188,9 @@ def test_the_embedded_model_keeps_a_hint_and_no_hint_changes_nothing(embedded):
     pixels = np.asarray(photo)
     settings = {"steps": 1, "seed": 1, "size": 128}
     (plain,) = embedded(photo, **settings)
-    (empty,) = embedded(photo, **settings, hints=Image.new("RGBA", photo.size))
+    (empty,) = embedded(photo, **settings, edits=ColorEdits(hints=Image.new("RGBA", photo.size)))
     assert plain.tobytes() == empty.tobytes()
-    (result,) = embedded(photo, **settings, hints=[Hint(102, 368, "#287832")])
+    (result,) = embedded(photo, **settings, edits=ColorEdits(hints=[Hint(102, 368, "#287832")]))
     before, after = (rgb_to_lab(np.asarray(p))[..., 1:] for p in (plain, result))
     y, x = np.mgrid[0:512, 0:512]
     stroke = np.hypot(x - 102, y - 368) <= 512 / 64
@@ -205,9 +207,11 @@ def test_the_embedded_model_keeps_a_hint_and_no_hint_changes_nothing(embedded):
 
 def test_frames_take_hints_too_and_only_colorizers_do(tiny_folder, photo):
     pipeline = Pipeline.from_pretrained(tiny_folder, device="cpu")
-    settings = {"steps": 2, "seed": 1, "size": 32, "hints": [Hint(0.5, 0.5, "red")]}
-    (result,) = pipeline(photo, **settings)
-    *_, last = pipeline.frames(photo, **settings)
+    settings = {"steps": 2, "seed": 1, "size": 32}
+    edits = ColorEdits(hints=[Hint(0.5, 0.5, "red")])
+    (result,) = pipeline(photo, **settings, edits=edits)
+    config = SamplingConfig(steps=2, size=32)
+    *_, last = pipeline.frames(photo, config=config, seed=1, edits=edits)
     assert last.tobytes() == result.tobytes()
     (free,) = pipeline(photo, steps=2, seed=1, size=32)
     assert free.tobytes() != result.tobytes()

@@ -15,7 +15,7 @@ from condiff.backends.table import find_device
 from condiff.backends.torch_backend import TorchBackend
 from condiff.color.lab import lightness, rgb_to_lab
 from condiff.conditions.drawing_cleanup import Drawing
-from condiff.config import DiffusionConfig, ModelConfig
+from condiff.config import DiffusionConfig, ModelConfig, SamplingConfig
 from condiff.diffusion.diffusers_schedulers import SCHEDULERS
 from condiff.diffusion.sampler import draw_noise
 from condiff.errors import ConfigError, ImageError
@@ -30,6 +30,14 @@ from .conftest import make_photo
 @pytest.fixture(scope="module")
 def pipeline(tiny_folder):
     return Pipeline.from_pretrained(tiny_folder, device="cpu")
+
+
+CONFIG = SamplingConfig(steps=2, size=32)
+
+
+def denoise(pipeline, condition, *, seed, scale):
+    config = SamplingConfig(steps=1, guidance_scale=scale)
+    return pipeline.sample(pipeline.encode_condition(condition), config=config, seed=seed)
 
 
 def colored(pipeline, image, **changes):
@@ -55,7 +63,7 @@ def test_the_same_seed_is_the_same_picture_whatever_is_drawn_beside_it(pipeline,
 
 
 def test_frames_go_from_noise_to_the_result(pipeline, photo):
-    first, *_, last = pipeline.frames(photo, steps=3, seed=3, size=32)
+    first, *_, last = pipeline.frames(photo, seed=3, config=CONFIG.override({"steps": 3}))
     (result,) = colored(pipeline, photo, steps=3)
     assert last.tobytes() == result.tobytes()
     assert first.size == photo.size
@@ -170,7 +178,7 @@ def test_guidance_of_one_is_off_and_more_follows_the_condition():
     condition = np.random.default_rng(0).uniform(-1, 1, (32, 32, 1)).astype(np.float32)
 
     def sample(scale):
-        *_, x_0 = pipeline.denoise(condition, steps=1, seed=0, guidance_scale=scale)
+        *_, x_0 = denoise(pipeline, condition, seed=0, scale=scale)
         return x_0
 
     # One step from pure noise: x_0 is minus the model output, so guidance is linear in it.
@@ -191,14 +199,14 @@ def test_both_branches_of_guidance_are_what_the_network_says_with_and_without_th
     for scale, kept in ((1.0, None), (0.0, torch.zeros(1, 1, 1, 1))):
         with torch.inference_mode():
             v = pipeline.engine.model(noise, torch.tensor([999.0]), given, kept=kept)
-        *_, x_0 = pipeline.denoise(condition, steps=1, seed=7, guidance_scale=scale)
+        *_, x_0 = denoise(pipeline, condition, seed=7, scale=scale)
         expected = -v[0].permute(1, 2, 0).numpy().clip(-1, 1)  # no signal is left at the last t
         assert np.allclose(x_0, expected, atol=1e-4)
 
 
 def test_an_unconditional_model_takes_nothing_and_frames_begin_with_noise():
     pipeline = rgb_pipeline("none")
-    frames = list(pipeline.frames(steps=3, seed=0))
+    frames = list(pipeline.frames(seed=0, config=SamplingConfig(steps=3)))
     (result,) = pipeline(steps=3, seed=0)
     assert len(frames) == 4
     assert frames[-1].tobytes() == result.tobytes()
@@ -238,7 +246,7 @@ def test_a_model_folder_says_how_it_is_sampled_and_an_argument_overrules_it(tiny
     folder = tmp_path / "told"
     shutil.copytree(tiny_folder, folder)
     index = json.loads((folder / "model_index.json").read_text("utf-8"))
-    told = {**index, "guidance_scale": 3.0, "variety": 0.0}
+    told = index | {"sampling": {"guidance_scale": 3.0, "variety": 0.0}}
     (folder / "model_index.json").write_text(json.dumps(told), "utf-8")
     asked, plain = (Pipeline.from_pretrained(f, device="cpu") for f in (folder, tiny_folder))
     photo = make_photo(40, 30)

@@ -24,7 +24,7 @@ from condiff.batch.local import BUSY_WAIT
 from condiff.batch.plan import Job, Plan, file_seed, hash_name
 from condiff.batch.status import BatchStatus, Result
 from condiff.batch.storage import Blob, open_folder, write_blob
-from condiff.batch.transform import Recipe, build_transform
+from condiff.batch.transform import ColorizeSettings, build_transform
 from condiff.batch.worker import NO_MEMORY, process_photo, publish
 from condiff.errors import ConfigError
 from condiff.photos.reading import read_photo
@@ -53,7 +53,7 @@ class Order:
 def run_on_ray(
     plan: Plan,
     journal: Journal | RemoteJournal,
-    recipe: Recipe,
+    recipe: ColorizeSettings,
     model: Path,
     *,
     seed: int,
@@ -126,7 +126,7 @@ def _make(orders: Sequence[Order], pool: "_Pool") -> Iterator[Entry]:
 class _Pool:
     """What actors are made of: the recipe, the model's files, and how many there are."""
 
-    def __init__(self, recipe: Recipe, model: Path, workers: int | None):
+    def __init__(self, recipe: ColorizeSettings, model: Path, workers: int | None):
         import ray
 
         kind = "GPU" if recipe.device.startswith("cuda") else "CPU"
@@ -174,7 +174,7 @@ class _Pool:
 class Worker:
     """A Ray actor: it holds the model and applies the same transform as a local run."""
 
-    def __init__(self, recipe: Recipe, files: list[Any]):
+    def __init__(self, recipe: ColorizeSettings, files: list[Any]):
         import ray
 
         from condiff.pipelines.pipeline import Pipeline

@@ -5,12 +5,12 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from condiff.batch.worker import HintPicture, Transform
-from condiff.color.edits import describe_edits
+from condiff.color.edits import NO_EDITS, ColorEdits
+from condiff.config import SamplingConfig
 from condiff.errors import ImageError, ModelError
 from condiff.models.info import INDEX
 from condiff.photos.photo import Photo, Pixels
@@ -23,46 +23,29 @@ DARK, BRIGHT = 16 / 255, 239 / 255  # only between them can sRGB show colour
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """All settings of a transform but the weights; None is the model's or the photo's own."""
+class ColorizeSettings:
+    """All that a result depends on besides the photo, its seed and the weights."""
 
     model: str  # its name, for the note of how a result was made
     device: str
     engine: str  # of the network
-    steps: int
-    scheduler: str
-    size: int | None = None
-    guidance_scale: float | None = None
-    variety: float | None = None
-    saturation: float = 1.0
-    temperature: float = 0.0
+    sampling: SamplingConfig
+    edits: ColorEdits = NO_EDITS  # without hints, which are a photo's own
     provenance: bool = True
     quality: int | None = None
     page: int | None = None
     max_pixels: int = MAX_PIXELS
 
-    def arguments(self) -> dict[str, Any]:
-        """The keyword arguments of a call of the `Pipeline`."""
-        return {
-            "steps": self.steps,
-            "scheduler": self.scheduler,
-            "size": self.size,
-            "guidance_scale": self.guidance_scale,
-            "variety": self.variety,
-            "saturation": self.saturation,
-            "temperature": self.temperature,
-        }
 
-
-def build_transform(pipeline: Pipeline, recipe: Recipe) -> Transform:
+def build_transform(pipeline: Pipeline, settings: ColorizeSettings) -> Transform:
     """The function (photo, seed, hints) -> result; it raises ImageError for a grey result."""
 
     def transform(photo: Photo, seed: int, hints: HintPicture | None) -> Photo:
-        strokes = hints.image if hints else ()
-        (result,) = pipeline(photo, seed=seed, hints=strokes, **recipe.arguments())
-        if recipe.saturation and is_grey(result.pixels) and not is_blank(photo.pixels):
+        edits = replace(settings.edits, hints=hints.image) if hints else settings.edits
+        (result,) = pipeline.run(photo, config=settings.sampling, seed=seed, edits=edits)
+        if edits.saturation and is_grey(result.pixels) and not is_blank(photo.pixels):
             raise ImageError("the model gave it no colour; try another --size")
-        return note_making(result, pipeline, recipe, strokes=hints.digest if hints else None)
+        return note_making(result, pipeline, settings, strokes=hints.digest if hints else None)
 
     return transform
 
@@ -70,34 +53,31 @@ def build_transform(pipeline: Pipeline, recipe: Recipe) -> Transform:
 def note_making(
     result: Photo,
     pipeline: Pipeline,
-    recipe: Recipe,
+    settings: ColorizeSettings,
     *,
     points: Sequence[str] = (),
     strokes: str | None = None,
 ) -> Photo:
-    """The result with a note of how it was made, if the recipe wants one.
+    """The result with a note of how it was made, if the settings want one.
 
     `points` are hints as they were given, `strokes` is the SHA-256 of a picture of them.
     """
-    if not recipe.provenance:
+    if not settings.provenance:
         return result
-    settings = {
-        "steps": recipe.steps,
-        "scheduler": recipe.scheduler,
-        "size": pipeline.loaded.condition_size if recipe.size is None else recipe.size,
-        "guidance_scale": pipeline.find_guidance_scale(recipe.guidance_scale),
-        "variety": pipeline.find_variety(recipe.variety),
-        **describe_edits(
-            points=points,
-            strokes=strokes,
-            saturation=recipe.saturation,
-            temperature=recipe.temperature,
-        ),
-    }
-    told = add_provenance(
-        result.metadata, model=recipe.model, seed=result.info["seed"], settings=settings
+    sampling = settings.sampling
+    if sampling.size is None:
+        sampling = sampling.override({"size": pipeline.loaded.condition_size})
+    noted: dict[str, object] = sampling.model_dump()
+    if points:
+        noted["hints"] = list(points)
+    if strokes:
+        noted["strokes"] = strokes[:16]
+    for name in set(settings.edits.changed()) - {"hints"}:
+        noted[name] = getattr(settings.edits, name)
+    metadata = add_provenance(
+        result.metadata, model=settings.model, seed=result.info["seed"], settings=noted
     )
-    return replace(result, metadata=told)
+    return replace(result, metadata=metadata)
 
 
 def is_grey(pixels: Pixels) -> bool:

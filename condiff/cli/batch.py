@@ -10,21 +10,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from condiff.cli import options
-from condiff.cli.colorize import DEFAULT_SCHEDULER, DEFAULT_STEPS
 from condiff.cli.progress import describe, report
+from condiff.cli.sampling import SamplingFlags, expand_groups
 from condiff.errors import ConfigError
 
 if TYPE_CHECKING:
     from condiff.batch.journal import Journal, RemoteJournal
     from condiff.batch.plan import Plan
     from condiff.batch.status import Result
-    from condiff.batch.transform import Recipe
+    from condiff.batch.transform import ColorizeSettings
     from condiff.batch.worker import Transform
     from condiff.models.info import ModelInfo
 
 RAY = "ray"  # the one --engine that is no engine of the network
 
 
+@expand_groups
 def batch(
     source: Annotated[
         str,
@@ -36,6 +37,9 @@ def batch(
         str,
         typer.Argument(metavar="OUT_DIR", help="The folder of results, with the same subfolders."),
     ],
+    sampling: SamplingFlags,
+    adjustment: options.Adjustment,
+    reading: options.Reading,
     task: Annotated[str, typer.Option(help="What to do with every photo: colorize.")] = "colorize",
     model: Annotated[
         str | None,
@@ -63,8 +67,6 @@ def batch(
             "for formats that are only read).",
         ),
     ] = None,
-    steps: options.Steps = DEFAULT_STEPS,
-    scheduler: options.Scheduler = DEFAULT_SCHEDULER,
     seed: Annotated[
         int | None,
         typer.Option(
@@ -73,9 +75,6 @@ def batch(
             "below IN_DIR (default: a new one, or that of the batch that is resumed).",
         ),
     ] = None,
-    guidance_scale: options.GuidanceScale = None,
-    variety: options.Variety = None,
-    size: options.Size = None,
     hints: Annotated[
         Path | None,
         typer.Option(
@@ -83,12 +82,8 @@ def batch(
             help="A folder of hints like those of `colorize --hints`: a/b.png is for a/b.jpg.",
         ),
     ] = None,
-    saturation: options.Saturation = 1.0,
-    temperature: options.Temperature = 0.0,
     quality: options.Quality = None,
     provenance: options.Provenance = True,
-    page: options.Page = None,
-    max_pixels: options.MaxPixels = options.DEFAULT_MAX_PIXELS,
     device: options.Device = "auto",
     engine: Annotated[
         str,
@@ -143,6 +138,8 @@ def batch(
     from condiff.batch.journal import compare_settings
     from condiff.batch.plan import Choice, plan
     from condiff.batch.storage import open_folder
+    from condiff.color.edits import ColorEdits
+    from condiff.config import SamplingConfig
     from condiff.tasks import find_task
 
     find_task(task)
@@ -154,55 +151,48 @@ def batch(
     check_places(to_do, engine)
     asked: dict[str, Any] = {
         "task": task,
-        "steps": steps,
-        "scheduler": scheduler,
-        "size": size,
-        "guidance_scale": guidance_scale,
-        "variety": variety,
-        "saturation": saturation,
-        "temperature": temperature,
+        **dict.fromkeys(SamplingConfig.model_fields),
+        **sampling.given(),
+        "saturation": adjustment.saturation,
+        "temperature": adjustment.temperature,
         "seed": seed,
         "format": suffix or "as the photo",
         "quality": quality,
         "provenance": provenance,
     }
+    edits = ColorEdits(saturation=adjustment.saturation, temperature=adjustment.temperature)
     if not force:
         compare_settings(to_do.out, asked)
     if dry_run:
         describe(to_do, force=force)
         return
     from condiff.batch.journal import open_any_journal
-    from condiff.batch.transform import Recipe, fingerprint
+    from condiff.batch.transform import ColorizeSettings, fingerprint
     from condiff.models.info import read_model_info
 
     described = read_model_info(model or task)
     asked["model"] = fingerprint(described.path, task)
     network, found = choose_network(described, engine, device)
     asked |= {"device": found.split(":")[0], "engine": network}
-    defaults = {
-        "seed": secrets.randbits(31),
-        "size": described.condition_size,
-        "guidance_scale": described.guidance_scale,
-        "variety": described.variety,
-    }
+    default = described.sampling
+    if default.size is None:
+        default = default.override({"size": described.condition_size})
+    defaults = {"seed": secrets.randbits(31), **default.model_dump()}
     with open_any_journal(to_do.out, asked, defaults=defaults, force=force) as journal:
         settled = journal.settings  # what was not asked is as the batch was begun
         seed = settled["seed"]
-        recipe = Recipe(
+        settings = ColorizeSettings(
             model=described.path.name,
             device=found,
             engine=network,
-            steps=steps,
-            scheduler=scheduler,
-            size=settled["size"],
-            guidance_scale=settled.get("guidance_scale"),  # None: begun before this was noted
-            variety=settled.get("variety"),
-            saturation=saturation,
-            temperature=temperature,
+            sampling=default.override(
+                {name: settled.get(name) for name in SamplingConfig.model_fields}
+            ),
+            edits=edits,
             provenance=provenance,
             quality=settled["quality"],
-            page=page,
-            max_pixels=max_pixels,
+            page=reading.page,
+            max_pixels=reading.max_pixels,
         )
         if engine == RAY:
             from condiff.batch.ray import run_on_ray
@@ -211,7 +201,9 @@ def batch(
             run = partial(run_on_ray, workers=workers or cores, address=address)
         else:
             run = partial(run_here, workers=workers or count_cores())
-        results = run(to_do, journal, recipe, described.path, seed=seed, retry_failed=retry_failed)
+        results = run(
+            to_do, journal, settings, described.path, seed=seed, retry_failed=retry_failed
+        )
         report(to_do, results, seed=seed, fail_fast=fail_fast, quiet=quiet, as_json=as_json)
 
 
@@ -231,7 +223,7 @@ def choose_network(described: "ModelInfo", engine: str, device: str) -> tuple[st
 def run_here(
     plan: "Plan",
     journal: "Journal | RemoteJournal",
-    recipe: "Recipe",
+    settings: "ColorizeSettings",
     model: Path,
     *,
     seed: int,
@@ -251,8 +243,8 @@ def run_here(
     @cache
     def load() -> "Transform":
         options.quiet_libraries()
-        pipeline = Pipeline.from_pretrained(model, device=recipe.device, engine=recipe.engine)
-        return build_transform(pipeline, recipe)
+        pipeline = Pipeline.from_pretrained(model, device=settings.device, engine=settings.engine)
+        return build_transform(pipeline, settings)
 
     entries = {} if retry_failed else journal.entries
     if any(state == "to do" for state, _ in look_up(plan, entries, replace=journal.replace)):
@@ -264,8 +256,8 @@ def run_here(
         seed=seed,
         workers=workers,
         retry_failed=retry_failed,
-        read=partial(read_photo, max_pixels=recipe.max_pixels, page=recipe.page),
-        quality=recipe.quality,
+        read=partial(read_photo, max_pixels=settings.max_pixels, page=settings.page),
+        quality=settings.quality,
     )
 
 

@@ -1,219 +1,287 @@
-"""`condiff colorize`: colour a photo."""
+"""`condiff colorize`: colour photos."""
 
 import hashlib
 import secrets
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from condiff.cli import options
-from condiff.cli.outputs import (
-    Extras,
-    check_extras,
-    check_pick,
-    choose,
-    choose_target,
-    keep_source,
-    name_sheet,
-    number_targets,
-    report_result,
-    write_extras,
-    write_film,
-)
+from condiff.cli import options, outputs
+from condiff.cli.sampling import Group, SamplingFlags, expand_groups
+from condiff.errors import CondiffError
 
 if TYPE_CHECKING:
-    from condiff.batch.transform import Recipe
+    from condiff.batch.transform import ColorizeSettings
     from condiff.color.hints import Hints
     from condiff.photos.photo import Photo
-
-DEFAULT_STEPS = 4
-DEFAULT_SCHEDULER = "ddim"
+    from condiff.pipelines.pipeline import Pipeline
 
 
-def colorize(
-    source: options.Input,
-    target: Annotated[
-        str | None,
-        typer.Argument(metavar="OUTPUT", help="The same as -o.", show_default=False),
-    ] = None,
-    output: options.Output = None,
-    model: options.Model = "colorize",
-    steps: options.Steps = DEFAULT_STEPS,
-    scheduler: options.Scheduler = DEFAULT_SCHEDULER,
-    seed: options.Seed = None,
-    samples: options.Samples = 1,
-    guidance_scale: options.GuidanceScale = None,
-    variety: options.Variety = None,
+@dataclass(frozen=True)
+class HintFlags(Group):
+    """Colours that the user gives."""
+
+    panel = "How it looks"
+
     hint: Annotated[
-        list[str] | None,
+        list[str],
         typer.Option(
             metavar="X,Y,COLOR",
             help="Put a colour at a place; may be repeated. Numbers with a point are shares of "
             "width and height (0.5,0.25,#3c5ac8), whole numbers are pixels (300,200,#3c5ac8).",
+            show_default=False,
         ),
-    ] = None,
+    ] = ()  # type: ignore[assignment]
     hints: Annotated[
         Path | None,
         typer.Option(
             help="Take hints from a PNG of the photo's aspect: strokes of colour on transparency."
         ),
-    ] = None,
-    saturation: options.Saturation = 1.0,
-    temperature: options.Temperature = 0.0,
+    ] = None
+
+    def read(self) -> "Hints":
+        """The hints of --hint, or those of --hints; BadParameter if both are given."""
+        from condiff.color.hints import parse_hint
+        from condiff.photos.reading import read_image
+
+        if self.hint and self.hints:
+            raise typer.BadParameter("Give hints as --hint or as --hints, not both.")
+        return read_image(self.hints) if self.hints else [parse_hint(text) for text in self.hint]
+
+
+@dataclass(frozen=True)
+class ResultFlags(Group):
+    """The files of a command."""
+
+    panel = "Where it goes"
+
+    output: options.Output = None
+    suffix: Annotated[
+        str, typer.Option(help="Put this between a photo's name and its format: photo.color.jpg.")
+    ] = "color"
+    samples: options.Samples = 1
     pick: Annotated[
         str | None,
         typer.Option(
             help="Write only one of the samples: median (the nearest to the mean of all), colorful "
             "(the most chroma), or best (the rule that measured best, which is median)."
         ),
-    ] = None,
+    ] = None
     sheet: Annotated[
         bool,
         typer.Option(
             "--sheet/--no-sheet",
             help="Write several samples side by side, too: photo.color.sheet.jpg.",
         ),
-    ] = True,
+    ] = True
     uncertainty: Annotated[
         Path | None, typer.Option(help="Write a map of how far the samples differ to this file.")
-    ] = None,
+    ] = None
     gif: Annotated[
         Path | None,
         typer.Option(help="Film the way from noise to the result, as .gif, .webp or .mp4."),
-    ] = None,
-    size: options.Size = None,
-    quality: options.Quality = None,
-    provenance: options.Provenance = True,
-    page: options.Page = None,
-    max_pixels: options.MaxPixels = options.DEFAULT_MAX_PIXELS,
-    device: options.Device = "auto",
-    engine: options.Engine = "auto",
-    threads: options.Threads = 1,
-    force: options.Force = False,
-    dry_run: options.DryRun = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
-    as_json: options.Json = False,
+    ] = None
+    quality: options.Quality = None
+    provenance: options.Provenance = True
+    touch: options.Touch = False
+    force: options.Force = False
+    dry_run: options.DryRun = False
+
+
+@expand_groups
+def colorize(
+    sources: Annotated[
+        list[str],
+        typer.Argument(metavar="PHOTO...", help="Photos, or - for standard input."),
+    ],
+    results: ResultFlags,
+    adjustment: options.Adjustment,
+    hints: HintFlags,
+    sampling: SamplingFlags,
+    reading: options.Reading,
+    machine: options.Machine,
+    messages: options.Messages,
+    model: options.Model = "colorize",
+    seed: options.Seed = None,
 ) -> None:
-    """Give a black-and-white photo its colours.
+    """Give black-and-white photos their colours.
 
-    The result has the photo's size and, pixel for pixel, its lightness. Colours of a colour photo
-    are ignored and made anew. The result of photo.jpg is written beside it as photo.color.jpg,
-    unless -o says otherwise; its path is printed on stdout.
+    A result has the photo's size and, pixel for pixel, its lightness. Colours of a colour photo are
+    ignored and made anew. The result of photo.jpg is written beside it as photo.color.jpg, unless
+    -o says otherwise; its path is printed on stdout. Folders are for `condiff batch`.
     """
-    from condiff.photos.reading import read_photo
-    from condiff.photos.writing import check_target
-
-    if target is not None and output is not None:
-        raise typer.BadParameter("Give the output once: as OUTPUT or with -o, not both.")
-    check_pick(pick, samples)
-    targets = plan_targets(source, output or target, 1 if pick else samples)
-    many = len(targets) > 1 and sheet
-    extras = Extras(sheet=name_sheet(targets[0]) if many else None, map=uncertainty, film=gif)
-    keep_source(source, [*targets, *extras.paths()])
-    if hints is not None:
-        keep_source(str(hints), [*targets, *extras.paths()], what="picture of hints")
-    check_extras(extras, targets, samples=samples, force=force)
-    for path in targets:
-        if isinstance(path, Path):
-            check_target(path, force)
-    started = time.perf_counter()
-    photo = read_photo(options.open_input(source), max_pixels=max_pixels, page=page)
-    given = read_hints(hint or [], hints)
-    report_shortfall(photo, given, quiet=quiet)
-    seed = secrets.randbits(31) if seed is None else seed
-    if dry_run:
-        for path in [*targets, *extras.paths()]:
-            print(path or "-")
+    outputs.check_pick(results.pick, results.samples)
+    jobs = [_Job.plan(source, results, many=len(sources) > 1) for source in sources]
+    outputs.check_distinct([path for job in jobs for path in job.paths()])
+    for job in jobs:
+        job.check(results, hints)
+    given = hints.read()
+    if results.dry_run:
+        print("\n".join(str(path or "-") for job in jobs for path in job.paths()))
         return
-    from condiff.batch.transform import Recipe, note_making
+    from condiff.batch.transform import ColorizeSettings
+    from condiff.color.edits import ColorEdits
+    from condiff.models.info import read_model_info
+
+    seed = secrets.randbits(31) if seed is None else seed
+    config = sampling.override(read_model_info(model).sampling)
+    settings = ColorizeSettings(
+        model=Path(model).name,
+        device=machine.device,
+        engine=machine.engine,
+        sampling=config,
+        edits=ColorEdits(given, adjustment.saturation, adjustment.temperature),
+        provenance=results.provenance,
+        quality=results.quality,
+        page=reading.page,
+        max_pixels=reading.max_pixels,
+    )
+    pipeline = None
+    failed = 0
+    for job in jobs:
+        try:
+            photo = job.read(settings, quiet=messages.quiet)
+            pipeline = pipeline or _load(model, machine)
+            _colorize(job, photo, pipeline, settings, seed, results, hints, messages)
+        except CondiffError as error:
+            if len(jobs) == 1:
+                raise
+            failed += 1
+            print(f"condiff: {error}", file=sys.stderr)
+    if failed:
+        options.report(f"{failed} of {len(jobs)} photos failed", quiet=messages.quiet)
+        raise typer.Exit(1)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A photo and the files that are made of it; None among the targets is standard output."""
+
+    source: str
+    targets: list[Path | None]
+    extras: outputs.Extras
+
+    @classmethod
+    def plan(cls, source: str, results: ResultFlags, *, many: bool) -> "_Job":
+        """photo.jpg -> photo.color.jpg, or photo.color.1.jpg and on, and what goes with them."""
+        from condiff.photos.writing import default_target
+
+        if Path(source).is_dir():
+            raise typer.BadParameter(
+                f"{source} is a folder: use `condiff batch {source} OUT_DIR`, or name its photos."
+            )
+        if many and (results.uncertainty or results.gif or results.output == "-"):
+            raise typer.BadParameter("--uncertainty, --gif and -o - are for a single photo.")
+        if many and results.output and not Path(results.output).is_dir():
+            raise typer.BadParameter(
+                f"{results.output} is not a folder: several photos need a folder that exists."
+            )
+        beside = default_target(Path(source), results.suffix)
+        target = outputs.choose_target(results.output, beside, source=source)
+        targets = outputs.number_targets(target, 1 if results.pick else results.samples)
+        sheet = None
+        if len(targets) > 1 and results.sheet:
+            sheet = outputs.name_sheet(targets[0])
+        return cls(source, targets, outputs.Extras(sheet, results.uncertainty, results.gif))
+
+    def paths(self) -> list[Path | None]:
+        """All files that are written."""
+        return [*self.targets, *self.extras.paths()]
+
+    def check(self, results: ResultFlags, hints: HintFlags) -> None:
+        """Raise an error for what cannot be written, before any work."""
+        from condiff.photos.writing import check_target
+
+        outputs.keep_source(self.source, self.paths())
+        if hints.hints is not None:
+            outputs.keep_source(str(hints.hints), self.paths(), what="picture of hints")
+        outputs.check_extras(
+            self.extras, self.targets, samples=results.samples, force=results.force
+        )
+        for path in self.targets:
+            if path is not None:
+                check_target(path, results.force)
+
+    def read(self, settings: "ColorizeSettings", *, quiet: bool) -> "Photo":
+        """The photo; stderr says what is odd about it, and which hints sRGB cannot show."""
+        from condiff.photos.provenance import is_own_result
+        from condiff.photos.reading import read_photo
+
+        source = options.open_input(self.source)
+        photo = read_photo(source, max_pixels=settings.max_pixels, page=settings.page)
+        for warning in photo.info.get("warnings", ()):
+            options.report(f"{self.source}: {warning}", quiet=quiet)
+        if is_own_result(photo.metadata):
+            options.report(f"{self.source}: its colours were made by condiff", quiet=quiet)
+        report_shortfall(photo, settings.edits.hints, quiet=quiet)
+        return photo
+
+
+def _load(model: str, machine: options.Machine) -> "Pipeline":
     from condiff.pipelines.pipeline import Pipeline
 
     options.quiet_libraries()
-    pipeline = Pipeline.from_pretrained(model, device=device, engine=engine, threads=threads)
-    recipe = Recipe(
-        model=Path(model).name,
-        device=pipeline.device,
-        engine=pipeline.engine.name,
-        steps=steps,
-        scheduler=scheduler,
-        size=size,
-        guidance_scale=guidance_scale,
-        variety=variety,
-        saturation=saturation,
-        temperature=temperature,
-        provenance=provenance,
-        quality=quality,
-        page=page,
-        max_pixels=max_pixels,
-    )
-    results = pipeline(photo, seed=seed, samples=samples, hints=given, **recipe.arguments())
-    report_grey(photo, results[0], recipe, quiet=quiet)
-    write_extras(results, extras, force=force, quiet=quiet)
-    results = choose(results, pick)
-    if gif:
-        picked = int(results[0].info["seed"])
-        frames = pipeline.frames(photo, seed=picked, hints=given, **recipe.arguments())
-        write_film(frames, gif, force=force, quiet=quiet)
-    width, height = photo.size
-    del photo  # the encoders of a large photo need its room
-    strokes = hashlib.sha256(hints.read_bytes()).hexdigest() if hints else None
-    for made, path in zip(results, targets, strict=True):
-        result = note_making(made, pipeline, recipe, points=hint or (), strokes=strokes)
-        write_result(result, path, quality=quality, force=force, quiet=quiet)
-        told = {"source": source, "target": str(path or "-"), "seed": result.info["seed"]}
-        report_result(told, path, as_json=as_json)
-    seconds = time.perf_counter() - started
-    chatter = f"{width}x{height}, seed {seed}, {steps} steps of {scheduler}"
-    options.report(
-        f"{chatter}, {pipeline.engine.name} on {pipeline.device}, {seconds:.1f} s", quiet=quiet
+    return Pipeline.from_pretrained(
+        model, device=machine.device, engine=machine.engine, threads=machine.threads
     )
 
 
-def plan_targets(source: str, output: str | None, samples: int) -> list[Path | None]:
-    """The target of each sample, None for stdout: photo.color.jpg, or photo.color.1.jpg and on."""
-    from condiff.photos.writing import default_target
-
-    beside = default_target(Path(source), "color")
-    return number_targets(choose_target(output, beside, source=source), samples)
-
-
-def write_result(
-    result: "Photo", path: Path | None, *, quality: int | None, force: bool, quiet: bool
+def _colorize(
+    job: _Job,
+    photo: "Photo",
+    pipeline: "Pipeline",
+    settings: "ColorizeSettings",
+    seed: int,
+    results: ResultFlags,
+    hints: HintFlags,
+    messages: options.Messages,
 ) -> None:
-    """Write a photo to a file, or to stdout; stderr says what of it the format cannot hold."""
-    from condiff.photos.writing import losses, write_photo
+    """Colour one photo and write all that is made of it."""
+    from condiff.batch.transform import note_making
 
-    lost = losses(result, path.suffix if path else "png")
-    if lost:
-        options.report(f"{path or '-'}: this format has no place for {lost}", quiet=quiet)
-    if path is None:
-        write_photo(result, sys.stdout.buffer, quality=quality)
-    else:
-        write_photo(result, path, quality=quality, force=force)
+    started = time.perf_counter()
+    quiet, (width, height) = messages.quiet, photo.size
+    run = {"config": settings.sampling, "edits": settings.edits}
+    made = list(pipeline.run(photo, seed=seed, samples=results.samples, **run))  # type: ignore[arg-type]
+    report_grey(photo, made[0], settings, quiet=quiet)
+    outputs.write_extras(made, job.extras, force=results.force, quiet=quiet)
+    made = outputs.choose(made, results.pick)
+    if job.extras.film:
+        frames = pipeline.frames(photo, seed=int(made[0].info["seed"]), **run)  # type: ignore[arg-type]
+        outputs.write_film(frames, job.extras.film, force=results.force, quiet=quiet)
+    del photo  # the encoders of a large photo need its room
+    strokes = hashlib.sha256(hints.hints.read_bytes()).hexdigest() if hints.hints else None
+    for result, path in zip(made, job.targets, strict=True):
+        noted = note_making(result, pipeline, settings, points=hints.hint, strokes=strokes)
+        outputs.write_result(
+            noted, path, quality=settings.quality, force=results.force, quiet=quiet
+        )
+        if path is not None and job.source != "-" and not results.touch:
+            outputs.keep_date(Path(job.source), path)
+        record = {"source": job.source, "target": str(path or "-"), "seed": noted.info["seed"]}
+        outputs.report_result(record, path, as_json=messages.as_json)
+    config, seconds = settings.sampling, time.perf_counter() - started
+    options.report(
+        f"{width}x{height}, seed {seed}, {config.steps} steps of {config.scheduler}, "
+        f"{pipeline.engine.name} on {pipeline.device}, {seconds:.1f} s",
+        quiet=quiet,
+    )
 
 
-def read_hints(points: list[str], strokes: Path | None) -> "Hints":
-    """The hints of --hint, or those of --hints; BadParameter if both are given."""
-    from condiff.color.hints import parse_hint
-    from condiff.photos.reading import read_image
-
-    if points and strokes:
-        raise typer.BadParameter("Give hints as --hint or as --hints, not both.")
-    return read_image(strokes) if strokes else [parse_hint(text) for text in points]
-
-
-def report_grey(photo: "Photo", result: "Photo", recipe: "Recipe", *, quiet: bool) -> None:
+def report_grey(
+    photo: "Photo", result: "Photo", settings: "ColorizeSettings", *, quiet: bool
+) -> None:
     """Say so if a result shows no colour although colour was wanted."""
     from condiff.batch.transform import is_blank, is_grey
 
-    if not recipe.saturation:
+    if not settings.edits.saturation:
         return
     if is_blank(photo.pixels):
-        why = "the photo has no greys between black and white, where sRGB has room for it"
+        why = "the photo is pure black and white; sRGB has no colour at those levels"
         options.report(f"no colour: {why}", quiet=quiet)
     elif is_grey(result.pixels):
         options.report("no colour: the model gave it none; try another --size", quiet=quiet)

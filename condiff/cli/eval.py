@@ -2,16 +2,17 @@
 
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from condiff.cli import options
-from condiff.cli.colorize import DEFAULT_SCHEDULER
+from condiff.cli.sampling import SamplingFlags, expand_groups
 
 if TYPE_CHECKING:
+    from condiff.config import SamplingConfig
     from condiff.evaluation.feature_extractors import Distance, Features
     from condiff.evaluation.metrics import Pixels
     from condiff.pipelines.cascade import Cascade
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 DEFAULT_KIND = "sketch"  # of lines
 
 
+@expand_groups
 def evaluate(
+    sampling: SamplingFlags,
     result_dir: Annotated[
         Path | None, typer.Argument(metavar="RESULT_DIR", help="A folder of results to measure.")
     ] = None,
@@ -47,17 +50,6 @@ def evaluate(
             help="Kind of lines to give to a model of drawings (default: sketch); softedge is "
             "never trained on.",
         ),
-    ] = None,
-    guidance_scale: options.GuidanceScale = None,
-    variety: options.Variety = None,
-    steps: Annotated[
-        int | None,
-        typer.Option(min=1, max=1000, help="Denoising steps (default: as in colorize and render)."),
-    ] = None,
-    scheduler: options.Scheduler = DEFAULT_SCHEDULER,
-    size: Annotated[
-        int | None,
-        typer.Option(min=32, max=2048, help="As in colorize and render."),
     ] = None,
     upscale: Annotated[
         str | None,
@@ -120,16 +112,18 @@ def evaluate(
         from condiff.pipelines.pipeline import Pipeline
 
         name, truths = model, read_truths(data, limit)
-        sampling = Sampling(steps, scheduler, guidance_scale, variety, samples, seed)
         pipeline = Pipeline.from_pretrained(model, device=device, engine=engine)
+        config = sampling.override(pipeline.sampling)
+        repeats = _Repeats(config, seed, samples)
         if pipeline.loaded.task.x_0 == "rgb":
             _refuse({"--html": html, "--groups": groups}, "is for colours: this model draws.")
             if metric_weights is not None:
                 options.report("FID, KID and LPIPS are for colours: not measured.", quiet=quiet)
-            cascade = Cascade.behind(pipeline, size=size, upscale=upscale or AUTO, engine=engine)
+            enlarge = upscale or AUTO
+            cascade = Cascade.behind(pipeline, size=config.size, upscale=enlarge, engine=engine)
             kind = condition or DEFAULT_KIND
             _judge_drawings(
-                name, cascade, truths, sampling, condition=kind, quiet=quiet, as_json=as_json
+                name, cascade, truths, repeats, condition=kind, quiet=quiet, as_json=as_json
             )
             return
         _refuse(
@@ -137,7 +131,7 @@ def evaluate(
             "is for models of drawings: this one colours photos.",
         )
         inception, lpips = _load_networks(metric_weights)
-        results = _colorize(pipeline, truths, sampling, size=size, quiet=quiet)
+        results = _colorize(pipeline, truths, repeats, quiet=quiet)
     else:
         raise typer.BadParameter("Give either RESULT_DIR and TRUTH_DIR, or --model and --data.")
     rows = judge(
@@ -166,41 +160,29 @@ def _refuse(flags: Mapping[str, object], why: str) -> None:
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """How a model is sampled for each photo; None is the model's own."""
+class _Repeats:
+    """How every photo is sampled; no two photos share a seed."""
 
-    steps: int | None
-    scheduler: str
-    guidance_scale: float | None
-    variety: float | None
-    samples: int
+    config: "SamplingConfig"
     seed: int
+    samples: int
 
-    def arguments(self, number: int) -> dict[str, Any]:
-        """What a Pipeline or a Cascade takes for photo `number`; no two photos share a seed."""
-        return {**asdict(self), "seed": self.seed + number * self.samples}
+    def of(self, number: int) -> dict[str, Any]:
+        """The keyword arguments of photo `number`."""
+        seed = self.seed + number * self.samples
+        return {"config": self.config, "seed": seed, "samples": self.samples}
 
 
 def _colorize(
-    pipeline: "Pipeline",
-    truths: "list[Pixels]",
-    sampling: Sampling,
-    *,
-    size: int | None,
-    quiet: bool,
+    pipeline: "Pipeline", truths: "list[Pixels]", repeats: _Repeats, *, quiet: bool
 ) -> "list[list[Pixels]]":
     """The samples of every photo."""
     import numpy as np
     from PIL import Image
 
     return [
-        [
-            np.asarray(picture)
-            for picture in pipeline(
-                Image.fromarray(truths[number]), size=size, **sampling.arguments(number)
-            )
-        ]
-        for number in _progress(len(truths), quiet=quiet)
+        [np.asarray(p) for p in pipeline.run(Image.fromarray(truths[n]), **repeats.of(n))]
+        for n in _progress(len(truths), quiet=quiet)
     ]
 
 
@@ -208,7 +190,7 @@ def _judge_drawings(
     name: str,
     cascade: "Cascade",
     truths: "list[Pixels]",
-    sampling: Sampling,
+    repeats: _Repeats,
     *,
     condition: str,
     quiet: bool,
@@ -226,7 +208,7 @@ def _judge_drawings(
     kind = condition if cascade.pipeline.loaded.task.condition_channels else None
     given = [prepare_truth(cascade, truth, kind=kind) for truth in truths]
     painted = [
-        [np.asarray(picture) for picture in cascade(given[number][1], **sampling.arguments(number))]
+        [np.asarray(picture) for picture in cascade(given[number][1], **repeats.of(number))]
         for number in _progress(len(truths), quiet=quiet)
     ]
     fitted = [truth for truth, _ in given]

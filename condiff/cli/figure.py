@@ -10,14 +10,14 @@ import typer
 
 from condiff.cli import options
 from condiff.cli.outputs import choose_target, write_picture
+from condiff.cli.sampling import SamplingFlagsWithoutSize, expand_groups
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from condiff.config import DiffusionConfig
 
-DEFAULT_STEPS = 30
-DEFAULT_SCHEDULER = "ddim"
+FILM_STEPS = 30  # more than a picture needs, so that the film is smooth
 
 figure = typer.Typer(
     help="Draw pictures of the diffusion process.", no_args_is_help=True, rich_markup_mode=None
@@ -93,7 +93,9 @@ def forward(
 
 
 @figure.command()
+@expand_groups
 def reverse(
+    sampling: SamplingFlagsWithoutSize,
     source: Annotated[
         str | None,
         typer.Argument(
@@ -103,8 +105,6 @@ def reverse(
     ] = None,
     output: options.Output = None,
     model: options.Model = "colorize",
-    steps: options.Steps = DEFAULT_STEPS,
-    scheduler: options.Scheduler = DEFAULT_SCHEDULER,
     seed: options.Seed = None,
     frames: Annotated[
         int,
@@ -144,14 +144,15 @@ def reverse(
     seed = secrets.randbits(31) if seed is None else seed
     if photo is not None:
         photo.thumbnail((size, size))
-    made = pipeline.frames(photo, steps=steps, scheduler=scheduler, seed=seed)
+    config = pipeline.sampling.override({"steps": FILM_STEPS, **sampling.given()})
+    made = pipeline.frames(photo, config=config, seed=seed)
     shown = pick_frames([_shrink(frame, size) for frame in made], frames)
     write_animation(shown, target or sys.stdout.buffer, fps=fps, force=force)
     if target:
         print(target)
     width, height = shown[0].size
-    told = f"{len(shown)} frames of {width}x{height}, seed {seed}, {steps} steps of {scheduler}"
-    options.report(told, quiet=quiet)
+    how = f"seed {seed}, {config.steps} steps of {config.scheduler}"
+    options.report(f"{len(shown)} frames of {width}x{height}, {how}", quiet=quiet)
 
 
 def processes(shift: float, zero_snr: bool) -> Mapping[str, "DiffusionConfig"]:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from condiff import __version__
+from condiff.cli.sampling import Group
 from condiff.errors import ImageError
 
 Input = Annotated[str, typer.Argument(metavar="INPUT", help="A photo, or - for standard input.")]
@@ -19,10 +21,6 @@ Output = Annotated[str | None, OUTPUT]  # None: beside INPUT, under a name that 
 Model = Annotated[
     str, typer.Option("-m", "--model", help="An embedded model's name, or a model folder.")
 ]
-Steps = Annotated[int, typer.Option(min=1, max=1000, help="Denoising steps.")]
-Scheduler = Annotated[
-    str, typer.Option(help="How steps are taken: ddim, dpmsolver++, unipc, euler, heun or ddpm.")
-]
 Seed = Annotated[
     int | None,
     typer.Option(
@@ -31,24 +29,6 @@ Seed = Annotated[
     ),
 ]
 Samples = Annotated[int, typer.Option(min=1, help="How many different results to make.")]
-GuidanceScale = Annotated[
-    float | None,
-    typer.Option(
-        min=0,
-        max=50,
-        help="Strength of guidance. Above 1 pictures follow a drawing's lines more closely, and "
-        "photos get stronger colours; 1 is off and takes half the time (default: the model's own).",
-    ),
-]
-Variety = Annotated[
-    float | None,
-    typer.Option(
-        min=0,
-        max=1,
-        help="How far results may differ in broad areas: from 0, only what is likeliest there, to "
-        "1, anything the model thinks possible (default: the model's own).",
-    ),
-]
 Device = Annotated[str, typer.Option(help="Where the network runs: auto, cpu, cuda or mps.")]
 Engine = Annotated[
     str,
@@ -67,6 +47,10 @@ Threads = Annotated[
     ),
 ]
 Force = Annotated[bool, typer.Option("-f", "--force", help="Overwrite what is there.")]
+Touch = Annotated[
+    bool,
+    typer.Option("--touch", help="Date results now (default: they keep the photo's date)."),
+]
 DryRun = Annotated[
     bool, typer.Option("-n", "--dry-run", help="Print what would be done, and do nothing.")
 ]
@@ -78,15 +62,6 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object per re
 
 DEFAULT_MAX_PIXELS = 200_000_000
 
-Size = Annotated[
-    int | None,
-    typer.Option(
-        min=32,
-        max=2048,
-        help="Short side, in pixels, at which the model sees the photo (default: as it was "
-        "trained).",
-    ),
-]
 Quality = Annotated[
     int | None,
     typer.Option(
@@ -112,6 +87,48 @@ Page = Annotated[
     int | None, typer.Option(min=1, help="Page or frame to take of a file that has several.")
 ]
 MaxPixels = Annotated[int, typer.Option(min=1, help="Refuse pictures with more pixels than this.")]
+
+
+@dataclass(frozen=True)
+class Reading(Group):
+    """How photos are read."""
+
+    panel = "What is read"
+
+    page: Page = None
+    max_pixels: MaxPixels = DEFAULT_MAX_PIXELS
+
+
+@dataclass(frozen=True)
+class Machine(Group):
+    """Where and by what the network runs."""
+
+    panel = "Machine"
+
+    device: Device = "auto"
+    engine: Engine = "auto"
+    threads: Threads = 1
+
+
+@dataclass(frozen=True)
+class Messages(Group):
+    """What a command prints."""
+
+    panel = "Messages"
+
+    quiet: Quiet = False
+    verbose: Verbose = False
+    as_json: Json = False
+
+
+@dataclass(frozen=True)
+class Adjustment(Group):
+    """How the colours of a result are adjusted."""
+
+    panel = "How it looks"
+
+    saturation: Saturation = 1.0
+    temperature: Temperature = 0.0
 
 
 def print_version(wanted: bool) -> None:

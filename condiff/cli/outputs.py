@@ -1,19 +1,14 @@
 """Where the commands write: names of outputs, checks before the work, sheets, maps, films."""
 
 import json
+import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-
-if TYPE_CHECKING:
-    from PIL import Image
-
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from condiff.cli import options
 
@@ -55,6 +50,39 @@ def keep_source(source: str, written: Iterable[Path | None], *, what: str = "pho
             raise typer.BadParameter(f"{source} is the {what} itself: give another output.")
 
 
+def check_distinct(paths: Iterable[Path | None]) -> None:
+    """Raise BadParameter if two results would be one file."""
+    taken = set()
+    for path in paths:
+        place = None if path is None else path.absolute()
+        if place in taken:
+            raise typer.BadParameter(
+                f"{path or 'Standard output'} would be written twice: give each its own name."
+            )
+        taken.add(place)
+
+
+def keep_date(source: Path, target: Path) -> None:
+    """Give a result the modification date of its photo."""
+    status = source.stat()
+    os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def write_result(
+    result: "Photo", path: Path | None, *, quality: int | None, force: bool, quiet: bool
+) -> None:
+    """Write a photo to a file, or to stdout; stderr says what of it the format cannot hold."""
+    from condiff.photos.writing import losses, write_photo
+
+    lost = losses(result, path.suffix if path else "png")
+    if lost:
+        options.report(f"{path or '-'}: this format has no place for {lost}", quiet=quiet)
+    if path is None:
+        write_photo(result, sys.stdout.buffer, quality=quality)
+    else:
+        write_photo(result, path, quality=quality, force=force)
+
+
 def write_picture(image: "Image.Image", target: Path | None, *, force: bool) -> None:
     """Write a picture and print its path; without a target, write a PNG to stdout."""
     from condiff.photos.writing import write_image
@@ -66,17 +94,17 @@ def write_picture(image: "Image.Image", target: Path | None, *, force: bool) -> 
         print(target)
 
 
-def report_result(told: dict[str, Any], target: Path | None, *, as_json: bool) -> None:
-    """Print a result's path or, as JSON, what is told of it.
+def report_result(record: dict[str, Any], target: Path | None, *, as_json: bool) -> None:
+    """Print a result's path or its whole record as JSON.
 
     It goes to stdout. Where the result itself went there (target None), JSON goes to stderr.
     """
     if target is not None or as_json:
         stream = sys.stderr if target is None else sys.stdout
-        print(json.dumps(told) if as_json else target, file=stream)
+        print(json.dumps(record) if as_json else target, file=stream)
 
 
-SHEET_SIDE = 384  # of an answer in the sheet, pixels
+SHEET_SIDE = 384  # of a sample in the sheet, pixels
 SHEET_COLUMNS = 4
 FILM_SIDE = 512
 FILM_SECONDS = 2.5  # length of a film, without the time that its last frame is held
@@ -116,11 +144,7 @@ def check_extras(
 
     if extras.map and samples < 2:
         raise typer.BadParameter("--uncertainty needs several samples: add --samples 5.")
-    taken = {path.absolute() for path in targets if path is not None}
-    for extra in extras.paths():
-        if extra.absolute() in taken:
-            raise typer.BadParameter(f"{extra} would be written twice: give each its own name.")
-        taken.add(extra.absolute())
+    check_distinct([*targets, *extras.paths()])
     for path in (extras.sheet, extras.map):
         if path:
             check_target(path, force)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from condiff.cli import options
-from condiff.cli.colorize import DEFAULT_SCHEDULER
 from condiff.cli.outputs import choose_target, keep_source, number_targets, report_result
+from condiff.cli.sampling import SamplingFlagsWithoutSize, expand_groups
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from condiff.conditions.drawing_cleanup import Drawing
     from condiff.photos.photo import Photo
 
-DEFAULT_STEPS = 25
 MAX_SIZE = 4096
 CELL, LARGEST_CELL = 128, 512  # longer side of a picture on the contact sheet
 FRAMES, FILM = 60, 512  # of an animation: how many at most, and their longer side
@@ -51,7 +50,12 @@ class Targets:
         return [str(path or "-") for path in (*self.pictures, *others)]
 
 
+@expand_groups
 def render(
+    sampling: SamplingFlagsWithoutSize,
+    reading: options.Reading,
+    machine: options.Machine,
+    messages: options.Messages,
     source: Annotated[
         str | None,
         typer.Argument(
@@ -64,10 +68,6 @@ def render(
     model: options.Model = "sketch",
     samples: options.Samples = 1,
     seed: options.Seed = None,
-    guidance_scale: options.GuidanceScale = None,
-    variety: options.Variety = None,
-    steps: options.Steps = DEFAULT_STEPS,
-    scheduler: options.Scheduler = DEFAULT_SCHEDULER,
     size: Annotated[
         int | None,
         typer.Option(
@@ -104,16 +104,8 @@ def render(
             "--provenance/--no-provenance", help="Note in the file that a model made the picture."
         ),
     ] = True,
-    page: options.Page = None,
-    max_pixels: options.MaxPixels = options.DEFAULT_MAX_PIXELS,
-    device: options.Device = "auto",
-    engine: options.Engine = "auto",
-    threads: options.Threads = 1,
     force: options.Force = False,
     dry_run: options.DryRun = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
-    as_json: options.Json = False,
 ) -> None:
     """Make pictures that follow the lines of a drawing.
 
@@ -126,12 +118,15 @@ def render(
     from condiff.photos.reading import read_photo
     from condiff.pipelines.cascade import NONE, Cascade
 
+    quiet, as_json = messages.quiet, messages.as_json
     targets = plan_targets(source, output, samples, gif)
     targets.check(force=force)
     started = time.perf_counter()
     photo = None
     if source is not None:
-        photo = read_photo(options.open_input(source), max_pixels=max_pixels, page=page)
+        photo = read_photo(
+            options.open_input(source), max_pixels=reading.max_pixels, page=reading.page
+        )
     drawing = _clean(photo, source or "", as_is=as_is, quiet=quiet) if photo else None
     if dry_run:
         print("\n".join(targets.describe()))
@@ -139,41 +134,42 @@ def render(
 
     options.quiet_libraries()
     cascade = Cascade.from_pretrained(
-        model, size=size, upscale=upscale, device=device, engine=engine, threads=threads
+        model,
+        size=size,
+        upscale=upscale,
+        device=machine.device,
+        engine=machine.engine,
+        threads=machine.threads,
     )
     if cascade.remark:
         options.report(cascade.remark, quiet=quiet)
     pipeline = cascade.pipeline
-    settings = {
-        "steps": steps,
-        "scheduler": scheduler,
-        "guidance_scale": (guidance := pipeline.find_guidance_scale(guidance_scale)),
-        "variety": pipeline.find_variety(variety),
-    }
+    config = sampling.override(pipeline.sampling)
     how = cascade.upscaler.loaded.path.name if cascade.upscaler else NONE
-    noted = {**settings, "size": cascade.size, "upscale": how} if provenance else None
+    noted = {**config.model_dump(), "size": cascade.size, "upscale": how} if provenance else None
     seed = secrets.randbits(31) if seed is None else seed
 
     pictures: list[Image.Image] = []
     for number, path in enumerate(targets.pictures, start=seed):
-        frames = list(cascade.frames(drawing, seed=number, **settings))  # type: ignore[arg-type]
+        frames = list(cascade.frames(drawing, config=config, seed=number))
         if number == seed and targets.animation is not None:
             _write_film(frames, targets.animation, force=force)
         pictures.append(frames[-1])
         _write(frames[-1], path, model=model, seed=number, settings=noted, force=force)
-        told = {"source": source, "target": str(path or "-"), "seed": number}
-        report_result(told, path, as_json=as_json)
+        record = {"source": source, "target": str(path or "-"), "seed": number}
+        report_result(record, path, as_json=as_json)
     if targets.sheet is not None:
         _write_sheet(pictures, drawing, targets.sheet, seed=seed, force=force)
-        told = {"source": source, "sheet": str(targets.sheet)}
-        report_result(told, targets.sheet, as_json=as_json)
+        record = {"source": source, "sheet": str(targets.sheet)}
+        report_result(record, targets.sheet, as_json=as_json)
     if targets.animation is not None:
-        told = {"source": source, "animation": str(targets.animation), "seed": seed}
-        report_result(told, targets.animation, as_json=as_json)
+        record = {"source": source, "animation": str(targets.animation), "seed": seed}
+        report_result(record, targets.animation, as_json=as_json)
     width, height = pictures[0].size
-    guided = f", guidance {guidance:g}" if guidance != 1 else ""
+    scale = config.guidance_scale
+    guided = f", guidance {scale:g}" if scale != 1 else ""
     options.report(
-        f"{width}x{height}, seed {seed}, {steps} steps of {scheduler}{guided}, "
+        f"{width}x{height}, seed {seed}, {config.steps} steps of {config.scheduler}{guided}, "
         f"{pipeline.engine.name} on {pipeline.device}, {time.perf_counter() - started:.1f} s",
         quiet=quiet,
     )

@@ -1,6 +1,6 @@
 """A user's edits of a photo's colours: hints, saturation and colour temperature."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,8 +17,53 @@ from condiff.errors import ConfigError
 Plane = NDArray[Any]  # float32
 
 
+DAYLIGHT = 1e6 / 6504  # mired of D65, the white of sRGB
+MAX_SATURATION = 5.0
+MIN_TEMPERATURE, MAX_TEMPERATURE = -100.0, 200.0  # mired: 18600 K and 2827 K
+
+
 @dataclass(frozen=True)
 class ColorEdits:
+    """What a user changes in a colorizer's result.
+
+    `hints` are a list of `Hint` or a transparent image of strokes of the photo's aspect.
+    `saturation` multiplies chroma, 0 to 5. `temperature` makes the white warmer by so many mired,
+    -100 to 200. Raises ConfigError for values out of range.
+    """
+
+    hints: Hints = ()
+    saturation: float = 1.0
+    temperature: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.saturation <= MAX_SATURATION:
+            raise ConfigError(
+                f"saturation is from 0 to {MAX_SATURATION:g}, not {self.saturation:g}."
+            )
+        if not MIN_TEMPERATURE <= self.temperature <= MAX_TEMPERATURE:
+            raise ConfigError(
+                f"temperature is from {MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g} mired, not "
+                f"{self.temperature:g}; 0 changes nothing, 50 is clearly warmer."
+            )
+
+    def changed(self) -> list[str]:
+        """The names of the edits that differ from the defaults."""
+        hinted = not isinstance(self.hints, (list, tuple)) or bool(self.hints)
+        there = {
+            "hints": hinted,
+            "saturation": self.saturation != 1,
+            "temperature": self.temperature != 0,
+        }
+        return [name for name, wanted in there.items() if wanted]
+
+    def prepare(self, *, photo: tuple[int, int], size: tuple[int, int]) -> "PreparedEdits":
+        """The edits for a photo of (width, height) whose condition has the size (h,w)."""
+        strokes = draw_strokes(self.hints, photo=photo, size=size)
+        return PreparedEdits(strokes, build_adjustment(self.saturation, self.temperature))
+
+
+@dataclass(frozen=True)
+class PreparedEdits:
     """Strokes at the size of the condition, and the function that adjusts (H,W,3) Lab."""
 
     strokes: Strokes | None = None
@@ -48,71 +93,14 @@ class ColorEdits:
 NO_EDITS = ColorEdits()
 
 
-def build_edits(
-    *,
-    photo: tuple[int, int],
-    size: tuple[int, int],
-    hints: Hints = (),
-    saturation: float = 1.0,
-    temperature: float = 0.0,
-) -> ColorEdits:
-    """ColorEdits for a photo of (width, height) whose condition has the size (h,w)."""
-    adjust = build_adjustment(saturation=saturation, temperature=temperature)
-    return ColorEdits(draw_strokes(hints, photo=photo, size=size), adjust)
-
-
-def names_of(*, hints: Hints, saturation: float, temperature: float) -> list[str]:
-    """The names of the edits that differ from the defaults."""
-    there = {
-        "hints": not isinstance(hints, (list, tuple)) or bool(hints),
-        "saturation": saturation != 1,
-        "temperature": temperature != 0,
-    }
-    return [name for name, wanted in there.items() if wanted]
-
-
-def describe_edits(
-    *,
-    points: Sequence[str] = (),
-    strokes: str | None = None,
-    saturation: float = 1.0,
-    temperature: float = 0.0,
-) -> dict[str, object]:
-    """The edits as they are noted in a result; those at their defaults are left out.
-
-    `points` are hints as they were given, `strokes` is the SHA-256 of a picture of them.
-    """
-    noted: dict[str, object] = {"hints": list(points)} if points else {}
-    if strokes:
-        noted["strokes"] = strokes[:16]
-    if saturation != 1:
-        noted["saturation"] = saturation
-    if temperature != 0:
-        noted["temperature"] = temperature
-    return noted
-
-
-DAYLIGHT = 1e6 / 6504  # mired of D65, the white of sRGB
-MAX_SATURATION = 5.0
-MIN_TEMPERATURE, MAX_TEMPERATURE = -100.0, 200.0  # mired: 18600 K and 2827 K
-
-
 def build_adjustment(
-    *, saturation: float = 1.0, temperature: float = 0.0
+    saturation: float = 1.0, temperature: float = 0.0
 ) -> Callable[[Plane], Plane] | None:
     """A function that changes a and b of (H,W,3) Lab, or None where nothing is to be changed.
 
     First chroma is multiplied by `saturation`. Then the white becomes that of a black body
     `temperature` mired (a million by kelvin) warmer than daylight, or cooler if it is negative.
-    Raises ConfigError for values out of range.
     """
-    if not 0 <= saturation <= MAX_SATURATION:
-        raise ConfigError(f"saturation is from 0 to {MAX_SATURATION:g}, not {saturation:g}.")
-    if not MIN_TEMPERATURE <= temperature <= MAX_TEMPERATURE:
-        raise ConfigError(
-            f"temperature is from {MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g} mired,"
-            f" not {temperature:g}; 0 is as it is, 50 is clearly warmer."
-        )
     if saturation == 1 and temperature == 0:
         return None
     gains = white_gains(temperature)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from condiff.config import DiffusionConfig
+from condiff.config import DiffusionConfig, SamplingConfig
 from condiff.errors import ConfigError, ModelError
 from condiff.tasks import Task, find_task
 
@@ -32,8 +32,7 @@ class ModelInfo:
     unet_stride: int  # sides of x_t are multiples of it
     has_backbone: bool
     hint_channels: int = 0
-    guidance_scale: float = 1.0  # default of sampling; 1: off
-    variety: float = 1.0  # default of sampling; 1: noise as in training
+    sampling: SamplingConfig = SamplingConfig()  # how it is sampled by default
     second_stage: str | None = None  # the embedded model or folder that enlarges its pictures
 
     @property
@@ -56,6 +55,17 @@ def read_sizes(unet: Mapping[str, Any], encoder: Mapping[str, Any]) -> dict[str,
         "has_backbone": bool(encoder.get("backbone_variant")),
         "hint_channels": int(encoder.get("hint_channels", 0)),
     }
+
+
+def read_sampling(index: Mapping[str, Any]) -> SamplingConfig:
+    """The sampling settings of a model folder's index.
+
+    Folders of version 0.1.0 have two of them beside "task", and take 4 steps for photos.
+    """
+    if "sampling" in index:
+        return SamplingConfig(**index["sampling"])
+    older = {key: index[key] for key in ("guidance_scale", "variety") if key in index}
+    return SamplingConfig(steps=4 if index.get("task") == "colorize" else 25, **older)
 
 
 def available_models() -> list[str]:
@@ -92,8 +102,7 @@ def read_model_info(name: str | Path) -> ModelInfo:
             task=task,
             diffusion=DiffusionConfig(**{k: v for k, v in process.items() if k in known}),
             condition_size=int(index.get("condition_size", 256)),
-            guidance_scale=float(index.get("guidance_scale", 1.0)),
-            variety=float(index.get("variety", 1.0)),
+            sampling=read_sampling(index),
             second_stage=index.get("second_stage"),
             **read_sizes(unet, encoder),
         )

@@ -18,7 +18,7 @@ import torch
 from diffusers import UNet2DModel
 from diffusers import __version__ as diffusers_version
 
-from condiff.config import DiffusionConfig
+from condiff.config import DiffusionConfig, SamplingConfig
 from condiff.diffusion.diffusers_schedulers import build_scheduler
 from condiff.errors import ModelError
 from condiff.models.condition_encoder import ConditionEncoder
@@ -44,8 +44,8 @@ def save_model(
     diffusion: DiffusionConfig,
     dtype: torch.dtype,
     condition_size: int = 256,
-    guidance_scale: float = 1.0,
-    variety: float = 1.0,
+    sampling: SamplingConfig | None = None,
+    second_stage: str | None = None,
 ) -> None:
     """Write a model folder with weights in `dtype`; it is never there incomplete.
 
@@ -67,8 +67,8 @@ def save_model(
         "_diffusers_version": diffusers_version,
         "task": task.name,
         "condition_size": condition_size,
-        "guidance_scale": guidance_scale,
-        "variety": variety,
+        "sampling": (sampling or SamplingConfig()).model_dump(mode="json"),
+        **({"second_stage": second_stage} if second_stage else {}),
         "diffusion": diffusion.model_dump(mode="json"),
         "encoder": ["condiff.models.condition_encoder", "ConditionEncoder"],
         "scheduler": ["diffusers", "DDPMScheduler"],

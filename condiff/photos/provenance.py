@@ -41,3 +41,9 @@ def add_provenance(
         xmp=xmp.merge_properties(metadata.xmp, properties),
         text=(*others, png.text_chunk(KEYWORD, json.dumps(told))),
     )
+
+
+def is_own_result(metadata: Metadata) -> bool:
+    """Whether condiff made the picture, by the note in its XMP."""
+    space = xmp.NAMESPACES["condiff"]
+    return any(space.encode(codec).lstrip(b"\xff\xfe") in metadata.xmp for codec in xmp.CODECS)

@@ -17,6 +17,7 @@ from PIL import Image
 
 from condiff.backends.table import Engine, build_engine, choose_engine, find_device
 from condiff.conditions.drawing_cleanup import Drawing, shrink_ink
+from condiff.config import SamplingConfig
 from condiff.data.upscale_pairs import FACTORS, bring_up
 from condiff.diffusion.sampler import SOLVERS, draw_noise, sample
 from condiff.diffusion.tiles import plan_tiles, predict_in_tiles
@@ -257,32 +258,27 @@ class Cascade:
         small = width // cell, height // cell
         return enlarged_size(small, self.size) if self.size > self.native_side else small
 
+    @property
+    def sampling(self) -> SamplingConfig:
+        """How the first stage is sampled by default."""
+        return self.pipeline.sampling
+
     def __call__(
         self,
         image: Picture | Drawing | None = None,
         *,
-        steps: int | None = None,
-        scheduler: str = SCHEDULER,
+        config: SamplingConfig | None = None,
         seed: int | None = None,
         samples: int = 1,
-        guidance_scale: float | None = None,
-        variety: float | None = None,
     ) -> list[Image.Image]:
-        """One picture for each of the seeds seed, seed + 1, …; arguments are `Pipeline`'s."""
+        """One picture for each of the seeds seed, seed + 1, …; `config` is the model's if None."""
         if samples < 1:
             raise ConfigError(f"samples are at least 1, not {samples}.")
         seed = secrets.randbits(31) if seed is None else seed
         drawing = image if image is None or isinstance(image, Drawing) else read_drawing(image)
         pictures = []
         for number in range(seed, seed + samples):
-            *_, picture = self.frames(
-                drawing,
-                steps=steps,
-                scheduler=scheduler,
-                seed=number,
-                guidance_scale=guidance_scale,
-                variety=variety,
-            )
+            *_, picture = self.frames(drawing, config=config, seed=number)
             picture.info["seed"] = number
             pictures.append(picture)
         return pictures
@@ -291,23 +287,13 @@ class Cascade:
         self,
         drawing: Drawing | None = None,
         *,
-        steps: int | None = None,
-        scheduler: str = SCHEDULER,
+        config: SamplingConfig | None = None,
         seed: int,
-        guidance_scale: float | None = None,
-        variety: float | None = None,
     ) -> Iterator[Image.Image]:
         """The pipeline's frames, pure noise first, then the enlarged picture if it is larger."""
+        config = (config or self.sampling).model_copy(update={"size": self._pipeline_size})
         frame = None
-        for frame in self.pipeline.frames(
-            drawing,
-            steps=steps,
-            scheduler=scheduler,
-            seed=seed,
-            size=self._pipeline_size,
-            guidance_scale=guidance_scale,
-            variety=variety,
-        ):
+        for frame in self.pipeline.frames(drawing, config=config, seed=seed):
             yield frame
         if frame is None or self.size <= self.native_side:
             return

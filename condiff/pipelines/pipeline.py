@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,22 +13,32 @@ import numpy as np
 from PIL import Image
 
 from condiff.backends.table import Engine, build_engine, choose_engine, find_device
-from condiff.color.edits import NO_EDITS, ColorEdits, build_edits, names_of
-from condiff.color.hints import Hints
+from condiff.color.edits import NO_EDITS, ColorEdits, PreparedEdits
 from condiff.color.lab import join_chroma
 from condiff.color.lab import lightness as lightness_of
 from condiff.conditions.drawing_cleanup import Drawing, clean_drawing, shrink_ink
+from condiff.config import SamplingConfig
 from condiff.diffusion.sampler import SOLVERS, damp_broad_noise, draw_noise, guide, sample
 from condiff.errors import ConfigError, ImageError
 from condiff.models.info import ModelInfo, read_model_info
 from condiff.photos.photo import Photo, Picture, as_memory_error, pixels_of, to_8_bits, with_pixels
 
-STEPS = 4
-DEFAULT_STEPS = {"chroma": STEPS, "rgb": 25}
-SCHEDULER = "ddim"
 MODEL_SIZE = 256  # short side of L* as the model sees it
 MAX_ASPECT = 3  # a longer panorama is shrunk until its long side is this many times MODEL_SIZE
 MIN_SIZE = 32  # the stride of the backbone
+NOT_EDITED = PreparedEdits()
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A picture as sampling needs it; arrays are the backend's."""
+
+    source: np.ndarray | None  # the photo's RGB (H,W,3); None for a drawing or nothing
+    edits: PreparedEdits
+    cond: np.ndarray  # (1,K,h,w)
+    null_cond: np.ndarray  # the condition that guidance leads away from
+    size: tuple[int, int]  # of x_t, padded to the U-Net's stride
+    inside: tuple[int, int]  # rows and columns of x_t that the picture covers
 
 
 class Pipeline:
@@ -35,6 +46,11 @@ class Pipeline:
 
     def __init__(self, loaded: ModelInfo, engine: Engine):
         self.loaded, self.engine = loaded, engine
+
+    @property
+    def sampling(self) -> SamplingConfig:
+        """How the model is sampled by default."""
+        return self.loaded.sampling
 
     @classmethod
     def from_pretrained(
@@ -66,72 +82,60 @@ class Pipeline:
         """How many pixels of the condition one pixel of x_t (a cell) is wide."""
         return self.loaded.cell
 
-    def find_guidance_scale(self, asked: float | None) -> float:
-        """The guidance scale asked for, else the model folder's; 1 for an unconditional model."""
-        if not self.loaded.task.condition_channels:
-            return 1.0
-        return self.loaded.guidance_scale if asked is None else asked
-
-    def find_variety(self, asked: float | None) -> float:
-        """The variety asked for, else the model folder's."""
-        return self.loaded.variety if asked is None else asked
-
     @as_memory_error()
     def __call__(
         self,
         image: Picture | Drawing | None = None,
         *,
-        steps: int | None = None,
-        scheduler: str = SCHEDULER,
         seed: int | None = None,
         samples: int = 1,
-        size: int | None = None,
+        edits: ColorEdits = NO_EDITS,
+        steps: int | None = None,
+        scheduler: str | None = None,
         guidance_scale: float | None = None,
         variety: float | None = None,
-        hints: Hints = (),
-        saturation: float = 1.0,
-        temperature: float = 0.0,
+        size: int | None = None,
     ) -> list[Picture]:
         """Make one result for each of the seeds seed, seed + 1, …, `samples` in all.
 
         A colorizer takes an image, or a Photo at its own depth; the result is of the same kind,
-        with the photo's size, its L* and its alpha channel. A model of sketches or edges takes a
-        line drawing, which it cleans, or a Drawing, and gives an image at its own size; an
-        unconditional one takes nothing. `size` is the short side that the model sees (default: as
-        it was trained): more detail, at a cost that grows with its square. `guidance_scale` above 1
-        follows the lines more closely, or what a backbone knows of a photo's things: stronger
-        colours (1: off, half the time). `variety` is how far answers may differ in broad areas,
-        from 0, what is likeliest, to 1. Where one is None, the model folder says it.
+        with the photo's size, its L* and its alpha channel, and takes `edits` of the colours. A
+        model of drawings takes a line drawing, which it cleans, or a Drawing; an unconditional one
+        takes nothing. Both give an image at their own size.
 
-        A colorizer also takes `hints`, a list of `Hint` or a transparent image of strokes: their
-        colours are kept and spread over the objects that they lie on. `saturation` multiplies
-        chroma, `temperature` shifts the white by so many mired towards warm, both at constant L*.
-
-        A result depends only on the model and these arguments. Without a seed a new one is drawn;
-        `info["seed"]` of each result holds its own. Raises ConfigError for arguments that the model
-        cannot take, ImageError for a photo where a drawing is expected.
+        The other arguments are the fields of `SamplingConfig`; those that are None are the model
+        folder's. A result depends only on the model and these arguments. Without a seed a new one
+        is drawn; `info["seed"]` of each result contains its own. Raises ConfigError for arguments
+        that the model cannot take, ImageError for a photo where a drawing is expected.
         """
+        config = self.sampling.override(
+            {
+                "steps": steps,
+                "scheduler": scheduler,
+                "guidance_scale": guidance_scale,
+                "variety": variety,
+                "size": size,
+            }
+        )
+        return list(self.run(image, config=config, seed=seed, samples=samples, edits=edits))
+
+    def run(
+        self,
+        image: Picture | Drawing | None,
+        *,
+        config: SamplingConfig,
+        seed: int | None = None,
+        samples: int = 1,
+        edits: ColorEdits = NO_EDITS,
+    ) -> Iterator[Picture]:
+        """Yield the results of `__call__`, whose settings are those of `config`."""
         if samples < 1:
             raise ConfigError(f"samples are at least 1, not {samples}.")
         seed = secrets.randbits(31) if seed is None else seed
-        pixels, condition = self.prepare(image, size=size)
-        edits = self.prepare_wishes(
-            pixels, condition, hints=hints, saturation=saturation, temperature=temperature
-        )
-        results = []
+        encoded = self.encode(image, config=config, edits=edits)
         for number in range(seed, seed + samples):
-            *_, x_0 = self.denoise(
-                condition,
-                steps=steps,
-                scheduler=scheduler,
-                seed=number,
-                guidance_scale=guidance_scale,
-                variety=variety,
-                edits=edits,
-            )
-            finished = self.finish(x_0, pixels, edits=edits)
-            results.append(self._result(finished, image, seed=number))
-        return results
+            *_, x_0 = self.sample(encoded, config=config, seed=number)
+            yield self._result(self.decode(x_0, encoded), image, seed=number)
 
     def _result(self, pixels: np.ndarray, image: Picture | Drawing | None, *, seed: int) -> Picture:
         if not (image is None or isinstance(image, Drawing)) and self.loaded.task.x_0 == "chroma":
@@ -144,40 +148,82 @@ class Pipeline:
         self,
         image: Picture | Drawing | None = None,
         *,
-        steps: int | None = None,
-        scheduler: str = SCHEDULER,
+        config: SamplingConfig | None = None,
         seed: int,
-        size: int | None = None,
-        guidance_scale: float | None = None,
-        variety: float | None = None,
-        hints: Hints = (),
-        saturation: float = 1.0,
-        temperature: float = 0.0,
+        edits: ColorEdits = NO_EDITS,
     ) -> Iterator[Image.Image]:
         """Yield the finished RGB picture of every x_t, pure noise first, the result last."""
-        pixels, condition = self.prepare(image, size=size)
-        edits = self.prepare_wishes(
-            pixels, condition, hints=hints, saturation=saturation, temperature=temperature
-        )
-        for x_t in self.denoise(
-            condition,
-            steps=steps,
-            scheduler=scheduler,
-            seed=seed,
-            guidance_scale=guidance_scale,
-            variety=variety,
-            edits=edits,
-        ):
-            yield Image.fromarray(to_8_bits(self.finish(x_t, pixels, edits=edits)))
+        config = config or self.sampling
+        encoded = self.encode(image, config=config, edits=edits)
+        for x_t in self.sample(encoded, config=config, seed=seed):
+            yield Image.fromarray(to_8_bits(self.decode(x_t, encoded)))
 
-    def finish(
-        self, x_0: np.ndarray, pixels: np.ndarray | None, *, edits: ColorEdits = NO_EDITS
-    ) -> np.ndarray:
+    def encode(
+        self,
+        image: Picture | Drawing | None = None,
+        *,
+        config: SamplingConfig | None = None,
+        edits: ColorEdits = NO_EDITS,
+    ) -> Encoded:
+        """What sampling needs of a picture, and is computed once whatever the number of samples.
+
+        The null condition is computed only if `config` has guidance. Raises ConfigError where the
+        model takes another kind of picture, ImageError for a photo where a drawing is expected.
+        """
+        config = config or self.sampling
+        source, condition = self.prepare(image, size=config.size)
+        return self.encode_condition(
+            condition, source, self._prepare_edits(source, condition, edits)
+        )
+
+    def encode_condition(
+        self,
+        condition: np.ndarray,
+        source: np.ndarray | None = None,
+        edits: PreparedEdits = NOT_EDITED,
+    ) -> Encoded:
+        """The same for a condition (H,W,N) in [-1,1] that is prepared already."""
+        rows, columns = (side // self.cell for side in condition.shape[:2])
+        padded = pad_to_stride(condition, self.loaded.stride)
+        given = np.ascontiguousarray(padded.transpose(2, 0, 1)[None], np.float32)
+        size = (padded.shape[0] // self.cell, padded.shape[1] // self.cell)
+        scale = self.loaded.task.scale
+        hints = edits.encode_hints(condition, cell=self.cell, scale=scale, size=size)
+        cond, null_cond = self.engine.encode(given, hints, size)
+        return Encoded(source, edits, cond, null_cond, size, (rows, columns))
+
+    def sample(
+        self, encoded: Encoded, *, config: SamplingConfig | None = None, seed: int
+    ) -> Iterator[np.ndarray]:
+        """Yield x_T, then x_t after every step (h,w,C) float32.
+
+        Images are sampled one at a time: a CPU gains nothing from a batch, and convolutions round
+        differently in batches of different sizes, so that bytes would depend on the batch.
+        """
+        config = config or self.sampling
+        task, engine = self.loaded.task, self.engine
+        noise = draw_noise(seed, (1, task.out_channels, *encoded.size))
+        noise = damp_broad_noise(noise, variety=config.variety)
+        scale = config.guidance_scale if task.condition_channels else 1.0
+
+        def predict(x_t: np.ndarray, t: float) -> np.ndarray:
+            output = engine.predict(x_t, t, encoded.cond)
+            if scale == 1:
+                return output
+            return guide(output, engine.predict(x_t, t, encoded.null_cond), scale)
+
+        sampler = self._find_sampler(config.scheduler, seed=seed)
+        rows, columns = encoded.inside
+        for x_t in sampler(predict, noise, steps=config.steps, clip=task.clip):
+            clipped = x_t[0].clip(-task.clip, task.clip).transpose(1, 2, 0)
+            yield np.ascontiguousarray(clipped[:rows, :columns])
+
+    def decode(self, x_0: np.ndarray, encoded: Encoded) -> np.ndarray:
         """x_0 (h,w,C) as RGB (H,W,3): as it is, or chroma joined to the photo's L*."""
         task = self.loaded.task
-        if task.x_0 == "chroma" and pixels is not None:
-            chroma = edits.keep_hints(x_0 * task.scale, pixels)
-            return join_chroma(pixels, chroma, adjust=edits.adjust)
+        if task.x_0 == "chroma" and encoded.source is not None:
+            chroma = encoded.edits.keep_hints(x_0 * task.scale, encoded.source)
+            return join_chroma(encoded.source, chroma, adjust=encoded.edits.adjust)
         return np.asarray((x_0.clip(-1, 1) + 1) * 127.5 + 0.5, np.uint8)
 
     def prepare(
@@ -218,70 +264,17 @@ class Pipeline:
         width, height = fit_size((ink.shape[1], ink.shape[0]), size=side, cell=self.cell)
         return shrink_ink(ink, width, height)[..., None] / np.float32(127.5) - 1
 
-    def prepare_wishes(
-        self,
-        pixels: np.ndarray | None,
-        condition: np.ndarray,
-        *,
-        hints: Hints = (),
-        saturation: float = 1.0,
-        temperature: float = 0.0,
-    ) -> ColorEdits:
-        """Hints, saturation and temperature for a photo (H,W,3), hints at the condition's size."""
-        if pixels is None or self.loaded.task.x_0 != "chroma":
-            wanted = names_of(hints=hints, saturation=saturation, temperature=temperature)
-            if wanted:
+    def _prepare_edits(
+        self, source: np.ndarray | None, condition: np.ndarray, edits: ColorEdits
+    ) -> PreparedEdits:
+        """The edits of a photo (H,W,3), hints at the condition's size."""
+        if source is None or self.loaded.task.x_0 != "chroma":
+            if changed := edits.changed():
                 name = self.loaded.path.name
-                raise ConfigError(f"The model {name} is no colorizer: it takes no {wanted[0]}.")
-            return NO_EDITS
-        return build_edits(
-            photo=(pixels.shape[1], pixels.shape[0]),
-            size=(condition.shape[0], condition.shape[1]),
-            hints=hints,
-            saturation=saturation,
-            temperature=temperature,
-        )
-
-    def denoise(
-        self,
-        condition: np.ndarray,
-        *,
-        steps: int | None = None,
-        scheduler: str = SCHEDULER,
-        seed: int,
-        guidance_scale: float | None = None,
-        variety: float | None = None,
-        edits: ColorEdits = NO_EDITS,
-    ) -> Iterator[np.ndarray]:
-        """Yield x_T, then x_t after every step (h,w,C), for a condition (H,W,N), h = H/cell.
-
-        Images are sampled one at a time: a CPU gains nothing from a batch, and convolutions round
-        differently in batches of different sizes, so that bytes would depend on the batch.
-        """
-        task, engine = self.loaded.task, self.engine
-        steps = DEFAULT_STEPS[task.x_0] if steps is None else steps
-        if steps < 1:
-            raise ConfigError(f"steps are at least 1, not {steps}.")
-        rows, columns = (side // self.cell for side in condition.shape[:2])
-        padded = pad_to_stride(condition, self.loaded.stride)
-        given = np.ascontiguousarray(padded.transpose(2, 0, 1)[None], np.float32)
-        size = (padded.shape[0] // self.cell, padded.shape[1] // self.cell)
-        hints = edits.encode_hints(condition, cell=self.cell, scale=task.scale, size=size)
-        noise = draw_noise(seed, (1, task.out_channels, *size))
-        noise = damp_broad_noise(noise, variety=self.find_variety(variety))
-        scale = self.find_guidance_scale(guidance_scale)
-        cond, null_cond = engine.encode(given, hints, size)
-
-        def predict(x_t: np.ndarray, t: float) -> np.ndarray:
-            output = engine.predict(x_t, t, cond)
-            if scale == 1:
-                return output
-            return guide(output, engine.predict(x_t, t, null_cond), scale)
-
-        sampler = self._find_sampler(scheduler, seed=seed)
-        for x_t in sampler(predict, noise, steps=steps, clip=task.clip):
-            clipped = x_t[0].clip(-task.clip, task.clip).transpose(1, 2, 0)
-            yield np.ascontiguousarray(clipped[:rows, :columns])
+                raise ConfigError(f"The model {name} is not a colorizer: it takes no {changed[0]}.")
+            return NOT_EDITED
+        photo = (source.shape[1], source.shape[0])
+        return edits.prepare(photo=photo, size=(condition.shape[0], condition.shape[1]))
 
     def _find_sampler(self, scheduler: str, *, seed: int) -> Callable[..., Iterator[np.ndarray]]:
         """The sampling function of a scheduler: in NumPy where there is one, else by diffusers."""

@@ -266,8 +266,8 @@ class Trainer:
                     task=self.task,
                     diffusion=self.config.diffusion,
                     condition_size=self.config.condition_size,
-                    guidance_scale=self.config.guidance_scale,
-                    variety=self.config.variety,
+                    sampling=self.config.sampling,
+                    second_stage=self.config.second_stage,
                     dtype=torch.float16 if half else torch.float32,
                 )
         if self.is_main:

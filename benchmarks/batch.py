@@ -138,15 +138,12 @@ def batch(photos: Path, out: Path, model: str, workers: int) -> dict[str, float]
     from condiff.batch.journal import open_journal
     from condiff.batch.local import run
     from condiff.batch.transform import ColorizeSettings, build_transform
-    from condiff.config import SamplingConfig
     from condiff.photos.reading import list_images, read_photo
-    from condiff.pipelines.pipeline import SCHEDULER, STEPS, Pipeline
+    from condiff.pipelines.pipeline import Pipeline
 
     pipeline = Pipeline.from_pretrained(model, device="cpu")
     how = {"device": "cpu", "engine": pipeline.engine.name, "provenance": False}
-    recipe = ColorizeSettings(
-        model=model, sampling=SamplingConfig(steps=STEPS, scheduler=SCHEDULER), **how
-    )
+    recipe = ColorizeSettings(model=model, sampling=pipeline.sampling, **how)
     transform = build_transform(pipeline, recipe)
     transform(read_photo(list_images(photos)[0]), 0, None)
     started, busy = time.perf_counter(), time.process_time()

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from condiff.config import SamplingConfig
 from condiff.evaluation.colorization import Lite0Extractor
 from condiff.evaluation.pairs import read_truths
 from condiff.evaluation.sketches import DrawingRow, evaluate_drawings, prepare_truth
@@ -54,7 +55,8 @@ def main() -> None:
     baselines: list[DrawingRow] = []
     for scale in arguments.scales:
         for steps in arguments.steps:
-            how = {"steps": steps, "samples": SAMPLES, "guidance_scale": scale}
+            config = SamplingConfig(steps=steps, guidance_scale=scale)
+            how = {"config": config, "samples": SAMPLES}
             painted = [
                 [np.asarray(picture) for picture in cascade(drawing, seed=index * SAMPLES, **how)]
                 for index, (_, drawing) in enumerate(given)

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -304,6 +303,8 @@ def read_config(path: Path | None, overrides: Sequence[str] = ()) -> TrainConfig
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping that a YAML file holds."""
+    import yaml
+
     try:
         values = yaml.safe_load(path.read_text("utf-8")) or {}
     except OSError as error:
@@ -340,6 +341,8 @@ def parse_config(values: dict[str, Any], *, origin: str) -> TrainConfig:
 
 def to_yaml(config: TrainConfig) -> str:
     """The whole configuration as YAML that `read_config` reads back equal."""
+    import yaml
+
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
@@ -363,4 +366,6 @@ def _set(values: dict[str, Any], override: str) -> None:
         values = values.setdefault(section, {})
         if not isinstance(values, dict):
             raise ConfigError(f"--set {key}: {section} is a value, not a section.")
+    import yaml
+
     values[name] = yaml.safe_load(text)

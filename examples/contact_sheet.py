@@ -46,14 +46,15 @@ def main() -> None:
     args = parser.parse_args()
     pipeline = Pipeline.from_pretrained(args.model)
     task, side = pipeline.loaded.task, pipeline.loaded.condition_size
-    how = {"steps": args.steps, "scheduler": args.scheduler, "guidance_scale": args.guidance_scale}
+    fields = {name: getattr(args, name) for name in ("steps", "scheduler", "guidance_scale")}
+    config = pipeline.sampling.override(fields)
     if task.x_0 == "rgb":
         make = Cascade.behind(pipeline, size=args.size, upscale=args.upscale)
         side = make.size
     else:
-        make = pipeline
+        make = pipeline.run
     if not task.condition_channels:
-        made = [make(**how, seed=args.seed + n)[0] for n in range(3 * args.count)]
+        made = [list(make(config=config, seed=args.seed + n))[0] for n in range(3 * args.count)]
         rows = [made[n : n + args.count] for n in range(0, len(made), args.count)]
     else:
         truths = [Image.fromarray(pixels) for pixels in read_truths(args.photos, args.count)]
@@ -67,7 +68,7 @@ def main() -> None:
             shown = [Image.fromarray(255 - drawing.ink) for drawing in given]
         samples = args.samples or (1 if args.across else 2)
         made = [
-            make(image, **how, seed=args.seed + n * samples, samples=samples)
+            list(make(image, config=config, seed=args.seed + n * samples, samples=samples))
             for n, image in enumerate(given)
         ]
         rows = [shown, *map(list, zip(*made, strict=True))]

@@ -52,7 +52,7 @@ def test_at_its_own_size_and_below_the_model_draws_alone(sketch, tmp_path):
     folder = save_tiny(tmp_path, "sketch", fold=2)  # sees 64, draws 32
     pipeline = Pipeline.from_pretrained(folder)
     for size, seen in ((32, None), (20, 40)):
-        (picture,) = Cascade.from_pretrained(folder, size=size)(sketch, seed=1, **QUICK)
+        (picture,) = Cascade.from_pretrained(folder, size=size)(sketch, seed=1, config=CONFIG)
         assert picture.tobytes() == pipeline(sketch, seed=1, size=seen, **QUICK)[0].tobytes()
 
 
@@ -84,7 +84,7 @@ def test_engine_and_threads_are_the_second_stages_too(sketch_folder, upscale_fol
 
 def test_without_condition_pictures_are_resampled(none_folder):
     cascade = Cascade.from_pretrained(none_folder, size=48)
-    (picture,) = cascade(seed=2, steps=1)
+    (picture,) = cascade(seed=2, config=SamplingConfig(steps=1))
     (small,) = Pipeline.from_pretrained(none_folder)(seed=2, steps=1)
     assert "there are no lines" in cascade.remark
     assert picture.tobytes() == small.resize((48, 48), Image.Resampling.LANCZOS).tobytes()

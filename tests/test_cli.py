@@ -63,7 +63,7 @@ def test_a_second_time_names_force_and_changes_nothing(run, grey):
 
 
 def test_pipes(tiny_folder, grey):
-    command = [sys.executable, "-m", "condiff", "colorize", "-", "-", "-m", str(tiny_folder)]
+    command = [sys.executable, "-m", "condiff", "colorize", "-", "-o", "-", "-m", str(tiny_folder)]
     done = subprocess.run(
         [*command, *QUICK], input=grey.read_bytes(), capture_output=True, timeout=300
     )
@@ -212,7 +212,7 @@ def test_info_of_machine_and_model(run, tiny_folder):
 def test_help_imports_nothing_heavy():
     program = (
         "import sys, condiff.cli; condiff.cli.main(['--help']);"
-        "heavy = {'torch', 'diffusers', 'numpy', 'cv2', 'PIL', 'rich', 'pydantic', 'yaml'};"
+        "heavy = {'torch', 'diffusers', 'numpy', 'cv2', 'PIL', 'rich', 'yaml'};"
         "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
@@ -265,7 +265,12 @@ def test_eval_of_folders_and_of_a_model(run, tmp_path, tiny_folder):
     assert run("eval", tmp_path / "none", tmp_path / "truth")[0] == 1
 
 
-@pytest.mark.parametrize("words", (["colorize"], ["render"], ["condition", "--kind", "gray"]))
+def test_a_folder_points_to_batch(run, tmp_path):
+    code, out, err = run("colorize", tmp_path)
+    assert code == 2 and not out and f"condiff batch {tmp_path}" in err
+
+
+@pytest.mark.parametrize("words", (["render"], ["condition", "--kind", "gray"]))
 def test_the_present_folder_is_refused_as_any_folder_is(words, run):
     code, out, err = run(*words, ".")
     assert code == 1 and not out and "it is a folder" in err
@@ -278,10 +283,53 @@ def test_verbose_prints_the_traceback_alone_or_with_other_flags(flags, run):
     assert "Traceback" not in run("colorize", "missing.jpg", "-qf")[2]
 
 
-def test_the_command_and_the_pipeline_have_the_same_defaults():
-    """The command line states them again, to show its help without importing torch."""
-    from condiff.pipelines import pipeline
+def test_several_photos_are_coloured_each_beside_itself(run, tmp_path):
+    names = ["a.jpg", "b.png", "c.jpg"]
+    for number, name in enumerate(names):
+        make_photo(40, 30, seed=number).convert("L").save(tmp_path / name)
+    before = {name: (tmp_path / name).read_bytes() for name in names}
+    code, out, _ = run("colorize", *(tmp_path / name for name in names), "--force")
+    targets = [tmp_path / name for name in ("a.color.jpg", "b.color.png", "c.color.jpg")]
+    assert code == 0 and out.split() == [str(target) for target in targets]
+    assert all(target.is_file() for target in targets)
+    assert {name: (tmp_path / name).read_bytes() for name in names} == before
 
-    module = sys.modules["condiff.cli.colorize"]
-    assert module.DEFAULT_STEPS == pipeline.STEPS
-    assert module.DEFAULT_SCHEDULER == pipeline.SCHEDULER
+
+def test_one_photo_that_fails_does_not_stop_the_others(run, tmp_path):
+    make_photo(40, 30).save(tmp_path / "good.png")
+    (tmp_path / "bad.jpg").write_bytes(b"no photo")
+    code, out, err = run("colorize", tmp_path / "bad.jpg", tmp_path / "good.png")
+    assert code == 1 and out.split() == [str(tmp_path / "good.color.png")]
+    assert "bad.jpg" in err and "1 of 2 photos failed" in err
+
+
+def test_two_photos_never_share_a_result(run, tmp_path):
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        make_photo(40, 30).save(tmp_path / folder / "a.png")
+    photos = [tmp_path / "x" / "a.png", tmp_path / "y" / "a.png"]
+    code, out, err = run("colorize", *photos, "-o", tmp_path)
+    assert code == 2 and not out and "written twice" in err
+    assert not (tmp_path / "a.color.png").exists()
+
+
+def test_a_result_keeps_the_date_of_its_photo(run, tmp_path):
+    photo = tmp_path / "a.png"
+    make_photo(40, 30).save(photo)
+    os.utime(photo, (1_000_000_000, 1_000_000_000))
+    assert run("colorize", photo, "--suffix", "farbe")[0] == 0
+    assert (tmp_path / "a.farbe.png").stat().st_mtime == 1_000_000_000
+    assert run("colorize", photo, "--touch")[0] == 0
+    assert (tmp_path / "a.color.png").stat().st_mtime > 1_500_000_000
+
+
+@pytest.mark.parametrize("flags", (["--scheduler", "bogus"], ["--steps", "0"], ["--variety", "2"]))
+def test_a_wrong_setting_is_a_usage_error_before_anything_is_done(flags, tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    make_photo(40, 30).save(tmp_path / "in" / "a.png")
+    for command in (["colorize", "missing.jpg"], ["batch", "in", "out"], ["render", "missing.png"]):
+        words = [command[0], *(str(tmp_path / name) for name in command[1:])]
+        assert main([*words, *flags]) == 2
+        out, err = capsys.readouterr()
+        assert not out and flags[0] in err
+    assert not (tmp_path / "out").exists()

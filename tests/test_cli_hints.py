@@ -141,7 +141,7 @@ def test_a_result_without_colour_says_why(run, grey, tmp_path):
     bits = tmp_path / "bits.png"
     make_photo(50, 40).convert("1").save(bits)
     code, _, err = run(bits)
-    assert code == 0 and "no colour: the photo has no greys between" in err
+    assert code == 0 and "no colour: the photo is pure black and white" in err
     assert "no colour" not in run(grey, "--saturation", 0, "--force")[2]
 
 

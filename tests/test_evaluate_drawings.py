@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from condiff.cli import main
+from condiff.config import SamplingConfig
 from condiff.errors import ConditionError, DataError
 from condiff.evaluation.metrics import edge_f1
 from condiff.evaluation.sketches import (
@@ -91,7 +92,7 @@ def test_truths_and_pictures_have_one_size(tmp_path, fold, size, shape):
     cascade = Cascade.from_pretrained(folder, size=size, upscale="none", device="cpu")
     photo = np.asarray(make_photo(*shape[::-1]))
     truth, drawing = prepare_truth(cascade, photo, kind="canny")
-    (picture,) = cascade(drawing, steps=1, seed=0)
+    (picture,) = cascade(drawing, config=SamplingConfig(steps=1), seed=0)
     assert np.asarray(picture).shape == truth.shape
     wanted = size or 32 * fold
     if shape == (48, 64):

@@ -121,6 +121,8 @@ def colorize(
         job.check(results, hints)
     given = hints.read()
     if results.dry_run:
+        for job in jobs:
+            job.read(reading, given, quiet=messages.quiet)
         print("\n".join(str(path or "-") for job in jobs for path in job.paths()))
         return
     from condiff.batch.transform import ColorizeSettings
@@ -144,7 +146,7 @@ def colorize(
     failed = 0
     for job in jobs:
         try:
-            photo = job.read(settings, quiet=messages.quiet)
+            photo = job.read(reading, given, quiet=messages.quiet)
             pipeline = pipeline or _load(model, machine)
             _colorize(job, photo, pipeline, settings, seed, results, hints, messages)
         except CondiffError as error:
@@ -206,18 +208,18 @@ class _Job:
             if path is not None:
                 check_target(path, results.force)
 
-    def read(self, settings: "ColorizeSettings", *, quiet: bool) -> "Photo":
+    def read(self, reading: options.Reading, hints: "Hints", *, quiet: bool) -> "Photo":
         """The photo; stderr says what is odd about it, and which hints sRGB cannot show."""
         from condiff.photos.provenance import is_own_result
         from condiff.photos.reading import read_photo
 
         source = options.open_input(self.source)
-        photo = read_photo(source, max_pixels=settings.max_pixels, page=settings.page)
+        photo = read_photo(source, max_pixels=reading.max_pixels, page=reading.page)
         for warning in photo.info.get("warnings", ()):
             options.report(f"{self.source}: {warning}", quiet=quiet)
         if is_own_result(photo.metadata):
             options.report(f"{self.source}: its colours were made by condiff", quiet=quiet)
-        report_shortfall(photo, settings.edits.hints, quiet=quiet)
+        report_shortfall(photo, hints, quiet=quiet)
         return photo
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from ablation_spaces import SPACES
 
-from condiff.color.lab import join_chroma, rgb_to_lab
+from condiff.color.lab import join_chroma, lightness, rgb_to_lab
 from condiff.config import TrainConfig
 from condiff.diffusion.diffusers_schedulers import build_scheduler, denoise, initial_noise
 from condiff.evaluation.baselines import grey_passthrough
@@ -15,7 +15,7 @@ from condiff.evaluation.feature_extractors import BATCH
 from condiff.evaluation.metrics import ciede2000, colorfulness, frechet_distance, psnr
 from condiff.evaluation.pairs import read_truths
 from condiff.models.denoiser import Model
-from condiff.pipelines.pipeline import small_lightness
+from condiff.resize import shrink_to
 
 STEPS = 10
 
@@ -64,7 +64,7 @@ class Judge:
         model.eval()
         for start in range(0, len(self.truths), BATCH):
             photos = self.truths[start : start + BATCH]
-            L = np.stack([small_lightness(photo, size=config.data.size) for photo in photos])
+            L = np.stack([lightness(shrink_to(photo, size=config.data.size)) for photo in photos])
             cond = model.encoder(torch.from_numpy(L / 50 - 1)[:, None], size=(side, side))
             noise = initial_noise(
                 [torch.Generator().manual_seed(start + i) for i in range(len(photos))],

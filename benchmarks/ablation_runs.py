@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from condiff.config import TrainConfig
-from condiff.data.crops import Batch, cut, sample_crop, scale_to
+from condiff.data.crops import Batch, cut, sample_crop
 from condiff.data.feature_cache import FeatureCache
+from condiff.resize import resize_square
 from condiff.training.ema import build_average
 from condiff.training.trainer import Trainer
 
@@ -83,7 +84,7 @@ def _cells(cache: FeatureCache) -> np.ndarray:
         pixels = views.photos[index].read("image")
         rng = np.random.default_rng((views.seed, 0, index))  # as CropDataset draws it
         frame = sample_crop(*pixels.shape[:2], rng, views.settings.config)
-        cells.append(scale_to(cut(pixels, frame), views.settings.sample_size))
+        cells.append(resize_square(cut(pixels, frame), views.settings.sample_size))
     return np.stack(cells)
 
 

@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
     ways = ["none", "ram"]
-    if not find_task(args.task).conditions:
+    if not find_task(args.task).picture:
         ways.append("device")
     if args.photos.suffix == ".parquet" or any(args.photos.glob("**/*.parquet")):
         ways.append("stream")

@@ -24,7 +24,6 @@ from condiff.errors import ConfigError
 PredictionType = Literal["epsilon", "v_prediction", "sample"]
 BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"]
 LossWeighting = Literal["none", "min_snr", "p2"]
-Task = Literal["colorize", "sketch", "edge", "none", "upscale"]
 SchedulerName = Literal["ddim", "dpmsolver++", "unipc", "euler", "heun", "ddpm"]
 Probability = Annotated[float, Field(ge=0, le=1)]
 
@@ -216,7 +215,7 @@ class OptimizerConfig(Section):
 class TrainConfig(Section):
     """All settings of a run; `condiff train` reads them from YAML, `--set a.b=c` overrides one."""
 
-    task: Task = "colorize"
+    task: str = "colorize"  # a row of condiff/tasks.py
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     train_batch_size: PositiveInt = 32
     gradient_accumulation_steps: PositiveInt = 1
@@ -254,38 +253,6 @@ class TrainConfig(Section):
             raise ValueError(
                 f"data.size {self.data.size} is less than model.fold {self.model.fold}, of which "
                 "the U-Net's pixels are wide: make the views larger, or fold them less"
-            )
-        return self
-
-    @property
-    def condition_size(self) -> int:
-        """Side of the condition in training: data.size, but model.sample_size for upscale."""
-        return self.model.sample_size if self.task == "upscale" else self.data.size
-
-    @model_validator(mode="after")
-    def _check_upscale(self) -> Self:
-        if self.task == "upscale":
-            model = self.model
-            if (model.fold, model.patch_size, model.backbone_variant) != (1, 1, None):
-                raise ValueError(
-                    "the task upscale sees its condition pixel for pixel: set model.fold and "
-                    "model.patch_size to 1 and model.backbone_variant to null, as "
-                    "configs/upscale.yaml does"
-                )
-            if self.data.size < self.model.sample_size:
-                raise ValueError(
-                    f"the task upscale cuts windows of model.sample_size {self.model.sample_size} "
-                    f"out of views of data.size {self.data.size}: make the views no smaller"
-                )
-        return self
-
-    @model_validator(mode="after")
-    def _check_guidance(self) -> Self:
-        no_features = self.model.backbone_variant is None
-        if self.task == "colorize" and self.diffusion.cond_drop_prob and no_features:
-            raise ValueError(
-                "cond_drop_prob does not go with the task colorize without a backbone: what is "
-                "left out is what the backbone says of the photo; set it to 0"
             )
         return self
 

@@ -1,80 +1,116 @@
-"""The table of tasks: what the model generates (x_0), and from which condition."""
+"""The table of tasks: what the model samples (a Space), and from which condition (Inputs)."""
 
 from dataclasses import dataclass
-from typing import Literal
 
-from condiff.config import Task as TaskName
+from condiff.config import TrainConfig
 from condiff.errors import ConfigError
+from condiff.inputs import Aligned, Hints, Input, Lightness, Lines, PictureInput, SmallPicture
+from condiff.spaces import SPACES, Space
 
 
 @dataclass(frozen=True)
 class Task:
-    """One row of the table. x_0 has `out_channels` and stays within ±clip; 1 is `scale` units.
+    """One row of the table."""
 
-    `colorize`: x_0 is a photo's Lab chroma (a,b), the condition its L*. `sketch` and `edge`: x_0 is
-    RGB, the condition its lines, drawn in training by one of `conditions` at random. `none`: RGB
-    without condition. `upscale`: x_0 is a window of RGB; the condition is the window shrunk and
-    enlarged again (3 channels), then its lines.
-    """
-
-    name: TaskName
-    x_0: Literal["chroma", "rgb"]
-    out_channels: int
-    condition_channels: int
-    hint_channels: int = 0
-    scale: float = 1.0
-    clip: float = 1.0
-    conditions: tuple[str, ...] = ()  # kinds of lines that training draws from photos
-    augments_lines: bool = False  # whether they are varied like hand drawings and scans
-    enlarges: bool = False  # whether it makes a small picture larger
+    name: str
+    space: Space
+    inputs: tuple[Input, ...] = ()
+    does: str = ""  # "It … ." in a model card
     attends: bool = True  # whether the U-Net has attention, which tiles do not allow
+    enlarges: bool = False  # whether x_0 is a window of a picture that is made larger
+
+    @property
+    def picture(self) -> PictureInput | None:
+        """The input that a user gives as a file; None for an unconditional model."""
+        return next((each for each in self.inputs if isinstance(each, PictureInput)), None)
+
+    @property
+    def condition_channels(self) -> int:
+        """Channels of the condition image."""
+        return sum(each.channels for each in self.inputs if each.enters == "picture")
+
+    @property
+    def hint_channels(self) -> int:
+        """Channels that enter at the size of x_t."""
+        return sum(each.channels for each in self.inputs if each.enters == "cells")
+
+    def condition_size(self, config: TrainConfig) -> int:
+        """Side of the condition in training."""
+        return config.model.sample_size if self.enlarges else config.data.size
+
+    def sample_size(self, config: TrainConfig) -> int:
+        """Side of x_0 as the data give it; a photo's chroma is kept as fine as the condition."""
+        if self.space.keeps_photo:
+            return config.data.size // config.model.fold * config.model.patch_size
+        return config.model.sample_size
+
+    def check(self, config: TrainConfig) -> None:
+        """Raise ConfigError for settings that do not go with the task."""
+        model, given = config.model, self.picture
+        if self.enlarges:
+            if (model.fold, model.patch_size, model.backbone_variant) != (1, 1, None):
+                raise ConfigError(
+                    f"the task {self.name} sees its condition pixel for pixel: set model.fold and "
+                    "model.patch_size to 1 and model.backbone_variant to null, as "
+                    "configs/upscale.yaml does."
+                )
+            if config.data.size < model.sample_size:
+                raise ConfigError(
+                    f"the task {self.name} cuts windows of model.sample_size {model.sample_size} "
+                    f"out of views of data.size {config.data.size}: make the views no smaller."
+                )
+        dropped = config.diffusion.cond_drop_prob
+        if given is not None and given.keeps_itself and dropped and model.backbone_variant is None:
+            raise ConfigError(
+                f"diffusion.cond_drop_prob does not go with the task {self.name} without a "
+                "backbone: it leaves out the backbone's features; set it to 0."
+            )
+        if config.data.conditions == "prepared" and not (given and given.draws_or_reads):
+            raise ConfigError(
+                "data.conditions: prepared is for tasks with a condition image; the task "
+                f"{self.name} takes none: leave it out."
+            )
+        if config.data.cache == "device" and given is not None and given.draws_or_reads:
+            raise ConfigError(
+                f"data.cache: device does not go with the task {self.name}: its condition is drawn "
+                "by the CPU; set data.cache to ram."
+            )
 
 
-TASKS: dict[str, Task] = {
-    # x_0 is (a,b)/50: sRGB reaches ±110, so ±2.2; most photos stay within ±1.
-    "colorize": Task(
+_ROWS = (
+    Task(
         "colorize",
-        x_0="chroma",
-        out_channels=2,
-        condition_channels=1,
-        hint_channels=3,
-        scale=50.0,
-        clip=2.2,
+        SPACES["chroma"],
+        (Lightness(), Hints()),
+        does="gives black-and-white photos colours: it samples the Lab chroma that goes with L*",
     ),
-    "sketch": Task(
-        "sketch",
-        x_0="rgb",
-        out_channels=3,
-        condition_channels=1,
-        conditions=("canny", "sketch", "pencil", "lineart"),
-        augments_lines=True,
-    ),
-    "edge": Task(
+    Task("sketch", SPACES["rgb"], (Lines(),), does="turns line drawings into pictures"),
+    Task(
         "edge",
-        x_0="rgb",
-        out_channels=3,
-        condition_channels=1,
-        conditions=("canny",),
+        SPACES["rgb"],
+        (Lines(draws=("canny",), augments=False),),
+        does="turns edge maps into pictures",
     ),
-    "none": Task(
-        "none",
-        x_0="rgb",
-        out_channels=3,
-        condition_channels=0,
+    Task(
+        "depth",
+        SPACES["rgb"],
+        (Aligned(channels=1, draws=("depth",), what="a depth map"),),
+        does="turns depth maps into pictures",
     ),
+    Task("restyle", SPACES["rgb"], (Aligned(),), does="turns pictures into pictures of its data"),
+    Task("none", SPACES["rgb"], does="makes pictures from noise alone"),
     # The second stage of a cascade (Ho et al. 2021, arXiv:2106.15282): SR3 (Saharia et al. 2021,
     # arXiv:2104.07636) that sees the lines beside the small picture.
-    "upscale": Task(
+    Task(
         "upscale",
-        x_0="rgb",
-        out_channels=3,
-        condition_channels=4,
-        conditions=("canny", "sketch", "pencil", "lineart"),
-        augments_lines=True,
-        enlarges=True,
+        SPACES["rgb"],
+        (SmallPicture(), Lines()),
+        does="makes small pictures large, along the lines of their drawing",
         attends=False,
+        enlarges=True,
     ),
-}
+)
+TASKS: dict[str, Task] = {row.name: row for row in _ROWS}
 
 
 def find_task(name: str) -> Task:

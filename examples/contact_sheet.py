@@ -48,19 +48,19 @@ def main() -> None:
     task, side = pipeline.loaded.task, pipeline.loaded.condition_size
     fields = {name: getattr(args, name) for name in ("steps", "scheduler", "guidance_scale")}
     config = pipeline.sampling.override(fields)
-    if task.x_0 == "rgb":
+    if not task.space.keeps_photo:
         make = Cascade.behind(pipeline, size=args.size, upscale=args.upscale)
         side = make.size
     else:
         make = pipeline.run
-    if not task.condition_channels:
+    if task.picture is None:
         made = [list(make(config=config, seed=args.seed + n))[0] for n in range(3 * args.count)]
         rows = [made[n : n + args.count] for n in range(0, len(made), args.count)]
     else:
         truths = [Image.fromarray(pixels) for pixels in read_truths(args.photos, args.count)]
         if not args.across:
             truths = [ImageOps.fit(t, (side, side), Image.Resampling.BOX) for t in truths]
-        if task.x_0 == "chroma":
+        if task.space.keeps_photo:
             given = shown = [truth.convert("L") for truth in truths]
         else:
             kind, seen = args.kind or KINDS[task.name], make.lines_side

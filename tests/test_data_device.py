@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from condiff.color.lab import rgb_to_lab as rgb_to_lab_of_pixels
-from condiff.data.device_cache import CHANCES, _blur, rgb_to_lab
+from condiff.color.lab import rgb_to_lab, rgb_to_lab_batch
+from condiff.data.device_cache import CHANCES, _blur
 from condiff.errors import ConfigError, DataError
 
 from .conftest import make_photo
@@ -33,8 +33,8 @@ def on_device(source, tmp_path, **data):
 def test_lab_is_that_of_the_colour_module():
     levels = np.array([0, 1, 5, 10, 11, 12, 30, 77, 128, 200, 254, 255], np.uint8)
     rgb = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(-1, 12, 3)
-    truth = rgb_to_lab_of_pixels(rgb)
-    found = rgb_to_lab(torch.from_numpy(rgb).permute(2, 0, 1)[None] / 255)[0].permute(1, 2, 0)
+    truth = rgb_to_lab(rgb)
+    found = rgb_to_lab_batch(torch.from_numpy(rgb).permute(2, 0, 1)[None] / 255)[0].permute(1, 2, 0)
     assert np.abs(found.numpy() - truth).max() < 0.02
 
 
@@ -112,7 +112,7 @@ def test_each_epoch_shows_every_photo_in_another_view(squares, tmp_path):
 
 
 def test_what_the_device_cannot_do_is_said(squares, tmp_path, monkeypatch):
-    with pytest.raises(ConfigError, match="lines are drawn by the CPU; set data.cache to ram"):
+    with pytest.raises(ConfigError, match="condition is drawn by the CPU; set data.cache to ram"):
         on_device(squares, tmp_path, task="sketch")
     monkeypatch.setattr("condiff.data.device_cache.free_memory", lambda: 1000)
     with pytest.raises(DataError, match=r"GB are free on cpu: set data\.cache to ram"):

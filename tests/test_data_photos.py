@@ -16,6 +16,7 @@ from condiff.data.photos import find_photos
 from condiff.data.ram_cache import RamPhotos
 from condiff.data.shared_memory import PackedBytes, PackedImages, free_memory
 from condiff.errors import DataError
+from condiff.inputs import Lines
 from condiff.prep.dataset import plan, run
 from condiff.prep.prepare import PrepConfig
 from condiff.prep.sources import open_source
@@ -27,6 +28,9 @@ def write_shard(path, folder, *, as_struct=False, **columns):
     rows = [photo.read_bytes() for photo in sorted(folder.iterdir())]
     column = [{"bytes": row, "path": None} for row in rows] if as_struct else rows
     pq.write_table(pa.table({"image": column, **columns}), path)
+
+
+EDGES = Lines(draws=("canny",))
 
 
 def prepare(source, out, *kinds):
@@ -129,8 +133,8 @@ def test_a_hub_data_set_is_found_by_its_name(photo_folder, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     config = DataConfig(max_photos=5)
-    local = find_photos(out, DataConfig(), seed=0, kinds=("canny",))
-    hub = photos._hub_photos("owner/name", config, seed=0, kinds=("canny",))
+    local = find_photos(out, DataConfig(), seed=0, condition=EDGES)
+    hub = photos._hub_photos("owner/name", config, seed=0, condition=EDGES)
     assert len(hub) == 5
     drawn = sorted(np.random.default_rng(0).permutation(len(local))[:5])
     for photo, index in zip(hub, drawn, strict=True):
@@ -168,7 +172,9 @@ def test_a_broken_photo_is_named(tmp_path):
 def test_prepared_drawings_come_as_ink(photo_folder, tmp_path, kinds):
     """Pencil is stored dark on white, canny light on black: both come as ink 255 on paper 0."""
     prepare(photo_folder, tmp_path / "out", *kinds)
-    photos = find_photos(tmp_path / "out", DataConfig(), seed=0, kinds=("canny", "pencil"))
+    photos = find_photos(
+        tmp_path / "out", DataConfig(), seed=0, condition=Lines(draws=("canny", "pencil"))
+    )
     photo = photos[0]
     assert photo.kinds == (kinds if len(kinds) > 1 else ("",))
     ink = photo.read(photo.kinds[-1])
@@ -178,18 +184,18 @@ def test_prepared_drawings_come_as_ink(photo_folder, tmp_path, kinds):
 
 def test_prepared_drawings_that_cannot_be_used_are_told(photo_folder, tmp_path):
     with pytest.raises(DataError, match=r"no column conditioning_image .*data\.conditions"):
-        find_photos(photo_folder, DataConfig(), seed=0, kinds=("canny",))
+        find_photos(photo_folder, DataConfig(), seed=0, condition=EDGES)
     drawing = io.BytesIO()
     Image.fromarray(apply("gray", np.zeros((40, 48, 3), np.uint8))[..., 0]).save(drawing, "PNG")
     for kind, reason in (("softedge", "held out"), ("gray", "no drawing")):
         column = [{"bytes": drawing.getvalue(), "path": f"a.{kind}.png"}] * 12
         write_shard(tmp_path / "a.parquet", photo_folder, conditioning_image=column)
-        photo = find_photos(tmp_path, DataConfig(), seed=0, kinds=("canny",))[0]
+        photo = find_photos(tmp_path, DataConfig(), seed=0, condition=EDGES)[0]
         with pytest.raises(DataError, match=reason):
             photo.read(photo.kinds[0])
     write_shard(tmp_path / "a.parquet", photo_folder, conditioning_softedge=column)
     with pytest.raises(DataError, match="no column conditioning_image"):
-        find_photos(tmp_path, DataConfig(), seed=0, kinds=("canny",))
+        find_photos(tmp_path, DataConfig(), seed=0, condition=EDGES)
 
 
 def test_packed_files_and_images_come_back():

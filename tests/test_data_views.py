@@ -7,15 +7,19 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from skimage.color import rgb2lab
 
+from condiff.color.degradation import degrade
 from condiff.conditions.table import LINE_KINDS
 from condiff.config import DataConfig
-from condiff.data.crops import Crop, CropSettings, cut, degrade, make_crop, sample_crop
-from condiff.data.photos import Photo, fit_drawing
+from condiff.data.crops import Crop, CropSettings, cut, make_crop, sample_crop
+from condiff.data.photos import Photo
 from condiff.errors import DataError
+from condiff.inputs import Aligned, fit_stored
 from condiff.tasks import TASKS, find_task
 
 from .conftest import make_photo
 
+# Tasks whose conditions are drawn without weights or stored pictures.
+DRAWN = [name for name, row in TASKS.items() if not isinstance(row.picture, Aligned)]
 STILL = {"min_crop": 1.0, "flip": 0.0, "degrade": 0.0}
 
 
@@ -48,7 +52,7 @@ def test_flips_turn_both_together():
     assert np.allclose(x_0[..., ::-1], flipped_x_0, atol=1e-3)
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", DRAWN)
 @settings(max_examples=25, deadline=None)
 @given(
     height=st.integers(1, 90),
@@ -64,10 +68,10 @@ def test_every_photo_gives_a_view_in_range(task, height, width, seed, rotate, gr
         pixels[:] = pixels[..., :1]
     x_0, condition = view(photo_of(pixels), task, seed, size=32, sample_size=8, rotate=rotate)
     row = find_task(task)
-    assert (x_0.shape, x_0.dtype) == ((row.out_channels, 8, 8), np.float32)
+    assert (x_0.shape, x_0.dtype) == ((row.space.channels, 8, 8), np.float32)
     side = 8 if row.enlarges else 32
     assert (condition.shape, condition.dtype) == ((row.condition_channels, side, side), np.float32)
-    assert np.abs(x_0).max() <= row.clip
+    assert np.abs(x_0).max() <= row.space.clip
     assert np.abs(condition).max(initial=0) <= 1.0001  # L* of white, rounded
     if grey and task == "colorize":
         assert np.abs(x_0).max() < 0.01
@@ -161,16 +165,16 @@ def test_each_view_of_a_sketch_is_drawn_another_way():
 
 
 def test_tasks_name_the_kinds_that_are_trained_on():
-    assert find_task("sketch").conditions == LINE_KINDS
-    assert find_task("edge").conditions == ("canny",)
-    assert not find_task("none").conditions
+    assert find_task("sketch").picture.draws == LINE_KINDS
+    assert find_task("edge").picture.draws == ("canny",)
+    assert find_task("none").picture is None
 
 
 def test_stored_drawings_are_brought_to_the_photo_or_refused():
     pixels = np.zeros((30, 40, 3), np.uint8)
-    assert fit_drawing(np.zeros((15, 20, 1), np.uint8), pixels).shape == (30, 40, 1)
+    assert fit_stored(np.zeros((15, 20, 1), np.uint8), pixels).shape == (30, 40, 1)
     with pytest.raises(DataError, match="40x30 has a condition image of 20x20"):
-        fit_drawing(np.zeros((20, 20, 1), np.uint8), pixels)
+        fit_stored(np.zeros((20, 20, 1), np.uint8), pixels)
 
 
 def test_degraded_lightness_stays_a_lightness():

@@ -10,10 +10,12 @@ import condiff
 
 PACKAGE = Path(condiff.__file__).parent
 LEVELS = [
-    {"errors"},
+    {"errors", "resize"},
     {"config", "files"},
-    {"photos", "tasks"},
+    {"photos"},
     {"color", "conditions", "diffusion"},
+    {"inputs", "spaces"},
+    {"tasks"},
     {"data", "figures", "models", "prep"},
     {"backends", "training"},
     {"pipelines"},

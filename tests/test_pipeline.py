@@ -21,7 +21,7 @@ from condiff.diffusion.sampler import draw_noise
 from condiff.errors import ConfigError, ImageError
 from condiff.models.denoiser import build_model
 from condiff.models.info import ModelInfo, read_sizes
-from condiff.pipelines.pipeline import MAX_ASPECT, pad_to_stride, small_lightness
+from condiff.resize import MAX_ASPECT, pad_to_stride, shrink_to
 from condiff.tasks import find_task
 
 from .conftest import make_photo
@@ -123,7 +123,7 @@ def test_nothing_to_do_is_refused(pipeline, photo):
 )
 def test_the_aspect_is_kept_and_panoramas_bounded(size, expected):
     width, height = size
-    small = small_lightness(np.zeros((height, width, 3), np.uint8))
+    small = shrink_to(np.zeros((height, width, 3), np.uint8))[..., 0]
     assert small.shape == expected
     assert max(small.shape) <= MAX_ASPECT * 256
 

@@ -183,7 +183,9 @@ def test_prepared_drawings_are_cut_like_the_photo(tmp_path):
 )
 def test_settings_that_do_not_fit_are_told(changed, told):
     with pytest.raises(ConfigError, match=told):
-        parse_config({"task": "upscale", "max_train_steps": 1, **changed}, origin="here")
+        TASK.check(
+            parse_config({"task": "upscale", "max_train_steps": 1, **changed}, origin="here")
+        )
 
 
 def test_photos_on_the_device_are_refused(photo_folder):
@@ -194,7 +196,7 @@ def test_photos_on_the_device_are_refused(photo_folder):
 @pytest.mark.parametrize("name", ["upscale", "upscale-cpu"])
 def test_the_configurations_are_of_the_task(name):
     config = read_config(CONFIGS / f"{name}.yaml")
-    assert (config.task, config.condition_size) == ("upscale", 64)
+    assert (config.task, TASK.condition_size(config)) == ("upscale", 64)
 
 
 @pytest.fixture(scope="module")

@@ -117,7 +117,7 @@ def compare_engines(folder: Path, engines: list[str] | None = None) -> list[Diff
             hints = None
             if index.hint_channels:
                 hints = rng.uniform(-1, 1, (1, index.hint_channels, *size)).astype(np.float32)
-            x_t = rng.standard_normal((1, index.task.out_channels, *size)).astype(np.float32)
+            x_t = rng.standard_normal((1, index.task.space.channels, *size)).astype(np.float32)
             cond, null_cond = reference.encode(condition, hints, size)
             pairs = zip((cond, null_cond), engine.encode(condition, hints, size), strict=True)
             encoder = max(_gap(ours, its) for ours, its in pairs)
@@ -155,7 +155,7 @@ def _write_graph(loaded: LoadedModel, part: str, folder: Path) -> None:
         outputs = ["cond", "null_cond"]
     else:
         module = _Unet(loaded.model)
-        inputs = {"x_t": torch.zeros(1, task.out_channels, cells, cells), "t": torch.zeros(1)}
+        inputs = {"x_t": torch.zeros(1, task.space.channels, cells, cells), "t": torch.zeros(1)}
         if task.condition_channels:
             encoder = loaded.model.encoder
             grid = cells // encoder.patch_size

@@ -292,11 +292,12 @@ def report_grey(
 def report_shortfall(photo: "Photo", hints: "Hints", *, quiet: bool) -> None:
     """Say so if sRGB cannot show a hint's colour at the photo's lightness."""
     from condiff.color.hints import draw_strokes, find_shortfall
-    from condiff.pipelines.pipeline import small_lightness
+    from condiff.color.lab import lightness
+    from condiff.resize import shrink_to
 
     if isinstance(hints, list) and not hints:
         return
-    L = small_lightness(photo.pixels)
+    L = lightness(shrink_to(photo.pixels))
     strokes = draw_strokes(hints, photo=photo.size, size=L.shape)
     if strokes and (share := find_shortfall(strokes, L)) > 0.01:
         options.report(

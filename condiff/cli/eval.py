@@ -115,7 +115,7 @@ def evaluate(
         pipeline = Pipeline.from_pretrained(model, device=device, engine=engine)
         config = sampling.override(pipeline.sampling)
         repeats = _Repeats(config, seed, samples)
-        if pipeline.loaded.task.x_0 == "rgb":
+        if not pipeline.loaded.task.space.keeps_photo:
             _refuse({"--html": html, "--groups": groups}, "is for colours: this model draws.")
             if metric_weights is not None:
                 options.report("FID, KID and LPIPS are for colours: not measured.", quiet=quiet)

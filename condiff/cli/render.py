@@ -17,8 +17,8 @@ from condiff.cli.sampling import SamplingFlagsWithoutSize, expand_groups
 if TYPE_CHECKING:
     from PIL import Image
 
-    from condiff.conditions.drawing_cleanup import Drawing
-    from condiff.photos.photo import Photo
+    from condiff.inputs import Opened
+    from condiff.models.info import ModelInfo
 
 MAX_SIZE = 4096
 CELL, LARGEST_CELL = 128, 512  # longer side of a picture on the contact sheet
@@ -60,7 +60,8 @@ def render(
         str | None,
         typer.Argument(
             metavar="INPUT",
-            help="A drawing, or - for standard input; leave it out for a model that takes none.",
+            help="A drawing, or what else the model takes, such as a depth map; - for standard "
+            "input; leave it out for a model that takes none.",
             show_default=False,
         ),
     ] = None,
@@ -115,19 +116,17 @@ def render(
     sample.png if there is no drawing, unless -o says otherwise. Several samples are numbered, and
     get a contact sheet. Paths are printed on stdout.
     """
-    from condiff.photos.reading import read_photo
+    from condiff.models.info import read_model_info
     from condiff.pipelines.cascade import NONE, Cascade
 
     quiet, as_json = messages.quiet, messages.as_json
     targets = plan_targets(source, output, samples, gif)
     targets.check(force=force)
     started = time.perf_counter()
-    photo = None
+    info = read_model_info(model)
+    opened = None
     if source is not None:
-        photo = read_photo(
-            options.open_input(source), max_pixels=reading.max_pixels, page=reading.page
-        )
-    drawing = _clean(photo, source or "", as_is=as_is, quiet=quiet) if photo else None
+        opened = _open(source, info, reading, as_is=as_is, quiet=quiet)
     if dry_run:
         print("\n".join(targets.describe()))
         return
@@ -151,7 +150,7 @@ def render(
 
     pictures: list[Image.Image] = []
     for number, path in enumerate(targets.pictures, start=seed):
-        frames = list(cascade.frames(drawing, config=config, seed=number))
+        frames = list(cascade.frames(opened, config=config, seed=number))
         if number == seed and targets.animation is not None:
             _write_film(frames, targets.animation, force=force)
         pictures.append(frames[-1])
@@ -159,7 +158,7 @@ def render(
         record = {"source": source, "target": str(path or "-"), "seed": number}
         report_result(record, path, as_json=as_json)
     if targets.sheet is not None:
-        _write_sheet(pictures, drawing, targets.sheet, seed=seed, force=force)
+        _write_sheet(pictures, opened, targets.sheet, seed=seed, force=force)
         record = {"source": source, "sheet": str(targets.sheet)}
         report_result(record, targets.sheet, as_json=as_json)
     if targets.animation is not None:
@@ -194,18 +193,24 @@ def plan_targets(
     return Targets(pictures, sheet, animation)
 
 
-def _clean(photo: "Photo", source: str, *, as_is: bool, quiet: bool) -> "Drawing":
-    """The drawing in a photo; stderr says how it was cleaned. ImageError if it is none."""
-    from condiff.conditions.drawing_cleanup import clean_drawing
-    from condiff.errors import ImageError
+def _open(
+    source: str, info: "ModelInfo", reading: options.Reading, *, as_is: bool, quiet: bool
+) -> "Opened":
+    """The user's picture as the model takes it; stderr says how it was cleaned."""
+    from condiff.errors import ConfigError, ImageError
+    from condiff.photos.reading import read_photo
 
-    drawing = clean_drawing(photo.pixels, photo.alpha, as_is=as_is)
     name = "standard input" if source == "-" else source
-    if drawing.doubt:
-        raise ImageError(f"cannot take {name}: {drawing.doubt}")
-    if drawing.done:
-        options.report(f"{name}: {', '.join(drawing.done)}", quiet=quiet)
-    return drawing
+    if info.task.picture is None:
+        raise ConfigError(f"The model {info.path.name} is unconditional: it takes no picture.")
+    photo = read_photo(options.open_input(source), max_pixels=reading.max_pixels, page=reading.page)
+    try:
+        opened = info.task.picture.open(photo, as_is=as_is)
+    except ImageError as error:
+        raise ImageError(f"cannot take {name}: {error}") from None
+    if opened.done:
+        options.report(f"{name}: {', '.join(opened.done)}", quiet=quiet)
+    return opened
 
 
 def _write_film(frames: "list[Image.Image]", path: Path, *, force: bool) -> None:
@@ -255,12 +260,10 @@ def _write(
 
 
 def _write_sheet(
-    pictures: "list[Image.Image]", drawing: "Drawing | None", path: Path, *, seed: int, force: bool
+    pictures: "list[Image.Image]", opened: "Opened | None", path: Path, *, seed: int, force: bool
 ) -> None:
-    """A sheet, about square, of the cleaned drawing and the pictures."""
-    from PIL import Image
+    """A sheet, about square, of what the model was given and the pictures."""
 
-    from condiff.conditions.drawing_cleanup import shrink_ink
     from condiff.figures import make_contact_sheet
     from condiff.photos.writing import write_image
 
@@ -269,9 +272,9 @@ def _write_sheet(
     width, height = (max(1, round(side * scale)) for side in pictures[0].size)
     cells = [*pictures]
     names = [f"seed {seed + i}" for i in range(len(pictures))]
-    if drawing is not None:
-        cells.insert(0, Image.fromarray(255 - shrink_ink(drawing.ink, width, height)))
-        names.insert(0, "drawing")
+    if opened is not None:
+        cells.insert(0, opened.show(width, height))
+        names.insert(0, "input")
     across = min(5, len(cells)) if len(cells) <= 10 else math.ceil(math.sqrt(len(cells)))
     starts = range(0, len(cells), across)
     sheet = make_contact_sheet(

@@ -42,9 +42,10 @@ def train(
     task: Annotated[
         str | None,
         typer.Option(
-            help="What to learn: colorize, sketch (line drawings to pictures), edge (edge maps to "
-            "pictures), none (pictures from noise alone) or upscale (small pictures to large ones, "
-            "along their lines); default: as the settings say, or colorize.",
+            help="What to learn: colorize, sketch (line drawings to pictures), edge, depth (edge "
+            "or depth maps to pictures), restyle (any pairs of aligned pictures), none (pictures from "
+            "noise alone) or upscale (small pictures to large ones, along their lines); default: "
+            "as the settings say, or colorize.",
             metavar="NAME",
         ),
     ] = None,
@@ -119,6 +120,7 @@ def train(
     docs/training.md explains the settings.
     """
     from condiff.config import read_config
+    from condiff.tasks import find_task
 
     flags = {
         "task": task,
@@ -129,6 +131,7 @@ def train(
     }
     overrides = [f"{key}={value}" for key, value in flags.items() if value is not None]
     config = read_config(config_path, [*(settings or []), *overrides])
+    find_task(config.task).check(config)
     if push_to_hub:
         from condiff.models.hub import check_repo_id
 

@@ -91,6 +91,7 @@ class PreparedEdits:
 
 
 NO_EDITS = ColorEdits()
+UNEDITED = PreparedEdits()
 
 
 def build_adjustment(

@@ -5,11 +5,15 @@ Lab is float32 with L* in [0,100] and a*, b* about +-110, under D65, as in skima
 
 from collections.abc import Callable, Iterator
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 from condiff.photos.icc import decode_srgb, encode_srgb
 
@@ -60,6 +64,18 @@ def rgb_to_lab(pixels: Pixels) -> Plane:
 def lightness(pixels: Pixels) -> Plane:
     """(H,W,3) uint8 or uint16 sRGB -> (H,W) L* in [0,100]."""
     return cv2.extractChannel(rgb_to_lab(pixels), 0)
+
+
+def rgb_to_lab_batch(rgb: "Tensor") -> "Tensor":
+    """(B,3,H,W) sRGB in [0,1] -> Lab on its device, as rgb_to_lab to within 0.02."""
+    import torch
+
+    linear = torch.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    matrix = torch.as_tensor(XYZ_OF_RGB / WHITE[:, None], dtype=rgb.dtype, device=rgb.device)
+    xyz = torch.einsum("ij,bjhw->bihw", matrix, linear)
+    root = xyz.clamp(min=1e-6) ** (1 / 3)
+    x, y, z = torch.where(xyz > (6 / 29) ** 3, root, xyz * (841 / 108) + 4 / 29).unbind(1)
+    return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], dim=1)
 
 
 def lab_to_rgb(lab: Plane) -> Pixels:

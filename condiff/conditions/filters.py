@@ -3,6 +3,8 @@
 import cv2
 import numpy as np
 
+from condiff.resize import resize
+
 
 def to_gray(pixels: np.ndarray) -> np.ndarray:
     """Luma."""
@@ -76,12 +78,3 @@ def make_palette(pixels: np.ndarray, *, cells: float) -> np.ndarray:
     size = max(1, round(width * scale)), max(1, round(height * scale))
     small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
     return cv2.resize(small, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-
-
-def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Averaged where both sides shrink, else linear; the same array where nothing changes."""
-    if pixels.shape[:2] == (height, width):
-        return pixels
-    shrinks = height <= pixels.shape[0] and width <= pixels.shape[1]
-    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return cv2.resize(pixels, (width, height), interpolation=how)

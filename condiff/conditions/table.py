@@ -18,6 +18,7 @@ from condiff.conditions import filters as ex
 from condiff.conditions.annotators import GRID, annotate, weights_folder
 from condiff.errors import ConditionError
 from condiff.photos.reading import read_image
+from condiff.resize import resize
 
 LINE_KINDS = ("canny", "sketch", "pencil", "lineart")  # for training: fast, without weights
 # Never trained on, to test whether a model follows lines of any kind. It is the kind least like
@@ -66,7 +67,7 @@ def draw_soft_edges(pixels: np.ndarray, *, resolution: float) -> np.ndarray:
     from condiff.conditions.hed import soft_edges
 
     small = _shrink(pixels, resolution)
-    return ex.resize(soft_edges(small, weights_folder()), *pixels.shape[:2])
+    return resize(soft_edges(small, weights_folder()), *pixels.shape[:2])
 
 
 def draw_soft_scribble(
@@ -77,7 +78,7 @@ def draw_soft_scribble(
 
     soft = soft_edges(_shrink(pixels, resolution), weights_folder())
     scribble = ex.draw_scribble(soft, sigma=sigma, threshold=threshold)
-    return (ex.resize(scribble, *pixels.shape[:2]) > 127).astype(np.uint8) * 255
+    return (resize(scribble, *pixels.shape[:2]) > 127).astype(np.uint8) * 255
 
 
 def run_annotator(
@@ -87,8 +88,8 @@ def run_annotator(
     height, width = pixels.shape[:2]
     scale = min(resolution / min(height, width), LONGEST * resolution / max(height, width))
     rows, columns = (max(1, round(side * scale / GRID)) * GRID for side in (height, width))
-    drawn = annotate(annotator, ex.resize(pixels, rows, columns), weights_folder(), settings)
-    return ex.resize(drawn if channels == 3 else drawn[..., 0], height, width)
+    drawn = annotate(annotator, resize(pixels, rows, columns), weights_folder(), settings)
+    return resize(drawn if channels == 3 else drawn[..., 0], height, width)
 
 
 def read_aligned(pixels: np.ndarray, *, path: Path) -> np.ndarray:
@@ -102,13 +103,13 @@ def read_aligned(pixels: np.ndarray, *, path: Path) -> np.ndarray:
             f"{path} is {image.width}x{image.height}, the photo {width}x{height}: an aligned "
             "image has the photo's shape."
         )
-    return ex.resize(np.asarray(image), height, width)
+    return resize(np.asarray(image), height, width)
 
 
 def _shrink(pixels: np.ndarray, resolution: float) -> np.ndarray:
     height, width = pixels.shape[:2]
     scale = min(1, resolution / min(height, width), LONGEST * resolution / max(height, width))
-    return ex.resize(pixels, max(1, round(height * scale)), max(1, round(width * scale)))
+    return resize(pixels, max(1, round(height * scale)), max(1, round(width * scale)))
 
 
 def _annotated(

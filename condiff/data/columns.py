@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 
 from condiff.errors import DataError
+from condiff.inputs import PictureInput
 from condiff.photos.formats import IMAGE_COLUMNS
 
 PREPARED = "conditioning_image"  # a prepared data set's only condition; of several: conditioning_…
@@ -19,11 +20,13 @@ def is_held_out(name: str) -> bool:
 
 
 def columns_of(
-    there: Sequence[str], image_column: str | None, kinds: tuple[str, ...], *, where: str
+    there: Sequence[str], image_column: str | None, condition: PictureInput | None, *, where: str
 ) -> dict[str, str]:
-    """The columns to read, by what they hold: "image", and drawings by their kind.
+    """The columns to read, by what they contain: "image", and condition images by
+    their kind.
 
-    A kind of "" is told by the file names. Raises DataError where there are no such columns.
+    The kind of a column "" follows from the file names. Raises DataError where there are no such
+    columns.
     """
     wanted = (image_column,) if image_column else IMAGE_COLUMNS
     image = next((column for column in wanted if column in there), None)
@@ -32,9 +35,9 @@ def columns_of(
             f"{where} has no column {wanted[0]!r}, only {', '.join(there)}: name the one with the "
             "photos in data.image_column."
         )
-    if not kinds:
+    if condition is None:
         return {"image": image}
-    drawings = {kind: f"conditioning_{kind}" for kind in kinds}
+    drawings = {kind: f"conditioning_{kind}" for kind in condition.draws}
     drawings = {kind: column for kind, column in drawings.items() if column in there}
     if not drawings and PREPARED in there:
         drawings = {"": PREPARED}

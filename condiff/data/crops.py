@@ -12,12 +12,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from condiff.color.lab import rgb_to_lab
-from condiff.conditions.line_augmentation import augment_lines
-from condiff.conditions.table import draw_line_condition
 from condiff.config import DataConfig
-from condiff.data.photos import Photo, Photos, fit_drawing
+from condiff.data.photos import Photo, Photos
 from condiff.data.upscale_pairs import make_small, sample_window
+from condiff.inputs import Lines, View, fit_stored
+from condiff.resize import resize_square
 from condiff.tasks import Task
 
 Features = dict[int, Tensor]
@@ -27,7 +26,7 @@ PREFETCH = 2  # batches that each worker makes ahead
 class Batch(TypedDict):
     """One step's photos, or one photo without the first axis.
 
-    x_0 (B,C,s,s) float32: chroma (a,b)/task.scale, or RGB in [-1,1]. condition (B,N,S,S) float32 in
+    x_0 (B,C,s,s) float32: as the task's space has it. condition (B,N,S,S) float32 in
     [-1,1]: L*/50 - 1, or ink 1 on paper -1, for `upscale` after the small picture's RGB; N is 0 for
     a task that has none. features: the frozen backbone's maps by stride, where they are cached.
     """
@@ -86,17 +85,17 @@ def sample_crop(height: int, width: int, rng: np.random.Generator, config: DataC
     return Crop(x, y, side, angle, bool(rng.random() < config.flip))
 
 
-def cut(pixels: np.ndarray, frame: Crop) -> np.ndarray:
-    """Cut a frame out of (H,W,C) uint8: (side,side,C), at the photo's own resolution."""
-    side, half = frame.side, (frame.side - 1) / 2
-    reach = half * _spread(frame.angle)
-    left, top = max(0, math.floor(frame.x - reach)), max(0, math.floor(frame.y - reach))
-    if not frame.angle:
+def cut(pixels: np.ndarray, crop: Crop) -> np.ndarray:
+    """Cut a crop out of (H,W,C) uint8: (side,side,C), at the photo's own resolution."""
+    side, half = crop.side, (crop.side - 1) / 2
+    reach = half * _spread(crop.angle)
+    left, top = max(0, math.floor(crop.x - reach)), max(0, math.floor(crop.y - reach))
+    if not crop.angle:
         shown = pixels[top : top + side, left : left + side]
     else:
-        near = pixels[top : math.ceil(frame.y + reach) + 1, left : math.ceil(frame.x + reach) + 1]
-        cos, sin = math.cos(math.radians(frame.angle)), math.sin(math.radians(frame.angle))
-        x, y = frame.x - left, frame.y - top
+        near = pixels[top : math.ceil(crop.y + reach) + 1, left : math.ceil(crop.x + reach) + 1]
+        cos, sin = math.cos(math.radians(crop.angle)), math.sin(math.radians(crop.angle))
+        x, y = crop.x - left, crop.y - top
         place = [[cos, -sin, x - half * (cos - sin)], [sin, cos, y - half * (sin + cos)]]
         shown = cv2.warpAffine(
             np.ascontiguousarray(near),
@@ -105,95 +104,53 @@ def cut(pixels: np.ndarray, frame: Crop) -> np.ndarray:
             flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
             borderMode=cv2.BORDER_REPLICATE,
         ).reshape(side, side, -1)
-    return np.ascontiguousarray(shown[:, ::-1] if frame.flip else shown)
+    return np.ascontiguousarray(shown[:, ::-1] if crop.flip else shown)
 
 
 def make_crop(
     photo: Photo, rng: np.random.Generator, settings: CropSettings
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A random view of a photo: x_0 (C,s,s) and condition (N,S,S), both of the same frame."""
+    """A random view of a photo: x_0 (C,s,s) and condition (N,S,S), both of the same crop."""
     task, config, size = settings.task, settings.config, settings.size
     pixels = photo.read("image")
     height, width = pixels.shape[:2]
-    frame = sample_crop(height, width, rng, config)
-    crop = cut(pixels, frame)
-    if task.name == "colorize":
-        lightness = rgb_to_lab(scale_to(crop, size))[..., 0]
-        chroma = rgb_to_lab(scale_to(crop, settings.sample_size))[..., 1:]
-        if rng.random() < config.degrade:
-            lightness = degrade(lightness, rng)
-        return _planes(chroma / task.scale), _planes(lightness[..., None] / 50 - 1)
+    crop = sample_crop(height, width, rng, config)
+
+    def read(kind: str) -> np.ndarray:
+        return cut(fit_stored(photo.read(kind), pixels), crop)
+
+    view = View(cut(pixels, crop), photo.kinds, read)
     if task.enlarges:
-        return _make_window(photo, frame, crop, rng, settings)
-    x_0 = _planes(scale_to(crop, settings.sample_size) / np.float32(127.5) - 1)
-    if not task.conditions:
+        return _make_window(view, rng, settings)
+    x_0 = _planes(task.space.encode(view.pixels, settings.sample_size))
+    if task.picture is None:
         return x_0, np.empty((0, size, size), np.float32)
-    if photo.kinds:
-        drawing = scale_to(cut(_stored_drawing(photo, pixels, rng), frame), size)
-    else:
-        drawing = draw_line_condition(scale_to(crop, size), rng, kinds=task.conditions)
-    if task.augments_lines:
-        drawing = augment_lines(drawing, rng)
-    return x_0, _planes(drawing / np.float32(127.5) - 1)
+    condition = task.picture.from_photo(view, size, rng, degrade_prob=config.degrade)
+    return x_0, _planes(condition)
 
 
 def _make_window(
-    photo: Photo, frame: Crop, crop: np.ndarray, rng: np.random.Generator, settings: CropSettings
+    view: View, rng: np.random.Generator, settings: CropSettings
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A view for the task upscale: x_0 (3,s,s) is a window of the frame, condition (4,s,s).
+    """A view for the task upscale: x_0 (3,s,s) is a window of the crop, condition (4,s,s).
 
-    The condition is the window shrunk and enlarged again, then its lines. A frame with fewer pixels
+    The condition is the window shrunk and enlarged again, then its lines. A crop with fewer pixels
     than the view is not enlarged, so that x_0 is always sharp.
     """
-    task, side = settings.task, max(settings.sample_size, min(settings.size, len(crop)))
+    lines = settings.task.picture
+    assert isinstance(lines, Lines)
+    side = max(settings.sample_size, min(settings.size, len(view.pixels)))
     window = sample_window(side, settings.sample_size, rng)
-    seen = window.cut(scale_to(crop, side))
-    if photo.kinds:
-        stored = _stored_drawing(photo, photo.read("image"), rng)
-        drawing = window.cut(scale_to(cut(stored, frame), side))
-    else:
-        drawing = draw_line_condition(seen, rng, kinds=task.conditions)
-    if task.augments_lines:
-        drawing = augment_lines(drawing, rng)
+
+    def place(picture: np.ndarray, size: int) -> np.ndarray:
+        return window.cut(resize_square(picture, size))
+
+    seen = place(view.pixels, side)
+    drawing = lines.draw(view, place, side, rng)
     small = make_small(seen, rng, degrade=settings.config.degrade)
     condition = np.concatenate([small, drawing.astype(np.float32)], axis=2)
     x_0, condition = (window.inside(pixels) / np.float32(127.5) - 1 for pixels in (seen, condition))
     return _planes(x_0), _planes(condition)
-
-
-def _stored_drawing(photo: Photo, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """One of the drawings (H,W,1) that are stored with a photo, at random."""
-    kind = photo.kinds[int(rng.integers(len(photo.kinds)))]
-    return fit_drawing(photo.read(kind), pixels)
-
-
-def scale_to(pixels: np.ndarray, side: int) -> np.ndarray:
-    """Resize a square (n,n,C) uint8 to (side,side,C): by averages if it shrinks, else cubic."""
-    how = cv2.INTER_AREA if side < len(pixels) else cv2.INTER_CUBIC
-    return cv2.resize(pixels, (side, side), interpolation=how).reshape(side, side, -1)
-
-
-def degrade(lightness: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """L* (H,W) made like an old print's: contrast, blur, grain and JPEG blocks, each at random."""
-    if rng.random() < 0.5:
-        gamma, low, high = rng.uniform(0.7, 1.4), rng.uniform(0, 12), rng.uniform(88, 100)
-        lightness = low + (high - low) * (lightness / 100) ** gamma
-    if rng.random() < 0.4:
-        lightness = cv2.GaussianBlur(lightness, (0, 0), float(rng.uniform(0.4, 1.8)))
-    if rng.random() < 0.4:
-        grain = rng.standard_normal(lightness.shape, dtype=np.float32)
-        lightness = lightness + rng.uniform(0.5, 5) * cv2.GaussianBlur(grain, (0, 0), 0.6)
-    lightness = lightness.clip(0, 100).astype(np.float32)
-    if rng.random() < 0.3:
-        coded = cv2.imencode(
-            ".jpg",
-            (lightness * 2.55).round().astype(np.uint8),
-            [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(25, 90))],
-        )[1]
-        decoded = cv2.imdecode(coded, cv2.IMREAD_GRAYSCALE)
-        assert decoded is not None  # our own JPEG
-        lightness = decoded.astype(np.float32) / 2.55
-    return lightness
 
 
 class CropDataset(Dataset[Batch]):

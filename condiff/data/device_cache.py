@@ -13,13 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from condiff.color.lab import WHITE, XYZ_OF_RGB
-from condiff.data.crops import Batch, CropSettings, scale_to
+from condiff.color.lab import rgb_to_lab_batch
+from condiff.data.crops import Batch, CropSettings
 from condiff.data.photos import Photo
 from condiff.data.ram_cache import decode_all
 from condiff.data.shared_memory import free_memory
 from condiff.data.shuffling import Order, positions_of
 from condiff.errors import DataError
+from condiff.resize import resize_square
 
 BLUR_RADIUS = 7  # four sigmas, at most 1.8 pixels
 GRAIN_SHIFTS = 512  # in each direction: places of the sheet of grain that views start from
@@ -97,13 +98,13 @@ class DeviceDataset:
         small = F.interpolate(view, (sample_size, sample_size), mode="area")
         if not has_condition:
             condition = view.new_empty(len(view), 0, size, size)
-            return {"x_0": 2 * small - 1, "condition": condition, "features": None}
-        lightness = rgb_to_lab(view)[:, 0]
+            return {"x_0": task.space.encode_batch(small), "condition": condition, "features": None}
+        lightness = rgb_to_lab_batch(view)[:, 0]
         if config.degrade:
             chosen = (chances["degrade"] < config.degrade)[:, None, None]
             lightness = torch.where(chosen, self._degrade(lightness, chances), lightness)
         return {
-            "x_0": rgb_to_lab(small)[:, 1:] / task.scale,
+            "x_0": task.space.encode_batch(small),
             "condition": lightness[:, None] / 50 - 1,
             "features": None,
         }
@@ -143,16 +144,6 @@ class DeviceDataset:
         return torch.where(c["is_grain"] < 0.4, grainy, lightness).clamp(0, 100)
 
 
-def rgb_to_lab(rgb: Tensor) -> Tensor:
-    """(B,3,H,W) sRGB in [0,1] -> Lab, as color.rgb_to_lab to within 0.02."""
-    linear = torch.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-    matrix = torch.as_tensor(XYZ_OF_RGB / WHITE[:, None], dtype=rgb.dtype, device=rgb.device)
-    xyz = torch.einsum("ij,bjhw->bihw", matrix, linear)
-    root = xyz.clamp(min=1e-6) ** (1 / 3)
-    x, y, z = torch.where(xyz > (6 / 29) ** 3, root, xyz * (841 / 108) + 4 / 29).unbind(1)
-    return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], dim=1)
-
-
 def _blur(planes: Tensor, sigma: Tensor) -> Tensor:
     """(B,H,W) blurred by a Gaussian of its own sigma (B,) each; mirrored at the edge."""
     offsets = torch.arange(-BLUR_RADIUS, BLUR_RADIUS + 1, device=planes.device)
@@ -171,7 +162,7 @@ def _middle(image: np.ndarray, side: int) -> np.ndarray:
     short = min(height, width)
     top, left = (height - short) // 2, (width - short) // 2
     square = np.ascontiguousarray(image[top : top + short, left : left + short])
-    fitting = square if short == side else scale_to(square, side)
+    fitting = square if short == side else resize_square(square, side)
     return fitting.transpose(2, 0, 1).copy()
 
 

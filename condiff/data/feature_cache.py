@@ -27,10 +27,10 @@ class FeatureCache(Dataset[Batch]):
         size, sample_size, task = settings.size, settings.sample_size, settings.task
         shapes = {f"features_{s}": (c, size // s, size // s) for s, c in channels.items()}
         shapes["lightness"] = (task.condition_channels, size, size)
-        shapes["chroma"] = (task.out_channels, sample_size, sample_size)
+        shapes["chroma"] = (task.space.channels, sample_size, sample_size)
         self.folder, self.views, self.strides = folder, views, tuple(channels)
         self.seed, self.num_workers = views.seed, views.num_workers
-        self.num_photos, self.scale = len(views), task.scale
+        self.num_photos, self.scale = len(views), task.space.scale
         try:
             folder.mkdir(parents=True, exist_ok=True)
             _claim(folder / "views.sha256", f"{views.fingerprint()} {channels}\n")

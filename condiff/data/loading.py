@@ -18,7 +18,7 @@ from condiff.data.photos import find_photos
 from condiff.data.ram_cache import RamPhotos
 from condiff.data.shuffling import Order, batches_of
 from condiff.data.stream import StreamDataset
-from condiff.errors import CondiffError, ConfigError
+from condiff.errors import CondiffError
 from condiff.tasks import Task
 
 __all__ = ["Batch", "Dataset", "FeatureCache", "build_dataset", "collate", "load_batches"]
@@ -41,16 +41,13 @@ def build_dataset(
     data.cache_features the maps are kept in cache_dir. Raises ConfigError for settings that do not
     go together, DataError for photos that cannot be used.
     """
+    task.check(config)
     data = config.data
-    _check(config, task)
-    rgb = task.name != "colorize"
-    chroma_size = data.size // config.model.fold * config.model.patch_size
-    sample_size = config.model.sample_size if rgb else chroma_size
-    settings = CropSettings(task, data, size=data.size, sample_size=sample_size)
-    kinds = task.conditions if data.conditions == "prepared" else ()
+    settings = CropSettings(task, data, size=data.size, sample_size=task.sample_size(config))
+    condition = task.picture if data.conditions == "prepared" else None
     if data.streaming:
-        return StreamDataset(source, settings, seed=config.seed, kinds=kinds)
-    photos = find_photos(source, data, seed=config.seed, kinds=kinds)
+        return StreamDataset(source, settings, seed=config.seed, condition=condition)
+    photos = find_photos(source, data, seed=config.seed, condition=condition)
     if data.cache == "device":
         return DeviceDataset(photos, settings, seed=config.seed, name=photos.name, device=device)
     kept = RamPhotos(photos, short_side=settings.short_side) if data.cache == "ram" else photos
@@ -154,18 +151,3 @@ def _to_device(batch: Batch, device: torch.device) -> Batch:
         "condition": move(batch["condition"]),
         "features": None if features is None else {s: move(f) for s, f in features.items()},
     }
-
-
-def _check(config: TrainConfig, task: Task) -> None:
-    """Raise ConfigError for settings that do not go with the task."""
-    data = config.data
-    if data.conditions == "prepared" and not task.conditions:
-        raise ConfigError(
-            f"data.conditions: prepared is for drawings; the task {task.name} takes none: leave it "
-            "out."
-        )
-    if data.cache == "device" and task.conditions:
-        raise ConfigError(
-            f"data.cache: device does not go with the task {task.name}: its lines are drawn by the "
-            "CPU; set data.cache to ram."
-        )

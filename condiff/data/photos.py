@@ -7,18 +7,18 @@ from functools import partial
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from condiff.conditions.filters import resize
-from condiff.conditions.table import CONDITIONS, HELD_OUT, to_ink
+from condiff.conditions.table import CONDITIONS
 from condiff.config import DataConfig
 from condiff.data.columns import columns_of, is_held_out, no_drawings
 from condiff.data.hub import HubColumn, hub_name, load_hub, undecoded
 from condiff.data.parquet import File, read_rows, scan_parquet
 from condiff.data.shared_memory import PackedBytes
 from condiff.errors import ConfigError, DataError, ImageError
+from condiff.inputs import PictureInput
 from condiff.photos.reading import list_images, read_image
 
 Row = Mapping[str, File]  # "image", and drawings by kind; "" if the file name tells it
@@ -26,10 +26,11 @@ _Place = Path | tuple[Path, int]  # an image file, or a row of a parquet file
 
 
 class Photo(NamedTuple):
-    """A photo: read("image") is (H,W,3) uint8 RGB, read(kind) (H,W,1) uint8, ink 255 on 0."""
+    """A photo: read("image") is (H,W,3) uint8 RGB, read(kind) what the task's input makes of a
+    stored condition image, (H,W,N) uint8."""
 
     read: Callable[[str], np.ndarray]
-    kinds: tuple[str, ...]  # kinds of the drawings that are stored with it
+    kinds: tuple[str, ...]  # kinds of the condition images that are stored with it
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Photos(Sequence[Photo]):
     columns: Mapping[str, Sequence[bytes]]
     file_names: Mapping[str, Sequence[str]]
     fingerprint: str  # changes when the photos do
+    condition: PictureInput | None = None  # what stored condition images are for
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -48,12 +50,13 @@ class Photos(Sequence[Photo]):
     def __getitem__(self, index: int) -> Photo:  # type: ignore[override]
         entry = self.entries[index]
         if isinstance(entry, Path):
-            return open_row({"image": File(entry, str(entry))}, where=self.name)
+            row = {"image": File(entry, str(entry))}
+            return open_row(row, self.condition, where=self.name)
         row = {
             column: File(files[entry], self.file_names[column][entry])
             for column, files in self.columns.items()
         }
-        return open_row(row, where=f"row {entry} of {self.name}")
+        return open_row(row, self.condition, where=f"row {entry} of {self.name}")
 
     @property
     def memory(self) -> int:
@@ -61,16 +64,14 @@ class Photos(Sequence[Photo]):
         return sum(getattr(files, "num_bytes", 0) for files in self.columns.values())
 
 
-def open_row(row: Row, *, where: str) -> Photo:
+def open_row(row: Row, condition: PictureInput | None, *, where: str) -> Photo:
     """The photo of a row; its files are decoded when they are read."""
     kinds = tuple(column for column in row if column != "image")
-    return Photo(partial(_read, row, where), kinds)
+    return Photo(partial(_read, row, condition, where), kinds)
 
 
-def _read(row: Row, where: str, column: str) -> np.ndarray:
+def _read(row: Row, condition: PictureInput | None, where: str, column: str) -> np.ndarray:
     data, name = row[column]
-    if column != "image":
-        ink = _ink_of(column or _kind_in(name), where)
     try:
         image = read_image(BytesIO(data) if isinstance(data, bytes) else data)
     except ImageError as error:
@@ -79,18 +80,9 @@ def _read(row: Row, where: str, column: str) -> np.ndarray:
             "sort the photos: it lists what it leaves out."
         ) from error
     pixels = np.asarray(image.convert("RGB"))
-    return pixels if column == "image" else to_ink(pixels, ink=ink)
-
-
-def fit_drawing(drawing: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-    """A stored drawing (h,w,1) resized to its photo; DataError if its aspect is another."""
-    (h, w), (height, width) = drawing.shape[:2], pixels.shape[:2]
-    if abs(w * height - h * width) > max(h + w, height + width) / 2:
-        raise DataError(
-            f"A photo of {width}x{height} has a condition image of {w}x{h}: they are to show the "
-            "same, so make the data set anew with condiff prep."
-        )
-    return resize(drawing, height, width).reshape(height, width, 1)
+    if column == "image" or condition is None:
+        return pixels
+    return condition.decode_stored(pixels, column or _kind_in(name), where)
 
 
 def _kind_in(name: str) -> str:
@@ -99,32 +91,17 @@ def _kind_in(name: str) -> str:
     return parts[1] if len(parts) == 3 and parts[1] in CONDITIONS else ""
 
 
-def _ink_of(kind: str, where: str) -> Any:
-    """The tone of a drawing's ink, None for an unknown kind; DataError for what is no drawing."""
-    if kind in (HELD_OUT, "scribble"):
-        raise DataError(
-            f"{where} has a drawing of the kind {kind}, which is held out for testing: prepare "
-            "other kinds, or set data.conditions to online."
-        )
-    if kind and CONDITIONS[kind].ink is None:
-        raise DataError(
-            f"{where} has {kind} as its condition, which is no drawing: prepare the data for a "
-            "line task, or set data.conditions to online."
-        )
-    return CONDITIONS[kind].ink if kind else None
-
-
 def find_photos(
-    source: str | Path, config: DataConfig, *, seed: int, kinds: tuple[str, ...] = ()
+    source: str | Path, config: DataConfig, *, seed: int, condition: PictureInput | None = None
 ) -> Photos:
     """The training photos of a folder, a parquet file or a hub data set ("owner/name").
 
     `config.files` maps globs to how many photos to take of the files that match; which ones is
-    drawn by the seed. With `kinds`, drawings of these kinds are read from the prepared columns.
+    drawn by the seed. With `condition`, its images are read from the prepared columns.
     """
     root = Path(source)
     if not root.exists():
-        return _hub_photos(hub_name(source), config, seed=seed, kinds=kinds)
+        return _hub_photos(hub_name(source), config, seed=seed, condition=condition)
     rng = np.random.default_rng(seed)
     wanted: Mapping[str, int | None] = config.files or {"**/*": None}
     chosen: list[_Place] = []
@@ -140,7 +117,7 @@ def find_photos(
                 "not named val, validation or test."
             )
         chosen += _draw(found, count, rng)
-    return _read_places(root, _draw(chosen, config.max_photos, rng), config, kinds)
+    return _read_places(root, _draw(chosen, config.max_photos, rng), config, condition)
 
 
 def find_shards(root: Path, pattern: str = "**/*") -> list[Path]:
@@ -177,7 +154,7 @@ def _draw(places: list[_Place], count: int | None, rng: np.random.Generator) -> 
 
 
 def _read_places(
-    root: Path, places: list[_Place], config: DataConfig, kinds: tuple[str, ...]
+    root: Path, places: list[_Place], config: DataConfig, condition: PictureInput | None
 ) -> Photos:
     """The photos at these places; rows of parquet files are read into memory, still encoded."""
     rows: dict[Path, set[int]] = {}
@@ -189,14 +166,14 @@ def _read_places(
         status = path.stat()
         line = f"{path} {status.st_size} {status.st_mtime_ns} {number}\n"
         digest.update(line.encode("utf-8", "surrogateescape"))
-    if kinds and any(isinstance(place, Path) for place in places):
+    if condition is not None and any(isinstance(place, Path) for place in places):
         raise no_drawings(str(root))
     numbers: dict[_Place, int] = {}
     packed: dict[str, PackedBytes] = {}
     names: dict[str, list[str]] = {}
     if rows:
         first = scan_parquet(next(iter(rows))).columns
-        columns = columns_of(first, config.image_column, kinds, where=str(root))
+        columns = columns_of(first, config.image_column, condition, where=str(root))
         files: dict[str, deque[bytes]] = {key: deque() for key in columns}
         names = {key: [] for key in columns}
         for shard, wanted in rows.items():
@@ -215,6 +192,7 @@ def _read_places(
         columns=packed,
         file_names=names,
         fingerprint=digest.hexdigest(),
+        condition=condition,
     )
 
 
@@ -224,11 +202,13 @@ def _drain(queue: deque[bytes]) -> Iterator[bytes]:
         yield queue.popleft()
 
 
-def _hub_photos(name: str, config: DataConfig, *, seed: int, kinds: tuple[str, ...]) -> Photos:
+def _hub_photos(
+    name: str, config: DataConfig, *, seed: int, condition: PictureInput | None
+) -> Photos:
     if config.files:
         raise ConfigError("data.files chooses among files: a hub data set takes data.max_photos.")
     rows = load_hub(name, config, streaming=False)
-    columns = columns_of(rows.column_names, config.image_column, kinds, where=name)
+    columns = columns_of(rows.column_names, config.image_column, condition, where=name)
     rows = undecoded(rows, columns)
     entries = list(range(len(rows)))
     if "split" in rows.column_names:
@@ -244,4 +224,5 @@ def _hub_photos(name: str, config: DataConfig, *, seed: int, kinds: tuple[str, .
         columns={key: HubColumn(rows, column, names=False) for key, column in columns.items()},
         file_names={key: HubColumn(rows, column, names=True) for key, column in columns.items()},
         fingerprint=sha256(f"{rows._fingerprint} {entries}".encode()).hexdigest(),
+        condition=condition,
     )

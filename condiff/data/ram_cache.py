@@ -6,10 +6,11 @@ from functools import partial
 
 import numpy as np
 
-from condiff.conditions.filters import resize
-from condiff.data.photos import Photo, Photos, fit_drawing
+from condiff.data.photos import Photo, Photos
 from condiff.data.shared_memory import PackedImages, free_memory
 from condiff.errors import DataError
+from condiff.inputs import fit_stored
+from condiff.resize import resize
 
 PROBED = 32  # photos that are decoded to know what all will take
 CHUNK = 256  # photos that are decoded, in parallel, before they are packed
@@ -20,6 +21,7 @@ class RamPhotos(Sequence[Photo]):
 
     def __init__(self, photos: Photos, *, short_side: int):
         self.kinds = photos[0].kinds
+        self.channels = photos.condition.channels if photos.condition else 0
         _check_memory(photos, short_side)
         self.images = PackedImages(decode_all(photos, short_side))
 
@@ -27,7 +29,7 @@ class RamPhotos(Sequence[Photo]):
         return len(self.images)
 
     def __getitem__(self, index: int) -> Photo:  # type: ignore[override]
-        return Photo(partial(_plane, self.images[index], self.kinds), self.kinds)
+        return Photo(partial(_planes, self.images[index], self.kinds, self.channels), self.kinds)
 
     @property
     def memory(self) -> int:
@@ -35,14 +37,14 @@ class RamPhotos(Sequence[Photo]):
         return self.images.num_bytes
 
 
-def _plane(image: np.ndarray, kinds: tuple[str, ...], name: str) -> np.ndarray:
-    """RGB, or the plane after it of a kind of drawing."""
-    first, count = (0, 3) if name == "image" else (3 + kinds.index(name), 1)
+def _planes(image: np.ndarray, kinds: tuple[str, ...], channels: int, name: str) -> np.ndarray:
+    """RGB, or the planes after it of a kind of condition image."""
+    first, count = (0, 3) if name == "image" else (3 + channels * kinds.index(name), channels)
     return np.ascontiguousarray(image[..., first : first + count])
 
 
 def decode_all(photos: Sequence[Photo], short_side: int) -> Iterator[np.ndarray]:
-    """Each photo (H,W,3 + its drawings) uint8 in order, on all cores, a chunk at a time."""
+    """Each photo (H,W,3 + its condition images) uint8 in order, on all cores, a chunk at a time."""
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(photos), CHUNK):
             chunk: Iterable[int] = range(start, min(start + CHUNK, len(photos)))
@@ -51,8 +53,8 @@ def decode_all(photos: Sequence[Photo], short_side: int) -> Iterator[np.ndarray]
 
 def _decode(photo: Photo, short_side: int) -> np.ndarray:
     pixels = photo.read("image")
-    drawings = [fit_drawing(photo.read(kind), pixels) for kind in photo.kinds]
-    return shrink(np.concatenate([pixels, *drawings], axis=2) if drawings else pixels, short_side)
+    stored = [fit_stored(photo.read(kind), pixels) for kind in photo.kinds]
+    return shrink(np.concatenate([pixels, *stored], axis=2) if stored else pixels, short_side)
 
 
 def shrink(pixels: np.ndarray, short_side: int) -> np.ndarray:

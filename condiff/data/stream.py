@@ -21,6 +21,7 @@ from condiff.data.hub import hub_name, load_hub, undecoded
 from condiff.data.parquet import File, scan_parquet, to_file
 from condiff.data.photos import Row, find_shards, open_row
 from condiff.errors import DataError
+from condiff.inputs import PictureInput
 
 AHEAD = 4  # batches that are read ahead, still encoded
 
@@ -37,7 +38,8 @@ class StreamCrops(Dataset[Batch]):
     def __getitem__(self, key: Key) -> Batch:
         epoch, number, row = key
         rng = np.random.default_rng((self.seed, epoch, number))
-        photo = open_row(row, where=f"Photo {number} of epoch {epoch} of {self.name}")
+        where = f"Photo {number} of epoch {epoch} of {self.name}"
+        photo = open_row(row, self.settings.task.picture, where=where)
         return to_row(*make_crop(photo, rng, self.settings))
 
 
@@ -51,12 +53,17 @@ class StreamDataset:
     num_photos = None
 
     def __init__(
-        self, source: str | Path, settings: CropSettings, *, seed: int, kinds: tuple[str, ...] = ()
+        self,
+        source: str | Path,
+        settings: CropSettings,
+        *,
+        seed: int,
+        condition: PictureInput | None = None,
     ):
         config = settings.config
         rows, self.name, self.files = _open(source, settings)
         names = rows.column_names or list(next(iter(rows)))
-        self.columns = columns_of(names, config.image_column, kinds, where=self.name)
+        self.columns = columns_of(names, config.image_column, condition, where=self.name)
         rows = undecoded(rows, self.columns)
         self.rows = rows.select_columns(
             [*self.columns.values(), *(["split"] if "split" in names else [])]

@@ -18,7 +18,7 @@ from condiff.evaluation.feature_extractors import Extractor, in_batches
 from condiff.evaluation.metrics import Floats, Pixels, edge_f1, frechet_distance, lab_diversity
 from condiff.evaluation.report import figure_cells, markdown_table
 from condiff.pipelines.cascade import Cascade
-from condiff.pipelines.pipeline import shrink_to
+from condiff.resize import shrink_to
 
 TRUTH, OTHER, NOISE, BLURRED_MEAN = "truth", "another photo", "noise", "blurred mean"
 MEAN_SIDE = 64  # side of the mean picture, in pixels

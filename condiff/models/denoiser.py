@@ -68,7 +68,7 @@ def build_model(config: ModelConfig, task: Task) -> Model:
     if variant:
         encoder.backbone.load_state_dict(load_pretrained(variant).state_dict())
     levels = len(config.block_out_channels)
-    x_0_channels = task.out_channels * config.patch_size**2
+    x_0_channels = task.space.channels * config.patch_size**2
     unet = UNet2DModel(
         sample_size=config.sample_size // config.patch_size,
         in_channels=x_0_channels + encoder.out_channels,

@@ -34,7 +34,7 @@ def load_init(name: str, config: ModelConfig, task: Task) -> Model:
     if folder is not None and _task_of(folder) == task.name:
         return load_model(folder).model.train()
     unet = _load_unet(folder if folder is not None else name)
-    x_0_channels = task.out_channels * config.patch_size**2
+    x_0_channels = task.space.channels * config.patch_size**2
     for side in ("in_channels", "out_channels"):
         if unet.config[side] != x_0_channels:
             patches = f" in patches of {config.patch_size}²" if config.patch_size > 1 else ""

@@ -22,9 +22,10 @@ from condiff.data.upscale_pairs import FACTORS, bring_up
 from condiff.diffusion.sampler import SOLVERS, draw_noise, sample
 from condiff.diffusion.tiles import plan_tiles, predict_in_tiles
 from condiff.errors import ConfigError
+from condiff.inputs import Lines, Opened, UserPicture
 from condiff.models.info import ModelInfo, read_model_info
-from condiff.photos.photo import Picture
-from condiff.pipelines.pipeline import Pipeline, fit_size, pad_to_stride, read_drawing
+from condiff.pipelines.pipeline import Pipeline
+from condiff.resize import fit_size, pad_to_stride
 
 UPSCALER = "upscale"  # the embedded model's name
 STEPS = 2  # more add grain: docs/decisions.md
@@ -128,11 +129,11 @@ class Upscaler:
 
         *_, x_0 = sample(
             predict,
-            draw_noise(seed, (1, task.out_channels, *size)),
+            draw_noise(seed, (1, task.space.channels, *size)),
             scheduler=scheduler,
             config=self.loaded.diffusion,
             steps=steps,
-            clip=task.clip,
+            clip=task.space.clip,
         )
         pixels = (x_0[0, :, :height, :width].clip(-1, 1).transpose(1, 2, 0) + 1) * 127.5
         return np.ascontiguousarray(pixels.round().astype(np.uint8))
@@ -219,7 +220,7 @@ class Cascade:
             return cls(pipeline, size, remark=remark)
         if upscale == NONE:
             return cls(pipeline, size)
-        second, has_lines = loaded.second_stage, bool(loaded.task.condition_channels)
+        second, has_lines = loaded.second_stage, isinstance(loaded.task.picture, Lines)
         if upscale == AUTO and not (has_lines and second):
             why = f"{name} names no second stage" if has_lines else "there are no lines"
             return cls(pipeline, size, remark=f"{why}: resampled plainly")
@@ -265,7 +266,7 @@ class Cascade:
 
     def __call__(
         self,
-        image: Picture | Drawing | None = None,
+        image: UserPicture | Opened | None = None,
         *,
         config: SamplingConfig | None = None,
         seed: int | None = None,
@@ -275,17 +276,19 @@ class Cascade:
         if samples < 1:
             raise ConfigError(f"samples are at least 1, not {samples}.")
         seed = secrets.randbits(31) if seed is None else seed
-        drawing = image if image is None or isinstance(image, Drawing) else read_drawing(image)
+        given = self.pipeline.loaded.task.picture
+        if given is not None and image is not None and not isinstance(image, Opened):
+            image = given.open(image)
         pictures = []
         for number in range(seed, seed + samples):
-            *_, picture = self.frames(drawing, config=config, seed=number)
+            *_, picture = self.frames(image, config=config, seed=number)
             picture.info["seed"] = number
             pictures.append(picture)
         return pictures
 
     def frames(
         self,
-        drawing: Drawing | None = None,
+        image: UserPicture | Opened | None = None,
         *,
         config: SamplingConfig | None = None,
         seed: int,
@@ -293,11 +296,12 @@ class Cascade:
         """The pipeline's frames, pure noise first, then the enlarged picture if it is larger."""
         config = (config or self.sampling).model_copy(update={"size": self._pipeline_size})
         frame = None
-        for frame in self.pipeline.frames(drawing, config=config, seed=seed):
+        for frame in self.pipeline.frames(image, config=config, seed=seed):  # type: ignore[type-var]
             yield frame
         if frame is None or self.size <= self.native_side:
             return
-        if self.upscaler is None or drawing is None:
+        drawing = image.picture if isinstance(image, Opened) else image
+        if self.upscaler is None or not isinstance(drawing, Drawing):
             yield resample(frame, self.size)
         else:
             yield self.upscaler(frame, drawing, size=self.size, seed=seed)
@@ -311,7 +315,7 @@ def _refuse_other_tasks(loaded: ModelInfo) -> None:
             f"The model {name} enlarges pictures: give it with --upscale, and a model of drawings "
             "with -m."
         )
-    if loaded.task.x_0 != "rgb":
+    if loaded.task.space.keeps_photo:
         raise ConfigError(
             f"The model {name} colours photos: use `condiff colorize`, or give a model of drawings "
             "with -m."

@@ -8,25 +8,21 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Self
 
-import cv2
 import numpy as np
 from PIL import Image
 
 from condiff.backends.table import Engine, build_engine, choose_engine, find_device
-from condiff.color.edits import NO_EDITS, ColorEdits, PreparedEdits
-from condiff.color.lab import join_chroma
-from condiff.color.lab import lightness as lightness_of
-from condiff.conditions.drawing_cleanup import Drawing, clean_drawing, shrink_ink
+from condiff.color.edits import NO_EDITS, UNEDITED, ColorEdits, PreparedEdits
+from condiff.conditions.drawing_cleanup import Drawing
 from condiff.config import SamplingConfig
 from condiff.diffusion.sampler import SOLVERS, damp_broad_noise, draw_noise, guide, sample
-from condiff.errors import ConfigError, ImageError
+from condiff.errors import ConfigError
+from condiff.inputs import Opened
 from condiff.models.info import ModelInfo, read_model_info
-from condiff.photos.photo import Photo, Picture, as_memory_error, pixels_of, to_8_bits, with_pixels
+from condiff.photos.photo import Picture, as_memory_error, to_8_bits, with_pixels
+from condiff.resize import pad_to_stride
 
-MODEL_SIZE = 256  # short side of L* as the model sees it
-MAX_ASPECT = 3  # a longer panorama is shrunk until its long side is this many times MODEL_SIZE
 MIN_SIZE = 32  # the stride of the backbone
-NOT_EDITED = PreparedEdits()
 
 
 @dataclass(frozen=True)
@@ -85,7 +81,7 @@ class Pipeline:
     @as_memory_error()
     def __call__(
         self,
-        image: Picture | Drawing | None = None,
+        image: Picture | Drawing | Opened | None = None,
         *,
         seed: int | None = None,
         samples: int = 1,
@@ -121,7 +117,7 @@ class Pipeline:
 
     def run(
         self,
-        image: Picture | Drawing | None,
+        image: Picture | Drawing | Opened | None,
         *,
         config: SamplingConfig,
         seed: int | None = None,
@@ -137,16 +133,18 @@ class Pipeline:
             *_, x_0 = self.sample(encoded, config=config, seed=number)
             yield self._result(self.decode(x_0, encoded), image, seed=number)
 
-    def _result(self, pixels: np.ndarray, image: Picture | Drawing | None, *, seed: int) -> Picture:
-        if not (image is None or isinstance(image, Drawing)) and self.loaded.task.x_0 == "chroma":
-            return with_pixels(image, pixels, seed=seed)
+    def _result(
+        self, pixels: np.ndarray, image: Picture | Drawing | Opened | None, *, seed: int
+    ) -> Picture:
+        if self.loaded.task.space.keeps_photo:
+            return with_pixels(image, pixels, seed=seed)  # type: ignore[type-var,return-value]
         result = Image.fromarray(pixels)
         result.info["seed"] = seed
         return result  # type: ignore[return-value]  # image is None or of an RGB task
 
     def frames(
         self,
-        image: Picture | Drawing | None = None,
+        image: Picture | Drawing | Opened | None = None,
         *,
         config: SamplingConfig | None = None,
         seed: int,
@@ -160,7 +158,7 @@ class Pipeline:
 
     def encode(
         self,
-        image: Picture | Drawing | None = None,
+        image: Picture | Drawing | Opened | None = None,
         *,
         config: SamplingConfig | None = None,
         edits: ColorEdits = NO_EDITS,
@@ -180,14 +178,14 @@ class Pipeline:
         self,
         condition: np.ndarray,
         source: np.ndarray | None = None,
-        edits: PreparedEdits = NOT_EDITED,
+        edits: PreparedEdits = UNEDITED,
     ) -> Encoded:
         """The same for a condition (H,W,N) in [-1,1] that is prepared already."""
         rows, columns = (side // self.cell for side in condition.shape[:2])
         padded = pad_to_stride(condition, self.loaded.stride)
         given = np.ascontiguousarray(padded.transpose(2, 0, 1)[None], np.float32)
         size = (padded.shape[0] // self.cell, padded.shape[1] // self.cell)
-        scale = self.loaded.task.scale
+        scale = self.loaded.task.space.scale
         hints = edits.encode_hints(condition, cell=self.cell, scale=scale, size=size)
         cond, null_cond = self.engine.encode(given, hints, size)
         return Encoded(source, edits, cond, null_cond, size, (rows, columns))
@@ -201,10 +199,10 @@ class Pipeline:
         differently in batches of different sizes, so that bytes would depend on the batch.
         """
         config = config or self.sampling
-        task, engine = self.loaded.task, self.engine
-        noise = draw_noise(seed, (1, task.out_channels, *encoded.size))
+        task, space, engine = self.loaded.task, self.loaded.task.space, self.engine
+        noise = draw_noise(seed, (1, space.channels, *encoded.size))
         noise = damp_broad_noise(noise, variety=config.variety)
-        scale = config.guidance_scale if task.condition_channels else 1.0
+        scale = config.guidance_scale if task.picture else 1.0
 
         def predict(x_t: np.ndarray, t: float) -> np.ndarray:
             output = engine.predict(x_t, t, encoded.cond)
@@ -214,65 +212,47 @@ class Pipeline:
 
         sampler = self._find_sampler(config.scheduler, seed=seed)
         rows, columns = encoded.inside
-        for x_t in sampler(predict, noise, steps=config.steps, clip=task.clip):
-            clipped = x_t[0].clip(-task.clip, task.clip).transpose(1, 2, 0)
+        for x_t in sampler(predict, noise, steps=config.steps, clip=space.clip):
+            clipped = x_t[0].clip(-space.clip, space.clip).transpose(1, 2, 0)
             yield np.ascontiguousarray(clipped[:rows, :columns])
 
     def decode(self, x_0: np.ndarray, encoded: Encoded) -> np.ndarray:
         """x_0 (h,w,C) as RGB (H,W,3): as it is, or chroma joined to the photo's L*."""
-        task = self.loaded.task
-        if task.x_0 == "chroma" and encoded.source is not None:
-            chroma = encoded.edits.keep_hints(x_0 * task.scale, encoded.source)
-            return join_chroma(encoded.source, chroma, adjust=encoded.edits.adjust)
-        return np.asarray((x_0.clip(-1, 1) + 1) * 127.5 + 0.5, np.uint8)
+        return self.loaded.task.space.decode(x_0, encoded.source, encoded.edits)
 
     def prepare(
-        self, image: Picture | Drawing | None, *, size: int | None
+        self, image: Picture | Drawing | Opened | None, *, size: int | None
     ) -> tuple[np.ndarray | None, np.ndarray]:
-        """The photo's RGB (H,W,3), None for drawings, and the condition (h,w,N) in [-1,1].
+        """The photo's RGB (H,W,3), None where none is kept, and the condition (h,w,N) in [-1,1].
 
         The condition has the model's size. Raises ConfigError where the model takes another kind
-        of input, ImageError where a drawing is expected and the image looks like a photo.
+        of picture, ImageError for a photo where a drawing is expected.
         """
         name, task = self.loaded.path.name, self.loaded.task
         if task.enlarges:
-            raise ConfigError(
-                f"The model {name} enlarges pictures: condiff.pipelines.cascade runs it."
-            )
-        chroma = task.x_0 == "chroma"
+            raise ConfigError(f"The model {name} enlarges pictures: `Cascade` runs it.")
         side = self.loaded.condition_size if size is None else size
         least = min(MIN_SIZE, self.loaded.condition_size)
         if side < least:
             raise ConfigError(f"size is at least {least}, not {side}.")
-        if not task.condition_channels:
+        if task.picture is None:
             if image is not None:
                 raise ConfigError(f"The model {name} is unconditional: it takes no picture.")
             return None, np.zeros((side, side, 0), np.float32)
         if image is None:
-            raise ConfigError(f"The model {name} takes a {'photo' if chroma else 'drawing'}.")
-        if not chroma:
-            drawing = image if isinstance(image, Drawing) else read_drawing(image)
-            return None, self._lines(drawing.ink, side)
-        if isinstance(image, Drawing):
-            raise ConfigError(f"The model {name} takes a photo, not a drawing.")
-        pixels = pixels_of(image)
-        L = small_lightness(pixels, size=side, cell=self.cell)
-        return pixels, L[..., None] / 50 - 1
-
-    def _lines(self, ink: np.ndarray, side: int) -> np.ndarray:
-        """Ink (H,W) as the condition (h,w,1): ink 1, paper -1, as in training."""
-        width, height = fit_size((ink.shape[1], ink.shape[0]), size=side, cell=self.cell)
-        return shrink_ink(ink, width, height)[..., None] / np.float32(127.5) - 1
+            raise ConfigError(f"The model {name} takes {task.picture.what}.")
+        opened = image if isinstance(image, Opened) else task.picture.open(image)
+        return opened.photo, opened.to_condition(side, self.cell)
 
     def _prepare_edits(
         self, source: np.ndarray | None, condition: np.ndarray, edits: ColorEdits
     ) -> PreparedEdits:
         """The edits of a photo (H,W,3), hints at the condition's size."""
-        if source is None or self.loaded.task.x_0 != "chroma":
+        if source is None:
             if changed := edits.changed():
                 name = self.loaded.path.name
                 raise ConfigError(f"The model {name} is not a colorizer: it takes no {changed[0]}.")
-            return NOT_EDITED
+            return UNEDITED
         photo = (source.shape[1], source.shape[0])
         return edits.prepare(photo=photo, size=(condition.shape[0], condition.shape[1]))
 
@@ -290,48 +270,3 @@ class Pipeline:
         return partial(
             sample_with_diffusers, scheduler=scheduler, config=self.loaded.diffusion, seed=seed
         )
-
-
-def shrink_to(pixels: np.ndarray, *, size: int = MODEL_SIZE, cell: int = 4) -> np.ndarray:
-    """A picture (H,W,3) resized to the model's size, its aspect kept.
-
-    The short side becomes `size`; the long side at most MAX_ASPECT times that, the short side then
-    less. Both are the nearest multiples of `cell`, so that the cells of x_t cover them exactly.
-    """
-    height, width = pixels.shape[:2]
-    target = fit_size((width, height), size=size, cell=cell)
-    if target == (width, height):
-        return pixels
-    shrinks = size < min(height, width) or MAX_ASPECT * size < max(height, width)
-    small = cv2.resize(pixels, target, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
-    return np.asarray(small, pixels.dtype)
-
-
-def fit_size(sides: tuple[int, int], *, size: int, cell: int) -> tuple[int, int]:
-    """Width and height at the model's size, from a picture's own, by the rules of `shrink_to`."""
-    scale = min(size / min(sides), MAX_ASPECT * size / max(sides))
-    width, height = (max(cell, round(side * scale / cell) * cell) for side in sides)
-    return width, height
-
-
-def small_lightness(pixels: np.ndarray, *, size: int = MODEL_SIZE, cell: int = 4) -> np.ndarray:
-    """L* (h,w) in [0,100] of a photo (H,W,3) resized to the model's size."""
-    return lightness_of(shrink_to(pixels, size=size, cell=cell))
-
-
-def read_drawing(picture: Picture) -> Drawing:
-    """A picture as a drawing; ImageError if it looks like a photo."""
-    if isinstance(picture, Photo):
-        drawing = clean_drawing(picture.pixels, picture.alpha)
-    else:
-        photo = Photo.from_image(picture)
-        drawing = clean_drawing(photo.pixels, photo.alpha)
-    if drawing.doubt:
-        raise ImageError(f"cannot take this picture: {drawing.doubt}")
-    return drawing
-
-
-def pad_to_stride(condition: np.ndarray, stride: int) -> np.ndarray:
-    """(H,W,N) mirrored at its right and lower edge up to multiples of the stride."""
-    pad = [(0, -side % stride) for side in condition.shape[:2]]
-    return np.pad(condition, [*pad, (0, 0)], mode="symmetric")

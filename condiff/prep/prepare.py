@@ -29,6 +29,7 @@ TASK_KINDS: dict[str, tuple[str, ...]] = {
     "colorize": ("gray",),
     "sketch": ("sketch",),
     "edge": ("canny",),
+    "depth": ("depth",),
 }
 MIN_CHROMA = 4.0  # of photos for colorize; JPEGs of grey photos have less than 3
 

@@ -35,13 +35,14 @@ Upscaler.from_pretrained("FOLDER")(picture, drawing, size=512, seed=0)
 ```""",
 }
 
-WHAT = {
-    "colorize": "gives black-and-white photos colours: it samples the Lab chroma that goes with L*",
-    "sketch": "turns line drawings into pictures",
-    "edge": "turns edge maps into pictures",
-    "none": "makes pictures from noise alone",
-    "upscale": "makes small pictures large, along the lines of their drawing",
-}
+
+def _use(task: Task) -> str:
+    """How a model of the task is used, in Markdown."""
+    if task.enlarges:
+        return USES["upscale"]
+    if task.picture is None:
+        return USES["none"]
+    return USES[task.space.name]
 
 
 def make_card(
@@ -59,13 +60,13 @@ def make_card(
 ) -> str:
     """README.md of a model folder, with the front matter that the Hugging Face Hub reads."""
     diffusion, model = config.diffusion, config.model
-    use = USES[task.name] if task.name in USES else USES[task.x_0]
+    use = _use(task)
     began = f"the weights of {init}" if init else "random weights"
     rows = {
         "task": task.name,
-        "x_0": f"{task.out_channels} channels at {model.sample_size}² ({task.x_0})"
+        "x_0": f"{task.space.channels} channels at {model.sample_size}² ({task.space.name})"
         + (f", in patches of {model.patch_size}²" if model.patch_size > 1 else ""),
-        "condition": f"{task.condition_channels} channels at {config.condition_size}²"
+        "condition": f"{task.condition_channels} channels at {task.condition_size(config)}²"
         if task.condition_channels
         else "none",
         "backbone (frozen)": (model.backbone_variant if task.condition_channels else None)
@@ -90,7 +91,7 @@ tags: [condiff, diffusion, {task.name}]
 ---
 # {task.name}: a condiff model
 
-It {WHAT[task.name]}, by conditional diffusion.
+It {task.does}, by conditional diffusion.
 
 | | |
 | --- | --- |

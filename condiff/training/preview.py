@@ -1,12 +1,9 @@
 """Preview grids of a model in training: a few photos of its data, sampled from fixed noise."""
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from condiff.color.lab import lab_to_rgb
 from condiff.config import TrainConfig
 from condiff.data.crops import Batch
 from condiff.diffusion.diffusers_schedulers import build_scheduler, denoise, initial_noise
@@ -34,19 +31,19 @@ def sample_grid(
     model.eval()
     cond = model.encoder(condition, features=features, size=(size, size))
     generators = [torch.Generator().manual_seed(i) for i in range(len(x_0))]
-    noise = initial_noise(generators, (task.out_channels, size, size)).to(x_0.device)
+    noise = initial_noise(generators, (task.space.channels, size, size)).to(x_0.device)
     *_, sample = denoise(
         lambda x_t, t: model.predict(x_t, t, cond),
         build_scheduler("ddim", config.diffusion),
         noise,
         steps=min(steps, config.diffusion.num_train_timesteps),
-        clip=task.clip,
+        clip=task.space.clip,
     )
     model.train(was_training)
     rows = [to_pictures(image, condition, task) for image in (sample, x_0)]
-    if task.condition_channels:
-        lines = -condition[:, -1:].expand(-1, 3, -1, -1)  # at their own size, x_0's or larger
-        shown = torch.zeros_like(x_0) if task.x_0 == "chroma" else lines
+    if task.picture is not None:
+        keeps_photo = task.space.keeps_photo
+        shown = torch.zeros_like(x_0) if keeps_photo else task.picture.show(condition)
         rows.insert(0, to_pictures(shown, condition, task))
     if task.enlarges:
         rows.insert(1, to_pictures(condition[:, :3], condition, task))
@@ -55,12 +52,4 @@ def sample_grid(
 
 def to_pictures(x_0: Tensor, condition: Tensor, task: Task) -> list[Image.Image]:
     """x_0 (B,C,h,w) as RGB pictures; chroma is joined to the L* that is its condition."""
-    if task.x_0 == "rgb":
-        pixels = (x_0.clamp(-1, 1) + 1) * 127.5
-        return [
-            Image.fromarray(image.permute(1, 2, 0).round().byte().cpu().numpy()) for image in pixels
-        ]
-    side = condition.shape[-2:]
-    chroma = F.interpolate(x_0 * task.scale, side, mode="bilinear", align_corners=False)
-    labs = torch.cat([(condition + 1) * 50, chroma], dim=1).permute(0, 2, 3, 1)
-    return [Image.fromarray(lab_to_rgb(np.ascontiguousarray(lab))) for lab in labs.cpu().numpy()]
+    return [Image.fromarray(pixels) for pixels in task.space.decode_batch(x_0, condition)]

@@ -265,7 +265,7 @@ class Trainer:
                     model,
                     task=self.task,
                     diffusion=self.config.diffusion,
-                    condition_size=self.config.condition_size,
+                    condition_size=self.task.condition_size(self.config),
                     sampling=self.config.sampling,
                     second_stage=self.config.second_stage,
                     dtype=torch.float16 if half else torch.float32,

@@ -1,0 +1,266 @@
+"""What a condition consists of: made from photos in training, from a user's file in sampling."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from condiff.color.degradation import degrade
+from condiff.color.lab import lightness, rgb_to_lab
+from condiff.conditions.drawing_cleanup import Drawing, clean_drawing, shrink_ink
+from condiff.conditions.filters import to_gray
+from condiff.conditions.line_augmentation import augment_lines
+from condiff.conditions.table import CONDITIONS, HELD_OUT, apply, draw_line_condition, to_ink
+from condiff.errors import ConfigError, DataError, ImageError
+from condiff.photos.photo import Photo, pixels_of, to_8_bits
+from condiff.resize import fit_size, resize, resize_square, shrink_to
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Plane = NDArray[Any]  # float32
+Pixels = NDArray[Any]  # uint8 or uint16
+UserPicture = Image.Image | Photo | Drawing
+# Where an input enters the U-Net: beside x_t, by pixel-unshuffle of a picture that is larger than
+# x_t ("picture") or at the size of x_t ("cells").
+Enters = Literal["picture", "cells"]
+
+
+@dataclass(frozen=True)
+class View:
+    """What training sees of a photo: a square of it at the photo's own resolution.
+
+    `stored` are the kinds of the condition images that come with the photo; read(kind) is one of
+    them, cut like the square, (n,n,C) uint8.
+    """
+
+    pixels: Pixels  # (n,n,3) uint8 RGB
+    stored: tuple[str, ...]
+    read: Callable[[str], Pixels]
+
+
+class Input(ABC):
+    """One part of a condition, with `channels` channels."""
+
+    name: ClassVar[str]
+    channels: int
+    enters: ClassVar[Enters]
+
+
+class PictureInput(Input):
+    """An input that is a picture: made from the photo in training, given by the user later."""
+
+    enters = "picture"
+    what: ClassVar[str]  # what the user gives, with its article
+    draws: tuple[str, ...] = ()  # rows of the conditions table that training draws or reads
+    # Guidance leaves out the backbone's features of this input, not the input itself.
+    keeps_itself: ClassVar[bool] = False
+
+    @property
+    def draws_or_reads(self) -> bool:
+        """Whether training needs another picture than the photo: drawn from it, or stored."""
+        return not self.keeps_itself
+
+    @abstractmethod
+    def from_photo(
+        self, view: View, size: int, rng: np.random.Generator, *, degrade_prob: float = 0.0
+    ) -> Plane:
+        """The condition (size,size,N) in [-1,1] of a view."""
+
+    @abstractmethod
+    def open(self, picture: UserPicture, *, as_is: bool = False) -> "Opened":
+        """A user's picture as it is understood; ConfigError or ImageError for another kind."""
+
+    def show(self, condition: "Tensor") -> "Tensor":
+        """The condition (B,N,H,W) as RGB pictures (B,3,H,W) in [-1,1]."""
+        return condition[:, -1:].expand(-1, 3, -1, -1)
+
+    def decode_stored(self, pixels: Pixels, kind: str, where: str) -> Pixels:
+        """A stored condition image (H,W,3) uint8 RGB -> (H,W,N) uint8; `kind` may be ""."""
+        raise DataError(f"The input {self.name} is not read from columns of a data set.")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A user's picture as a model takes it."""
+
+    picture: Pixels | Drawing  # RGB or grey (H,W,C), or a drawing's ink
+    to_condition: Callable[[int, int], Plane]  # (size, cell) -> (h,w,N) in [-1,1]
+    photo: Pixels | None = None  # (H,W,3) that a result is joined to
+    done: tuple[str, ...] = ()  # what was cleaned, in words
+
+    def show(self, width: int, height: int) -> Image.Image:
+        """The picture at that size, for a contact sheet."""
+        if isinstance(self.picture, Drawing):
+            return Image.fromarray(255 - shrink_ink(self.picture.ink, width, height))
+        small = to_8_bits(resize(self.picture, height, width))
+        return Image.fromarray(small.squeeze())
+
+
+class Lightness(PictureInput):
+    """L* of a photo; in training often made worse, as old prints and scans are."""
+
+    name, channels, what, keeps_itself = "lightness", 1, "a photo", True
+
+    def from_photo(
+        self, view: View, size: int, rng: np.random.Generator, *, degrade_prob: float = 0.0
+    ) -> Plane:
+        L = rgb_to_lab(resize_square(view.pixels, size))[..., 0]
+        if rng.random() < degrade_prob:
+            L = degrade(L, rng)
+        return L[..., None] / 50 - 1
+
+    def open(self, picture: UserPicture, *, as_is: bool = False) -> Opened:
+        if isinstance(picture, Drawing):
+            raise ConfigError("This model takes a photo, not a drawing.")
+        pixels = pixels_of(picture)
+
+        def to_condition(size: int, cell: int) -> Plane:
+            return lightness(shrink_to(pixels, size=size, cell=cell))[..., None] / 50 - 1
+
+        return Opened(pixels, to_condition, photo=pixels)
+
+
+@dataclass(frozen=True)
+class Lines(PictureInput):
+    """Lines: ink 1 on paper -1, drawn from the photo by one of the kinds `draws` at random."""
+
+    draws: tuple[str, ...] = ("canny", "sketch", "pencil", "lineart")
+    augments: bool = True  # varied like hand drawings and scans
+    name: ClassVar[str] = "lines"
+    what: ClassVar[str] = "a drawing"
+    channels: ClassVar[int] = 1  # type: ignore[misc]
+
+    def from_photo(
+        self, view: View, size: int, rng: np.random.Generator, *, degrade_prob: float = 0.0
+    ) -> Plane:
+        return self.draw(view, resize_square, size, rng) / np.float32(127.5) - 1
+
+    def draw(
+        self,
+        view: View,
+        place: Callable[[Pixels, int], Pixels],
+        size: int,
+        rng: np.random.Generator,
+    ) -> Pixels:
+        """Ink (s,s,1) uint8 of a view whose pictures `place` brings to their size."""
+        if view.stored:
+            drawing = place(view.read(view.stored[int(rng.integers(len(view.stored)))]), size)
+        else:
+            drawing = draw_line_condition(place(view.pixels, size), rng, kinds=self.draws)
+        return augment_lines(drawing, rng) if self.augments else drawing
+
+    def show(self, condition: "Tensor") -> "Tensor":
+        return -condition[:, -1:].expand(-1, 3, -1, -1)  # ink on paper
+
+    def open(self, picture: UserPicture, *, as_is: bool = False) -> Opened:
+        if isinstance(picture, Drawing):
+            drawing = picture
+        else:
+            photo = picture if isinstance(picture, Photo) else Photo.from_image(picture)
+            drawing = clean_drawing(photo.pixels, photo.alpha, as_is=as_is)
+        if drawing.doubt:
+            raise ImageError(drawing.doubt)
+        ink = drawing.ink
+
+        def to_condition(size: int, cell: int) -> Plane:
+            width, height = fit_size((ink.shape[1], ink.shape[0]), size=size, cell=cell)
+            return shrink_ink(ink, width, height)[..., None] / np.float32(127.5) - 1
+
+        return Opened(drawing, to_condition, done=drawing.done)
+
+    def decode_stored(self, pixels: Pixels, kind: str, where: str) -> Pixels:
+        if kind in (HELD_OUT, "scribble"):
+            raise DataError(
+                f"{where} has a drawing of the kind {kind}, which is held out for testing: prepare "
+                "other kinds, or set data.conditions to online."
+            )
+        if kind and CONDITIONS[kind].ink is None:
+            raise DataError(
+                f"{where} has {kind} as its condition, which is no drawing: prepare the data for a "
+                "line task, or set data.conditions to online."
+            )
+        return to_ink(pixels, ink=CONDITIONS[kind].ink if kind else None)
+
+
+@dataclass(frozen=True)
+class Aligned(PictureInput):
+    """Any picture that is aligned with the photo pixel for pixel, such as a depth map.
+
+    Training reads it from the data's columns, or draws it by one of the kinds `draws`. Grey has one
+    channel, colour three.
+    """
+
+    channels: int = 3
+    draws: tuple[str, ...] = ()
+    what: str = "a picture"  # type: ignore[misc]
+    name: ClassVar[str] = "image"
+
+    def from_photo(
+        self, view: View, size: int, rng: np.random.Generator, *, degrade_prob: float = 0.0
+    ) -> Plane:
+        if view.stored:
+            drawn = view.read(view.stored[int(rng.integers(len(view.stored)))])
+            return resize_square(drawn, size) / np.float32(127.5) - 1
+        if not self.draws:
+            raise DataError(
+                "This task learns from pairs: give a data set with the columns image and "
+                "conditioning_image, and set data.conditions to prepared."
+            )
+        kind = self.draws[int(rng.integers(len(self.draws)))]
+        drawn = self._with_channels(apply(kind, resize_square(view.pixels, size), seed=rng))
+        return drawn / np.float32(127.5) - 1
+
+    def open(self, picture: UserPicture, *, as_is: bool = False) -> Opened:
+        if isinstance(picture, Drawing):
+            pixels = 255 - picture.ink[..., None].repeat(3, axis=2)
+        else:
+            pixels = to_8_bits(pixels_of(picture))
+        pixels = self._with_channels(pixels)
+
+        def to_condition(size: int, cell: int) -> Plane:
+            small = shrink_to(pixels, size=size, cell=cell)
+            return small.reshape(*small.shape[:2], -1) / np.float32(127.5) - 1
+
+        return Opened(pixels, to_condition)
+
+    def show(self, condition: "Tensor") -> "Tensor":
+        return condition.expand(-1, 3, -1, -1)
+
+    def decode_stored(self, pixels: Pixels, kind: str, where: str) -> Pixels:
+        return self._with_channels(pixels)
+
+    def _with_channels(self, pixels: Pixels) -> Pixels:
+        """(H,W,1 or 3) uint8 -> (H,W,channels)."""
+        if pixels.shape[2] == self.channels:
+            return pixels
+        if self.channels == 1:
+            return to_gray(pixels)[..., None]
+        return pixels.repeat(3, axis=2)
+
+
+class Hints(Input):
+    """Chroma that the user gives for some places, and where it is given: (a, b, mask)."""
+
+    name, channels, enters = "hints", 3, "cells"
+
+
+class SmallPicture(Input):
+    """The small picture that is enlarged, brought to the size of x_0: RGB in [-1,1]."""
+
+    name, channels, enters = "small_picture", 3, "picture"
+
+
+def fit_stored(drawing: Pixels, pixels: Pixels) -> Pixels:
+    """A stored condition image (h,w,C) resized to its photo; DataError if its aspect is another."""
+    (h, w), (height, width) = drawing.shape[:2], pixels.shape[:2]
+    if abs(w * height - h * width) > max(h + w, height + width) / 2:
+        raise DataError(
+            f"A photo of {width}x{height} has a condition image of {w}x{h}: they are to show the "
+            "same, so make the data set anew with condiff prep."
+        )
+    return resize(drawing, height, width).reshape(height, width, -1)

@@ -1,0 +1,50 @@
+"""How pictures are resized, and the sizes at which a model sees them."""
+
+import cv2
+import numpy as np
+
+MODEL_SIZE = 256  # short side of L* as the embedded colorizer sees it
+MAX_ASPECT = 3  # a longer panorama is shrunk until its long side is this many short sides
+
+
+def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Averaged where both sides shrink, else linear; the same array where nothing changes."""
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    shrinks = height <= pixels.shape[0] and width <= pixels.shape[1]
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(pixels, (width, height), interpolation=how)
+
+
+def resize_square(pixels: np.ndarray, side: int) -> np.ndarray:
+    """A square (n,n,C) uint8 as (side,side,C): averaged if it shrinks, else cubic."""
+    how = cv2.INTER_AREA if side < len(pixels) else cv2.INTER_CUBIC
+    return cv2.resize(pixels, (side, side), interpolation=how).reshape(side, side, -1)
+
+
+def shrink_to(pixels: np.ndarray, *, size: int = MODEL_SIZE, cell: int = 4) -> np.ndarray:
+    """A picture (H,W,C) resized to the model's size, its aspect kept.
+
+    The short side becomes `size`; the long side at most MAX_ASPECT times that, the short side then
+    less. Both are the nearest multiples of `cell`, so that the cells of x_t cover them exactly.
+    """
+    height, width = pixels.shape[:2]
+    target = fit_size((width, height), size=size, cell=cell)
+    if target == (width, height):
+        return pixels
+    shrinks = size < min(height, width) or MAX_ASPECT * size < max(height, width)
+    small = cv2.resize(pixels, target, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+    return np.asarray(small, pixels.dtype)
+
+
+def fit_size(sides: tuple[int, int], *, size: int, cell: int) -> tuple[int, int]:
+    """Width and height at the model's size, from a picture's own, by the rules of `shrink_to`."""
+    scale = min(size / min(sides), MAX_ASPECT * size / max(sides))
+    width, height = (max(cell, round(side * scale / cell) * cell) for side in sides)
+    return width, height
+
+
+def pad_to_stride(condition: np.ndarray, stride: int) -> np.ndarray:
+    """(H,W,N) mirrored at its right and lower edge up to multiples of the stride."""
+    pad = [(0, -side % stride) for side in condition.shape[:2]]
+    return np.pad(condition, [*pad, (0, 0)], mode="symmetric")

@@ -1,0 +1,106 @@
+"""What x_0 is: how training makes it from a photo, and how a sample becomes a picture."""
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from condiff.color.edits import UNEDITED, PreparedEdits
+from condiff.color.lab import join_chroma, rgb_to_lab
+from condiff.resize import resize_square
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Plane = NDArray[Any]  # float32
+Pixels = NDArray[Any]  # uint8 or uint16
+
+
+class Space(ABC):
+    """A kind of x_0, with `channels` channels; sampling clips it to ±clip."""
+
+    name: ClassVar[str]
+    channels: ClassVar[int]
+    clip: ClassVar[float] = 1.0
+    scale: ClassVar[float] = 1.0  # units of the picture that 1 stands for
+    # Whether a sample is joined to the user's photo: the result has its size, and takes edits.
+    keeps_photo: ClassVar[bool] = False
+
+    @abstractmethod
+    def encode(self, crop: Pixels, size: int) -> Plane:
+        """A photo's square (n,n,3) uint8 RGB -> x_0 (size,size,C) float32."""
+
+    @abstractmethod
+    def encode_batch(self, rgb: "Tensor") -> "Tensor":
+        """The same of photos (B,3,s,s) in [0,1] that have the size of x_0: (B,C,s,s)."""
+
+    @abstractmethod
+    def decode(
+        self, x_0: Plane, photo: Pixels | None = None, edits: PreparedEdits = UNEDITED
+    ) -> Pixels:
+        """x_0 (h,w,C) -> RGB; (H,W,3) of the photo's size and depth where it keeps the photo."""
+
+    @abstractmethod
+    def decode_batch(self, x_0: "Tensor", condition: "Tensor") -> list[Pixels]:
+        """x_0 (B,C,h,w) -> RGB (H,W,3) uint8 each, for the condition images (B,N,H,W)."""
+
+
+class RGB(Space):
+    """x_0 is a picture in [-1,1]."""
+
+    name, channels = "rgb", 3
+
+    def encode(self, crop: Pixels, size: int) -> Plane:
+        return resize_square(crop, size) / np.float32(127.5) - 1
+
+    def encode_batch(self, rgb: "Tensor") -> "Tensor":
+        return 2 * rgb - 1
+
+    def decode(
+        self, x_0: Plane, photo: Pixels | None = None, edits: PreparedEdits = UNEDITED
+    ) -> Pixels:
+        return np.asarray((x_0.clip(-1, 1) + 1) * 127.5 + 0.5, np.uint8)
+
+    def decode_batch(self, x_0: "Tensor", condition: "Tensor") -> list[Pixels]:
+        pixels = (x_0.clamp(-1, 1) + 1) * 127.5
+        return [image.permute(1, 2, 0).round().byte().cpu().numpy() for image in pixels]
+
+
+class Chroma(Space):
+    """x_0 is Lab (a,b) / 50 at a fraction of the photo's size; L* stays the photo's.
+
+    sRGB reaches ±110 of a and b, so ±2.2; most photos stay within ±1.
+    """
+
+    name, channels, clip, keeps_photo = "chroma", 2, 2.2, True
+    scale = 50.0
+
+    def encode(self, crop: Pixels, size: int) -> Plane:
+        return rgb_to_lab(resize_square(crop, size))[..., 1:] / self.scale
+
+    def encode_batch(self, rgb: "Tensor") -> "Tensor":
+        from condiff.color.lab import rgb_to_lab_batch
+
+        return rgb_to_lab_batch(rgb)[:, 1:] / self.scale
+
+    def decode(
+        self, x_0: Plane, photo: Pixels | None = None, edits: PreparedEdits = UNEDITED
+    ) -> Pixels:
+        assert photo is not None, "chroma is joined to a photo"
+        chroma = edits.keep_hints(x_0 * self.scale, photo)
+        return join_chroma(photo, chroma, adjust=edits.adjust)
+
+    def decode_batch(self, x_0: "Tensor", condition: "Tensor") -> list[Pixels]:
+        import torch
+        import torch.nn.functional as F
+
+        from condiff.color.lab import lab_to_rgb
+
+        side = condition.shape[-2:]
+        chroma = F.interpolate(x_0 * self.scale, side, mode="bilinear", align_corners=False)
+        labs = torch.cat([(condition + 1) * 50, chroma], dim=1).permute(0, 2, 3, 1).cpu().numpy()
+        return [lab_to_rgb(np.ascontiguousarray(lab)) for lab in labs]
+
+
+SPACES: dict[str, Space] = {space.name: space for space in (RGB(), Chroma())}

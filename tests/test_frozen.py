@@ -9,6 +9,7 @@ where a summary (8 by 8 mean values) agrees, unless CONDIFF_FROZEN is `exact`.
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 
 import cv2
@@ -22,23 +23,30 @@ from condiff.cli import main
 ROOT = Path(__file__).parent.parent
 STORE = Path(__file__).with_name("frozen.json")
 MODE = os.environ.get("CONDIFF_FROZEN", "")
-SAMPLING = ["--steps", "4", "--scheduler", "ddim", "--variety", "0"]
-COLORIZE = ["colorize", "--seed", "1", *SAMPLING]
+SAMPLING = ["--steps", "4", "--scheduler", "ddim", "--variety", "0", "-m", "colorize"]
+SAMPLING += ["--saturation", "1", "--temperature", "0", "--device", "cpu"]
+COLORIZE = ["colorize", "--seed", "1", *SAMPLING, "--threads", "1"]
 RENDER = ["render", str(ROOT / "examples/sketch.png"), "--seed", "1", "--scheduler", "ddim"]
-TOLERANCE = 2.0  # of a mean over a 64th of a picture, in levels of 8 bits
+RENDER += ["--guidance-scale", "2", "--variety", "1", "--device", "cpu", "--threads", "1"]
+RENDER += ["--engine", "onnx", "-m", "sketch"]
+# Rounding moves a mean over a 64th of a picture by 0.05 levels of 8 bits (onnx beside torch), and
+# statistics of weights by 1e-5; a learning rate of 2 % more moves these by 1e-4.
+TOLERANCE = 0.25
+WEIGHT_TOLERANCE = 5e-5
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def grey(tmp_path_factory) -> Path:
-    """The example photo in grey, 320 pixels wide, as PNG of 8 and of 16 bits."""
+    """The example photo as it is, and 320 pixels wide as PNG of 8 and of 16 bits."""
     folder = tmp_path_factory.mktemp("grey")
     photo = Image.open(ROOT / "examples/grey.jpg").convert("L")
     photo = photo.resize((320, round(320 * photo.height / photo.width)), Image.Resampling.BOX)
     photo.save(folder / "grey.png")
     deep = np.asarray(photo).astype(np.uint16) * 257
     cv2.imwrite(str(folder / "deep.png"), deep)
+    shutil.copy(ROOT / "examples/grey.jpg", folder / "photo.jpg")
     return folder
 
 
@@ -69,15 +77,16 @@ def check_picture(name: str, path: Path) -> None:
 
 
 COLORIZED = {
-    "onnx": ("grey", ["--guidance-scale", "2", "--engine", "onnx"]),
-    "torch": ("grey", ["--guidance-scale", "2", "--engine", "torch"]),
-    "guidance off": ("grey", ["--guidance-scale", "1", "--engine", "onnx"]),
+    "the photo as it is": ("photo.jpg", ["--guidance-scale", "2", "--engine", "onnx"]),
+    "onnx": ("grey.png", ["--guidance-scale", "2", "--engine", "onnx"]),
+    "torch": ("grey.png", ["--guidance-scale", "2", "--engine", "torch"]),
+    "guidance off": ("grey.png", ["--guidance-scale", "1", "--engine", "onnx"]),
     "hints": (
-        "grey",
+        "grey.png",
         ["--guidance-scale", "2", "--engine", "onnx", "--hint", "0.3,0.3,#3c5ac8"]
         + ["--hint", "0.7,0.6,#c83c3c"],
     ),
-    "16 bits": ("deep", ["--guidance-scale", "2", "--engine", "onnx"]),
+    "16 bits": ("deep.png", ["--guidance-scale", "2", "--engine", "onnx"]),
 }
 
 
@@ -85,7 +94,7 @@ COLORIZED = {
 def test_colorized(name, grey, tmp_path):
     source, options = COLORIZED[name]
     target = tmp_path / "out.png"
-    assert main([*COLORIZE, str(grey / f"{source}.png"), "-o", str(target), *options]) == 0
+    assert main([*COLORIZE, str(grey / source), "-o", str(target), *options]) == 0
     check_picture(f"colorize, {name}", target)
 
 
@@ -93,10 +102,19 @@ def test_colorized(name, grey, tmp_path):
 @pytest.mark.parametrize("upscale", ["auto", "none"])
 def test_rendered(size, upscale, tmp_path):
     target = tmp_path / "out.png"
-    options = ["--steps", "6", "--guidance-scale", "2", "--variety", "1", "--engine", "onnx"]
-    options += ["--size", str(size), "--upscale", upscale, "-m", "sketch"]
+    options = ["--steps", "6", "--size", str(size), "--upscale", upscale]
     assert main([*RENDER, "-o", str(target), *options]) == 0
     check_picture(f"render, {size}, {upscale}", target)
+
+
+@pytest.mark.parametrize("size", ["default", "172"])
+@pytest.mark.parametrize("upscale", ["auto", "none"])
+def test_rendered_in_ten_steps(size, upscale, tmp_path):
+    target = tmp_path / "out.png"
+    options = ["--steps", "10", "--upscale", upscale]
+    options += [] if size == "default" else ["--size", size]
+    assert main([*RENDER, "-o", str(target), *options]) == 0
+    check_picture(f"render, 10 steps, {size}, {upscale}", target)
 
 
 def test_a_batch(grey, tmp_path):
@@ -149,4 +167,4 @@ def test_trained_weights(tmp_path):
     summary = np.array(
         [[float(weights[k].mean()), float(weights[k].std())] for k in sorted(weights)]
     )
-    check("trained weights", flat, summary, 1e-3)
+    check("trained weights", flat, summary, WEIGHT_TOLERANCE)

@@ -3,17 +3,46 @@
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["CondiffError", "Hint", "Pipeline", "__version__"]
+__all__ = [
+    "Cascade",
+    "ColorEdits",
+    "CondiffError",
+    "Hint",
+    "Pipeline",
+    "SamplingConfig",
+    "__version__",
+    "available_models",
+    "colorize_folder",
+    "read_photo",
+    "train",
+    "write_photo",
+]
 
 if TYPE_CHECKING:
+    from condiff.batch.colorize import colorize_folder
+    from condiff.color.edits import ColorEdits
     from condiff.color.hints import Hint
+    from condiff.config import SamplingConfig
     from condiff.errors import CondiffError
+    from condiff.models.info import available_models
+    from condiff.photos.reading import read_photo
+    from condiff.photos.writing import write_photo
+    from condiff.pipelines.cascade import Cascade
     from condiff.pipelines.pipeline import Pipeline
+    from condiff.training.loop import train
 
 _HOME = {
+    "Cascade": "condiff.pipelines.cascade",
+    "ColorEdits": "condiff.color.edits",
     "CondiffError": "condiff.errors",
     "Hint": "condiff.color.hints",
     "Pipeline": "condiff.pipelines.pipeline",
+    "SamplingConfig": "condiff.config",
+    "available_models": "condiff.models.info",
+    "colorize_folder": "condiff.batch.colorize",
+    "read_photo": "condiff.photos.reading",
+    "train": "condiff.training.loop",
+    "write_photo": "condiff.photos.writing",
 }
 
 

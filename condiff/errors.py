@@ -1,6 +1,8 @@
 """Errors a user can act on: one sentence each, saying what, where, and the way out.
 
 CondiffError
+├── UsageError     arguments that do not go together
+├── DependencyError  an optional package is not installed
 ├── ImageError     a photo cannot be read or written
 ├── ModelError     a model folder is missing, broken or of another kind
 ├── ConfigError    a configuration or a flag's value does not hold together
@@ -10,9 +12,33 @@ CondiffError
     └── CheckpointError  its state cannot be written
 """
 
+from pathlib import Path
+from typing import Self
+
+
+def install_command(extra: str) -> str:
+    """How an extra is installed: from this clone, or with the wheel that condiff came in."""
+    clone = Path(__file__).parents[1]
+    if (clone / "pyproject.toml").is_file():
+        return f"pip install -e '{clone}[{extra}]'"
+    return f"pip install 'WHEEL[{extra}]', where WHEEL is the file that condiff was installed from"
+
 
 class CondiffError(Exception):
     """Any failure that is not a bug of condiff; the command line prints it and exits 1."""
+
+
+class UsageError(CondiffError):
+    """Arguments of a command or a call do not go together."""
+
+
+class DependencyError(CondiffError):
+    """An optional package is not installed; the sentence gives the command that installs it."""
+
+    @classmethod
+    def of(cls, need: str, *, extra: str) -> Self:
+        """The error that `need` ("Training needs accelerate") asks for an extra of condiff."""
+        return cls(f"{need}, which is not installed: {install_command(extra)}")
 
 
 class ImageError(CondiffError):

@@ -236,7 +236,7 @@ def test_wrong_usage_and_refusals(run, photos, tmp_path):
     for refused in (
         [photos, photos],
         [photos, photos / "out"],
-        [photos, out, "--task", "cook"],
+        [photos, out, "--engine", "cook"],
         [tmp_path / "none", out],
     ):
         code, stdout, stderr = run(*refused)

@@ -60,7 +60,7 @@ def test_the_same_command_again_finds_the_run_done(run, tmp_path):
     trained = weights.read_bytes()
     code, _, err = run()
     assert code == 0
-    assert "going on from" in err
+    assert "resumed at step" in err
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
     assert weights.read_bytes() == trained
 

@@ -216,7 +216,7 @@ def test_a_stopped_command_goes_on_to_the_same_weights(
     again = subprocess.run(line, env=environment(), capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
     assert "step-000099 is damaged" in again.stderr
-    assert "going on from" in again.stderr
+    assert "resumed at step" in again.stderr
     expected, got = final_weights(straight), final_weights(stopped)
     assert all(torch.equal(value, got[name]) for name, value in expected.items())
     logs = [(out / "metrics.jsonl").read_text().splitlines() for out in (straight, stopped)]

@@ -1,18 +1,14 @@
-"""A pipeline as the function that a batch applies to each photo; a grey result is a failure."""
+"""What is done to each photo of a batch; a grey result is a failure."""
 
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
 from condiff.batch.worker import HintPicture, Transform
 from condiff.color.edits import NO_EDITS, ColorEdits
 from condiff.config import SamplingConfig
-from condiff.errors import ImageError, ModelError
-from condiff.models.info import INDEX
+from condiff.errors import ImageError
 from condiff.photos.photo import Photo, Pixels
 from condiff.photos.provenance import add_provenance
 from condiff.photos.reading import MAX_PIXELS
@@ -95,20 +91,3 @@ def is_blank(pixels: Pixels) -> bool:
 def _strips(pixels: Pixels) -> Iterator[Pixels]:
     """The rows of an image, some at a time, to save memory."""
     return (pixels[top : top + STRIP_ROWS] for top in range(0, len(pixels), STRIP_ROWS))
-
-
-def fingerprint(folder: Path, task: str) -> str:
-    """16 hex digits that depend on a model folder's content alone.
-
-    Raises ModelError where the model is for another task.
-    """
-    there = json.loads((folder / INDEX).read_text("utf-8")).get("task")
-    if there != task:
-        raise ModelError(f"The model {folder} is for the task {there}, not {task}: give another.")
-    total = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.suffix in (".json", ".safetensors"):
-            with open(path, "rb") as file:
-                total.update(path.relative_to(folder).as_posix().encode())
-                total.update(hashlib.file_digest(file, "sha256").digest())
-    return total.hexdigest()[:16]

@@ -18,7 +18,7 @@ from condiff.cli.options import print_version
 from condiff.cli.prep import prep
 from condiff.cli.render import render
 from condiff.cli.train import train
-from condiff.errors import CondiffError
+from condiff.errors import CondiffError, UsageError
 
 NO_MEMORY = "There is not enough memory: close other programs, or scale the picture down."
 WRONG_TORCHVISION = (
@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
         if any(VERBOSE.fullmatch(argument) for argument in arguments):
             traceback.print_exc()
         print(f"condiff: {told}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, UsageError) else 1
     return 0
 
 

@@ -1,27 +1,30 @@
 """`condiff train`: train a model on photos."""
 
 import json
-import os
 import signal
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from condiff.cli import options
-from condiff.cli.progress import BAR, make_record, smooth_deciles, summarize_step
+from condiff.cli.sampling import expand_groups
 
 if TYPE_CHECKING:
+    from condiff.training.loop import Logged
+    from condiff.training.progress import Filled
     from condiff.training.trainer import Trainer
 
+BAR = "{desc} {percentage:3.0f}%|{bar:20}| {elapsed}<{remaining} {postfix}"
 
+
+@expand_groups
 def train(
+    messages: options.Messages,
     data: Annotated[
         str,
         typer.Option(
@@ -43,9 +46,9 @@ def train(
         str | None,
         typer.Option(
             help="What to learn: colorize, sketch (line drawings to pictures), edge, depth (edge "
-            "or depth maps to pictures), restyle (any pairs of aligned pictures), none (pictures from "
-            "noise alone) or upscale (small pictures to large ones, along their lines); default: "
-            "as the settings say, or colorize.",
+            "or depth maps to pictures), restyle (any pairs of aligned pictures), none (pictures "
+            "from noise alone) or upscale (small pictures to large ones, along their lines); "
+            "default: as the settings say, or colorize.",
             metavar="NAME",
         ),
     ] = None,
@@ -107,9 +110,6 @@ def train(
             "-n", "--dry-run", help="Print all settings and what a step costs, and do nothing."
         ),
     ] = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
-    as_json: options.Json = False,
 ) -> None:
     """Train a model on your photos.
 
@@ -137,48 +137,43 @@ def train(
 
         check_repo_id(push_to_hub)
     options.quiet_libraries()
-    build = _import_trainer()
+    loop = _import_loop()
     if dry_run:
-        trainer = build(config, data, None, init=init)
-        _show_cost(trainer, push_to_hub=push_to_hub)
+        _show_cost(loop.Trainer(config, data, None, init=init), push_to_hub=push_to_hub)
         return
     if profile:
-        _show_profile(build(config, data, output, init=init))
+        _show_profile(loop.Trainer(config, data, output, init=init))
         return
-    from condiff.training.run_folder import begin, check_output, find_start
-
-    check_output(output, data=data)
-    start = None if force else find_start(output, config, data=data, init=init)
-    trainer = build(config, data, output, init=init)
-    if start is not None:
-        trainer.resume(start)
-    if trainer.is_main:  # all processes have met by now: none of them looks at the folder later
-        begin(output, config, start)
-    silent = quiet or not trainer.is_main
+    trainer = loop.start(config, data, output, init=init, force=force)
+    silent = messages.quiet or not trainer.is_main
     options.report(trainer.describe(), quiet=silent)
-    if start is not None:
-        options.report(f"going on from {start.folder}", quiet=silent)
-    folder = _run(trainer, output, silent=silent)
+    if trainer.step:
+        options.report(f"resumed at step {trainer.step}", quiet=silent)
+    with _stopping(trainer):
+        _show_progress(loop.run(trainer), silent=silent)
+    if trainer.stop_signal:
+        name = signal.Signals(trainer.stop_signal).name
+        again = f"{name}: saved at step {trainer.step}; the same command resumes the run"
+        options.report(again, quiet=silent)
+        raise typer.Exit(128 + trainer.stop_signal)
     if not trainer.is_main:
         return
-    told = {"model": str(folder)}
+    record = {"model": str(output / "model")}
     if push_to_hub:
         from condiff.models.hub import push_to_hub as push
 
-        told["hub"] = push(folder, push_to_hub)
-    print(json.dumps(told) if as_json else "\n".join(told.values()))
+        record["hub"] = push(output / "model", push_to_hub)
+    print(json.dumps(record) if messages.as_json else "\n".join(record.values()))
 
 
-def _import_trainer() -> "type[Trainer]":
-    from condiff.errors import ConfigError
+def _import_loop() -> Any:
+    from condiff.errors import DependencyError
 
     try:
-        from condiff.training.trainer import Trainer
+        from condiff.training import loop
     except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"Training needs {error.name}, which is not installed: pip install 'condiff[train]'"
-        ) from error
-    return Trainer
+        raise DependencyError.of(f"Training needs {error.name}", extra="train") from error
+    return loop
 
 
 def _show_cost(trainer: "Trainer", *, push_to_hub: str | None) -> None:
@@ -212,96 +207,25 @@ def _show_profile(trainer: "Trainer") -> None:
         print(f"{trainer.describe()}\n{table}")
 
 
-def _run(trainer: "Trainer", output: Path, *, silent: bool) -> Path:
-    """Train until the end or a signal, with a progress bar, metrics and regular saves."""
+def _show_progress(events: "Iterator[Filled | Logged]", *, silent: bool) -> None:
+    """Draw a bar of the run on stderr; where that is no terminal, a line for each checkpoint."""
     from tqdm import tqdm
+
+    from condiff.training.loop import Logged
 
     hidden = silent or not sys.stderr.isatty()
-    _fill_cache(trainer, hidden=hidden)
-    config = trainer.config
-    trainer.accelerator.init_trackers("condiff")
-    smooth: list[float] | None = None
-    with (
-        _stopping(trainer),
-        tqdm(desc="training", total=1000, disable=hidden, bar_format=BAR) as bar,
-        open(output / "metrics.jsonl" if trainer.is_main else os.devnull, "ab", buffering=0) as log,
-    ):
-        began, images = time.monotonic(), 0  # since the last line of metrics
-        for step in trainer.steps():
-            images += len(step.errors)
-            saves = step.step % config.sample_steps == 0
-            if not (saves or step.step % config.log_steps == 0 or step.progress >= 1):
-                continue
-            trainer.observe(step.loss)  # waits for the device, so the time below is the work's
-            rate = images / (time.monotonic() - began)
-            smooth = smooth_deciles(smooth, step.decile_losses)
-            bar.n = round(1000 * step.progress)
-            bar.set_postfix_str(summarize_step(step, smooth, rate))
-            record = make_record(step, rate)
-            with _writing(output):
-                log.write(json.dumps(record).encode() + b"\n")
-            scalars = {k: v for k, v in record.items() if isinstance(v, float)}
-            trainer.accelerator.log(scalars, step=step.step)
-            if saves:
-                _save(trainer, output, name=f"step-{step.step:06d}")
-                options.report(summarize_step(step, smooth, rate), quiet=silent or not hidden)
-            began, images = time.monotonic(), 0
-    if trainer.stop_signal:
-        trainer.save_checkpoint()
-        trainer.close()
-        name = signal.Signals(trainer.stop_signal).name
-        options.report(
-            f"{name}: saved at step {trainer.step}; the same command goes on.", quiet=silent
-        )
-        raise typer.Exit(128 + trainer.stop_signal)
-    folder = _save(trainer, output, name="final")
-    trainer.close()
-    return folder
-
-
-def _fill_cache(trainer: "Trainer", *, hidden: bool) -> None:
-    from tqdm import tqdm
-
-    with tqdm(desc="backbone features", unit=" photos", disable=hidden, leave=False) as bar:
-        for filled in trainer.fill_cache():
-            bar.total = filled.total
-            bar.update(filled.done - bar.n)
-
-
-def _save(trainer: "Trainer", output: Path, *, name: str) -> Path:
-    """Save a checkpoint, the model folder, a grid of samples and the curves; returns the folder."""
-    trainer.save_checkpoint()
-    with _writing(output):
-        folder = trainer.save()
-        grid = trainer.sample_grid()
-        if grid is not None:
-            grid.save(output / "samples" / f"{name}.png")
-            _draw_curves(output)
-    return folder
-
-
-@contextmanager
-def _writing(output: Path) -> Iterator[None]:
-    """Turn errors of writing, such as a full disk, into CheckpointError."""
-    from safetensors import SafetensorError
-
-    from condiff.errors import CheckpointError
-
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise CheckpointError(
-            f"Cannot write into {output}: {reason}. Its checkpoints are whole: make room and start "
-            "the same command again."
-        ) from error
-
-
-def _draw_curves(output: Path) -> None:
-    from condiff.training.curves import make_curves, read_metrics
-
-    if find_spec("matplotlib"):  # optional: metrics.jsonl has the numbers
-        make_curves(read_metrics(output / "metrics.jsonl")).save(output / "curves.png")
+    with tqdm(total=1000, disable=hidden, bar_format=BAR) as bar:
+        for event in events:
+            if isinstance(event, Logged):
+                bar.set_description("training")
+                bar.n = round(1000 * event.step.progress)
+                bar.set_postfix_str(event.summary())
+                if event.saved:
+                    options.report(event.summary(), quiet=silent or not hidden)
+            else:
+                bar.set_description("backbone features")
+                bar.n = round(1000 * event.done / max(1, event.total))
+                bar.refresh()
 
 
 @contextmanager

@@ -1,0 +1,226 @@
+"""Colours a folder: what is asked of a batch, and what is done to each of its photos."""
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from condiff.backends.table import ENGINES, choose_engine, find_device
+from condiff.batch.journal import Journal, RemoteJournal, compare_settings, open_any_journal
+from condiff.batch.plan import Choice, Plan, plan
+from condiff.batch.status import Result, look_up
+from condiff.batch.storage import open_folder
+from condiff.batch.transform import ColorizeSettings, build_transform
+from condiff.batch.worker import Transform
+from condiff.color.edits import NO_EDITS, ColorEdits
+from condiff.config import SamplingConfig
+from condiff.errors import ConfigError, ModelError, UsageError
+from condiff.models.info import INDEX, ModelInfo, read_model_info
+from condiff.photos.reading import MAX_PIXELS, read_photo
+from condiff.pipelines.pipeline import Pipeline
+
+RAY = "ray"  # the one --engine that is not an engine of the network
+ENGINE_NAMES = ("auto", *ENGINES, RAY)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchOptions:
+    """What is asked of a batch. None is the model's, the photo's, or the resumed batch's own."""
+
+    model: str | Path = "colorize"
+    overrides: Mapping[str, Any] = field(default_factory=dict)  # of fields of SamplingConfig
+    edits: ColorEdits = NO_EDITS  # without hints
+    seed: int | None = None  # of the batch; each photo's seed follows from it and its path
+    choice: Choice = field(default_factory=Choice)  # which photos
+    suffix: str | None = None  # such as .png: the format of all results
+    hints: Path | None = None  # a folder of pictures of strokes
+    quality: int | None = None
+    provenance: bool = True
+    page: int | None = None
+    max_pixels: int = MAX_PIXELS
+    device: str = "auto"
+    engine: str = "auto"  # of the network, or ray
+    address: str | None = None  # of a Ray cluster
+    workers: int | None = None  # None: one a core
+    retry_failed: bool = False
+    force: bool = False  # begin anew, and replace results
+
+    def asked(self) -> dict[str, Any]:
+        """The settings that a resumed batch must have been begun with; None: any."""
+        return {
+            "task": "colorize",
+            **dict.fromkeys(SamplingConfig.model_fields),
+            **self.overrides,
+            "saturation": self.edits.saturation,
+            "temperature": self.edits.temperature,
+            "seed": self.seed,
+            "format": self.suffix or "as the photo",
+            "quality": self.quality,
+            "provenance": self.provenance,
+        }
+
+
+def colorize_folder(
+    source: str | Path, out: str | Path, options: BatchOptions | None = None
+) -> Iterator[Result]:
+    """Colour every photo below a folder, as `condiff batch` does; yields a result a photo.
+
+    Photos that were done before are skipped, so that the same call resumes a batch. Folders may be
+    URLs where `options.engine` is ray. Raises ConfigError where the settings are not those of the
+    batch that is resumed.
+    """
+    options = options or BatchOptions()
+    found, options = plan_batch(str(source), str(out), options)
+    yield from run_batch(found, options)
+
+
+def plan_batch(source: str, out: str, options: BatchOptions) -> tuple[Plan, BatchOptions]:
+    """The jobs of a batch, and the options with its seed; nothing is written, no model loaded.
+
+    Raises ConfigError for folders or settings that do not go together.
+    """
+    SamplingConfig().override(options.overrides)
+    if options.engine not in ENGINE_NAMES:
+        names = ", ".join(ENGINE_NAMES)
+        raise UsageError(f"There is no engine {options.engine!r}: choose from {names}.")
+    if options.address and options.engine != RAY:
+        raise UsageError("An address is of a Ray cluster: set the engine to ray, too.")
+    if options.hints is not None and not options.hints.is_dir():
+        raise ConfigError(f"There is no folder {options.hints} of hints: check its name.")
+    found = plan(
+        open_folder(source),
+        open_folder(out),
+        choice=options.choice,
+        suffix=options.suffix,
+        hints=options.hints,
+    )
+    for place in (found.source, found.out):
+        if options.engine != RAY and not isinstance(place, Path):
+            raise ConfigError(
+                f"{place} is no folder of this machine: give --engine ray, or copy it here."
+            )
+    begun = {} if options.force else compare_settings(found.out, options.asked())
+    seed = begun.get("seed") if options.seed is None else options.seed
+    return found, replace(options, seed=secrets.randbits(31) if seed is None else seed)
+
+
+def run_batch(found: Plan, options: BatchOptions) -> Generator[Result, None, None]:
+    """Carry out a plan; yields results as they come, first those that need no work."""
+    info = read_model_info(options.model)
+    engine, device = choose_network(info, options.engine, options.device)
+    default = info.sampling
+    if default.size is None:
+        default = default.override({"size": info.condition_size})
+    asked = options.asked() | {
+        "model": fingerprint(info.path, "colorize"),
+        "device": device.split(":")[0],
+        "engine": engine,
+    }
+    opened = open_any_journal(found.out, asked, defaults=default.model_dump(), force=options.force)
+    with opened as journal:
+        settled = journal.settings  # what was not asked is as the batch was begun
+        sampling = {name: settled.get(name) for name in SamplingConfig.model_fields}
+        settings = ColorizeSettings(
+            model=info.path.name,
+            device=device,
+            engine=engine,
+            sampling=default.override(sampling),
+            edits=options.edits,
+            provenance=options.provenance,
+            quality=settled["quality"],
+            page=options.page,
+            max_pixels=options.max_pixels,
+        )
+        run: Callable[..., Generator[Result, None, None]] = run_here
+        workers: int | None = options.workers or count_cores()
+        if options.engine == RAY:
+            from condiff.batch.ray import run_on_ray
+
+            run = partial(run_on_ray, address=options.address)
+            if options.address and options.workers is None:
+                workers = None  # a cluster counts its own cores
+        assert options.seed is not None  # `plan_batch` has drawn one
+        yield from run(
+            found,
+            journal,
+            settings,
+            info.path,
+            seed=options.seed,
+            workers=workers,
+            retry_failed=options.retry_failed,
+        )
+
+
+def run_here(
+    found: Plan,
+    journal: Journal | RemoteJournal,
+    settings: ColorizeSettings,
+    model: Path,
+    *,
+    seed: int,
+    workers: int,
+    retry_failed: bool,
+) -> Generator[Result, None, None]:
+    """Carry the plan out in threads of this process; load the model only if there is work."""
+    from condiff.batch.local import run
+
+    assert isinstance(journal, Journal)  # `plan_batch` has refused URLs
+
+    @cache
+    def load() -> Transform:
+        pipeline = Pipeline.from_pretrained(model, device=settings.device, engine=settings.engine)
+        return build_transform(pipeline, settings)
+
+    entries = {} if retry_failed else journal.entries
+    if any(state == "to do" for state, _ in look_up(found, entries, replace=journal.replace)):
+        load()  # now, so that a broken model is not reported as the failure of a photo
+    return run(
+        found,
+        journal,
+        lambda photo, seed, hints: load()(photo, seed, hints),
+        seed=seed,
+        workers=workers,
+        retry_failed=retry_failed,
+        read=partial(read_photo, max_pixels=settings.max_pixels, page=settings.page),
+        quality=settings.quality,
+    )
+
+
+def choose_network(info: ModelInfo, engine: str, device: str) -> tuple[str, str]:
+    """The engine that runs the network, and the device: on a Ray cluster only its kind."""
+    if engine != RAY:
+        found = find_device(device, engine=engine)
+        return choose_engine(info, engine, found.split(":")[0]), found
+    # A device that was named is the workers': this machine need not have it.
+    found = find_device(device) if device == "auto" else device
+    kind = found.split(":")[0]
+    return choose_engine(info, "auto", kind), kind
+
+
+def count_cores() -> int:
+    """Processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def fingerprint(folder: Path, task: str) -> str:
+    """16 hex digits that depend on a model folder's content alone.
+
+    Raises ModelError where the model is for another task.
+    """
+    there = json.loads((folder / INDEX).read_text("utf-8")).get("task")
+    if there != task:
+        raise ModelError(f"The model {folder} is for the task {there}, not {task}: give another.")
+    total = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in (".json", ".safetensors"):
+            with open(path, "rb") as file:
+                total.update(path.relative_to(folder).as_posix().encode())
+                total.update(hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()[:16]

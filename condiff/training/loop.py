@@ -1,0 +1,165 @@
+"""A whole training run: begun or resumed, logged, saved, ended by a signal or its limit."""
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from condiff.config import TrainConfig
+from condiff.errors import CheckpointError
+from condiff.training.progress import Filled, Step
+from condiff.training.run_folder import begin, check_output, find_start
+from condiff.training.trainer import Trainer
+
+KEPT = 0.8  # of the smoothed losses, at each line of metrics
+
+
+@dataclass(frozen=True)
+class Logged:
+    """A step that has a line in metrics.jsonl; `saved` if a checkpoint was written after it."""
+
+    step: Step
+    rate: float  # images per second since the line before
+    smoothed: list[float]  # losses of each tenth of the timesteps; nan where none fell
+    saved: bool
+
+    def summary(self) -> str:
+        """One line: the step, its loss, and the smoothed loss of each tenth of the timesteps."""
+        by_t = " ".join("-" if math.isnan(value) else f"{value:.2f}" for value in self.smoothed)
+        loss = self.step.loss
+        return f"step {self.step.step} loss {loss:.3f} by t [{by_t}] {self.rate:.0f} img/s"
+
+    def record(self) -> dict[str, Any]:
+        """The line of metrics.jsonl."""
+        step = self.step
+        deciles = [None if math.isnan(v) else round(v, 5) for v in step.decile_losses]
+        return {
+            "step": step.step,
+            "loss": round(step.loss, 6),
+            "decile_losses": deciles,
+            "learning_rate": step.learning_rate,
+            "images_per_second": round(self.rate, 2),
+            "minutes": round(step.minutes, 4),
+        }
+
+
+def train(
+    config: TrainConfig,
+    data: str | Path,
+    output: str | Path,
+    *,
+    init: str | None = None,
+    force: bool = False,
+) -> Path:
+    """Train a model on a folder of photos, parquet files or a hub data set; returns OUTPUT/model.
+
+    A run that OUTPUT contains is resumed bit for bit, or removed with `force`. `init` names the
+    weights to start from. Raises ConfigError, DataError or TrainingError.
+    """
+    trainer = start(config, data, Path(output), init=init, force=force)
+    for _ in run(trainer):
+        pass
+    return Path(output) / "model"
+
+
+def start(
+    config: TrainConfig,
+    data: str | Path,
+    output: Path,
+    *,
+    init: str | None = None,
+    force: bool = False,
+) -> Trainer:
+    """The trainer of a run that is begun, or resumed from its newest checkpoint."""
+    check_output(output, data=str(data))
+    checkpoint = None if force else find_start(output, config, data=str(data), init=init)
+    trainer = Trainer(config, data, output, init=init)
+    if checkpoint is not None:
+        trainer.resume(checkpoint)
+    if trainer.is_main:  # all processes have met by now: none of them looks at the folder later
+        begin(output, config, checkpoint)
+    return trainer
+
+
+def run(trainer: Trainer) -> Iterator[Filled | Logged]:
+    """Train until the end or `trainer.stop_signal`; yields progress, saves at its intervals.
+
+    At the end a model folder is written; after a signal only a checkpoint, to be resumed from.
+    """
+    config, output = trainer.config, trainer.output
+    yield from trainer.fill_cache()
+    trainer.accelerator.init_trackers("condiff")
+    smoothed: list[float] | None = None
+    metrics = output / "metrics.jsonl" if trainer.is_main else os.devnull
+    with open(metrics, "ab", buffering=0) as log:
+        began, images = time.monotonic(), 0  # since the last line of metrics
+        for step in trainer.steps():
+            images += len(step.errors)
+            saves = step.step % config.sample_steps == 0
+            if not (saves or step.step % config.log_steps == 0 or step.progress >= 1):
+                continue
+            trainer.observe(step.loss)  # waits for the device, so the time below is the work's
+            rate = images / (time.monotonic() - began)
+            smoothed = _smooth(smoothed, step.decile_losses)
+            logged = Logged(step, rate, smoothed, saved=saves)
+            record = logged.record()
+            with _writing(output):
+                log.write(json.dumps(record).encode() + b"\n")
+            scalars = {k: v for k, v in record.items() if isinstance(v, float)}
+            trainer.accelerator.log(scalars, step=step.step)
+            if saves:
+                save(trainer, name=f"step-{step.step:06d}")
+            yield logged
+            began, images = time.monotonic(), 0
+    if trainer.stop_signal:
+        trainer.save_checkpoint()
+    else:
+        save(trainer, name="final")
+    trainer.close()
+
+
+def save(trainer: Trainer, *, name: str) -> None:
+    """Save a checkpoint, the model folder, a grid of samples of that name and the curves."""
+    from condiff.training.curves import make_curves, read_metrics
+
+    trainer.save_checkpoint()
+    output = trainer.output
+    with _writing(output):
+        trainer.save()
+        grid = trainer.sample_grid()
+        if grid is None:
+            return
+        grid.save(output / "samples" / f"{name}.png")
+        if find_spec("matplotlib"):  # optional: metrics.jsonl has the numbers
+            make_curves(read_metrics(output / "metrics.jsonl")).save(output / "curves.png")
+
+
+def _smooth(before: list[float] | None, now: list[float]) -> list[float]:
+    """The moving averages of the losses of each tenth of the timesteps."""
+    if before is None:
+        return now
+    return [
+        b if math.isnan(n) else n if math.isnan(b) else KEPT * b + (1 - KEPT) * n
+        for b, n in zip(before, now, strict=True)
+    ]
+
+
+@contextmanager
+def _writing(output: Path) -> Iterator[None]:
+    """Turn errors of writing, such as a full disk, into CheckpointError."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(
+            f"Cannot write into {output}: {reason}. Its checkpoints are whole: make room and start "
+            "the same command again."
+        ) from error

@@ -142,7 +142,7 @@ def batch(photos: Path, out: Path, model: str, workers: int) -> dict[str, float]
     from condiff.pipelines.pipeline import Pipeline
 
     pipeline = Pipeline.from_pretrained(model, device="cpu")
-    how = {"device": "cpu", "engine": pipeline.engine.name, "provenance": False}
+    how = {"device": "cpu", "engine": pipeline.backend.name, "provenance": False}
     recipe = ColorizeSettings(model=model, sampling=pipeline.sampling, **how)
     transform = build_transform(pipeline, recipe)
     transform(read_photo(list_images(photos)[0]), 0, None)

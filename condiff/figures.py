@@ -178,7 +178,8 @@ def make_forward_strip(
     """
     import torch
 
-    from condiff.diffusion.diffusers_schedulers import add_noise, build_scheduler
+    from condiff.diffusion.diffusers_schedulers import build_scheduler
+    from condiff.diffusion.parameterization import add_noise
 
     small = photo.convert("RGB")
     small = small.resize(_fit(small.size, side), Image.Resampling.LANCZOS)

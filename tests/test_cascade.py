@@ -76,7 +76,7 @@ def test_engine_and_threads_are_the_second_stages_too(sketch_folder, upscale_fol
     cascade = Cascade.from_pretrained(
         sketch_folder, size=50, upscale=str(upscale_folder), device="cpu", threads=2
     )
-    assert (cascade.pipeline.engine.threads, cascade.upscaler.engine.threads) == (2, 2)
+    assert (cascade.pipeline.backend.threads, cascade.upscaler.backend.threads) == (2, 2)
     pipeline = Pipeline.from_pretrained(sketch_folder, device="cpu")
     with pytest.raises(ModelError, match="condiff export"):  # it has no graphs
         Cascade.behind(pipeline, size=50, upscale=str(upscale_folder), engine="onnx")

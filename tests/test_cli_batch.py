@@ -253,8 +253,8 @@ def test_wrong_usage_and_refusals(run, photos, tmp_path):
 
 def test_a_grey_result_is_a_failure_but_a_blank_page_is_none(tiny_folder):
     tiny = pipeline.Pipeline.from_pretrained(tiny_folder, device="cpu")
-    tiny.engine.model.unet.conv_out.weight.data.zero_()
-    tiny.engine.model.unet.conv_out.bias.data.zero_()
+    tiny.backend.model.unet.conv_out.weight.data.zero_()
+    tiny.backend.model.unet.conv_out.bias.data.zero_()
     sampling = SamplingConfig(steps=1, size=32)
     machine = {"model": "tiny", "device": "cpu", "engine": "torch"}
     grey = build_transform(tiny, ColorizeSettings(sampling=sampling, provenance=False, **machine))

@@ -182,9 +182,9 @@ def test_colorize_imports_neither_torch_nor_diffusers(tmp_path, arguments):
 
 @pytest.mark.skipif(may_have_gpu(), reason="with a GPU at hand torch is the default")
 def test_auto_is_onnx_where_there_are_graphs(folders, tmp_path):
-    assert Pipeline.from_pretrained(folders / "none").engine.name == "onnx"
+    assert Pipeline.from_pretrained(folders / "none").backend.name == "onnx"
     plain = save_tiny(tmp_path / "plain", "none")
-    assert Pipeline.from_pretrained(plain).engine.name == "torch"
+    assert Pipeline.from_pretrained(plain).backend.name == "torch"
 
 
 OPENING_TWICE = """

@@ -17,7 +17,7 @@ from condiff.color.lab import lightness, rgb_to_lab
 from condiff.conditions.drawing_cleanup import Drawing
 from condiff.config import DiffusionConfig, ModelConfig, SamplingConfig
 from condiff.diffusion.diffusers_schedulers import SCHEDULERS
-from condiff.diffusion.sampler import draw_noise
+from condiff.diffusion.sampler import sample_initial_noise
 from condiff.errors import ConfigError, ImageError
 from condiff.models.denoiser import build_model
 from condiff.models.info import ModelInfo, read_sizes
@@ -194,11 +194,11 @@ def test_both_branches_of_guidance_are_what_the_network_says_with_and_without_th
     """1 is the conditional branch alone; 0 the unconditional, of training's `kept` at 0."""
     pipeline = rgb_pipeline("sketch", fold=2)
     condition = np.random.default_rng(0).uniform(-1, 1, (64, 64, 1)).astype(np.float32)
-    noise = torch.from_numpy(draw_noise(7, (1, 3, 32, 32)))
+    noise = torch.from_numpy(sample_initial_noise(7, (1, 3, 32, 32)))
     given = torch.from_numpy(condition).permute(2, 0, 1)[None]
     for scale, kept in ((1.0, None), (0.0, torch.zeros(1, 1, 1, 1))):
         with torch.inference_mode():
-            v = pipeline.engine.model(noise, torch.tensor([999.0]), given, kept=kept)
+            v = pipeline.backend.model(noise, torch.tensor([999.0]), given, kept=kept)
         *_, x_0 = denoise(pipeline, condition, seed=7, scale=scale)
         expected = -v[0].permute(1, 2, 0).numpy().clip(-1, 1)  # no signal is left at the last t
         assert np.allclose(x_0, expected, atol=1e-4)

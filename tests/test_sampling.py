@@ -8,13 +8,12 @@ from condiff.config import DiffusionConfig
 from condiff.diffusion.diffusers_schedulers import build_scheduler, denoise
 from condiff.diffusion.sampler import (
     BROAD,
-    SOLVERS,
-    compute_alphas_bar,
+    SAMPLERS,
     damp_broad_noise,
-    draw_noise,
     sample,
-    space_timesteps,
+    sample_initial_noise,
 )
+from condiff.diffusion.schedule import compute_alphas_bar, space_timesteps
 from condiff.errors import ConfigError
 
 PROCESSES = {
@@ -38,25 +37,42 @@ def test_alphas_bar_are_those_of_diffusers(process):
     np.testing.assert_allclose(compute_alphas_bar(config), theirs, rtol=1e-5, atol=2e-7)
 
 
-@pytest.mark.parametrize("scheduler", SOLVERS)
+@pytest.mark.parametrize("scheduler", SAMPLERS)
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 7, 10, 25, 50])
 @pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
 def test_every_x_t_is_that_of_diffusers(process, steps, scheduler):
     """The network is a curve of x_t and t; equal to 3e-5 of a clip of 2."""
     config = DiffusionConfig(**process)
-    noise = draw_noise(steps, (1, 2, 6, 5))
+    noise = sample_initial_noise(steps, (1, 2, 6, 5))
 
     def curve(x, t):
         return 0.8 * np.sin(1.5 * x + np.float32(t / 300))
 
-    ours = list(sample(curve, noise, scheduler=scheduler, config=config, steps=steps, clip=2.0))
+    def torch_curve(x, t):
+        assert isinstance(x, torch.Tensor)  # it never leaves torch
+        return 0.8 * torch.sin(1.5 * x + torch.tensor(t / 300, dtype=torch.float32))
+
+    def noise_of(seed):
+        generator = torch.Generator().manual_seed(seed)
+        return lambda shape: torch.randn(shape, generator=generator)
+
+    source = noise_of(5)
+
+    def numpy_noise(shape):
+        return source(shape).numpy()
+
+    how = {"scheduler": scheduler, "config": config, "steps": steps, "clip": 2.0}
+    in_numpy = sample(curve, noise, **how, sample_noise=numpy_noise)
+    in_torch = sample(torch_curve, torch.from_numpy(noise), **how, sample_noise=noise_of(5))
     theirs = denoise(
         lambda x, t: torch.from_numpy(curve(x.numpy(), float(t))),
         build_scheduler(scheduler, config), torch.from_numpy(noise), steps=steps, clip=2.0,
+        generators=[torch.Generator().manual_seed(5)],
     )  # fmt: skip
-    for mine, x_t in zip(ours, theirs, strict=True):
-        assert mine.dtype == np.float32
-        np.testing.assert_allclose(mine, x_t.numpy(), atol=3e-5)
+    for one, other, x_t in zip(in_numpy, in_torch, theirs, strict=True):
+        assert one.dtype == np.float32 and other.dtype == torch.float32
+        np.testing.assert_allclose(one, x_t.numpy(), atol=3e-5)
+        np.testing.assert_allclose(other.numpy(), x_t.numpy(), atol=3e-5)
 
 
 def test_timesteps_begin_at_the_last():
@@ -66,13 +82,15 @@ def test_timesteps_begin_at_the_last():
 
 
 def test_noise_is_normal_differs_by_seed_and_is_this_for_good():
-    noise = draw_noise(3, (2, 200, 200))
+    noise = sample_initial_noise(3, (2, 200, 200))
     assert abs(noise.mean()) < 0.01 and abs(noise.std() - 1) < 0.01
-    assert abs(np.corrcoef(noise.ravel(), draw_noise(4, (2, 200, 200)).ravel())[0, 1]) < 0.01
-    assert draw_noise(2**40, (1,)).dtype == np.float32
-    np.testing.assert_array_equal(draw_noise(7, (2,)), FROZEN)
+    assert (
+        abs(np.corrcoef(noise.ravel(), sample_initial_noise(4, (2, 200, 200)).ravel())[0, 1]) < 0.01
+    )
+    assert sample_initial_noise(2**40, (1,)).dtype == np.float32
+    np.testing.assert_array_equal(sample_initial_noise(7, (2,)), FROZEN)
     with pytest.raises(ConfigError, match="0 or more, not -1"):
-        draw_noise(-1, (1,))
+        sample_initial_noise(-1, (1,))
 
 
 FROZEN = np.array([0.983802318572998, -1.4327963590621948], np.float32)
@@ -80,7 +98,7 @@ FROZEN = np.array([0.983802318572998, -1.4327963590621948], np.float32)
 
 @pytest.mark.parametrize("size", [(32, 32), (24, 40), (5, 9), (16, 8)])
 def test_calm_noise_has_no_broad_areas_left(size):
-    noise = draw_noise(3, (1, 2, *size))
+    noise = sample_initial_noise(3, (1, 2, *size))
     still = damp_broad_noise(noise, variety=0)
     rows, columns = (max(1, round(side / BROAD)) for side in size)
     for row in range(rows):

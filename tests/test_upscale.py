@@ -280,8 +280,8 @@ def test_a_result_is_a_function_of_its_arguments(upscaler, drawing):
     assert enlarge() != upscaler(make_photo(24, 16), blank, size=40, seed=1, steps=2).tobytes()
     with pytest.raises(ConfigError, match="at least 1"):
         enlarge(steps=0)
-    with pytest.raises(ConfigError, match="schedulers ddim, dpm"):
-        enlarge(scheduler="ddpm")
+    with pytest.raises(ConfigError, match="schedulers ddpm, ddim, dpm"):
+        enlarge(scheduler="heun")
 
 
 def test_a_picture_of_one_tile_is_as_without_tiles(upscaler, drawing):

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from condiff.backends.table import GRAPH, build_engine, list_engines, parts_of
+from condiff.backends.table import GRAPH, Backend, build_engine, list_engines, parts_of
 from condiff.backends.torch_backend import TorchBackend, encode_both
 from condiff.errors import ConfigError, ModelError
 from condiff.models.condition_encoder import ConditionEncoder, from_patches, to_patches
@@ -28,6 +28,7 @@ from condiff.models.loading import LoadedModel, load_model
 OPSET = 17
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 CALL_TOLERANCE = 1e-3  # largest difference of any number in one output, in x_0's units
+CHECK_TIMESTEPS = (0.0, 600.0)
 CHECK_SIZES = ((1, 2), (2, 1))  # height and width of the condition, in strides
 
 
@@ -118,13 +119,9 @@ def compare_engines(folder: Path, engines: list[str] | None = None) -> list[Diff
             if index.hint_channels:
                 hints = rng.uniform(-1, 1, (1, index.hint_channels, *size)).astype(np.float32)
             x_t = rng.standard_normal((1, index.task.space.channels, *size)).astype(np.float32)
-            cond, null_cond = reference.encode(condition, hints, size)
-            pairs = zip((cond, null_cond), engine.encode(condition, hints, size), strict=True)
-            encoder = max(_gap(ours, its) for ours, its in pairs)
-            unet = max(
-                _gap(reference.predict(x_t, t, cond), engine.predict(x_t, t, cond))
-                for t in (0.0, 0.6 * index.diffusion.num_train_timesteps)
-            )
+            outputs = [_run(each, condition, hints, x_t, size) for each in (reference, engine)]
+            gaps = [_gap(ours, its) for ours, its in zip(*outputs, strict=True)]
+            encoder, unet = max(gaps[:2]), max(gaps[2:])
             found.append(Difference(name, (height, width), encoder, unet))
             if not max(encoder, unet) <= CALL_TOLERANCE:
                 raise ModelError(
@@ -132,6 +129,21 @@ def compare_engines(folder: Path, engines: list[str] | None = None) -> list[Diff
                     f"{name}, more than {CALL_TOLERANCE:g}: use --engine torch."
                 )
     return found
+
+
+def _run(
+    backend: Backend,
+    condition: np.ndarray,
+    hints: np.ndarray | None,
+    x_t: np.ndarray,
+    size: tuple[int, int],
+) -> list[np.ndarray]:
+    """cond, null_cond and the model output at two timesteps, one clean and one noisy."""
+    move = backend.to_device
+    shown = None if hints is None else move(hints)
+    cond, null_cond = backend.encode(move(condition), shown, size, guided=True)
+    outputs = [backend.predict(move(x_t), t, cond) for t in CHECK_TIMESTEPS]
+    return [backend.to_numpy(array) for array in (cond, null_cond, *outputs)]
 
 
 def _gap(first: np.ndarray, second: np.ndarray) -> float:

@@ -12,26 +12,28 @@ import platform
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
+from condiff.backends.graphs import GraphBackend, Run, open_onnx, open_openvino
 from condiff.errors import ConfigError, ModelError
 from condiff.models.info import ModelInfo
 
-Array = NDArray[Any]  # float32
-Run = Callable[[dict[str, Array]], list[Array]]  # inputs of a graph by name -> its outputs
+Array = Any  # float32, of NumPy or torch
 
 GRAPH = "model.onnx"
 PARTS = ("encoder", "unet")
 
 
-class Engine(Protocol):
-    """Runs a model on float32 arrays (B,C,h,w); several threads may call it at once."""
+class Backend(Protocol):
+    """Runs a model; several threads may call it at once.
+
+    Arrays are float32, of NumPy or of torch on `device`: they stay there for the whole loop of
+    sampling, and only `to_device` and `to_numpy` move them.
+    """
 
     @property
     def name(self) -> str:
@@ -43,10 +45,18 @@ class Engine(Protocol):
         """Where it runs: cpu, cuda, cuda:1 or mps."""
         ...
 
+    def to_device(self, array: NDArray[Any]) -> Array:
+        """A NumPy array as the backend's kind."""
+        ...
+
+    def to_numpy(self, array: Array) -> NDArray[Any]:
+        """The inverse of `to_device`."""
+        ...
+
     def encode(
-        self, condition: Array, hints: Array | None, size: tuple[int, int]
-    ) -> tuple[Array, Array]:
-        """cond and null_cond (B,K,*size) for a condition (B,N,H,W) in [-1,1] and hints, if any.
+        self, condition: Array, hints: Array | None, size: tuple[int, int], *, guided: bool
+    ) -> tuple[Array, Array | None]:
+        """cond and, if `guided`, null_cond (B,K,*size) for a condition (B,N,H,W) in [-1,1].
 
         hints are (B,3,*size); null_cond is the condition that guidance leads away from.
         """
@@ -58,103 +68,12 @@ class Engine(Protocol):
 
 
 @dataclass(frozen=True)
-class GraphBackend:
-    """An Engine that runs the two graphs of a model folder, by any library."""
-
-    name: str
-    encoder: Run | None  # None: the model is unconditional
-    unet: Run
-    hint_channels: int
-    device: str = "cpu"
-
-    def encode(
-        self, condition: Array, hints: Array | None, size: tuple[int, int]
-    ) -> tuple[Array, Array]:
-        """As Engine says."""
-        if self.encoder is None:
-            nothing = np.zeros((len(condition), 0, *size), np.float32)
-            return nothing, nothing
-        inputs = {"condition": condition}
-        if self.hint_channels:
-            none = np.zeros((len(condition), self.hint_channels, *size), np.float32)
-            inputs["hints"] = none if hints is None else hints
-        cond, null_cond = self.encoder(inputs)
-        return cond, null_cond
-
-    def predict(self, x_t: Array, t: float, cond: Array) -> Array:
-        """As Engine says."""
-        inputs = {"x_t": x_t, "t": np.array([t], np.float32)}
-        if self.encoder is not None:
-            inputs["cond"] = cond
-        (output,) = self.unet(inputs)
-        return output
-
-
-@dataclass(frozen=True)
 class Row:
     """A row of the table ENGINES: its package, how to install it, how it opens a graph."""
 
     package: str
     install: str
     open_graph: Callable[[Path, int], Run] | None  # (path, threads); None: torch, no graph
-
-
-def open_onnx(path: Path, threads: int) -> Run:
-    """Open a graph with ONNX Runtime; ValueError if it is not a usable graph."""
-    import onnxruntime
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4  # log nothing: failures are raised
-    options.enable_cpu_mem_arena = False  # the arena keeps what one large photo took
-    try:
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except (state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf) as error:
-        raise ValueError(str(error)) from error
-    except state.RuntimeException as error:
-        if "alloc" in str(error):
-            raise MemoryError from error
-        raise
-
-    def run(inputs: dict[str, Array]) -> list[Array]:
-        try:
-            outputs = session.run(None, inputs)
-        except (state.Fail, state.RuntimeException) as error:
-            if "alloc" in str(error):  # bad allocation; Failed to allocate memory
-                raise MemoryError from error
-            raise
-        return [np.asarray(output) for output in outputs]
-
-    return run
-
-
-def open_openvino(path: Path, threads: int) -> Run:
-    """Open a graph with OpenVINO."""
-    core = _openvino_core()
-    settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
-    compiled = core.compile_model(core.read_model(path), "CPU", settings)
-
-    def run(inputs: dict[str, Array]) -> list[Array]:
-        request = compiled.create_infer_request()  # one per call, since several threads may call
-        outputs = request.infer(inputs)
-        return [np.array(outputs[number]) for number in range(len(compiled.outputs))]
-
-    return run
-
-
-@cache
-def _openvino_core() -> Any:
-    """OpenVINO's only Core of this process.
-
-    Its CPU plugin (2026.4) registers a stack for signal handlers on the thread that compiles. When
-    two Cores go one after the other, a freed stack stays registered, and the next signal with a
-    handler, as SIGCHLD has in a process with data loaders, ends the process.
-    """
-    import openvino
-
-    return openvino.Core()
 
 
 ENGINES = {
@@ -204,7 +123,7 @@ def choose_engine(folder: ModelInfo, engine: str, device: str) -> str:
     return engine
 
 
-def build_engine(folder: ModelInfo, engine: str, *, device: str, threads: int) -> Engine:
+def build_engine(folder: ModelInfo, engine: str, *, device: str, threads: int) -> Backend:
     """Load a model into the engine that `choose_engine` named; ModelError if it cannot be."""
     row = ENGINES[engine]
     if row.open_graph is None:

@@ -1,4 +1,4 @@
-"""The engine that runs a model with torch, on any device."""
+"""The backend that runs a model with torch, on any device."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,36 +12,39 @@ from condiff.errors import ConfigError
 from condiff.models.condition_encoder import ConditionEncoder
 from condiff.models.denoiser import Model
 
-Array = NDArray[Any]  # float32
-
 
 class TorchBackend:
-    """The Engine of torch; `threads` of the processor, None for torch's own setting."""
+    """The Backend of torch; `threads` of the processor, None for torch's own setting."""
 
     name = "torch"
 
     def __init__(self, model: Model, device: torch.device | str = "cpu", threads: int | None = 1):
         self.model, self.device, self.threads = model, str(device), threads
 
-    def encode(
-        self, condition: Array, hints: Array | None, size: tuple[int, int]
-    ) -> tuple[Array, Array]:
-        """As Engine says."""
-        with self._at_work():
-            given = self._to_device(condition).contiguous(memory_format=torch.channels_last)
-            shown = None if hints is None else self._to_device(hints)
-            cond, null_cond = encode_both(self.model.encoder, given, hints=shown, size=size)
-            return cond.cpu().numpy(), null_cond.cpu().numpy()
+    def to_device(self, array: NDArray[Any]) -> Tensor:
+        """A tensor on the device; on a processor it shares the array's memory."""
+        return torch.from_numpy(array).to(self.device)
 
-    def predict(self, x_t: Array, t: float, cond: Array) -> Array:
-        """As Engine says."""
+    def to_numpy(self, array: Tensor) -> NDArray[Any]:
+        """The inverse of `to_device`."""
+        return array.cpu().numpy()
+
+    def encode(
+        self, condition: Tensor, hints: Tensor | None, size: tuple[int, int], *, guided: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """As Backend says."""
+        with self._at_work():
+            given = condition.contiguous(memory_format=torch.channels_last)
+            encoder = self.model.encoder
+            if guided:
+                return encode_both(encoder, given, hints=hints, size=size)
+            return encoder(given, hints=hints, size=size), None
+
+    def predict(self, x_t: Tensor, t: float, cond: Tensor) -> Tensor:
+        """As Backend says."""
         with self._at_work():
             step = torch.tensor([t], dtype=torch.float32, device=self.device)
-            output = self.model.predict(self._to_device(x_t), step, self._to_device(cond))
-            return output.cpu().numpy()
-
-    def _to_device(self, array: Array) -> Tensor:
-        return torch.from_numpy(array).to(self.device)
+            return self.model.predict(x_t, step, cond)
 
     @contextmanager
     def _at_work(self) -> Iterator[None]:

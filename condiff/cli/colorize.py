@@ -269,7 +269,7 @@ def _colorize(
     config, seconds = settings.sampling, time.perf_counter() - started
     options.report(
         f"{width}x{height}, seed {seed}, {config.steps} steps of {config.scheduler}, "
-        f"{pipeline.engine.name} on {pipeline.device}, {seconds:.1f} s",
+        f"{pipeline.backend.name} on {pipeline.device}, {seconds:.1f} s",
         quiet=quiet,
     )
 

@@ -169,7 +169,7 @@ def render(
     guided = f", guidance {scale:g}" if scale != 1 else ""
     options.report(
         f"{width}x{height}, seed {seed}, {config.steps} steps of {config.scheduler}{guided}, "
-        f"{pipeline.engine.name} on {pipeline.device}, {time.perf_counter() - started:.1f} s",
+        f"{pipeline.backend.name} on {pipeline.device}, {time.perf_counter() - started:.1f} s",
         quiet=quiet,
     )
 

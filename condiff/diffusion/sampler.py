@@ -1,7 +1,8 @@
-"""Sampling, from noise to an image, in NumPy: it works without torch and diffusers.
+"""Sampling, from noise to an image, in NumPy or torch: arrays stay what and where they are.
 
-DDIM (Song et al. 2021, arXiv:2010.02502) and DPM-Solver++ 2M (Lu et al. 2022, arXiv:2211.01095),
-with trailing spacing; tests/test_sampling.py compares them with diffusers'.
+DDPM (Ho et al. 2020, arXiv:2006.11239), DDIM (Song et al. 2021, arXiv:2010.02502) and DPM-Solver++
+2M (Lu et al. 2022, arXiv:2211.01095), with trailing spacing; tests/test_sampling.py compares them
+with diffusers'. NumPy works without torch.
 """
 
 import math
@@ -11,30 +12,42 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from condiff.config import DiffusionConfig, PredictionType
+from condiff.config import DiffusionConfig
+from condiff.diffusion.parameterization import add_noise, to_eps, to_x_0
+from condiff.diffusion.schedule import compute_alphas_bar, space_timesteps
 from condiff.errors import ConfigError
 
-Array = NDArray[Any]  # float32
+Array = Any  # of NumPy or torch, float32
 Predict = Callable[[Array, float], Array]  # (x_t, t) -> model output
-PredictX0 = Callable[[Array, int, np.float32], Array]  # (x_t, t, alpha_bar) -> x_0
-Solver = Callable[[PredictX0, Array, Array, int], Iterator[Array]]
+PredictX0 = Callable[[Array, int, float], Array]  # (x_t, t, alpha_bar) -> x_0
+SampleNoise = Callable[[tuple[int, ...]], Array]  # a shape -> standard normal noise
+Sampler = Callable[[PredictX0, Array, NDArray[Any], int, SampleNoise], Iterator[Array]]
 
-BROAD = 8  # cells on a side of what counts as a broad area
-BETA_START, BETA_END, MAX_BETA = 1e-4, 0.02, 0.999
+BROAD = 8  # cells on a side of what counts as a large area
 
 
-def draw_noise(seed: int, shape: tuple[int, ...]) -> Array:
-    """x_T: standard normal of that shape, the same for every engine, device and NumPy.
+class NoiseSource:
+    """Standard normal noise of a seed, the same for every engine, device and NumPy.
 
     RandomState's streams are frozen (NEP 19); those of NumPy's newer generators are not.
     """
-    if seed < 0:
-        raise ConfigError(f"A seed is 0 or more, not {seed}.")
-    bits = np.random.MT19937(np.random.SeedSequence(seed))
-    return np.random.RandomState(bits).standard_normal(shape).astype(np.float32)
+
+    def __init__(self, seed: int):
+        if seed < 0:
+            raise ConfigError(f"A seed is 0 or more, not {seed}.")
+        self.state = np.random.RandomState(np.random.MT19937(np.random.SeedSequence(seed)))
+
+    def __call__(self, shape: tuple[int, ...]) -> NDArray[Any]:
+        """The next noise, float32."""
+        return self.state.standard_normal(shape).astype(np.float32)
 
 
-def damp_broad_noise(noise: Array, *, variety: float) -> Array:
+def sample_initial_noise(seed: int, shape: tuple[int, ...]) -> NDArray[Any]:
+    """x_T: the first noise of a seed."""
+    return NoiseSource(seed)(shape)
+
+
+def damp_broad_noise(noise: NDArray[Any], *, variety: float) -> NDArray[Any]:
     """x_T (B,C,h,w) with the means of blocks of BROAD cells multiplied by `variety`.
 
     The noise's mean over a broad area decides the colour cast of whole objects. With variety 1 x_T
@@ -55,42 +68,6 @@ def damp_broad_noise(noise: Array, *, variety: float) -> Array:
     return (noise - (1 - variety) * broad).astype(np.float32)
 
 
-def compute_alphas_bar(config: DiffusionConfig) -> Array:
-    """alpha_bar (T,) as diffusers' schedulers of that configuration hold it.
-
-    It is rounded to single precision in the same places as theirs: at the noisy end predictions
-    are divided by it, so that rounding shows.
-    """
-    count = config.num_train_timesteps
-    if config.beta_schedule == "squaredcos_cap_v2":
-        edges = np.cos((np.arange(count + 1) / count + 0.008) / 1.008 * math.pi / 2) ** 2
-        betas = np.minimum(1 - edges[1:] / edges[:-1], MAX_BETA)
-    elif config.beta_schedule == "scaled_linear":
-        betas = np.linspace(BETA_START**0.5, BETA_END**0.5, count) ** 2
-    else:
-        u = np.linspace(0, 1, count)
-        if config.beta_schedule == "sigmoid":
-            u = 1 / (1 + np.exp(6 - 12 * u))
-        betas = BETA_START + u * (BETA_END - BETA_START)
-    betas = betas.astype(np.float32)
-    if config.schedule_shift != 1:
-        alphas_bar = np.cumprod(1 - betas.astype(float))
-        shifted = config.schedule_shift**2 * alphas_bar
-        shifted /= shifted + 1 - alphas_bar
-        betas = (1 - shifted / np.append(1, shifted[:-1])).astype(np.float32)
-    alphas_bar = np.cumprod(1 - betas, dtype=float).astype(np.float32)
-    if config.rescale_betas_zero_snr:  # Lin et al. 2023, arXiv:2305.08891, algorithm 1
-        first, last = np.sqrt(alphas_bar[[0, -1]])
-        alphas_bar = ((np.sqrt(alphas_bar) - last) * (first / (first - last))) ** 2
-    return alphas_bar
-
-
-def space_timesteps(num_train_timesteps: int, steps: int) -> list[int]:
-    """`steps` timesteps from the last one down, evenly spaced ("trailing")."""
-    spaced = np.round(np.arange(num_train_timesteps, 0, -num_train_timesteps / steps))
-    return [int(t) - 1 for t in spaced[:steps]]
-
-
 def sample(
     predict: Predict,
     noise: Array,
@@ -99,51 +76,64 @@ def sample(
     config: DiffusionConfig,
     steps: int,
     clip: float,
+    sample_noise: SampleNoise | None = None,
 ) -> Iterator[Array]:
     """Yield the pure noise (B,C,h,w), then x_t after every step; the last one is the sample.
 
-    Every predicted x_0 is clipped to ±clip.
+    Every predicted x_0 is clipped to ±clip. `sample_noise` gives the noise that ddpm adds in each
+    step, as an array of the same kind as `noise`.
     """
     alphas_bar = compute_alphas_bar(config)
     kind = config.prediction_type
 
-    def predict_x_0(x_t: Array, t: int, alpha_bar: np.float32) -> Array:
+    def predict_x_0(x_t: Array, t: int, alpha_bar: float) -> Array:
         return to_x_0(kind, predict(x_t, float(t)), x_t, alpha_bar).clip(-clip, clip)
 
+    def no_noise(shape: tuple[int, ...]) -> Array:
+        raise ConfigError(f"The sampler {scheduler} adds noise: give it a source of noise.")
+
     yield noise
-    yield from SOLVERS[scheduler](predict_x_0, noise, alphas_bar, steps)
+    yield from SAMPLERS[scheduler](predict_x_0, noise, alphas_bar, steps, sample_noise or no_noise)
 
 
-def guide(cond_output: Array, uncond_output: Array, guidance_scale: float) -> Array:
-    """Classifier-free guidance: uncond + guidance_scale (cond - uncond), so that 1 is off."""
-    return uncond_output + guidance_scale * (cond_output - uncond_output)
-
-
-def to_x_0(kind: PredictionType, model_output: Array, x_t: Array, alpha_bar: np.float32) -> Array:
-    """The clean image that a model output stands for."""
-    if kind == "sample":
-        return model_output
-    signal, sigma = np.sqrt(alpha_bar), np.sqrt(1 - alpha_bar)
-    if kind == "epsilon":
-        return (x_t - sigma * model_output) / signal
-    return signal * x_t - sigma * model_output
-
-
-def _ddim(predict_x_0: PredictX0, x_t: Array, alphas_bar: Array, steps: int) -> Iterator[Array]:
+def _ddim(
+    predict_x_0: PredictX0, x_t: Array, alphas_bar: NDArray[Any], steps: int, _: SampleNoise
+) -> Iterator[Array]:
     """Deterministic DDIM: eq. 12 with sigma 0."""
     count = len(alphas_bar)
     for t in space_timesteps(count, steps):
         before = t - count // steps  # as diffusers has it, also where `steps` does not divide
         alpha_bar, next_alpha_bar = alphas_bar[t], alphas_bar[before] if before >= 0 else 1
         x_0 = predict_x_0(x_t, t, alpha_bar)
-        eps = (x_t - np.sqrt(alpha_bar) * x_0) / max(np.sqrt(1 - alpha_bar), np.float32(1e-8))
-        x_t = np.sqrt(next_alpha_bar, dtype=np.float32) * x_0
-        x_t = x_t + np.sqrt(1 - next_alpha_bar, dtype=np.float32) * eps
+        x_t = add_noise(x_0, to_eps(x_0, x_t, alpha_bar), next_alpha_bar)
+        yield x_t
+
+
+def _ddpm(
+    predict_x_0: PredictX0,
+    x_t: Array,
+    alphas_bar: NDArray[Any],
+    steps: int,
+    sample_noise: SampleNoise,
+) -> Iterator[Array]:
+    """Ancestral sampling: eq. 7 with the smaller of the two variances of section 3.2."""
+    timesteps = space_timesteps(len(alphas_bar), steps)
+    for t, following in zip(timesteps, [*timesteps[1:], None], strict=True):
+        alpha_bar = float(alphas_bar[t])
+        next_alpha_bar = 1.0 if following is None else float(alphas_bar[following])
+        x_0 = predict_x_0(x_t, t, alphas_bar[t])
+        alpha = alpha_bar / next_alpha_bar
+        of_x_0 = math.sqrt(next_alpha_bar) * (1 - alpha) / (1 - alpha_bar)
+        of_x_t = math.sqrt(alpha) * (1 - next_alpha_bar) / (1 - alpha_bar)
+        x_t = of_x_0 * x_0 + of_x_t * x_t
+        if following is not None:
+            variance = (1 - next_alpha_bar) / (1 - alpha_bar) * (1 - alpha)
+            x_t = x_t + math.sqrt(variance) * sample_noise(tuple(x_t.shape))
         yield x_t
 
 
 def _dpm_solver(
-    predict_x_0: PredictX0, x_t: Array, alphas_bar: Array, steps: int
+    predict_x_0: PredictX0, x_t: Array, alphas_bar: NDArray[Any], steps: int, _: SampleNoise
 ) -> Iterator[Array]:
     """DPM-Solver++ 2M, its algorithm 2: the first and the last step are of the first order."""
     timesteps = space_timesteps(len(alphas_bar), steps)
@@ -162,11 +152,16 @@ def _dpm_solver(
         ahead = x_0
         if last_x_0 is not None:
             r = (half_log_snr[i] - half_log_snr[i - 1]) / h
-            ahead = x_0 + (x_0 - last_x_0) / np.float32(2 * r)
+            ahead = x_0 + (x_0 - last_x_0) / _single(2 * r)
         kept, added = sigma[i + 1] / sigma[i], -alpha[i + 1] * math.expm1(-h)
-        x_t = np.float32(kept) * x_t + np.float32(added) * ahead
+        x_t = _single(kept) * x_t + _single(added) * ahead
         last_x_0 = x_0
         yield x_t
 
 
-SOLVERS: dict[str, Solver] = {"ddim": _ddim, "dpmsolver++": _dpm_solver}
+def _single(x: float) -> float:
+    """A number rounded to single precision."""
+    return float(np.float32(x))
+
+
+SAMPLERS: dict[str, Sampler] = {"ddpm": _ddpm, "ddim": _ddim, "dpmsolver++": _dpm_solver}

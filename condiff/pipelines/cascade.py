@@ -9,17 +9,17 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import cv2
 import numpy as np
 from PIL import Image
 
-from condiff.backends.table import Engine, build_engine, choose_engine, find_device
+from condiff.backends.table import Backend, build_engine, choose_engine, find_device
 from condiff.conditions.drawing_cleanup import Drawing, shrink_ink
 from condiff.config import SamplingConfig
 from condiff.data.upscale_pairs import FACTORS, bring_up
-from condiff.diffusion.sampler import SOLVERS, draw_noise, sample
+from condiff.diffusion.sampler import SAMPLERS, NoiseSource, sample
 from condiff.diffusion.tiles import plan_tiles, predict_in_tiles
 from condiff.errors import ConfigError
 from condiff.inputs import Lines, Opened, UserPicture
@@ -38,13 +38,13 @@ TONE = 2.0  # sigma of the blur that leaves a picture's tone, in pixels of the s
 class Upscaler:
     """A loaded model of the task upscale."""
 
-    def __init__(self, loaded: ModelInfo, engine: Engine):
+    def __init__(self, loaded: ModelInfo, backend: Backend):
         if not loaded.task.enlarges:
             raise ConfigError(
                 f"The model {loaded.path.name} is of the task {loaded.task.name}, and does not "
                 "enlarge: give a model of the task upscale, or none."
             )
-        self.loaded, self.engine = loaded, engine
+        self.loaded, self.backend = loaded, backend
 
     @classmethod
     def from_pretrained(
@@ -106,9 +106,9 @@ class Upscaler:
         """One stage: RGB (h,w,3) uint8 enlarged to the size of its lines, ink (H,W) uint8."""
         if steps < 1:
             raise ConfigError(f"steps are at least 1, not {steps}.")
-        if scheduler not in SOLVERS:
-            raise ConfigError(f"The second stage has the schedulers {', '.join(SOLVERS)}.")
-        task, engine = self.loaded.task, self.engine
+        if scheduler not in SAMPLERS:
+            raise ConfigError(f"The second stage has the schedulers {', '.join(SAMPLERS)}.")
+        task, backend = self.loaded.task, self.backend
         height, width = ink.shape
         brought = bring_up(small, width=width, height=height).clip(0, 255)
         condition = np.concatenate([brought, ink[..., None].astype(np.float32)], axis=2)
@@ -119,22 +119,30 @@ class Upscaler:
         side = TILE * self.loaded.sample_size if tile is None else tile
         side = max(stride, side // stride * stride)
         tiles = plan_tiles(*size, side=side, overlap=side // OVERLAP)
-        cond, _ = engine.encode(given, None, size)
+        cond, _ = backend.encode(backend.to_device(given), None, size, guided=False)
+        weight = backend.to_device(tiles.weight)
 
-        def predict(x_t: np.ndarray, t: float) -> np.ndarray:
-            def one(part: np.ndarray, cond: np.ndarray) -> np.ndarray:
-                return engine.predict(part, t, cond)
+        def predict(x_t: Any, t: float) -> Any:
+            def one(part: Any, cond: Any) -> Any:
+                return backend.predict(part, t, cond)
 
-            return np.asarray(predict_in_tiles(one, x_t, cond, tiles=tiles, weight=tiles.weight))
+            return predict_in_tiles(one, x_t, cond, tiles=tiles, weight=weight)
+
+        source = NoiseSource(seed)
+
+        def sample_noise(shape: tuple[int, ...]) -> Any:
+            return backend.to_device(source(shape))
 
         *_, x_0 = sample(
             predict,
-            draw_noise(seed, (1, task.space.channels, *size)),
+            sample_noise((1, task.space.channels, *size)),
             scheduler=scheduler,
             config=self.loaded.diffusion,
             steps=steps,
             clip=task.space.clip,
+            sample_noise=sample_noise,
         )
+        x_0 = backend.to_numpy(x_0)
         pixels = (x_0[0, :, :height, :width].clip(-1, 1).transpose(1, 2, 0) + 1) * 127.5
         return np.ascontiguousarray(pixels.round().astype(np.uint8))
 

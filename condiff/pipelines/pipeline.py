@@ -3,20 +3,20 @@
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from PIL import Image
 
-from condiff.backends.table import Engine, build_engine, choose_engine, find_device
+from condiff.backends.table import Backend, build_engine, choose_engine, find_device
 from condiff.color.edits import NO_EDITS, UNEDITED, ColorEdits, PreparedEdits
 from condiff.conditions.drawing_cleanup import Drawing
 from condiff.config import SamplingConfig
-from condiff.diffusion.sampler import SOLVERS, damp_broad_noise, draw_noise, guide, sample
-from condiff.errors import ConfigError
+from condiff.diffusion.parameterization import guide
+from condiff.diffusion.sampler import SAMPLERS, NoiseSource, damp_broad_noise, sample
+from condiff.errors import ConfigError, DependencyError
 from condiff.inputs import Opened
 from condiff.models.info import ModelInfo, read_model_info
 from condiff.photos.photo import Picture, as_memory_error, to_8_bits, with_pixels
@@ -31,8 +31,8 @@ class Encoded:
 
     source: np.ndarray | None  # the photo's RGB (H,W,3); None for a drawing or nothing
     edits: PreparedEdits
-    cond: np.ndarray  # (1,K,h,w)
-    null_cond: np.ndarray  # the condition that guidance leads away from
+    cond: Any  # (1,K,h,w), an array of the backend's
+    null_cond: Any | None  # what guidance leads away from; None without guidance
     size: tuple[int, int]  # of x_t, padded to the U-Net's stride
     inside: tuple[int, int]  # rows and columns of x_t that the picture covers
 
@@ -40,8 +40,8 @@ class Encoded:
 class Pipeline:
     """A model that is loaded: `Pipeline.from_pretrained("colorize")(image)` runs it."""
 
-    def __init__(self, loaded: ModelInfo, engine: Engine):
-        self.loaded, self.engine = loaded, engine
+    def __init__(self, loaded: ModelInfo, backend: Backend):
+        self.loaded, self.backend = loaded, backend
 
     @property
     def sampling(self) -> SamplingConfig:
@@ -71,7 +71,7 @@ class Pipeline:
     @property
     def device(self) -> str:
         """Where the network runs: cpu, cuda, cuda:1 or mps."""
-        return self.engine.device
+        return self.backend.device
 
     @property
     def cell(self) -> int:
@@ -179,6 +179,8 @@ class Pipeline:
         condition: np.ndarray,
         source: np.ndarray | None = None,
         edits: PreparedEdits = UNEDITED,
+        *,
+        guided: bool = True,
     ) -> Encoded:
         """The same for a condition (H,W,N) in [-1,1] that is prepared already."""
         rows, columns = (side // self.cell for side in condition.shape[:2])
@@ -187,7 +189,9 @@ class Pipeline:
         size = (padded.shape[0] // self.cell, padded.shape[1] // self.cell)
         scale = self.loaded.task.space.scale
         hints = edits.encode_hints(condition, cell=self.cell, scale=scale, size=size)
-        cond, null_cond = self.engine.encode(given, hints, size)
+        move = self.backend.to_device
+        shown = None if hints is None else move(hints)
+        cond, null_cond = self.backend.encode(move(given), shown, size, guided=guided)
         return Encoded(source, edits, cond, null_cond, size, (rows, columns))
 
     def sample(
@@ -199,21 +203,36 @@ class Pipeline:
         differently in batches of different sizes, so that bytes would depend on the batch.
         """
         config = config or self.sampling
-        task, space, engine = self.loaded.task, self.loaded.task.space, self.engine
-        noise = draw_noise(seed, (1, space.channels, *encoded.size))
-        noise = damp_broad_noise(noise, variety=config.variety)
-        scale = config.guidance_scale if task.picture else 1.0
+        task, backend = self.loaded.task, self.backend
+        space, scale = task.space, config.guidance_scale if task.picture else 1.0
+        if scale != 1 and encoded.null_cond is None:
+            raise ConfigError(
+                "The picture was encoded without guidance: encode it with this config."
+            )
+        source = NoiseSource(seed)
 
-        def predict(x_t: np.ndarray, t: float) -> np.ndarray:
-            output = engine.predict(x_t, t, encoded.cond)
+        def sample_noise(shape: tuple[int, ...]) -> Any:
+            return backend.to_device(source(shape))
+
+        noise = damp_broad_noise(source((1, space.channels, *encoded.size)), variety=config.variety)
+
+        def predict(x_t: Any, t: float) -> Any:
+            output = backend.predict(x_t, t, encoded.cond)
             if scale == 1:
                 return output
-            return guide(output, engine.predict(x_t, t, encoded.null_cond), scale)
+            return guide(output, backend.predict(x_t, t, encoded.null_cond), scale)
 
-        sampler = self._find_sampler(config.scheduler, seed=seed)
         rows, columns = encoded.inside
-        for x_t in sampler(predict, noise, steps=config.steps, clip=space.clip):
-            clipped = x_t[0].clip(-space.clip, space.clip).transpose(1, 2, 0)
+        for x_t in self._find_sampler(config.scheduler)(
+            predict,
+            backend.to_device(noise),
+            scheduler=config.scheduler,
+            config=self.loaded.diffusion,
+            steps=config.steps,
+            clip=space.clip,
+            sample_noise=sample_noise,
+        ):
+            clipped = backend.to_numpy(x_t)[0].clip(-space.clip, space.clip).transpose(1, 2, 0)
             yield np.ascontiguousarray(clipped[:rows, :columns])
 
     def decode(self, x_0: np.ndarray, encoded: Encoded) -> np.ndarray:
@@ -256,17 +275,15 @@ class Pipeline:
         photo = (source.shape[1], source.shape[0])
         return edits.prepare(photo=photo, size=(condition.shape[0], condition.shape[1]))
 
-    def _find_sampler(self, scheduler: str, *, seed: int) -> Callable[..., Iterator[np.ndarray]]:
-        """The sampling function of a scheduler: in NumPy where there is one, else by diffusers."""
-        if scheduler in SOLVERS:
-            return partial(sample, scheduler=scheduler, config=self.loaded.diffusion)
+    def _find_sampler(self, scheduler: str) -> Callable[..., Iterator[Any]]:
+        """The sampling function of a scheduler: condiff's own where there is one, or diffusers'."""
+        if scheduler in SAMPLERS:
+            return sample
         if not find_spec("diffusers"):
-            raise ConfigError(
+            raise DependencyError(
                 f"The scheduler {scheduler} needs torch and diffusers: pip install torch "
-                f"diffusers, or use {' or '.join(SOLVERS)}."
+                f"diffusers, or use {', '.join(SAMPLERS)}."
             )
         from condiff.diffusion.diffusers_schedulers import sample_with_diffusers
 
-        return partial(
-            sample_with_diffusers, scheduler=scheduler, config=self.loaded.diffusion, seed=seed
-        )
+        return sample_with_diffusers

@@ -9,12 +9,7 @@ from torch import Tensor
 from condiff.color.hints import hints_from_mask, sample_hint_mask
 from condiff.config import TrainConfig
 from condiff.data.crops import Batch
-from condiff.diffusion.diffusers_schedulers import (
-    draw_noise,
-    drop_condition,
-    loss_weight,
-    squared_error,
-)
+from condiff.diffusion.loss import drop_condition, loss_weight, sample_noise, squared_error
 from condiff.tasks import Task
 
 
@@ -43,7 +38,7 @@ def batch_error(
     seed = seed_of(config.seed, number)
     torch.manual_seed(seed + process)  # for dropout, where a pretrained U-Net has any
     generator = torch.Generator(device).manual_seed(seed)
-    t, eps = draw_noise(
+    t, eps = sample_noise(
         (total, *x_0.shape[1:]),
         num_train_timesteps=len(alphas_bar),
         config=config.diffusion,

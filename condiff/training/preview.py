@@ -1,12 +1,13 @@
 """Preview grids of a model in training: a few photos of its data, sampled from fixed noise."""
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from condiff.config import TrainConfig
 from condiff.data.crops import Batch
-from condiff.diffusion.diffusers_schedulers import build_scheduler, denoise, initial_noise
+from condiff.diffusion.sampler import sample, sample_initial_noise
 from condiff.figures import make_contact_sheet
 from condiff.models.denoiser import Model
 from condiff.tasks import Task
@@ -30,17 +31,22 @@ def sample_grid(
     was_training = model.training
     model.eval()
     cond = model.encoder(condition, features=features, size=(size, size))
-    generators = [torch.Generator().manual_seed(i) for i in range(len(x_0))]
-    noise = initial_noise(generators, (task.space.channels, size, size)).to(x_0.device)
-    *_, sample = denoise(
-        lambda x_t, t: model.predict(x_t, t, cond),
-        build_scheduler("ddim", config.diffusion),
-        noise,
+    shape = (task.space.channels, size, size)
+    noise = np.stack([sample_initial_noise(seed, shape) for seed in range(len(x_0))])
+
+    def predict(x_t: Tensor, t: float) -> Tensor:
+        return model.predict(x_t, torch.full((len(x_t),), t, device=x_t.device), cond)
+
+    *_, sampled = sample(
+        predict,
+        torch.from_numpy(noise).to(x_0.device),
+        scheduler="ddim",
+        config=config.diffusion,
         steps=min(steps, config.diffusion.num_train_timesteps),
         clip=task.space.clip,
     )
     model.train(was_training)
-    rows = [to_pictures(image, condition, task) for image in (sample, x_0)]
+    rows = [to_pictures(image, condition, task) for image in (sampled, x_0)]
     if task.picture is not None:
         keeps_photo = task.space.keeps_photo
         shown = torch.zeros_like(x_0) if keeps_photo else task.picture.show(condition)

@@ -1,0 +1,115 @@
+"""The graphs of a model folder, run by ONNX Runtime or OpenVINO on a processor, without torch."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]  # float32
+# Inputs of a graph by name, and names of outputs -> these outputs.
+Run = Callable[[dict[str, Array], list[str]], list[Array]]
+
+
+@dataclass(frozen=True)
+class GraphBackend:
+    """A Backend that runs the two graphs of a model folder in NumPy, by any library."""
+
+    name: str
+    encoder: Run | None  # None: the model is unconditional
+    unet: Run
+    hint_channels: int
+    device: str = "cpu"
+
+    def to_device(self, array: Array) -> Array:
+        """The array itself."""
+        return array
+
+    def to_numpy(self, array: Array) -> Array:
+        """The array itself."""
+        return array
+
+    def encode(
+        self, condition: Array, hints: Array | None, size: tuple[int, int], *, guided: bool
+    ) -> tuple[Array, Array | None]:
+        """As Backend says."""
+        if self.encoder is None:
+            nothing = np.zeros((len(condition), 0, *size), np.float32)
+            return nothing, nothing if guided else None
+        inputs = {"condition": condition}
+        if self.hint_channels:
+            none = np.zeros((len(condition), self.hint_channels, *size), np.float32)
+            inputs["hints"] = none if hints is None else hints
+        if not guided:
+            return self.encoder(inputs, ["cond"])[0], None
+        cond, null_cond = self.encoder(inputs, ["cond", "null_cond"])
+        return cond, null_cond
+
+    def predict(self, x_t: Array, t: float, cond: Array) -> Array:
+        """As Backend says."""
+        inputs = {"x_t": x_t, "t": np.array([t], np.float32)}
+        if self.encoder is not None:
+            inputs["cond"] = cond
+        (output,) = self.unet(inputs, ["model_output"])
+        return output
+
+
+def open_onnx(path: Path, threads: int) -> Run:
+    """Open a graph with ONNX Runtime; ValueError if it is not a usable graph."""
+    import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # log nothing: failures are raised
+    options.enable_cpu_mem_arena = False  # the arena keeps what one large photo took
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except (state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf) as error:
+        raise ValueError(str(error)) from error
+    except state.RuntimeException as error:
+        if "alloc" in str(error):
+            raise MemoryError from error
+        raise
+
+    def run(inputs: dict[str, Array], names: list[str]) -> list[Array]:
+        try:
+            outputs = session.run(names, inputs)
+        except (state.Fail, state.RuntimeException) as error:
+            if "alloc" in str(error):  # bad allocation; Failed to allocate memory
+                raise MemoryError from error
+            raise
+        return [np.asarray(output) for output in outputs]
+
+    return run
+
+
+def open_openvino(path: Path, threads: int) -> Run:
+    """Open a graph with OpenVINO."""
+    core = _openvino_core()
+    settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
+    compiled = core.compile_model(core.read_model(path), "CPU", settings)
+
+    def run(inputs: dict[str, Array], names: list[str]) -> list[Array]:
+        request = compiled.create_infer_request()  # one per call, since several threads may call
+        outputs = request.infer(inputs)
+        return [np.array(outputs[compiled.output(name)]) for name in names]
+
+    return run
+
+
+@cache
+def _openvino_core() -> Any:
+    """OpenVINO's only Core of this process.
+
+    Its CPU plugin (2026.4) registers a stack for signal handlers on the thread that compiles. When
+    two Cores go one after the other, a freed stack stays registered, and the next signal with a
+    handler, as SIGCHLD has in a process with data loaders, ends the process.
+    """
+    import openvino
+
+    return openvino.Core()

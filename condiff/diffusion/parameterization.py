@@ -1,0 +1,73 @@
+"""Between x_0, noise, x_t and what the network predicts: one text for NumPy and torch arrays.
+
+Ho et al. 2020 (arXiv:2006.11239) for the process, Salimans & Ho 2022 (arXiv:2202.00512) for v.
+docs/guide/diffusion.md has all formulas beside their configuration keys.
+"""
+
+from typing import Any, TypeVar
+
+import numpy as np
+
+from condiff.config import PredictionType
+
+# An array of NumPy or of torch, float32. alpha_bar is an array of it that broadcasts, or a number.
+Array = TypeVar("Array", bound=Any)
+
+
+def add_noise(x_0: Array, eps: Array, alpha_bar: Any) -> Array:
+    """x_t = sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) eps."""
+    return _sqrt(alpha_bar) * x_0 + _sqrt(1 - alpha_bar) * eps
+
+
+def target(prediction_type: PredictionType, x_0: Array, eps: Array, alpha_bar: Any) -> Array:
+    """The training target: eps, x_0, or v = sqrt(alpha_bar) eps - sqrt(1-alpha_bar) x_0.
+
+    The squared error of v is that of the noise weighted by 1/alpha_bar.
+    """
+    if prediction_type == "epsilon":
+        return eps
+    if prediction_type == "sample":
+        return x_0
+    return _sqrt(alpha_bar) * eps - _sqrt(1 - alpha_bar) * x_0
+
+
+def to_x_0(
+    prediction_type: PredictionType, model_output: Array, x_t: Array, alpha_bar: Any
+) -> Array:
+    """The clean image that a model output stands for."""
+    if prediction_type == "sample":
+        return model_output
+    signal, sigma = _sqrt(alpha_bar), _sqrt(1 - alpha_bar)
+    if prediction_type == "epsilon":
+        return (x_t - sigma * model_output) / signal
+    return signal * x_t - sigma * model_output
+
+
+def to_eps(x_0: Array, x_t: Array, alpha_bar: Any) -> Array:
+    """The noise in x_t = sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) eps."""
+    sigma = _sqrt(1 - alpha_bar)
+    least = sigma.clip(1e-8) if hasattr(sigma, "clip") else max(sigma, 1e-8)
+    return (x_t - _sqrt(alpha_bar) * x_0) / least
+
+
+def from_x_0(prediction_type: PredictionType, x_0: Array, x_t: Array, alpha_bar: Any) -> Array:
+    """The model output that stands for a clean image: the inverse of `to_x_0`."""
+    if prediction_type == "sample":
+        return x_0
+    return target(prediction_type, x_0, to_eps(x_0, x_t, alpha_bar), alpha_bar)
+
+
+def guide(cond_output: Array, null_output: Array, guidance_scale: float) -> Array:
+    """Classifier-free guidance: null + guidance_scale (cond - null), so that 1 is off.
+
+    Ho & Salimans 2022 (arXiv:2207.12598).
+    """
+    return null_output + guidance_scale * (cond_output - null_output)
+
+
+def _sqrt(x: Any) -> Any:
+    """The square root in single precision; of a number as a Python float, which torch takes too."""
+    if hasattr(x, "sqrt"):
+        return x.sqrt()
+    root = np.sqrt(x, dtype=np.float32)
+    return root if root.ndim else float(root)

@@ -25,12 +25,12 @@ from condiff.evaluation.baselines import (
 )
 from condiff.evaluation.colorization import (
     HIGHEST_PSNR,
-    Lite0Extractor,
     evaluate,
     format_table,
     html_report,
     pick_comparisons,
 )
+from condiff.evaluation.feature_extractors import Lite0Extractor
 from condiff.evaluation.metrics import ciede2000, colorfulness, diversity
 from condiff.evaluation.pairs import pair_folders, read_photo, read_truths
 from condiff.evaluation.report import markdown_table, to_json

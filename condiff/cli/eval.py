@@ -94,8 +94,9 @@ def evaluate(
     table says whether they have the same lines, whether they look real, and how far samples differ
     (--samples 2). Its baselines are the set's blurred mean, noise, another photo, and the truth.
     """
-    from condiff.evaluation.colorization import Lite0Extractor, format_groups, format_table
-    from condiff.evaluation.colorization import evaluate as judge
+    from condiff.evaluation.colorization import evaluate as measure
+    from condiff.evaluation.colorization import format_groups, format_table
+    from condiff.evaluation.feature_extractors import Lite0Extractor
     from condiff.evaluation.report import to_json
     from condiff.files import publish, unwritten
     from condiff.photos.writing import check_target
@@ -122,7 +123,7 @@ def evaluate(
             enlarge = upscale or AUTO
             cascade = Cascade.behind(pipeline, size=config.size, upscale=enlarge, engine=engine)
             kind = condition or DEFAULT_KIND
-            _judge_drawings(
+            _measure_drawings(
                 name, cascade, truths, repeats, condition=kind, quiet=quiet, as_json=as_json
             )
             return
@@ -134,7 +135,7 @@ def evaluate(
         results = _colorize(pipeline, truths, repeats, quiet=quiet)
     else:
         raise typer.BadParameter("Give either RESULT_DIR and TRUTH_DIR, or --model and --data.")
-    rows = judge(
+    rows = measure(
         {name: results}, truths, extractor=Lite0Extractor(), inception=inception, lpips=lpips
     )
     print(to_json(rows) if as_json else format_table(rows), end="\n" if not as_json else "")
@@ -186,7 +187,7 @@ def _colorize(
     ]
 
 
-def _judge_drawings(
+def _measure_drawings(
     name: str,
     cascade: "Cascade",
     truths: "list[Pixels]",
@@ -199,7 +200,7 @@ def _judge_drawings(
     """Print the figures of what a model makes of each photo's lines, beside the baselines'."""
     import numpy as np
 
-    from condiff.evaluation.colorization import Lite0Extractor
+    from condiff.evaluation.feature_extractors import Lite0Extractor
     from condiff.evaluation.report import to_json
     from condiff.evaluation.sketches import evaluate_drawings, format_table, prepare_truth
 

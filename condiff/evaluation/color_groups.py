@@ -59,13 +59,13 @@ def find_group(truth_lab: Floats, group: Group) -> npt.NDArray[np.bool_]:
     return inside
 
 
-def judge_groups(lab: Floats, truth_lab: Floats) -> dict[str, GroupFigures]:
+def measure_groups(lab: Floats, truth_lab: Floats) -> dict[str, GroupFigures]:
     """The groups that a photo has, each with its chroma and hue error."""
     found = {}
     for name, group in GROUPS.items():
         inside = find_group(truth_lab, group)
         if inside.mean() >= LEAST_SHARE:
-            found[name] = _judge(lab[inside][:, 1:], truth_lab[inside][:, 1:])
+            found[name] = _measure(lab[inside][:, 1:], truth_lab[inside][:, 1:])
     return found
 
 
@@ -94,7 +94,7 @@ def cast(lab: Floats, truth_lab: Floats) -> tuple[float, float]:
     return float(da), float(db)
 
 
-def _judge(ab: Floats, true_ab: Floats) -> GroupFigures:
+def _measure(ab: Floats, true_ab: Floats) -> GroupFigures:
     """The figures of pixels (N,2); hues are weighted by both chromas, for grey has no hue."""
     z, true_z = (pixels[:, 0] + 1j * pixels[:, 1] for pixels in (ab, true_ab))
     chroma, true_chroma = np.abs(z), np.abs(true_z)

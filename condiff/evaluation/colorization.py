@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 
-import cv2
 import numpy as np
 
 from condiff.color.lab import rgb_to_lab
@@ -20,16 +19,15 @@ from condiff.evaluation.baselines import (
     mean_chroma,
     with_chroma,
 )
-from condiff.evaluation.color_groups import GROUPS, GroupFigures, cast, judge_groups, mean_groups
+from condiff.evaluation.color_groups import GROUPS, GroupFigures, cast, mean_groups, measure_groups
 from condiff.evaluation.feature_extractors import (
     Distance,
     Extractor,
     FeatureExtractors,
     Features,
-    Seen,
+    PhotoFeatures,
 )
 from condiff.evaluation.metrics import (
-    Floats,
     Pixels,
     bleed,
     ciede2000,
@@ -57,7 +55,6 @@ Result = Pixels | Sequence[Pixels]
 # A grey photo would make the mean of grey passthrough infinite; 60 dB is an error below rounding.
 HIGHEST_PSNR = 60.0
 NO_DISTANCE = 1e-6  # smaller Fréchet distances are rounding errors
-EXTRACTOR_SIDE = 256  # of grey photos Lite2 recognises 74 % at this side, and 55 % at 160
 
 
 @dataclass(frozen=True)
@@ -81,7 +78,7 @@ class Row:
     edge_alignment: float
     frechet: float | None  # on the extractor's features: not FID. None: fewer than two photos
     frechet_ratio: float | None  # frechet / that of grey passthrough. None: that is zero
-    top1: float  # share of photos whose first class is the one seen in the true photo
+    top1: float  # share of photos whose first class is that of the true photo
     samples: int = 1
     diversity: float | None = None  # mean ab distance between the samples of a photo
     best_of_k: float | None = None  # CIEDE2000 of each photo's best sample
@@ -118,27 +115,6 @@ FIGURES = (  # field, label, format
 )
 
 
-class Lite0Extractor:
-    """EfficientNet-Lite0 as an `Extractor`: pooled features (N,1280), logits (N,1000).
-
-    A photo is resized to a short side of 256, and its middle square is seen.
-    """
-
-    def __init__(self) -> None:
-        from condiff.models.backbone import load_pretrained
-
-        self.net = load_pretrained("lite0", with_head=True)
-
-    def __call__(self, photos: list[Pixels]) -> tuple[Floats, Floats]:
-        import torch
-
-        squares = np.stack([_middle_square(pixels) for pixels in photos])
-        x = torch.from_numpy(squares).permute(0, 3, 1, 2).float() / 255
-        with torch.inference_mode():
-            features, logits = self.net.classify(x)
-        return features.numpy(), logits.numpy()
-
-
 def evaluate(
     methods: Mapping[str, Iterable[Result]],
     truths: Iterable[Pixels],
@@ -166,8 +142,10 @@ def evaluate(
         TRUTH: truths,
     }
     extractors = FeatureExtractors(extractor, inception, lpips)
-    seen = extractors.look(truths)
-    rows = [_row(name, each, truths, seen, extractors) for name, each in everything.items()]
+    true_features = extractors.extract(truths)
+    rows = [
+        _row(name, each, truths, true_features, extractors) for name, each in everything.items()
+    ]
     grey = next(row.frechet for row in rows if row.method == GREY)
     if grey is None or grey < NO_DISTANCE:
         return rows
@@ -188,7 +166,7 @@ def _row(
     method: str,
     results: Iterable[Result],
     truths: list[Pixels],
-    true: Seen,
+    true_features: PhotoFeatures,
     extractors: FeatureExtractors,
 ) -> Row:
     """The figures of one method; `frechet_ratio` is added later, from two rows."""
@@ -199,27 +177,27 @@ def _row(
     for samples, truth in _paired(method, results, truths):
         pictures.append(samples[0])
         figures.append(_photo_figures(samples, truth, extractors.lpips))
-        groups.append(judge_groups(rgb_to_lab(samples[0]), rgb_to_lab(truth)))
+        groups.append(measure_groups(rgb_to_lab(samples[0]), rgb_to_lab(truth)))
         counts.add(len(samples))
     if len(counts) > 1:
         raise DataError(f"'{method}' has not the same number of samples for each photo: give k.")
-    seen = extractors.look(pictures)
+    features = extractors.extract(pictures)
     columns = {name: np.array([photo[name] for photo in figures]) for name in figures[0]}
     means = {name: float(column.mean()) for name, column in columns.items()}
     several = len(pictures) > 1
     fid = kid = None
-    if several and seen.inception is not None and true.inception is not None:
-        fid = frechet_distance(seen.inception, true.inception)
-        kid = kernel_distance(seen.inception, true.inception)
+    if several and features.inception is not None and true_features.inception is not None:
+        fid = frechet_distance(features.inception, true_features.inception)
+        kid = kernel_distance(features.inception, true_features.inception)
     return Row(
         method=method,
         photos=len(pictures),
         **{**means, "lightness_error": float(columns["lightness_error"].max())},
         delta_cf_mean=float(np.abs(columns["delta_cf"]).mean()),
         cast=float(np.hypot(columns["cast_a"], columns["cast_b"]).mean()),
-        frechet=frechet_distance(seen.features, true.features) if several else None,
+        frechet=frechet_distance(features.features, true_features.features) if several else None,
         frechet_ratio=None,
-        top1=float(np.mean(seen.classes == true.classes)),
+        top1=float(np.mean(features.classes == true_features.classes)),
         samples=counts.pop(),
         fid=fid,
         kid=kid,
@@ -271,17 +249,6 @@ def _paired(
                     f"truth is {truth.shape[1]}x{truth.shape[0]}: give pictures of the same size."
                 )
         yield samples, truth
-
-
-def _middle_square(pixels: Pixels) -> Pixels:
-    """The middle square of a photo that is resized to a short side of `EXTRACTOR_SIDE`."""
-    height, width = pixels.shape[:2]
-    scale = EXTRACTOR_SIDE / min(height, width)
-    size = round(width * scale), round(height * scale)
-    smooth = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    resized = np.asarray(cv2.resize(pixels, size, interpolation=smooth), np.uint8)
-    left, top = (size[0] - EXTRACTOR_SIDE) // 2, (size[1] - EXTRACTOR_SIDE) // 2
-    return resized[top : top + EXTRACTOR_SIDE, left : left + EXTRACTOR_SIDE]
 
 
 def group_cells(rows: Sequence[Row]) -> list[list[str]]:

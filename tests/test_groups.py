@@ -89,11 +89,27 @@ def test_a_pixels_hue_weighs_by_its_chroma():
     assert measure_groups(result, truth)["foliage"].hue_error == pytest.approx(60 / 4)
 
 
+def test_the_deviation_of_hue_is_its_closed_form():
+    truth = plain(LEAF, LEAF)
+    # Equal chroma, 10 degrees either way of the mean.
+    result = np.concatenate([turned(truth[:20], 30), turned(truth[20:], 10)])
+    figures = measure_groups(result, truth)["foliage"]
+    assert figures.hue_deviation == pytest.approx(10)
+    assert figures.true_hue_deviation == pytest.approx(0, abs=1e-5)
+    assert measure_groups(truth, truth)["foliage"].hue_deviation == pytest.approx(0, abs=1e-5)
+    # Hues on both sides of 180 degrees do not jump; three times the chroma counts three times.
+    z = np.concatenate([turned(truth[:20], 40, 3), turned(truth[20:], 70, 1)])
+    mean = np.degrees(np.angle(3 + np.exp(1j * np.radians(30))))
+    expected = np.sqrt((3 * mean**2 + (30 - mean) ** 2) / 4)
+    assert measure_groups(z, truth)["foliage"].hue_deviation == pytest.approx(expected)
+
+
 def test_grey_has_no_hue_and_absent_groups_no_figures():
     truth = plain(LEAF, GRASS)
     found = measure_groups(turned(truth, 0, 0.0), truth)
     assert set(found) == {"foliage"}
     assert found["foliage"].chroma_ratio == 0 and found["foliage"].hue_error is None
+    assert found["foliage"].hue_deviation is None
     speck = plain(*[(50, 60, 0)] * 5)
     speck[0, :20] = SKIN  # 20 of 4000 pixels
     assert measure_groups(speck, speck) == {}

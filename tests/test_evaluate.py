@@ -4,7 +4,9 @@ import base64
 import dataclasses
 import json
 import re
+import sys
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -36,6 +38,11 @@ from condiff.evaluation.feature_extractors import Lite0Extractor, PhotoFeatures
 from condiff.evaluation.metrics import ciede2000, colorfulness, diversity
 from condiff.evaluation.pairs import pair_folders, read_photo, read_truths
 from condiff.evaluation.report import markdown_table, to_json
+from condiff.pipelines.pipeline import Pipeline
+
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+
+import choose_look
 
 
 def corner_means(photos):
@@ -386,3 +393,40 @@ def test_lite0_knows_a_cat_in_any_shape_of_photo():
     features, logits = Lite0Extractor()([cat, np.ascontiguousarray(cat[:, 100:300])])
     assert features.shape == (2, 1280) and logits.shape == (2, 1000)
     assert set(logits.argmax(1)) <= {281, 282, 285}  # tabby, tiger cat, Egyptian cat
+
+
+def test_the_look_is_that_of_least_frechet_within_both_bars(rows):
+    measured = [
+        ("paint", 0.50, 0.016, 0.05),
+        ("odd", 0.51, 0.001, 0.11),
+        ("good", 0.60, 0.015, 0.10),
+        ("pale", 0.70, 0.000, 0.00),
+    ]
+    found = [
+        dataclasses.replace(
+            rows["dull"], method=name, frechet=frechet, gaudy=gaudy, worse_than_grey=worse
+        )
+        for name, frechet, gaudy, worse in measured
+    ]
+    assert choose_look.choose(found).method == "good"
+    assert choose_look.choose(found[:2]) is None
+
+
+def test_settings_are_measured_on_photos_that_are_encoded_once(tiny_folder, truths):
+    pipeline = Pipeline.from_pretrained(tiny_folder, device="cpu")
+    settings = [pipeline.sampling.override({"guidance_scale": g, "steps": 2}) for g in (1, 3)]
+    found = choose_look.measure(pipeline, settings, truths, corner_means)
+    methods = {
+        choose_look.name_of(config): [
+            np.asarray(next(pipeline.run(Image.fromarray(truth), config=config, seed=seed)))
+            for seed, truth in enumerate(truths)
+        ]
+        for config in settings
+    }
+    assert found == evaluate(methods, truths, extractor=corner_means)
+    assert found[0].method == "guidance 1, variety 1, 2 steps"
+    lines = choose_look.table(found).splitlines()
+    assert len(lines) == 2 + 2 + 3 and lines[-1].startswith("| truth")
+    assert [t.shape for t in choose_look.spread([*truths, *truths], 3)] == [
+        truths[i].shape for i in (0, 2, 1)
+    ]

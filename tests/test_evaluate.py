@@ -337,7 +337,7 @@ def test_a_photo_turned_by_exif_pairs_with_its_upright_result(tmp_path):
 
 
 def test_a_folder_that_is_missing_or_a_broken_photo_is_a_sentence(tmp_path):
-    with pytest.raises(DataError, match="nowhere is no folder"):
+    with pytest.raises(DataError, match="nowhere is not a folder"):
         pair_folders(tmp_path, tmp_path / "nowhere")
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"not a photo")

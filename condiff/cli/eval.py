@@ -88,7 +88,7 @@ def evaluate(
 
     The table compares them with three baselines: grey passthrough (no colour at all), the set's
     mean colour, and the truth. PSNR alone rewards doing nothing. The Fréchet distance is taken on
-    EfficientNet-Lite0's features, so it is no FID.
+    EfficientNet-Lite0's features, so it is not FID.
 
     A model of drawings is given the lines of each photo, and makes pictures as render does. The
     table says whether they have the same lines, whether they look real, and how far samples differ

@@ -147,7 +147,7 @@ def evaluate(
     if not truths:
         raise DataError("there is no photo to evaluate: give at least one true photo.")
     if taken := methods.keys() & {GREY, MEAN_COLOUR, TRUTH}:
-        raise DataError(f"'{taken.pop()}' is the name of a baseline: call the method otherwise.")
+        raise DataError(f"'{taken.pop()}' is the name of a baseline: give the method another name.")
     ab = mean_chroma(truths)
     greys = [grey_passthrough(truth) for truth in truths]
     everything: dict[str, Iterable[Result]] = {

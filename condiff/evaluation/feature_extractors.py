@@ -329,7 +329,9 @@ class MetricNetworks:
 def load_metric_networks(folder: Path) -> MetricNetworks:
     """Load the networks whose files are in a folder; ModelError if there are none."""
     if not folder.is_dir():
-        raise ModelError(f"{folder} is no folder: give one with {INCEPTION_FILE} or {LPIPS_FILE}.")
+        raise ModelError(
+            f"{folder} is not a folder: give one with {INCEPTION_FILE} or {LPIPS_FILE}."
+        )
     files = {name: folder / name for name in (INCEPTION_FILE, LPIPS_FILE)}
     if not any(file.is_file() for file in files.values()):
         pickles = sorted(f.name for f in folder.iterdir() if f.suffix in PICKLES)
@@ -339,7 +341,7 @@ def load_metric_networks(folder: Path) -> MetricNetworks:
             if pickles
             else "docs/evaluation.md says where they come from."
         )
-        raise ModelError(f"{folder} holds neither {INCEPTION_FILE} nor {LPIPS_FILE}: {way}")
+        raise ModelError(f"{folder} contains neither {INCEPTION_FILE} nor {LPIPS_FILE}: {way}")
     inception, lpips = files.values()
     return MetricNetworks(
         inception=_fill(Inception(), inception) if inception.is_file() else None,
@@ -356,7 +358,7 @@ def _fill(network: Network, path: Path) -> Network:
         weights = load_file(path)
     except (SafetensorError, OSError) as error:
         raise ModelError(
-            f"{path} is no readable safetensors file ({error}): make it with "
+            f"{path} is not a readable safetensors file ({error}): make it with "
             "examples/convert_weights.py."
         ) from error
     for name, parameter in network.state_dict().items():

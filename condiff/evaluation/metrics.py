@@ -169,7 +169,7 @@ def frechet_distance(features: Floats, truth_features: Floats) -> float:
     """Frechet distance of the Gaussians fitted to (N,D) and (M,D), N and M at least 2.
 
     |m_1 - m_2|^2 + tr(C_1 + C_2 - 2 (C_1 C_2)^(1/2)), Heusel et al. (2017), whose figures rest on
-    Inception-v3: with other features it is no FID. Biased upwards by small N, so compare only
+    Inception-v3: with other features it is not FID. Biased upwards by small N, so compare only
     sets of equal size.
     """
     x, y = features.astype(np.float64), truth_features.astype(np.float64)

@@ -94,7 +94,7 @@ def evaluate_drawings(
     if not truths:
         raise DataError("there is no photo to evaluate: give at least one true photo.")
     if taken := methods.keys() & {TRUTH, OTHER, NOISE, BLURRED_MEAN}:
-        raise DataError(f"'{taken.pop()}' is the name of a baseline: call the method otherwise.")
+        raise DataError(f"'{taken.pop()}' is the name of a baseline: give the method another name.")
     mean = mean_picture(truths)
     everything: dict[str, Sequence[Sequence[Pixels]]] = {
         **methods,

@@ -10,8 +10,8 @@ from condiff.color.lab import join_chroma, lightness, rgb_to_lab
 from condiff.config import TrainConfig
 from condiff.diffusion.diffusers_schedulers import build_scheduler, denoise, initial_noise
 from condiff.evaluation.baselines import grey_passthrough
-from condiff.evaluation.colorization import HIGHEST_PSNR, Lite0Extractor
-from condiff.evaluation.feature_extractors import BATCH
+from condiff.evaluation.colorization import HIGHEST_PSNR
+from condiff.evaluation.feature_extractors import BATCH, Lite0Extractor
 from condiff.evaluation.metrics import ciede2000, colorfulness, frechet_distance, psnr
 from condiff.evaluation.pairs import read_truths
 from condiff.models.denoiser import Model

@@ -123,7 +123,8 @@ def measure_stages(photo: Path, model: str) -> dict[str, float]:
 def print_quality(data: Path, limit: int, model: str) -> None:
     """What more steps and other solvers give, on true photos."""
     from condiff.cli.options import quiet_libraries
-    from condiff.evaluation.colorization import Lite0Extractor, evaluate, format_table
+    from condiff.evaluation.colorization import evaluate, format_table
+    from condiff.evaluation.feature_extractors import Lite0Extractor
     from condiff.evaluation.pairs import read_truths
     from condiff.pipelines.pipeline import Pipeline
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from condiff.config import SamplingConfig
-from condiff.evaluation.colorization import Lite0Extractor
+from condiff.evaluation.feature_extractors import Lite0Extractor
 from condiff.evaluation.pairs import read_truths
 from condiff.evaluation.sketches import DrawingRow, evaluate_drawings, prepare_truth
 from condiff.pipelines.cascade import AUTO, Cascade

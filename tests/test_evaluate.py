@@ -4,7 +4,9 @@ import base64
 import dataclasses
 import json
 import re
+import sys
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +15,7 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from condiff.color.lab import rgb_to_lab
+from condiff.color.lab import lab_to_rgb, rgb_to_lab
 from condiff.errors import DataError, ImageError
 from condiff.evaluation.baselines import (
     GREY,
@@ -25,15 +27,22 @@ from condiff.evaluation.baselines import (
 )
 from condiff.evaluation.colorization import (
     HIGHEST_PSNR,
-    Lite0Extractor,
+    Baselines,
     evaluate,
     format_table,
     html_report,
+    is_worse_than_grey,
     pick_comparisons,
 )
+from condiff.evaluation.feature_extractors import Lite0Extractor, PhotoFeatures
 from condiff.evaluation.metrics import ciede2000, colorfulness, diversity
 from condiff.evaluation.pairs import pair_folders, read_photo, read_truths
 from condiff.evaluation.report import markdown_table, to_json
+from condiff.pipelines.pipeline import Pipeline
+
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+
+import choose_look
 
 
 def corner_means(photos):
@@ -117,6 +126,53 @@ def test_top1_counts_the_photos_that_keep_the_truths_class(truths):
     assert row.top1 == pytest.approx(2 / 3)
 
 
+def test_gaudy_is_a_share_of_the_pixels_of_all_photos():
+    truths = [np.full((16, 16, 3), 128, np.uint8), np.full((32, 48, 3), 128, np.uint8)]
+    paint = truths[0].copy()
+    paint[:, :4] = (200, 60, 60)
+    rows = evaluate({"paint": [paint, truths[1]]}, truths, extractor=corner_means)
+    found = {row.method: row.gaudy for row in rows}
+    assert found["paint"] == pytest.approx(16 * 4 / (16 * 16 + 32 * 48))
+    assert found[GREY] == found[TRUTH] == 0
+
+
+def test_a_photo_is_worse_than_grey_if_it_is_farther_away_or_its_class_is_lost():
+    classes = np.array([0, 0, 0, 0, 1])
+    true = PhotoFeatures(np.zeros((5, 2)), classes, None)
+    grey = PhotoFeatures(np.array([[3.0, 4]] * 5), np.array([0, 0, 0, 7, 1]), None)
+    features = np.array([[3.0, 4], [4, 4], [0, 1], [0, 1], [-4, 3.01]])
+    #           as far as grey,  farther, nearer but lost, nearer and never had, farther
+    found = PhotoFeatures(features, np.array([0, 0, 5, 5, 1]), None)
+    worse = is_worse_than_grey(found, Baselines([], true, grey))
+    assert worse.tolist() == [False, True, True, False, True]
+
+
+def test_neither_grey_nor_the_truth_is_worse_than_grey(rows, truths):
+    assert rows[GREY].worse_than_grey == rows[TRUTH].worse_than_grey == 0
+    inverted = [truths[0], 255 - truths[1], truths[2]]
+    row = evaluate({"one inverted": inverted}, truths, extractor=corner_means)[0]
+    assert row.worse_than_grey == pytest.approx(1 / 3)
+
+
+def test_patches_are_measured_in_the_regions_of_the_truth():
+    plain = np.full((40, 40, 3), 128, np.uint8)
+    speckled = lab_to_rgb(np.full((40, 40, 3), (54, 6, 0), np.float32))
+    speckled[:, 20:] = lab_to_rgb(np.full((40, 20, 3), (54, -6, 0), np.float32))
+    lab = rgb_to_lab(speckled)
+    lab[..., 1:] *= 2
+    patchy = lab_to_rgb(lab)
+    rows = {r.method: r for r in evaluate({"m": [patchy]}, [speckled], extractor=corner_means)}
+    assert rows[TRUTH].patches == pytest.approx(6, abs=0.3) and rows[TRUTH].patches_ratio == 1
+    assert rows["m"].patches_ratio == pytest.approx(2, abs=0.1)
+    assert rows[GREY].patches_ratio == pytest.approx(0, abs=0.02)
+    rows = {r.method: r for r in evaluate({"m": [plain]}, [plain], extractor=corner_means)}
+    assert rows["m"].patches < 0.05 and rows["m"].patches_ratio is None  # a grey truth
+    texture = np.where(np.indices((40, 40)).sum(0) % 8 < 4, 20, 220).astype(np.uint8)
+    texture = np.repeat(texture[..., None], 3, axis=2)
+    row = evaluate({"m": [texture]}, [texture], extractor=corner_means)[0]
+    assert row.patches is None and row.patches_ratio is None
+
+
 def test_several_samples_are_scored_by_the_first_and_credited_for_the_best(rows, truths):
     two = rows["two"]
     assert (two.samples, two.best_of_k) == (2, 0)
@@ -156,7 +212,7 @@ def test_more_photos_than_a_batch_give_the_figures_of_one_batch(truths):
         return corner_means(photos)
 
     grey = evaluate({}, small, extractor=counting)[0]
-    assert sum(sizes) == 4 * 64 and max(sizes) <= 32
+    assert sum(sizes) == 3 * 64 and max(sizes) <= 32
     assert grey.photos == 64
 
 
@@ -281,7 +337,7 @@ def test_a_photo_turned_by_exif_pairs_with_its_upright_result(tmp_path):
 
 
 def test_a_folder_that_is_missing_or_a_broken_photo_is_a_sentence(tmp_path):
-    with pytest.raises(DataError, match="nowhere is no folder"):
+    with pytest.raises(DataError, match="nowhere is not a folder"):
         pair_folders(tmp_path, tmp_path / "nowhere")
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"not a photo")
@@ -337,3 +393,40 @@ def test_lite0_knows_a_cat_in_any_shape_of_photo():
     features, logits = Lite0Extractor()([cat, np.ascontiguousarray(cat[:, 100:300])])
     assert features.shape == (2, 1280) and logits.shape == (2, 1000)
     assert set(logits.argmax(1)) <= {281, 282, 285}  # tabby, tiger cat, Egyptian cat
+
+
+def test_the_look_is_that_of_least_frechet_within_both_bars(rows):
+    measured = [
+        ("paint", 0.50, 0.016, 0.05),
+        ("odd", 0.51, 0.001, 0.11),
+        ("good", 0.60, 0.015, 0.10),
+        ("pale", 0.70, 0.000, 0.00),
+    ]
+    found = [
+        dataclasses.replace(
+            rows["dull"], method=name, frechet=frechet, gaudy=gaudy, worse_than_grey=worse
+        )
+        for name, frechet, gaudy, worse in measured
+    ]
+    assert choose_look.choose(found).method == "good"
+    assert choose_look.choose(found[:2]) is None
+
+
+def test_settings_are_measured_on_photos_that_are_encoded_once(tiny_folder, truths):
+    pipeline = Pipeline.from_pretrained(tiny_folder, device="cpu")
+    settings = [pipeline.sampling.override({"guidance_scale": g, "steps": 2}) for g in (1, 3)]
+    found = choose_look.measure(pipeline, settings, truths, corner_means)
+    methods = {
+        choose_look.name_of(config): [
+            np.asarray(next(pipeline.run(Image.fromarray(truth), config=config, seed=seed)))
+            for seed, truth in enumerate(truths)
+        ]
+        for config in settings
+    }
+    assert found == evaluate(methods, truths, extractor=corner_means)
+    assert found[0].method == "guidance 1, variety 1, 2 steps"
+    lines = choose_look.table(found).splitlines()
+    assert len(lines) == 2 + 2 + 3 and lines[-1].startswith("| truth")
+    assert [t.shape for t in choose_look.spread([*truths, *truths], 3)] == [
+        truths[i].shape for i in (0, 2, 1)
+    ]

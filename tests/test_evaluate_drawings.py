@@ -66,7 +66,7 @@ def test_the_mean_picture_is_the_mean():
 
 def test_what_does_not_fit_is_told():
     truths = [textured(0)]
-    with pytest.raises(DataError, match="0 answers to 1"):
+    with pytest.raises(DataError, match="0 results for 1"):
         evaluate_drawings({"m": []}, truths, kind=None, extractor=mean_colours)
     with pytest.raises(DataError, match="picture 1 of 'm' is 48x48"):
         evaluate_drawings({"m": [[truths[0][:, :48]]]}, truths, kind=None, extractor=mean_colours)

@@ -8,7 +8,7 @@ import pytest
 
 from condiff.color.lab import lab_to_rgb, rgb_to_lab
 from condiff.evaluation.baselines import GREY
-from condiff.evaluation.color_groups import GROUPS, cast, find_group, judge_groups, mean_groups
+from condiff.evaluation.color_groups import GROUPS, cast, find_group, mean_groups, measure_groups
 from condiff.evaluation.colorization import TRUTH, evaluate, format_groups, format_table
 from condiff.evaluation.report import to_json
 
@@ -68,7 +68,7 @@ def test_sky_is_blue_above_and_without_texture():
 @pytest.mark.parametrize(("degrees", "chroma"), [(0, 1), (30, 0.5), (-50, 2), (180, 0.2)])
 def test_a_group_tells_the_turn_of_hue_and_the_loss_of_chroma(degrees, chroma):
     truth = plain(SKY, SKIN, LEAF)
-    found = judge_groups(turned(truth, degrees, chroma), truth)
+    found = measure_groups(turned(truth, degrees, chroma), truth)
     assert set(found) == {"skin", "sky", "foliage"}
     for figures in found.values():
         assert figures.chroma_ratio == pytest.approx(chroma)
@@ -80,31 +80,47 @@ def test_a_group_tells_the_turn_of_hue_and_the_loss_of_chroma(degrees, chroma):
 def test_opposite_turns_do_not_cancel():
     truth = plain(LEAF, LEAF)
     result = np.concatenate([turned(truth[:20], 20), turned(truth[20:], -20)])
-    assert judge_groups(result, truth)["foliage"].hue_error == pytest.approx(20)
+    assert measure_groups(result, truth)["foliage"].hue_error == pytest.approx(20)
 
 
 def test_a_pixels_hue_weighs_by_its_chroma():
     truth = plain(LEAF, LEAF)
     result = np.concatenate([turned(truth[:20], 60, 1), turned(truth[20:], 0, 3)])
-    assert judge_groups(result, truth)["foliage"].hue_error == pytest.approx(60 / 4)
+    assert measure_groups(result, truth)["foliage"].hue_error == pytest.approx(60 / 4)
+
+
+def test_the_deviation_of_hue_is_its_closed_form():
+    truth = plain(LEAF, LEAF)
+    # Equal chroma, 10 degrees either way of the mean.
+    result = np.concatenate([turned(truth[:20], 30), turned(truth[20:], 10)])
+    figures = measure_groups(result, truth)["foliage"]
+    assert figures.hue_deviation == pytest.approx(10)
+    assert figures.true_hue_deviation == pytest.approx(0, abs=1e-5)
+    assert measure_groups(truth, truth)["foliage"].hue_deviation == pytest.approx(0, abs=1e-5)
+    # Hues on both sides of 180 degrees do not jump; three times the chroma counts three times.
+    z = np.concatenate([turned(truth[:20], 40, 3), turned(truth[20:], 70, 1)])
+    mean = np.degrees(np.angle(3 + np.exp(1j * np.radians(30))))
+    expected = np.sqrt((3 * mean**2 + (30 - mean) ** 2) / 4)
+    assert measure_groups(z, truth)["foliage"].hue_deviation == pytest.approx(expected)
 
 
 def test_grey_has_no_hue_and_absent_groups_no_figures():
     truth = plain(LEAF, GRASS)
-    found = judge_groups(turned(truth, 0, 0.0), truth)
+    found = measure_groups(turned(truth, 0, 0.0), truth)
     assert set(found) == {"foliage"}
     assert found["foliage"].chroma_ratio == 0 and found["foliage"].hue_error is None
+    assert found["foliage"].hue_deviation is None
     speck = plain(*[(50, 60, 0)] * 5)
     speck[0, :20] = SKIN  # 20 of 4000 pixels
-    assert judge_groups(speck, speck) == {}
+    assert measure_groups(speck, speck) == {}
 
 
 def test_a_set_is_the_mean_of_the_photos_that_have_the_group():
     both, leaf = plain(SKIN, LEAF), plain(LEAF)
     photos = [
-        judge_groups(turned(both, 10, 0.5), both),
-        judge_groups(turned(leaf, 30, 1), leaf),
-        judge_groups(turned(leaf, 0, 0.0), leaf),
+        measure_groups(turned(both, 10, 0.5), both),
+        measure_groups(turned(leaf, 30, 1), leaf),
+        measure_groups(turned(leaf, 0, 0.0), leaf),
     ]
     means = mean_groups(photos)
     assert set(means) == {"skin", "foliage"}

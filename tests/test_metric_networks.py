@@ -218,7 +218,7 @@ def test_weights_of_inception_are_read(tmp_path, inception, cat):
 
 
 def test_weights_that_cannot_be_used_are_a_sentence(tmp_path, lpips):
-    with pytest.raises(ModelError, match="nowhere is no folder"):
+    with pytest.raises(ModelError, match="nowhere is not a folder"):
         load_metric_networks(tmp_path / "nowhere")
     with pytest.raises(ModelError, match="neither inception.safetensors nor lpips-alex"):
         load_metric_networks(tmp_path)
@@ -226,7 +226,7 @@ def test_weights_that_cannot_be_used_are_a_sentence(tmp_path, lpips):
     with pytest.raises(ModelError, match="alex.pth is a pickle.*convert_weights.py"):
         load_metric_networks(tmp_path)
     (tmp_path / "alex.pth").rename(tmp_path / LPIPS_FILE)
-    with pytest.raises(ModelError, match="no readable safetensors file"):
+    with pytest.raises(ModelError, match="not a readable safetensors file"):
         load_metric_networks(tmp_path)
     weights = lpips.state_dict()
     save_file({k: v for k, v in weights.items() if k[:4] != "lin0"}, tmp_path / LPIPS_FILE)

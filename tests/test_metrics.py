@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 import scipy.linalg
-import skimage.color
 import skimage.data
-import skimage.metrics
 
+from condiff.color.lab import rgb_to_lab
 from condiff.errors import DataError
 from condiff.evaluation.metrics import (
     bleed,
@@ -15,9 +14,12 @@ from condiff.evaluation.metrics import (
     colorfulness_ddcolor,
     diversity,
     edge_alignment,
+    flat_regions,
     frechet_distance,
+    gaudy,
     lightness_error,
     psnr,
+    region_deviations,
     ssim,
 )
 
@@ -83,9 +85,9 @@ def two_halves(left, right, shape=(20, 40)):
     return lab
 
 
-def test_psnr_is_scikit_images(coffee, noisy):
-    expected = skimage.metrics.peak_signal_noise_ratio(coffee, noisy, data_range=255)
-    assert psnr(noisy, coffee) == pytest.approx(expected, abs=1e-9)
+def test_psnr_is_its_formula(coffee, noisy):
+    error = np.mean((coffee.astype(float) - noisy) ** 2)
+    assert psnr(noisy, coffee) == pytest.approx(20 * np.log10(255) - 10 * np.log10(error))
 
 
 def test_psnr_of_a_constant_error_is_its_closed_form():
@@ -94,17 +96,24 @@ def test_psnr_of_a_constant_error_is_its_closed_form():
     assert psnr(black, black) == np.inf
 
 
-def test_ssim_is_scikit_images(coffee, noisy):
-    expected = skimage.metrics.structural_similarity(
-        coffee,
-        noisy,
-        data_range=255,
-        channel_axis=2,
-        gaussian_weights=True,
-        sigma=1.5,
-        use_sample_covariance=False,
-    )
-    assert ssim(noisy, coffee) == pytest.approx(expected, abs=1e-9)
+def test_ssim_is_its_formula_window_by_window(coffee, noisy):
+    """Wang et al. (2004), equations 13 to 16, one 11x11 window after the other."""
+    x, y = (photo[:14, :13].astype(float) for photo in (noisy, coffee))
+    bell = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
+    weights = np.outer(bell, bell)[..., None] / bell.sum() ** 2
+    c_1, c_2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    found = []
+    for i, j in np.ndindex(4, 3):
+        one, other = x[i : i + 11, j : j + 11], y[i : i + 11, j : j + 11]
+        m_1, m_2 = ((weights * w).sum((0, 1)) for w in (one, other))
+        v_1, v_2 = (
+            (weights * (w - w_mean) ** 2).sum((0, 1)) for w, w_mean in ((one, m_1), (other, m_2))
+        )
+        c = (weights * (one - m_1) * (other - m_2)).sum((0, 1))
+        found.append(
+            (2 * m_1 * m_2 + c_1) * (2 * c + c_2) / ((m_1**2 + m_2**2 + c_1) * (v_1 + v_2 + c_2))
+        )
+    assert ssim(noisy[:14, :13], coffee[:14, :13]) == pytest.approx(np.mean(found), abs=1e-9)
     assert ssim(coffee, coffee) == pytest.approx(1)
 
 
@@ -121,10 +130,55 @@ def test_ciede2000_gives_the_published_34_pairs_in_both_orders():
     np.testing.assert_allclose(ciede2000(second, first), expected, atol=5.1e-5, rtol=0)
 
 
-def test_ciede2000_is_scikit_images_on_photos(coffee, noisy):
-    lab, noisy_lab = skimage.color.rgb2lab(coffee), skimage.color.rgb2lab(noisy)
-    expected = skimage.color.deltaE_ciede2000(noisy_lab, lab)
-    np.testing.assert_allclose(ciede2000(noisy_lab, lab), expected, atol=1e-9)
+def test_ciede2000_of_single_precision_is_that_of_double(coffee, noisy):
+    labs = [rgb_to_lab(photo) for photo in (noisy, coffee)]
+    assert labs[0].dtype == np.float32
+    doubles = ciede2000(*(lab.astype(np.float64) for lab in labs))
+    np.testing.assert_allclose(ciede2000(*labs), doubles, atol=1e-4, rtol=0)
+
+
+def test_gaudy_takes_both_an_excess_of_chroma_and_a_distance():
+    truth = np.zeros((1, 6, 3)) + (50, 20, 0)
+    lab = truth.copy()
+    lab[0, 1] = (50, 51, 0)  # 31 more chroma, 31 away: gaudy
+    lab[0, 2] = (50, 49, 0)  # 29 away
+    lab[0, 3] = (50, -20, 0)  # 40 away, no more chroma: another colour, as strong
+    lab[0, 4] = (50, -34, 0)  # 54 away, 14 more
+    lab[0, 5] = (90, 0, -36)  # 16 more, 41 away: gaudy
+    assert gaudy(lab, truth) == pytest.approx(2 / 6)
+    assert gaudy(truth, lab) == 0
+
+
+def test_flat_regions_end_at_edges_of_lightness_and_have_a_least_size():
+    lab = two_halves((30, 40, 0), (70, -40, 0), shape=(40, 60))
+    lab[5:7, 5:7, 0] = 60  # a speck
+    lab[20, :, 0] += 25  # a wire, which parts each half
+    regions = flat_regions(lab)
+    corners = regions[[2, 2, -2, -2], [2, -3, 2, -3]]
+    assert sorted(corners) == [1, 2, 3, 4] == list(np.unique(regions[regions > 0]))
+    assert not regions[:, 29:31].any() and not regions[20].any() and not regions[5:7, 5:7].any()
+
+
+@pytest.mark.parametrize(("side", "count"), [(16, 1), (10, 0)])
+def test_a_region_smaller_than_half_a_percent_is_left_out(side, count):
+    lab = np.zeros((100, 100, 3))
+    lab[..., 0] = 3 * np.indices((100, 100)).sum(0)  # a slope everywhere
+    lab[40 : 40 + side, 40 : 40 + side, 0] = 240
+    regions = flat_regions(lab)
+    assert regions.max() == count
+    assert (regions > 0).sum() == pytest.approx(0.6 * side**2 * count, rel=0.3)  # less its rim
+    assert regions[48, 48] == count
+
+
+def test_the_deviation_of_a_region_is_its_closed_form():
+    lab = two_halves((50, 13, -4), (50, 7, 4), shape=(10, 40))
+    regions = np.ones((10, 40), np.int32)
+    # Two colours of equal share: 3 and 4 from their mean.
+    assert region_deviations(lab, regions) == pytest.approx([5])
+    regions[:, 20:] = 2
+    regions[0] = 0
+    assert region_deviations(lab, regions) == pytest.approx([0, 0])
+    assert region_deviations(lab, np.zeros((10, 40), np.int32)).shape == (0,)
 
 
 def test_colorfulness_of_two_opposite_colours_is_its_closed_form():

@@ -13,7 +13,7 @@ from condiff.cli.sampling import SamplingFlags, expand_groups
 
 if TYPE_CHECKING:
     from condiff.config import SamplingConfig
-    from condiff.evaluation.feature_extractors import Distance, Features
+    from condiff.evaluation.feature_extractors import Distance, Extractor, Features
     from condiff.evaluation.metrics import Pixels
     from condiff.pipelines.cascade import Cascade
     from condiff.pipelines.pipeline import Pipeline
@@ -88,24 +88,32 @@ def evaluate(
 
     The table compares them with three baselines: grey passthrough (no colour at all), the set's
     mean colour, and the truth. PSNR alone rewards doing nothing. The Fréchet distance is taken on
-    EfficientNet-Lite0's features, so it is no FID.
+    EfficientNet-Lite0's features, so it is not FID.
 
     A model of drawings is given the lines of each photo, and makes pictures as render does. The
     table says whether they have the same lines, whether they look real, and how far samples differ
     (--samples 2). Its baselines are the set's blurred mean, noise, another photo, and the truth.
     """
-    from condiff.evaluation.colorization import Lite0Extractor, format_groups, format_table
-    from condiff.evaluation.colorization import evaluate as judge
+    from_folders = result_dir and truth_dir and not (model or data)
+    from_model = model and data and not (result_dir or truth_dir)
+    if not (from_folders or from_model):
+        raise typer.BadParameter("Give either RESULT_DIR and TRUTH_DIR, or --model and --data.")
+    from condiff.evaluation.colorization import evaluate as measure
+    from condiff.evaluation.colorization import format_groups, format_table
+    from condiff.evaluation.feature_extractors import Lite0Extractor
+    from condiff.evaluation.metrics import load_scikit_image
     from condiff.evaluation.report import to_json
     from condiff.files import publish, unwritten
     from condiff.photos.writing import check_target
 
     if html is not None:
         check_target(html, force, format="HTML")
-    if result_dir and truth_dir and not (model or data):
+    load_scikit_image()  # these two before the work: they may not be installed
+    extractor = Lite0Extractor()
+    if result_dir and truth_dir:
         inception, lpips = _load_networks(metric_weights)
         name, (truths, results) = str(result_dir), _read_pairs(result_dir, truth_dir, limit)
-    elif model and data and not (result_dir or truth_dir):
+    elif model and data:
         options.quiet_libraries()
         from condiff.evaluation.pairs import read_truths
         from condiff.pipelines.cascade import AUTO, Cascade
@@ -122,8 +130,15 @@ def evaluate(
             enlarge = upscale or AUTO
             cascade = Cascade.behind(pipeline, size=config.size, upscale=enlarge, engine=engine)
             kind = condition or DEFAULT_KIND
-            _judge_drawings(
-                name, cascade, truths, repeats, condition=kind, quiet=quiet, as_json=as_json
+            _measure_drawings(
+                name,
+                cascade,
+                truths,
+                repeats,
+                extractor=extractor,
+                condition=kind,
+                quiet=quiet,
+                as_json=as_json,
             )
             return
         _refuse(
@@ -132,11 +147,7 @@ def evaluate(
         )
         inception, lpips = _load_networks(metric_weights)
         results = _colorize(pipeline, truths, repeats, quiet=quiet)
-    else:
-        raise typer.BadParameter("Give either RESULT_DIR and TRUTH_DIR, or --model and --data.")
-    rows = judge(
-        {name: results}, truths, extractor=Lite0Extractor(), inception=inception, lpips=lpips
-    )
+    rows = measure({name: results}, truths, extractor=extractor, inception=inception, lpips=lpips)
     print(to_json(rows) if as_json else format_table(rows), end="\n" if not as_json else "")
     if groups and not as_json:
         print(format_groups(rows))
@@ -186,12 +197,13 @@ def _colorize(
     ]
 
 
-def _judge_drawings(
+def _measure_drawings(
     name: str,
     cascade: "Cascade",
     truths: "list[Pixels]",
     repeats: _Repeats,
     *,
+    extractor: "Extractor",
     condition: str,
     quiet: bool,
     as_json: bool,
@@ -199,7 +211,6 @@ def _judge_drawings(
     """Print the figures of what a model makes of each photo's lines, beside the baselines'."""
     import numpy as np
 
-    from condiff.evaluation.colorization import Lite0Extractor
     from condiff.evaluation.report import to_json
     from condiff.evaluation.sketches import evaluate_drawings, format_table, prepare_truth
 
@@ -212,7 +223,7 @@ def _judge_drawings(
         for number in _progress(len(truths), quiet=quiet)
     ]
     fitted = [truth for truth, _ in given]
-    rows = evaluate_drawings({name: painted}, fitted, kind=kind, extractor=Lite0Extractor())
+    rows = evaluate_drawings({name: painted}, fitted, kind=kind, extractor=extractor)
     print(to_json(rows) if as_json else format_table(rows), end="")
 
 

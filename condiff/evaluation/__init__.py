@@ -1,1 +1,1 @@
-"""The judge: figures that compare results with true photos, and how they are shown."""
+"""Figures that compare results with true photos, and how they are shown."""

@@ -41,7 +41,9 @@ class GroupFigures:
     chroma: float  # mean sqrt(a^2 + b^2) of the result
     true_chroma: float
     chroma_ratio: float  # of the two: 1 is as colourful as the truth, 0 grey
-    hue_error: float | None  # degrees in [0,180]. None: the result has no chroma to speak of
+    hue_error: float | None  # degrees in [0,180]. None: the result's chroma is below LEAST_CHROMA
+    hue_deviation: float | None  # degrees, of the hue inside the group. None: as above
+    true_hue_deviation: float  # the same of the truth
 
 
 def find_group(truth_lab: Floats, group: Group) -> npt.NDArray[np.bool_]:
@@ -59,13 +61,13 @@ def find_group(truth_lab: Floats, group: Group) -> npt.NDArray[np.bool_]:
     return inside
 
 
-def judge_groups(lab: Floats, truth_lab: Floats) -> dict[str, GroupFigures]:
+def measure_groups(lab: Floats, truth_lab: Floats) -> dict[str, GroupFigures]:
     """The groups that a photo has, each with its chroma and hue error."""
     found = {}
     for name, group in GROUPS.items():
         inside = find_group(truth_lab, group)
         if inside.mean() >= LEAST_SHARE:
-            found[name] = _judge(lab[inside][:, 1:], truth_lab[inside][:, 1:])
+            found[name] = _measure(lab[inside][:, 1:], truth_lab[inside][:, 1:])
     return found
 
 
@@ -74,7 +76,6 @@ def mean_groups(photos: Sequence[Mapping[str, GroupFigures]]) -> dict[str, Group
     means = {}
     for name in GROUPS:
         having = [photo[name] for photo in photos if name in photo]
-        hues = [figures.hue_error for figures in having if figures.hue_error is not None]
         if having:
             chroma = float(np.mean([figures.chroma for figures in having]))
             true_chroma = float(np.mean([figures.true_chroma for figures in having]))
@@ -83,7 +84,9 @@ def mean_groups(photos: Sequence[Mapping[str, GroupFigures]]) -> dict[str, Group
                 chroma=chroma,
                 true_chroma=true_chroma,
                 chroma_ratio=chroma / true_chroma,
-                hue_error=float(np.mean(hues)) if hues else None,
+                hue_error=_mean_of([figures.hue_error for figures in having]),
+                hue_deviation=_mean_of([figures.hue_deviation for figures in having]),
+                true_hue_deviation=float(np.mean([f.true_hue_deviation for f in having])),
             )
     return means
 
@@ -94,7 +97,7 @@ def cast(lab: Floats, truth_lab: Floats) -> tuple[float, float]:
     return float(da), float(db)
 
 
-def _judge(ab: Floats, true_ab: Floats) -> GroupFigures:
+def _measure(ab: Floats, true_ab: Floats) -> GroupFigures:
     """The figures of pixels (N,2); hues are weighted by both chromas, for grey has no hue."""
     z, true_z = (pixels[:, 0] + 1j * pixels[:, 1] for pixels in (ab, true_ab))
     chroma, true_chroma = np.abs(z), np.abs(true_z)
@@ -106,4 +109,21 @@ def _judge(ab: Floats, true_ab: Floats) -> GroupFigures:
         true_chroma=float(true_chroma.mean()),
         chroma_ratio=float(chroma.mean() / true_chroma.mean()),
         hue_error=float(np.average(turn, weights=chroma * true_chroma)) if hued else None,
+        hue_deviation=_hue_deviation(z) if hued else None,
+        true_hue_deviation=_hue_deviation(true_z),
     )
+
+
+def _hue_deviation(z: npt.NDArray[np.complexfloating]) -> float:
+    """Standard deviation of the hue of a + ib around that of its mean, in degrees.
+
+    Each pixel is weighted by its chroma.
+    """
+    turn = np.angle(z * z.mean().conj(), deg=True)
+    return float(np.sqrt(np.average(turn**2, weights=np.abs(z))))
+
+
+def _mean_of(values: Sequence[float | None]) -> float | None:
+    """The mean of those that are not None; None if there are none."""
+    measured = [value for value in values if value is not None]
+    return float(np.mean(measured)) if measured else None

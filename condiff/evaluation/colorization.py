@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 
-import cv2
 import numpy as np
+import numpy.typing as npt
 
 from condiff.color.lab import rgb_to_lab
 from condiff.errors import DataError
@@ -20,15 +20,16 @@ from condiff.evaluation.baselines import (
     mean_chroma,
     with_chroma,
 )
-from condiff.evaluation.color_groups import GROUPS, GroupFigures, cast, judge_groups, mean_groups
+from condiff.evaluation.color_groups import GROUPS, GroupFigures, cast, mean_groups, measure_groups
 from condiff.evaluation.feature_extractors import (
     Distance,
     Extractor,
     FeatureExtractors,
     Features,
-    Seen,
+    PhotoFeatures,
 )
 from condiff.evaluation.metrics import (
+    NO_VARIATION,
     Floats,
     Pixels,
     bleed,
@@ -37,10 +38,13 @@ from condiff.evaluation.metrics import (
     colorfulness_ddcolor,
     diversity,
     edge_alignment,
+    flat_regions,
     frechet_distance,
+    gaudy,
     kernel_distance,
     lightness_error,
     psnr,
+    region_deviations,
     ssim,
 )
 from condiff.evaluation.report import (
@@ -57,7 +61,6 @@ Result = Pixels | Sequence[Pixels]
 # A grey photo would make the mean of grey passthrough infinite; 60 dB is an error below rounding.
 HIGHEST_PSNR = 60.0
 NO_DISTANCE = 1e-6  # smaller Fréchet distances are rounding errors
-EXTRACTOR_SIDE = 256  # of grey photos Lite2 recognises 74 % at this side, and 55 % at 160
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,11 @@ class Row:
     edge_alignment: float
     frechet: float | None  # on the extractor's features: not FID. None: fewer than two photos
     frechet_ratio: float | None  # frechet / that of grey passthrough. None: that is zero
-    top1: float  # share of photos whose first class is the one seen in the true photo
+    top1: float  # share of photos whose first class is that of the true photo
+    gaudy: float  # share of all pixels with far too much colour
+    worse_than_grey: float  # share of photos: see `is_worse_than_grey`
+    patches: float | None  # median over the flat regions of the deviation of (a,b) in one
+    patches_ratio: float | None  # patches / the truth's. None: no flat region, or that is zero
     samples: int = 1
     diversity: float | None = None  # mean ab distance between the samples of a photo
     best_of_k: float | None = None  # CIEDE2000 of each photo's best sample
@@ -103,12 +110,16 @@ FIGURES = (  # field, label, format
     ("cast_a", "cast, Δa", "+.1f"),
     ("cast_b", "cast, Δb", "+.1f"),
     ("cast", "cast, mean of absolute ↓", ".1f"),
+    ("gaudy", "gaudy pixels ↓", ".2%"),
     ("lightness_error", "ΔL*, worst pixel ↓", ".2f"),
     ("bleed", "bleed", ".3f"),
     ("edge_alignment", "edge alignment", ".3f"),
+    ("patches", "patches, ab", ".2f"),
+    ("patches_ratio", "patches / truth's", ".2f"),
     ("frechet", "Fréchet (EfficientNet-Lite0) ↓", ".3f"),
     ("frechet_ratio", "Fréchet / grey's ↓", ".3f"),
     ("top1", "top-1 as the truth ↑", ".1%"),
+    ("worse_than_grey", "photos worse than grey ↓", ".1%"),
     ("fid", "FID ↓", ".2f"),
     ("kid", "KID ↓", ".5f"),
     ("lpips", "LPIPS (AlexNet) ↓", ".4f"),
@@ -116,27 +127,6 @@ FIGURES = (  # field, label, format
     ("diversity", "diversity, ab", ".1f"),
     ("best_of_k", "CIEDE2000, best of k ↓", ".2f"),
 )
-
-
-class Lite0Extractor:
-    """EfficientNet-Lite0 as an `Extractor`: pooled features (N,1280), logits (N,1000).
-
-    A photo is resized to a short side of 256, and its middle square is seen.
-    """
-
-    def __init__(self) -> None:
-        from condiff.models.backbone import load_pretrained
-
-        self.net = load_pretrained("lite0", with_head=True)
-
-    def __call__(self, photos: list[Pixels]) -> tuple[Floats, Floats]:
-        import torch
-
-        squares = np.stack([_middle_square(pixels) for pixels in photos])
-        x = torch.from_numpy(squares).permute(0, 3, 1, 2).float() / 255
-        with torch.inference_mode():
-            features, logits = self.net.classify(x)
-        return features.numpy(), logits.numpy()
 
 
 def evaluate(
@@ -157,21 +147,60 @@ def evaluate(
     if not truths:
         raise DataError("there is no photo to evaluate: give at least one true photo.")
     if taken := methods.keys() & {GREY, MEAN_COLOUR, TRUTH}:
-        raise DataError(f"'{taken.pop()}' is the name of a baseline: call the method otherwise.")
+        raise DataError(f"'{taken.pop()}' is the name of a baseline: give the method another name.")
     ab = mean_chroma(truths)
+    greys = [grey_passthrough(truth) for truth in truths]
     everything: dict[str, Iterable[Result]] = {
         **methods,
-        GREY: map(grey_passthrough, truths),
+        GREY: greys,
         MEAN_COLOUR: (with_chroma(truth, ab) for truth in truths),
         TRUTH: truths,
     }
     extractors = FeatureExtractors(extractor, inception, lpips)
-    seen = extractors.look(truths)
-    rows = [_row(name, each, truths, seen, extractors) for name, each in everything.items()]
-    grey = next(row.frechet for row in rows if row.method == GREY)
-    if grey is None or grey < NO_DISTANCE:
-        return rows
-    return [replace(row, frechet_ratio=(row.frechet or 0.0) / grey) for row in rows]
+    baselines = Baselines(truths, extractors.extract(truths), extractors.extract(greys))
+    extracted = {GREY: baselines.grey_features, TRUTH: baselines.true_features}
+    rows = [
+        _row(name, each, baselines, extractors, features=extracted.get(name))
+        for name, each in everything.items()
+    ]
+    grey, truth = (next(row for row in rows if row.method == name) for name in (GREY, TRUTH))
+    return [
+        replace(
+            row,
+            frechet_ratio=_ratio(row.frechet, grey.frechet, NO_DISTANCE),
+            patches_ratio=_ratio(row.patches, truth.patches, NO_VARIATION),
+        )
+        for row in rows
+    ]
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """The true photos, their features, and the features of the grey photos."""
+
+    truths: list[Pixels]
+    true_features: PhotoFeatures
+    grey_features: PhotoFeatures
+
+
+def is_worse_than_grey(features: PhotoFeatures, baselines: Baselines) -> npt.NDArray[np.bool_]:
+    """(N,): whether a coloured photo is worse for the extractor than the grey photo.
+
+    Its features lie farther from those of the true photo (Euclidean), or its first class is wrong
+    where the grey photo's is right.
+    """
+    true, grey = baselines.true_features, baselines.grey_features
+    distance, grey_distance = (
+        np.linalg.norm(each.features.astype(np.float64) - true.features, axis=1)
+        for each in (features, grey)
+    )
+    lost = (grey.classes == true.classes) & (features.classes != true.classes)
+    return np.asarray((distance > grey_distance) | lost)
+
+
+def _ratio(value: float | None, unit: float | None, least: float) -> float | None:
+    """value / unit; None where one is missing, or the unit is below `least`."""
+    return None if value is None or unit is None or unit < least else value / unit
 
 
 def format_table(rows: Sequence[Row]) -> str:
@@ -187,39 +216,52 @@ def format_groups(rows: Sequence[Row]) -> str:
 def _row(
     method: str,
     results: Iterable[Result],
-    truths: list[Pixels],
-    true: Seen,
+    baselines: Baselines,
     extractors: FeatureExtractors,
+    *,
+    features: PhotoFeatures | None = None,
 ) -> Row:
-    """The figures of one method; `frechet_ratio` is added later, from two rows."""
+    """The figures of one method, whose features are extracted unless they are given.
+
+    The two ratios are added later, from two rows.
+    """
     pictures: list[Pixels] = []
     figures: list[dict[str, float]] = []
     groups: list[dict[str, GroupFigures]] = []
+    deviations: list[Floats] = []
     counts: set[int] = set()
-    for samples, truth in _paired(method, results, truths):
+    for samples, truth in _paired(method, results, baselines.truths):
+        lab, truth_lab = rgb_to_lab(samples[0]), rgb_to_lab(truth)
         pictures.append(samples[0])
         figures.append(_photo_figures(samples, truth, extractors.lpips))
-        groups.append(judge_groups(rgb_to_lab(samples[0]), rgb_to_lab(truth)))
+        groups.append(measure_groups(lab, truth_lab))
+        deviations.append(region_deviations(lab, flat_regions(truth_lab)))
         counts.add(len(samples))
     if len(counts) > 1:
         raise DataError(f"'{method}' has not the same number of samples for each photo: give k.")
-    seen = extractors.look(pictures)
+    features, true_features = features or extractors.extract(pictures), baselines.true_features
     columns = {name: np.array([photo[name] for photo in figures]) for name in figures[0]}
+    shares = columns.pop("gaudy")
     means = {name: float(column.mean()) for name, column in columns.items()}
     several = len(pictures) > 1
     fid = kid = None
-    if several and seen.inception is not None and true.inception is not None:
-        fid = frechet_distance(seen.inception, true.inception)
-        kid = kernel_distance(seen.inception, true.inception)
+    if several and features.inception is not None and true_features.inception is not None:
+        fid = frechet_distance(features.inception, true_features.inception)
+        kid = kernel_distance(features.inception, true_features.inception)
+    regions = np.concatenate(deviations)
     return Row(
         method=method,
         photos=len(pictures),
         **{**means, "lightness_error": float(columns["lightness_error"].max())},
         delta_cf_mean=float(np.abs(columns["delta_cf"]).mean()),
         cast=float(np.hypot(columns["cast_a"], columns["cast_b"]).mean()),
-        frechet=frechet_distance(seen.features, true.features) if several else None,
+        gaudy=float(np.average(shares, weights=[truth.size for truth in baselines.truths])),
+        patches=float(np.median(regions)) if len(regions) else None,
+        patches_ratio=None,
+        frechet=frechet_distance(features.features, true_features.features) if several else None,
         frechet_ratio=None,
-        top1=float(np.mean(seen.classes == true.classes)),
+        top1=float(np.mean(features.classes == true_features.classes)),
+        worse_than_grey=float(np.mean(is_worse_than_grey(features, baselines))),
         samples=counts.pop(),
         fid=fid,
         kid=kid,
@@ -247,6 +289,7 @@ def _photo_figures(
         "lightness_error": lightness_error(labs[0], truth_lab),
         "bleed": bleed(labs[0]),
         "edge_alignment": edge_alignment(labs[0]),
+        "gaudy": gaudy(labs[0], truth_lab),
     }
     if lpips:
         figures["lpips"] = lpips(pixels, truth)
@@ -273,17 +316,6 @@ def _paired(
         yield samples, truth
 
 
-def _middle_square(pixels: Pixels) -> Pixels:
-    """The middle square of a photo that is resized to a short side of `EXTRACTOR_SIDE`."""
-    height, width = pixels.shape[:2]
-    scale = EXTRACTOR_SIDE / min(height, width)
-    size = round(width * scale), round(height * scale)
-    smooth = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    resized = np.asarray(cv2.resize(pixels, size, interpolation=smooth), np.uint8)
-    left, top = (size[0] - EXTRACTOR_SIDE) // 2, (size[1] - EXTRACTOR_SIDE) // 2
-    return resized[top : top + EXTRACTOR_SIDE, left : left + EXTRACTOR_SIDE]
-
-
 def group_cells(rows: Sequence[Row]) -> list[list[str]]:
     """Cells with three lines for each group of pixels that is found, and methods as columns."""
     table = [["", *(row.method for row in rows)]]
@@ -297,6 +329,10 @@ def group_cells(rows: Sequence[Row]) -> list[list[str]]:
                     *format_cells([g.chroma_ratio for g in having], ".2f"),
                 ],
                 [f"{name}, hue error, ° ↓", *format_cells([g.hue_error for g in having], ".1f")],
+                [
+                    f"{name}, hue deviation, °",
+                    *format_cells([g.hue_deviation for g in having], ".1f"),
+                ],
             ]
     return table
 

@@ -5,36 +5,49 @@
 
 from collections.abc import Sequence
 from itertools import combinations
+from types import ModuleType
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from condiff.color.lab import rgb_to_lab
-from condiff.errors import DataError
+from condiff.errors import ConfigError, DataError
 
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.floating]
 
-SSIM_WINDOW = 11  # Wang et al. (2004): 11x11 Gaussian with sigma 1.5
-# L* per pixel. A soft shade passes for flat, the outline of a thing does not.
+SSIM_WINDOW, SSIM_SIGMA = 11, 1.5  # of a Gaussian, in pixels: Wang et al. (2004)
+GAUDY_CHROMA, GAUDY_DISTANCE = 15.0, 30.0  # in ab units
+REGION_SHARE = 0.005  # of a photo's pixels
+# L* per pixel. A soft shade counts as flat, the outline of a thing does not.
 FLAT_LIGHTNESS = 1.0
 # Units per pixel. cv2's Lab of a grey photo has up to 0.13 of chroma, whose gradients vary by 0.01;
 # noise of one 8-bit level varies by 0.11.
 NO_VARIATION = 0.05
 
 
+def load_scikit_image() -> ModuleType:
+    """scikit-image, which computes PSNR, SSIM and CIEDE2000; ConfigError if it is not installed."""
+    try:
+        import skimage
+    except ImportError as error:
+        raise ConfigError(
+            "PSNR, SSIM and CIEDE2000 need scikit-image: pip install 'condiff[eval]'."
+        ) from error
+    return skimage
+
+
 def psnr(pixels: Pixels, truth: Pixels) -> float:
     """Peak signal-to-noise ratio in dB over all channels; infinite for equal photos."""
-    error = float(np.mean((pixels.astype(np.float64) - truth.astype(np.float64)) ** 2))
-    return float("inf") if error == 0 else 10 * float(np.log10(255**2 / error))
+    with np.errstate(divide="ignore"):
+        return float(load_scikit_image().metrics.peak_signal_noise_ratio(truth, pixels))
 
 
 def ssim(pixels: Pixels, truth: Pixels) -> float:
     """Structural similarity in [-1,1] of Wang et al. (2004), the mean over R, G and B.
 
-    Gaussian window, population covariance, only windows that lie inside the photo: what
-    scikit-image gives for gaussian_weights=True, use_sample_covariance=False.
+    Gaussian window, population covariance, only windows that lie inside the photo.
     """
     if min(pixels.shape[:2]) < SSIM_WINDOW:
         height, width = pixels.shape[:2]
@@ -42,59 +55,64 @@ def ssim(pixels: Pixels, truth: Pixels) -> float:
             f"a photo of {width}x{height} pixels is too small for SSIM, which needs "
             f"{SSIM_WINDOW}x{SSIM_WINDOW}: leave it out of the set."
         )
-    x, y = pixels.astype(np.float64), truth.astype(np.float64)
-    mean_x, mean_y = _window_mean(x), _window_mean(y)
-    var_x = _window_mean(x * x) - mean_x**2
-    var_y = _window_mean(y * y) - mean_y**2
-    cov_xy = _window_mean(x * y) - mean_x * mean_y
-    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    similarity = ((2 * mean_x * mean_y + c1) * (2 * cov_xy + c2)) / (
-        (mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2)
+    similarity = load_scikit_image().metrics.structural_similarity(
+        pixels,
+        truth,
+        channel_axis=2,
+        gaussian_weights=True,
+        sigma=SSIM_SIGMA,
+        use_sample_covariance=False,
     )
-    return float(similarity.mean())
+    return float(similarity)
 
 
-def ciede2000(lab: Floats, truth_lab: Floats) -> npt.NDArray[np.float64]:
-    """Colour difference of each pixel, (...,3) and (...,3) -> (...), k_L = k_C = k_H = 1.
+def ciede2000(lab: Floats, truth_lab: Floats) -> Floats:
+    """Colour difference of each pixel, (...,3) and (...,3) -> (...), k_L = k_C = k_H = 1."""
+    return np.asarray(load_scikit_image().color.deltaE_ciede2000(lab, truth_lab))
 
-    Symbols and order of steps as in Sharma, Wu and Dalal (2005).
+
+def gaudy(lab: Floats, truth_lab: Floats) -> float:
+    """Share of pixels with far too much colour, in [0,1].
+
+    Their chroma exceeds the truth's by more than `GAUDY_CHROMA`, and their (a,b) lies more than
+    `GAUDY_DISTANCE` from the truth's.
     """
-    L_1, a_1, b_1 = np.moveaxis(lab.astype(np.float64), -1, 0)
-    L_2, a_2, b_2 = np.moveaxis(truth_lab.astype(np.float64), -1, 0)
+    ab, true_ab = (plane[..., 1:].astype(np.float64) for plane in (lab, truth_lab))
+    excess = np.linalg.norm(ab, axis=-1) - np.linalg.norm(true_ab, axis=-1)
+    distance = np.linalg.norm(ab - true_ab, axis=-1)
+    return float(np.mean((excess > GAUDY_CHROMA) & (distance > GAUDY_DISTANCE)))
 
-    # 1. C' and h': a is stretched near grey.
-    C_mean = (np.hypot(a_1, b_1) + np.hypot(a_2, b_2)) / 2
-    stretch = 1.5 - 0.5 * _chroma_weight(C_mean)
-    a_1, a_2 = a_1 * stretch, a_2 * stretch
-    C_1, C_2 = np.hypot(a_1, b_1), np.hypot(a_2, b_2)
-    h_1, h_2 = np.degrees(np.arctan2(b_1, a_1)) % 360, np.degrees(np.arctan2(b_2, a_2)) % 360
 
-    # 2. Differences; hue has none where one side is grey.
-    one_is_grey = C_1 * C_2 == 0
-    turn = h_2 - h_1
-    turn = np.where(turn > 180, turn - 360, np.where(turn < -180, turn + 360, turn))
-    turn = np.where(one_is_grey, 0, turn)
-    dL, dC = L_2 - L_1, C_2 - C_1
-    dH = 2 * np.sqrt(C_1 * C_2) * np.sin(np.radians(turn / 2))
+def flat_regions(lab: Floats) -> npt.NDArray[np.int32]:
+    """Connected areas without an edge of L*: (H,W,3) -> (H,W), 0 outside, then 1, 2, ….
 
-    # 3. Weights at the mean colour.
-    L, C, h_sum = (L_1 + L_2) / 2, (C_1 + C_2) / 2, h_1 + h_2
-    h = np.where(np.abs(h_1 - h_2) <= 180, h_sum, h_sum + np.where(h_sum < 360, 360, -360)) / 2
-    h = np.where(one_is_grey, h_sum, h)
-    T = (
-        1
-        - 0.17 * np.cos(np.radians(h - 30))
-        + 0.24 * np.cos(np.radians(2 * h))
-        + 0.32 * np.cos(np.radians(3 * h + 6))
-        - 0.20 * np.cos(np.radians(4 * h - 63))
-    )
-    S_L = 1 + 0.015 * (L - 50) ** 2 / np.sqrt(20 + (L - 50) ** 2)
-    S_C = 1 + 0.045 * C
-    S_H = 1 + 0.015 * C * T
-    rotation = np.radians(60 * np.exp(-(((h - 275) / 25) ** 2)))
-    R_T = -np.sin(rotation) * 2 * _chroma_weight(C)
-    lightness, chroma, hue = dL / S_L, dC / S_C, dH / S_H
-    return np.sqrt(lightness**2 + chroma**2 + hue**2 + R_T * chroma * hue)
+    L* is blurred by a Gaussian of one pixel, so that grain is not an edge. Pixels are flat where
+    its gradient is below `FLAT_LIGHTNESS`. What is thinner than 3 pixels (a gap in an outline, the
+    ridge of a line) and areas of fewer than `REGION_SHARE` of the photo's pixels are left out.
+    """
+    lightness = cv2.GaussianBlur(np.ascontiguousarray(lab[..., 0]), (0, 0), 1.0)
+    flat = gradient(np.asarray(lightness, np.float64)[..., None]) < FLAT_LIGHTNESS
+    opened = cv2.morphologyEx(flat.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(opened, connectivity=4)
+    large = stats[:, cv2.CC_STAT_AREA] >= REGION_SHARE * flat.size
+    large[0] = False  # what is not flat
+    numbers = np.where(large, np.cumsum(large), 0).astype(np.int32)
+    return numbers[labels]
+
+
+def region_deviations(lab: Floats, regions: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:
+    """Deviation of (a,b) in each of the n regions, (n,): sqrt(var a + var b), in ab units.
+
+    0 is one colour; a region whose parts have different colours has a large one.
+    """
+    inside = regions > 0
+    numbers = regions[inside] - 1
+    pixels = np.bincount(numbers)
+    variance = np.zeros(len(pixels))
+    for channel in lab[inside][:, 1:].astype(np.float64).T:
+        means = np.bincount(numbers, channel) / pixels
+        variance += np.bincount(numbers, (channel - means[numbers]) ** 2) / pixels
+    return np.sqrt(variance)
 
 
 def colorfulness(pixels: Pixels) -> float:
@@ -151,7 +169,7 @@ def frechet_distance(features: Floats, truth_features: Floats) -> float:
     """Frechet distance of the Gaussians fitted to (N,D) and (M,D), N and M at least 2.
 
     |m_1 - m_2|^2 + tr(C_1 + C_2 - 2 (C_1 C_2)^(1/2)), Heusel et al. (2017), whose figures rest on
-    Inception-v3: with other features it is no FID. Biased upwards by small N, so compare only
+    Inception-v3: with other features it is not FID. Biased upwards by small N, so compare only
     sets of equal size.
     """
     x, y = features.astype(np.float64), truth_features.astype(np.float64)
@@ -193,17 +211,6 @@ def gradient(channels: Floats) -> npt.NDArray[np.float64]:
             )
             total += slope**2
     return np.sqrt(total)
-
-
-def _window_mean(channels: Floats) -> Floats:
-    """Gaussian mean of every window inside (H,W,3)."""
-    blurred = cv2.GaussianBlur(channels, (SSIM_WINDOW, SSIM_WINDOW), 1.5)
-    margin = SSIM_WINDOW // 2
-    return np.asarray(blurred[margin:-margin, margin:-margin])
-
-
-def _chroma_weight(chroma: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    return np.sqrt(chroma**7 / (chroma**7 + 25.0**7))
 
 
 def _opponents(pixels: Pixels) -> tuple[Floats, Floats]:

@@ -47,7 +47,7 @@ def pair_folders(result_dir: Path, truth_dir: Path) -> list[tuple[Path, Path]]:
 def read_truths(path: Path, limit: int | None = None) -> list[Pixels]:
     """The first `limit` photos, uint8 RGB (H,W,3), of a folder or of a parquet file's `image`.
 
-    A folder without photos may hold parquet shards; both are read in the order of their names.
+    A folder without photos may contain parquet shards; both are read in the order of their names.
     """
     if path.is_dir() and (files := list_images(path)):
         photos = (read_photo(file) for file in files)
@@ -58,7 +58,7 @@ def read_truths(path: Path, limit: int | None = None) -> list[Pixels]:
         raise DataError(f"There is nothing at {path}.")
     truths = list(islice(photos, limit))
     if not truths:
-        raise DataError(f"{path} holds neither photos nor parquet files with any.")
+        raise DataError(f"{path} contains neither photos nor parquet files with any.")
     return truths
 
 
@@ -69,5 +69,5 @@ def read_photo(source: Path | BinaryIO) -> Pixels:
 
 def _listed(folder: Path) -> list[Path]:
     if not folder.is_dir():
-        raise DataError(f"{folder} is no folder.")
+        raise DataError(f"{folder} is not a folder.")
     return list_images(folder)

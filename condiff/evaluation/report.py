@@ -1,6 +1,6 @@
 """Formats figures and photos: an aligned Markdown table, and a self-contained HTML page.
 
-A table is a list of lines of cells. The first line is the heading, the first column holds labels.
+A table is a list of lines of cells. The first line is the heading, the first column has labels.
 """
 
 import json

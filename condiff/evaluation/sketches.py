@@ -94,7 +94,7 @@ def evaluate_drawings(
     if not truths:
         raise DataError("there is no photo to evaluate: give at least one true photo.")
     if taken := methods.keys() & {TRUTH, OTHER, NOISE, BLURRED_MEAN}:
-        raise DataError(f"'{taken.pop()}' is the name of a baseline: call the method otherwise.")
+        raise DataError(f"'{taken.pop()}' is the name of a baseline: give the method another name.")
     mean = mean_picture(truths)
     everything: dict[str, Sequence[Sequence[Pixels]]] = {
         **methods,
@@ -106,8 +106,8 @@ def evaluate_drawings(
     lines = [draw_lines(truth, kind) for truth in truths] if kind else None
     features = _extract(truths, extractor)
     rows = [
-        _row(name, answers, truths, lines, kind, features, extractor)
-        for name, answers in everything.items()
+        _row(name, painted, truths, lines, kind, features, extractor)
+        for name, painted in everything.items()
     ]
     base = next(row.frechet for row in rows if row.method == BLURRED_MEAN)
     if base is None or base < NO_DISTANCE:
@@ -143,29 +143,29 @@ def format_table(rows: Sequence[DrawingRow]) -> str:
 
 def _row(
     method: str,
-    answers: Sequence[Sequence[Pixels]],
+    painted: Sequence[Sequence[Pixels]],
     truths: Sequence[Pixels],
     lines: Sequence[np.ndarray] | None,
     kind: str | None,
     true_features: Floats,
     extractor: Extractor,
 ) -> DrawingRow:
-    if len(answers) != len(truths):
-        raise DataError(f"'{method}' has {len(answers)} answers to {len(truths)} drawings.")
-    counts = {len(samples) for samples in answers}
+    if len(painted) != len(truths):
+        raise DataError(f"'{method}' has {len(painted)} results for {len(truths)} drawings.")
+    counts = {len(samples) for samples in painted}
     if len(counts) > 1:
         raise DataError(f"'{method}' has not the same number of samples for each drawing.")
-    for index, (samples, truth) in enumerate(zip(answers, truths, strict=True), start=1):
+    for index, (samples, truth) in enumerate(zip(painted, truths, strict=True), start=1):
         if wrong := next((s.shape for s in samples if s.shape != truth.shape), None):
             raise DataError(
                 f"picture {index} of '{method}' is {wrong[1]}x{wrong[0]} but its truth is "
                 f"{truth.shape[1]}x{truth.shape[0]}: give pictures of the same size."
             )
-    first = [samples[0] for samples in answers]
+    first = [samples[0] for samples in painted]
     count = counts.pop()
-    scores = _f1_scores(answers, lines, kind) if lines and kind else None
+    scores = _f1_scores(painted, lines, kind) if lines and kind else None
     found = _extract(first, extractor) if len(first) > 1 else None
-    differences = [lab_diversity(samples) for samples in answers] if count > 1 else None
+    differences = [lab_diversity(samples) for samples in painted] if count > 1 else None
     return DrawingRow(
         method=method,
         pictures=len(first),
@@ -178,11 +178,11 @@ def _row(
 
 
 def _f1_scores(
-    answers: Sequence[Sequence[Pixels]], lines: Sequence[np.ndarray], kind: str
+    painted: Sequence[Sequence[Pixels]], lines: Sequence[np.ndarray], kind: str
 ) -> list[float]:
     return [
         edge_f1(draw_lines(sample, kind), given)
-        for samples, given in zip(answers, lines, strict=True)
+        for samples, given in zip(painted, lines, strict=True)
         for sample in samples
     ]
 

@@ -13,7 +13,7 @@ def check_repo_id(repo_id: str) -> str:
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise ModelError(f"{repo_id!r} is no name of a repository: {error}") from error
+        raise ModelError(f"{repo_id!r} is not the name of a repository: {error}") from error
     return repo_id
 
 

@@ -67,7 +67,7 @@ ROWS = {
 }
 # Other averages of the reference's weights, by their decay; the rows are of its very run.
 AVERAGES = {"no average": None, "EMA 0.9": 0.9}
-QUESTIONS = (  # in the order of docs/ablations.md
+QUESTIONS = (  # in the order of docs/notes/ablations.md
     "backbone", "tuned", "lightness", "objective", "scale", "space", "shape", "average",
 )  # fmt: skip
 

@@ -2,7 +2,7 @@
 
     python benchmarks/ablations.py train PHOTOS --val VAL -o WORK  a line of WORK/runs.jsonl a run
     python benchmarks/ablations.py sample --val VAL -o WORK        steps x scheduler, embedded model
-    python benchmarks/ablations.py table -o WORK                   the tables of docs/ablations.md
+    python benchmarks/ablations.py table -o WORK                tables of docs/notes/ablations.md
 
 A row of ROWS is the reference with some settings changed. All train on the same views of the same
 photos, as many samples each, and colour the same held-out photos from the same noise; the seed

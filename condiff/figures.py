@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from condiff.config import DiffusionConfig
-from condiff.errors import ConfigError, ImageError
+from condiff.errors import ConfigError, DependencyError, ImageError
 from condiff.photos.writing import check_target
 
 GAP = 2
@@ -110,9 +110,7 @@ def make_plot(panels: Sequence[Panel]) -> Image.Image:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"A plot needs {error.name}, which is not installed: pip install 'condiff[figures]'."
-        ) from error
+        raise DependencyError.of(f"A plot needs {error.name}", extra="figures") from error
     figure = Figure(figsize=(6.4 * len(panels), 4.8), dpi=100, layout="constrained")
     canvas = FigureCanvasAgg(figure)  # no pyplot: it would keep state, and look for a display
     names = list(dict.fromkeys(name for panel in panels for name in panel.curves))

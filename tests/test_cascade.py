@@ -100,7 +100,7 @@ def test_what_is_no_first_stage_is_told(tiny_folder, upscale_folder, sketch_fold
 
 
 def test_the_contact_sheet_shows_lines_samples_and_truth(sketch_folder, tmp_path, monkeypatch):
-    """examples/contact_sheet.py, as docs/render.md gives it."""
+    """examples/contact_sheet.py, as docs/guide/render.md gives it."""
     for number in range(3):
         make_photo(64, 64, seed=number).save(tmp_path / f"{number}.png")
     script = Path(__file__).parents[1] / "examples" / "contact_sheet.py"

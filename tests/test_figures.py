@@ -11,7 +11,7 @@ from PIL import Image, ImageColor
 
 from condiff.config import DiffusionConfig
 from condiff.diffusion.diffusers_schedulers import build_scheduler
-from condiff.errors import ConfigError, ImageError
+from condiff.errors import ConfigError, DependencyError, ImageError
 from condiff.figures import (
     COLORS,
     MARGIN,
@@ -71,7 +71,7 @@ def test_the_schedule_plot_shows_alpha_bar():
 
 def test_a_missing_matplotlib_is_one_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ConfigError, match=r"pip install 'condiff\[figures\]'"):
+    with pytest.raises(DependencyError, match=r"\[figures\]'"):
         make_plot([Panel("a", "x", "y", {"up": [0, 1]})])
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from condiff.backends.table import GRAPH, Backend, build_engine, list_engines, parts_of
 from condiff.backends.torch_backend import TorchBackend, encode_both
-from condiff.errors import ConfigError, ModelError
+from condiff.errors import ConfigError, DependencyError, ModelError
 from condiff.models.condition_encoder import ConditionEncoder, from_patches, to_patches
 from condiff.models.denoiser import Model
 from condiff.models.info import read_model_info
@@ -73,9 +73,7 @@ def write_graphs(name: str | Path, out: Path | None = None) -> Path:
     try:
         import onnx  # noqa: F401
     except ImportError as error:
-        raise ConfigError(
-            "Writing graphs needs the package onnx: pip install 'condiff[export]'"
-        ) from error
+        raise DependencyError.of("Writing graphs needs the package onnx", extra="export") from error
     loaded = load_model(name)
     folder = loaded.path
     if out is not None and out.resolve() != folder.resolve():

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from condiff.backends.graphs import GraphBackend, Run, open_onnx, open_openvino
-from condiff.errors import ConfigError, ModelError
+from condiff.errors import ConfigError, ModelError, install_command
 from condiff.models.info import ModelInfo
 
 Array = Any  # float32, of NumPy or torch
@@ -79,7 +79,7 @@ class Row:
 ENGINES = {
     "torch": Row("torch", "pip install torch diffusers", None),
     "onnx": Row("onnxruntime", "pip install onnxruntime", open_onnx),
-    "openvino": Row("openvino", "pip install 'condiff[openvino]'", open_openvino),
+    "openvino": Row("openvino", install_command("openvino"), open_openvino),
 }
 
 

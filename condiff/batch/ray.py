@@ -26,7 +26,7 @@ from condiff.batch.status import BatchStatus, Result
 from condiff.batch.storage import Blob, open_folder, write_blob
 from condiff.batch.transform import ColorizeSettings, build_transform
 from condiff.batch.worker import NO_MEMORY, process_photo, publish
-from condiff.errors import ConfigError
+from condiff.errors import ConfigError, DependencyError
 from condiff.photos.reading import read_photo
 
 OBJECT_STORE = 256 * 2**20  # bytes, of a local Ray; small, as photos never pass through it
@@ -269,7 +269,7 @@ def _connect(address: str | None, workers: int | None) -> Iterator[None]:
         import ray
         import ray.data
     except ImportError as error:
-        raise ConfigError("--engine ray needs Ray: pip install 'condiff[ray]'.") from error
+        raise DependencyError.of("--engine ray needs Ray", extra="ray") from error
     started: dict[str, Any] = {"address": address}
     if address is None:
         started = {

@@ -117,7 +117,7 @@ def train(
 
     The model folder to use and share is OUTPUT/model. The same command again resumes a run that was
     stopped or killed, bit for bit. On several GPUs: accelerate launch -m condiff train …
-    docs/training.md explains the settings.
+    docs/guide/training.md explains the settings.
     """
     from condiff.config import read_config
     from condiff.tasks import find_task

@@ -1,6 +1,6 @@
 """Photos kept on the device, and views of them made there, a batch at a time.
 
-Views are as in views.py but for two differences: only the middle square of each photo is kept, and
+Views are as in crops.py but for two differences: only the middle square of each photo is kept, and
 degraded lightness has no JPEG blocks. Tasks with lines are not supported, because the CPU draws
 them.
 """
@@ -130,7 +130,7 @@ class DeviceDataset:
         return F.avg_pool2d(view, fine // size).clamp(0, 1) if fine > size else view
 
     def _degrade(self, lightness: Tensor, chances: dict[str, Tensor]) -> Tensor:
-        """L* (B,S,S) with other contrast, blur and grain, each at random, as in views.degrade."""
+        """L* (B,S,S) with other contrast, blur and grain, as color/degradation.py."""
         c = {name: chance[:, None, None] for name, chance in chances.items()}
         low, high, gamma = 12 * c["low"], 88 + 12 * c["high"], 0.7 + 0.7 * c["gamma"]
         flat = low + (high - low) * (lightness / 100).clamp(min=0) ** gamma

@@ -7,7 +7,7 @@ from typing import Any
 
 from condiff.config import DataConfig
 from condiff.data.columns import is_held_out
-from condiff.errors import DataError
+from condiff.errors import DataError, DependencyError
 
 
 def hub_name(source: str | Path) -> str:
@@ -30,10 +30,8 @@ def load_hub(name: str, config: DataConfig, *, streaming: bool) -> Any:
     try:
         from datasets import load_dataset
     except ImportError as error:
-        raise DataError(
-            f"There is no file or folder {name}; to read the hub's data set of that name needs "
-            "datasets: pip install 'condiff[train]'"
-        ) from error
+        need = f"There is no file or folder {name}; to read it from the hub needs datasets"
+        raise DependencyError.of(need, extra="train") from error
     try:
         return load_dataset(name, split=config.split, streaming=streaming)
     except (OSError, ValueError) as error:

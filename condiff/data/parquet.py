@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from condiff.errors import DataError
+from condiff.errors import DataError, DependencyError
 
 
 class File(NamedTuple):
@@ -72,9 +72,7 @@ def _opened(path: Path) -> Iterator[Any]:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ModuleNotFoundError as error:
-        raise DataError(
-            f"Reading {path} needs pyarrow: pip install 'condiff[train]', or give a folder."
-        ) from error
+        raise DependencyError.of(f"Reading {path} needs pyarrow", extra="train") from error
     try:
         file = pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as error:

@@ -339,7 +339,7 @@ def load_metric_networks(folder: Path) -> MetricNetworks:
             f"{pickles[0]} is a pickle, which can run any program and is not read: make a "
             "safetensors file of it with examples/convert_weights.py."
             if pickles
-            else "docs/evaluation.md says where they come from."
+            else "docs/guide/evaluation.md says where they come from."
         )
         raise ModelError(f"{folder} contains neither {INCEPTION_FILE} nor {LPIPS_FILE}: {way}")
     inception, lpips = files.values()
@@ -368,7 +368,7 @@ def _fill(network: Network, path: Path) -> Network:
             found = tuple(weights[name].shape) if name in weights else "missing"
             raise ModelError(
                 f"{path} is not of this network: {name} is {found}, not {tuple(parameter.shape)}. "
-                "docs/evaluation.md says which weights are meant."
+                "docs/guide/evaluation.md says which weights are meant."
             )
     network.load_state_dict(weights, strict=False)
     return network.eval()

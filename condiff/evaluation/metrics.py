@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from condiff.color.lab import rgb_to_lab
-from condiff.errors import ConfigError, DataError
+from condiff.errors import DataError, DependencyError
 
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.floating]
@@ -28,12 +28,12 @@ NO_VARIATION = 0.05
 
 
 def load_scikit_image() -> ModuleType:
-    """scikit-image, which computes PSNR, SSIM and CIEDE2000; ConfigError if it is not installed."""
+    """scikit-image, which computes PSNR, SSIM and CIEDE2000; DependencyError if it is not installed."""
     try:
         import skimage
     except ImportError as error:
-        raise ConfigError(
-            "PSNR, SSIM and CIEDE2000 need scikit-image: pip install 'condiff[eval]'."
+        raise DependencyError.of(
+            "PSNR, SSIM and CIEDE2000 need scikit-image", extra="eval"
         ) from error
     return skimage
 

@@ -28,7 +28,7 @@ from condiff.pipelines.pipeline import Pipeline
 from condiff.resize import fit_size, pad_to_stride
 
 UPSCALER = "upscale"  # the embedded model's name
-STEPS = 2  # more add grain: docs/decisions.md
+STEPS = 2  # more add grain: docs/notes/decisions.md
 SCHEDULER = "ddim"
 TILE = 2  # side of a tile, as a multiple of the windows that were trained on
 OVERLAP = 4  # neighbouring tiles share at least a quarter of their side

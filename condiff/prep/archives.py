@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from condiff.errors import DataError
+from condiff.errors import DependencyError
 from condiff.photos.formats import IMAGE_COLUMNS
 from condiff.prep.items import TEXT_KEYS, Item, Part, is_photo, row_item, text_of
 
@@ -28,9 +28,7 @@ def parquet_part(path: Path, name: str) -> Part:
     try:
         import pyarrow.parquet as pq
     except ImportError as error:
-        raise DataError(
-            "Reading parquet files needs pyarrow: pip install 'condiff[train]'"
-        ) from error
+        raise DependencyError.of("Reading parquet needs pyarrow", extra="train") from error
     with pq.ParquetFile(path) as file:
         schema, total = file.schema_arrow, file.metadata.num_rows
     image = next((name for name in IMAGE_COLUMNS if name in schema.names), None)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from condiff.errors import DataError
+from condiff.errors import DependencyError
 
 SPLITS = ("train", "val")
 # A row group is the least that a reader loads, and what a writer keeps in memory; the hub's viewer
@@ -114,7 +114,7 @@ def check_pyarrow() -> None:
     try:
         import pyarrow.parquet  # noqa: F401
     except ImportError as error:
-        raise DataError("Writing parquet needs pyarrow: pip install 'condiff[train]'") from error
+        raise DependencyError.of("Writing parquet needs pyarrow", extra="train") from error
 
 
 @dataclass(frozen=True)

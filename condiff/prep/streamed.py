@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from condiff.errors import DataError
+from condiff.errors import DataError, DependencyError
 from condiff.prep.items import TEXT_KEYS, Item, Source, row_item
 
 if TYPE_CHECKING:
@@ -24,10 +24,8 @@ def saved_source(folder: Path) -> Source:
     try:
         from datasets import Dataset, load_from_disk
     except ImportError as error:
-        raise DataError(
-            f"{folder} was saved by datasets, and reading it needs datasets: pip install "
-            "'condiff[train]'"
-        ) from error
+        need = f"{folder} was saved by datasets, and reading it needs datasets"
+        raise DependencyError.of(need, extra="train") from error
     try:
         loaded = load_from_disk(str(folder))
     except (OSError, ValueError, LookupError) as error:
@@ -44,10 +42,8 @@ def hub_source(name: str) -> Source:
     try:
         from datasets import IterableDataset, config, load_dataset
     except ImportError as error:
-        raise DataError(
-            f"There is no file or folder {name}; to read the hub's data set of that name "
-            "needs datasets: pip install 'condiff[train]'"
-        ) from error
+        need = f"There is no file or folder {name}; to read it from the hub needs datasets"
+        raise DependencyError.of(need, extra="train") from error
     try:
         splits: dict[str, IterableDataset] = load_dataset(name, streaming=True)
     except ConnectionError as error:

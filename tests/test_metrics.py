@@ -1,12 +1,14 @@
 """Every figure against a published table, a closed form or a second implementation."""
 
+import sys
+
 import numpy as np
 import pytest
 import scipy.linalg
 import skimage.data
 
 from condiff.color.lab import rgb_to_lab
-from condiff.errors import DataError
+from condiff.errors import ConfigError, DataError
 from condiff.evaluation.metrics import (
     bleed,
     ciede2000,
@@ -296,3 +298,9 @@ def test_frechet_distance_holds_with_fewer_photos_than_features():
     assert frechet_distance(x, y) == pytest.approx(expected, rel=1e-9)
     assert frechet_distance(x, x) == pytest.approx(0, abs=1e-9)
     assert frechet_distance(x, x + 2) == pytest.approx(4 * 40, rel=1e-9)
+
+
+def test_scikit_image_that_is_not_installed_is_a_sentence(monkeypatch, coffee):
+    monkeypatch.setitem(sys.modules, "skimage", None)
+    with pytest.raises(ConfigError, match=r"need scikit-image: pip install 'condiff\[eval\]'"):
+        psnr(coffee, coffee)

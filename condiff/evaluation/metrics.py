@@ -28,7 +28,7 @@ NO_VARIATION = 0.05
 
 
 def load_scikit_image() -> ModuleType:
-    """scikit-image, which computes PSNR, SSIM and CIEDE2000; DependencyError if it is not installed."""
+    """scikit-image, for PSNR, SSIM and CIEDE2000; DependencyError if it is not installed."""
     try:
         import skimage
     except ImportError as error:

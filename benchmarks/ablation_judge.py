@@ -8,7 +8,7 @@ from ablation_spaces import SPACES
 
 from condiff.color.lab import join_chroma, lightness, rgb_to_lab
 from condiff.config import TrainConfig
-from condiff.diffusion.diffusers_schedulers import build_scheduler, denoise, initial_noise
+from condiff.diffusion.sampler import sample, sample_initial_noise
 from condiff.evaluation.baselines import grey_passthrough
 from condiff.evaluation.colorization import HIGHEST_PSNR
 from condiff.evaluation.feature_extractors import BATCH, Lite0Extractor
@@ -66,14 +66,17 @@ class Judge:
             photos = self.truths[start : start + BATCH]
             L = np.stack([lightness(shrink_to(photo, size=config.data.size)) for photo in photos])
             cond = model.encoder(torch.from_numpy(L / 50 - 1)[:, None], size=(side, side))
-            noise = initial_noise(
-                [torch.Generator().manual_seed(start + i) for i in range(len(photos))],
-                (2, side, side),
-            )
-            *_, x_0 = denoise(
-                lambda x_t, t, cond=cond: model.predict(x_t, t, cond),
-                build_scheduler("ddim", config.diffusion),
-                noise,
+            shape = (2, side, side)
+            noise = [sample_initial_noise(start + i, shape) for i in range(len(photos))]
+
+            def predict(x_t: torch.Tensor, t: float, cond: torch.Tensor = cond) -> torch.Tensor:
+                return model.predict(x_t, torch.full((len(x_t),), t), cond)
+
+            *_, x_0 = sample(
+                predict,
+                torch.from_numpy(np.stack(noise)),
+                scheduler="ddim",
+                config=config.diffusion,
                 steps=min(steps, config.diffusion.num_train_timesteps),
                 clip=limit / scale,
             )

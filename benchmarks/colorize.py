@@ -104,11 +104,11 @@ def measure_stages(photo: Path, model: str) -> dict[str, float]:
         marks = [time.perf_counter()]
         source = read_photo(photo)
         marks.append(time.perf_counter())
-        pixels, condition = pipeline.prepare(source, size=None)
-        timed = [(x_t, time.perf_counter()) for x_t in pipeline.denoise(condition, seed=0)]
+        encoded = pipeline.encode(source)
+        timed = [(x_t, time.perf_counter()) for x_t in pipeline.sample(encoded, seed=0)]
         x_0, times = timed[-1][0], [moment for _, moment in timed]
         marks.append(times[-1])
-        result = with_pixels(source, pipeline.finish(x_0, pixels), seed=0)
+        result = with_pixels(source, pipeline.decode(x_0, encoded), seed=0)
         marks.append(time.perf_counter())
         write_photo(result, io.BytesIO(), format="JPEG")
         marks.append(time.perf_counter())

@@ -108,11 +108,11 @@ def measure_warm(engine: str, photo: str, arguments: argparse.Namespace) -> list
     for _ in range(3):
         started = time.perf_counter()
         source = read_photo(Path(photo))
-        pixels, condition = pipeline.prepare(source, size=None)
         before = time.perf_counter()
-        *_, x_0 = pipeline.denoise(condition, seed=0)
+        encoded = pipeline.encode(source)
+        *_, x_0 = pipeline.sample(encoded, seed=0)
         network.append(time.perf_counter() - before)
-        result = with_pixels(source, pipeline.finish(x_0, pixels), seed=0)
+        result = with_pixels(source, pipeline.decode(x_0, encoded), seed=0)
         write_photo(result, io.BytesIO(), format="JPEG")
         whole.append(time.perf_counter() - started)
     return [min(whole[1:]), min(network[1:])]

@@ -30,7 +30,7 @@ from PIL import Image
 
 from condiff.prep.dataset import plan, run
 from condiff.prep.prepare import CHUNK_ITEMS, WEBP_METHOD, PrepConfig, shrink
-from condiff.prep.sources import open_source
+from condiff.sources.folders import open_source
 
 
 def convert(path: Path, size: int, quality: int) -> int:

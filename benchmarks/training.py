@@ -35,8 +35,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from condiff.config import TrainConfig
-from condiff.data.parquet import read_parquet
-from condiff.photos.reading import list_images
+from condiff.sources.folders import open_source
 from condiff.training.profile import count_cost, measure_peak, synchronize
 from condiff.training.trainer import Trainer
 
@@ -45,10 +44,8 @@ class PlainPhotos(Dataset[Tensor]):
     """Photos as the example's transforms make them: resize, random crop, flip, normalise."""
 
     def __init__(self, root: Path, size: int, count: int):
-        files: list[Path | bytes] = [*list_images(root)] if root.is_dir() else []
-        for shard in sorted(root.glob("*.parquet")) if root.is_dir() else [root]:
-            files += read_parquet(shard)
-        self.files, self.size = files[:count], size
+        items = islice(open_source(str(root)).items(), count)
+        self.files, self.size = [item.data for item in items], size
 
     def __len__(self) -> int:
         return len(self.files)

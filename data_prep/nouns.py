@@ -25,7 +25,7 @@ from PIL import Image
 
 import output
 from condiff.errors import CondiffError, DataError
-from condiff.prep.sources import drawn_source
+from condiff.sources.folders import drawn_source
 
 PACKAGE, FILE_NAME = "@nouns/assets@0.10.0", "nouns-assets-0.10.0.tgz"
 IMAGE_DATA = "package/dist/image-data.json"

@@ -14,9 +14,9 @@ from condiff.figures import make_contact_sheet
 from condiff.photos.reading import read_image
 from condiff.photos.writing import write_image
 from condiff.prep.dataset import plan, run
-from condiff.prep.items import Source
 from condiff.prep.prepare import PrepConfig
-from condiff.prep.sources import write_folder
+from condiff.sources.folders import write_folder
+from condiff.sources.source import Source
 
 ROWS, COLUMNS, SIDE = 5, 8, 160  # of a contact sheet
 

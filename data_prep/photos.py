@@ -10,7 +10,7 @@ from pathlib import Path
 import output
 from condiff.errors import CondiffError
 from condiff.prep.prepare import MIN_CHROMA, TASK_KINDS, PrepConfig
-from condiff.prep.sources import open_source
+from condiff.sources.folders import open_source
 
 
 def main(argv: list[str] | None = None) -> int:

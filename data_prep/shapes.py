@@ -17,7 +17,7 @@ from PIL import Image
 
 import output
 from condiff.errors import CondiffError
-from condiff.prep.sources import drawn_source
+from condiff.sources.folders import drawn_source
 
 Colour = tuple[int, int, int]  # RGB
 Pixels = NDArray[np.uint8]

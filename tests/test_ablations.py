@@ -155,7 +155,7 @@ def test_a_tiny_run_goes_on_where_it_was(squares, tmp_path):
 
 
 def test_the_page_has_a_place_for_every_table():
-    page = (Path(__file__).parents[1] / "docs" / "ablations.md").read_text("utf-8")
+    page = (Path(__file__).parents[1] / "docs/notes/ablations.md").read_text("utf-8")
     for question in (*rows.QUESTIONS, "sampling"):
         assert page.count(f"<!-- {question} -->\n") == 1, question
     assert page.count("\n<!-- end -->") == len(rows.QUESTIONS) + 1

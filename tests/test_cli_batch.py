@@ -231,12 +231,17 @@ def test_a_page_of_files_with_several_can_be_asked_for_later(run, tmp_path):
 
 def test_wrong_usage_and_refusals(run, photos, tmp_path):
     out = tmp_path / "out"
-    for flags in (["--shard", "3/2"], ["--shard", "x"], ["--format", "docx"], ["--workers", 0]):
+    for flags in (
+        ["--shard", "3/2"],
+        ["--shard", "x"],
+        ["--format", "docx"],
+        ["--workers", 0],
+        ["--engine", "x"],
+    ):
         assert run(photos, out, *flags)[0] == 2
     for refused in (
         [photos, photos],
         [photos, photos / "out"],
-        [photos, out, "--engine", "cook"],
         [tmp_path / "none", out],
     ):
         code, stdout, stderr = run(*refused)

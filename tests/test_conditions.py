@@ -318,7 +318,7 @@ def test_training_draws_every_kind_but_the_held_out_one(square):
 
 
 def test_the_guide_names_every_condition_and_parameter():
-    guide = (Path(__file__).parent.parent / "docs" / "conditions.md").read_text("utf-8")
+    guide = (Path(__file__).parent.parent / "docs/guide/conditions.md").read_text("utf-8")
     rows = {line.split("`")[1]: line for line in guide.splitlines() if line.startswith("| `")}
     for name, row in CONDITIONS.items():
         assert all(f"`{key}`" in rows[name] for key in row.params), name

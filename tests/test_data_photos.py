@@ -1,6 +1,8 @@
 """Photos for training: found wherever they lie, never those held out, decoded whatever they are."""
 
 import io
+import json
+import tarfile
 from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
@@ -11,7 +13,6 @@ from PIL import Image
 
 from condiff.conditions.table import apply
 from condiff.config import DataConfig
-from condiff.data.columns import is_held_out
 from condiff.data.photos import find_photos
 from condiff.data.ram_cache import RamPhotos
 from condiff.data.shared_memory import PackedBytes, PackedImages, free_memory
@@ -19,7 +20,8 @@ from condiff.errors import DataError
 from condiff.inputs import Lines
 from condiff.prep.dataset import plan, run
 from condiff.prep.prepare import PrepConfig
-from condiff.prep.sources import open_source
+from condiff.sources.folders import open_source
+from condiff.sources.schema import is_held_out
 
 from .conftest import make_photo
 
@@ -106,12 +108,12 @@ def test_no_data_is_told(photo_folder, tmp_path):
     with pytest.raises(DataError, match="00.png is no parquet file: give the folder"):
         find_photos(photo_folder / "00.png", DataConfig(), seed=0)
     (tmp_path / "x.parquet").write_text("not parquet", "utf-8")
-    with pytest.raises(DataError, match=r"x\.parquet is not a readable parquet file"):
+    with pytest.raises(DataError, match=r"x\.parquet: it is not a readable parquet file"):
         find_photos(tmp_path, DataConfig(), seed=0)
     write_shard(tmp_path / "x.parquet", photo_folder)
     with pytest.raises(DataError, match="no column 'photo', only image: name"):
         find_photos(tmp_path, DataConfig(image_column="photo"), seed=0)
-    with pytest.raises(DataError, match="hub's data set of that name cannot be read"):
+    with pytest.raises(DataError, match="hub's data set of that name is not in the cache"):
         find_photos("nobody/nothing", DataConfig(), seed=0)
     with pytest.raises(DataError, match="never trained on"):
         find_photos("nobody/nothing", DataConfig(split="train+validation"), seed=0)
@@ -237,3 +239,37 @@ def test_photos_that_do_not_fit_into_memory_are_refused(photo_folder, monkeypatc
     photos = find_photos(photo_folder, DataConfig(), seed=0)
     with pytest.raises(DataError, match=r"take about .* GB are free: set data\.cache to none"):
         RamPhotos(photos, short_side=64)
+
+
+def test_training_and_preparing_see_the_same_photos_and_captions_of_every_source(tmp_path):
+    """A folder, a parquet file and a tar file of the same photos, with a caption each."""
+    names = [f"{i:02}.png" for i in range(5)]
+    files = {}
+    for i, name in enumerate(names):
+        file = io.BytesIO()
+        make_photo(30, 24, seed=i).save(file, "PNG")
+        files[name] = file.getvalue()
+    captions = {name: f"photo {i}" for i, name in enumerate(names)}
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    lines = [json.dumps({"file_name": n, "text": text}) for n, text in captions.items()]
+    (folder / "metadata.jsonl").write_text("\n".join(lines), "utf-8")
+    rows = {"image": list(files.values()), "text": list(captions.values())}
+    pq.write_table(pa.table(rows), tmp_path / "a.parquet")
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name, data in files.items():
+            for member, content in ((name, data), (name[:-3] + "txt", captions[name].encode())):
+                info = tarfile.TarInfo(member)
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    for place in (folder, tmp_path / "a.parquet", tmp_path / "a.tar"):
+        items = list(open_source(str(place)).items())
+        assert [item.text for item in items] == list(captions.values())
+        trained = find_photos(place, DataConfig(), seed=0)
+        assert len(trained) == len(items) == 5
+        for item, photo in zip(items, trained, strict=True):
+            data = item.data if isinstance(item.data, bytes) else item.data.read_bytes()
+            assert np.array_equal(photo.read("image"), np.asarray(Image.open(io.BytesIO(data))))
+            assert photo.text == item.text

@@ -191,7 +191,7 @@ OPENING_TWICE = """
 import gc, signal, subprocess, sys
 from pathlib import Path
 
-from condiff.backends.table import open_openvino
+from condiff.backends.graphs import open_openvino
 
 signal.signal(signal.SIGCHLD, lambda *_: None)
 first, second = (open_openvino(Path(sys.argv[1]), 1) for _ in range(2))

@@ -16,6 +16,7 @@ LEVELS = [
     {"color", "conditions", "diffusion"},
     {"inputs", "spaces"},
     {"tasks"},
+    {"sources"},
     {"data", "figures", "models", "prep"},
     {"backends", "training"},
     {"pipelines"},

@@ -8,7 +8,7 @@ import scipy.linalg
 import skimage.data
 
 from condiff.color.lab import rgb_to_lab
-from condiff.errors import ConfigError, DataError
+from condiff.errors import DataError, DependencyError
 from condiff.evaluation.metrics import (
     bleed,
     ciede2000,
@@ -302,5 +302,5 @@ def test_frechet_distance_holds_with_fewer_photos_than_features():
 
 def test_scikit_image_that_is_not_installed_is_a_sentence(monkeypatch, coffee):
     monkeypatch.setitem(sys.modules, "skimage", None)
-    with pytest.raises(ConfigError, match=r"need scikit-image: pip install 'condiff\[eval\]'"):
+    with pytest.raises(DependencyError, match=r"need scikit-image, .*\[eval\]"):
         psnr(coffee, coffee)

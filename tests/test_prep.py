@@ -19,11 +19,11 @@ from PIL import Image
 from condiff.cli import main
 from condiff.errors import ConfigError, DataError
 from condiff.prep.dataset import plan, run
-from condiff.prep.items import Item
 from condiff.prep.parquet_writer import SPLITS
 from condiff.prep.prepare import PrepConfig, difference_hash, mean_chroma, prepare_in_order, shrink
-from condiff.prep.sources import open_source
-from condiff.prep.streamed import hub_source, streamed_source
+from condiff.sources.folders import open_source
+from condiff.sources.hub import hub_source, streamed_source
+from condiff.sources.source import Item
 
 PLAIN = ["--kind", "none", "--workers", "1"]
 
@@ -150,7 +150,7 @@ def test_a_shard_that_was_deleted_is_made_again(photos, tmp_path):
 def test_workers_that_lost_their_parent_end(photos, tmp_path):
     code = (
         "import sys, os; from condiff.prep.prepare import PrepConfig, prepare_in_order\n"
-        "from condiff.prep.sources import open_source\n"
+        "from condiff.sources.folders import open_source\n"
         "if __name__ == '__main__':\n"
         "    source = open_source(sys.argv[1])\n"
         "    results = prepare_in_order(enumerate(source.items(0)), PrepConfig(), workers=2)\n"

@@ -101,7 +101,7 @@ def prep(
     """
     from condiff.prep import dataset as library
     from condiff.prep.prepare import MIN_CHROMA, PrepConfig
-    from condiff.prep.sources import open_source
+    from condiff.sources.folders import open_source
 
     if min_chroma is None:
         min_chroma = MIN_CHROMA if task == "colorize" else 0.0

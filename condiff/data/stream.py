@@ -15,17 +15,17 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
-from condiff.data.columns import columns_of, is_held_out
 from condiff.data.crops import Batch, CropSettings, make_crop, to_row
-from condiff.data.hub import hub_name, load_hub, undecoded
-from condiff.data.parquet import File, scan_parquet, to_file
-from condiff.data.photos import Row, find_shards, open_row
+from condiff.data.photos import Files, open_row, training_parts, training_split
 from condiff.errors import DataError
 from condiff.inputs import PictureInput
+from condiff.sources.hub import hub_name, load_hub, undecoded
+from condiff.sources.schema import columns_of, is_held_out
+from condiff.sources.source import File, Part, to_file
 
 AHEAD = 4  # batches that are read ahead, still encoded
 
-Key = tuple[int, int, Row]  # epoch, number within it, the files
+Key = tuple[int, int, Files]  # epoch, number within it, the files
 _Numbered = tuple[int, int, dict[str, Any]]  # the same, with the row as `datasets` gives it
 
 
@@ -61,10 +61,10 @@ class StreamDataset:
         condition: PictureInput | None = None,
     ):
         config = settings.config
-        rows, self.name, self.files = _open(source, settings)
+        rows, self.name, self.parts = _open(source, settings)
         names = rows.column_names or list(next(iter(rows)))
         self.columns = columns_of(names, config.image_column, condition, where=self.name)
-        rows = undecoded(rows, self.columns)
+        rows = undecoded(rows, self.columns.values())
         self.rows = rows.select_columns(
             [*self.columns.values(), *(["split"] if "split" in names else [])]
         )
@@ -152,9 +152,10 @@ class StreamDataset:
 
     def _length(self, shard: int) -> int | None:
         """The number of training photos of a shard; None if it would have to be read for that."""
-        if shard not in self.lengths and len(self.files) == self.num_shards:
-            splits = scan_parquet(self.files[shard]).splits
-            self.lengths[shard] = sum(not is_held_out(split) for split in splits)
+        if shard not in self.lengths and len(self.parts) == self.num_shards:
+            part = self.parts[shard]
+            held_out = sum(is_held_out(split) for split in part.splits())
+            self.lengths[shard] = (part.total or 0) - held_out
         return self.lengths.get(shard)
 
     def _read(self, shard: int) -> Iterator[dict[str, Any]]:
@@ -176,8 +177,14 @@ class StreamDataset:
                 ) from error
             yield row
 
-    def _files(self, row: dict[str, Any]) -> Row:
-        return {key: _file(row[column], self.name, column) for key, column in self.columns.items()}
+    def _files(self, row: dict[str, Any]) -> Files:
+        return {key: self._file(row[column]) for key, column in self.columns.items()}
+
+    def _file(self, cell: Any) -> File:
+        try:
+            return to_file(cell)
+        except DataError as error:
+            raise DataError(f"A row of {self.name} cannot be trained on: {error}.") from error
 
 
 def _read_ahead(read: Callable[[], list[Key]]) -> Generator[list[Key], None, None]:
@@ -192,38 +199,25 @@ def _read_ahead(read: Callable[[], list[Key]]) -> Generator[list[Key], None, Non
         pool.shutdown(cancel_futures=True)
 
 
-def _open(source: str | Path, settings: CropSettings) -> tuple[Any, str, list[Path]]:
-    """The rows of parquet files below a folder, or of a hub data set; its name; its files."""
+def _open(source: str | Path, settings: CropSettings) -> tuple[Any, str, list[Part]]:
+    """The rows of parquet files below a folder, or of a hub data set; its name; its parts."""
     root = Path(source)
     if not root.exists():
         name = hub_name(source)
-        return load_hub(name, settings.config, streaming=True), name, []
-    shards = find_shards(root)
-    if not shards:
+        split = training_split(settings.config)
+        return load_hub(name, split=split, streaming=True), name, []
+    parts = [part for part in training_parts(root) if part.name.endswith(".parquet")]
+    if not parts:
         raise DataError(
             f"{root} holds no parquet files to stream: make them with condiff prep, or set "
             "data.streaming to false."
         )
     from datasets import load_dataset
 
-    names = [str(path) for path in shards]
+    names = [str(part.path) for part in parts]
     try:
         rows = load_dataset("parquet", data_files=names, split="train", streaming=True)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"The parquet files in {root} cannot be read: {reason}") from error
-    return rows, str(root), shards
-
-
-def _file(cell: Any, name: str, column: str) -> File:
-    """The image file in a cell; if the cell holds only its address, it is fetched."""
-    path = cell.get("path") if isinstance(cell, dict) else None
-    if path is None or cell.get("bytes") is not None:
-        return to_file(cell, f"A row of {name}", column)
-    import fsspec  # comes with datasets, whose streams name files on the hub or in archives
-
-    try:
-        with fsspec.open(path, "rb") as file:
-            return File(file.read(), Path(path).name)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} of {name} cannot be fetched: {error}") from error
+    return rows, str(root), parts

@@ -8,9 +8,10 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from condiff.data.parquet import read_parquet
 from condiff.errors import DataError
 from condiff.photos.reading import list_images, read_image
+from condiff.sources.folders import local_parts
+from condiff.sources.source import Item, Source
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -45,21 +46,25 @@ def pair_folders(result_dir: Path, truth_dir: Path) -> list[tuple[Path, Path]]:
 
 
 def read_truths(path: Path, limit: int | None = None) -> list[Pixels]:
-    """The first `limit` photos, uint8 RGB (H,W,3), of a folder or of a parquet file's `image`.
+    """The first `limit` photos, uint8 RGB (H,W,3), of a folder, a parquet or a tar file.
 
-    A folder without photos may contain parquet shards; both are read in the order of their names.
+    Of a folder with photos and archives, the photos are read, in the order of their names.
     """
-    if path.is_dir() and (files := list_images(path)):
-        photos = (read_photo(file) for file in files)
-    elif path.exists():
-        shards = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
-        photos = (read_photo(BytesIO(photo)) for shard in shards for photo in read_parquet(shard))
-    else:
+    if not path.exists():
         raise DataError(f"There is nothing at {path}.")
-    truths = list(islice(photos, limit))
+    parts = local_parts(path)
+    photos = [part for part in parts if not part.is_archive]
+    items = Source(path.name, photos or parts, "").items()
+    truths = [_decode(item) for item in islice(items, limit)]
     if not truths:
         raise DataError(f"{path} contains neither photos nor parquet files with any.")
     return truths
+
+
+def _decode(item: Item) -> Pixels:
+    if item.fault:
+        raise DataError(f"{item.source} cannot be read: {item.fault}.")
+    return read_photo(BytesIO(item.data) if isinstance(item.data, bytes) else item.data)
 
 
 def read_photo(source: Path | BinaryIO) -> Pixels:

@@ -18,7 +18,6 @@ from typing import IO, Any
 import numpy as np
 
 from condiff.errors import ConfigError, DataError
-from condiff.prep.items import Item, Source
 from condiff.prep.parquet_writer import (
     SPLITS,
     ShardWriter,
@@ -31,6 +30,7 @@ from condiff.prep.parquet_writer import (
     write_text,
 )
 from condiff.prep.prepare import Decision, Prepared, PrepConfig, prepare_in_order
+from condiff.sources.source import Item, Source
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,9 @@ from PIL import Image
 from condiff.color.lab import rgb_to_lab
 from condiff.errors import DataError, ImageError
 from condiff.photos.reading import read_image
-from condiff.prep.items import Item, is_photo
 from condiff.prep.parquet_writer import Row, columns_of
+from condiff.sources.schema import is_photo
+from condiff.sources.source import Item
 
 TASK_KINDS: dict[str, tuple[str, ...]] = {
     "colorize": ("gray",),

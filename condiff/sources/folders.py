@@ -1,17 +1,22 @@
-"""Opens sources of photos: folders, parquet and tar (webdataset) files, hub data sets."""
+"""Folders of photos, of parquet and of tar files, or single files: the door to all sources."""
 
 import hashlib
 import json
 import os
 import stat
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from condiff.errors import DataError
-from condiff.prep.archives import is_archive, parquet_part, tar_part
-from condiff.prep.items import Item, Part, Source, is_photo, text_of
-from condiff.prep.streamed import hub_source, is_saved, saved_source
+from condiff.errors import DataError, DependencyError
+from condiff.sources.hub import hub_source, is_saved, saved_source
+from condiff.sources.parquet import parquet_part
+from condiff.sources.schema import is_photo, text_of
+from condiff.sources.source import File, Part, Row, Source, faulty, one_file
+from condiff.sources.tar import SUFFIXES as TAR_SUFFIXES
+from condiff.sources.tar import tar_part
+
+ARCHIVES = (".parquet", *TAR_SUFFIXES)
 
 
 def open_source(name: str) -> Source:
@@ -24,7 +29,7 @@ def open_source(name: str) -> Source:
     if path.is_dir() and is_saved(path):
         return saved_source(path)
     if path.is_dir() or path.is_file():
-        return _local_source(path)
+        return local_source(path)
     if path.is_absolute() or name.startswith(".") or name.count("/") > 1 or path.suffix:
         raise DataError(f"There is no data at {name}: give a folder, a parquet or a tar file.")
     return hub_source(name)
@@ -35,12 +40,13 @@ def drawn_source(
 ) -> Source:
     """Pictures that a function draws: number -> (a file's bytes, caption)."""
 
-    def items(start: int) -> Iterator[Item]:
+    def read(columns: Sequence[str], start: int) -> Iterator[Row]:
         for number in range(start, total):
             data, text = draw(number)
-            yield Item(f"{name}-{number:06d}.png", data, text)
+            row_name = f"{name}-{number:06d}.png"
+            yield Row(row_name, {column: File(data, row_name) for column in columns}, text)
 
-    return Source(name, total, True, fingerprint, items)
+    return Source(name, [Part(name, total, ("image",), True, read)], fingerprint)
 
 
 def write_folder(source: Source, out: Path) -> Iterator[Path]:
@@ -67,37 +73,36 @@ def write_folder(source: Source, out: Path) -> Iterator[Path]:
             yield path
 
 
-def _local_source(root: Path) -> Source:
+def local_source(root: Path) -> Source:
     """A folder or a single file; a file in a folder is named by its path there."""
-    is_folder = root.is_dir()
-    captions = _read_captions(root) if is_folder else {}
-    listed = _list_folder(root) if is_folder else [(root.name, None)]
-    parts = []
-    digest = hashlib.blake2b(digest_size=16)
-    for place, fault in listed:
-        path = root / place if is_folder else root
-        name = place.encode("utf-8", "replace").decode()  # names may hold bytes that are no UTF-8
-        part = _faulty_part(name, fault) if fault else _open_part(path, name, captions)
-        digest.update(f"{name}\0{_size_of(path)}\0{part.total}\n".encode())
-        parts.append(part)
+    parts = local_parts(root)
     if not parts:
         raise DataError(f"{root} holds no photos: looked for image, parquet and tar files.")
     if all(part.fault for part in parts):
         raise DataError(f"{root} cannot be used: {parts[0].name}: {parts[0].fault}.")
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        size = _size_of(part.path) if part.path else -1
+        digest.update(f"{part.name}\0{size}\0{part.total}\n".encode())
+    return Source(root.resolve().name, parts, digest.hexdigest())
 
-    def items(start: int) -> Iterator[Item]:
-        for part in parts:
-            if start < part.total:
-                yield from part.items(start)
-            start = max(0, start - part.total)
 
-    return Source(
-        name=root.resolve().name,
-        total=sum(part.total for part in parts),
-        has_text=any(part.has_text for part in parts),
-        fingerprint=digest.hexdigest(),
-        items=items,
-    )
+def local_parts(root: Path) -> list[Part]:
+    """The photos and archives of a folder with its subfolders, or a single file."""
+    if not root.is_dir():
+        return [_open_part(root, root.name, {})]
+    captions = _read_captions(root)
+    parts = []
+    for place, fault in _list_folder(root):
+        name = place.encode("utf-8", "replace").decode()  # names may hold bytes that are no UTF-8
+        part = faulty(name, fault) if fault else _open_part(root / place, name, captions)
+        parts.append(part)
+    return parts
+
+
+def is_archive(path: str) -> bool:
+    """Whether a path is a parquet or tar file, by its name."""
+    return path.lower().endswith(ARCHIVES) and os.path.isfile(path)
 
 
 def _list_folder(root: Path) -> list[tuple[str, str | None]]:
@@ -149,14 +154,11 @@ def _open_part(path: Path, name: str, captions: dict[Path, str]) -> Part:
     """A photo, or the photos of an archive; what cannot be opened becomes a fault."""
     try:
         if not is_archive(str(path)):
-            item = Item(name, path, captions.get(path))
-            return Part(name, 1, item.text is not None, lambda start: iter((item,)))
+            return one_file(path, name, captions.get(path))
         if path.suffix.lower() == ".parquet":
             return parquet_part(path, name)
         return tar_part(path, name)
-    except (OSError, ValueError, LookupError, EOFError, tarfile.TarError) as error:
-        return _faulty_part(name, " ".join(str(error).split()) or type(error).__name__)
-
-
-def _faulty_part(name: str, fault: str) -> Part:
-    return Part(name, 1, False, lambda start: iter((Item(name, fault=fault),)), fault)
+    except DependencyError:
+        raise
+    except (DataError, OSError, ValueError, LookupError, EOFError, tarfile.TarError) as error:
+        return faulty(name, " ".join(str(error).split()) or type(error).__name__)

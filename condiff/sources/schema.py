@@ -1,0 +1,78 @@
+"""Which files, rows and columns of a data set are which.
+
+Files and folders that are named val, valid, validation or test (test-00.parquet, val/1.jpg), and
+rows with such a `split`, are held out for validation and tests.
+"""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from condiff.errors import DataError
+from condiff.inputs import PictureInput
+from condiff.photos.formats import FORMATS, IMAGE_COLUMNS, READ_ONLY
+
+PREPARED = "conditioning_image"  # a prepared data set's only condition; of several: conditioning_…
+PHOTO_SUFFIXES = FORMATS.keys() | READ_ONLY
+TEXT_KEYS = ("text", "caption")  # the first that is there
+
+
+def is_photo(name: str) -> bool:
+    """Whether a file is a photo by its name, so that even a broken link is reported."""
+    return os.path.splitext(name)[1].lower() in PHOTO_SUFFIXES
+
+
+def is_held_out(name: str) -> bool:
+    """Whether a file, a folder or a split of this name is for validation or tests."""
+    return re.match(r"(val|valid|validation|test)(?![a-z])", name, re.IGNORECASE) is not None
+
+
+def text_column(columns: Sequence[str]) -> str | None:
+    """The column of captions."""
+    return next((key for key in TEXT_KEYS if key in columns), None)
+
+
+def text_of(row: Mapping[str, Any]) -> str | None:
+    """The caption in a row, if it has one."""
+    return next((row[key] for key in TEXT_KEYS if isinstance(row.get(key), str)), None)
+
+
+def image_column(columns: Sequence[str], asked: str | None, *, where: str) -> str:
+    """The column of photos; DataError where there is none."""
+    wanted = (asked,) if asked else IMAGE_COLUMNS
+    image = next((column for column in wanted if column in columns), None)
+    if image is None:
+        raise DataError(
+            f"{where} has no column {wanted[0]!r}, only {', '.join(columns)}: name the one with "
+            "the photos in data.image_column."
+        )
+    return image
+
+
+def columns_of(
+    columns: Sequence[str], asked: str | None, condition: PictureInput | None, *, where: str
+) -> dict[str, str]:
+    """The columns to read, by what they contain: "image", and condition images by their kind.
+
+    The kind of a column "" follows from the file names. Raises DataError where there are no such
+    columns.
+    """
+    image = image_column(columns, asked, where=where)
+    if condition is None:
+        return {"image": image}
+    stored = {kind: f"conditioning_{kind}" for kind in condition.draws}
+    stored = {kind: column for kind, column in stored.items() if column in columns}
+    if not stored and PREPARED in columns:
+        stored = {"": PREPARED}
+    if not stored:
+        raise no_conditions(where)
+    return {"image": image, **stored}
+
+
+def no_conditions(where: str) -> DataError:
+    """The error that a data set has no prepared condition images."""
+    return DataError(
+        f"{where} has no column {PREPARED} (or conditioning_canny, …) for data.conditions: "
+        "prepared; make it with condiff prep, or set data.conditions to online."
+    )

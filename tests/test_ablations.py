@@ -123,6 +123,7 @@ def test_the_judge_knows_the_truth(squares):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_tiny_run_goes_on_where_it_was(squares, tmp_path):
     args = argparse.Namespace(
         photos=squares, val=squares, limit=3, output=tmp_path, set=TINY,

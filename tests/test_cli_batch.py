@@ -314,8 +314,9 @@ def start(photos: Path, out: Path, model: Path) -> "subprocess.Popen[str]":
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+    "number", [signal.SIGTERM, signal.SIGINT]
 )
 def test_a_signal_ends_it_with_130_and_nothing_half(number, tiny_folder, tmp_path):
     photos = make_photos(tmp_path / "in", 60)

@@ -176,6 +176,7 @@ def test_an_edge_model_starts_from_an_unconditional_one(run, tmp_path):
     assert f"the weights of {tmp_path / 'none' / 'model'}" in card
 
 
+@pytest.mark.slow
 def test_a_torchvision_of_another_build_is_told_in_a_sentence(photo_folder, tmp_path):
     """As PyPI's is beside a torch for the CPU: it fails when diffusers imports it."""
     (tmp_path / "torchvision").mkdir()

@@ -200,6 +200,7 @@ def final_weights(output):
     return load_file(newest.folder / "model.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_command_goes_on_to_the_same_weights(
     straight, photo_folder, tmp_path, config_file, number
@@ -227,6 +228,7 @@ def test_a_stopped_command_goes_on_to_the_same_weights(
     assert models[0].read_bytes() == models[1].read_bytes()
 
 
+@pytest.mark.slow
 def test_two_processes_do_what_one_does_with_twice_the_batch(photo_folder, tmp_path, config_file):
     one, two = tmp_path / "one", tmp_path / "two"
     done = subprocess.run(

@@ -122,6 +122,7 @@ def assert_alike(one, two):
         torch.testing.assert_close(first, second, atol=2e-4, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_two_shares_do_what_one_process_does_with_twice_the_batch(
     straight, photo_folder, tmp_path, config_file
 ):
@@ -130,6 +131,7 @@ def test_two_shares_do_what_one_process_does_with_twice_the_batch(
     assert_alike(tmp_path, straight)
 
 
+@pytest.mark.slow
 def test_so_do_blocks_in_shares_and_accumulated_batches(
     processes, photo_folder, tmp_path, config_file
 ):
@@ -141,6 +143,7 @@ def test_so_do_blocks_in_shares_and_accumulated_batches(
     assert_alike(tmp_path / "one", tmp_path / "two")
 
 
+@pytest.mark.slow
 def test_killed_shares_go_on_to_the_same_weights(
     straight, processes, photo_folder, tmp_path, config_file
 ):
@@ -161,6 +164,7 @@ def test_killed_shares_go_on_to_the_same_weights(
         assert path.read_bytes() == (tmp_path / path.relative_to(straight)).read_bytes()
 
 
+@pytest.mark.slow
 def test_the_model_of_shares_is_a_model_like_any_other(straight, photo):
     (result,) = Pipeline.from_pretrained(straight / "model")(photo, steps=2, seed=0)
     assert result.size == photo.size
@@ -172,6 +176,7 @@ def test_the_model_of_shares_is_a_model_like_any_other(straight, photo):
         assert torch.equal(weight, average[f"unet.{name}"].half()), name
 
 
+@pytest.mark.slow
 def test_a_process_without_shares_goes_on_from_a_checkpoint_of_shares(
     straight, photo_folder, config_file
 ):
@@ -206,6 +211,7 @@ def weigh(photos, output):
     trainer.close()
 
 
+@pytest.mark.slow
 def test_a_process_holds_its_share_of_everything(processes, photo_folder, tmp_path):
     run_pair(processes, weigh, photo_folder, tmp_path)
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))

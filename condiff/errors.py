@@ -16,14 +16,6 @@ from pathlib import Path
 from typing import Self
 
 
-def install_command(extra: str) -> str:
-    """How an extra is installed: from this clone, or with the wheel that condiff came in."""
-    clone = Path(__file__).parents[1]
-    if (clone / "pyproject.toml").is_file():
-        return f"pip install -e '{clone}[{extra}]'"
-    return f"pip install 'WHEEL[{extra}]', where WHEEL is the file that condiff was installed from"
-
-
 class CondiffError(Exception):
     """Any failure that is not a bug of condiff; the command line prints it and exits 1."""
 
@@ -67,3 +59,30 @@ class TrainingError(CondiffError):
 
 class CheckpointError(TrainingError):
     """The state of a run cannot be written."""
+
+
+def install_command(extra: str) -> str:
+    """The shell command that adds an extra ("heif") to this very installation.
+
+    From a clone or a wheel file it names that; elsewhere, as condiff is on no package index, the
+    packages themselves.
+    """
+    import json  # rarely needed, and the start of a command is not to pay for it
+    import re
+    from importlib import metadata
+    from urllib.parse import unquote, urlsplit
+
+    root = Path(__file__).resolve().parents[1]
+    if (root / "pyproject.toml").is_file():
+        return f"pip install -e '{root}[{extra}]'"
+    try:
+        origin = metadata.distribution("condiff").read_text("direct_url.json")
+        needs = metadata.requires("condiff") or []
+    except metadata.PackageNotFoundError:
+        origin, needs = None, []
+    path = Path(unquote(urlsplit(json.loads(origin)["url"]).path)) if origin else None
+    if path and path.exists():
+        return f"pip install '{path}[{extra}]'"
+    ending = re.compile(rf"""extra\s*==\s*['"]{re.escape(extra)}['"]""")
+    own = [need.split(";")[0].strip() for need in needs if ending.search(need)]
+    return "pip install " + " ".join(f"'{need}'" for need in own or [f"condiff[{extra}]"])

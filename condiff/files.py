@@ -1,6 +1,7 @@
 """Where files are written: checked before the work, and there completely or not at all."""
 
 import errno
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from typing import BinaryIO
 
 from condiff.errors import ImageError
 
+MAX_NAME = 255  # bytes, on the file systems of Linux, macOS and Windows
 EXISTS = "it already exists; use --force to replace it"
 
 
@@ -26,7 +28,7 @@ def publish(target: Path, force: bool) -> Iterator[BinaryIO]:
     Raises FileExistsError if the target is there and not `force`, OSError where the disk refuses.
     """
     target = target.resolve() if target.is_symlink() else target
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    part = target.with_name(part_name(target.name))
     part.unlink(missing_ok=True)  # left by a killed process that had the same number
     try:
         with open(part, "xb") as file:
@@ -37,6 +39,21 @@ def publish(target: Path, force: bool) -> Iterator[BinaryIO]:
             _link(part, target)
     finally:
         part.unlink(missing_ok=True)
+
+
+def part_name(name: str) -> str:
+    """The name of a file's unfinished part: hidden, its own for this process, never too long."""
+    ending = f".{os.getpid()}.part"
+    if len(os.fsencode(name)) + len(ending) >= MAX_NAME:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
+    return f".{name}{ending}"
+
+
+def shorten_stem(stem: str, ending: str) -> str:
+    """The stem and the ending as a name of at most MAX_NAME bytes; the stem's end is cut off."""
+    while stem and len(os.fsencode(stem + ending)) > MAX_NAME:
+        stem = stem[:-1]
+    return stem + ending
 
 
 def _link(part: Path, target: Path) -> None:

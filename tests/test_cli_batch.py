@@ -315,9 +315,7 @@ def start(photos: Path, out: Path, model: Path) -> "subprocess.Popen[str]":
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "number", [signal.SIGTERM, signal.SIGINT]
-)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_with_130_and_nothing_half(number, tiny_folder, tmp_path):
     photos = make_photos(tmp_path / "in", 60)
     out = tmp_path / "out"

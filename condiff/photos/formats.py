@@ -4,13 +4,21 @@ from dataclasses import dataclass
 
 # What is written: the suffixes, and the format that each one means.
 FORMATS = {
-    ".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".png": "PNG", ".webp": "WEBP",
-    ".avif": "AVIF", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP", ".jp2": "JPEG2000",
-    ".ppm": "PPM",
+    ".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".jfif": "JPEG", ".png": "PNG",
+    ".webp": "WEBP", ".avif": "AVIF", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP",
+    ".jp2": "JPEG2000", ".ppm": "PPM",
 }  # fmt: skip
-# What is only read. HEIC needs an extra package, but is listed all the same: better a failure that
-# is reported than a photo silently left out.
-READ_ONLY = {".gif", ".jfif", ".heic", ".heif", ".pgm", ".pbm", ".tga", ".j2k", ".dng"}
+# What cameras write before they develop a photo.
+RAW = {
+    ".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".fff", ".iiq", ".k25", ".kdc",
+    ".mef", ".mos", ".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2",
+    ".srf", ".srw", ".x3f",
+}  # fmt: skip
+# What is only read. HEIC, JPEG XL and raw files need an extra package, but are listed all the same:
+# better a failure that is reported than a photo silently left out.
+READ_ONLY = RAW | {
+    ".gif", ".heic", ".heif", ".pgm", ".pbm", ".tga", ".j2k", ".jxl", ".psd", ".psb",
+}  # fmt: skip
 
 # The columns of photos in parquet files and hub data sets: the first that is there is taken.
 IMAGE_COLUMNS = ("image", "img", "jpg", "png", "webp")
@@ -38,9 +46,37 @@ HOLDS = {
     "JPEG2000": Holds(alpha=True),
     "BMP": Holds(dpi=True),
 }
+# The longest side that a format's encoder takes, in pixels.
+MAX_SIDE = {"JPEG": 65_500, "WEBP": 16_383, "AVIF": 65_536, "GIF": 65_535}
 NOTHING = Holds()  # any other format that Pillow writes, by its name
 
 
 def find_format(name: str) -> str:
     """jpg, JPEG or .jpg -> Pillow's name for the format; an unknown one in capitals."""
     return FORMATS.get(f".{name.lower().lstrip('.')}", name.upper())
+
+
+# How files begin that are no photo, or one that nothing here reads: offset, bytes, and the name.
+KNOWN: tuple[tuple[int, bytes, str], ...] = (
+    (0, b"%PDF", "a PDF"), (0, b"%!PS", "PostScript"), (0, b"\xc5\xd0\xd3\xc6", "PostScript"),
+    (0, b"<svg", "an SVG drawing"), (0, b"<?xml", "XML, perhaps an SVG drawing"),
+    (0, b"<!DOCTYPE", "a web page"), (0, b"<html", "a web page"), (0, b"gimp xcf", "GIMP's XCF"),
+    (0, b"\x76\x2f\x31\x01", "OpenEXR"), (0, b"#?RADIANCE", "Radiance HDR"),
+    (0, b"#?RGBE", "Radiance HDR"), (0, b"II\xbc", "JPEG XR"), (0, b"AT&TFORM", "DjVu"),
+    (128, b"DICM", "DICOM"), (0, b"SIMPLE  =", "FITS"), (0, b"PK\3\4", "a ZIP archive"),
+    (0, b"Rar!", "a RAR archive"), (0, b"7z\xbc\xaf", "a 7-Zip archive"),
+    (0, b"\x1f\x8b", "a gzip archive"), (8, b"AVI ", "a video (AVI)"),
+    (0, b"\x1aE\xdf\xa3", "a video (Matroska or WebM)"), (0, b"BPG\xfb", "BPG"),
+    (0, b"\xd7\xcd\xc6\x9a", "a Windows metafile"), (0, b"FLIF", "FLIF"),
+    (0, b"\xf5\x46\x4c\x49", "FLIF"), (4, b"ftypqt", "a video (QuickTime)"),
+    (4, b"ftypisom", "a video (MP4)"), (4, b"ftypmp4", "a video (MP4)"),
+    (4, b"ftypM4V", "a video (MP4)"), (4, b"ftyp3g", "a video (3GP)"),
+)  # fmt: skip
+
+
+def name_content(head: bytes) -> str | None:
+    """The name of what a file with these first 256 bytes is, where it is none that is read."""
+    for offset, start, name in KNOWN:
+        if head[offset:].lower().startswith(start.lower()):
+            return name
+    return None

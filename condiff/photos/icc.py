@@ -5,7 +5,7 @@ ICC.1:2010 (profile version 4.3); sRGB is IEC 61966-2-1.
 
 import io
 import struct
-from contextlib import suppress
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -14,12 +14,24 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
+from condiff.photos.photo import to_array
+
 Deep = NDArray[Any]  # uint16
 
 STRIP_PIXELS = 1 << 18
 ROOTS = 1 << 18  # steps of the table: the nearest is within a third of a 16-bit level
 PRIMARIES, CURVES = (b"rXYZ", b"gXYZ", b"bXYZ"), (b"rTRC", b"gTRC", b"bTRC")
-UNUSABLE = (ImageCms.PyCMSError, OSError, TypeError, ValueError)  # what a broken profile raises
+# White, red, green, blue: x and y (IEC 61966-2-1). D50 as ICC profiles have it.
+SRGB_CHROMATICITIES = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
+D50 = np.array([0.9642, 1.0, 0.8249])
+BRADFORD = np.array(
+    [[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]]
+)
+# What a broken profile raises.
+UNUSABLE = (
+    ImageCms.PyCMSError, OSError, TypeError, ValueError, ArithmeticError, struct.error,
+    np.linalg.LinAlgError,
+)  # fmt: skip
 
 
 def decode_srgb(level: NDArray) -> NDArray:
@@ -55,6 +67,11 @@ def is_srgb(profile: ImageCms.ImageCmsProfile) -> bool:
     return (profile.profile.profile_description or "").startswith(("sRGB IEC61966-2", "sRGB built"))
 
 
+def fits(profile: bytes, *, grey: bool) -> bool:
+    """Whether a profile describes pixels of that kind; one for RGB describes grey ones as well."""
+    return profile[16:20] == b"RGB " or (grey and profile[16:20] == b"GRAY")
+
+
 def to_srgb(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.Image:
     """An image of 8 bits in its profile's colours -> RGB in sRGB."""
     if is_srgb(profile):
@@ -66,40 +83,131 @@ def to_srgb(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.Imag
     return ImageCms.profileToProfile(image, profile, srgb, outputMode="RGB") or image
 
 
+MISFIT = "its colour profile is for other channels and was ignored"
+BROKEN = "its colour profile is damaged and was ignored"
+
+
+def image_to_srgb(image: Image.Image, profile: bytes, notes: list[str]) -> Image.Image:
+    """An image of 8 bits (L, RGB or CMYK) -> RGB in sRGB; a useless profile goes to `notes`."""
+    spaces = {"L": (b"GRAY", b"RGB "), "RGB": (b"RGB ",), "CMYK": (b"CMYK",)}
+    if profile and profile[16:20] not in spaces.get(image.mode, ()):
+        notes.append(MISFIT if profile[36:40] == b"acsp" else BROKEN)
+    elif profile:
+        try:
+            image = to_srgb(image, ImageCms.ImageCmsProfile(io.BytesIO(profile)))
+        except UNUSABLE:
+            notes.append(BROKEN)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def array_to_srgb(pixels: NDArray, profile: bytes, notes: list[str]) -> NDArray:
+    """(H,W) grey or (H,W,3) of uint8 or uint16 -> (H,W,3) sRGB of the same depth."""
+    if pixels.dtype == np.uint8:
+        return to_array(image_to_srgb(Image.fromarray(pixels), profile, notes))
+    grey = pixels.ndim == 2
+    pixels = cv2.merge([pixels] * 3).reshape(*pixels.shape, 3) if grey else pixels
+    if profile and not fits(profile, grey=grey):
+        notes.append(MISFIT if profile[36:40] == b"acsp" else BROKEN)
+    elif profile:
+        try:
+            return deep_to_srgb(pixels, profile)
+        except UNUSABLE:
+            notes.append(BROKEN)
+    return pixels
+
+
 def deep_to_srgb(pixels: Deep, profile: bytes) -> Deep:
     """(H,W,3) uint16 in the profile's colours -> (H,W,3) uint16 in sRGB.
 
     Profiles of a matrix and curves, or of one grey curve, are applied in full depth. One of tables
-    (a scanner's, a printer's) is applied in 8 bits, which are then spread over 16. A broken one is
-    ignored: sRGB is the best guess.
+    (a scanner's, a printer's) is applied in 8 bits, which are then spread over 16. Raises one of
+    UNUSABLE where the profile is broken.
     """
-    with suppress(*UNUSABLE, struct.error, ArithmeticError), np.errstate(all="ignore"):
-        if is_srgb(ImageCms.ImageCmsProfile(io.BytesIO(profile))):
-            return pixels
-        shaper = _read_shaper(profile)
-        strips = range(0, len(pixels), max(1, STRIP_PIXELS // pixels.shape[1]))
-        result = np.empty_like(pixels)
-        for top in strips:
-            rows = pixels[top : top + strips.step]
-            if shaper:
-                curves, matrix = shaper
-                light = np.stack([curves[c][rows[..., c]] for c in range(3)], axis=2)
-                result[top : top + strips.step] = encode_srgb(light @ matrix.T)
-            else:
-                image = Image.fromarray(np.rint(rows / 257).astype(np.uint8))
-                opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-                flat = np.asarray(to_srgb(image, opened).convert("RGB"), np.uint16)
-                result[top : top + strips.step] = flat * 257
-        return result
-    return pixels
+    opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    if is_srgb(opened):
+        return pixels
+    with np.errstate(all="ignore"):
+        if shaper := _read_shaper(profile):
+            return apply_shaper(pixels, *shaper)
+    result = np.empty_like(pixels)
+    grey = profile[16:20] == b"GRAY"
+    for rows, target in _strips(pixels, result):
+        image = Image.fromarray(np.rint(rows / 257).astype(np.uint8))
+        image = image.getchannel(0) if grey else image
+        target[:] = np.asarray(to_srgb(image, opened).convert("RGB"), np.uint16) * 257
+    return result
+
+
+def apply_shaper(pixels: Deep, curves: list[NDArray], matrix: NDArray) -> Deep:
+    """(H,W,3) uint16 by three curves (65536,) to linear light and a matrix to sRGB's primaries."""
+    result = np.empty_like(pixels)
+    for rows, target in _strips(pixels, result):
+        light = np.stack([curves[c][rows[..., c]] for c in range(3)], axis=2)
+        target[:] = encode_srgb(light @ matrix.T)
+    return result
+
+
+def _strips(pixels: Deep, result: Deep) -> Iterator[tuple[Deep, Deep]]:
+    """Strips of a picture, each with its place in another one."""
+    step = max(1, STRIP_PIXELS // pixels.shape[1])
+    for top in range(0, len(pixels), step):
+        yield pixels[top : top + step], result[top : top + step]
+
+
+def gamma_shaper(
+    exponent: float, chromaticities: tuple[float, ...] | None
+) -> tuple[list[NDArray], NDArray]:
+    """The shaper of samples that are light to the power of `exponent` (PNG's gAMA).
+
+    `chromaticities`: x and y of white, red, green and blue (PNG's cHRM); None for those of sRGB.
+    Raises ValueError, or LinAlgError, where they span no colours.
+    """
+    curve = (np.arange(65_536) / 65_535) ** (1 / exponent)
+    matrix = np.eye(3)
+    if chromaticities is not None:
+        to_xyz = _primaries_matrix(chromaticities)
+        if np.abs(np.linalg.det(to_xyz)) < 1e-4:
+            raise ValueError("its primaries lie on a line")
+        matrix = np.linalg.inv(_primaries_matrix(SRGB_CHROMATICITIES)) @ to_xyz
+    return [curve.astype(np.float32)] * 3, matrix.astype(np.float32)
+
+
+def _primaries_matrix(chromaticities: tuple[float, ...]) -> NDArray:
+    """(3,3): linear light -> XYZ under D50, adapted by Bradford's matrix (ICC, annex E)."""
+    xy = np.array(chromaticities, np.float64).reshape(4, 2)
+    if (xy <= 0).any() or (xy.sum(1) > 1).any():
+        raise ValueError("its primaries are no colours")
+    xyz = np.stack([xy[:, 0], xy[:, 1], 1 - xy.sum(1)]) / xy[:, 1]
+    white, primaries = xyz[:, 0], xyz[:, 1:]
+    scaled = primaries * np.linalg.solve(primaries, white)
+    cones = np.diag(BRADFORD @ D50 / (BRADFORD @ white))
+    return np.linalg.inv(BRADFORD) @ cones @ BRADFORD @ scaled
+
+
+def lab_to_srgb(lab: NDArray) -> Deep:
+    """(H,W,3) L* in [0,100], a* and b* under D50 -> (H,W,3) uint16 in sRGB."""
+    matrix = np.linalg.inv(_primaries_matrix(SRGB_CHROMATICITIES)).astype(np.float32)
+    result = np.empty(lab.shape, np.uint16)
+    for rows, target in _strips(lab, result):
+        y = (rows[..., 0] + 16) / 116
+        roots = np.stack([y + rows[..., 1] / 500, y, y - rows[..., 2] / 200], axis=2)
+        cubes = np.where(roots > 6 / 29, roots**3, (roots - 4 / 29) * (108 / 841))
+        target[:] = encode_srgb((cubes * D50).astype(np.float32) @ matrix.T)
+    return result
 
 
 def _read_shaper(profile: bytes) -> tuple[list[NDArray], NDArray] | None:
     """Three curves (65536,) to linear light and the matrix to sRGB's, where that is the profile."""
     tags = _read_tags(profile)
+    if b"A2B0" in tags:
+        return None
     if profile[16:20] == b"GRAY" and b"kTRC" in tags:
-        return [_read_curve(tags[b"kTRC"])] * 3, np.eye(3, dtype=np.float32)
-    if profile[16:20] != b"RGB " or b"A2B0" in tags or not tags.keys() >= {*PRIMARIES, *CURVES}:
+        curve = _read_curve(tags[b"kTRC"])
+        if profile[20:24] == b"Lab ":  # the curve gives L* (ICC.1:2010, F.2)
+            root = (curve * 100 + 16) / 116
+            curve = np.where(root > 6 / 29, root**3, (root - 4 / 29) * (108 / 841))
+        return [curve.astype(np.float32)] * 3, np.eye(3, dtype=np.float32)
+    if profile[16:20] != b"RGB " or not tags.keys() >= {*PRIMARIES, *CURVES}:
         return None
     matrix = np.linalg.inv(_read_primaries(_read_tags(srgb_profile()))) @ _read_primaries(tags)
     return [_read_curve(tags[name]) for name in CURVES], matrix.astype(np.float32)

@@ -1,5 +1,6 @@
 """What a file holds besides pixels: EXIF, XMP, IPTC, resolution, comments, coding."""
 
+import hashlib
 import math
 import struct
 import zlib
@@ -24,6 +25,7 @@ PHOTOSHOP = b"Photoshop 3.0\0"
 IPTC_RESOURCE = 1028
 STALE_RESOURCES = {1033, 1036}  # Photoshop's thumbnails show the old picture
 MAX_SEGMENT = 65_533  # bytes in one segment of a JPEG
+EXTENDED_XMP = b"http://ns.adobe.com/xmp/extension/\0"  # the MD5 in hexadecimal follows
 RAW = "Raw profile type "  # ImageMagick's text chunks
 
 # What readers of metadata raise for a broken block; the photo is kept without it.
@@ -47,6 +49,7 @@ class Metadata:
     format: str | None = None  # Pillow's name
     exif: bytes = b""  # with its prefix; orientation 1
     xmp: bytes = b""
+    extended_xmp: bytes = b""  # a JPEG's further packet, whose MD5 `xmp` names
     photoshop: bytes = b""  # image resources, the IPTC record among them
     comment: str = ""
     text: tuple[png.Chunk, ...] = ()  # a PNG's text chunks, in order
@@ -55,43 +58,59 @@ class Metadata:
     coding: Coding = field(default_factory=Coding)
 
 
-def read_metadata(image: Image.Image, file: BinaryIO, *, turned: bool) -> Metadata:
+def read_metadata(
+    image: Image.Image, file: BinaryIO, *, turned: bool, notes: list[str]
+) -> Metadata:
     """The metadata of an opened image, corrected for pixels that are upright and in sRGB.
 
-    `turned` says that the photo lay on its side, so that width and height change places.
+    `turned` says that the photo lay on its side, so that width and height change places. To `notes`
+    a sentence is added for each thing that the file holds and the result cannot.
     """
     info = image.info
     metadata = Metadata(
         format="JPEG" if image.format == "MPO" else image.format,
-        dpi=_resolution(info.get("dpi", ())),
+        dpi=resolution(info.get("dpi", ())),
         profiled=bool(info.get("icc_profile")),
         coding=_coding(image, file),
     )
-    for add in (_add_directory, _add_chunks, _add_segments, _add_xmp):
+    for add in (_add_exif, _add_chunks, _add_segments, _add_xmp):
         with suppress(*BROKEN):
             metadata = add(metadata, image, file)
+    return normalise(metadata, turned=turned, notes=notes)
+
+
+def normalise(metadata: Metadata, *, turned: bool, notes: list[str]) -> Metadata:
+    """The metadata as it describes pixels that are upright, in sRGB, and alone in their file."""
     if metadata.exif:
         try:
             exif = ifd.normalise_exif(metadata.exif, turned=turned, converted=metadata.profiled)
         except BROKEN:
             exif = b""  # unreadable, it might say that the photo lies on its side
         metadata = replace(metadata, exif=exif)
-    return metadata
+    packet, dropped = (
+        xmp.drop_promises(xmp.set_upright(metadata.xmp)) if metadata.xmp else (b"", [])
+    )
+    notes += [f"its {name} {'are' if name.endswith('s') else 'is'} not kept" for name in dropped]
+    named = xmp.extension_id(packet) if packet else ""
+    extended = metadata.extended_xmp
+    if named and hashlib.md5(extended, usedforsecurity=False).hexdigest() != named.lower():
+        packet, extended = xmp.drop_extension(packet), b""
+        notes.append("its extended XMP is incomplete and is not kept")
+    elif not named:
+        extended = b""
+    return replace(metadata, xmp=packet, extended_xmp=extended)
 
 
-def _resolution(dpi: Any) -> tuple[float, float] | None:
+def resolution(dpi: Any) -> tuple[float, float] | None:
     """Dots per inch if they are plausible; a TIFF without a unit gives 1, which is not."""
     if len(dpi) == 2 and all(math.isfinite(d) and 1 < d < 65_536 for d in dpi):
         return float(dpi[0]), float(dpi[1])
     return None
 
 
-def _add_directory(metadata: Metadata, image: Image.Image, file: BinaryIO) -> Metadata:
-    """A TIFF's tags become an EXIF block; from other files the block is taken as it is."""
-    if image.format != "TIFF":
-        return replace(metadata, exif=_prefixed(image.info.get("exif", b"")))
-    order, big, offset = ifd.read_header(file)
-    return add_tags(metadata, ifd.read_directory(file, offset, order=order, big=big), order)
+def _add_exif(metadata: Metadata, image: Image.Image, file: BinaryIO) -> Metadata:
+    """The EXIF block as it is."""
+    return replace(metadata, exif=_prefixed(image.info.get("exif", b"")))
 
 
 def add_tags(metadata: Metadata, directory: ifd.Directory, order: str) -> Metadata:
@@ -139,6 +158,10 @@ def _add_segments(metadata: Metadata, image: Image.Image, file: BinaryIO) -> Met
     if comment := image.info.get("comment"):
         text = comment if isinstance(comment, str) else _text(comment)
         metadata = replace(metadata, comment=text)
+    pieces = [data[len(EXTENDED_XMP) + 32 :] for name, data in getattr(image, "applist", [])
+              if name == "APP1" and data.startswith(EXTENDED_XMP)]  # fmt: skip
+    pieces.sort(key=lambda piece: piece[4:8])  # the full length, the offset, the text
+    metadata = replace(metadata, extended_xmp=b"".join(piece[8:] for piece in pieces))
     segments = [
         data.removeprefix(PHOTOSHOP)
         for name, data in getattr(image, "applist", [])
@@ -151,8 +174,7 @@ def _add_segments(metadata: Metadata, image: Image.Image, file: BinaryIO) -> Met
 
 def _add_xmp(metadata: Metadata, image: Image.Image, file: BinaryIO) -> Metadata:
     packet = image.info.get("xmp") or metadata.xmp
-    packet = packet.encode() if isinstance(packet, str) else bytes(packet)
-    return replace(metadata, xmp=xmp.set_upright(packet)) if packet else metadata
+    return replace(metadata, xmp=packet.encode() if isinstance(packet, str) else bytes(packet))
 
 
 def _prefixed(block: bytes) -> bytes:
@@ -216,11 +238,21 @@ def without(block: bytes, numbers: set[int]) -> bytes:
     return b"".join(whole for number, whole in _resources(block) if number not in numbers)
 
 
+def only(block: bytes, numbers: set[int]) -> bytes:
+    """Of Photoshop's image resources these."""
+    return b"".join(whole for number, whole in _resources(block) if number in numbers)
+
+
+def read_resources(block: bytes) -> list[tuple[int, bytes]]:
+    """The number and the content of each of Photoshop's image resources."""
+    found = []
+    for number, whole in _resources(block):
+        size_at = 6 + ((whole[6] + 2) & ~1)
+        (size,) = struct.unpack_from(">I", whole, size_at)
+        found.append((number, whole[size_at + 4 : size_at + 4 + size]))
+    return found
+
+
 def iptc_record(block: bytes) -> bytes:
     """The IPTC record among Photoshop's image resources, alone as TIFF wants it."""
-    for number, whole in _resources(block):
-        if number == IPTC_RESOURCE:
-            size_at = 6 + ((whole[6] + 2) & ~1)
-            (size,) = struct.unpack_from(">I", whole, size_at)
-            return whole[size_at + 4 : size_at + 4 + size]
-    return b""
+    return next((data for number, data in read_resources(block) if number == IPTC_RESOURCE), b"")

@@ -1,6 +1,6 @@
 """A photo in memory: its pixels at their own depth, its transparency and metadata."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Self, TypeVar
@@ -13,6 +13,12 @@ from PIL import Image
 from condiff.photos.metadata import Metadata
 
 Pixels = NDArray[Any]  # uint8 or uint16
+
+
+class Unreadable(Exception):
+    """Why a photo cannot be read, and the way out; the sentence lacks the file's name."""
+
+
 STRIP_PIXELS = 1 << 22  # so that copies of a strip are small beside the photo
 
 
@@ -20,7 +26,8 @@ STRIP_PIXELS = 1 << 22  # so that copies of a strip are small beside the photo
 class Photo:
     """(H,W,3) sRGB of 8 or 16 bits, upright; (H,W) alpha of the same depth, or None.
 
-    `info` holds what a caller may want to know of a result, such as its seed; it is not written.
+    `info` holds what a caller may want to know of a photo or a result, such as its seed, and as
+    "warnings" a tuple of sentences on what was not read; it is not written.
     """
 
     pixels: Pixels
@@ -101,13 +108,19 @@ def to_array(image: Image.Image) -> Pixels:
 
 
 def to_16_bits(values: NDArray, *, deep: bool) -> Pixels:
-    """Values as uint16: from [0,65535] if `deep`, else from [0,1]; others scaled by their range."""
+    """Values as uint16: from [0,65535] if `deep`, else from [0,1]; others scaled by their range.
+
+    Unsigned integers above 16 bits are scaled by the range of their type.
+    """
     if values.dtype.itemsize == 2 and values.dtype.kind == "u":
         return values.astype(np.uint16)
-    finite = np.nan_to_num(values.astype(np.float64), nan=0, posinf=0, neginf=0)
+    with np.errstate(invalid="ignore"):  # a NaN that signals
+        finite = np.nan_to_num(values.astype(np.float64), nan=0, posinf=0, neginf=0)
     least, most = float(finite.min()), float(finite.max())
     white = 65_535.0 if deep else 1.0
-    if least < 0 or most > white:
+    if values.dtype.kind == "u" and most > white:
+        white = float(np.iinfo(values.dtype).max)
+    elif least < 0 or most > white:
         finite, white = finite - least, max(most - least, 1e-12)
     return np.rint(finite * (65_535 / white)).astype(np.uint16)
 
@@ -117,6 +130,27 @@ def to_8_bits(pixels: Pixels) -> Pixels:
     if pixels.dtype == np.uint8:
         return pixels
     return cv2.convertScaleAbs(pixels, alpha=1 / 257).reshape(pixels.shape)
+
+
+# EXIF's orientations: what makes the pixels upright.
+TURNS: dict[int, Callable[[Pixels], Pixels]] = {
+    2: lambda p: cv2.flip(p, 1),
+    3: lambda p: cv2.rotate(p, cv2.ROTATE_180),
+    4: lambda p: cv2.flip(p, 0),
+    5: cv2.transpose,
+    6: lambda p: cv2.rotate(p, cv2.ROTATE_90_CLOCKWISE),
+    7: lambda p: cv2.flip(cv2.transpose(p), -1),
+    8: lambda p: cv2.rotate(p, cv2.ROTATE_90_COUNTERCLOCKWISE),
+}
+
+
+def turn_upright(
+    pixels: Pixels, alpha: Pixels | None, orientation: int
+) -> tuple[Pixels, Pixels | None]:
+    """Colours and transparency turned as EXIF's orientation (1..8) has it."""
+    if turn := TURNS.get(orientation):
+        return turn(pixels), None if alpha is None else turn(alpha)
+    return pixels, alpha
 
 
 @contextmanager

@@ -1,7 +1,13 @@
-"""Reads text chunks of PNG files, and adds chunks to a finished file."""
+"""Takes PNG files apart: what belongs to the pixels, and all else; adds chunks to a finished file.
+
+PNG (ISO/IEC 15948, third edition). Decoders get the pixels' chunks only, so that neither the
+length of a text nor a broken profile costs the photo.
+"""
 
 import struct
 import zlib
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import BinaryIO
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -9,7 +15,110 @@ TEXT = {b"tEXt", b"zTXt", b"iTXt"}
 XMP_KEYWORD = b"XML:com.adobe.xmp"
 MAX_CHUNK = 1 << 24  # bytes; more is no metadata
 
+# The chunks that decoders get.
+PICTURE = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"acTL", b"fcTL", b"fdAT", b"pHYs"}
+ANNOTATIONS = TEXT | {b"iCCP", b"gAMA", b"cHRM", b"sRGB", b"cICP", b"eXIf", b"iDOT"}
+CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+PASSES = (
+    (0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2),
+    (0, 1, 1, 2),
+)  # fmt: skip  # Adam7: first column and row, steps between columns and rows
+
 Chunk = tuple[bytes, bytes]  # its four letters, and what it holds
+
+
+@dataclass(frozen=True)
+class Colours:
+    """What a PNG says of its colours."""
+
+    profile: bytes = b""  # ICC
+    gamma: float | None = None  # None where the samples are sRGB, or nothing is said
+    chromaticities: tuple[float, ...] | None = None
+    hdr: bool = False  # PQ or HLG
+
+
+def read_colours(file: BinaryIO) -> Colours:
+    """A PNG's profile or gamma; what is broken, or overruled by another chunk, is left out."""
+    found = dict(read_chunks(file, {b"iCCP", b"gAMA", b"cHRM", b"sRGB", b"cICP"}))
+    if b"cICP" in found:
+        return Colours(hdr=found[b"cICP"][1:2] in (b"\x10", b"\x12"))
+    with suppress(zlib.error, ValueError):
+        packed = found[b"iCCP"].split(b"\0", 1)[1][1:] if b"iCCP" in found else b""
+        if profile := zlib.decompressobj().decompress(packed, MAX_CHUNK) if packed else b"":
+            return Colours(profile=profile)
+    gamma = int.from_bytes(found.get(b"gAMA", b"")[:4], "big") / 100_000
+    if b"sRGB" in found or not 0.1 <= gamma <= 10:
+        return Colours()
+    points = struct.unpack(">8I", found[b"cHRM"]) if len(found.get(b"cHRM", b"")) == 32 else ()
+    return Colours(gamma=gamma, chromaticities=tuple(p / 100_000 for p in points) or None)
+
+
+def keep_picture(file: BinaryIO) -> bytes:
+    """A PNG of the chunks that belong to its pixels alone."""
+    kept = [SIGNATURE]
+    file.seek(len(SIGNATURE))
+    while len(head := file.read(8)) == 8:
+        (length,) = struct.unpack(">I", head[:4])
+        if head[4:] in PICTURE:
+            kept.append(head + file.read(length + 4))
+            if head[4:] == b"IEND":
+                break
+        else:
+            file.seek(length + 4, 1)
+    return b"".join(kept)
+
+
+def check_whole(data: bytes) -> None:
+    """Raise ValueError unless each chunk and the compressed pixels of a PNG are whole.
+
+    To be called before libpng gets it, which writes of damage to stderr.
+    """
+    at, packed = len(SIGNATURE), zlib.decompressobj()
+    rows: _Rows | None = None
+    while at + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, at)
+        body = data[at + 8 : at + 8 + length]
+        if data[at + 8 + length : at + 12 + length] != struct.pack(">I", zlib.crc32(kind + body)):
+            raise ValueError(f"its {kind.decode('latin-1')} chunk is damaged")
+        if kind == b"IHDR" and length == 13:
+            rows = _Rows(body)
+        elif kind == b"IDAT" and rows:
+            while body:
+                rows.check(packed.decompress(body, 1 << 20))
+                body = packed.unconsumed_tail
+        elif kind == b"IEND":
+            break
+        at += 12 + length
+    if rows is None or not packed.eof or packed.unused_data or not rows.done:
+        raise ValueError("its pixels are cut short")
+
+
+class _Rows:
+    """Follows the rows of uncompressed pixel data, and their filter types."""
+
+    def __init__(self, header: bytes) -> None:
+        width, height, bits, kind, _, _, interlaced = struct.unpack(">IIBBBBB", header)
+        depth = bits * CHANNELS.get(kind, 1)
+        passes = PASSES if interlaced else ((0, 0, 1, 1),)
+        sizes = [(-(-(width - x) // dx), -(-(height - y) // dy)) for x, y, dx, dy in passes]
+        self.left = [(1 + (w * depth + 7) // 8, h) for w, h in sizes if w > 0 and h > 0]
+        self.skip = 0  # bytes to the next row's filter type
+
+    @property
+    def done(self) -> bool:
+        return not self.left and self.skip == 0
+
+    def check(self, data: bytes) -> None:
+        """Take more data; ValueError for a filter that is none, or for too much of it."""
+        at = self.skip
+        while at < len(data):
+            if not self.left or data[at] > 4:
+                raise ValueError("its pixels are damaged")
+            stride, rows = self.left.pop(0)
+            if rows > 1:
+                self.left.insert(0, (stride, rows - 1))
+            at += stride
+        self.skip = at - len(data)
 
 
 def read_chunks(file: BinaryIO, kinds: set[bytes]) -> tuple[Chunk, ...]:
@@ -41,14 +150,17 @@ def text_chunk(name: str, text: str) -> Chunk:
 
 
 def read_text(chunk: Chunk) -> str:
-    """The text of a tEXt or zTXt chunk, or of one uncompressed iTXt."""
+    """The text of a tEXt, zTXt or iTXt chunk; what is compressed up to MAX_CHUNK bytes of it."""
     kind, data = chunk
     rest = data.split(b"\0", 1)[1]
     if kind == b"tEXt":
         return rest.decode("latin-1")
     if kind == b"zTXt":
         return zlib.decompressobj().decompress(rest[1:], MAX_CHUNK).decode("latin-1")
-    return rest[2:].split(b"\0", 2)[2].decode("utf-8", "replace") if rest[:1] == b"\0" else ""
+    text = rest[2:].split(b"\0", 2)[2]
+    if rest[:1] == b"\1":
+        text = zlib.decompressobj().decompress(text, MAX_CHUNK)
+    return text.decode("utf-8", "replace")
 
 
 def xmp_chunk(packet: bytes) -> Chunk:

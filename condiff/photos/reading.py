@@ -3,31 +3,41 @@
 import io
 import math
 import struct
-import threading
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, TiffImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
-from condiff.errors import ImageError
+from condiff.errors import ImageError, install_command
 from condiff.files import reason_of
-from condiff.photos import ifd, png
-from condiff.photos.formats import FORMATS, READ_ONLY
-from condiff.photos.icc import UNUSABLE, deep_to_srgb, to_srgb
-from condiff.photos.metadata import Metadata, add_tags, read_metadata
-from condiff.photos.photo import Photo, Pixels, as_memory_error, to_16_bits, to_array
+from condiff.photos import icc, ifd, jpeg, jxl, png, psd, raw, tiff
+from condiff.photos import metadata as meta
+from condiff.photos.formats import FORMATS, READ_ONLY, name_content
+from condiff.photos.metadata import Metadata, read_metadata
+from condiff.photos.opening import open_image, register_heif, register_jxl
+from condiff.photos.photo import (
+    TURNS,
+    Photo,
+    Pixels,
+    Unreadable,
+    as_memory_error,
+    to_8_bits,
+    to_16_bits,
+    to_array,
+    turn_upright,
+)
 
 MAX_PIXELS = 200_000_000
 
-# What Pillow's decoders raise on damaged files.
+# What decoders raise on damaged files.
 BROKEN = (
     OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, ArithmeticError,
-    RuntimeError, struct.error, zlib.error,
+    RuntimeError, struct.error, zlib.error, AttributeError, AssertionError, SystemError,
 )  # fmt: skip
 NOT_OPENED: dict[type, str] = {
     FileNotFoundError: "there is no such file; check the path",
@@ -35,163 +45,296 @@ NOT_OPENED: dict[type, str] = {
     PermissionError: "no permission; make the file readable",
 }
 HEIF_BRANDS = {b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"}
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # Formats whose further pictures are gain maps, depth maps or previews of the first one.
-ONE_PHOTO = {"MPO", "HEIF"}
-
-_pillow_limit = threading.Lock()
-
-
-@contextmanager
-def _without_pillow_limit() -> Iterator[None]:
-    """Switch off Pillow's own pixel limit, which may be lower than `max_pixels`."""
-    with _pillow_limit:
-        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            yield
-        finally:
-            Image.MAX_IMAGE_PIXELS = before
+ONE_PHOTO = {"MPO", "HEIF", "JXL"}
+# The tags of a raw file that are true of the developed photo: who, when, with which camera.
+RAW_TAGS = {270, 271, 272, 282, 283, 296, 305, 306, 315, 700, 33432, 33723, 34665, 34853}
+SAME_GAMMA = 0.05  # libpng's threshold: below it a gamma is that of sRGB
 
 
 def read_image(
-    source: Path | BinaryIO, *, max_pixels: int = MAX_PIXELS, page: int = 1
+    source: Path | BinaryIO, *, max_pixels: int = MAX_PIXELS, page: int = 1, strict: bool = False
 ) -> Image.Image:
     """A photo, upright and in sRGB of 8 bits: mode RGB, or RGBA when the file has transparency.
 
     Of a file with several pages or frames `page` is read, counted from 1. `.info` holds "format",
-    "metadata" and, where present, "exif" and "dpi". Raises ImageError where it cannot be read.
+    "metadata" and, where present, "exif", "dpi" and "warnings". Raises ImageError where it cannot
+    be read.
     """
-    return read_photo(source, max_pixels=max_pixels, page=page).to_image()
+    return read_photo(source, max_pixels=max_pixels, page=page, strict=strict).to_image()
 
 
 def read_photo(
-    source: Path | BinaryIO, *, max_pixels: int = MAX_PIXELS, page: int | None = None
+    source: Path | BinaryIO,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    page: int | None = None,
+    strict: bool = False,
 ) -> Photo:
-    """A photo at its own depth, with its metadata.
+    """A photo at its own depth, with its metadata; `.info["warnings"]` says what was left out.
 
-    Raises ImageError where it cannot be read, or has several pages or frames and `page` is None.
+    A JPEG that lacks only its last bytes is read with such a warning, or not if `strict`. Raises
+    ImageError where it cannot be read, or has several pages or frames and `page` is None.
     """
     if not isinstance(source, Path):
-        return _read(io.BytesIO(source.read()), "standard input", max_pixels, page)
+        return _read(io.BytesIO(source.read()), "standard input", max_pixels, page, strict)
     name = str(source)
     try:
         with open(source, "rb") as file:  # a pipe given by its path cannot seek, as Pillow must
             seekable = file if file.seekable() else io.BytesIO(file.read())
-            return _read(seekable, name, max_pixels, page)
+            return _read(seekable, name, max_pixels, page, strict)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         why = NOT_OPENED.get(type(error), f"{reason_of(error)}; check the path and the disk")
         raise ImageError(f"cannot read {name}: {why}") from None
 
 
-def _read(file: BinaryIO, name: str, max_pixels: int, page: int | None) -> Photo:
+def _read(file: BinaryIO, name: str, max_pixels: int, page: int | None, strict: bool) -> Photo:
     """The photo in an open, seekable file."""
-    head = file.read(16)
-    if not head:
-        raise ImageError(f"cannot read {name}: it is empty; get the photo again from its source")
-    file.seek(0)
-    if head[4:8] == b"ftyp" and head[8:12] in HEIF_BRANDS:
-        _register_heif(name)
+    head = file.read(256)
+    notes: list[str] = []
     try:
-        with _without_pillow_limit():
-            image = Image.open(file)
-        with image, as_memory_error():
-            _check_size(image.size, name, max_pixels)
-            _turn_to_page(image, name, page)
-            _check_size(image.size, name, max_pixels)
-            if image.format == "PNG" and "exif" not in image.info:  # it may follow the pixels
-                for _, block in png.read_chunks(file, {b"eXIf"}):
-                    image.info["exif"] = ifd.PREFIX + block
-            metadata = read_metadata(image, file, turned=orientation(image) > 4)
-            pixels, alpha = decode_pixels(image, file)
+        with as_memory_error():
+            photo = _read_kind(file, head, max_pixels, page, strict, notes)
+    except Unreadable as error:
+        raise ImageError(f"cannot read {name}: {error}") from None
     except UnidentifiedImageError:
-        if photo := _read_wide_tiff(file, max_pixels):
-            return photo
-        raise ImageError(
-            f"cannot read {name}: it is not a photo in a known format; convert it to JPEG or PNG"
-        ) from None
+        what = name_content(head)
+        known = f"it is {what}" if what else "it is not a photo in a known format"
+        raise ImageError(f"cannot read {name}: {known}; convert it to JPEG or PNG") from None
     except BROKEN as error:
         raise ImageError(
             f"cannot read {name}: it is damaged or cut short ({reason_of(error)}); get a whole copy"
         ) from None
-    return Photo(pixels, alpha, metadata)
+    if not notes:
+        return photo
+    return replace(photo, info={**photo.info, "warnings": tuple(dict.fromkeys(notes))})
 
 
-def _check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:
-    """Raise ImageError for too many pixels, or none; only the header was read so far."""
+def _read_kind(
+    file: BinaryIO, head: bytes, max_pixels: int, page: int | None, strict: bool, notes: list[str]
+) -> Photo:
+    """The photo in a file by the reader of its kind, which how it begins tells."""
+    if not head:
+        raise Unreadable("it is empty; get the photo again from its source")
+    if kind := raw.find_raw(head):
+        return _read_raw(file, kind, max_pixels, page, notes)
+    if head.startswith(TIFF_STARTS):
+        return _read_tiff(file, max_pixels, page, notes)
+    if head.startswith(b"8BPS"):
+        _, _, height, width, _, _ = psd.read_header(file)
+        _check_size((width, height), max_pixels)
+        _choose(1, page)
+        file.seek(26)
+        pixels, alpha, metadata = psd.read_psd(file, notes)
+        return Photo(pixels, alpha, meta.normalise(metadata, turned=False, notes=notes))
+    if jxl.is_jxl(head):
+        register_jxl()
+        _check_size(jxl.read_size(file), max_pixels)
+    elif head[4:8] == b"ftyp" and head[8:12] in HEIF_BRANDS:
+        register_heif()
+    elif head.startswith(b"\xff\xd8"):
+        return _read_jpeg(file, max_pixels, page, strict, notes)
+    elif head.startswith(png.SIGNATURE):
+        return _read_png(file, max_pixels, page, notes)
+    return _read_by_pillow(file, max_pixels, page, notes)
+
+
+def _check_size(size: tuple[int, int], max_pixels: int) -> None:
+    """Raise Unreadable for too many pixels, or none; only the header was read so far."""
     pixels = math.prod(size)
     if pixels > max_pixels:
-        raise ImageError(
-            f"cannot read {name}: it has {_megapixels(pixels)} megapixels, above the limit of"
+        raise Unreadable(
+            f"it has {_megapixels(pixels)} megapixels, above the limit of"
             f" {_megapixels(max_pixels)}; raise it with --max-pixels {pixels}, or scale the photo"
             " down"
         )
     if min(size) < 1:
-        raise ImageError(f"cannot read {name}: it has no pixels; get a whole copy")
+        raise Unreadable("it has no pixels; get a whole copy")
 
 
 def _megapixels(pixels: int) -> str:
     return f"{pixels / 1e6:.0f}" if pixels >= 100_000_000 else f"{pixels / 1e6:.4g}"
 
 
-def _turn_to_page(image: Image.Image, name: str, page: int | None) -> None:
-    """Go to a page; ImageError if it is not there, or if none is given and there are several."""
-    pages = _full_pages(image)
-    if page is None and len(pages) > 1:
-        raise ImageError(
-            f"cannot read {name}: it holds {len(pages)} pages or frames, and one photo is made"
-            f" of one; choose it with --page 1 to --page {len(pages)}"
+def _choose(count: int, page: int | None) -> int:
+    """The index of a page; Unreadable if it is not there, or if none is given of several."""
+    if page is None and count > 1:
+        raise Unreadable(
+            f"it holds {count} pages or frames; choose one with --page 1 to --page {count}"
         )
-    if not 1 <= (page or 1) <= len(pages):
-        there = f"choose --page 1 to --page {len(pages)}" if len(pages) > 1 else "it has but one"
-        raise ImageError(f"cannot read {name}: it has no page {page}; {there}")
-    if len(pages) > 1:
-        image.seek(pages[(page or 1) - 1])
+    if not 1 <= (page or 1) <= count:
+        there = f"choose --page 1 to --page {count}" if count > 1 else "it has but one"
+        raise Unreadable(f"it has no page {page}; {there}")
+    return (page or 1) - 1
 
 
-def _full_pages(image: Image.Image) -> list[int]:
-    """The numbers of the frames that are neither thumbnails nor reduced copies of another."""
-    count = getattr(image, "n_frames", 1)
-    if count == 1 or image.format in ONE_PHOTO:
-        return [0]
-    if image.format != "TIFF":
-        return list(range(count))
-    full = []
-    for number in range(count):
-        image.seek(number)
-        tags = getattr(image, "tag_v2", {})
-        if not tags.get(254, 0) & 1 and tags.get(255, 1) != 2:
-            full.append(number)
-    image.seek(0)
-    return full or [0]
+# ---- TIFF and raw files
 
 
-def _register_heif(name: str) -> None:
-    """Let Pillow open HEIC by pillow-heif; ImageError if that is not installed."""
-    try:
-        import pillow_heif
-    except ImportError:
-        raise ImageError(
-            f"cannot read {name}: it is HEIC, which needs a decoder; pip install 'condiff[heif]'"
-        ) from None
-    pillow_heif.register_heif_opener(thumbnails=False)
+def _read_tiff(file: BinaryIO, max_pixels: int, page: int | None, notes: list[str]) -> Photo:
+    with tiff.open_tiff(file) as opened:
+        if tiff.is_raw(opened):
+            return _read_raw(file, "DNG, NEF, ARW or the like", max_pixels, page, notes)
+        pages = tiff.list_pages(opened)
+        chosen = pages[_choose(len(pages), page)]
+        _check_size((chosen.imagewidth, chosen.imagelength), max_pixels)
+        pixels, alpha = tiff.read_page(chosen, file, notes)
+        directory = ifd.read_directory(
+            file, chosen.offset, order=opened.byteorder, big=opened.is_bigtiff
+        )
+        dpi, order = tiff.read_resolution(chosen), opened.byteorder
+    turn = _orientation_in(directory, order)
+    metadata = Metadata(format="TIFF", dpi=meta.resolution(dpi))
+    with suppress(*meta.BROKEN):
+        metadata = meta.add_tags(metadata, directory, order)
+    metadata = meta.normalise(metadata, turned=turn > 4, notes=notes)
+    return Photo(*turn_upright(pixels, alpha, turn), metadata)
 
 
-def _read_wide_tiff(file: BinaryIO, max_pixels: int) -> Photo | None:
-    """Read a colour TIFF of 32-bit or floating-point channels, which Pillow cannot; else None."""
-    try:
+def _orientation_in(directory: ifd.Directory, order: str) -> int:
+    entry = directory.get(ifd.ORIENTATION)
+    turn = ifd.read_number(entry, order) if entry and entry.kind == 3 and entry.count == 1 else 1
+    return turn if turn in TURNS else 1
+
+
+def _read_raw(
+    file: BinaryIO, kind: str, max_pixels: int, page: int | None, notes: list[str]
+) -> Photo:
+    _choose(1, page)
+    pixels = raw.develop(file, kind, max_pixels)
+    metadata = Metadata(format="RAW")
+    with suppress(*meta.BROKEN):  # most are TIFFs
         order, big, offset = ifd.read_header(file)
         tags = ifd.read_directory(file, offset, order=order, big=big)
-        width, height = (ifd.read_number(tags[tag], order) for tag in (256, 257))
-        if width * height > max_pixels:
-            return None
-        wide = decode_by_cv2(file)
-    except BROKEN:
-        return None
-    if wide.ndim != 3 or wide.shape[2] not in (3, 4):
-        return None
-    deep = to_16_bits(wide, deep=wide.dtype.kind != "f")
-    alpha = np.ascontiguousarray(deep[..., 3]) if deep.shape[2] == 4 else None
-    pixels = np.ascontiguousarray(deep[..., 2::-1])
-    return Photo(pixels, alpha, add_tags(Metadata(format="TIFF"), tags, order))
+        kept = {tag: entry for tag, entry in tags.items() if tag in RAW_TAGS}
+        metadata = meta.add_tags(metadata, kept, order)
+    return Photo(pixels, None, meta.normalise(metadata, turned=False, notes=notes))
+
+
+# ---- JPEG
+
+
+def _read_jpeg(
+    file: BinaryIO, max_pixels: int, page: int | None, strict: bool, notes: list[str]
+) -> Photo:
+    try:
+        photo = _read_by_pillow(file, max_pixels, page, notes)
+    except UnidentifiedImageError:
+        file.seek(0)
+        return _read_odd_jpeg(file.read(), max_pixels, page, notes)
+    except OSError as error:
+        if strict or "truncated" not in str(error):
+            raise
+        file.seek(0)
+        data, note = jpeg.mend(file.read())
+        photo = _read_by_pillow(io.BytesIO(data), max_pixels, page, notes)
+        notes.append(note)
+    notes += [f"its {what} is not kept" for what in jpeg.find_followers(file)]
+    return photo
+
+
+def _read_odd_jpeg(
+    data: bytes, max_pixels: int, page: int | None, notes: list[str]
+) -> Photo:  # fmt: skip
+    """A JPEG of 12 bits, a lossless one and the like, which libjpeg does not read."""
+    found = jpeg.find_frame(data)
+    if found is None:
+        raise ValueError("its header is damaged")
+    kind, bits, size = found
+    _check_size(size, max_pixels)
+    _choose(1, page)
+    try:
+        import imagecodecs
+    except ImportError:
+        raise Unreadable(
+            f"it is {kind}, which needs imagecodecs: {install_command('tiff')}"
+        ) from None
+    decode = imagecodecs.jpegls_decode if kind == "JPEG-LS" else imagecodecs.jpeg_decode
+    try:
+        samples = decode(data)
+    except Exception as error:  # each codec has an exception of its own
+        raise Unreadable(
+            f"it is {kind}, which cannot be decoded here ({reason_of(error)}); convert it to JPEG"
+            " or PNG"
+        ) from None
+    if samples.shape[:2] != size[::-1] or samples.ndim == 3 and samples.shape[2] != 3:
+        raise Unreadable(f"it is {kind} of an unusual layout; convert it to JPEG or PNG")
+    if samples.dtype != np.uint8:
+        samples = np.rint(samples * (65_535 / (2**bits - 1))).astype(np.uint16)
+    with open_image(io.BytesIO(jpeg.with_8_bits(data)), ("JPEG",)) as image:
+        turn = orientation(image)
+        profile = image.info.get("icc_profile", b"")
+        metadata = read_metadata(image, io.BytesIO(data), turned=turn > 4, notes=notes)
+    pixels = icc.array_to_srgb(samples, profile, notes)
+    return Photo(*turn_upright(pixels, None, turn), replace(metadata, coding=meta.Coding()))
+
+
+# ---- PNG
+
+
+def _read_png(file: BinaryIO, max_pixels: int, page: int | None, notes: list[str]) -> Photo:
+    """A PNG, of which decoders get the chunks of the pixels only."""
+    others = png.read_chunks(file, png.ANNOTATIONS)
+    picture = io.BytesIO(png.keep_picture(file)) if others else file
+    colours = png.read_colours(file)
+    info: dict[str, Any] = {}
+    for chunk in others:
+        if chunk[0] == b"eXIf":
+            info["exif"] = ifd.PREFIX + chunk[1]
+        elif chunk[0] == b"iTXt" and png.keyword(chunk) == png.XMP_KEYWORD:
+            with suppress(*meta.BROKEN):
+                info["xmp"] = png.read_text(chunk)
+    if colours.profile:
+        info["icc_profile"] = colours.profile
+    if colours.hdr:
+        notes.append("its HDR colours (PQ or HLG) were read as those of sRGB")
+    photo = _read_by_pillow(picture, max_pixels, page, notes, original=file, info=info)
+    if colours.gamma is None:
+        return photo
+    return replace(photo, pixels=_apply_gamma(photo.pixels, colours, notes))
+
+
+def _apply_gamma(pixels: Pixels, colours: png.Colours, notes: list[str]) -> Pixels:
+    """Pixels of PNG's gAMA and cHRM -> sRGB, where these are not those of sRGB."""
+    assert colours.gamma is not None
+    points = colours.chromaticities
+    same = points is None or np.allclose(points, icc.SRGB_CHROMATICITIES, atol=0.01)
+    if same and abs(colours.gamma * 2.2 - 1) < SAME_GAMMA:
+        return pixels
+    try:
+        shaper = icc.gamma_shaper(colours.gamma, None if same else points)
+    except icc.UNUSABLE:
+        notes.append("its chromaticities are no colours and were ignored")
+        shaper = icc.gamma_shaper(colours.gamma, None)
+    if pixels.dtype == np.uint16:
+        return icc.apply_shaper(pixels, *shaper)
+    return to_8_bits(icc.apply_shaper(pixels.astype(np.uint16) * 257, *shaper))
+
+
+# ---- all that Pillow reads
+
+
+def _read_by_pillow(
+    file: BinaryIO, max_pixels: int, page: int | None, notes: list[str], *,
+    original: BinaryIO | None = None, info: dict[str, Any] | None = None,
+) -> Photo:  # fmt: skip
+    """A photo by Pillow; `info` is added to Pillow's own, `original` is where metadata lies."""
+    file.seek(0)
+    with open_image(file) as image:
+        _check_size(image.size, max_pixels)
+        frames = 1 if image.format in ONE_PHOTO else getattr(image, "n_frames", 1)
+        chosen = _choose(frames, page)
+        if frames > 1:
+            image.seek(chosen)
+        _check_size(image.size, max_pixels)
+        if image.format == "JXL":
+            image.info["xmp"] = jxl.read_xmp(file)
+        image.info.update(info or {})
+        turned = orientation(image) > 4
+        metadata = read_metadata(image, original or file, turned=turned, notes=notes)
+        pixels, alpha = _decode_pixels(image, file, notes)
+    return Photo(pixels, alpha, metadata)
 
 
 def list_images(root: Path) -> list[Path]:
@@ -207,20 +350,11 @@ def list_images(root: Path) -> list[Path]:
     )
 
 
-TURNS: dict[int, Callable[[Pixels], Pixels]] = {
-    2: lambda p: cv2.flip(p, 1),
-    3: lambda p: cv2.rotate(p, cv2.ROTATE_180),
-    4: lambda p: cv2.flip(p, 0),
-    5: cv2.transpose,
-    6: lambda p: cv2.rotate(p, cv2.ROTATE_90_CLOCKWISE),
-    7: lambda p: cv2.flip(cv2.transpose(p), -1),
-    8: lambda p: cv2.rotate(p, cv2.ROTATE_90_COUNTERCLOCKWISE),
-}
-
-
 def orientation(image: Image.Image) -> int:
     """The EXIF orientation (1..8), 1 where there is none that can be read."""
-    with suppress(OSError, SyntaxError, ValueError, LookupError, TypeError):
+    if image.format == "JXL" and not getattr(image, "jpeg", False):
+        return 1  # it has one of its own, which the decoder has applied
+    with suppress(OSError, SyntaxError, ValueError, LookupError, TypeError, struct.error):
         # PNG's own getexif would first decode the picture, in search of a late chunk.
         exif = Image.Image.getexif(image) if image.format == "PNG" else image.getexif()
         turn = exif.get(ExifTags.Base.Orientation, 1)
@@ -228,119 +362,59 @@ def orientation(image: Image.Image) -> int:
     return 1
 
 
-def decode_pixels(image: Image.Image, file: BinaryIO) -> tuple[Pixels, Pixels | None]:
+def _decode_pixels(
+    image: Image.Image, file: BinaryIO, notes: list[str]
+) -> tuple[Pixels, Pixels | None]:
     """(H,W,3) sRGB and (H,W) alpha or None, upright; uint16 for deep files."""
-    profile = image.info.get("icc_profile")
-    if _is_deep_colour(image):
-        turn = orientation(image) if image.format == "PNG" else 1  # cv2 has turned a TIFF
-        pixels, alpha = _decode_deep(image, file)
+    profile = image.info.get("icc_profile") or b""
+    if _is_deep_png(image):
+        turn = orientation(image)
+        colour, alpha = _decode_deep_png(file)
+        pixels = icc.array_to_srgb(colour, profile, notes)
     else:
         image.load()
-        turn = orientation(image)  # after loading: Pillow has turned a TIFF by then
-        pixels, alpha = _decode_by_pillow(image)
-    if profile and pixels.dtype == np.uint16:
-        pixels = deep_to_srgb(pixels, profile)
-    if turn != 1:
-        pixels = TURNS[turn](pixels)
-        alpha = None if alpha is None else TURNS[turn](alpha)
-    return pixels, alpha
+        turn = orientation(image)  # after loading: Pillow has turned some by then
+        alpha = _alpha(image)
+        if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+            grey = to_16_bits(np.asarray(image), deep=image.mode != "F")
+            pixels = icc.array_to_srgb(grey, profile, notes)
+            alpha = None if alpha is None else alpha.astype(np.uint16) * 257
+        else:
+            pixels = to_array(_to_rgb(image, profile, notes))
+    return turn_upright(pixels, alpha, turn)
 
 
-def _decode_by_pillow(image: Image.Image) -> tuple[Pixels, Pixels | None]:
-    """Colours and alpha of a loaded image; its profile is applied at 8 bits only."""
-    alpha = _alpha(image)
-    if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
-        return to_array(_to_rgb(image)), alpha
-    grey = to_16_bits(np.asarray(image), deep=image.mode != "F")
-    if getattr(image, "tag_v2", {}).get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:
-        grey = 65_535 - grey  # white is zero; Pillow inverts this at 8 bits only
-    if alpha is not None:
-        alpha = alpha.astype(np.uint16) * 257
-    return cv2.merge([grey] * 3).reshape(*grey.shape, 3), alpha
-
-
-def _is_deep_colour(image: Image.Image) -> bool:
-    """Whether a file holds 16 bits a channel that Pillow would cut to 8."""
-    if image.format == "PNG":
-        return (
-            any(str(tile[3]).endswith(";16B") for tile in getattr(image, "tile", ()))
-            and image.mode != "I;16"
-        )
-    tags = getattr(image, "tag_v2", {})
-    bits = tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,))
-    return bool(
-        image.format == "TIFF"
-        and image.mode in ("RGB", "RGBA", "RGBX", "RGBa", "LA")
-        and set(bits) == {16}
-        and tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,))[0] == 1
+def _is_deep_png(image: Image.Image) -> bool:
+    """Whether a PNG holds 16 bits a channel that Pillow would cut to 8."""
+    tiles = getattr(image, "tile", ())
+    return (
+        image.format == "PNG"
+        and image.mode != "I;16"
+        and any(str(tile[3]).endswith(";16B") for tile in tiles)
     )
 
 
-def _decode_deep(image: Image.Image, file: BinaryIO) -> tuple[Pixels, Pixels | None]:
-    """(H,W,3) and alpha of a PNG or TIFF of 16 bits a channel, by cv2."""
-    page = image.tell() if image.format == "TIFF" else 0
-    tags = getattr(image, "tag_v2", {})
-    extra = tags.get(TiffImagePlugin.EXTRASAMPLES, (0,))
-    if tags.get(TiffImagePlugin.PLANAR_CONFIGURATION, 1) == 2:
-        pixels = _decode_planes(file, page)
-    else:
-        pixels = decode_by_cv2(file, page)
-    if pixels.ndim == 2 or pixels.dtype != np.uint16:
-        raise ValueError("its channels cannot be read")
-    if pixels.shape[2] == 3:
-        return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels), None
-    alpha = np.ascontiguousarray(pixels[..., 3])
-    colour = cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGB)
-    if image.format == "TIFF" and image.mode == "RGBX":
-        return colour, None
-    if image.format == "TIFF" and extra[0] == 1:  # the colours were multiplied by alpha
-        scale = 65_535 / np.maximum(alpha, 1).astype(np.float32)
-        colour = np.rint(np.minimum(colour * scale[..., None], 65_535)).astype(np.uint16)
-    return colour, alpha
-
-
-def _decode_planes(file: BinaryIO, page: int) -> Pixels:
-    """A TIFF with separate channel planes, which cv2 mixes up: reads each as a grey TIFF."""
-    order, big, offset = ifd.read_header(file)
-    if big or page:
-        raise ValueError("its channels lie apart; save them interleaved")
-    tags = ifd.read_directory(file, offset, order=order)
-    channels = ifd.read_number(tags[TiffImagePlugin.SAMPLESPERPIXEL], order)
-    shape = {tag: tags[tag] for tag in ifd.GRID if tag in tags}
-    shape |= {262: ifd.short(1, order=order), 277: ifd.short(1, order=order)}  # grey
-    file.seek(0)
-    whole = file.read()
-    planes = []
-    for channel in range(channels):
-        own = {tag: ifd.part(tags[tag], channel, channels) for tag in ifd.PIECES if tag in tags}
-        at = len(whole) + len(whole) % 2
-        head = whole[:4] + struct.pack(f"{order}I", at)
-        directory = ifd.pack_directory(shape | own, order=order, start=at)
-        data = head + whole[8:] + bytes(len(whole) % 2) + directory
-        planes.append(decode_by_cv2(io.BytesIO(data)))
-    red, green, blue, *alpha = planes
-    return cv2.merge([blue, green, red, *alpha[:1]])
-
-
-def decode_by_cv2(file: BinaryIO, page: int = 0) -> Pixels:
-    """A file's pixels in cv2's channel order and at their own depth; cv2 turns TIFFs upright."""
-    file.seek(0)
-    data = np.frombuffer(file.read(), np.uint8)
+def _decode_deep_png(file: BinaryIO) -> tuple[Pixels, Pixels | None]:
+    """(H,W) or (H,W,3) and alpha of a PNG of 16 bits a channel, by cv2."""
+    data = png.keep_picture(file)
+    png.check_whole(data)
     level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
-        with as_memory_error():
-            if page:
-                _, pages = cv2.imdecodemulti(data, cv2.IMREAD_UNCHANGED, None, (page, page + 1))
-                decoded = pages[0] if pages else None
-            else:
-                decoded = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem:
+            raise
         raise ValueError(f"cv2 says: {error.err}") from None
     finally:
         cv2.utils.logging.setLogLevel(level)
-    if decoded is None:
+    if pixels is None or pixels.dtype != np.uint16 or pixels.ndim == 2:
         raise ValueError("its pixels cannot be decoded")
-    return decoded
+    if pixels.shape[2] == 3:
+        return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels), None
+    alpha = np.ascontiguousarray(pixels[..., 3])
+    if data[25] == 4:  # grey and alpha
+        return np.ascontiguousarray(pixels[..., 0]), alpha
+    return cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGB), alpha
 
 
 def _alpha(image: Image.Image) -> Pixels | None:
@@ -353,18 +427,15 @@ def _alpha(image: Image.Image) -> Pixels | None:
     return np.array(image.convert("RGBA").getchannel("A"))
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, profile: bytes, notes: list[str]) -> Image.Image:
     """The colours of an image of any mode as an sRGB image, transparency aside."""
-    profile = image.info.get("icc_profile")
     image.info = {}  # a tRNS key here would make convert("RGB") warn or blend
     if image.mode in ("LA", "La"):
         image = image.convert("LA").getchannel("L")
     elif image.mode in ("RGBa", "PA"):
         image = image.convert("RGBA")
-    if image.mode == "LAB":
-        image = to_srgb(image, ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")))
-    elif profile:
-        # A broken profile, or one of another mode, is ignored: sRGB is the best guess.
-        with suppress(*UNUSABLE):
-            image = to_srgb(image, ImageCms.ImageCmsProfile(io.BytesIO(profile)))
-    return image if image.mode == "RGB" else image.convert("RGB")
+    if image.mode == "1":
+        image = image.convert("L")
+    elif image.mode not in ("L", "RGB", "CMYK"):
+        image = image.convert("RGB")
+    return icc.image_to_srgb(image, profile, notes)

@@ -1,5 +1,6 @@
 """Encodes photos with what travels with them, and writes each file completely or not at all."""
 
+import hashlib
 import io
 import os
 import re
@@ -17,10 +18,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from condiff.errors import ImageError
-from condiff.files import EXISTS, publish, unwritten
-from condiff.photos import ifd, png, tiff
+from condiff.files import EXISTS, publish, shorten_stem, unwritten
+from condiff.photos import ifd, png, tiff, xmp
 from condiff.photos import metadata as meta
-from condiff.photos.formats import FORMATS, HOLDS, NOTHING, find_format
+from condiff.photos.formats import FORMATS, HOLDS, MAX_SIDE, NOTHING, find_format
 from condiff.photos.icc import srgb_profile
 from condiff.photos.metadata import MAX_SEGMENT, PHOTOSHOP, Metadata
 from condiff.photos.photo import Photo, as_memory_error, to_8_bits
@@ -33,6 +34,10 @@ def encode(photo: Photo, file: BinaryIO, format: str, *, quality: int | None = N
 
     `quality` (1..100) is for JPEG, WebP and AVIF; without it a JPEG is coded like its source.
     """
+    metadata = photo.metadata
+    if metadata.extended_xmp and not (format == "JPEG" and _fits_xmp(metadata.xmp)):
+        bare = xmp.drop_extension(metadata.xmp)
+        photo = replace(photo, metadata=replace(metadata, xmp=bare, extended_xmp=b""))
     WRITERS.get(format, _write_by_pillow)(photo, file, format, quality)
 
 
@@ -44,7 +49,8 @@ def losses(photo: Photo, format: str) -> str:
     rows = {
         "16 bits a channel": (photo.is_deep, holds.deep),
         "EXIF": (metadata.exif, holds.exif and _fits(metadata.exif, format)),
-        "XMP": (metadata.xmp, holds.xmp),
+        "XMP": (metadata.xmp, holds.xmp and (format != "JPEG" or _fits_xmp(metadata.xmp))),
+        "extended XMP": (metadata.extended_xmp, format == "JPEG" and _fits_xmp(metadata.xmp)),
         "IPTC": (metadata.photoshop, texts and _fits(metadata.photoshop, format)),
         "comments": (metadata.comment, texts),
         "resolution": (metadata.dpi, holds.dpi),
@@ -54,6 +60,11 @@ def losses(photo: Photo, format: str) -> str:
 
 def _fits(block: bytes, format: str) -> bool:
     return format != "JPEG" or len(block) <= meta.MAX_SEGMENT - len(meta.PHOTOSHOP)
+
+
+def _fits_xmp(packet: bytes) -> bool:
+    """Whether a JPEG holds a packet, without the room for editing that it may leave."""
+    return len(packet) <= MAX_XMP or len(PADDING.sub(b"\n", packet)) <= MAX_XMP
 
 
 def _write_by_pillow(photo: Photo, file: BinaryIO, format: str, quality: int | None) -> None:
@@ -71,7 +82,7 @@ def _write_by_pillow(photo: Photo, file: BinaryIO, format: str, quality: int | N
     if holds.dpi and metadata.dpi:
         options["dpi"] = metadata.dpi
     if format == "JPEG":
-        add_options(options, metadata, quality=quality)
+        add_jpeg_options(options, metadata, quality=quality)
     elif format == "WEBP" and metadata.coding.lossless and quality is None:
         options |= {"lossless": True, "exact": True}
     elif format == "AVIF":
@@ -180,7 +191,11 @@ def _other_tags(metadata: Metadata, tags: ifd.Directory, order: str) -> ifd.Dire
 
 Writer = Callable[[Photo, BinaryIO, str, int | None], None]
 WRITERS: dict[str, Writer] = {"PNG": _write_png, "TIFF": _write_tiff}
-ENCODER_FAILURES = (OSError, ValueError, KeyError, struct.error, cv2.error)
+# What encoders raise; each has exceptions of its own for what it cannot hold.
+ENCODER_FAILURES = (
+    OSError, ValueError, LookupError, TypeError, ArithmeticError, RuntimeError, SystemError,
+    struct.error, cv2.error,
+)  # fmt: skip
 
 
 def write_image(
@@ -209,6 +224,7 @@ def write_photo(
 
     def save(file: BinaryIO, name: str) -> None:
         told = str(target) if isinstance(target, Path) else "standard output"
+        check_size(photo.size, name, told)
         with as_memory_error():
             encode(_without_idle_alpha(photo, name, told), file, name, quality=quality)
 
@@ -239,6 +255,20 @@ def _write(
         raise unwritten(str(path or "standard output"), error) from None
 
 
+def check_size(size: tuple[int, int], format: str, name: str) -> None:
+    """Raise ImageError if a format's encoder does not take a photo of that width and height.
+
+    To be called before the work, as soon as the photo was read.
+    """
+    format = find_format(format)
+    limit = MAX_SIDE.get(format, 1 << 31)
+    if max(size) > limit:
+        raise ImageError(
+            f"cannot write {name}: {format} holds at most {limit:,} pixels a side, and this photo"
+            f" is {size[0]:,} by {size[1]:,}; use .png or .tif"
+        )
+
+
 def _without_idle_alpha(photo: Photo, format: str, name: str) -> Photo:
     """The photo without an opaque alpha that the format cannot hold; ImageError if it is in use."""
     if photo.alpha is None or HOLDS.get(format, NOTHING).alpha:
@@ -254,10 +284,12 @@ def _without_idle_alpha(photo: Photo, format: str, name: str) -> Photo:
 def default_target(source: Path, suffix: str) -> Path:
     """photo.jpg, "color" -> photo.color.jpg beside it; .png where its format is not written."""
     ending = source.suffix if source.suffix.lower() in FORMATS else ".png"
-    return source.parent / f"{source.stem}.{suffix}{ending}"  # with_name refuses "."
+    name = shorten_stem(source.stem, f".{suffix}{ending}")  # with_name refuses "."
+    return source.parent / name
 
 
 MAX_XMP = MAX_SEGMENT - 29  # a segment begins with the name of its content
+PIECE = 65_400  # bytes of an extended packet in one segment
 PADDING = re.compile(rb"\s{64,}")  # room that an XMP packet leaves for editing in place
 
 # ITU T.81, table K.2 (chroma), and the sum of K.1 (luma); libjpeg scales them by its quality.
@@ -279,7 +311,7 @@ def chroma_table(luma: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(max(1, min(255, round(step * scale))) for step in CHROMA)
 
 
-def add_options(options: dict[str, Any], metadata: Metadata, *, quality: int | None) -> None:
+def add_jpeg_options(options: dict[str, Any], metadata: Metadata, *, quality: int | None) -> None:
     """Add Pillow's options for a JPEG like the source; a `quality` replaces its tables."""
     coding = metadata.coding
     options["subsampling"] = (coding.subsampling if len(coding.tables) > 1 else None) or "4:4:4"
@@ -299,9 +331,27 @@ def add_options(options: dict[str, Any], metadata: Metadata, *, quality: int | N
             del options["xmp"]
     if metadata.comment:
         options["comment"] = metadata.comment.encode()[:MAX_SEGMENT]
+    segments = _extended_xmp(metadata.extended_xmp)
     if 0 < len(metadata.photoshop) <= MAX_SEGMENT - len(PHOTOSHOP):
-        segment = PHOTOSHOP + metadata.photoshop
-        options["extra"] = b"\xff\xed" + struct.pack(">H", len(segment) + 2) + segment
+        segments.append((b"\xff\xed", PHOTOSHOP + metadata.photoshop))
+    options["extra"] = b"".join(
+        marker + struct.pack(">H", len(content) + 2) + content for marker, content in segments
+    )
+
+
+def _extended_xmp(packet: bytes) -> list[tuple[bytes, bytes]]:
+    """The segments of an extended packet (XMP Specification Part 3, 1.1.3.1), markers first."""
+    name = hashlib.md5(packet, usedforsecurity=False).hexdigest().upper().encode()
+    return [
+        (
+            b"\xff\xe1",
+            meta.EXTENDED_XMP
+            + name
+            + struct.pack(">II", len(packet), at)
+            + packet[at : at + PIECE],
+        )
+        for at in range(0, len(packet), PIECE)
+    ]
 
 
 def check_target(target: Path, force: bool = False, *, format: str | None = None) -> None:

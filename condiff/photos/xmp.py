@@ -17,6 +17,16 @@ EMPTY = (
     f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="{RDF}">\n'
     '</rdf:RDF></x:xmpmeta>\n<?xpacket end="w"?>'
 )
+# What a packet says of data that lies outside it, and that a result does not have: the namespace,
+# the properties, and what the data is.
+PROMISES = (
+    ("http://ns.google.com/photos/1.0/container/", r"Directory", "further pictures"),
+    ("http://ns.adobe.com/hdr-gain-map/1.0/", r"\w+", "HDR gain map"),
+    ("http://ns.apple.com/HDRGainMap/1.0/", r"\w+", "HDR gain map"),
+    ("http://ns.google.com/photos/1.0/camera/", r"(?:MotionPhoto|MicroVideo)\w*", "motion video"),
+)
+SEMANTICS = {"GainMap": "HDR gain map", "MotionPhoto": "motion video"}  # of a directory's items
+NOTE = "http://ns.adobe.com/xmp/note/"
 CODECS = ("utf-8", "utf-16")
 
 
@@ -64,6 +74,51 @@ def set_upright(packet: bytes) -> bytes:
     text, codec = _decode(packet)
     upright = re.sub(r"(tiff:Orientation(?:\s*=\s*[\"']|>))\s*[2-8]", r"\g<1>1", text)
     return packet if upright == text else upright.encode(codec)
+
+
+def drop_promises(packet: bytes) -> tuple[bytes, list[str]]:
+    """The packet without properties that describe data outside it, and the names of that data."""
+    text, codec = _decode(packet)
+    names: list[str] = []
+    for uri, local, what in PROMISES:
+        text, dropped = _drop(text, uri, local)
+        if not dropped:
+            continue
+        told = "".join(dropped)
+        inside = [w for n, w in SEMANTICS.items() if n in told]
+        names += inside if what == "further pictures" and inside else [what]
+    return (text.encode(codec), list(dict.fromkeys(names))) if names else (packet, [])
+
+
+def extension_id(packet: bytes) -> str:
+    """The MD5 of the extended XMP that a packet names, or an empty string."""
+    text, _ = _decode(packet)
+    _, dropped = _drop(text, NOTE, "HasExtendedXMP")
+    found = re.search(r"[0-9A-Fa-f]{32}", "".join(dropped))
+    return found[0] if found else ""
+
+
+def drop_extension(packet: bytes) -> bytes:
+    """The packet without the name of an extended one."""
+    text, codec = _decode(packet)
+    text, dropped = _drop(text, NOTE, "HasExtendedXMP")
+    return text.encode(codec) if dropped else packet
+
+
+def _drop(text: str, uri: str, local: str) -> tuple[str, list[str]]:
+    """The text of a packet without these properties of a namespace, and what was taken out."""
+    bound = re.findall(rf"xmlns:([\w.-]+)\s*=\s*[\"']{re.escape(uri)}[\"']", text)
+    if not bound:
+        return text, []
+    name = rf"(?:{'|'.join(sorted(map(re.escape, set(bound))))}):{local}"
+    dropped: list[str] = []
+
+    def take(match: re.Match) -> str:
+        dropped.append(match[0])
+        return ""
+
+    text = re.sub(rf"<({name})\b(?:[^>]*/>|.*?</\1\s*>)", take, text, flags=re.S)
+    return re.sub(rf"\s{name}\s*=\s*(?:\"[^\"]*\"|'[^']*')", take, text), dropped
 
 
 def _decode(packet: bytes) -> tuple[str, str]:

@@ -1,0 +1,76 @@
+"""Opens files by Pillow: without its pixel limit, without its remarks, with optional decoders."""
+
+import logging
+import os
+import tempfile
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
+
+from PIL import Image
+
+from condiff.errors import install_command
+from condiff.photos.photo import Unreadable
+
+# Programs that Pillow would start for the file, and formats that have readers of their own here.
+NOT_BY_PILLOW = {"EPS", "WMF", "PSD"}
+
+# What LibRaw and jxrlib write to stderr of damage, whoever calls them.
+REMARKS = (b"data corrupted at", b"Unexpected end of file", b"WMPTag")
+
+_pillow_limit = threading.Lock()
+_stderr = threading.Lock()
+
+# What Pillow says of odd metadata; what matters of it is in a photo's info and in errors.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+
+
+def open_image(file: BinaryIO, formats: tuple[str, ...] | None = None) -> Image.Image:
+    """Open by Pillow without its own pixel limit, which may be lower than the caller's."""
+    if formats is None:
+        Image.init()
+        formats = tuple(name for name in Image.ID if name not in NOT_BY_PILLOW)
+    with _pillow_limit:
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(file, formats=formats)
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+
+
+def register_heif() -> None:
+    """Let Pillow open HEIC by pillow-heif; Unreadable if that is not installed."""
+    try:
+        import pillow_heif
+    except ImportError:
+        raise Unreadable(f"it is HEIC, which needs a decoder; {install_command('heif')}") from None
+    pillow_heif.register_heif_opener(thumbnails=False)
+
+
+def register_jxl() -> None:
+    """Let Pillow open JPEG XL by its plugin; Unreadable if that is not installed."""
+    try:
+        import pillow_jxl  # noqa: F401
+    except ImportError:
+        raise Unreadable(
+            f"it is JPEG XL, which needs a decoder; {install_command('jxl')}"
+        ) from None
+
+
+@contextmanager
+def caught_stderr() -> Iterator[None]:
+    """Keep REMARKS from stderr; the lines that others write meanwhile come a little later."""
+    with _stderr, tempfile.TemporaryFile() as caught:
+        own = os.dup(2)
+        os.dup2(caught.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(own, 2)
+            caught.seek(0)
+            if kept := [line for line in caught if not any(words in line for words in REMARKS)]:
+                os.write(own, b"".join(kept))
+            os.close(own)

@@ -1,0 +1,154 @@
+"""Reads the merged picture of Photoshop's PSD and PSB files, and their metadata.
+
+Adobe Photoshop File Formats Specification (2019): header, resources, image data.
+"""
+
+import struct
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from condiff.photos import icc
+from condiff.photos import metadata as meta
+from condiff.photos.ifd import PREFIX
+from condiff.photos.metadata import Metadata
+from condiff.photos.photo import Pixels, Unreadable, to_8_bits, to_array
+
+# Colour modes: the name, and how many channels are colours.
+MODES = {
+    0: ("bitmap", 1), 1: ("grey", 1), 2: ("indexed", 1), 3: ("RGB", 3), 4: ("CMYK", 4),
+    7: ("multichannel", 1), 8: ("duotone", 1), 9: ("Lab", 3),
+}  # fmt: skip
+RESOLUTION, PROFILE, VERSION, EXIF, XMP = 1005, 1039, 1057, 1058, 1060
+
+
+def read_header(file: BinaryIO) -> tuple[int, int, int, int, int, int]:
+    """Version, channels, height, width, bits and colour mode."""
+    file.seek(0)
+    magic, version, channels, height, width, bits, mode = struct.unpack(
+        ">4sH6xHIIHH", file.read(26)
+    )
+    if magic != b"8BPS" or version not in (1, 2) or not 1 <= channels <= 56:
+        raise ValueError("its header is damaged")
+    return version, channels, height, width, bits, mode
+
+
+def read_psd(file: BinaryIO, notes: list[str]) -> tuple[Pixels, Pixels | None, Metadata]:
+    """(H,W,3) sRGB of 8 or 16 bits, alpha or None, and the metadata.
+
+    Raises Unreadable where the file was saved without its merged picture.
+    """
+    version, channels, height, width, bits, mode = read_header(file)
+    name, count = MODES.get(mode, ("unknown", 0))
+    if not count or channels < count or bits not in (1, 8, 16, 32):
+        raise Unreadable(f"its colour mode ({name}, {bits} bits) is not read; save it as a TIFF")
+    palette = file.read(_length(file, ">I"))
+    block = file.read(_length(file, ">I"))
+    layers = _length(file, ">I" if version == 1 else ">Q")
+    end = file.tell() + layers
+    transparent = _has_alpha(file, version) if layers else False
+    file.seek(end)
+    resources = {number: data for number, data in meta.read_resources(block)}
+    if resources.get(VERSION, b"\0\0\0\0\1")[4:5] == b"\0":
+        raise Unreadable(
+            "it was saved without its merged picture; save it with 'Maximize Compatibility', or as"
+            " a TIFF"
+        )
+    planes = _read_planes(file, (channels, height, width), bits, large=version == 2)
+    alpha = planes[count] if transparent and channels > count else None
+    profile = resources.get(PROFILE, b"")
+    pixels = _to_colours(planes[:count], name, palette, profile, notes)
+    if channels - count - (alpha is not None) > 0:
+        notes.append("its further channels (masks or spot colours) were left out")
+    if alpha is not None and alpha.dtype != pixels.dtype:
+        alpha = to_8_bits(alpha) if pixels.dtype == np.uint8 else alpha.astype(np.uint16) * 257
+    return pixels, alpha, _metadata(resources, block)
+
+
+def _length(file: BinaryIO, format: str) -> int:
+    return int(struct.unpack(format, file.read(struct.calcsize(format)))[0])
+
+
+def _has_alpha(file: BinaryIO, version: int) -> bool:
+    """Whether the first alpha channel is the merged picture's transparency."""
+    if _length(file, ">I" if version == 1 else ">Q") == 0:
+        return False
+    return int(struct.unpack(">h", file.read(2))[0]) < 0
+
+
+def _read_planes(
+    file: BinaryIO, shape: tuple[int, int, int], bits: int, *, large: bool
+) -> list[NDArray]:
+    """Each channel as (H,W) uint8 or uint16."""
+    channels, height, width = shape
+    stride = (width * bits + 7) // 8
+    coded = _length(file, ">H")
+    if coded not in (0, 1):
+        raise Unreadable("its merged picture is compressed by ZIP; save it as a TIFF")
+    sizes = [height * stride] * channels
+    if coded:
+        kind = ">u4" if large else ">u2"
+        rows = np.frombuffer(file.read(channels * height * int(kind[-1])), kind)
+        sizes = [int(n) for n in rows.reshape(channels, height).sum(axis=1, dtype=np.int64)]
+    planes = []
+    for size in sizes:
+        data = file.read(size)
+        if coded:
+            data = Image.frombytes("L", (stride, height), data, "packbits", "L").tobytes()
+        if len(data) < height * stride:
+            raise ValueError("its pixels are cut short")
+        planes.append(
+            _to_levels(np.frombuffer(data, np.uint8).reshape(height, stride), bits, width)
+        )
+    return planes
+
+
+def _to_levels(rows: NDArray, bits: int, width: int) -> NDArray:
+    if bits == 1:  # 1 is black
+        return (1 - np.unpackbits(rows, axis=1, count=width)) * np.uint8(255)
+    if bits == 16:
+        return rows.view(">u2").astype(np.uint16)
+    if bits == 32:  # linear light
+        return icc.encode_srgb(rows.view(">f4").astype(np.float32))
+    return rows
+
+
+def _to_colours(
+    planes: list[NDArray], name: str, palette: bytes, profile: bytes, notes: list[str]
+) -> Pixels:
+    """The colour channels -> (H,W,3) sRGB."""
+    if name == "indexed":
+        table = np.frombuffer(palette[:768].ljust(768, b"\0"), np.uint8).reshape(3, 256).T
+        pixels = np.ascontiguousarray(table[to_8_bits(planes[0])])
+        return icc.array_to_srgb(pixels, profile, notes)
+    if name == "CMYK":  # stored inverted
+        inks = np.stack([255 - to_8_bits(plane) for plane in planes], axis=2)
+        image = Image.frombytes("CMYK", inks.shape[1::-1], inks.tobytes())
+        return to_array(icc.image_to_srgb(image, profile, notes))
+    if name == "Lab":
+        deep = planes[0].dtype == np.uint16
+        white, half, unit = (65_535, 32_768, 256) if deep else (255, 128, 1)
+        light, a, b = (plane.astype(np.float32) for plane in planes)
+        lab = np.stack([light * (100 / white), (a - half) / unit, (b - half) / unit], axis=2)
+        pixels = icc.lab_to_srgb(lab)
+        return pixels if deep else to_8_bits(pixels)
+    grey = len(planes) == 1
+    return icc.array_to_srgb(planes[0] if grey else np.stack(planes, axis=2), profile, notes)
+
+
+def _metadata(resources: dict[int, bytes], block: bytes) -> Metadata:
+    dpi = None
+    if len(data := resources.get(RESOLUTION, b"")) == 16:
+        across, down = (n / 65_536 for n in struct.unpack(">I4xI4x", data))
+        dpi = (across, down) if across > 1 and down > 1 else None
+    exif = resources.get(EXIF, b"")
+    return Metadata(
+        format="PSD",
+        exif=PREFIX + exif if exif else b"",
+        xmp=resources.get(XMP, b""),
+        photoshop=meta.only(block, {meta.IPTC_RESOURCE}),
+        dpi=dpi,
+        profiled=bool(resources.get(PROFILE)),
+    )

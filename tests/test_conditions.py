@@ -11,8 +11,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from skimage.morphology import skeletonize
 
 from condiff.conditions.annotators import ANNOTATORS, annotate, import_alone, load_annotator
+from condiff.conditions.filters import thin
 from condiff.conditions.table import (
     CONDITIONS,
     HELD_OUT,
@@ -323,3 +325,30 @@ def test_the_guide_names_every_condition_and_parameter():
     for name, row in CONDITIONS.items():
         assert all(f"`{key}`" in rows[name] for key in row.params), name
         assert all(file in rows[name] for file in getattr(ANNOTATORS.get(name), "files", ()))
+
+
+def test_an_outline_is_closed_one_pen_wide_and_blank_where_nothing_is():
+    pixels = np.full((160, 160, 3), 255, np.uint8)
+    assert (apply("outline", pixels) == 255).all()
+    cv2.circle(pixels, (80, 80), 50, (220, 40, 40), -1)  # no outline of its own
+    drawn = apply("outline", pixels)[..., 0]
+    ink = (drawn < 128).astype(np.uint8)
+    regions, labels = cv2.connectedComponents(1 - ink, connectivity=4)
+    assert regions == 3  # ink, and the paper inside apart from the paper outside
+    assert labels[80, 80] != labels[2, 2]
+    y, x = np.nonzero(ink)
+    assert np.abs(np.hypot(y - 80, x - 80) - 50).max() < 3
+    width = ink.sum() / (2 * np.pi * 50)
+    assert 1 < width < 2.5
+
+
+def test_thin_lines_are_those_of_scikit_image():
+    """Both are one pixel wide, in one piece, and in the middle of the same shape."""
+    shape = np.zeros((60, 80), np.uint8)
+    cv2.line(shape, (10, 10), (70, 50), 1, 7)
+    cv2.line(shape, (10, 50), (70, 10), 1, 5)
+    mine, theirs = thin(shape), skeletonize(shape.astype(bool))
+    assert cv2.connectedComponents(mine, connectivity=8)[0] == 2
+    near = cv2.dilate(theirs.astype(np.uint8), np.ones((3, 3), np.uint8))
+    assert (mine & (1 - near)).sum() <= 4
+    assert abs(int(mine.sum()) - int(theirs.sum())) < 12

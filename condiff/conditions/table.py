@@ -24,7 +24,6 @@ LINE_KINDS = ("canny", "sketch", "pencil", "lineart")  # for training: fast, wit
 # Never trained on, to test whether a model follows lines of any kind. It is the kind least like
 # those above. scribble, which is made from it, is not trained on either.
 HELD_OUT = "softedge"
-LONGEST = 4  # networks see pictures with a long side of at most so many short sides
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def run_annotator(
 ) -> np.ndarray:
     """An annotator of controlnet-aux on the photo brought to `resolution` on the short side."""
     height, width = pixels.shape[:2]
-    scale = min(resolution / min(height, width), LONGEST * resolution / max(height, width))
+    scale = min(resolution / min(height, width), ex.LONGEST * resolution / max(height, width))
     rows, columns = (max(1, round(side * scale / GRID)) * GRID for side in (height, width))
     drawn = annotate(annotator, resize(pixels, rows, columns), weights_folder(), settings)
     return resize(drawn if channels == 3 else drawn[..., 0], height, width)
@@ -108,7 +107,7 @@ def read_aligned(pixels: np.ndarray, *, path: Path) -> np.ndarray:
 
 def _shrink(pixels: np.ndarray, resolution: float) -> np.ndarray:
     height, width = pixels.shape[:2]
-    scale = min(1, resolution / min(height, width), LONGEST * resolution / max(height, width))
+    scale = min(1, resolution / min(height, width), ex.LONGEST * resolution / max(height, width))
     return resize(pixels, max(1, round(height * scale)), max(1, round(width * scale)))
 
 
@@ -163,6 +162,15 @@ CONDITIONS: dict[str, Condition] = {
         ex.draw_lineart,
         params={"sigma": Param(1.5, 6, 6, log=True), "threshold": Param(4, 16, 8)},
         ink="light",
+    ),
+    "outline": Condition(
+        ex.draw_outline,
+        params={
+            "resolution": Param(400, 640, 480, integer=True),
+            "contrast": Param(10, 22, 15, log=True),
+            "smooth": Param(0.5, 1, 1),
+        },
+        ink="dark",
     ),
     "scribble": Condition(
         draw_soft_scribble,

@@ -256,7 +256,7 @@ def test_include_exclude_and_hidden(tmp_path):
     assert names(include=["*.jpg"]) == ["a.jpg", "raw/c.jpg"]
     assert names(include=["raw/*"], exclude=["d.*"]) == ["raw/c.jpg"]
     assert names(exclude=["raw"]) == ["a.jpg", "b.png"]
-    assert plan(tmp_path / "in", tmp_path / "out").num_others == 1
+    assert len(plan(tmp_path / "in", tmp_path / "out").others) == 1
     assert not (tmp_path / "out").exists()
 
 

@@ -371,3 +371,25 @@ def test_two_commands_at_once_share_the_work(run, tiny_folder, tmp_path, capsys)
     assert run(photos, whole, "--seed", 3)[0] == 0
     assert sorted(done) == sorted(files_of(whole))
     assert files_of(both) == files_of(whole)
+
+
+def test_what_is_left_out_is_counted_by_suffix_or_named(run, photos, tmp_path):
+    (photos / "notes.txt").write_text("no photo")
+    (photos / "b.xmp").write_text("no photo")
+    code, _, err = run(photos, tmp_path / "out")
+    assert code == 0 and "1 .xmp" in err and "1 .txt" in err
+    assert "notes.txt: left out" in run(photos, tmp_path / "other", "-v")[2]
+
+
+def test_results_keep_the_date_of_their_photos_and_are_not_coloured_again(run, photos, tmp_path):
+    for photo in photos.rglob("*.png"):
+        os.utime(photo, (1_000_000_000, 1_000_000_000))
+    assert run(photos, tmp_path / "out")[0] == 0
+    results = list((tmp_path / "out").rglob("*.png"))
+    assert results and all(path.stat().st_mtime == 1_000_000_000 for path in results)
+    code, out, _ = run(tmp_path / "out", tmp_path / "again", "--json")
+    records = [json.loads(line) for line in out.splitlines()]
+    assert code == 0 and not list((tmp_path / "again").rglob("*.png"))
+    assert {r["outcome"] for r in records if "outcome" in r} == {"skipped"}
+    assert run(photos, tmp_path / "now", "--touch")[0] == 0
+    assert all(p.stat().st_mtime > 1.5e9 for p in (tmp_path / "now").rglob("*.png"))

@@ -55,7 +55,7 @@ def test_a_folder_behind_a_url_is_planned_like_one_on_disk(memory):
         "a.jpg": "memory://out/a.jpg",
         "b/c.png": "memory://out/b/c.png",
     }
-    assert found.num_others == 1
+    assert len(found.others) == 1
     with pytest.raises(ConfigError, match="itself"):
         plan(open_memory("in"), open_memory("in/"))
     with pytest.raises(ConfigError, match="lies in"):

@@ -97,8 +97,8 @@ def _make_broken(folder: Path, photo: Image.Image) -> dict[str, str]:
         "broken/noise.png": "known format",
         "broken/bomb.png": "megapixels",
         "broken/wide.jpg": "megapixels",
-        "broken/page.jpg": "known format",
-        "broken/drawing.png": "known format",
+        "broken/page.jpg": "a web page",
+        "broken/drawing.png": "an SVG drawing",
     }
     reasons |= {f"pages/two-{s}.{s}": "2 pages" for s in ("tif", "gif", "webp", "png")}
     links = folder / "links"

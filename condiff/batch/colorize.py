@@ -41,6 +41,7 @@ class BatchOptions:
     hints: Path | None = None  # a folder of pictures of strokes
     quality: int | None = None
     provenance: bool = True
+    touch: bool = False  # results are dated now, instead of like their photos
     page: int | None = None
     max_pixels: int = MAX_PIXELS
     device: str = "auto"
@@ -132,6 +133,7 @@ def run_batch(found: Plan, options: BatchOptions) -> Generator[Result, None, Non
             sampling=default.override(sampling),
             edits=options.edits,
             provenance=options.provenance,
+            touch=options.touch,
             quality=settled["quality"],
             page=options.page,
             max_pixels=options.max_pixels,
@@ -188,6 +190,7 @@ def run_here(
         retry_failed=retry_failed,
         read=partial(read_photo, max_pixels=settings.max_pixels, page=settings.page),
         quality=settings.quality,
+        touch=settings.touch,
     )
 
 

@@ -26,7 +26,7 @@ JOURNALS = re.compile(r"\.condiff/journal(\.\d+)?\.jsonl")
 # Bytes of the lock file: held to write, held while a run is at work, the first of the names' bytes.
 WRITING, PRESENT, FIRST_NAME = 0, 1, 2
 
-Outcome = Literal["done", "failed"]
+Outcome = Literal["done", "failed", "skipped"]
 Settings = dict[str, Any]
 
 

@@ -32,16 +32,17 @@ def run(
     retry_failed: bool = False,
     read: Read = read_photo,
     quality: int | None = None,
+    touch: bool = False,
 ) -> Generator[Result, None, None]:
     """Carry out a plan; yields results as they come, first those that need no work.
 
     Each of `workers` threads takes a photo through reading, `transform` and writing. If the
     generator is closed early, photos in work are finished and no other is begun. Where `transform`
     raises MemoryError, the photo is tried again when no other is in work. `quality` is for
-    `write_photo`.
+    `write_photo`, `touch` for `process_photo`.
     """
     status = BatchStatus(plan, journal, seed=seed, retry_failed=retry_failed)
-    batch = _Batch(journal, status, transform, read=read, quality=quality)
+    batch = _Batch(journal, status, transform, read=read, quality=quality, touch=touch)
     to_do = yield from status.settled()
     while to_do:
         alone: list[Job] = []
@@ -100,9 +101,10 @@ class _Batch:
         *,
         read: Read,
         quality: int | None,
+        touch: bool,
     ):
         self.journal, self.status, self.transform = journal, status, transform
-        self.read, self.quality = read, quality
+        self.read, self.quality, self.touch = read, quality, touch
         self.stop = threading.Event()
         self.budget = _Budget(PIXELS_IN_WORK)
 
@@ -156,6 +158,7 @@ class _Batch:
                 seed=file_seed(self.status.seed, job.name),
                 read=self.read,
                 quality=self.quality,
+                touch=self.touch,
                 room=self.room,
             )
             if entry.reason == NO_MEMORY and not alone:

@@ -44,7 +44,7 @@ class Plan:
     out: Path | Folder
     jobs: tuple[Job, ...]
     faults: tuple[Fault, ...]
-    num_others: int  # files that are no photos by their suffix
+    others: tuple[str, ...]  # files that are left out because their suffix is no photo's
     idle_hints: tuple[str, ...] = ()  # pictures of strokes that belong to no photo there
 
 
@@ -85,13 +85,13 @@ def plan(
     _check_folders(source, out)
     found: list[str] = []
     faults: list[Fault] = []
-    num_others = 0
+    others: list[str] = []
     walked = (
         _walk(source, out, choice) if isinstance(source, Path) else _walk_remote(source, choice)
     )
     for name, fault in walked:
         if fault is None and Path(name).suffix.lower() not in FORMATS.keys() | READ_ONLY:
-            num_others += 1
+            others.append(name)
         elif fault is None:
             found.append(name)
         else:
@@ -103,7 +103,7 @@ def plan(
     check_targets(jobs, out)
     ours = tuple(job for job in jobs if choice.is_ours(job.name))
     faults = sorted((f for f in faults if choice.is_ours(f.name)), key=lambda f: f.name)
-    return Plan(source, out, ours, tuple(faults), num_others, _idle_hints(hints, jobs))
+    return Plan(source, out, ours, tuple(faults), tuple(sorted(others)), _idle_hints(hints, jobs))
 
 
 def file_seed(seed: int, name: str) -> int:

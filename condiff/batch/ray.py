@@ -213,6 +213,7 @@ class Worker:
                 seed=order.seed,
                 read=partial(read_photo, max_pixels=self.recipe.max_pixels, page=self.recipe.page),
                 quality=self.recipe.quality,
+                touch=self.recipe.touch,
                 publish=publish if local else partial(_upload, order),
             )
         return replace(entry, reason=entry.reason.replace(f"{scratch}/", ""))

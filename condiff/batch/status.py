@@ -79,15 +79,15 @@ def _judge(
 ) -> tuple[Literal["skipped", "failed"], str] | None:
     """Outcome and reason of a photo that needs no work, None for one that is to be made."""
     there = job.target.is_file() and not (entry is not None and entry.stale)
-    if there and not replace and (entry is None or entry.outcome == "failed"):
+    if there and not replace and (entry is None or entry.outcome != "done"):
         return "skipped", "its target is there"
     if entry is None or (entry.outcome == "done" and not there):
         return None
     if _hints_of(job) != entry.hints:
         return None
     same = _is_unchanged(job, entry)
-    if entry.outcome == "failed":
-        return ("failed", entry.reason) if same else None
+    if entry.outcome != "done":
+        return (entry.outcome, entry.reason) if same else None
     return ("skipped", "done before") if same else ("failed", CHANGED)
 
 

@@ -28,6 +28,7 @@ class ColorizeSettings:
     sampling: SamplingConfig
     edits: ColorEdits = NO_EDITS  # without hints, which are a photo's own
     provenance: bool = True
+    touch: bool = False  # results are dated now, instead of like their photos
     quality: int | None = None
     page: int | None = None
     max_pixels: int = MAX_PIXELS

@@ -14,12 +14,14 @@ from condiff.batch.journal import Entry
 from condiff.batch.plan import Job
 from condiff.errors import CondiffError
 from condiff.photos.photo import Photo
+from condiff.photos.provenance import is_own_result
 from condiff.photos.reading import read_image, read_photo
 from condiff.photos.writing import write_photo
 
 if TYPE_CHECKING:
     from condiff.batch.storage import Blob
 
+OWN_RESULT = "its colours were made by condiff"
 NO_MEMORY = "not enough memory even alone; scale it down, or give a smaller --size or --device cpu"
 
 
@@ -54,13 +56,15 @@ def process_photo(
     seed: int,
     read: Read = read_photo,
     quality: int | None = None,
+    touch: bool = False,
     room: Room = lambda photo: nullcontext(),
     publish: Publish = publish,
 ) -> Entry:
     """Read a photo, transform it, write it to `part`, publish that; the entry says how it went.
 
     `room(photo)` is a context that the work is done in, to wait for free memory. Failures are
-    entries with a reason, NO_MEMORY for MemoryError; what `room` raises passes through.
+    entries with a reason, NO_MEMORY for MemoryError; what `room` raises passes through. A result
+    keeps its photo's date unless `touch`. A photo that condiff coloured is skipped.
     """
     assert isinstance(job.source, Path)
     size, mtime_ns, digest, hints, reason = -1, 0, "", "", ""
@@ -70,6 +74,8 @@ def process_photo(
             size, mtime_ns = status.st_size, status.st_mtime_ns
             digest = digest_of(job.source)
         photo = read(job.source)
+        if is_own_result(photo.metadata):
+            return Entry(job.name, "skipped", OWN_RESULT, seed, size, mtime_ns, digest)
         strokes = None
         if job.hints is not None:
             hints = digest_of(job.hints)
@@ -77,6 +83,8 @@ def process_photo(
         with room(photo):
             result = transform(photo, seed, strokes)
             write_photo(result, part, quality=quality, force=True)
+            if not touch and mtime_ns:
+                os.utime(part, ns=(mtime_ns, mtime_ns))
         publish(part, job)
     except MemoryError:
         reason = NO_MEMORY

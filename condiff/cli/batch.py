@@ -99,6 +99,7 @@ def batch(
         bool,
         typer.Option("-f", "--force", help="Start over, and replace the results that are there."),
     ] = False,
+    touch: options.Touch = False,
     dry_run: options.DryRun = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -126,6 +127,7 @@ def batch(
         hints=hints,
         quality=quality,
         provenance=provenance,
+        touch=touch,
         page=reading.page,
         max_pixels=reading.max_pixels,
         device=device,
@@ -142,7 +144,15 @@ def batch(
     options.quiet_libraries()
     results = run_batch(found, asked)
     assert asked.seed is not None
-    report(found, results, seed=asked.seed, fail_fast=fail_fast, quiet=quiet, as_json=as_json)
+    report(
+        found,
+        results,
+        seed=asked.seed,
+        fail_fast=fail_fast,
+        quiet=quiet,
+        as_json=as_json,
+        verbose=verbose,
+    )
 
 
 def parse_shard(text: str) -> tuple[int, int]:

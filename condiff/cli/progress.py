@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -45,6 +46,7 @@ def report(
     fail_fast: bool,
     quiet: bool,
     as_json: bool,
+    verbose: bool = False,
 ) -> None:
     """Take all results of a run: reasons and progress go to stderr, the summary to stdout.
 
@@ -57,9 +59,7 @@ def report(
     total = len(plan.jobs) + len(plan.faults)
     if not total:
         options.report(f"There are no photos to do in {plan.source}.", quiet=quiet)
-    if plan.num_others:
-        files = "file is no photo" if plan.num_others == 1 else "files are no photos"
-        options.report(f"{plan.num_others} {files} by the suffix.", quiet=quiet)
+    report_left_out(plan, each=verbose, quiet=quiet)
     for name in plan.idle_hints:
         options.report(f"{shown(name)} of the hints belongs to no photo.", quiet=quiet)
     with tqdm(total=total, unit="photo", disable=hidden) as bar:
@@ -94,6 +94,17 @@ def report(
         print(summarize_batch(counts))
     if counts["failed"]:
         raise typer.Exit(1)
+
+
+def report_left_out(plan: "Plan", *, each: bool, quiet: bool) -> None:
+    """Name the files that are no photos by their suffix: each, or counted by suffix."""
+    if each:
+        for name in plan.others:
+            options.report(f"{shown(name)}: left out, its suffix is no photo's", quiet=quiet)
+    elif plan.others:
+        counts = Counter(Path(name).suffix.lower() or "no suffix" for name in plan.others)
+        kinds = ", ".join(f"{n} {shown(suffix)}" for suffix, n in counts.most_common())
+        options.report(f"left out, as their suffix is no photo's: {kinds} (-v: each)", quiet=quiet)
 
 
 def summarize_batch(counts: Counter[str]) -> str:

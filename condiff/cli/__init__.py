@@ -4,8 +4,10 @@ import re
 import sys
 import traceback
 import warnings
+from typing import Any
 
 import typer
+from typer.core import TyperCommand
 
 from condiff.cli.batch import batch
 from condiff.cli.colorize import colorize
@@ -37,9 +39,34 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help, and a tenth of a second less of imports
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+class PanelCommand(TyperCommand):
+    """A command whose plain help lists its options by the panels of their groups."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the arguments, then a section for each panel, in the order of their options."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is None:
+                continue
+            is_argument = parameter.param_type_name == "argument"
+            panel = getattr(parameter, "rich_help_panel", None)
+            name = "Arguments" if is_argument else panel or "Options"
+            sections.setdefault(name, []).append(record)
+        if "Options" in sections:  # those of no panel, and --help, come last
+            sections["Other options"] = sections.pop("Options")
+        if "Arguments" in sections:
+            sections = {"Arguments": sections.pop("Arguments"), **sections}
+        for name, records in sections.items():
+            with formatter.section(name):
+                formatter.write_dl(records)
+
+
 for command in (colorize, render, batch, condition, prep, train, evaluate, export, info):
     name = "eval" if command is evaluate else None
-    app.command(name, no_args_is_help=command is not info)(command)
+    app.command(name, cls=PanelCommand, no_args_is_help=command is not info)(command)
 app.add_typer(figure, name="figure")
 
 

@@ -25,6 +25,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageCms
 
+from condiff.photos.xmp import merge_properties
+
 SECONDS, MEMORY = 10, 2 << 30
 GOOD = ("ok", "refused")
 EXTREMES = (b"\0", b"\xff", b"\x7f", b"\x80", b"\x01")
@@ -47,7 +49,7 @@ def _by_pillow(image: Image.Image) -> Iterator[tuple[str, bytes]]:
     exif = Image.Exif()
     exif[0x0112], exif[0x010E] = 6, "seed"
     frames = {"save_all": True, "append_images": [image.rotate(90), image.rotate(180)]}
-    xmp = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'><rdf:RDF xmlns:rdf='http://www.w3.org/1999/02/22-rdf-syntax-ns#'/></x:xmpmeta>"
+    xmp = merge_properties(b"", {"condiff:Seed": "1"})
     icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     kept = {"exif": exif, "icc_profile": icc}
     rows: list[tuple[str, str, str, dict]] = [
@@ -58,8 +60,9 @@ def _by_pillow(image: Image.Image) -> Iterator[tuple[str, bytes]]:
         ("png palette", "P", "PNG", {}), ("png bits", "1", "PNG", {}),
         ("png frames", "RGB", "PNG", frames), ("webp", "RGB", "WEBP", kept | {"xmp": xmp}),
         ("webp lossless", "RGBA", "WEBP", {"lossless": True}),
-        ("webp frames", "RGB", "WEBP", frames), ("avif", "RGB", "AVIF", kept),
-        ("gif", "P", "GIF", {}), ("gif frames", "RGB", "GIF", frames),
+        ("webp frames", "RGB", "WEBP", frames),
+        ("avif", "RGB", "AVIF", kept), ("gif", "P", "GIF", {}),
+        ("gif frames", "RGB", "GIF", frames),
         ("bmp", "RGB", "BMP", {}), ("bmp palette", "P", "BMP", {}), ("tga", "RGB", "TGA", {}),
         ("tga rle", "RGB", "TGA", {"compression": "tga_rle"}), ("jp2", "RGB", "JPEG2000", {}),
         ("ppm", "RGB", "PPM", {}), ("pgm", "L", "PPM", {}), ("ico", "RGBA", "ICO", {}),

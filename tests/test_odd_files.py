@@ -1,18 +1,31 @@
 """Healthy files that readers misread: each is read as the array it was written from, or refused."""
 
+import hashlib
 import io
+import os
+import re
+import shutil
+import struct
 import subprocess
 import sys
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
-import tifffile
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageCms, PngImagePlugin
 
-from condiff.errors import ImageError
+import condiff
+from condiff.errors import ImageError, install_command
+from condiff.photos import png
+from condiff.photos.formats import MAX_SIDE, find_format
+from condiff.photos.metadata import EXTENDED_XMP, Metadata
+from condiff.photos.photo import Photo
 from condiff.photos.reading import read_photo
+from condiff.photos.writing import default_target, losses, write_photo
 
-rng = np.random.default_rng(0)
+from .conftest import make_photo
+
 RAMP = np.tile(np.linspace(0, 1, 48), (32, 1))
 GREY16 = (RAMP * 65_535).round().astype(np.uint16)
 RGB16 = np.stack([GREY16, GREY16[:, ::-1], np.roll(GREY16, 16, axis=1)], axis=2)
@@ -22,110 +35,9 @@ def read(data: bytes, **options):
     return read_photo(io.BytesIO(data), **options)
 
 
-def tiff(array, **options) -> bytes:
-    file = io.BytesIO()
-    tifffile.imwrite(file, array, **options)
-    return file.getvalue()
-
-
 def as_8_bits(photo) -> np.ndarray:
     unit = 257 if photo.pixels.dtype == np.uint16 else 1
     return photo.pixels.astype(float) / unit
-
-
-@pytest.mark.parametrize("compression", [None, "zlib", "lzw", "zstd", "webp", "jpeg2000", "png"])
-def test_no_compression_of_a_tiff_comes_out_black(compression):
-    pixels = (RGB16 >> 8).astype(np.uint8)
-    if compression in ("lzw", "zstd", "webp", "jpeg2000", "png"):
-        pytest.importorskip("imagecodecs")
-    lossy = 12 if compression == "webp" else 0
-    options = {} if compression is None else {"compression": compression}
-    if compression == "jpeg2000":
-        options["compressionargs"] = {"reversible": True}
-    photo = read(tiff(pixels, photometric="rgb", **options))
-    assert np.abs(as_8_bits(photo) - pixels).mean() <= lossy
-
-
-def test_a_compression_without_its_decoder_is_named_with_what_reads_it(tmp_path):
-    pytest.importorskip("imagecodecs")
-    path = tmp_path / "a.tif"
-    path.write_bytes(tiff((RGB16 >> 8).astype(np.uint8), photometric="rgb", compression="jpegxr"))
-    program = (
-        "import sys; sys.modules['imagecodecs'] = None\n"
-        "from pathlib import Path; from condiff import read_photo\n"
-        f"read_photo(Path({str(path)!r}))"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    last = done.stderr.strip().splitlines()[-1]
-    assert "ImageError" in last and "JPEG XR" in last and "[tiff]" in last, done.stderr
-
-
-@pytest.mark.parametrize("bits", [10, 12, 14])
-def test_grey_of_odd_depths_has_its_whole_range(bits):
-    pytest.importorskip("imagecodecs")  # which packs them
-    values = (RAMP * (2**bits - 1)).round().astype(np.uint16)
-    data = tiff(values, photometric="minisblack", bitspersample=bits)
-    expected = np.repeat(RAMP[..., None] * 255, 3, axis=2)
-    assert np.abs(as_8_bits(read(data)) - expected).max() < 0.5
-
-
-@pytest.mark.parametrize("order", ["<", ">"])
-@pytest.mark.parametrize("white_is_zero", [False, True])
-def test_grey_of_16_bits_in_both_orders_and_polarities(order, white_is_zero):
-    photometric = "miniswhite" if white_is_zero else "minisblack"
-    stored = 65_535 - GREY16 if white_is_zero else GREY16
-    photo = read(tiff(stored, photometric=photometric, byteorder=order))
-    assert photo.pixels.dtype == np.uint16
-    assert np.array_equal(photo.pixels[..., 0], GREY16)
-
-
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.uint32])
-def test_wide_greys_are_read_by_their_range(dtype):
-    white = 2**32 - 1 if dtype == np.uint32 else 1
-    data = tiff((RAMP * white).astype(dtype), photometric="minisblack")
-    assert np.abs(as_8_bits(read(data))[..., 0] - RAMP * 255).max() < 0.6
-
-
-def test_grey_with_alpha_keeps_both():
-    alpha = np.roll(GREY16, 8, axis=1)
-    data = tiff(np.dstack([GREY16, alpha]), photometric="minisblack", extrasamples=["unassalpha"])
-    photo = read(data)
-    assert np.array_equal(photo.pixels[..., 0], GREY16)
-    assert np.array_equal(photo.alpha, alpha)
-
-
-@pytest.mark.parametrize("planar", ["contig", "separate"])
-@pytest.mark.parametrize("extra", [1, 2])
-def test_infrared_is_not_alpha(planar, extra):
-    channels = [RGB16, *[rng.integers(0, 65_536, (32, 48, 1), np.uint16)] * extra]
-    pixels = np.concatenate(channels, axis=2)
-    if planar == "separate":
-        pixels = pixels.transpose(2, 0, 1)
-    kinds = ["unspecified"] * extra
-    data = tiff(np.ascontiguousarray(pixels), photometric="rgb", planarconfig=planar,
-                extrasamples=kinds)  # fmt: skip
-    photo = read(data)
-    assert photo.alpha is None
-    assert np.array_equal(photo.pixels, RGB16)
-    assert any("left out" in warning for warning in photo.info["warnings"])
-
-
-def test_a_thumbnail_is_no_page():
-    file = io.BytesIO()
-    with tifffile.TiffWriter(file) as writer:
-        writer.write(RGB16, photometric="rgb")
-        writer.write(GREY16[::4, ::4], photometric="minisblack", subfiletype=1)
-    assert np.array_equal(read(file.getvalue()).pixels, RGB16)
-
-
-def test_pages_of_several_photos_are_asked_for():
-    file = io.BytesIO()
-    with tifffile.TiffWriter(file) as writer:
-        for number in range(3):
-            writer.write(np.roll(RGB16, number, axis=1), photometric="rgb")
-    with pytest.raises(ImageError, match="3 pages"):
-        read(file.getvalue())
-    assert np.array_equal(read(file.getvalue(), page=3).pixels, np.roll(RGB16, 2, axis=1))
 
 
 def test_gamma_of_a_png_is_applied():
@@ -160,9 +72,290 @@ def test_a_jpeg_that_lacks_its_last_bytes_is_taken_with_a_warning():
         read(file.getvalue()[: len(file.getvalue()) // 2])
 
 
+@pytest.mark.parametrize("progressive", [False, True])
+def test_how_much_of_a_cut_jpeg_is_missing_is_measured(progressive):
+    photo = np.asarray(make_photo(320, 240))
+    data = jpeg(photo, quality=95, progressive=progressive)
+    whole = read(data).pixels.astype(int)
+    cut = read(data[:-20])
+    assert re.search(r"the last [\d.]+% of its pixels are missing", cut.info["warnings"][0])
+    assert np.array_equal(cut.pixels[:200], whole[:200]) or progressive
+    assert np.abs(cut.pixels[:200] - whole[:200]).mean() < 1
+    for share in (0.5, 0.9):
+        with pytest.raises(ImageError, match="cut short, and .* missing"):
+            read(data[: int(len(data) * share)])
+
+
+def jpeg(pixels: np.ndarray, **options: object) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", **options)
+    return file.getvalue()
+
+
+# ---- profiles
+
+
+def lab_grey_profile() -> bytes:
+    """A grey ICC profile whose curve, a gamma of 1.4, gives L*."""
+    curve = b"curv" + bytes(4) + struct.pack(">IH", 1, int(1.4 * 256)) + b"\0\0"
+    white = struct.pack(">3i", 63190, 65536, 54061)
+    name = b"desc" + bytes(4) + struct.pack(">I", 2) + b"x\0" + bytes(78)
+    tags = {b"desc": name, b"wtpt": b"XYZ " + bytes(4) + white, b"kTRC": curve}
+    table, body, at = b"", b"", 132 + 12 * len(tags)
+    for name, data in tags.items():
+        data += bytes(-len(data) % 4)
+        table += struct.pack(">4sII", name, at + len(body), len(data))
+        body += data
+    head = struct.pack(
+        ">I4sI4s4s4s", at + len(body), b"none", 0x02100000, b"mntr", b"GRAY", b"Lab "
+    )
+    head += struct.pack(">6H4s", 2000, 1, 1, 0, 0, 0, b"acsp") + bytes(28) + white
+    return head.ljust(128, b"\0") + struct.pack(">I", len(tags)) + table + body
+
+
+def png_with_profile(pixels: np.ndarray, profile: bytes) -> bytes:
+    channels = 1 if pixels.ndim == 2 else 3
+    encoded = cv2.imencode(".png", pixels if channels == 1 else pixels[..., ::-1])[1]
+    file = io.BytesIO()
+    png.write_with_chunks(encoded.data, [png.profile_chunk(profile)], file)
+    return file.getvalue()
+
+
+def test_a_grey_profile_over_lab_is_the_same_in_16_bits_as_littlecms_has_it_in_8():
+    photo = read(png_with_profile(GREY16, lab_grey_profile()))
+    opened = ImageCms.ImageCmsProfile(io.BytesIO(lab_grey_profile()))
+    image = Image.fromarray((GREY16 / 257).round().astype(np.uint8))
+    srgb = ImageCms.createProfile("sRGB")
+    expected = np.asarray(ImageCms.profileToProfile(image, opened, srgb, outputMode="RGB"))
+    assert photo.is_deep and np.abs(as_8_bits(photo) - expected).max() <= 1.5
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_grey_profile_says_nothing_of_rgb(deep, capfd):
+    pixels = RGB16 if deep else (RGB16 >> 8).astype(np.uint8)
+    photo = read(png_with_profile(pixels, lab_grey_profile()))
+    assert np.array_equal(photo.pixels, pixels)
+    assert "other channels" in photo.info["warnings"][0]
+    assert capfd.readouterr() == ("", "")  # libpng would have its say
+
+
+def test_gamma_and_chromaticities_of_a_png_are_those_of_the_profile():
+    """PNG's gAMA and cHRM of Adobe RGB, against its published matrix over linear light."""
+    points = (0.3127, 0.329, 0.64, 0.33, 0.21, 0.71, 0.15, 0.06)
+    chunks = [(b"gAMA", struct.pack(">I", round(100_000 / 2.2))),
+              (b"cHRM", struct.pack(">8I", *(round(p * 100_000) for p in points)))]  # fmt: skip
+    file = io.BytesIO()
+    png.write_with_chunks(cv2.imencode(".png", RGB16[..., ::-1])[1].data, chunks, file)
+    to_xyz = [[0.57667, 0.18556, 0.18823], [0.29734, 0.62736, 0.07529], [0.02703, 0.07069, 0.99134]]
+    to_srgb = [
+        [3.24045, -1.53714, -0.49853],
+        [-0.96927, 1.87601, 0.04156],
+        [0.05564, -0.20403, 1.05723],
+    ]
+    light = np.clip((RGB16 / 65_535) ** 2.2 @ np.array(to_xyz).T @ np.array(to_srgb).T, 0, 1)
+    srgb = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    assert np.abs(as_8_bits(read(file.getvalue())) - srgb * 255).max() <= 0.7
+
+
+def test_a_gamma_of_srgb_and_a_damaged_one_change_nothing():
+    for gamma in (45_455, 0, 5):
+        file = io.BytesIO()
+        chunk = (b"gAMA", struct.pack(">I", gamma))
+        png.write_with_chunks(cv2.imencode(".png", RGB16[..., ::-1])[1].data, [chunk], file)
+        assert np.array_equal(read(file.getvalue()).pixels, RGB16)
+
+
+@pytest.mark.parametrize("kind", [0, 4, 6])  # grey, colours, colours and alpha
+def test_damage_of_a_deep_png_is_found_before_libpng_writes_of_it(kind, capfd):
+    pixels = {0: GREY16, 4: RGB16, 6: np.dstack([RGB16, GREY16])}[kind]
+    data = bytearray(cv2.imencode(".png", pixels)[1].tobytes())
+    for at in range(50, len(data), len(data) // 20):
+        broken = bytes(data[:at]) + bytes([data[at] ^ 16]) + bytes(data[at + 1 :])
+        with pytest.raises(ImageError, match="damaged|cut short"):
+            read(broken)
+    assert capfd.readouterr().err == ""
+
+
+# ---- what lies beside the pixels
+
+GAIN_MAP = (
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF'
+    ' xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about=""'
+    ' xmlns:hdrgm="http://ns.adobe.com/hdr-gain-map/1.0/" hdrgm:Version="1.0"'
+    ' xmlns:C="http://ns.google.com/photos/1.0/container/"'
+    ' xmlns:Item="http://ns.google.com/photos/1.0/container/item/"'
+    ' xmlns:dc="http://purl.org/dc/elements/1.1/" dc:source="kept"><C:Directory><rdf:Seq>'
+    '<rdf:li rdf:parseType="Resource"><C:Item Item:Semantic="Primary"/></rdf:li>'
+    '<rdf:li rdf:parseType="Resource"><C:Item Item:Semantic="{}"/></rdf:li>'
+    "</rdf:Seq></C:Directory></rdf:Description></rdf:RDF></x:xmpmeta>"
+)
+
+
+@pytest.mark.parametrize(
+    ("semantic", "name"), [("GainMap", "HDR gain map"), ("MotionPhoto", "motion video")]
+)
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+def test_nothing_is_promised_that_the_result_has_not(semantic, name, format):
+    packet = GAIN_MAP.format(semantic).encode()
+    if format == "JPEG":
+        source = jpeg(np.asarray(make_photo(40, 30)), xmp=packet)
+    else:
+        file = io.BytesIO()
+        write_photo(Photo(RGB16, None, Metadata(xmp=packet)), file, format=format)
+        source = file.getvalue()
+    photo = read(source + b"\xff\xd8 behind it")
+    assert f"its {name} is not kept" in photo.info["warnings"]
+    left = photo.metadata.xmp
+    assert b"kept" in left and not any(w in left for w in (b"hdrgm:V", b"Directory", b"Item:Sem"))
+
+
+def test_a_video_behind_a_jpeg_is_told_of_without_xmp():
+    data = jpeg(np.asarray(make_photo(40, 30))) + bytes(40) + b"\0\0\0\x18ftypmp42" + bytes(300)
+    assert read(data).info["warnings"] == ("its motion video is not kept",)
+
+
+def extended_jpeg(packet: bytes, name: str) -> bytes:
+    note = (
+        '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description'
+        ' xmlns:xmpNote="http://ns.adobe.com/xmp/note/" rdf:about=""'
+        f' xmpNote:HasExtendedXMP="{name}"/></rdf:RDF>'
+    )
+    plain = jpeg(np.asarray(make_photo(40, 30)), xmp=note.encode())
+    pieces = [packet[at : at + 60_000] for at in range(0, len(packet), 60_000)]
+    segments = b""
+    for number, piece in reversed(list(enumerate(pieces))):  # any order is allowed
+        body = (
+            EXTENDED_XMP + name.encode() + struct.pack(">II", len(packet), number * 60_000) + piece
+        )
+        segments += b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body
+    at = plain.index(b"\xff\xdb")
+    return plain[:at] + segments + plain[at:]
+
+
+def test_extended_xmp_is_kept_whole_or_its_name_is_dropped(tmp_path):
+    packet = b"<x>" + bytes(range(33, 60)) * 6_000 + b"</x>"
+    name = hashlib.md5(packet).hexdigest().upper()
+    photo = read(extended_jpeg(packet, name))
+    assert photo.metadata.extended_xmp == packet and "warnings" not in photo.info
+    write_photo(photo, tmp_path / "a.jpg")
+    again = read((tmp_path / "a.jpg").read_bytes())
+    assert again.metadata.extended_xmp == packet and name.encode() in again.metadata.xmp
+    assert "extended XMP" in losses(photo, "png") and "extended XMP" not in losses(photo, "jpg")
+    write_photo(photo, tmp_path / "a.png")
+    assert b"HasExtendedXMP" not in (tmp_path / "a.png").read_bytes()
+    broken = read(extended_jpeg(packet[:-1], name))
+    assert (
+        b"HasExtendedXMP" not in broken.metadata.xmp and "incomplete" in broken.info["warnings"][0]
+    )
+
+
+# ---- formats that need a decoder
+
+
+def test_a_jpeg_of_12_bits_is_read_or_named(monkeypatch):
+    imagecodecs = pytest.importorskip("imagecodecs")
+    data = imagecodecs.jpeg_encode(RGB16 >> 4, bitspersample=12, level=98)
+    photo = read(data)
+    assert photo.is_deep and np.abs(as_8_bits(photo) - (RGB16 >> 8)).mean() < 2
+    grey = imagecodecs.ljpeg_encode((GREY16 >> 8).astype(np.uint8))
+    assert np.array_equal(read(grey).pixels[..., 0], GREY16 >> 8)
+    monkeypatch.setitem(sys.modules, "imagecodecs", None)
+    with pytest.raises(ImageError, match="it is JPEG 12-bit, which needs imagecodecs: pip"):
+        read(data)
+
+
+def test_jpeg_xl_is_read_or_named(monkeypatch):
+    imagecodecs, _ = (pytest.importorskip(name) for name in ("imagecodecs", "pillow_jxl"))
+    pixels = (RGB16 >> 8).astype(np.uint8)
+    for shape in (pixels, np.ascontiguousarray(pixels[:24, :24]), np.tile(pixels, (40, 30, 1))):
+        data = imagecodecs.jpegxl_encode(shape, lossless=True)
+        assert np.array_equal(read(data).pixels, shape)
+        with pytest.raises(ImageError, match=f"--max-pixels {shape.shape[0] * shape.shape[1]}"):
+            read(data, max_pixels=100)  # by its header
+    monkeypatch.setitem(sys.modules, "pillow_jxl", None)
+    with pytest.raises(ImageError, match="it is JPEG XL, which needs a decoder; pip install"):
+        read(data)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_the_merged_picture_of_a_psd_or_psb(version, packed, bits):
+    pixels = RGB16 if bits == 16 else (RGB16 >> 8).astype(np.uint8)
+    rows = np.moveaxis(pixels, 2, 0).astype(f">u{bits // 8}").reshape(3 * 32, 48)
+    lines = [row.tobytes() for row in rows]
+    body = b"".join(lines)
+    if packed:
+        lines = [bytes([len(line) - 1]) + line for line in lines]
+        counts = struct.pack(f">{len(lines)}{'H' if version == 1 else 'I'}", *map(len, lines))
+        body = counts + b"".join(lines)
+    head = b"8BPS" + struct.pack(">H6xHIIHH", version, 3, 32, 48, bits, 3)
+    data = head + bytes(4 + 4 + 4 * version) + bytes([0, packed]) + body
+    assert np.array_equal(read(data).pixels, pixels)
+    with pytest.raises(ImageError):
+        read(data[:-9])
+    version_info = b"8BIM" + struct.pack(">HHI", 1057, 0, 6) + b"\0\0\0\1\0\0"
+    unmerged = head + bytes(4) + struct.pack(">I", len(version_info)) + version_info
+    with pytest.raises(ImageError, match="Maximize Compatibility"):
+        read(unmerged + bytes(4 * version) + bytes([0, packed]) + body)
+
+
+@pytest.mark.skipif(not shutil.which("convert"), reason="needs ImageMagick")
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_psd_files_of_imagemagick(mode, tmp_path):
+    make_photo(40, 30).convert("RGB").convert(mode).save(tmp_path / "a.tif")
+    subprocess.run(["convert", "a.tif", "a.psd"], cwd=tmp_path, check=True, timeout=60)
+    expected = read_photo(tmp_path / "a.tif").pixels.astype(int)
+    assert np.abs(read_photo(tmp_path / "a.psd").pixels - expected).max() <= 1
+
+
 @pytest.mark.parametrize(
     ("start", "name"), [(b"\x76\x2f\x31\x01", "OpenEXR"), (b"<svg xmlns=", "an SVG drawing")]
 )
 def test_formats_that_are_not_read_are_named(start, name):
     with pytest.raises(ImageError, match=name):
         read(start + bytes(200))
+
+
+# ---- writing
+
+
+@pytest.mark.parametrize(("format", "side"), [("avif", 65_537), ("webp", 16_384), ("jpg", 65_501)])
+def test_a_side_that_an_encoder_does_not_take_is_a_sentence(format, side, tmp_path):
+    photo = Photo(np.zeros((2, side, 3), np.uint8))
+    with pytest.raises(
+        ImageError, match=rf"at most {MAX_SIDE[find_format(format)]:,} pixels a side"
+    ):
+        write_photo(photo, tmp_path / f"a.{format}")
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_of_255_bytes(tmp_path):
+    name = "\N{LATIN SMALL LETTER E WITH ACUTE}" * 125 + "a.jpg"
+    assert len(name.encode()) == 255
+    write_photo(Photo(RGB16), tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    target = default_target(tmp_path / name, "color")
+    assert len(target.name.encode()) <= 255 and target.name.endswith(".color.jpg")
+    write_photo(Photo(RGB16), target)
+
+
+def test_a_jfif_stays_a_jpeg(tmp_path):
+    target = default_target(tmp_path / "a.jfif", "color")
+    write_photo(Photo(RGB16), target)
+    assert target.name == "a.color.jfif" and target.read_bytes().startswith(b"\xff\xd8")
+
+
+def test_the_command_for_an_extra_is_one_that_works():
+    assert install_command("raw") == f"pip install -e '{Path(condiff.__file__).parents[1]}[raw]'"
+
+
+@pytest.mark.slow
+def test_mutated_files_neither_crash_nor_hang_nor_print():
+    program = Path(__file__).parents[1] / "benchmarks" / "fuzz.py"
+    environment = {**os.environ, "PYTHONPATH": str(program.parents[1])}
+    done = subprocess.run([sys.executable, str(program), "--count", "310"], env=environment,
+                          capture_output=True, text=True, timeout=600)  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    counts = re.search(r"310 mutations.*'refused': (\d+)", done.stdout)
+    assert counts and int(counts[1]) > 50, done.stdout

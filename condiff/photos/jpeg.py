@@ -104,7 +104,7 @@ def _missing(different: NDArray, unit: int) -> int:
     rows = np.flatnonzero(pixels.any(axis=1))
     if not len(rows):
         return 0
-    top = int(rows[0]) // unit * unit
+    top = (int(rows[0]) + 1) // unit * unit  # chroma blends one row into the units above
     left = int(np.flatnonzero(pixels[top : top + unit].any(axis=0))[0])
     below = max(0, height - top - unit)
     return (width - left) * (height - top - below) + width * below

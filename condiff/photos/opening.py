@@ -20,7 +20,7 @@ NOT_BY_PILLOW = {"EPS", "WMF", "PSD"}
 # What LibRaw and jxrlib write to stderr of damage, whoever calls them.
 REMARKS = (b"data corrupted at", b"Unexpected end of file", b"WMPTag")
 
-_pillow_limit = threading.Lock()
+_pillow_limit, _limit, _users = threading.Lock(), Image.MAX_IMAGE_PIXELS, 0
 _stderr = threading.Lock()
 
 # What Pillow says of odd metadata; what matters of it is in a photo's info and in errors.
@@ -28,17 +28,29 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
+@contextmanager
+def without_pillow_limit() -> Iterator[None]:
+    """Switch off Pillow's own pixel limit, which may be lower than the caller's, in all threads."""
+    global _users, _limit
+    with _pillow_limit:
+        if _users == 0:
+            _limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        _users += 1
+    try:
+        yield
+    finally:
+        with _pillow_limit:
+            _users -= 1
+            if _users == 0:
+                Image.MAX_IMAGE_PIXELS = _limit
+
+
 def open_image(file: BinaryIO, formats: tuple[str, ...] | None = None) -> Image.Image:
-    """Open by Pillow without its own pixel limit, which may be lower than the caller's."""
+    """Open by Pillow, which starts no other program for that."""
     if formats is None:
         Image.init()
         formats = tuple(name for name in Image.ID if name not in NOT_BY_PILLOW)
-    with _pillow_limit:
-        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            return Image.open(file, formats=formats)
-        finally:
-            Image.MAX_IMAGE_PIXELS = before
+    return Image.open(file, formats=formats)
 
 
 def register_heif() -> None:

@@ -6,6 +6,7 @@ length of a text nor a broken profile costs the photo.
 
 import struct
 import zlib
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -68,29 +69,42 @@ def keep_picture(file: BinaryIO) -> bytes:
     return b"".join(kept)
 
 
-def check_whole(data: bytes) -> None:
-    """Raise ValueError unless each chunk and the compressed pixels of a PNG are whole.
-
-    To be called before libpng gets it, which writes of damage to stderr.
-    """
-    at, packed = len(SIGNATURE), zlib.decompressobj()
-    rows: _Rows | None = None
-    while at + 12 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, at)
-        body = data[at + 8 : at + 8 + length]
-        if data[at + 8 + length : at + 12 + length] != struct.pack(">I", zlib.crc32(kind + body)):
+def check_chunks(data: bytes) -> None:
+    """Raise ValueError unless the checksum of each chunk of a PNG is right."""
+    for kind, at, length in _chunks(data):
+        checksum = zlib.crc32(memoryview(data)[at - 4 : at + length])
+        if data[at + length : at + length + 4] != struct.pack(">I", checksum):
             raise ValueError(f"its {kind.decode('latin-1')} chunk is damaged")
+
+
+def check_pixels(data: bytes) -> None:
+    """Raise ValueError unless the compressed pixels of a PNG are whole.
+
+    To be called before libpng gets them, which writes of damage to stderr.
+    """
+    packed = zlib.decompressobj()
+    rows: _Rows | None = None
+    for kind, at, length in _chunks(data):
         if kind == b"IHDR" and length == 13:
-            rows = _Rows(body)
+            rows = _Rows(data[at : at + length])
         elif kind == b"IDAT" and rows:
+            body = data[at : at + length]
             while body:
                 rows.check(packed.decompress(body, 1 << 20))
                 body = packed.unconsumed_tail
-        elif kind == b"IEND":
-            break
-        at += 12 + length
     if rows is None or not packed.eof or packed.unused_data or not rows.done:
         raise ValueError("its pixels are cut short")
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """The four letters, the place and the length of the content of each chunk."""
+    at = len(SIGNATURE)
+    while at + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, at)
+        yield kind, at + 8, length
+        if kind == b"IEND":
+            return
+        at += 12 + length
 
 
 class _Rows:

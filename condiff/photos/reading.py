@@ -19,7 +19,7 @@ from condiff.photos import icc, ifd, jpeg, jxl, png, psd, raw, tiff
 from condiff.photos import metadata as meta
 from condiff.photos.formats import FORMATS, READ_ONLY, name_content
 from condiff.photos.metadata import Metadata, read_metadata
-from condiff.photos.opening import open_image, register_heif, register_jxl
+from condiff.photos.opening import open_image, register_heif, register_jxl, without_pillow_limit
 from condiff.photos.photo import (
     TURNS,
     Photo,
@@ -94,7 +94,7 @@ def _read(file: BinaryIO, name: str, max_pixels: int, page: int | None, strict: 
     head = file.read(256)
     notes: list[str] = []
     try:
-        with as_memory_error():
+        with as_memory_error(), without_pillow_limit():
             photo = _read_kind(file, head, max_pixels, page, strict, notes)
     except Unreadable as error:
         raise ImageError(f"cannot read {name}: {error}") from None
@@ -142,6 +142,8 @@ def _read_kind(
 
 def _check_size(size: tuple[int, int], max_pixels: int) -> None:
     """Raise Unreadable for too many pixels, or none; only the header was read so far."""
+    if not all(isinstance(side, int) for side in size):
+        raise Unreadable("its header is damaged; get a whole copy")
     pixels = math.prod(size)
     if pixels > max_pixels:
         raise Unreadable(
@@ -276,7 +278,8 @@ def _read_odd_jpeg(
 def _read_png(file: BinaryIO, max_pixels: int, page: int | None, notes: list[str]) -> Photo:
     """A PNG, of which decoders get the chunks of the pixels only."""
     others = png.read_chunks(file, png.ANNOTATIONS)
-    picture = io.BytesIO(png.keep_picture(file)) if others else file
+    picture = png.keep_picture(file)
+    png.check_chunks(picture)
     colours = png.read_colours(file)
     info: dict[str, Any] = {}
     for chunk in others:
@@ -289,7 +292,7 @@ def _read_png(file: BinaryIO, max_pixels: int, page: int | None, notes: list[str
         info["icc_profile"] = colours.profile
     if colours.hdr:
         notes.append("its HDR colours (PQ or HLG) were read as those of sRGB")
-    photo = _read_by_pillow(picture, max_pixels, page, notes, original=file, info=info)
+    photo = _read_by_pillow(io.BytesIO(picture), max_pixels, page, notes, original=file, info=info)
     if colours.gamma is None:
         return photo
     return replace(photo, pixels=_apply_gamma(photo.pixels, colours, notes))
@@ -395,9 +398,10 @@ def _is_deep_png(image: Image.Image) -> bool:
 
 
 def _decode_deep_png(file: BinaryIO) -> tuple[Pixels, Pixels | None]:
-    """(H,W) or (H,W,3) and alpha of a PNG of 16 bits a channel, by cv2."""
-    data = png.keep_picture(file)
-    png.check_whole(data)
+    """(H,W) or (H,W,3) and alpha of a PNG of 16 bits a channel, by cv2; of pixel chunks only."""
+    file.seek(0)
+    data = file.read()
+    png.check_pixels(data)
     level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)

@@ -502,8 +502,11 @@ def _decode_by_imagecodecs(data: bytes, page: "TiffPage", number: int, name: str
             " TIFF with the program that made it"
         )
     tables = {"jpegtables": page.jpegtables} if page.compression == 7 else {}
-    with caught_stderr():
-        decoded, _, _ = page.decode(data, number, **tables)
+    try:
+        with caught_stderr():
+            decoded, _, _ = page.decode(data, number, **tables)
+    except MemoryError:
+        raise ValueError("it asks for too much memory") from None
     if decoded is None:
         raise ValueError("it is empty")
     return np.asarray(decoded)[0]

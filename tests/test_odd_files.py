@@ -320,7 +320,9 @@ def test_formats_that_are_not_read_are_named(start, name):
 # ---- writing
 
 
-@pytest.mark.parametrize(("format", "side"), [("avif", 65_537), ("webp", 16_384), ("jpg", 65_501)])
+@pytest.mark.parametrize(
+    ("format", "side"), [("avif", 32_769), ("webp", 16_384), ("jpg", 65_501), ("png", 1_000_001)]
+)
 def test_a_side_that_an_encoder_does_not_take_is_a_sentence(format, side, tmp_path):
     photo = Photo(np.zeros((2, side, 3), np.uint8))
     with pytest.raises(

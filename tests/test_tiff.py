@@ -145,12 +145,14 @@ def test_every_compression_is_read_to_the_picture(name, tile):
     assert error.max() <= CODECS[name] and error.mean() <= 3
 
 
-@pytest.mark.parametrize("name", ["lerc", "jpegxr", "jpeg2000"])
+@pytest.mark.parametrize("name", ["lerc", "jpegxr", "jpeg2000", "jpegxl"])
 def test_without_imagecodecs_the_compression_and_the_command_are_named(name, monkeypatch):
     pytest.importorskip("imagecodecs")
     data = written(DEEP if name == "jpeg2000" else SHALLOW, compression=name, **RGB)
     monkeypatch.setitem(sys.modules, "imagecodecs", None)
-    names = {"lerc": "LERC", "jpegxr": "JPEG XR", "jpeg2000": "JPEG 2000"}
+    monkeypatch.setitem(sys.modules, "pillow_jxl", None)
+    names = {"lerc": "LERC", "jpegxr": "JPEG XR", "jpeg2000": "JPEG 2000",
+             "jpegxl": "JPEG XL"}  # fmt: skip
     with pytest.raises(ImageError, match=rf"{names[name]}, which needs imagecodecs: pip install"):
         read(data)
 

@@ -46,8 +46,9 @@ HOLDS = {
     "JPEG2000": Holds(alpha=True),
     "BMP": Holds(dpi=True),
 }
-# The longest side that a format's encoder takes, in pixels.
-MAX_SIDE = {"JPEG": 65_500, "WEBP": 16_383, "AVIF": 65_536, "GIF": 65_535}
+# The longest side that a format's encoders take, in pixels. AVIF's take 65,536, but libavif, and so
+# browsers and Pillow, decode 32,768 at most; libpng's limit is the same both ways.
+MAX_SIDE = {"JPEG": 65_500, "WEBP": 16_383, "AVIF": 32_768, "GIF": 65_535, "PNG": 1_000_000}
 NOTHING = Holds()  # any other format that Pillow writes, by its name
 
 

@@ -17,7 +17,7 @@ from condiff.errors import ImageError, install_command
 from condiff.files import reason_of
 from condiff.photos import icc, ifd, jpeg, jxl, png, psd, raw, tiff
 from condiff.photos import metadata as meta
-from condiff.photos.formats import FORMATS, READ_ONLY, name_content
+from condiff.photos.formats import FORMATS, MAX_SIDE, READ_ONLY, name_content
 from condiff.photos.metadata import Metadata, read_metadata
 from condiff.photos.opening import open_image, register_heif, register_jxl, without_pillow_limit
 from condiff.photos.photo import (
@@ -371,6 +371,8 @@ def _decode_pixels(
     """(H,W,3) sRGB and (H,W) alpha or None, upright; uint16 for deep files."""
     profile = image.info.get("icc_profile") or b""
     if _is_deep_png(image):
+        if max(image.size) > MAX_SIDE["PNG"]:
+            raise Unreadable(f"its sides are above libpng's {MAX_SIDE['PNG']:,}; cut it into parts")
         turn = orientation(image)
         colour, alpha = _decode_deep_png(file)
         pixels = icc.array_to_srgb(colour, profile, notes)

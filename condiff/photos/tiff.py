@@ -314,7 +314,7 @@ def _decode_piece(
             return _unpack(data, page, shape, stride)
         if compression in PICTURES and bits in (1, 8):
             samples = _decode_picture(data, page, file, shape)
-        elif compression in FILES and bits == 8:
+        elif compression in FILES and bits == 8 and _opens(FILES[compression]):
             samples = _decode_file(data, compression, shape)
         else:
             samples = _decode_by_imagecodecs(data, page, number, name)
@@ -460,8 +460,6 @@ def _decode_picture(
 def _decode_file(data: bytes, compression: int, shape: tuple[int, int, int]) -> NDArray:
     """A strip or tile that is a whole WebP, JPEG 2000, PNG or JPEG XL."""
     format = FILES[compression]
-    if format == "JXL":
-        register_jxl()
     with open_image(io.BytesIO(data), (format,)) as image:
         if image.width * image.height > max(4 * shape[0] * shape[1], 1 << 16):
             raise ValueError("it is larger than the page says")
@@ -475,6 +473,16 @@ def _decode_file(data: bytes, compression: int, shape: tuple[int, int, int]) -> 
     if format == "WEBP" and samples.shape[2] == 3 and shape[2] == 4:  # all of it opaque
         samples = np.dstack([samples, np.full(samples.shape[:2], 255, np.uint8)])
     return samples
+
+
+def _opens(format: str) -> bool:
+    """Whether Pillow opens a format here."""
+    try:
+        if format == "JXL":
+            register_jxl()
+    except Unreadable:
+        return False
+    return True
 
 
 def _mixes_colours(codestream: bytes) -> bool:

@@ -265,7 +265,7 @@ def check_size(size: tuple[int, int], format: str, name: str) -> None:
     if max(size) > limit:
         raise ImageError(
             f"cannot write {name}: {format} holds at most {limit:,} pixels a side, and this photo"
-            f" is {size[0]:,} by {size[1]:,}; use .png or .tif"
+            f" is {size[0]:,} by {size[1]:,}; use .tif"
         )
 
 

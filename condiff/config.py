@@ -24,7 +24,7 @@ from condiff.errors import ConfigError
 PredictionType = Literal["epsilon", "v_prediction", "sample"]
 BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"]
 LossWeighting = Literal["none", "min_snr", "p2"]
-SchedulerName = Literal["ddim", "dpmsolver++", "unipc", "euler", "heun", "ddpm"]
+SchedulerName = Literal["ddim", "dpmsolver++", "unipc", "euler", "heun", "ddpm", "lcm"]
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 

@@ -48,6 +48,14 @@ def test_a_picture_is_the_pipelines_enlarged(sketch, sketch_folder, upscale_fold
     assert last.tobytes() == first.tobytes()
 
 
+def test_a_drawing_is_encoded_once_whatever_the_number_of_samples(sketch, sketch_folder):
+    cascade = Cascade.from_pretrained(sketch_folder, size=50, device="cpu", engine="torch")
+    runs = []
+    cascade.pipeline.backend.model.encoder.register_forward_hook(lambda *_: runs.append(1))
+    pictures = cascade(sketch, samples=3, seed=3, config=CONFIG.override({"guidance_scale": 1.0}))
+    assert len(pictures) == 3 and len(runs) == 1
+
+
 def test_at_its_own_size_and_below_the_model_draws_alone(sketch, tmp_path):
     folder = save_tiny(tmp_path, "sketch", fold=2)  # sees 64, draws 32
     pipeline = Pipeline.from_pretrained(folder)

@@ -7,21 +7,14 @@ import torch
 from diffusers import DDPMScheduler
 from torch.testing import assert_close
 
-from condiff.config import BetaSchedule, DiffusionConfig
-from condiff.diffusion.diffusers_schedulers import (
-    SCHEDULERS,
-    build_scheduler,
-    denoise,
-)
+from condiff.config import BetaSchedule, DiffusionConfig, SchedulerName
+from condiff.diffusion.diffusers_schedulers import build_scheduler, sample_with_diffusers
 from condiff.diffusion.parameterization import add_noise, from_x_0, target, to_x_0
-from condiff.diffusion.schedule import sample_timesteps
+from condiff.diffusion.sampler import SAMPLERS, sample
+from condiff.diffusion.schedule import compute_alphas_bar, sample_timesteps
 from condiff.errors import ConfigError
 
-
-def initial_noise(generators, shape):
-    return torch.stack([torch.randn(shape, generator=g) for g in generators])
-
-
+NAMES = get_args(SchedulerName)
 PREDICTIONS = ["epsilon", "v_prediction", "sample"]
 SCHEDULES = get_args(BetaSchedule)
 PROCESSES = [
@@ -39,8 +32,19 @@ def process(prediction_type="v_prediction", **changes):
     )
 
 
-def generators(count, start=0):
-    return [torch.Generator().manual_seed(start + i) for i in range(count)]
+def run(name, model, noise, *, config, steps, clip):
+    """All x_t of a sampler, whoever wrote it, the noise first."""
+    generator = torch.Generator().manual_seed(1)
+    return list(
+        (sample if name in SAMPLERS else sample_with_diffusers)(
+            model, noise, scheduler=name, config=config, steps=steps, clip=clip,
+            sample_noise=lambda shape: torch.randn(shape, generator=generator),
+        )
+    )  # fmt: skip
+
+
+def normal(*shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
 def oracle(config, x_0):
@@ -51,6 +55,17 @@ def oracle(config, x_0):
         return from_x_0(config.prediction_type, x_0, x_t, between(alphas_bar, t))
 
     return model
+
+
+def ideal_x_0(name, x_t, alpha_bar, *, mean, variance):
+    """What the best model predicts where x_0 ~ N(mean, variance).
+
+    That is the mean of x_0 given x_t, and for lcm the end of the probability flow through x_t.
+    """
+    spread = alpha_bar * variance + 1 - alpha_bar
+    posterior = alpha_bar.sqrt() * variance / spread
+    gain = (variance / spread).sqrt() if name == "lcm" else posterior
+    return mean + gain * (x_t - alpha_bar.sqrt() * mean)
 
 
 def between(alphas_bar, t):
@@ -91,21 +106,18 @@ def test_the_error_of_v_is_that_of_the_noise_over_alpha_bar():
 
 
 @pytest.mark.parametrize("kind", PREDICTIONS)
-@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_perfect_model_gets_its_image_back(name, kind):
     config = process(kind)
     x_0 = torch.rand(2, 2, 8, 8, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    noise = initial_noise(generators(2), (2, 8, 8))
-    scheduler = build_scheduler(name, config)
-    *_, last = denoise(
-        oracle(config, x_0), scheduler, noise, steps=8, clip=1.0, generators=generators(2)
-    )
+    model = oracle(config, x_0)
+    *_, last = run(name, model, normal(2, 2, 8, 8), config=config, steps=8, clip=1.0)
     # epsilon at the noisiest step divides rounding errors by sqrt(alpha_bar) = 5e-5
     assert_close(last, x_0, atol=2e-2 if kind == "epsilon" else 2e-3, rtol=0)
 
 
 @pytest.mark.parametrize("changes", PROCESSES, ids=lambda c: "-".join(map(str, c.values())))
-@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_gaussian_is_sampled_with_its_own_mean_and_variance(name, changes):
     """Where x_0 ~ N(m, s²) the best denoiser is known in closed form, and the sample's law too."""
     mean, variance = 0.4, 0.09
@@ -114,73 +126,75 @@ def test_a_gaussian_is_sampled_with_its_own_mean_and_variance(name, changes):
 
     def model(x_t, t):
         alpha_bar = between(alphas_bar, t)
-        gain = alpha_bar.sqrt() * variance / (alpha_bar * variance + 1 - alpha_bar)
-        x_0 = mean + gain * (x_t - alpha_bar.sqrt() * mean)
+        x_0 = ideal_x_0(name, x_t, alpha_bar, mean=mean, variance=variance)
         return from_x_0("v_prediction", x_0, x_t, alpha_bar)
 
-    noise = torch.randn(1, 1, 64, 64, generator=torch.Generator().manual_seed(0))
-    scheduler = build_scheduler(name, config)
     steps = 500 if name == "ddpm" else 100  # DDPM's small variance is exact in the limit only
-    *_, last = denoise(model, scheduler, noise, steps=steps, clip=5.0, generators=generators(1))
+    *_, last = run(name, model, normal(1, 1, 64, 64), config=config, steps=steps, clip=5.0)
     assert last.mean().item() == pytest.approx(mean, abs=0.03)
     assert last.std().item() == pytest.approx(variance**0.5, rel=0.12)
 
 
-@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize("name", NAMES)
 def test_predictions_are_clipped(name):
-    scheduler = build_scheduler(name, process())
-    noise = initial_noise(generators(1), (2, 8, 8))
-    steps = denoise(
-        lambda x_t, t: -50 * torch.ones_like(x_t), scheduler, noise, steps=5, clip=1.5,
-        generators=generators(1),
-    )  # fmt: skip
-    *_, last = steps
+    def model(x_t, t):
+        return -50 * torch.ones_like(x_t)
+
+    *_, last = run(name, model, normal(1, 2, 8, 8), config=process(), steps=5, clip=1.5)
     assert last.abs().max() <= 1.5 + 1e-3
 
 
-@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize("name", NAMES)
 def test_sampling_starts_at_pure_noise(name):
-    scheduler = build_scheduler(name, process())
-    scheduler.set_timesteps(10)
-    assert int(scheduler.timesteps[0]) >= 990
-    assert scheduler.alphas_cumprod[-1] < 2e-4
+    timesteps = []
+
+    def model(x_t, t):
+        timesteps.append(t)
+        return torch.zeros_like(x_t)
+
+    run(name, model, normal(1, 1, 4, 4), config=process(), steps=10, clip=1.0)
+    assert timesteps[0] >= 990
+    assert compute_alphas_bar(process())[-1] == 0
 
 
-@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_way_starts_with_the_noise_and_every_x_t_is_of_unit_variance(name):
     """For x_0 ~ N(0, 1) each x_t is N(0, 1) too, in whatever scale the solver works."""
     config = process()
     alphas_bar = build_scheduler("ddpm", config).alphas_cumprod
 
-    def model(x_t, t):  # the posterior mean of x_0 is sqrt(alpha_bar) x_t
+    def model(x_t, t):
         alpha_bar = between(alphas_bar, t)
-        return from_x_0("v_prediction", alpha_bar.sqrt() * x_t, x_t, alpha_bar)
+        x_0 = ideal_x_0(name, x_t, alpha_bar, mean=0.0, variance=1.0)
+        return from_x_0("v_prediction", x_0, x_t, alpha_bar)
 
-    noise = torch.randn(1, 1, 64, 64, generator=torch.Generator().manual_seed(0))
-    first, *later = denoise(
-        model, build_scheduler(name, config), noise, steps=200, clip=6.0, generators=generators(1)
-    )
+    noise = normal(1, 1, 64, 64)
+    first, *later = run(name, model, noise, config=config, steps=200, clip=6.0)
     assert torch.equal(first, noise)
     assert len(later) >= 200
     assert all(x_t.std().item() == pytest.approx(1, rel=0.12) for x_t in later)
 
 
-def test_ddpm_draws_from_each_images_own_generator():
-    config = process()
-    x_0 = torch.zeros(3, 1, 4, 4)
+@pytest.mark.parametrize("name", ["ddpm", "lcm"])
+def test_a_sampler_that_adds_noise_takes_some_for_every_step_but_the_last(name):
+    config, shapes = process(), []
 
-    def run(rows, start):
-        noise = initial_noise(generators(rows, start), (1, 4, 4))
-        scheduler = build_scheduler("ddpm", config)
-        model = oracle(config, x_0[:rows])
-        draws = generators(rows, 100 + start)
-        return list(denoise(model, scheduler, noise, steps=4, clip=1.0, generators=draws))[-2]
+    def model(x_t, t):
+        return 0 * x_t
 
-    assert_close(run(3, 0)[2:], run(1, 2))
+    def no_noise(shape):
+        shapes.append(shape)
+        return torch.zeros(shape)
+
+    given = {"scheduler": name, "config": config, "steps": 4, "clip": 1.0}
+    list(sample(model, normal(3, 1, 4, 6), **given, sample_noise=no_noise))
+    assert shapes == [(3, 1, 4, 6)] * 3
+    with pytest.raises(ConfigError, match=f"{name} adds noise"):
+        list(sample(model, normal(3, 1, 4, 6), **given))
 
 
 def test_an_unknown_scheduler_is_told_with_the_known_ones():
-    with pytest.raises(ConfigError, match=r"'plms'.*ddim"):
+    with pytest.raises(ConfigError, match=r"'plms'.*unipc"):
         build_scheduler("plms", process())
 
 

@@ -16,7 +16,7 @@ from condiff.diffusion.loss import drop_condition, loss_weight, sample_noise, sq
 from condiff.diffusion.parameterization import add_noise, from_x_0, guide
 from condiff.models.denoiser import build_model
 from condiff.tasks import find_task
-from condiff.training.objective import batch_error
+from condiff.training.loss import batch_error
 
 PREDICTIONS = ["epsilon", "v_prediction", "sample"]
 SCHEDULES = get_args(BetaSchedule)
@@ -44,7 +44,9 @@ def log_snr(alphas_bar):
 def test_schedules_are_diffusers_own(schedule, zero_snr):
     config = process(beta_schedule=schedule, rescale_betas_zero_snr=zero_snr)
     stock = DDPMScheduler(beta_schedule=schedule, rescale_betas_zero_snr=zero_snr)
-    assert torch.equal(alphas_bar_of(config), stock.alphas_cumprod)
+    # A sigmoid schedule is given by its betas, which NumPy rounds in other places.
+    atol = 1e-6 if schedule == "sigmoid" else 0
+    assert_close(alphas_bar_of(config), stock.alphas_cumprod, atol=atol, rtol=0)
 
 
 @pytest.mark.parametrize("name", [name for name in SCHEDULERS if name != "heun"])

@@ -17,7 +17,7 @@ from condiff.backends.table import ENGINES, list_engines, may_have_gpu
 from condiff.cli import main
 from condiff.color.edits import ColorEdits
 from condiff.color.lab import rgb_to_lab
-from condiff.config import DiffusionConfig, ModelConfig
+from condiff.config import DiffusionConfig, ModelConfig, SamplingConfig
 from condiff.errors import ConfigError, ModelError
 from condiff.evaluation.metrics import ciede2000
 from condiff.models.denoiser import build_model
@@ -95,7 +95,7 @@ def test_guidance_and_lines_arrive_in_every_engine(folders):
         assert mine.size == guided.size and difference(mine, guided) < 1
 
 
-@pytest.mark.parametrize("scheduler", ["dpmsolver++", "ddpm", "heun"])
+@pytest.mark.parametrize("scheduler", ["dpmsolver++", "ddpm", "lcm", "heun"])
 def test_other_schedulers_sample_alike_in_every_engine(folders, scheduler):
     reference, *others = pipelines(folders / "none")
     expected = reference(seed=2, steps=4, scheduler=scheduler)[0]
@@ -112,6 +112,33 @@ def test_the_same_seed_is_the_same_bytes_alone_and_beside_others(folders, name):
     first, second = one(photo, seed=8, samples=2)
     assert first.tobytes() == two(photo, seed=8)[0].tobytes()
     assert second.tobytes() == two(photo, seed=9)[0].tobytes()
+
+
+@pytest.mark.parametrize("name", ["torch", *GRAPHS])
+def test_the_null_condition_is_encoded_only_for_guidance_and_cond_is_the_same(folders, name):
+    drawing = Image.new("L", (64, 64), "white")
+    ImageDraw.Draw(drawing).ellipse((20, 10, 50, 50), outline="black", width=2)
+    pipeline = Pipeline.from_pretrained(folders / "sketch", device="cpu", engine=name)
+    off, on = (SamplingConfig(steps=1, guidance_scale=scale) for scale in (1.0, 2.0))
+    plain, guided = (pipeline.encode(drawing, config=config) for config in (off, on))
+    assert plain.null_cond is None and guided.null_cond is not None
+    to_numpy = pipeline.backend.to_numpy
+    np.testing.assert_array_equal(to_numpy(plain.cond), to_numpy(guided.cond))
+    with pytest.raises(ConfigError, match="encoded without guidance"):
+        list(pipeline.sample(plain, config=on, seed=0))
+    kind = torch.Tensor if name == "torch" else np.ndarray
+    assert all(isinstance(x_t, kind) for x_t in pipeline.sample(guided, config=on, seed=0))
+
+
+@pytest.mark.parametrize(("scale", "runs"), [(1.0, 1), (2.0, 2)])
+def test_a_photo_is_encoded_once_whatever_the_number_of_samples(folders, scale, runs):
+    pipeline = Pipeline.from_pretrained(folders / "colorize", device="cpu", engine="torch")
+    encoded, predicted = [], []
+    model = pipeline.backend.model
+    model.encoder.register_forward_hook(lambda *_: encoded.append(1))
+    model.unet.register_forward_hook(lambda *_: predicted.append(1))
+    pipeline(make_photo(40, 30), seed=1, samples=3, steps=2, guidance_scale=scale)
+    assert len(encoded) == runs and len(predicted) == runs * 3 * 2
 
 
 def test_graphs_hold_no_weights_and_point_into_the_files(folders):

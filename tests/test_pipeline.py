@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -15,8 +16,7 @@ from condiff.backends.table import find_device
 from condiff.backends.torch_backend import TorchBackend
 from condiff.color.lab import lightness, rgb_to_lab
 from condiff.conditions.drawing_cleanup import Drawing
-from condiff.config import DiffusionConfig, ModelConfig, SamplingConfig
-from condiff.diffusion.diffusers_schedulers import SCHEDULERS
+from condiff.config import DiffusionConfig, ModelConfig, SamplingConfig, SchedulerName
 from condiff.diffusion.sampler import sample_initial_noise
 from condiff.errors import ConfigError, ImageError
 from condiff.models.denoiser import build_model
@@ -35,9 +35,11 @@ def pipeline(tiny_folder):
 CONFIG = SamplingConfig(steps=2, size=32)
 
 
-def denoise(pipeline, condition, *, seed, scale):
+def sample_once(pipeline, condition, *, seed, scale):
+    """x_0 (h,w,C) after one step, clipped to ±1."""
     config = SamplingConfig(steps=1, guidance_scale=scale)
-    return pipeline.sample(pipeline.encode_condition(condition), config=config, seed=seed)
+    *_, x_0 = pipeline.sample(pipeline.encode_condition(condition), config=config, seed=seed)
+    return pipeline.backend.to_numpy(x_0)[0].transpose(1, 2, 0).clip(-1, 1)
 
 
 def colored(pipeline, image, **changes):
@@ -79,7 +81,7 @@ def test_without_a_seed_a_new_one_is_drawn_and_told(pipeline, photo):
     assert result.tobytes() == again.tobytes()
 
 
-@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("scheduler", get_args(SchedulerName))
 def test_every_scheduler_samples(pipeline, photo, scheduler):
     (result,) = colored(pipeline, photo, scheduler=scheduler, steps=3)
     assert result.size == photo.size
@@ -177,12 +179,10 @@ def test_guidance_of_one_is_off_and_more_follows_the_condition():
     pipeline = rgb_pipeline("sketch")
     condition = np.random.default_rng(0).uniform(-1, 1, (32, 32, 1)).astype(np.float32)
 
-    def sample(scale):
-        *_, x_0 = denoise(pipeline, condition, seed=0, scale=scale)
-        return x_0
-
     # One step from pure noise: x_0 is minus the model output, so guidance is linear in it.
-    plain, blind, double = sample(1), sample(0), sample(2)
+    plain, blind, double = (
+        sample_once(pipeline, condition, seed=0, scale=scale) for scale in (1, 0, 2)
+    )
     expected = (blind + 2 * (plain - blind)).clip(-1, 1)
     inside = (np.abs(plain) < 0.999) & (np.abs(blind) < 0.999)
     assert not np.allclose(plain, blind, atol=1e-3)
@@ -199,7 +199,7 @@ def test_both_branches_of_guidance_are_what_the_network_says_with_and_without_th
     for scale, kept in ((1.0, None), (0.0, torch.zeros(1, 1, 1, 1))):
         with torch.inference_mode():
             v = pipeline.backend.model(noise, torch.tensor([999.0]), given, kept=kept)
-        *_, x_0 = denoise(pipeline, condition, seed=7, scale=scale)
+        x_0 = sample_once(pipeline, condition, seed=7, scale=scale)
         expected = -v[0].permute(1, 2, 0).numpy().clip(-1, 1)  # no signal is left at the last t
         assert np.allclose(x_0, expected, atol=1e-4)
 

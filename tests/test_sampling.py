@@ -1,11 +1,15 @@
 """The sampler without torch: the numbers of diffusers' schedulers."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, LCMScheduler
 
-from condiff.config import DiffusionConfig
-from condiff.diffusion.diffusers_schedulers import build_scheduler, denoise
+from condiff.config import DiffusionConfig, SchedulerName
+from condiff.diffusion.diffusers_schedulers import SCHEDULERS, sample_with_diffusers
+from condiff.diffusion.parameterization import from_x_0, to_x_0
 from condiff.diffusion.sampler import (
     BROAD,
     SAMPLERS,
@@ -13,7 +17,7 @@ from condiff.diffusion.sampler import (
     sample,
     sample_initial_noise,
 )
-from condiff.diffusion.schedule import compute_alphas_bar, space_timesteps
+from condiff.diffusion.schedule import compute_alphas_bar, compute_betas, space_timesteps
 from condiff.errors import ConfigError
 
 PROCESSES = {
@@ -30,27 +34,69 @@ PROCESSES = {
 }  # fmt: skip
 
 
+STOCK = {
+    "ddpm": (DDPMScheduler, {"clip_sample": False}),
+    "ddim": (DDIMScheduler, {"clip_sample": False}),
+    "dpmsolver++": (DPMSolverMultistepScheduler, {"final_sigmas_type": "zero"}),
+    "lcm": (LCMScheduler, {"timestep_scaling": 1e6}),  # no skip connection
+}
+
+
+def stock_scheduler(name, config):
+    kind, options = STOCK[name]
+    process = config.model_dump(
+        include={
+            "num_train_timesteps", "beta_schedule", "rescale_betas_zero_snr", "prediction_type",
+        }
+    )  # fmt: skip
+    if kind is not DDPMScheduler and config.beta_schedule == "sigmoid":
+        process["trained_betas"] = DDPMScheduler(
+            config.num_train_timesteps, beta_schedule="sigmoid"
+        ).betas.tolist()
+    if config.schedule_shift != 1:
+        process["trained_betas"] = compute_betas(config).tolist()
+    given = {"beta_start": 1e-4, "beta_end": 0.02, "timestep_spacing": "trailing"}
+    return kind(**given | process | options)
+
+
+def stock_samples(name, config, model, noise, *, steps, clip, generator):
+    """Every x_t of diffusers' own scheduler, with predictions clipped as condiff clips them."""
+    scheduler, kind = stock_scheduler(name, config), config.prediction_type
+    if name == "lcm":  # its own spacing is that of a distillation
+        timesteps = space_timesteps(config.num_train_timesteps, steps)
+        scheduler.set_timesteps(timesteps=timesteps, original_inference_steps=steps)
+    else:
+        scheduler.set_timesteps(steps)
+    draws = {"generator": generator} if name in ("ddpm", "lcm") else {}
+    x_t = noise
+    yield x_t
+    for t in scheduler.timesteps:
+        alpha_bar = scheduler.alphas_cumprod[t]
+        x_0 = to_x_0(kind, model(x_t, float(t)), x_t, alpha_bar).clamp(-clip, clip)
+        x_t = scheduler.step(from_x_0(kind, x_0, x_t, alpha_bar), t, x_t, **draws).prev_sample
+        yield x_t
+
+
 @pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
 def test_alphas_bar_are_those_of_diffusers(process):
     config = DiffusionConfig(**process)
-    theirs = build_scheduler("ddim", config).alphas_cumprod.numpy()
+    theirs = stock_scheduler("ddpm", config).alphas_cumprod.numpy()
     np.testing.assert_allclose(compute_alphas_bar(config), theirs, rtol=1e-5, atol=2e-7)
+
+
+def curve(x, t):
+    """A network: a curve of x_t and t, in NumPy or torch."""
+    sine = torch.sin if isinstance(x, torch.Tensor) else np.sin
+    return 0.8 * sine(1.5 * x + float(np.float32(t / 300)))
 
 
 @pytest.mark.parametrize("scheduler", SAMPLERS)
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 7, 10, 25, 50])
 @pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
 def test_every_x_t_is_that_of_diffusers(process, steps, scheduler):
-    """The network is a curve of x_t and t; equal to 3e-5 of a clip of 2."""
+    """Equal to 3e-5 of a clip of 2."""
     config = DiffusionConfig(**process)
     noise = sample_initial_noise(steps, (1, 2, 6, 5))
-
-    def curve(x, t):
-        return 0.8 * np.sin(1.5 * x + np.float32(t / 300))
-
-    def torch_curve(x, t):
-        assert isinstance(x, torch.Tensor)  # it never leaves torch
-        return 0.8 * torch.sin(1.5 * x + torch.tensor(t / 300, dtype=torch.float32))
 
     def noise_of(seed):
         generator = torch.Generator().manual_seed(seed)
@@ -63,16 +109,41 @@ def test_every_x_t_is_that_of_diffusers(process, steps, scheduler):
 
     how = {"scheduler": scheduler, "config": config, "steps": steps, "clip": 2.0}
     in_numpy = sample(curve, noise, **how, sample_noise=numpy_noise)
-    in_torch = sample(torch_curve, torch.from_numpy(noise), **how, sample_noise=noise_of(5))
-    theirs = denoise(
-        lambda x, t: torch.from_numpy(curve(x.numpy(), float(t))),
-        build_scheduler(scheduler, config), torch.from_numpy(noise), steps=steps, clip=2.0,
-        generators=[torch.Generator().manual_seed(5)],
+    in_torch = sample(curve, torch.from_numpy(noise), **how, sample_noise=noise_of(5))
+    theirs = stock_samples(
+        scheduler, config, curve, torch.from_numpy(noise), steps=steps, clip=2.0,
+        generator=torch.Generator().manual_seed(5),
     )  # fmt: skip
     for one, other, x_t in zip(in_numpy, in_torch, theirs, strict=True):
         assert one.dtype == np.float32 and other.dtype == torch.float32
         np.testing.assert_allclose(one, x_t.numpy(), atol=3e-5)
         np.testing.assert_allclose(other.numpy(), x_t.numpy(), atol=3e-5)
+
+
+@pytest.mark.parametrize("scheduler", [*SAMPLERS, *(SCHEDULERS.keys() - SAMPLERS.keys())])
+@pytest.mark.parametrize("kind", [np.ndarray, torch.Tensor])
+def test_arrays_stay_of_their_kind_for_the_whole_loop(kind, scheduler):
+    noise = sample_initial_noise(3, (1, 2, 6, 5))
+    seen = []
+
+    def watched(x_t, t):
+        seen.append(type(x_t))
+        return curve(x_t, t)
+
+    def convert(array):
+        return torch.from_numpy(array) if kind is torch.Tensor else array
+
+    chosen = sample if scheduler in SAMPLERS else sample_with_diffusers
+    yielded = chosen(
+        watched, convert(noise), scheduler=scheduler, config=DiffusionConfig(), steps=3, clip=2.0,
+        sample_noise=lambda shape: convert(sample_initial_noise(4, shape)),
+    )  # fmt: skip
+    assert {type(x_t) for x_t in yielded} == set(seen) == {kind}
+
+
+def test_every_scheduler_has_one_sampler():
+    assert SAMPLERS.keys() | SCHEDULERS.keys() == set(get_args(SchedulerName))
+    assert SAMPLERS.keys() & SCHEDULERS.keys() == {"ddpm"}  # of model folders
 
 
 def test_timesteps_begin_at_the_last():

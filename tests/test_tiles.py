@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from condiff.config import DiffusionConfig
-from condiff.diffusion.diffusers_schedulers import build_scheduler, denoise
+from condiff.diffusion.sampler import sample
 from condiff.diffusion.tiles import Tiles, plan_tiles, predict_in_tiles
 
 SIDE = 32
@@ -62,7 +62,7 @@ def sample_checkerboard(tiles: Tiles, weight, *, seed=0):
     has a tone of its own, as a norm over the tile gives it.
     """
     board = checkerboard(96, 80)
-    scheduler = build_scheduler("ddim", DiffusionConfig(prediction_type="sample"))
+    config = DiffusionConfig(prediction_type="sample")
     rng = np.random.default_rng(seed)
 
     def one(part, cond):
@@ -76,7 +76,7 @@ def sample_checkerboard(tiles: Tiles, weight, *, seed=0):
         return predict_in_tiles(one, x_t, board, tiles=tiles, weight=weight)
 
     noise = torch.randn(1, 3, 96, 80, generator=torch.Generator().manual_seed(0))
-    *_, x_0 = denoise(predict, scheduler, noise, steps=5, clip=1.0)
+    *_, x_0 = sample(predict, noise, scheduler="ddim", config=config, steps=5, clip=1.0)
     return (x_0 - board)[0]
 
 

@@ -149,8 +149,9 @@ def render(
     seed = secrets.randbits(31) if seed is None else seed
 
     pictures: list[Image.Image] = []
+    encoded = cascade.encode(opened, config=config)
     for number, path in enumerate(targets.pictures, start=seed):
-        frames = list(cascade.frames(opened, config=config, seed=number))
+        frames = list(cascade.frames(opened, config=config, seed=number, encoded=encoded))
         if number == seed and targets.animation is not None:
             _write_film(frames, targets.animation, force=force)
         pictures.append(frames[-1])

@@ -1,8 +1,8 @@
 """Sampling, from noise to an image, in NumPy or torch: arrays stay what and where they are.
 
-DDPM (Ho et al. 2020, arXiv:2006.11239), DDIM (Song et al. 2021, arXiv:2010.02502) and DPM-Solver++
-2M (Lu et al. 2022, arXiv:2211.01095), with trailing spacing; tests/test_sampling.py compares them
-with diffusers'. NumPy works without torch.
+DDPM (Ho et al. 2020, arXiv:2006.11239), DDIM (Song et al. 2021, arXiv:2010.02502), DPM-Solver++ 2M
+(Lu et al. 2022, arXiv:2211.01095) and LCM (Luo et al. 2023, arXiv:2310.04378), with trailing
+spacing; tests/test_sampling.py compares them with diffusers'. NumPy works without torch.
 """
 
 import math
@@ -80,8 +80,8 @@ def sample(
 ) -> Iterator[Array]:
     """Yield the pure noise (B,C,h,w), then x_t after every step; the last one is the sample.
 
-    Every predicted x_0 is clipped to ±clip. `sample_noise` gives the noise that ddpm adds in each
-    step, as an array of the same kind as `noise`.
+    Every predicted x_0 is clipped to ±clip. `sample_noise` gives the noise that ddpm and lcm add in
+    each step, as an array of the same kind as `noise`.
     """
     alphas_bar = compute_alphas_bar(config)
     kind = config.prediction_type
@@ -159,9 +159,35 @@ def _dpm_solver(
         yield x_t
 
 
+def _lcm(
+    predict_x_0: PredictX0,
+    x_t: Array,
+    alphas_bar: NDArray[Any],
+    steps: int,
+    sample_noise: SampleNoise,
+) -> Iterator[Array]:
+    """Multistep consistency sampling (Song et al. 2023, arXiv:2303.01469): x_0, then new noise.
+
+    It is for models that were distilled to predict x_0 in one step. The mean of x_0, which other
+    models predict, loses its details here. LCM's skip connection, which matters at t = 0 only, is
+    left out.
+    """
+    timesteps = space_timesteps(len(alphas_bar), steps)
+    for t, following in zip(timesteps, [*timesteps[1:], None], strict=True):
+        x_t = predict_x_0(x_t, t, alphas_bar[t])
+        if following is not None:
+            x_t = add_noise(x_t, sample_noise(tuple(x_t.shape)), alphas_bar[following])
+        yield x_t
+
+
 def _single(x: float) -> float:
     """A number rounded to single precision."""
     return float(np.float32(x))
 
 
-SAMPLERS: dict[str, Sampler] = {"ddpm": _ddpm, "ddim": _ddim, "dpmsolver++": _dpm_solver}
+SAMPLERS: dict[str, Sampler] = {
+    "ddpm": _ddpm,
+    "ddim": _ddim,
+    "dpmsolver++": _dpm_solver,
+    "lcm": _lcm,
+}

@@ -17,11 +17,10 @@ Array = NDArray[Any]  # float32
 BETA_START, BETA_END, MAX_BETA = 1e-4, 0.02, 0.999
 
 
-def compute_alphas_bar(config: DiffusionConfig) -> Array:
-    """alpha_bar (T,) as diffusers' schedulers of that configuration hold it.
+def compute_betas(config: DiffusionConfig) -> Array:
+    """beta_t (T,) of the schedule and its shift, before the rescaling to zero terminal SNR.
 
-    It is rounded to single precision in the same places as theirs: at the noisy end predictions
-    are divided by it, so that rounding shows.
+    The shift adds 2 log(schedule_shift) to log SNR (Hoogeboom et al. 2023, arXiv:2301.11093).
     """
     count = config.num_train_timesteps
     if config.beta_schedule == "squaredcos_cap_v2":
@@ -40,6 +39,16 @@ def compute_alphas_bar(config: DiffusionConfig) -> Array:
         shifted = config.schedule_shift**2 * alphas_bar
         shifted /= shifted + 1 - alphas_bar
         betas = (1 - shifted / np.append(1, shifted[:-1])).astype(np.float32)
+    return betas
+
+
+def compute_alphas_bar(config: DiffusionConfig) -> Array:
+    """alpha_bar (T,) as diffusers' schedulers of that configuration hold it.
+
+    It is rounded to single precision in the same places as theirs: at the noisy end predictions
+    are divided by it, so that rounding shows.
+    """
+    betas = compute_betas(config)
     alphas_bar = np.cumprod(1 - betas, dtype=float).astype(np.float32)
     if config.rescale_betas_zero_snr:  # Lin et al. 2023, arXiv:2305.08891, algorithm 1
         first, last = np.sqrt(alphas_bar[[0, -1]])

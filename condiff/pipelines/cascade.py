@@ -24,7 +24,7 @@ from condiff.diffusion.tiles import plan_tiles, predict_in_tiles
 from condiff.errors import ConfigError
 from condiff.inputs import Lines, Opened, UserPicture
 from condiff.models.info import ModelInfo, read_model_info
-from condiff.pipelines.pipeline import Pipeline
+from condiff.pipelines.pipeline import Encoded, Pipeline
 from condiff.resize import fit_size, pad_to_stride
 
 UPSCALER = "upscale"  # the embedded model's name
@@ -250,10 +250,10 @@ class Cascade:
         """The largest short side at which the model draws: that of x_t in training."""
         return self.pipeline.loaded.condition_size // self.pipeline.cell
 
-    @property
-    def _pipeline_size(self) -> int | None:
-        """The `size` to call the pipeline with: None is the one it was trained with."""
-        return None if self.size >= self.native_side else self.size * self.pipeline.cell
+    def _configure(self, config: SamplingConfig | None) -> SamplingConfig:
+        """How the first stage is sampled: at its native side, or smaller if the picture is."""
+        size = None if self.size >= self.native_side else self.size * self.pipeline.cell
+        return (config or self.sampling).model_copy(update={"size": size})
 
     @property
     def lines_side(self) -> int:
@@ -287,12 +287,19 @@ class Cascade:
         given = self.pipeline.loaded.task.picture
         if given is not None and image is not None and not isinstance(image, Opened):
             image = given.open(image)
+        encoded = self.encode(image, config=config)
         pictures = []
         for number in range(seed, seed + samples):
-            *_, picture = self.frames(image, config=config, seed=number)
+            *_, picture = self.frames(image, config=config, seed=number, encoded=encoded)
             picture.info["seed"] = number
             pictures.append(picture)
         return pictures
+
+    def encode(
+        self, image: UserPicture | Opened | None = None, *, config: SamplingConfig | None = None
+    ) -> Encoded:
+        """What the first stage needs of a picture, whatever the number of samples."""
+        return self.pipeline.encode(image, config=self._configure(config))  # type: ignore[type-var]
 
     def frames(
         self,
@@ -300,11 +307,16 @@ class Cascade:
         *,
         config: SamplingConfig | None = None,
         seed: int,
+        encoded: Encoded | None = None,
     ) -> Iterator[Image.Image]:
-        """The pipeline's frames, pure noise first, then the enlarged picture if it is larger."""
-        config = (config or self.sampling).model_copy(update={"size": self._pipeline_size})
+        """The pipeline's frames, pure noise first, then the enlarged picture if it is larger.
+
+        `encoded` is what `encode` gave for the same arguments, where it was called already.
+        """
         frame = None
-        for frame in self.pipeline.frames(image, config=config, seed=seed):  # type: ignore[type-var]
+        for frame in self.pipeline.frames(  # type: ignore[type-var]
+            image, config=self._configure(config), seed=seed, encoded=encoded
+        ):
             yield frame
         if frame is None or self.size <= self.native_side:
             return

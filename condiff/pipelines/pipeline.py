@@ -149,10 +149,14 @@ class Pipeline:
         config: SamplingConfig | None = None,
         seed: int,
         edits: ColorEdits = NO_EDITS,
+        encoded: Encoded | None = None,
     ) -> Iterator[Image.Image]:
-        """Yield the finished RGB picture of every x_t, pure noise first, the result last."""
+        """Yield the finished RGB picture of every x_t, pure noise first, the result last.
+
+        `encoded` is what `encode` gave for the same arguments, where it was called already.
+        """
         config = config or self.sampling
-        encoded = self.encode(image, config=config, edits=edits)
+        encoded = encoded or self.encode(image, config=config, edits=edits)
         for x_t in self.sample(encoded, config=config, seed=seed):
             yield Image.fromarray(to_8_bits(self.decode(x_t, encoded)))
 
@@ -170,9 +174,9 @@ class Pipeline:
         """
         config = config or self.sampling
         source, condition = self.prepare(image, size=config.size)
-        return self.encode_condition(
-            condition, source, self._prepare_edits(source, condition, edits)
-        )
+        prepared = self._prepare_edits(source, condition, edits)
+        guided = self._guidance_scale(config) != 1
+        return self.encode_condition(condition, source, prepared, guided=guided)
 
     def encode_condition(
         self,
@@ -196,15 +200,15 @@ class Pipeline:
 
     def sample(
         self, encoded: Encoded, *, config: SamplingConfig | None = None, seed: int
-    ) -> Iterator[np.ndarray]:
-        """Yield x_T, then x_t after every step (h,w,C) float32.
+    ) -> Iterator[Any]:
+        """Yield x_T, then x_t after every step: (1,C,h,w) of the backend's, on its device.
 
         Images are sampled one at a time: a CPU gains nothing from a batch, and convolutions round
         differently in batches of different sizes, so that bytes would depend on the batch.
         """
         config = config or self.sampling
-        task, backend = self.loaded.task, self.backend
-        space, scale = task.space, config.guidance_scale if task.picture else 1.0
+        space, backend = self.loaded.task.space, self.backend
+        scale = self._guidance_scale(config)
         if scale != 1 and encoded.null_cond is None:
             raise ConfigError(
                 "The picture was encoded without guidance: encode it with this config."
@@ -222,8 +226,7 @@ class Pipeline:
                 return output
             return guide(output, backend.predict(x_t, t, encoded.null_cond), scale)
 
-        rows, columns = encoded.inside
-        for x_t in self._find_sampler(config.scheduler)(
+        return self._find_sampler(config.scheduler)(
             predict,
             backend.to_device(noise),
             scheduler=config.scheduler,
@@ -231,13 +234,17 @@ class Pipeline:
             steps=config.steps,
             clip=space.clip,
             sample_noise=sample_noise,
-        ):
-            clipped = backend.to_numpy(x_t)[0].clip(-space.clip, space.clip).transpose(1, 2, 0)
-            yield np.ascontiguousarray(clipped[:rows, :columns])
+        )
 
-    def decode(self, x_0: np.ndarray, encoded: Encoded) -> np.ndarray:
-        """x_0 (h,w,C) as RGB (H,W,3): as it is, or chroma joined to the photo's L*."""
-        return self.loaded.task.space.decode(x_0, encoded.source, encoded.edits)
+    def decode(self, x_0: Any, encoded: Encoded) -> np.ndarray:
+        """x_0 (1,C,h,w) of `sample` as RGB (H,W,3): as it is, or chroma joined to the photo's L*.
+
+        Only here is an array moved off the backend's device.
+        """
+        space, (rows, columns) = self.loaded.task.space, encoded.inside
+        planes = self.backend.to_numpy(x_0)[0, :, :rows, :columns].clip(-space.clip, space.clip)
+        cells = np.ascontiguousarray(planes.transpose(1, 2, 0))
+        return space.decode(cells, encoded.source, encoded.edits)
 
     def prepare(
         self, image: Picture | Drawing | Opened | None, *, size: int | None
@@ -274,6 +281,10 @@ class Pipeline:
             return UNEDITED
         photo = (source.shape[1], source.shape[0])
         return edits.prepare(photo=photo, size=(condition.shape[0], condition.shape[1]))
+
+    def _guidance_scale(self, config: SamplingConfig) -> float:
+        """The guidance scale of a config; 1, no guidance, for a model without a condition."""
+        return config.guidance_scale if self.loaded.task.picture else 1.0
 
     def _find_sampler(self, scheduler: str) -> Callable[..., Iterator[Any]]:
         """The sampling function of a scheduler: condiff's own where there is one, or diffusers'."""

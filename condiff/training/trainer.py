@@ -30,8 +30,8 @@ from condiff.tasks import Task, find_task
 from condiff.training.accelerator import build_accelerator, prepare
 from condiff.training.checkpoint import gather_checkpoint, restore_checkpoint
 from condiff.training.ema import averaged, build_average, update_average
+from condiff.training.loss import batch_error
 from condiff.training.model_card import make_card
-from condiff.training.objective import batch_error
 from condiff.training.preview import sample_grid
 from condiff.training.progress import Filled, Step, learning_rate_at, progress_of, smooth_loss
 from condiff.training.run_folder import (

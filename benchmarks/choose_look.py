@@ -85,9 +85,9 @@ def measure(
     extractor: Extractor,
 ) -> list[Row]:
     """The figures of every setting, then of the baselines."""
-    strongest = max(settings, key=lambda config: config.guidance_scale)
+    guided = max(settings, key=lambda config: abs(config.guidance_scale - 1))
     started = time.perf_counter()
-    encoded = [pipeline.encode(Image.fromarray(truth), config=strongest) for truth in truths]
+    encoded = [pipeline.encode(Image.fromarray(truth), config=guided) for truth in truths]
     print(f"{time.perf_counter() - started:.0f} s for encoding", file=sys.stderr)
     methods = {name_of(config): colours(pipeline, encoded, config) for config in settings}
     return evaluate(methods, truths, extractor=extractor)

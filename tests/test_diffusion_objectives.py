@@ -12,7 +12,12 @@ from torch.testing import assert_close
 from condiff.backends.torch_backend import encode_both
 from condiff.config import BetaSchedule, DiffusionConfig, parse_config
 from condiff.diffusion.diffusers_schedulers import SCHEDULERS, build_scheduler
-from condiff.diffusion.loss import drop_condition, loss_weight, sample_noise, squared_error
+from condiff.diffusion.loss import (
+    drop_condition,
+    loss_weight,
+    sample_timesteps_and_noise,
+    squared_error,
+)
 from condiff.diffusion.parameterization import add_noise, from_x_0, guide
 from condiff.models.denoiser import build_model
 from condiff.tasks import find_task
@@ -182,7 +187,7 @@ def test_squared_error_is_zero_for_a_perfect_model_and_single_precision():
     config = process()
     alphas_bar = alphas_bar_of(config)
     x_0 = torch.randn(64, 1, 2, 2, generator=seeded())
-    t, eps = sample_noise(
+    t, eps = sample_timesteps_and_noise(
         x_0.shape, num_train_timesteps=1000, config=config, generator=seeded(1), device="cpu"
     )
 
@@ -196,7 +201,7 @@ def test_squared_error_is_zero_for_a_perfect_model_and_single_precision():
 
 
 def test_noise_is_standard_normal_and_all_timesteps_are_drawn():
-    t, eps = sample_noise(
+    t, eps = sample_timesteps_and_noise(
         (4096, 2, 4, 4), num_train_timesteps=1000, config=process(), generator=seeded(),
         device="cpu",
     )  # fmt: skip
@@ -209,7 +214,7 @@ def test_noise_is_standard_normal_and_all_timesteps_are_drawn():
 
 
 def test_the_configured_timestep_shift_is_drawn_with():
-    t, _ = sample_noise(
+    t, _ = sample_timesteps_and_noise(
         (4096, 1, 1, 1), num_train_timesteps=1000, config=process(timestep_shift=3.0),
         generator=seeded(), device="cpu",
     )  # fmt: skip
@@ -219,7 +224,7 @@ def test_the_configured_timestep_shift_is_drawn_with():
 
 def test_offset_noise_adds_to_the_mean_of_each_channel_alone():
     def draw(strength):
-        return sample_noise(
+        return sample_timesteps_and_noise(
             (2000, 2, 8, 8), num_train_timesteps=1000, config=process(offset_noise=strength),
             generator=seeded(), device="cpu",
         )  # fmt: skip

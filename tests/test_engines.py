@@ -195,7 +195,11 @@ sys.exit(main(sys.argv[1:]))
 
 
 @pytest.mark.skipif(may_have_gpu(), reason="with a GPU at hand torch is the default")
-@pytest.mark.parametrize("arguments", [[], ["--hint", "0.5,0.5,#c04040", "--samples", "2"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["--hint", "0.5,0.5,#c04040", "--samples", "2", "--scheduler", "ddpm"]],
+    ids=["plain", "hint and ddpm"],
+)
 def test_colorize_imports_neither_torch_nor_diffusers(tmp_path, arguments):
     make_photo(80, 60).save(tmp_path / "photo.jpg")
     command = [sys.executable, "-c", REFUSING, "colorize", str(tmp_path / "photo.jpg"), "--seed"]

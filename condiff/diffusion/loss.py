@@ -12,7 +12,7 @@ from condiff.diffusion.schedule import sample_timesteps
 Denoiser = Callable[[Tensor, Tensor], Tensor]  # (x_t, t) -> model output
 
 
-def sample_noise(
+def sample_timesteps_and_noise(
     shape: Sequence[int],
     *,
     num_train_timesteps: int,

@@ -50,9 +50,9 @@ def sample_initial_noise(seed: int, shape: tuple[int, ...]) -> NDArray[Any]:
 def damp_broad_noise(noise: NDArray[Any], *, variety: float) -> NDArray[Any]:
     """x_T (B,C,h,w) with the means of blocks of BROAD cells multiplied by `variety`.
 
-    The noise's mean over a broad area decides the colour cast of whole objects. With variety 1 x_T
-    is drawn as in training, and samples differ as far as the model thinks possible. With 0 broad
-    areas get the colours that it finds likeliest, and only details depend on the seed.
+    The noise's mean over a large area decides the colour cast of whole objects. With variety 1 x_T
+    is that of training, and samples differ as much as the model allows. With 0 large areas get
+    their most likely colours, and only details depend on the seed.
     """
     if variety == 1:
         return noise

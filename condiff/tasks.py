@@ -18,6 +18,8 @@ class Task:
     does: str = ""  # "It … ." in a model card
     attends: bool = True  # whether the U-Net has attention, which tiles do not allow
     enlarges: bool = False  # whether x_0 is a window of a picture that is made larger
+    prepares: tuple[str, ...] = ()  # conditions that data preparation draws for the task
+    min_chroma: float = 0.0  # data preparation leaves out photos of a lower mean chroma
 
     @property
     def picture(self) -> PictureInput | None:
@@ -83,19 +85,29 @@ _ROWS = (
         SPACES["chroma"],
         (Lightness(), Hints()),
         does="gives black-and-white photos colours: it samples the Lab chroma that goes with L*",
+        prepares=("gray",),
+        min_chroma=4.0,  # JPEGs of grey photos have less than 3
     ),
-    Task("sketch", SPACES["rgb"], (Lines(),), does="turns line drawings into pictures"),
+    Task(
+        "sketch",
+        SPACES["rgb"],
+        (Lines(),),
+        does="turns line drawings into pictures",
+        prepares=("sketch",),
+    ),
     Task(
         "edge",
         SPACES["rgb"],
         (Lines(draws=("canny",), augments=False),),
         does="turns edge maps into pictures",
+        prepares=("canny",),
     ),
     Task(
         "depth",
         SPACES["rgb"],
         (Aligned(channels=1, draws=("depth",), what="a depth map"),),
         does="turns depth maps into pictures",
+        prepares=("depth",),
     ),
     Task("restyle", SPACES["rgb"], (Aligned(),), does="turns pictures into pictures of its data"),
     Task("none", SPACES["rgb"], does="makes pictures from noise alone"),
@@ -111,6 +123,7 @@ _ROWS = (
     ),
 )
 TASKS: dict[str, Task] = {row.name: row for row in _ROWS}
+PREPARED_TASKS: dict[str, Task] = {row.name: row for row in _ROWS if row.prepares}
 
 
 def find_task(name: str) -> Task:

@@ -9,23 +9,25 @@ from pathlib import Path
 
 import output
 from condiff.errors import CondiffError
-from condiff.prep.prepare import MIN_CHROMA, TASK_KINDS, PrepConfig
+from condiff.prep.prepare import PrepConfig
 from condiff.sources.hub import hub_source
+from condiff.tasks import PREPARED_TASKS
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Prepare a hub data set for a task.")
     parser.add_argument("name", help="data set on the hub: OWNER/NAME")
     parser.add_argument("out", type=Path, help="folder to write")
-    parser.add_argument("--task", choices=TASK_KINDS, default="colorize")
+    parser.add_argument("--task", choices=PREPARED_TASKS, default="colorize")
     parser.add_argument("--limit", type=int, help="only the first so many photos")
     parser.add_argument("--drawings", action="store_true", help="keep what looks alike")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--license", help="what the data set's card says")
     options = parser.parse_args(argv)
+    task = PREPARED_TASKS[options.task]
     recipe = PrepConfig(
-        kinds=TASK_KINDS[options.task],
-        min_chroma=MIN_CHROMA if options.task == "colorize" else 0,
+        kinds=task.prepares,
+        min_chroma=task.min_chroma,
         max_distance=None if options.drawings else 3,
         limit=options.limit,
         license=options.license,

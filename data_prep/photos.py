@@ -9,23 +9,25 @@ from pathlib import Path
 
 import output
 from condiff.errors import CondiffError
-from condiff.prep.prepare import MIN_CHROMA, TASK_KINDS, PrepConfig
+from condiff.prep.prepare import PrepConfig
 from condiff.sources.folders import open_source
+from condiff.tasks import PREPARED_TASKS
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Prepare photos for a task.")
     parser.add_argument("source", help="folder, parquet or tar file")
     parser.add_argument("out", type=Path, help="folder to write")
-    parser.add_argument("--task", choices=TASK_KINDS, default="colorize")
+    parser.add_argument("--task", choices=PREPARED_TASKS, default="colorize")
     parser.add_argument("--size", type=int, default=256, help="short side (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--license", help="licence of the photos, for the card")
     options = parser.parse_args(argv)
+    task = PREPARED_TASKS[options.task]
     recipe = PrepConfig(
-        kinds=TASK_KINDS[options.task],
+        kinds=task.prepares,
         size=options.size,
-        min_chroma=MIN_CHROMA if options.task == "colorize" else 0,
+        min_chroma=task.min_chroma,
         license=options.license,
     )
     try:

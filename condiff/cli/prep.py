@@ -100,13 +100,15 @@ def prep(
     lists the photos that were left out. The same command resumes a run that was stopped or killed.
     """
     from condiff.prep import dataset as library
-    from condiff.prep.prepare import MIN_CHROMA, PrepConfig
+    from condiff.prep.prepare import PrepConfig
     from condiff.sources.folders import open_source
+    from condiff.tasks import PREPARED_TASKS
 
+    kinds = choose_kinds(task, kind or [])
     if min_chroma is None:
-        min_chroma = MIN_CHROMA if task == "colorize" else 0.0
+        min_chroma = 0.0 if task is None else PREPARED_TASKS[task].min_chroma
     recipe = PrepConfig(
-        kinds=choose_kinds(task, kind or []),
+        kinds=kinds,
         size=size,
         quality=quality,
         min_side=min_side,
@@ -128,14 +130,15 @@ def prep(
 
 def choose_kinds(task: str | None, kinds: list[str]) -> tuple[str, ...]:
     """The conditions to draw: those asked for, else the task's."""
-    from condiff.prep.prepare import TASK_KINDS
+    from condiff.tasks import PREPARED_TASKS
 
-    if task is not None and task not in TASK_KINDS:
-        raise typer.BadParameter(f"{task!r} is none of {', '.join(TASK_KINDS)}.", param_hint="task")
+    if task is not None and task not in PREPARED_TASKS:
+        choices = ", ".join(PREPARED_TASKS)
+        raise typer.BadParameter(f"{task!r} is none of {choices}.", param_hint="task")
     if not kinds:
         if task is None:
             raise typer.BadParameter("Say what the photos are for: --task, or --kind.")
-        return TASK_KINDS[task]
+        return PREPARED_TASKS[task].prepares
     if NO_KIND in kinds and len(kinds) > 1:
         raise typer.BadParameter(f"--kind {NO_KIND} goes with no other --kind.")
     return () if NO_KIND in kinds else tuple(dict.fromkeys(kinds))

@@ -26,14 +26,6 @@ from condiff.prep.parquet_writer import Row, columns_of
 from condiff.sources.schema import is_photo
 from condiff.sources.source import Item
 
-TASK_KINDS: dict[str, tuple[str, ...]] = {
-    "colorize": ("gray",),
-    "sketch": ("sketch",),
-    "edge": ("canny",),
-    "depth": ("depth",),
-}
-MIN_CHROMA = 4.0  # of photos for colorize; JPEGs of grey photos have less than 3
-
 CHUNK_ITEMS, CHUNK_BYTES = 16, 4 << 20  # limits of what is sent to a worker at once
 CHUNKS_AHEAD = 3  # chunks per worker, with the one in work; limits memory
 WEBP_METHOD = 4

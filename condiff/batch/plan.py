@@ -44,7 +44,7 @@ class Plan:
     out: Path | Folder
     jobs: tuple[Job, ...]
     faults: tuple[Fault, ...]
-    others: tuple[str, ...]  # files that are left out because their suffix is no photo's
+    others: tuple[str, ...]  # files that are left out because their suffix is not that of a photo
     idle_hints: tuple[str, ...] = ()  # pictures of strokes that belong to no photo there
 
 

@@ -97,14 +97,14 @@ def report(
 
 
 def report_left_out(plan: "Plan", *, each: bool, quiet: bool) -> None:
-    """Name the files that are no photos by their suffix: each, or counted by suffix."""
+    """Name the files that are not photos by their suffix: each, or counted by suffix."""
     if each:
         for name in plan.others:
-            options.report(f"{shown(name)}: left out, its suffix is no photo's", quiet=quiet)
+            options.report(f"{shown(name)}: left out, not a photo by its suffix", quiet=quiet)
     elif plan.others:
         counts = Counter(Path(name).suffix.lower() or "no suffix" for name in plan.others)
         kinds = ", ".join(f"{n} {shown(suffix)}" for suffix, n in counts.most_common())
-        options.report(f"left out, as their suffix is no photo's: {kinds} (-v: each)", quiet=quiet)
+        options.report(f"left out, not photos by their suffix: {kinds} (-v: each)", quiet=quiet)
 
 
 def summarize_batch(counts: Counter[str]) -> str:

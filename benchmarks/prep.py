@@ -118,8 +118,7 @@ def main() -> None:
         folder, out = Path(name) / "photos", Path(name) / "out"
         folder.mkdir()
         for n, item in enumerate(islice(open_source(options.source).items(0), options.count)):
-            data = item.data.read_bytes() if isinstance(item.data, Path) else item.data
-            (folder / f"{n:06d}.webp").write_bytes(data)
+            (folder / f"{n:06d}.webp").write_bytes(item.image.read())
         paths = sorted(folder.iterdir())
         import pyarrow
 

@@ -19,7 +19,6 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from io import BytesIO
 from itertools import islice
 from pathlib import Path
 
@@ -45,14 +44,13 @@ class PlainPhotos(Dataset[Tensor]):
 
     def __init__(self, root: Path, size: int, count: int):
         items = islice(open_source(str(root)).items(), count)
-        self.files, self.size = [item.data for item in items], size
+        self.files, self.size = [item.image for item in items], size
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> Tensor:
-        file = self.files[index]
-        image = Image.open(BytesIO(file) if isinstance(file, bytes) else file).convert("RGB")
+        image = Image.open(self.files[index].opened()).convert("RGB")
         scale = self.size / min(image.size)
         sides = tuple(max(self.size, round(side * scale)) for side in image.size)
         image = image.resize(sides, Image.Resampling.BILINEAR)

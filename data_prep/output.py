@@ -3,7 +3,6 @@
 import argparse
 import sys
 from collections import Counter
-from io import BytesIO
 from itertools import islice
 from pathlib import Path
 
@@ -51,10 +50,7 @@ def write(source: Source, options: argparse.Namespace, *, license: str) -> int:
 
 def make_sheet(source: Source) -> Image.Image:
     """The first pictures of a source, in rows."""
-    pictures = [
-        read_image(item.data if isinstance(item.data, Path) else BytesIO(item.data))
-        for item in islice(source.items(0), ROWS * COLUMNS)
-    ]
+    pictures = [read_image(item.image.opened()) for item in islice(source.items(0), ROWS * COLUMNS)]
     rows = [pictures[start : start + COLUMNS] for start in range(0, len(pictures), COLUMNS)]
     return make_contact_sheet(rows, side=SIDE)
 

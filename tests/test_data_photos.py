@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+from itertools import islice
 from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
@@ -13,15 +14,19 @@ from PIL import Image
 
 from condiff.conditions.table import apply
 from condiff.config import DataConfig
+from condiff.data.crops import CropSettings
 from condiff.data.photos import find_photos
 from condiff.data.ram_cache import RamPhotos
 from condiff.data.shared_memory import PackedBytes, PackedImages, free_memory
+from condiff.data.stream import StreamDataset
 from condiff.errors import DataError
+from condiff.evaluation.pairs import read_truths
 from condiff.inputs import Lines
 from condiff.prep.dataset import plan, run
 from condiff.prep.prepare import PrepConfig
 from condiff.sources.folders import open_source
 from condiff.sources.schema import is_held_out
+from condiff.tasks import find_task
 
 from .conftest import make_photo
 
@@ -105,7 +110,7 @@ def test_no_data_is_told(photo_folder, tmp_path):
         find_photos(tmp_path / "nowhere", DataConfig(), seed=0)
     with pytest.raises(DataError, match="No photos"):
         find_photos(tmp_path, DataConfig(), seed=0)
-    with pytest.raises(DataError, match="00.png is no parquet file: give the folder"):
+    with pytest.raises(DataError, match="00.png is no parquet or tar file: give the folder"):
         find_photos(photo_folder / "00.png", DataConfig(), seed=0)
     (tmp_path / "x.parquet").write_text("not parquet", "utf-8")
     with pytest.raises(DataError, match=r"x\.parquet: it is not a readable parquet file"):
@@ -131,6 +136,8 @@ def test_a_hub_data_set_is_found_by_its_name(photo_folder, tmp_path, monkeypatch
     from condiff.data import photos
 
     out = tmp_path / "owner" / "name"
+    lines = [json.dumps({"file_name": f"{i:02}.png", "text": f"photo {i}"}) for i in range(11)]
+    (photo_folder / "metadata.jsonl").write_text("\n".join(lines), "utf-8")
     prepare(photo_folder, out, "canny")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
@@ -142,6 +149,8 @@ def test_a_hub_data_set_is_found_by_its_name(photo_folder, tmp_path, monkeypatch
     for photo, index in zip(hub, drawn, strict=True):
         assert np.array_equal(photo.read("image"), local[index].read("image"))
         assert np.array_equal(photo.read(photo.kinds[0]), local[index].read(local[0].kinds[0]))
+        assert photo.text == local[index].text
+    assert len({photo.text for photo in hub}) == 5
 
 
 @pytest.mark.parametrize(
@@ -264,12 +273,24 @@ def test_training_and_preparing_see_the_same_photos_and_captions_of_every_source
                 info = tarfile.TarInfo(member)
                 info.size = len(content)
                 tar.addfile(info, io.BytesIO(content))
+    config = DataConfig(streaming=True)
+    settings = CropSettings(find_task("none"), config, size=32, sample_size=8)
     for place in (folder, tmp_path / "a.parquet", tmp_path / "a.tar"):
         items = list(open_source(str(place)).items())
         assert [item.text for item in items] == list(captions.values())
         trained = find_photos(place, DataConfig(), seed=0)
         assert len(trained) == len(items) == 5
         for item, photo in zip(items, trained, strict=True):
-            data = item.data if isinstance(item.data, bytes) else item.data.read_bytes()
-            assert np.array_equal(photo.read("image"), np.asarray(Image.open(io.BytesIO(data))))
+            assert np.array_equal(photo.read("image"), np.asarray(Image.open(item.image.opened())))
             assert photo.text == item.text
+        kept = RamPhotos(trained, short_side=64)
+        assert [photo.text for photo in kept] == list(captions.values())
+        truths = read_truths(place)
+        assert all(map(np.array_equal, truths, pixels_of(trained)))
+        if place == folder:
+            continue
+        dataset = StreamDataset(place, settings, seed=0)
+        [keys] = islice(dataset.keys(start=0, batch_size=5, process=0, num_processes=1), 1)
+        streamed = sorted((item for *_, item in keys), key=lambda item: item.name)
+        assert [(item.name, item.text) for item in streamed] == [(i.name, i.text) for i in items]
+        assert [item.image.read() for item in streamed] == list(files.values())

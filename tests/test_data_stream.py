@@ -1,5 +1,6 @@
 """Streams: every photo once an epoch, shuffled, never those held out, resumed to the bit."""
 
+import json
 from itertools import islice
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from condiff.errors import CondiffError, DataError
+from condiff.sources.hub import hub_shards
 
 from .test_data import build, equal, joined, take
 from .test_data_photos import prepare
@@ -129,16 +131,22 @@ def test_prepared_drawings_are_streamed(photo_folder, tmp_path):
 
 def test_a_hub_data_set_is_streamed(photo_folder, tmp_path, monkeypatch):
     """What `datasets` reads of a local folder, it reads of the hub by the same call."""
-    from condiff.sources.hub import load_hub
-
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    rows = load_hub(str(photo_folder), split="train", streaming=True)
-    assert len(list(rows)) == 12
-    assert np.array_equal(next(iter(rows))["image"], Image.open(photo_folder / "00.png"))
+    files = {path.name: path.read_bytes() for path in sorted(photo_folder.iterdir())}
+    lines = [json.dumps({"file_name": name, "text": f"photo {name}"}) for name in files]
+    (photo_folder / "metadata.jsonl").write_text("\n".join(lines), "utf-8")
+    items = [
+        item
+        for part in hub_shards(str(photo_folder), "train")
+        for item in part.items({"image": "image"})
+    ]
+    assert len({item.name for item in items}) == 12
+    assert {item.image.name: item.fetch().image.read() for item in items} == files
+    assert all(item.text == f"photo {item.image.name}" for item in items)
 
 
 def test_what_cannot_be_streamed_is_told(photo_folder, shards, tmp_path):
-    with pytest.raises(DataError, match="no parquet files to stream"):
+    with pytest.raises(DataError, match="no parquet or tar files to stream"):
         stream(photo_folder, tmp_path)
     with pytest.raises(DataError, match="hub's data set of that name is not in the cache"):
         stream("nobody/nothing", tmp_path)

@@ -23,7 +23,7 @@ from condiff.prep.parquet_writer import SPLITS
 from condiff.prep.prepare import PrepConfig, difference_hash, mean_chroma, prepare_in_order, shrink
 from condiff.sources.folders import open_source
 from condiff.sources.hub import hub_source, streamed_source
-from condiff.sources.source import Item
+from condiff.sources.source import File, Item
 
 PLAIN = ["--kind", "none", "--workers", "1"]
 
@@ -303,8 +303,31 @@ def test_parquet_of_bytes_and_of_structs_from_any_row_on(tmp_path):
     source = open_source(str(folder))
     assert (source.total, source.has_text) == (40, True)
     for start in (0, 9, 10, 24, 25, 39, 40):
-        assert [item.data for item in source.items(start)] == files[start:]
-    assert next(source.items(24)) == Item("a.parquet#24", files[24], "no. 24")
+        assert [item.image.data for item in source.items(start)] == files[start:]
+    item = next(source.items(24))
+    assert (item.name, item.text, item.fault) == ("a.parquet#24", "no. 24", None)
+
+
+def test_archives_that_are_damaged_inside_are_told(photos, tmp_path):
+    """Their beginnings and ends are whole: what is damaged shows when it is read."""
+    files = [path.read_bytes() for path in sorted(photos.iterdir())]
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"image": files}), path, compression="gzip", use_dictionary=False)
+    content = bytearray(path.read_bytes())
+    content[4 : len(content) // 2] = bytes(len(content) // 2 - 4)
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"^a\.parquet broke off \(.*it is damaged\.$"):
+        list(open_source(str(path)).items())
+    path = tmp_path / "b.tgz"
+    with tarfile.open(path, "w:gz") as tar:
+        for file in sorted(photos.iterdir()):
+            tar.add(file, file.name)
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 64] = bytes(64)
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"b\.tgz cannot be used"):
+        open_source(str(path))
 
 
 def test_captions_of_an_imagefolder(photos, tmp_path):
@@ -365,8 +388,7 @@ def test_a_hub_data_set_is_streamed_from_any_row_on(photos, tmp_path):
     files = [path.read_bytes() for path in sorted(photos.glob("*.jpg"))]
     for start in (0, 28):
         items = list(source.items(start))
-        read = [i.data.read_bytes() if isinstance(i.data, Path) else i.data for i in items]
-        assert read == files[start:]
+        assert [item.image.read() for item in items] == files[start:]
         assert [item.text for item in items] == [str(n) for n in range(start, 30)]
 
 
@@ -442,7 +464,9 @@ def test_what_datasets_saved_to_disk_is_a_source(tmp_path):
         assert (source.total, source.has_text) == (30, True)
         for start in (0, 7, 20, 29, 30):
             items = list(source.items(start))
-            assert [item.data for item in items] == [encoded(photo(n)) for n in range(start, 30)]
+            assert [item.image.data for item in items] == [
+                encoded(photo(n)) for n in range(start, 30)
+            ]
             assert [item.text for item in items] == [f"no. {n}" for n in range(start, 30)]
     assert open_source(str(one)).fingerprint != open_source(str(two)).fingerprint
     (two / "test" / "data-00000-of-00001.arrow").write_bytes(b"cut")
@@ -472,7 +496,7 @@ def test_few_items_are_held_at_a_time(photos):
     def endless():
         nonlocal drawn
         while True:
-            yield drawn, Item("x", files[drawn % 30])
+            yield drawn, Item("x", {"image": File(files[drawn % 30], "x")})
             drawn += 1
 
     results = prepare_in_order(endless(), PrepConfig(), workers=2)

@@ -11,7 +11,8 @@ from pathlib import Path, PurePosixPath
 
 from condiff.batch.storage import Blob, Folder
 from condiff.errors import ConfigError
-from condiff.photos.formats import FORMATS, READ_ONLY
+from condiff.photos.formats import FORMATS
+from condiff.sources.schema import is_photo
 
 UNWRITTEN_SUFFIX = ".png"  # of the result of a photo whose own format is only read
 
@@ -90,7 +91,7 @@ def plan(
         _walk(source, out, choice) if isinstance(source, Path) else _walk_remote(source, choice)
     )
     for name, fault in walked:
-        if fault is None and Path(name).suffix.lower() not in FORMATS.keys() | READ_ONLY:
+        if fault is None and not is_photo(name):
             others.append(name)
         elif fault is None:
             found.append(name)
@@ -254,7 +255,7 @@ def _walk(source: Path, out: Path | Folder, choice: Choice) -> Iterator[tuple[st
 
 def _is_suspect(entry: os.DirEntry[str]) -> bool:
     """Whether it should be reported if unusable: a photo by its name, or any link."""
-    return entry.is_symlink() or Path(entry.name).suffix.lower() in FORMATS.keys() | READ_ONLY
+    return entry.is_symlink() or is_photo(entry.name)
 
 
 def _explain(entry: os.DirEntry[str]) -> str:

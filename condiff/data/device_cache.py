@@ -56,7 +56,7 @@ class DeviceDataset:
                 "or none, or data.max_photos."
             )
         self.pixels = torch.empty(shape, dtype=torch.uint8, device=device)
-        for row, image in zip(self.pixels, decode_all(photos, self.side), strict=True):
+        for row, (image, _) in zip(self.pixels, decode_all(photos, self.side), strict=True):
             row.copy_(torch.from_numpy(_middle(image, self.side)))
         generator = torch.Generator().manual_seed(seed)
         sheet = torch.randn(2 * [GRAIN_SHIFTS + settings.size], generator=generator)

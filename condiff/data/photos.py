@@ -1,11 +1,9 @@
 """Photos for training, from any source; each is decoded when it is read."""
 
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
-from io import BytesIO
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
@@ -17,13 +15,12 @@ from condiff.data.shared_memory import PackedBytes
 from condiff.errors import ConfigError, DataError, ImageError
 from condiff.inputs import PictureInput
 from condiff.photos.reading import read_image
-from condiff.sources.folders import is_archive, local_parts
-from condiff.sources.hub import HubColumn, hub_name, load_hub, undecoded
+from condiff.sources.folders import local_parts
+from condiff.sources.hub import HubRows, hub_name, load_hub, undecoded
 from condiff.sources.schema import columns_of, is_held_out, no_conditions
-from condiff.sources.source import File, Part
+from condiff.sources.source import File, Item, Part
 
-Files = Mapping[str, File]  # "image", and condition images by kind; "" if the name has it
-_Place = tuple[Part, int]  # a row of a part
+_Place = tuple[Part, int]  # an item of a part
 
 
 class Photo(NamedTuple):
@@ -35,59 +32,82 @@ class Photo(NamedTuple):
     text: str = ""  # its caption
 
 
+class PackedItems(Sequence[Item]):
+    """Items whose files are in one block of memory, which a loader's workers share."""
+
+    def __init__(self, items: Iterable[Item], kinds: Iterable[str]):
+        self.kinds, self.rest = tuple(kinds), list[tuple[str, str | None, list[str]]]()
+        self.files = PackedBytes(self._unpack(items))
+
+    def _unpack(self, items: Iterable[Item]) -> Iterator[bytes]:
+        for item in items:
+            files = [item.files[kind] for kind in self.kinds]
+            self.rest.append((item.name, item.text, [file.name for file in files]))
+            yield from (file.read() for file in files)
+
+    def __len__(self) -> int:
+        return len(self.rest)
+
+    def __getitem__(self, index: int) -> Item:  # type: ignore[override]
+        name, text, names = self.rest[index]
+        first = index * len(self.kinds)
+        files = {kind: File(self.files[first + i], names[i]) for i, kind in enumerate(self.kinds)}
+        return Item(name, files, text)
+
+    @property
+    def num_bytes(self) -> int:
+        """The length of all files."""
+        return self.files.num_bytes
+
+
 @dataclass(frozen=True)
 class Photos(Sequence[Photo]):
     """Encoded photos in a fixed order; each is decoded when it is read."""
 
     name: str
-    entries: list[Path | int]  # an image file, or a row of `columns`
-    columns: Mapping[str, Sequence[bytes]]
-    file_names: Mapping[str, Sequence[str]]
+    entries: Sequence[Path | int]  # an image file, or the number of an item
+    items: Sequence[Item]
     fingerprint: str  # changes when the photos do
     condition: PictureInput | None = None  # what stored condition images are for
-    texts: Sequence[str] = ()  # captions in the order of `entries`, where there are any
+    texts: Mapping[Path, str] | None = None  # captions of image files
 
     def __len__(self) -> int:
         return len(self.entries)
 
     def __getitem__(self, index: int) -> Photo:  # type: ignore[override]
         entry = self.entries[index]
-        if isinstance(entry, Path):
-            row = {"image": File(entry, str(entry))}
-            text = self.texts[index] if self.texts else ""
-            return open_row(row, self.condition, where=self.name, text=text)
-        row = {
-            column: File(files[entry], self.file_names[column][entry])
-            for column, files in self.columns.items()
-        }
-        text = self.texts[index] if self.texts else ""
-        return open_row(row, self.condition, where=f"row {entry} of {self.name}", text=text)
+        if isinstance(entry, int):
+            return open_item(self.items[entry], self.condition)
+        text = (self.texts or {}).get(entry)
+        return open_item(Item(str(entry), {"image": File(entry, str(entry))}, text), None)
 
     @property
     def memory(self) -> int:
         """Bytes of encoded photos in memory."""
-        return sum(getattr(files, "num_bytes", 0) for files in self.columns.values())
+        return getattr(self.items, "num_bytes", 0)
 
 
-def open_row(row: Files, condition: PictureInput | None, *, where: str, text: str = "") -> Photo:
-    """The photo of a row; its files are decoded when they are read."""
-    kinds = tuple(column for column in row if column != "image")
-    return Photo(partial(_read, row, condition, where), kinds, text)
+def open_item(item: Item, condition: PictureInput | None) -> Photo:
+    """The photo of an item; its files are decoded when they are read. DataError for a fault."""
+    if item.fault:
+        raise DataError(f"{item.name} cannot be trained on: {item.fault}.")
+    kinds = tuple(kind for kind in item.files if kind != "image")
+    return Photo(partial(_read, item, condition), kinds, item.text or "")
 
 
-def _read(row: Files, condition: PictureInput | None, where: str, column: str) -> np.ndarray:
-    data, name = row[column]
+def _read(item: Item, condition: PictureInput | None, kind: str) -> np.ndarray:
+    file = item.files[kind]
     try:
-        image = read_image(BytesIO(data) if isinstance(data, bytes) else data)
+        image = read_image(file.opened())
     except ImageError as error:
         raise DataError(
-            f"{name or where} cannot be trained on ({error}); take it out, or let condiff prep "
-            "sort the photos: it lists what it leaves out."
+            f"{file.name or item.name} cannot be trained on ({error}); take it out, or let condiff "
+            "prep sort the photos: it lists what it leaves out."
         ) from error
     pixels = np.asarray(image.convert("RGB"))
-    if column == "image" or condition is None:
+    if kind == "image" or condition is None:
         return pixels
-    return condition.decode_stored(pixels, column or _kind_in(name), where)
+    return condition.decode_stored(pixels, kind or _kind_in(file.name), item.name)
 
 
 def _kind_in(name: str) -> str:
@@ -110,13 +130,13 @@ def find_photos(
     rng = np.random.default_rng(seed)
     wanted: Mapping[str, int | None] = config.files or {"**/*": None}
     parts = training_parts(root)
+    if root.is_file() and any(not part.is_archive for part in parts):
+        raise DataError(
+            f"{root} is no parquet or tar file: give the folder of the photos, even of one."
+        )
     chosen: list[_Place] = []
     for pattern, count in wanted.items():
         found = _places_in(root, parts, pattern)
-        if not found and root.is_file() and not is_archive(str(root)):
-            raise DataError(
-                f"{root} is no parquet file: give the folder of the photos, even of a single one."
-            )
         if not found:
             raise DataError(
                 f"No photos in {root} match {pattern!r}: looked for images, parquet and tar files "
@@ -152,8 +172,6 @@ def _places_in(root: Path, parts: Sequence[Part], pattern: str) -> list[_Place]:
     for part in archives or parts:
         splits = part.splits() or [""] * (part.total or 0)
         places += [(part, i) for i, split in enumerate(splits) if not is_held_out(split)]
-    if not archives and root.is_file():
-        return []
     return places
 
 
@@ -168,65 +186,53 @@ def _read_places(
 ) -> Photos:
     """The photos at these places; rows of archives are read into memory, still encoded."""
     digest = sha256()
-    wanted: dict[str, set[int]] = {}
-    parts: dict[str, Part] = {}
+    archives: dict[str, Part] = {}
+    texts: dict[Path, str] = {}
     for part, number in places:
         assert part.path is not None
         if part.is_archive:
-            parts[part.name] = part
-            wanted.setdefault(part.name, set()).add(number)
+            archives[part.name] = part
+        elif part.text:
+            texts[part.path] = part.text
         status = part.path.stat()
         line = f"{part.path} {status.st_size} {status.st_mtime_ns} {number}\n"
         digest.update(line.encode("utf-8", "surrogateescape"))
-    if condition is not None and len(parts) == 0:
+    if condition is not None and not archives:
         raise no_conditions(str(root))
+    wanted = {(part.name, number) for part, number in places}
     numbers: dict[tuple[str, int], int] = {}
-    packed: dict[str, PackedBytes] = {}
-    names: dict[str, list[str]] = {}
-    texts: dict[tuple[str, int], str] = {}
-    if parts:
-        columns = next(iter(parts.values())).columns
-        by_kind = columns_of(columns, config.image_column, condition, where=str(root))
-        files: dict[str, deque[bytes]] = {key: deque() for key in by_kind}
-        names = {key: [] for key in by_kind}
-        for part in parts.values():
-            for column in by_kind.values():
-                if column not in part.columns:
-                    there = ", ".join(part.columns)
-                    raise DataError(f"{part.path} has no column {column!r}, only {there}.")
-            for number, row in enumerate(part.read(list(by_kind.values()), 0)):
-                if number not in wanted[part.name]:
-                    continue
-                if row.fault:
-                    raise DataError(f"{row.name} cannot be trained on: {row.fault}.")
-                numbers[part.name, number] = len(numbers)
-                texts[part.name, number] = row.text or ""
-                for key, column in by_kind.items():
-                    data, name = row.files[column]
-                    files[key].append(data if isinstance(data, bytes) else data.read_bytes())
-                    names[key].append(name)
-        packed = {key: PackedBytes(_drain(queue)) for key, queue in files.items()}
+
+    def read(columns: Mapping[str, str]) -> Iterator[Item]:
+        for part in archives.values():
+            for number, item in enumerate(part.items(columns)):
+                if (part.name, number) in wanted:
+                    numbers[part.name, number] = len(numbers)
+                    item = item.fetch()
+                    open_item(item, condition)  # raises for a fault
+                    yield item
+
+    columns = training_columns(list(archives.values()), config, condition, where=str(root))
+    items = PackedItems(read(columns), columns)
     entries: list[Path | int] = []
-    captions: list[str] = []
     for part, number in places:
         assert part.path is not None
         entries.append(numbers[part.name, number] if part.is_archive else part.path)
-        captions.append(texts.get((part.name, number), "") if part.is_archive else part.text)
-    return Photos(
-        name=str(root),
-        entries=entries,
-        columns=packed,
-        file_names=names,
-        fingerprint=digest.hexdigest(),
-        condition=condition,
-        texts=captions if any(captions) else (),
-    )
+    return Photos(str(root), entries, items, digest.hexdigest(), condition, texts)
 
 
-def _drain(queue: deque[bytes]) -> Iterator[bytes]:
-    """Yield and remove all of a queue, so that nothing is in memory twice."""
-    while queue:
-        yield queue.popleft()
+def training_columns(
+    parts: Sequence[Part], config: DataConfig, condition: PictureInput | None, *, where: str
+) -> dict[str, str]:
+    """The columns of all parts to train on, as `columns_of`; DataError where one lacks a column."""
+    if not parts:
+        return {}
+    columns = columns_of(parts[0].columns, config.image_column, condition, where=where)
+    for part in parts:
+        for column in columns.values():
+            if column not in part.columns:
+                there = ", ".join(part.columns)
+                raise DataError(f"{part.path} has no column {column!r}, only {there}.")
+    return columns
 
 
 def _hub_photos(
@@ -245,14 +251,8 @@ def _hub_photos(
         entries = [entries[i] for i in sorted(drawn)]
     if not entries:
         raise DataError(f"The split {config.split} of {name} holds no photos to train on.")
-    return Photos(
-        name=name,
-        entries=[*entries],
-        columns={key: HubColumn(rows, column, names=False) for key, column in columns.items()},
-        file_names={key: HubColumn(rows, column, names=True) for key, column in columns.items()},
-        fingerprint=sha256(f"{rows._fingerprint} {entries}".encode()).hexdigest(),
-        condition=condition,
-    )
+    fingerprint = sha256(f"{rows._fingerprint} {entries}".encode()).hexdigest()
+    return Photos(name, entries, HubRows(name, rows, columns), fingerprint, condition)
 
 
 def training_split(config: DataConfig) -> str:

@@ -23,13 +23,21 @@ class RamPhotos(Sequence[Photo]):
         self.kinds = photos[0].kinds
         self.channels = photos.condition.channels if photos.condition else 0
         _check_memory(photos, short_side)
-        self.images = PackedImages(decode_all(photos, short_side))
+        self.texts: list[str] = []
+
+        def images() -> Iterator[np.ndarray]:
+            for image, text in decode_all(photos, short_side):
+                self.texts.append(text)
+                yield image
+
+        self.images = PackedImages(images())
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> Photo:  # type: ignore[override]
-        return Photo(partial(_planes, self.images[index], self.kinds, self.channels), self.kinds)
+        read = partial(_planes, self.images[index], self.kinds, self.channels)
+        return Photo(read, self.kinds, self.texts[index])
 
     @property
     def memory(self) -> int:
@@ -43,18 +51,22 @@ def _planes(image: np.ndarray, kinds: tuple[str, ...], channels: int, name: str)
     return np.ascontiguousarray(image[..., first : first + count])
 
 
-def decode_all(photos: Sequence[Photo], short_side: int) -> Iterator[np.ndarray]:
-    """Each photo (H,W,3 + its condition images) uint8 in order, on all cores, a chunk at a time."""
+def decode_all(photos: Sequence[Photo], short_side: int) -> Iterator[tuple[np.ndarray, str]]:
+    """Each photo (H,W,3 + its condition images) uint8 and its caption in order.
+
+    They are decoded on all cores, a chunk at a time.
+    """
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(photos), CHUNK):
             chunk: Iterable[int] = range(start, min(start + CHUNK, len(photos)))
             yield from pool.map(lambda i: _decode(photos[i], short_side), chunk)
 
 
-def _decode(photo: Photo, short_side: int) -> np.ndarray:
+def _decode(photo: Photo, short_side: int) -> tuple[np.ndarray, str]:
     pixels = photo.read("image")
     stored = [fit_stored(photo.read(kind), pixels) for kind in photo.kinds]
-    return shrink(np.concatenate([pixels, *stored], axis=2) if stored else pixels, short_side)
+    planes = np.concatenate([pixels, *stored], axis=2) if stored else pixels
+    return shrink(planes, short_side), photo.text
 
 
 def shrink(pixels: np.ndarray, short_side: int) -> np.ndarray:
@@ -69,7 +81,7 @@ def shrink(pixels: np.ndarray, short_side: int) -> np.ndarray:
 
 def _check_memory(photos: Photos, short_side: int) -> None:
     probed = np.linspace(0, len(photos) - 1, min(PROBED, len(photos))).astype(int)
-    mean = np.mean([_decode(photos[int(i)], short_side).size for i in probed])
+    mean = np.mean([_decode(photos[int(i)], short_side)[0].size for i in probed])
     need, free = float(mean) * len(photos), free_memory()
     if need > free:
         raise DataError(

@@ -1,6 +1,5 @@
 """Reads the photos of an evaluation: true photos, or two folders matched by name."""
 
-from io import BytesIO
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
@@ -63,8 +62,8 @@ def read_truths(path: Path, limit: int | None = None) -> list[Pixels]:
 
 def _decode(item: Item) -> Pixels:
     if item.fault:
-        raise DataError(f"{item.source} cannot be read: {item.fault}.")
-    return read_photo(BytesIO(item.data) if isinstance(item.data, bytes) else item.data)
+        raise DataError(f"{item.name} cannot be read: {item.fault}.")
+    return read_photo(item.image.opened())
 
 
 def read_photo(source: Path | BinaryIO) -> Pixels:

@@ -11,7 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from io import BytesIO
 from multiprocessing import connection, get_context, parent_process
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, Literal
 
 import cv2
@@ -75,40 +75,40 @@ class Prepared:
 def prepare(item: Item, recipe: PrepConfig) -> Prepared | Decision:
     """Decode, filter and encode one photo; the result depends on the file and the recipe alone."""
     if item.fault is not None:
-        return Decision(item.source, "broken", item.fault)
+        return Decision(item.name, "broken", item.fault)
     try:
-        image = read_image(item.data if isinstance(item.data, Path) else BytesIO(item.data))
-        data = item.data.read_bytes() if isinstance(item.data, Path) else item.data
+        image = read_image(item.image.opened())
+        data = item.image.read()
     except (ImageError, OSError) as error:
-        return Decision(item.source, "broken", _reason(error, item))
+        return Decision(item.name, "broken", _reason(error, item))
     if min(image.size) < recipe.min_side:
         side = f"{image.width} x {image.height} pixels, below {recipe.min_side}"
-        return Decision(item.source, "small", side)
+        return Decision(item.name, "small", side)
     pixels = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     if recipe.size is not None:
         pixels = shrink(pixels, recipe.size)
     if recipe.min_chroma > 0 and (chroma := mean_chroma(pixels)) < recipe.min_chroma:
         reason = f"mean chroma {chroma:.1f}, below {recipe.min_chroma:g}"
-        return Decision(item.source, "grey", reason)
+        return Decision(item.name, "grey", reason)
     digest = hashlib.blake2b(data, digest_size=8).digest()
     content = int.from_bytes(digest, "big")
     dhash = difference_hash(pixels)
-    name = PurePosixPath(item.source).name.replace("#", "-")
+    name = PurePosixPath(item.name).name.replace("#", "-")
     stem = PurePosixPath(name).stem if is_photo(name) else name
     if recipe.size is not None:
         try:
             data = _encode(pixels, "WEBP", quality=recipe.quality, method=WEBP_METHOD)
         except (OSError, ValueError) as error:
             reason = f"{pixels.shape[1]} x {pixels.shape[0]} pixels do not fit into WebP ({error})"
-            return Decision(item.source, "broken", reason)
+            return Decision(item.name, "broken", reason)
         name = f"{stem}.webp"
     split = "val" if content < recipe.val * 2**64 else "train"
     row: Row = {"image": {"bytes": data, "path": name}}
     for kind, column in columns_of(recipe.kinds).items():
         drawn = _condition(kind, pixels, seed=content)
         row[column] = {"bytes": drawn, "path": f"{stem}.{kind}.png"}
-    row |= {"text": item.text, "source": item.source, "split": split}
-    return Prepared(item.source, split, dhash, row)
+    row |= {"text": item.text, "source": item.name, "split": split}
+    return Prepared(item.name, split, dhash, row)
 
 
 def mean_chroma(pixels: Pixels) -> float:
@@ -153,7 +153,7 @@ def _encode(pixels: Pixels, format: str, **options: int) -> bytes:
 
 def _reason(error: Exception, item: Item) -> str:
     """The error's text without the file's name, which is reported with it anyway."""
-    name = item.data if isinstance(item.data, Path) else "standard input"
+    name = "standard input" if isinstance(item.image.data, bytes) else item.image.data
     return str(error).removeprefix(f"cannot read {name}: ")
 
 

@@ -4,19 +4,22 @@ import hashlib
 import json
 import os
 import stat
-import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from condiff.errors import DataError, DependencyError
+from condiff.errors import DataError
 from condiff.sources.hub import hub_source, is_saved, saved_source
 from condiff.sources.parquet import parquet_part
 from condiff.sources.schema import is_photo, text_of
-from condiff.sources.source import File, Part, Row, Source, faulty, one_file
+from condiff.sources.source import UNREADABLE, File, Item, Part, Source, faulty, one_file
 from condiff.sources.tar import SUFFIXES as TAR_SUFFIXES
 from condiff.sources.tar import tar_part
 
-ARCHIVES = (".parquet", *TAR_SUFFIXES)
+# What opens the photos of an archive, by the suffix of its name.
+ARCHIVES: dict[str, Callable[[Path, str], Part]] = {
+    ".parquet": parquet_part,
+    **dict.fromkeys(TAR_SUFFIXES, tar_part),
+}
 
 
 def open_source(name: str) -> Source:
@@ -40,11 +43,11 @@ def drawn_source(
 ) -> Source:
     """Pictures that a function draws: number -> (a file's bytes, caption)."""
 
-    def read(columns: Sequence[str], start: int) -> Iterator[Row]:
+    def read(columns: Sequence[str], start: int) -> Iterator[Item]:
         for number in range(start, total):
             data, text = draw(number)
-            row_name = f"{name}-{number:06d}.png"
-            yield Row(row_name, {column: File(data, row_name) for column in columns}, text)
+            item_name = f"{name}-{number:06d}.png"
+            yield Item(item_name, {column: File(data, item_name) for column in columns}, text)
 
     return Source(name, [Part(name, total, ("image",), True, read)], fingerprint)
 
@@ -65,10 +68,9 @@ def write_folder(source: Source, out: Path) -> Iterator[Path]:
         raise DataError(f"{out} holds other things: give a folder that is empty or not there yet.")
     with open(out / "metadata.jsonl", "w", encoding="utf-8") as captions:
         for item in source.items(0):
-            data = item.data.read_bytes() if isinstance(item.data, Path) else item.data
-            path = out / item.source
-            path.write_bytes(data)
-            row = {"file_name": item.source, "text": item.text}
+            path = out / item.name
+            path.write_bytes(item.image.read())
+            row = {"file_name": item.name, "text": item.text}
             captions.write(json.dumps(row, ensure_ascii=False) + "\n")
             yield path
 
@@ -100,9 +102,10 @@ def local_parts(root: Path) -> list[Part]:
     return parts
 
 
-def is_archive(path: str) -> bool:
-    """Whether a path is a parquet or tar file, by its name."""
-    return path.lower().endswith(ARCHIVES) and os.path.isfile(path)
+def _opener(path: str) -> Callable[[Path, str], Part] | None:
+    """What opens a file as an archive; None for what its name does not say to be one."""
+    found = (open_part for suffix, open_part in ARCHIVES.items() if path.lower().endswith(suffix))
+    return next(found, None) if os.path.isfile(path) else None
 
 
 def _list_folder(root: Path) -> list[tuple[str, str | None]]:
@@ -120,7 +123,7 @@ def _list_folder(root: Path) -> list[tuple[str, str | None]]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in (*folders, *files):
             path = os.path.join(folder, name)
-            if not name.startswith(".") and (is_photo(name) or is_archive(path)):
+            if not name.startswith(".") and (is_photo(name) or _opener(path)):
                 found.append((path[start:], None))
     return sorted(found, key=lambda row: row[0].split(os.sep))
 
@@ -153,12 +156,7 @@ def _read_captions(root: Path) -> dict[Path, str]:
 def _open_part(path: Path, name: str, captions: dict[Path, str]) -> Part:
     """A photo, or the photos of an archive; what cannot be opened becomes a fault."""
     try:
-        if not is_archive(str(path)):
-            return one_file(path, name, captions.get(path))
-        if path.suffix.lower() == ".parquet":
-            return parquet_part(path, name)
-        return tar_part(path, name)
-    except DependencyError:
-        raise
-    except (DataError, OSError, ValueError, LookupError, EOFError, tarfile.TarError) as error:
+        open_part = _opener(str(path))
+        return open_part(path, name) if open_part else one_file(path, name, captions.get(path))
+    except (DataError, LookupError, *UNREADABLE) as error:
         return faulty(name, " ".join(str(error).split()) or type(error).__name__)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from condiff.errors import DataError, DependencyError
 from condiff.sources.schema import text_column
-from condiff.sources.source import Part, Row, Source, to_row
+from condiff.sources.source import Item, Part, Source, to_item
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
@@ -62,37 +62,64 @@ def streamed_source(
     if image is None:
         columns = ", ".join(features) or "none that is declared"
         raise DataError(f"The data set {name} has no column of images, only: {columns}.")
-    text = text_column(list(features))
-
-    def part(key: str, split: "IterableDataset", count: int | None, first: int) -> Part:
-        def read(columns: Sequence[str], start: int) -> Iterator[Row]:
-            rows = undecoded(split, columns)
-            if start and count is not None:
-                rows = rows.skip(start)
-            for number, values in enumerate(_unbroken(rows, name), start if count else 0):
-                if number >= start:
-                    yield to_row(f"{name}/{key}#{first + number}", values, columns, text)
-
-        return Part(key, count, tuple(features), text is not None, read, image=image)
-
     parts, first = [], 0
     for (key, split), count in zip(splits.items(), counts, strict=True):
-        parts.append(part(key, split, count, first))
+        parts.append(_part(f"{name}/{key}", split, tuple(features), count, first, image))
         first += count or 0
     total = None if None in counts else first
     digest = hashlib.blake2b(f"{name}\0{total}{version}".encode(), digest_size=16).hexdigest()
     return Source(name, parts, digest)
 
 
-def _unbroken(rows: "IterableDataset", name: str) -> Iterator[dict]:
-    """Yield the rows; DataError if the network fails in the middle."""
-    try:
-        yield from rows
-    except OSError as error:  # ConnectionError, after datasets tried again and again
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(
-            f"The data set {name} broke off ({reason}): run the same again to go on from there."
-        ) from error
+def hub_shards(name: str, split: str) -> list[Part]:
+    """A split of a hub data set, shard by shard, of unknown lengths."""
+    rows = load_hub(name, split=split, streaming=True)
+    columns = tuple(rows.column_names or next(iter(rows)))
+    count = int(rows.num_shards)
+    return [
+        _part(f"{name}/{split}/{i}", rows.shard(num_shards=count, index=i), columns)
+        for i in range(count)
+    ]
+
+
+def _part(
+    name: str,
+    rows: "IterableDataset",
+    columns: tuple[str, ...],
+    count: int | None = None,
+    first: int = 0,
+    image: str | None = None,
+) -> Part:
+    """Rows of `datasets`, which are numbered from `first` on in their names."""
+    text = text_column(columns)
+
+    def read(wanted: Sequence[str], start: int) -> Iterator[Item]:
+        about = [column for column in (text, "split") if column in columns]
+        chosen = undecoded(rows, wanted).select_columns([*wanted, *about])
+        if start and count is not None:
+            chosen = chosen.skip(start)
+        for number, values in enumerate(chosen, start if count else 0):
+            if number >= start:
+                yield to_item(f"{name}#{first + number}", values, wanted, text)
+
+    return Part(name, count, columns, text is not None, read, image=image)
+
+
+class HubRows(Sequence[Item]):
+    """Undecoded rows of a map-style data set, with the files of columns under other names."""
+
+    def __init__(self, name: str, rows: Any, columns: Mapping[str, str]):
+        self.name, self.columns, self.text = name, columns, text_column(rows.column_names)
+        self.rows = rows.select_columns([*columns.values(), *([self.text] if self.text else [])])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Item:  # type: ignore[override]
+        row = self.rows[int(index)]
+        values = {key: row[column] for key, column in self.columns.items()}
+        item = to_item(f"row {index} of {self.name}", values, list(values), None).fetch()
+        return item._replace(text=row[self.text] if self.text else None)
 
 
 def hub_name(source: str | Path) -> str:
@@ -130,25 +157,6 @@ def load_hub(name: str, *, split: str | None, streaming: bool) -> Any:
             f"There is no file or folder {name}, and the hub's data set of that name cannot be "
             f"read: {reason}"
         ) from error
-
-
-class HubColumn(Sequence[Any]):
-    """One column of a map-style data set of `datasets`: files' bytes, or their names."""
-
-    def __init__(self, rows: Any, column: str, *, names: bool):
-        self.rows, self.names = rows.select_columns([column]), names
-        self.column = column
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> Any:  # type: ignore[override]
-        cell = self.rows[int(index)][self.column]
-        if not isinstance(cell, dict):
-            return "" if self.names else cell
-        if self.names:
-            return Path(cell["path"] or "").name
-        return cell["bytes"] if cell["bytes"] is not None else Path(cell["path"])
 
 
 def undecoded(rows: Any, columns: Iterable[str]) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 from condiff.errors import DataError, DependencyError
 from condiff.sources.schema import text_column
-from condiff.sources.source import Part, Row, to_row
+from condiff.sources.source import Item, Part, to_item
 
 BATCH = 16  # rows in memory; a row group may hold gigabytes of photos
 
@@ -20,8 +20,9 @@ def parquet_part(path: Path, name: str) -> Part:
     with _opened(path) as file:
         columns, total = tuple(file.schema_arrow.names), file.metadata.num_rows
     text = text_column(columns)
+    about = [*([text] if text else []), *(["split"] if "split" in columns else [])]
 
-    def read(wanted: Sequence[str], start: int) -> Iterator[Row]:
+    def read(wanted: Sequence[str], start: int) -> Iterator[Item]:
         with _opened(path) as file:
             sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
             group, number = 0, 0
@@ -30,11 +31,11 @@ def parquet_part(path: Path, name: str) -> Part:
             for batch in file.iter_batches(
                 BATCH,
                 row_groups=range(group, len(sizes)),
-                columns=[*wanted, *([text] if text else [])],
+                columns=[*wanted, *about],
             ):
                 for values in batch.to_pylist():
                     if number >= start:
-                        yield to_row(f"{name}#{number}", values, wanted, text)
+                        yield to_item(f"{name}#{number}", values, wanted, text)
                     number += 1
 
     def splits() -> list[str]:

@@ -1,36 +1,67 @@
 """A source: photos in a fixed order, in parts, with their captions and condition images.
 
-A part is a photo's file, a parquet or tar file, or a split of a data set. Its rows are read by
-column from any row on; nothing is decoded.
+A part is a photo's file, a parquet or tar file, or a split of a data set. Its items are read by
+column from any number on; nothing is decoded.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from condiff.errors import DataError
 from condiff.sources.schema import image_column
 
+UNREADABLE = (OSError, ValueError, EOFError, tarfile.TarError, zlib.error)  # of damaged files
+
 
 class File(NamedTuple):
-    """An image file: where it lies, or its bytes; and its name."""
+    """An image file: where it lies, its bytes, or an address to fetch it from; and its name."""
 
-    data: Path | bytes
+    data: Path | bytes | str
     name: str
 
+    def opened(self) -> Path | BytesIO:
+        """The path or the bytes of a file that was fetched, as readers of photos take it."""
+        return BytesIO(self.data) if isinstance(self.data, bytes) else Path(self.data)
 
-class Row(NamedTuple):
-    """A photo of a part: its name, its files by column, its caption; or why it has none."""
+    def read(self) -> bytes:
+        """The bytes of a file that was fetched."""
+        return self.data if isinstance(self.data, bytes) else Path(self.data).read_bytes()
+
+
+class Item(NamedTuple):
+    """A photo: its name, its files by column, its caption and split; or why it has no files."""
 
     name: str
-    files: dict[str, File]
+    files: Mapping[str, File]
     text: str | None = None
+    split: str = ""
     fault: str | None = None
 
+    @property
+    def image(self) -> File:
+        """The photo's file, of an item without fault."""
+        return self.files["image"]
 
-# Column names, a number to start from -> the rows from there on.
-ReadRows = Callable[[Sequence[str], int], Iterator[Row]]
+    @property
+    def size(self) -> int:
+        """Bytes in memory, which are sent to a worker process."""
+        return sum(len(data) for data, _ in self.files.values() if isinstance(data, bytes))
+
+    def fetch(self) -> "Item":
+        """The item with files that lie elsewhere read into memory; a failure becomes its fault."""
+        try:
+            return self._replace(files={key: _fetch(file) for key, file in self.files.items()})
+        except DataError as error:
+            return self._replace(files={}, fault=str(error))
+
+
+# Column names, a number to start from -> the items from there on, with their files by column.
+ReadItems = Callable[[Sequence[str], int], Iterator[Item]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,28 +72,29 @@ class Part:
     total: int | None  # None for a stream of unknown length
     columns: tuple[str, ...]  # all that it has, of any kind
     has_text: bool
-    read: ReadRows
-    splits: Callable[[], list[str]] = list  # each row's split, "" or missing where there is none
+    read: ReadItems
+    splits: Callable[[], list[str]] = list  # each photo's split, "" or missing where there is none
     path: Path | None = None  # the file, where there is one
     is_archive: bool = True  # whether it contains photos, and is not one itself
     fault: str | None = None  # why it cannot be read
     text: str = ""  # the caption, of a part that is one photo
     image: str | None = None  # the column of photos, where its name does not say so
 
+    def items(self, columns: Mapping[str, str], start: int = 0) -> Iterator[Item]:
+        """Yield the photos from number `start` on, with the files of columns under other names.
 
-@dataclass(frozen=True, slots=True)
-class Item:
-    """A photo to prepare: the path or the bytes of its file, its caption; or its fault."""
-
-    source: str
-    data: Path | bytes = b""
-    text: str | None = None
-    fault: str | None = None
-
-    @property
-    def size(self) -> int:
-        """Bytes that are sent to a worker process."""
-        return 0 if isinstance(self.data, Path) else len(self.data)
+        Files that lie elsewhere are not fetched yet. DataError where the photos break off.
+        """
+        try:
+            for item in self.read(list(columns.values()), start):
+                files = {} if item.fault else {k: item.files[c] for k, c in columns.items()}
+                yield item._replace(files=files)
+        except UNREADABLE as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise DataError(
+                f"{self.name} broke off ({reason}): run the same again to go on from there; if it "
+                "breaks off again at the same photo, it is damaged."
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -85,27 +117,25 @@ class Source:
         return any(part.has_text for part in self.parts)
 
     def items(self, start: int = 0) -> Iterator[Item]:
-        """Yield the photos from number `start` on."""
+        """Yield the photos from number `start` on, each as the file "image"."""
         for part in self.parts:
             if part.total is not None and start >= part.total:
                 start -= part.total
                 continue
             column = part.image or image_column(part.columns, None, where=part.name)
             number = 0
-            for row in part.read([column], start):
+            for item in part.items({"image": column}, start):
                 number += 1
-                file = row.files.get(column)
-                data = b"" if file is None else file.data
-                yield Item(row.name, data, row.text, row.fault)
+                yield item.fetch()
             start = 0 if part.total is not None else max(0, start - number)
 
 
 def one_file(path: Path, name: str, text: str | None) -> Part:
     """A photo's own file."""
 
-    def read(columns: Sequence[str], start: int) -> Iterator[Row]:
+    def read(columns: Sequence[str], start: int) -> Iterator[Item]:
         if start == 0:
-            yield Row(name, {column: File(path, str(path)) for column in columns}, text)
+            yield Item(name, {column: File(path, str(path)) for column in columns}, text)
 
     return Part(
         name, 1, ("image",), text is not None, read, path=path, is_archive=False, text=text or ""
@@ -113,41 +143,44 @@ def one_file(path: Path, name: str, text: str | None) -> Part:
 
 
 def faulty(name: str, fault: str) -> Part:
-    """A part that cannot be read; its only row says why."""
+    """A part that cannot be read; its only item says why."""
 
-    def read(columns: Sequence[str], start: int) -> Iterator[Row]:
+    def read(columns: Sequence[str], start: int) -> Iterator[Item]:
         if start == 0:
-            yield Row(name, {}, fault=fault)
+            yield Item(name, {}, fault=fault)
 
     return Part(name, 1, ("image",), False, read, fault=fault)
 
 
-def to_file(value: Any) -> File:
-    """A cell's file: bytes, bare or as {bytes, path}, or a path to fetch.
+def to_item(name: str, values: Mapping[str, Any], columns: Sequence[str], text: str | None) -> Item:
+    """A row of a table; a cell that contains no photo is its fault."""
+    item = Item(name, {}, text and values[text], str(values.get("split") or ""))
+    try:
+        return item._replace(files={column: _to_file(values[column]) for column in columns})
+    except DataError as error:
+        return item._replace(fault=str(error))
 
-    Raises DataError for a cell without a photo, or one that cannot be fetched.
-    """
+
+def _to_file(value: Any) -> File:
+    """A cell's file: bytes, bare or as {bytes, path}, or a path or address."""
     data = value.get("bytes") if isinstance(value, dict) else value
     path = value.get("path") if isinstance(value, dict) else None
     if isinstance(data, bytes):
         return File(data, Path(path).name if path else "")
     if not isinstance(path, str):
         raise DataError("the row holds no photo")
-    if Path(path).is_file():
-        return File(Path(path), Path(path).name)
+    return File(path, Path(path).name)
+
+
+def _fetch(file: File) -> File:
+    if not isinstance(file.data, str):
+        return file
+    if Path(file.data).is_file():
+        return File(Path(file.data), file.name)
     try:
         import fsspec  # comes with datasets, whose streams name files on the hub or in archives
 
-        with fsspec.open(path, "rb") as file:
-            return File(file.read(), Path(path).name)
+        with fsspec.open(file.data, "rb") as opened:
+            return File(opened.read(), file.name)
     except (ImportError, OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be fetched: {error}") from error
-
-
-def to_row(name: str, values: dict[str, Any], columns: Sequence[str], text: str | None) -> Row:
-    """A row of a table; a cell that contains no photo is its fault."""
-    try:
-        files = {column: to_file(values[column]) for column in columns}
-    except DataError as error:
-        return Row(name, {}, text and values[text], str(error))
-    return Row(name, files, text and values[text])
+        raise DataError(f"{file.data} cannot be fetched: {error}") from error

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from condiff.sources.schema import is_photo, text_of
-from condiff.sources.source import File, Part, Row
+from condiff.sources.source import File, Item, Part
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz")
 
@@ -27,12 +27,12 @@ def tar_part(path: Path, name: str) -> Part:
     photos = [file for file in files if is_photo(file) and not _is_hidden(file)]
     has_text = any(photo.rpartition(".")[0] in captions for photo in photos)
 
-    def read(columns: Sequence[str], start: int) -> Iterator[Row]:
+    def read(columns: Sequence[str], start: int) -> Iterator[Item]:
         with tarfile.open(path) as tar:
             for photo in islice(photos, start, None):
                 file = File(_member(tar, files[photo]), Path(photo).name)
                 text = captions.get(photo.rpartition(".")[0])
-                yield Row(f"{name}/{photo}", {column: file for column in columns}, text)
+                yield Item(f"{name}/{photo}", {column: file for column in columns}, text)
 
     return Part(name, len(photos), ("image",), has_text, read, path=path)
 

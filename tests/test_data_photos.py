@@ -2,9 +2,11 @@
 
 import io
 import json
+import shutil
 import tarfile
 from itertools import islice
 from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -133,14 +135,17 @@ def test_another_column_may_hold_the_photos(photo_folder, tmp_path):
 
 def test_a_hub_data_set_is_found_by_its_name(photo_folder, tmp_path, monkeypatch):
     """What `datasets` reads of a local folder, it reads of the hub by the same call."""
+    import datasets
+
     from condiff.data import photos
 
     out = tmp_path / "owner" / "name"
     lines = [json.dumps({"file_name": f"{i:02}.png", "text": f"photo {i}"}) for i in range(11)]
-    (photo_folder / "metadata.jsonl").write_text("\n".join(lines), "utf-8")
-    prepare(photo_folder, out, "canny")
+    captioned = Path(shutil.copytree(photo_folder, tmp_path / "captioned"))
+    (captioned / "metadata.jsonl").write_text("\n".join(lines), "utf-8")
+    prepare(captioned, out, "canny")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     config = DataConfig(max_photos=5)
     local = find_photos(out, DataConfig(), seed=0, condition=EDGES)
     hub = photos._hub_photos("owner/name", config, seed=0, condition=EDGES)

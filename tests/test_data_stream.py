@@ -1,7 +1,9 @@
 """Streams: every photo once an epoch, shuffled, never those held out, resumed to the bit."""
 
 import json
+import shutil
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -132,13 +134,12 @@ def test_prepared_drawings_are_streamed(photo_folder, tmp_path):
 def test_a_hub_data_set_is_streamed(photo_folder, tmp_path, monkeypatch):
     """What `datasets` reads of a local folder, it reads of the hub by the same call."""
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    files = {path.name: path.read_bytes() for path in sorted(photo_folder.iterdir())}
+    folder = Path(shutil.copytree(photo_folder, tmp_path / "captioned"))
+    files = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
     lines = [json.dumps({"file_name": name, "text": f"photo {name}"}) for name in files]
-    (photo_folder / "metadata.jsonl").write_text("\n".join(lines), "utf-8")
+    (folder / "metadata.jsonl").write_text("\n".join(lines), "utf-8")
     items = [
-        item
-        for part in hub_shards(str(photo_folder), "train")
-        for item in part.items({"image": "image"})
+        item for part in hub_shards(str(folder), "train") for item in part.items({"image": "image"})
     ]
     assert len({item.name for item in items}) == 12
     assert {item.image.name: item.fetch().image.read() for item in items} == files

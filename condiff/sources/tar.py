@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
+from condiff.errors import DataError
 from condiff.sources.schema import is_photo, text_of
 from condiff.sources.source import File, Item, Part
 
@@ -13,9 +14,13 @@ SUFFIXES = (".tar", ".tar.gz", ".tgz")
 
 
 def tar_part(path: Path, name: str) -> Part:
-    """The photos of a tar file; OSError or TarError where it cannot be read."""
+    """The photos of a tar file; DataError, OSError or TarError where it cannot be read."""
     with tarfile.open(path) as tar:
         files = {member.name: member for member in tar if member.isfile()}
+        assert tar.fileobj is not None
+        tar.fileobj.seek(tar.offset)  # tarfile takes a damaged header for the end, which is zeros
+        if any(tar.fileobj.read(tarfile.BLOCKSIZE)):
+            raise DataError(f"it is damaged after {len(files)} files")
         captions: dict[str, str] = {}
         for file, member in files.items():
             stem, _, suffix = file.rpartition(".")

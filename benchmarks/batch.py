@@ -134,9 +134,10 @@ def loop(photos: Path, out: Path, model: str, threads: int) -> dict[str, float]:
 
 def batch(photos: Path, out: Path, model: str, workers: int) -> dict[str, float]:
     """The same by condiff.batch.local."""
-    from condiff.batch import plan
     from condiff.batch.journal import open_journal
     from condiff.batch.local import run
+    from condiff.batch.plan import plan
+    from condiff.batch.storage import open_storage
     from condiff.batch.transform import ColorizeSettings, build_transform
     from condiff.photos.reading import list_images, read_photo
     from condiff.pipelines.pipeline import Pipeline
@@ -147,8 +148,10 @@ def batch(photos: Path, out: Path, model: str, workers: int) -> dict[str, float]
     transform = build_transform(pipeline, recipe)
     transform(read_photo(list_images(photos)[0]), 0, None)
     started, busy = time.perf_counter(), time.process_time()
-    with open_journal(out, {"seed": 1}) as journal:
-        for result in run(plan.plan(photos, out), journal, transform, seed=1, workers=workers):
+    target = open_storage(out)
+    with open_journal(target, {"seed": 1}) as journal:
+        todo = plan(open_storage(photos), target)
+        for result in run(todo, journal, transform, seed=1, workers=workers):
             assert result.outcome == "done", result
     return tell(started, busy)
 

@@ -17,10 +17,12 @@ import pytest
 from PIL import Image
 
 from condiff.batch import local as batch
+from condiff.batch import plan as planning
 from condiff.batch.journal import Journal, open_journal, read_entries
 from condiff.batch.local import run
-from condiff.batch.plan import Choice, file_seed, plan
-from condiff.batch.status import Result, look_up
+from condiff.batch.plan import Choice, Plan, file_seed
+from condiff.batch.status import Result, list_states
+from condiff.batch.storage import open_storage
 from condiff.errors import ConfigError, ImageError
 from condiff.photos.reading import read_photo
 
@@ -53,10 +55,15 @@ def undisturbed(photos, tmp_path_factory):
     return files_of(out)
 
 
+def plan(source: Path, out: Path, **how) -> Plan:
+    """The plan of folders on the disk."""
+    return planning.plan(open_storage(source), open_storage(out), **how)
+
+
 def go(source: Path, out: Path, *, force=False, settings=SETTINGS, transform=None, **how):
     """A whole run in this process."""
     chosen = {key: how.pop(key) for key in ("choice", "suffix") if key in how}
-    with open_journal(out, settings, force=force) as journal:
+    with open_journal(open_storage(out), settings, force=force) as journal:
         todo = plan(source, out, **chosen)
         return list(run(todo, journal, transform or tint, seed=settings["seed"], **how))
 
@@ -131,7 +138,7 @@ def test_what_was_there_is_left_alone_unless_forced(photos, undisturbed, tmp_pat
 def test_a_forced_run_that_was_stopped_goes_on_replacing(photos, undisturbed, tmp_path):
     other = {**SETTINGS, "seed": 6}
     go(photos, tmp_path, settings=other)
-    with open_journal(tmp_path, SETTINGS, force=True) as journal:
+    with open_journal(open_storage(tmp_path), SETTINGS, force=True) as journal:
         results = run(plan(photos, tmp_path), journal, tint, seed=5)
         for _ in range(5):
             next(results)
@@ -145,11 +152,13 @@ def test_other_settings_are_refused_by_name(photos, tmp_path):
     go(photos, tmp_path)
     with pytest.raises(ConfigError, match=r"\(seed: 5 there, 6 asked\)"):
         go(photos, tmp_path, settings={**SETTINGS, "seed": 6})
-    with open_journal(tmp_path, {**SETTINGS, "seed": None}, defaults={"seed": 9}) as journal:
+    with open_journal(
+        open_storage(tmp_path), {**SETTINGS, "seed": None}, defaults={"seed": 9}
+    ) as journal:
         assert journal.settings == SETTINGS
 
 
-def test_a_photo_that_changed_is_told_and_its_result_kept(tmp_path):
+def test_a_photo_that_changed_is_named_and_its_result_kept(tmp_path):
     photos = make_photos(tmp_path / "in", 4)
     out = tmp_path / "out"
     go(photos, out)
@@ -157,7 +166,7 @@ def test_a_photo_that_changed_is_told_and_its_result_kept(tmp_path):
     touched, changed = sorted(photos.rglob("*.png"))[:2]
     os.utime(touched, (1, 1))
     Image.new("RGB", (20, 20), "red").save(changed)
-    results = {r.job.source: r for r in go(photos, out)}
+    results = {photos / r.job.name: r for r in go(photos, out)}
     assert results[touched].outcome == "skipped"
     assert (results[changed].outcome, "--force" in results[changed].reason) == ("failed", True)
     assert files_of(out) == before
@@ -256,16 +265,25 @@ def test_include_exclude_and_hidden(tmp_path):
     assert names(include=["*.jpg"]) == ["a.jpg", "raw/c.jpg"]
     assert names(include=["raw/*"], exclude=["d.*"]) == ["raw/c.jpg"]
     assert names(exclude=["raw"]) == ["a.jpg", "b.png"]
-    assert len(plan(tmp_path / "in", tmp_path / "out").others) == 1
+    left_out = plan(
+        tmp_path / "in", tmp_path / "out", choice=Choice(exclude=["raw", "b*"])
+    ).left_out
+    assert {left.name: left.reason for left in left_out} == {
+        ".e.jpg": "hidden",
+        ".f/": "hidden",
+        "b.png": "excluded",
+        "n.txt": "not a photo by its suffix",
+        "raw/": "excluded",
+    }
     assert not (tmp_path / "out").exists()
 
 
 def test_formats_that_are_only_read_become_png(tmp_path):
     for name in ("a.GIF", "b.heic", "c.JPG", "d.tar.pgm"):
         (tmp_path / name).touch()
-    targets = [job.target.name for job in plan(tmp_path, Path("/nowhere")).jobs]
+    targets = [job.target for job in plan(tmp_path, Path("/nowhere")).jobs]
     assert targets == ["a.png", "b.png", "c.JPG", "d.tar.png"]
-    targets = [job.target.name for job in plan(tmp_path, Path("/nowhere"), suffix=".webp").jobs]
+    targets = [job.target for job in plan(tmp_path, Path("/nowhere"), suffix=".webp").jobs]
     assert targets == ["a.webp", "b.webp", "c.webp", "d.tar.webp"]
 
 
@@ -344,23 +362,22 @@ def test_a_disk_that_takes_no_more_is_a_reason(photos, tmp_path):
 def test_a_photo_that_went_away_or_may_not_be_read_is_one_sentence(tmp_path):
     photos = make_photos(tmp_path / "in", 3)
     found = plan(photos, tmp_path / "out")
-    gone = found.jobs[0].source
-    gone.unlink()
-    with open_journal(tmp_path / "out", SETTINGS) as journal:
+    (photos / found.jobs[0].name).unlink()
+    with open_journal(open_storage(tmp_path / "out"), SETTINGS) as journal:
         first, *others = run(found, journal, tint, seed=5)
     assert first.reason == "there is no such file; check the path"
     assert [r.outcome for r in others] == ["done", "done"]
 
 
 def test_closing_early_ends_what_is_in_work_and_leaves_nothing_half(photos, undisturbed, tmp_path):
-    with open_journal(tmp_path, SETTINGS) as journal:
+    with open_journal(open_storage(tmp_path), SETTINGS) as journal:
         results = run(plan(photos, tmp_path), journal, tint, seed=5, workers=3)
         next(results)
         results.close()
     assert not [t for t in threading.enumerate() if t.name.startswith("batch")]
     some = files_of(tmp_path)
     assert 1 <= len(some) < len(undisturbed)
-    assert len(read_entries(tmp_path)) == len(some)
+    assert len(read_entries(open_storage(tmp_path))) == len(some)
     assert all(undisturbed[name] == data for name, data in some.items())
 
 
@@ -371,8 +388,8 @@ def test_a_line_cut_short_is_no_harm(photos, undisturbed, tmp_path):
         file.write('{"name": "cut in the mid')
     assert {r.outcome for r in go(photos, tmp_path)} == {"done", "skipped"}
     assert files_of(tmp_path) == undisturbed
-    assert len(read_entries(tmp_path)) == len(undisturbed)
-    known = look_up(plan(photos, tmp_path), read_entries(tmp_path))
+    assert len(read_entries(open_storage(tmp_path))) == len(undisturbed)
+    known = list_states(plan(photos, tmp_path), read_entries(open_storage(tmp_path)))
     assert [*known] == [("skipped", "done before")] * 40
 
 
@@ -409,17 +426,18 @@ def test_two_processes_on_one_folder_share_the_work(photos, undisturbed, tmp_pat
     lines = [process.communicate(timeout=120)[0].splitlines() for process in both]
     assert [process.returncode for process in both] == [0, 0]
     assert files_of(tmp_path) == undisturbed
-    done = [line for told in lines for line in told if line.startswith("done")]
+    done = [line for printed in lines for line in printed if line.startswith("done")]
     assert sorted(done) == [f"done {name}" for name in sorted(undisturbed)]
-    assert [len(told) for told in lines] == [40, 40]
+    assert [len(printed) for printed in lines] == [40, 40]
     journal = (tmp_path / ".condiff" / "journal.jsonl").read_text().splitlines()
     assert sorted(json.loads(line)["name"] for line in journal) == sorted(undisturbed)
 
 
 def test_no_second_run_can_begin_anew_while_one_is_at_work(photos, tmp_path):
     program = (
-        "import sys; from pathlib import Path; from condiff.batch.journal import open_journal\n"
-        f"with open_journal(Path(sys.argv[1]), {SETTINGS}): print('here', flush=True); input()"
+        "import sys; from condiff.batch.journal import open_journal, part_name\n"
+        "from condiff.batch.storage import open_storage\nout = open_storage(sys.argv[1])\n"
+        f"with open_journal(out, {SETTINGS}): print('here', flush=True); input()"
     )
     command = [sys.executable, "-c", program, str(tmp_path)]
     with subprocess.Popen(
@@ -435,10 +453,11 @@ def test_no_second_run_can_begin_anew_while_one_is_at_work(photos, tmp_path):
 
 def test_parts_of_living_runs_are_left_and_those_of_dead_ones_go(tmp_path):
     program = (
-        "import sys; from pathlib import Path; from condiff.batch.journal import open_journal\n"
-        f"with open_journal(Path(sys.argv[1]), {SETTINGS}) as journal:\n"
-        "    journal.claim(77); journal.part_path(77, '.png').touch()\n"
-        "    journal.part_path(99, '.png').touch(); print('here', flush=True); input()"
+        "import sys; from condiff.batch.journal import open_journal, part_name\n"
+        "from condiff.batch.storage import open_storage\nout = open_storage(sys.argv[1])\n"
+        f"with open_journal(out, {SETTINGS}) as journal:\n"
+        "    journal.claim(77); out.path_of(part_name(77, '.png')).touch()\n"
+        "    out.path_of(part_name(99, '.png')).touch(); print('here', flush=True); input()"
     )
     command = [sys.executable, "-c", program, str(tmp_path)]
     with subprocess.Popen(
@@ -446,10 +465,10 @@ def test_parts_of_living_runs_are_left_and_those_of_dead_ones_go(tmp_path):
     ) as other:
         assert other.stdout is not None
         other.stdout.readline()
-        with open_journal(tmp_path, SETTINGS) as journal:
+        with open_journal(open_storage(tmp_path), SETTINGS) as journal:
             assert isinstance(journal, Journal)
             assert not journal.claim(77)
             assert [p.name for p in (tmp_path / ".condiff/parts").iterdir()] == [f"{77:016x}.png"]
         other.kill()
-    with open_journal(tmp_path, SETTINGS):
+    with open_journal(open_storage(tmp_path), SETTINGS):
         assert not list((tmp_path / ".condiff" / "parts").iterdir())

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from condiff.batch import plan
 from condiff.batch.transform import ColorizeSettings, build_transform
 from condiff.cli import main
 from condiff.cli.progress import shown
@@ -50,7 +51,7 @@ def photos(tmp_path):
     return folder
 
 
-def told_of(out: str) -> tuple[dict[str, dict], dict]:
+def read_json(out: str) -> tuple[dict[str, dict], dict]:
     """The lines of `--json` by source, and the last."""
     *lines, last = [json.loads(line) for line in out.splitlines()]
     return {line["source"]: line for line in lines}, last
@@ -60,8 +61,8 @@ def test_a_torture_folder_loses_nothing_and_says_why(run, tmp_path):
     source, out = tmp_path / "in", tmp_path / "out"
     reasons = make_torture(source)
     code, stdout, stderr = run(source, out, "--seed", 1, "--json")
-    told, last = told_of(stdout)
-    failed = {name: line["reason"] for name, line in told.items() if line["outcome"] == "failed"}
+    lines, last = read_json(stdout)
+    failed = {name: line["reason"] for name, line in lines.items() if line["outcome"] == "failed"}
     assert set(failed) == set(reasons)
     assert {n: r for n, r in failed.items() if reasons[n] not in r} == {}
     assert code == 1
@@ -72,8 +73,8 @@ def test_a_torture_folder_loses_nothing_and_says_why(run, tmp_path):
         for p in source.rglob("*")
         if (p.is_file() or p.is_symlink()) and ".hidden" not in str(p) and p.name != "notes.txt"
     } | set(reasons)
-    assert set(told) == wanted
-    done = {n: line["target"] for n, line in told.items() if line["outcome"] == "done"}
+    assert set(lines) == wanted
+    done = {n: line["target"] for n, line in lines.items() if line["outcome"] == "done"}
     assert last == {"done": len(done), "skipped": 0, "failed": len(failed), "seed": 1}
     assert {str(out / name) for name in files_of(out)} == set(done.values())
     for name, target in done.items():
@@ -88,19 +89,19 @@ def test_a_torture_folder_loses_nothing_and_says_why(run, tmp_path):
     assert files_of(out) == before
 
 
-def test_colorize_with_the_seed_told_gives_the_same_bytes(run, photos, tmp_path):
+def test_colorize_with_the_seed_printed_gives_the_same_bytes(run, photos, tmp_path):
     code, stdout, _ = run(photos, tmp_path / "out", "--seed", 3, "--json")
     assert code == 0
-    told, _ = told_of(stdout)
-    assert len({line["seed"] for line in told.values()}) == 3
-    for name, line in told.items():
+    lines, _ = read_json(stdout)
+    assert len({line["seed"] for line in lines.values()}) == 3
+    for name, line in lines.items():
         one = tmp_path / Path(name).name
         arguments = [photos / name, "-o", one, "--seed", line["seed"]]
         assert run(*arguments, command="colorize")[0] == 0
         assert one.read_bytes() == Path(line["target"]).read_bytes()
 
 
-def test_wishes_and_hints_give_the_bytes_of_colorize_and_new_hints_make_anew(run, photos, tmp_path):
+def test_edits_and_hints_give_the_bytes_of_colorize_and_new_hints_make_anew(run, photos, tmp_path):
     out, hints = tmp_path / "out", tmp_path / "hints"
     strokes = Image.new("RGBA", (50, 40))
     strokes.paste((200, 40, 30, 255), (10, 10, 20, 20))
@@ -111,27 +112,27 @@ def test_wishes_and_hints_give_the_bytes_of_colorize_and_new_hints_make_anew(run
     how = [photos, out, "--hints", hints, *edits, "--json"]
     code, stdout, stderr = run(*how, "--seed", 3)
     assert (code, "nobody.png" in stderr) == (0, True)
-    for name, line in told_of(stdout)[0].items():
+    for name, line in read_json(stdout)[0].items():
         one = tmp_path / Path(name).name
         given = ["--hints", hints / "sub" / "c.png"] if name == "sub/c.webp" else []
         arguments = [photos / name, "-o", one, "--seed", line["seed"], *edits, *given]
         assert run(*arguments, command="colorize")[0] == 0
         assert one.read_bytes() == Path(line["target"]).read_bytes()
-    assert told_of(run(*how)[1])[1] == {"done": 0, "skipped": 3, "failed": 0, "seed": 3}
+    assert read_json(run(*how)[1])[1] == {"done": 0, "skipped": 3, "failed": 0, "seed": 3}
     before = files_of(out)
     strokes.paste((30, 200, 30, 255), (30, 10, 40, 20))
     strokes.save(hints / "sub" / "c.png")
     strokes.save(hints / "a.png")
-    assert told_of(run(*how)[1])[1] == {"done": 2, "skipped": 1, "failed": 0, "seed": 3}
+    assert read_json(run(*how)[1])[1] == {"done": 2, "skipped": 1, "failed": 0, "seed": 3}
     after = files_of(out)
     assert {name for name in after if after[name] != before[name]} == {"a.jpg", "sub/c.webp"}
     (hints / "a.png").write_text("no picture")
-    told, last = told_of(run(*how)[1])
-    assert (last["failed"], str(hints / "a.png") in told["a.jpg"]["reason"]) == (1, True)
-    assert told_of(run(*how)[1])[1]["failed"] == 1  # and not skipped for the result of before
-    assert told_of(run(*how, "--retry-failed")[1])[1]["failed"] == 1
+    lines, last = read_json(run(*how)[1])
+    assert (last["failed"], str(hints / "a.png") in lines["a.jpg"]["reason"]) == (1, True)
+    assert read_json(run(*how)[1])[1]["failed"] == 1  # and not skipped for the result of before
+    assert read_json(run(*how, "--retry-failed")[1])[1]["failed"] == 1
     (hints / "a.png").unlink()
-    assert told_of(run(*how)[1])[1]["failed"] == 0
+    assert read_json(run(*how)[1])[1]["failed"] == 0
     assert files_of(out)["a.jpg"] == before["a.jpg"]
     assert run(photos, out, "--saturation", 2)[0] == 1  # begun with another
     assert run(photos, out, "--hints", tmp_path / "none")[0] == 1
@@ -143,7 +144,7 @@ def test_guidance_and_variety_give_the_bytes_of_colorize(run, photos, tmp_path):
     assert code == 0
     plain = tmp_path / "plain"
     assert run(photos, plain, "--seed", 3)[0] == 0
-    for name, line in told_of(stdout)[0].items():
+    for name, line in read_json(stdout)[0].items():
         one = tmp_path / Path(name).name
         arguments = [photos / name, "-o", one, "--seed", line["seed"], *sampling]
         assert run(*arguments, command="colorize")[0] == 0
@@ -220,9 +221,9 @@ def test_a_page_of_files_with_several_can_be_asked_for_later(run, tmp_path):
     assert (code, stdout) == (1, "2 done, 0 skipped, 1 failed\n")
     assert "two.tif: it holds 2 pages or frames" in stderr and "--page 2" in stderr
     code, stdout, _ = run(photos, out, "--page", 2, "--retry-failed", "--json")
-    told, last = told_of(stdout)
+    lines, last = read_json(stdout)
     assert (code, last["done"], last["skipped"]) == (0, 1, 2)
-    seed = told["two.tif"]["seed"]
+    seed = lines["two.tif"]["seed"]
     one = tmp_path / "one.tif"
     assert run(tmp_path / "second.tif", "-o", one, "--seed", seed, command="colorize")[0] == 0
     with Image.open(one) as expected, Image.open(out / "two.tif") as result:
@@ -363,33 +364,73 @@ def test_two_commands_at_once_share_the_work(run, tiny_folder, tmp_path, capsys)
     photos = make_photos(tmp_path / "in", 200)
     both, whole = tmp_path / "both", tmp_path / "whole"
     processes = [start(photos, both, tiny_folder) for _ in range(2)]
-    told = [told_of(process.communicate(timeout=300)[0]) for process in processes]
+    printed = [read_json(process.communicate(timeout=300)[0]) for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     with capsys.disabled():
-        print("the last lines of both:", [last for _, last in told])
-    done = [n for lines, _ in told for n, line in lines.items() if line["outcome"] == "done"]
+        print("the last lines of both:", [last for _, last in printed])
+    done = [n for lines, _ in printed for n, line in lines.items() if line["outcome"] == "done"]
     assert run(photos, whole, "--seed", 3)[0] == 0
     assert sorted(done) == sorted(files_of(whole))
     assert files_of(both) == files_of(whole)
 
 
 def test_what_is_left_out_is_counted_by_suffix_or_named(run, photos, tmp_path):
-    (photos / "notes.txt").write_text("no photo")
-    (photos / "b.xmp").write_text("no photo")
-    code, _, err = run(photos, tmp_path / "out")
-    assert code == 0 and "1 .xmp" in err and "1 .txt" in err
-    assert "notes.txt: left out" in run(photos, tmp_path / "other", "-v")[2]
+    for name in ("notes.txt", "more.TXT", "b.xmp", "README", ".hidden.jpg", "sub/x.jpg"):
+        (photos / name).write_text("no photo")
+    code, _, err = run(photos, tmp_path / "out", "--exclude", "x.*")
+    counts = "2 .txt, 1 without suffix, 1 .xmp, 1 hidden, 1 excluded"
+    assert (code, f"left out: {counts} (-v: each)\n" in err) == (0, True), err
+    err = run(photos, tmp_path / "other", "--exclude", "x.*", "-v")[2]
+    assert "notes.txt: left out, not a photo by its suffix\n" in err
+    assert "sub/x.jpg: left out, excluded\n" in err
+
+
+def test_files_that_need_a_missing_package_are_counted_by_kind(run, photos, tmp_path, monkeypatch):
+    found = [row for row in plan.DECODERS if row[0] != "JPEG XL"]
+    absent = [("JPEG XL", "no_such_package", "jxl", {".jxl"})]
+    monkeypatch.setattr(plan, "DECODERS", (*found, *absent))
+    for name in ("x.jxl", "y.JXL"):
+        (photos / name).write_bytes(b"\xff\x0a codestream")
+    make_photo(50, 40).save(photos / "misnamed.jxl", "PNG")
+    code, out, err = run(photos, tmp_path / "out")
+    assert (code, out) == (1, "4 done, 0 skipped, 2 failed\n")
+    assert "2 JPEG XL failed: no-such-package, which reads JPEG XL, is not installed: pip" in err
+    code, out, err = run(photos, tmp_path / "out", "-v", "--json")
+    assert {name for name in ("x.jxl: ", "y.JXL: ") if name in err} == {"x.jxl: ", "y.JXL: "}
+    assert "is not installed: pip" in read_json(out)[0]["x.jxl"]["reason"]
+    assert "x.jxl" not in (tmp_path / "out/.condiff/journal.jsonl").read_text()
 
 
 def test_results_keep_the_date_of_their_photos_and_are_not_coloured_again(run, photos, tmp_path):
-    for photo in photos.rglob("*.png"):
+    for number, suffix in enumerate(("tif", "avif", "jpg"), start=5):
+        make_photo(40, 30, seed=number).save(photos / f"{number}.{suffix}")
+    for photo in photos.rglob("*.*"):
         os.utime(photo, (1_000_000_000, 1_000_000_000))
     assert run(photos, tmp_path / "out")[0] == 0
-    results = list((tmp_path / "out").rglob("*.png"))
-    assert results and all(path.stat().st_mtime == 1_000_000_000 for path in results)
-    code, out, _ = run(tmp_path / "out", tmp_path / "again", "--json")
-    records = [json.loads(line) for line in out.splitlines()]
-    assert code == 0 and not list((tmp_path / "again").rglob("*.png"))
-    assert {r["outcome"] for r in records if "outcome" in r} == {"skipped"}
+    results = files_of(tmp_path / "out")
+    assert len(results) == 6
+    assert {(tmp_path / "out" / name).stat().st_mtime for name in results} == {1_000_000_000}
+    again = tmp_path / "again"
+    assert run(tmp_path / "out", again, "-n")[1].endswith("0 to do, 6 skipped, 0 failed\n")
+    for _ in range(2):
+        code, out, err = run(tmp_path / "out", again)
+        assert (code, out) == (0, "0 done, 6 skipped, 0 failed\n")
+        assert not files_of(again)
+    assert "6 skipped: its colours were made by condiff (-v: each)" in err
+    assert "sub/c.webp: skipped, its colours were made" in run(tmp_path / "out", again, "-v")[2]
     assert run(photos, tmp_path / "now", "--touch")[0] == 0
-    assert all(p.stat().st_mtime > 1.5e9 for p in (tmp_path / "now").rglob("*.png"))
+    assert all((tmp_path / "now" / name).stat().st_mtime > 1.5e9 for name in results)
+
+
+def test_names_of_255_bytes_keep_their_stem_or_get_a_hash(run, tmp_path):
+    photos, out = tmp_path / "in", tmp_path / "out"
+    photos.mkdir()
+    names = ["x" * 251 + ".jpg", "ü" * 125 + "x.jpg", "ü" * 125 + "y.jpg", "x" * 251 + ".gif"]
+    for name in names:
+        make_photo(40, 30).save(photos / name)
+    assert run(photos, out)[0] == 0
+    assert set(files_of(out)) == {*names[:3], "x" * 251 + ".png"}
+    assert run(photos, tmp_path / "webp", "--format", "webp")[0] == 0
+    made = list(files_of(tmp_path / "webp"))
+    assert len(made) == 4
+    assert all(len(os.fsencode(name)) <= 255 and name.endswith(".webp") for name in made)

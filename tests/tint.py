@@ -5,13 +5,13 @@ python tests/tint.py IN OUT
 
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
 from condiff.batch.journal import open_journal
 from condiff.batch.local import run
 from condiff.batch.plan import plan
+from condiff.batch.storage import open_storage
 from condiff.photos.photo import Photo
 
 SETTINGS = {"task": "tint", "seed": 5}
@@ -24,7 +24,7 @@ def tint(photo: Photo, seed: int, hints: object = None) -> Photo:
 
 
 if __name__ == "__main__":
-    source, out = map(Path, sys.argv[1:3])
+    source, out = map(open_storage, sys.argv[1:3])
     with open_journal(out, SETTINGS) as journal:
         for result in run(plan(source, out), journal, tint, seed=5, workers=3):
             print(result.outcome, result.job.name, flush=True)

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from condiff.backends.table import ENGINES, choose_engine, find_device
-from condiff.batch.journal import Journal, RemoteJournal, compare_settings, open_any_journal
+from condiff.batch.journal import Journal, compare_settings, open_journal
 from condiff.batch.plan import Choice, Plan, plan
-from condiff.batch.status import Result, look_up
-from condiff.batch.storage import open_folder
+from condiff.batch.status import Result, list_states
+from condiff.batch.storage import open_storage
 from condiff.batch.transform import ColorizeSettings, build_transform
 from condiff.batch.worker import Transform
 from condiff.color.edits import NO_EDITS, ColorEdits
@@ -72,7 +72,7 @@ def colorize_folder(
     """Colour every photo below a folder, as `condiff batch` does; yields a result a photo.
 
     Photos that were done before are skipped, so that the same call resumes a batch. Folders may be
-    URLs where `options.engine` is ray. Raises ConfigError where the settings are not those of the
+    URLs of fsspec. Raises ConfigError where the settings are not those of the
     batch that is resumed.
     """
     options = options or BatchOptions()
@@ -94,17 +94,12 @@ def plan_batch(source: str, out: str, options: BatchOptions) -> tuple[Plan, Batc
     if options.hints is not None and not options.hints.is_dir():
         raise ConfigError(f"There is no folder {options.hints} of hints: check its name.")
     found = plan(
-        open_folder(source),
-        open_folder(out),
+        open_storage(source),
+        open_storage(out),
         choice=options.choice,
         suffix=options.suffix,
         hints=options.hints,
     )
-    for place in (found.source, found.out):
-        if options.engine != RAY and not isinstance(place, Path):
-            raise ConfigError(
-                f"{place} is no folder of this machine: give --engine ray, or copy it here."
-            )
     begun = {} if options.force else compare_settings(found.out, options.asked())
     seed = begun.get("seed") if options.seed is None else options.seed
     return found, replace(options, seed=secrets.randbits(31) if seed is None else seed)
@@ -122,7 +117,7 @@ def run_batch(found: Plan, options: BatchOptions) -> Generator[Result, None, Non
         "device": device.split(":")[0],
         "engine": engine,
     }
-    opened = open_any_journal(found.out, asked, defaults=default.model_dump(), force=options.force)
+    opened = open_journal(found.out, asked, defaults=default.model_dump(), force=options.force)
     with opened as journal:
         settled = journal.settings  # what was not asked is as the batch was begun
         sampling = {name: settled.get(name) for name in SamplingConfig.model_fields}
@@ -160,7 +155,7 @@ def run_batch(found: Plan, options: BatchOptions) -> Generator[Result, None, Non
 
 def run_here(
     found: Plan,
-    journal: Journal | RemoteJournal,
+    journal: Journal,
     settings: ColorizeSettings,
     model: Path,
     *,
@@ -171,15 +166,13 @@ def run_here(
     """Carry the plan out in threads of this process; load the model only if there is work."""
     from condiff.batch.local import run
 
-    assert isinstance(journal, Journal)  # `plan_batch` has refused URLs
-
     @cache
     def load() -> Transform:
         pipeline = Pipeline.from_pretrained(model, device=settings.device, engine=settings.engine)
         return build_transform(pipeline, settings)
 
     entries = {} if retry_failed else journal.entries
-    if any(state == "to do" for state, _ in look_up(found, entries, replace=journal.replace)):
+    if any(state == "to do" for state, _ in list_states(found, entries, replace=journal.replace)):
         load()  # now, so that a broken model is not reported as the failure of a photo
     return run(
         found,

@@ -4,6 +4,10 @@ A run claims a photo before it works on it, so that several runs can share a fol
 POSIX lock on one byte of the file `lock`, chosen by the photo's name. The system releases it
 however the process ends, other machines see it where the network file system has locks, and no
 file is left behind. Such locks hold between processes, not between threads of one process.
+
+Behind a URL there are no locks and nothing can be appended to. Every claim is granted, and each run
+has a journal file of its own, which is uploaded every few seconds: the user makes sure that no two
+runs use one URL at once.
 """
 
 import errno
@@ -13,18 +17,20 @@ import re
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from condiff.batch.storage import Blob, Folder, write_blob
+from condiff.batch.storage import Storage
 from condiff.errors import ConfigError
 
 SCRATCH = ".condiff"
+PARTS, SETTINGS = f"{SCRATCH}/parts", f"{SCRATCH}/settings.json"
 JOURNALS = re.compile(r"\.condiff/journal(\.\d+)?\.jsonl")
 # Bytes of the lock file: held to write, held while a run is at work, the first of the names' bytes.
 WRITING, PRESENT, FIRST_NAME = 0, 1, 2
+UPLOAD_EVERY = 10.0  # seconds; the whole file is uploaded each time
 
 Outcome = Literal["done", "failed", "skipped"]
 Settings = dict[str, Any]
@@ -39,67 +45,130 @@ class Entry:
     reason: str
     seed: int
     size: int
-    mtime_ns: int
+    mtime_ns: int  # the version of its file, see `storage.Status`
     digest: str  # of the photo's bytes; empty where they could not be read
     hints: str = ""  # digest of the picture of hints; empty where there was none
     stale: bool = False  # failed, but an older result made with other hints is still in place
 
 
+class Locks:
+    """Locks on bytes of a file, held until released or until the process ends.
+
+    Without a path there is no file, and every lock is granted; so it is on Windows, where the user
+    makes sure that there is one run at a time.
+    """
+
+    def __init__(self, path: Path | None):
+        self._file = None if path is None else os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+
+    def close(self) -> None:
+        """Release all."""
+        if self._file is not None:
+            os.close(self._file)
+
+    def take(self, byte: int, *, wait: bool, shared: bool = False) -> bool:
+        """Lock a byte; False if another process holds it and `wait` is not set."""
+        try:
+            import fcntl
+        except ImportError:  # Windows
+            return True
+        if self._file is None:
+            return True
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        try:
+            fcntl.lockf(self._file, kind | (0 if wait else fcntl.LOCK_NB), 1, byte)
+        except (BlockingIOError, PermissionError):
+            return False
+        except OSError as error:
+            raise ConfigError(
+                f"The file system of OUT has no locks ({error.strerror}): write to a disk of this"
+                " machine and copy the results."
+            ) from error
+        return True
+
+    def release(self, byte: int) -> None:
+        """Unlock a byte."""
+        try:
+            import fcntl
+        except ImportError:
+            return
+        if self._file is not None:
+            fcntl.lockf(self._file, fcntl.LOCK_UN, 1, byte)
+
+    @contextmanager
+    def hold(self, byte: int) -> Iterator[None]:
+        """Lock a byte for the time of a block."""
+        self.take(byte, wait=True)
+        try:
+            yield
+        finally:
+            self.release(byte)
+
+
 class Journal:
     """Open for a run; see `open_journal`."""
 
-    def __init__(self, out: Path, settings: Settings, *, replace: bool, lock: int):
+    def __init__(self, out: Storage, settings: Settings, *, replace: bool, locks: Locks):
         self.out, self.settings, self.replace = out, settings, replace
         self.entries: dict[str, Entry] = {}
-        self._lock, self._read_to, self._mutex = lock, 0, threading.Lock()
+        self._locks, self._mutex = locks, threading.Lock()
+        self._path, self._read_to = out.path_of(f"{SCRATCH}/journal.jsonl"), 0
+        self._own_file = f"{SCRATCH}/journal.{time.time_ns()}.jsonl"  # behind a URL
+        self._lines: list[bytes] = []
+        self._uploaded, self._uploaded_at = 0, time.monotonic()
+        if self._path is None:
+            self.entries = read_entries(out)
 
     def claim(self, key: int) -> bool:
         """Claim a photo by the 64-bit hash of its name; False if another process holds it."""
-        return _lock_byte(self._lock, FIRST_NAME + (key >> 2), wait=False)
+        return self._locks.take(FIRST_NAME + (key >> 2), wait=False)
 
     def release(self, key: int) -> None:
         """Give a claim back."""
-        _unlock_byte(self._lock, FIRST_NAME + (key >> 2))
-
-    def part_path(self, key: int, suffix: str) -> Path:
-        """The temporary file for the result of a claimed photo, to be renamed when complete."""
-        return self.out / SCRATCH / "parts" / f"{key:016x}{suffix}"
+        self._locks.release(FIRST_NAME + (key >> 2))
 
     def write(self, entry: Entry) -> None:
         """Append a line; locked, so that lines of several machines do not mix.
 
-        Raises ConfigError where the disk refuses.
+        Raises ConfigError where the disk or the store refuses.
         """
-        path = self.out / SCRATCH / "journal.jsonl"
         line = json.dumps(asdict(entry)).encode() + b"\n"
-        with self._mutex, _locked(self._lock, WRITING):
-            try:
-                with open(path, "ab+", buffering=0) as file:
-                    if file.tell():
-                        file.seek(-1, os.SEEK_END)
-                        if file.read(1) != b"\n":
-                            line = b"\n" + line  # the line before was cut short
-                    if file.write(line) != len(line):
-                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            except OSError as error:
-                raise ConfigError(f"cannot write {path}: {error.strerror}.") from error
+        with self._mutex, self._locks.hold(WRITING):
+            if self._path is not None:
+                _append(self._path, line)
+                return
+            self._lines.append(line)
+            if time.monotonic() - self._uploaded_at > UPLOAD_EVERY:
+                self._upload()
 
     def refresh(self) -> None:
         """Read the lines that this and other processes have added since the last call."""
-        path = self.out / SCRATCH / "journal.jsonl"
         with self._mutex:
-            if path.exists() and path.stat().st_size > self._read_to:
-                entries, self._read_to = _read_entries(path, self._read_to)
+            if self._path and self._path.exists() and self._path.stat().st_size > self._read_to:
+                with open(self._path, "rb") as file:
+                    file.seek(self._read_to)
+                    entries, length = _parse(file.read())
                 self.entries.update(entries)
+                self._read_to += length
+
+    def finish(self) -> None:
+        """Upload the lines that are not yet behind the URL."""
+        with self._mutex:
+            self._upload()
 
     def ignores_case(self) -> bool:
         """Whether OUT's file system treats A.png and a.png as one file."""
-        return (self.out / SCRATCH / "SETTINGS.JSON").exists()
+        return self.out.exists(f"{SCRATCH}/SETTINGS.JSON")
+
+    def _upload(self) -> None:
+        if self._uploaded < len(self._lines):
+            _publish(self.out, self._own_file, b"".join(self._lines))
+        self._uploaded, self._uploaded_at = len(self._lines), time.monotonic()
 
 
 @contextmanager
 def open_journal(
-    out: Path,
+    out: Storage,
     settings: Mapping[str, Any],
     *,
     defaults: Mapping[str, Any] | None = None,
@@ -110,85 +179,90 @@ def open_journal(
     A setting that is None takes the value of the batch that is resumed, or that of `defaults`.
     Raises ConfigError where `out` cannot be written to, or holds a batch with other settings.
     """
-    folder = out / SCRATCH
+    parts = out.path_of(PARTS)
     try:
-        (folder / "parts").mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+        if parts is not None:
+            parts.mkdir(parents=True, exist_ok=True)
+        locks = Locks(out.path_of(f"{SCRATCH}/lock"))
     except OSError as error:
         raise ConfigError(f"cannot write to {out}: {error.strerror}; choose another.") from error
     try:
-        with _locked(lock, WRITING):
-            if force and not _lock_byte(lock, PRESENT, wait=False):
+        with locks.hold(WRITING):
+            if force and not locks.take(PRESENT, wait=False):
                 raise ConfigError(f"Another run is at work in {out}: stop it before --force.")
-            kept, replace, begins = settle(out, settings, defaults=defaults, force=force)
+            kept, replace, begins = _settle(out, settings, defaults=defaults, force=force)
             if begins:
-                (folder / "journal.jsonl").unlink(missing_ok=True)
-                _write_settings(folder, {"settings": kept, "replace": replace})
-            _lock_byte(lock, PRESENT, wait=True, shared=True)
-        journal = Journal(out, kept, replace=replace, lock=lock)
+                out.remove(_list_journals(out))
+                content = json.dumps({"settings": kept, "replace": replace}, indent=2)
+                _publish(out, SETTINGS, content.encode() + b"\n")
+            locks.take(PRESENT, wait=True, shared=True)
+        journal = Journal(out, kept, replace=replace, locks=locks)
         _clear_parts(journal)
         journal.refresh()
-        yield journal
+        try:
+            yield journal
+        finally:
+            journal.finish()
     finally:
-        os.close(lock)
+        locks.close()
 
 
-def settle(
-    out: Path | Folder,
-    settings: Mapping[str, Any],
-    *,
-    defaults: Mapping[str, Any] | None,
-    force: bool,
-) -> tuple[Settings, bool, bool]:
-    """The settings of a run, whether it replaces results, and whether it begins a new batch."""
-    kept, replace = _read_settings(out)
-    if kept and not force:
-        compare_settings(out, settings)
-        return kept, replace, False
-    kept = {k: (defaults or {}).get(k) if v is None else v for k, v in settings.items()}
-    return kept, force, True
-
-
-def compare_settings(out: Path | Folder, settings: Mapping[str, Any]) -> Settings:
+def compare_settings(out: Storage, settings: Mapping[str, Any]) -> Settings:
     """The settings that `out` was begun with, if any.
 
-    Raises ConfigError where one that is asked, and not None, differs.
+    Raises ConfigError where one of `settings` that is not None differs.
     """
-    there, _ = _read_settings(out)
+    begun, _ = _read_settings(out)
     differ = [
-        f"{key}: {'none' if there.get(key) is None else there[key]} there, {asked} asked"
+        f"{key}: {'none' if begun.get(key) is None else begun[key]} there, {asked} asked"
         for key, asked in settings.items()
-        if there and asked is not None and there.get(key) != asked
+        if begun and asked is not None and begun.get(key) != asked
     ]
     if differ:
         raise ConfigError(
             f"{out} was begun with other settings ({'; '.join(differ)}): give another folder, or"
             " --force to begin anew."
         )
-    return there
+    return begun
 
 
-def read_entries(out: Path | Folder) -> dict[str, Entry]:
+def read_entries(out: Storage) -> dict[str, Entry]:
     """The latest entry of every photo, without opening the journal for a run."""
     entries: dict[str, Entry] = {}
-    for path in journal_files(out):
-        entries |= _read_entries(path, 0)[0]
+    for name in _list_journals(out):
+        entries |= _parse(out.read(name))[0]
     return entries
 
 
-def journal_files(out: Path | Folder) -> list[Blob] | list[Path]:
-    """The files that hold entries, the oldest first: behind a URL, each run has its own."""
-    if isinstance(out, Path):
-        path = out / SCRATCH / "journal.jsonl"
-        return [path] if path.exists() else []
-    return [out / name for name in sorted(out.listing) if JOURNALS.fullmatch(name)]
+def part_name(key: int, suffix: str) -> str:
+    """The name below OUT of the unfinished result of a claimed photo."""
+    return f"{PARTS}/{key:016x}{suffix}"
 
 
-def _read_entries(path: Path | Blob, start: int) -> tuple[dict[str, Entry], int]:
-    """Entries from an offset of the file on, and the offset where the last complete line ends."""
-    with path.open("rb") as file:
-        file.seek(start)
-        whole, newline, _ = file.read().rpartition(b"\n")
+def _settle(
+    out: Storage,
+    settings: Mapping[str, Any],
+    *,
+    defaults: Mapping[str, Any] | None,
+    force: bool,
+) -> tuple[Settings, bool, bool]:
+    """The settings of a run, whether it replaces results, and whether it begins a new batch."""
+    begun, replace = _read_settings(out)
+    if begun and not force:
+        compare_settings(out, settings)
+        return begun, replace, False
+    kept = {k: (defaults or {}).get(k) if v is None else v for k, v in settings.items()}
+    return kept, force, True
+
+
+def _list_journals(out: Storage) -> list[str]:
+    """The files that hold entries, the oldest first."""
+    return [name for name in out.list_names(SCRATCH) if JOURNALS.fullmatch(name)]
+
+
+def _parse(content: bytes) -> tuple[dict[str, Entry], int]:
+    """Entries of a journal, and the number of bytes up to the end of its last complete line."""
+    whole, newline, _ = content.rpartition(b"\n")
     entries = {}
     for line in whole.split(b"\n"):
         try:
@@ -196,156 +270,43 @@ def _read_entries(path: Path | Blob, start: int) -> tuple[dict[str, Entry], int]
         except ValueError:  # empty, or cut short by a machine that lost its power
             continue
         entries[row["name"]] = Entry(**row)
-    return entries, start + len(whole) + len(newline)
+    return entries, len(whole) + len(newline)
 
 
-def _read_settings(out: Path | Folder) -> tuple[Settings, bool]:
+def _read_settings(out: Storage) -> tuple[Settings, bool]:
     try:
-        with (out / f"{SCRATCH}/settings.json").open("rb") as file:
-            content = json.loads(file.read())
+        content = json.loads(out.read(SETTINGS))
     except FileNotFoundError:
         return {}, False
     return content["settings"], content["replace"]
 
 
-def _write_settings(folder: Path, content: Mapping[str, Any]) -> None:
-    part = folder / "parts" / "settings.json"
-    part.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
-    part.replace(folder / "settings.json")
+def _append(path: Path, line: bytes) -> None:
+    try:
+        with open(path, "ab+", buffering=0) as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
+                    line = b"\n" + line  # the line before was cut short
+            if file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}.") from error
+
+
+def _publish(out: Storage, name: str, content: bytes) -> None:
+    try:
+        with out.publish(name, part=f"{PARTS}/{name.rpartition('/')[2]}") as path:
+            path.write_bytes(content)
+    except OSError as error:
+        raise ConfigError(f"cannot write {out.locate(name)}: {error}.") from error
 
 
 def _clear_parts(journal: Journal) -> None:
     """Remove temporary files of killed runs, but not those that a running one has claimed."""
-    for path in (journal.out / SCRATCH / "parts").iterdir():
-        found = re.search("[0-9a-f]{16}", path.name)
+    for name in journal.out.list_names(PARTS):
+        found = re.search("[0-9a-f]{16}", name)
         key = int(found[0], 16) if found else None
         if key is not None and journal.claim(key):
-            path.unlink(missing_ok=True)
+            journal.out.remove([name])
             journal.release(key)
-
-
-@contextmanager
-def _locked(file: int, byte: int) -> Iterator[None]:
-    _lock_byte(file, byte, wait=True)
-    try:
-        yield
-    finally:
-        _unlock_byte(file, byte)
-
-
-def _lock_byte(file: int, byte: int, *, wait: bool, shared: bool = False) -> bool:
-    try:
-        import fcntl
-    except ImportError:  # Windows: one run at a time is the user's care
-        return True
-    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-    try:
-        fcntl.lockf(file, kind | (0 if wait else fcntl.LOCK_NB), 1, byte)
-    except (BlockingIOError, PermissionError):
-        return False
-    except OSError as error:
-        raise ConfigError(
-            f"The file system of OUT has no locks ({error.strerror}): write to a disk of this"
-            " machine and copy the results."
-        ) from error
-    return True
-
-
-def _unlock_byte(file: int, byte: int) -> None:
-    try:
-        import fcntl
-    except ImportError:
-        return
-    fcntl.lockf(file, fcntl.LOCK_UN, 1, byte)
-
-
-UPLOAD_EVERY = 10.0  # seconds; the whole file is uploaded each time
-
-
-class RemoteJournal:
-    """Open for a run; see `open_remote_journal`."""
-
-    def __init__(self, out: Folder, settings: Settings, *, replace: bool):
-        self.out, self.settings, self.replace = out, settings, replace
-        self.entries: dict[str, Entry] = read_entries(out)
-        self._file = out / f"{SCRATCH}/journal.{time.time_ns()}.jsonl"
-        self._lines: list[bytes] = []
-        self._uploaded = (0, time.monotonic())
-
-    def claim(self, key: int) -> bool:
-        """Always granted: there is no other run."""
-        return True
-
-    def release(self, key: int) -> None:
-        """Nothing to do: there are no locks."""
-
-    def refresh(self) -> None:
-        """Nothing to do: nobody else writes."""
-
-    def part_path(self, key: int, suffix: str) -> Blob:
-        """The temporary file for the result of a photo, to be moved when complete."""
-        return self.out / f"{SCRATCH}/parts/{key:016x}{suffix}"
-
-    def write(self, entry: Entry) -> None:
-        """Add a line; lines are uploaded every UPLOAD_EVERY seconds and at the end."""
-        self._lines.append(json.dumps(asdict(entry)).encode() + b"\n")
-        if time.monotonic() - self._uploaded[1] > UPLOAD_EVERY:
-            self.upload()
-
-    def upload(self) -> None:
-        """Upload all lines, if there are new ones."""
-        if self._uploaded[0] < len(self._lines):
-            _upload(self._file, b"".join(self._lines))
-        self._uploaded = (len(self._lines), time.monotonic())
-
-    def ignores_case(self) -> bool:
-        """Object stores never do."""
-        return False
-
-
-@contextmanager
-def open_remote_journal(
-    out: Folder,
-    settings: Mapping[str, Any],
-    *,
-    defaults: Mapping[str, Any] | None = None,
-    force: bool = False,
-) -> Iterator[RemoteJournal]:
-    """Like `open_journal`; the user sees to it that no two runs use one URL at once."""
-    kept, replace, begins = settle(out, settings, defaults=defaults, force=force)
-    left = [out / name for name in out.listing if name.startswith(f"{SCRATCH}/parts/")]
-    stale = [*left, *(journal_files(out) if begins else [])]
-    if stale:
-        out.files.rm([str(blob.path) for blob in stale if isinstance(blob, Blob)])
-        for blob in stale:
-            if isinstance(blob, Blob):
-                del out.listing[blob.name]
-    if begins:
-        content = json.dumps({"settings": kept, "replace": replace}, indent=2)
-        _upload(out / f"{SCRATCH}/settings.json", content.encode() + b"\n")
-    journal = RemoteJournal(out, kept, replace=replace)
-    try:
-        yield journal
-    finally:
-        journal.upload()
-
-
-def open_any_journal(
-    out: Path | Folder,
-    settings: Mapping[str, Any],
-    *,
-    defaults: Mapping[str, Any] | None = None,
-    force: bool = False,
-) -> AbstractContextManager[Journal | RemoteJournal]:
-    """`open_journal` for a folder on the disk, `open_remote_journal` for one behind a URL."""
-    if isinstance(out, Path):
-        return open_journal(out, settings, defaults=defaults, force=force)
-    return open_remote_journal(out, settings, defaults=defaults, force=force)
-
-
-def _upload(blob: Blob, content: bytes) -> None:
-    part = blob.folder / f"{SCRATCH}/parts/{blob.name.rpartition('/')[2]}"
-    try:
-        write_blob(blob, content, part=part)
-    except OSError as error:
-        raise ConfigError(f"cannot write {blob}: {error}.") from error

@@ -7,11 +7,13 @@ complete, even if the run is killed, and the next run makes those that are missi
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
+from functools import partial
+from typing import Literal
 
-from condiff.batch.journal import Journal
+from condiff.batch.journal import Entry, Journal
 from condiff.batch.plan import Job, Plan, file_seed, hash_name
 from condiff.batch.status import BatchStatus, Result
 from condiff.batch.worker import NO_MEMORY, Read, Transform, process_photo
@@ -19,6 +21,7 @@ from condiff.photos.photo import Photo
 from condiff.photos.reading import read_photo
 
 PIXELS_IN_WORK = 128_000_000  # joining chroma and lightness takes some 13 bytes per pixel
+Left = Literal["busy", "no memory", "stopped"]  # why a photo is left for later
 BUSY_WAIT = 0.2  # seconds until photos that other processes work on are looked at again
 
 
@@ -42,7 +45,8 @@ def run(
     `write_photo`, `touch` for `process_photo`.
     """
     status = BatchStatus(plan, journal, seed=seed, retry_failed=retry_failed)
-    batch = _Batch(journal, status, transform, read=read, quality=quality, touch=touch)
+    process = partial(process_photo, read=read, quality=quality, touch=touch)
+    batch = _Batch(journal, status, partial(process, transform=transform))
     to_do = yield from status.settled()
     while to_do:
         alone: list[Job] = []
@@ -91,20 +95,11 @@ class _Stopped(Exception):
 
 
 class _Batch:
-    """What the threads of one run share."""
+    """What the threads of one run share; `process` is `process_photo` with the run's settings."""
 
-    def __init__(
-        self,
-        journal: Journal,
-        status: BatchStatus,
-        transform: Transform,
-        *,
-        read: Read,
-        quality: int | None,
-        touch: bool,
-    ):
-        self.journal, self.status, self.transform = journal, status, transform
-        self.read, self.quality, self.touch = read, quality, touch
+    def __init__(self, journal: Journal, status: BatchStatus, process: Callable[..., Entry]):
+        self.journal, self.status = journal, status
+        self.process = partial(process, room=self.room)
         self.stop = threading.Event()
         self.budget = _Budget(PIXELS_IN_WORK)
 
@@ -118,10 +113,10 @@ class _Batch:
 
     def make_in_parallel(
         self, jobs: Sequence[Job], *, workers: int
-    ) -> Generator[tuple[Job, "Result | str"], None, None]:
+    ) -> Generator[tuple[Job, Result | Left], None, None]:
         """Yield each job with what `make` returned; at most 2 * workers are submitted at once."""
         ahead = deque(jobs)
-        running: dict[Future[Result | str], Job] = {}
+        running: dict[Future[Result | Left], Job] = {}
         with ThreadPoolExecutor(workers, thread_name_prefix="batch") as pool:
             try:
                 while ahead or running:
@@ -135,7 +130,7 @@ class _Batch:
                 pool.shutdown(cancel_futures=True)
                 self.stop.clear()
 
-    def make(self, job: Job, *, alone: bool = False) -> "Result | str":
+    def make(self, job: Job, *, alone: bool = False) -> Result | Left:
         """Make one photo. Returns its result, or a word for a photo that is left for later.
 
         "busy": another process has claimed it. "no memory": to be tried alone. "stopped": the run
@@ -148,23 +143,14 @@ class _Batch:
             return "busy"
         try:
             self.journal.refresh()  # another process may have made it since
-            known = self.status.look_up(job)
-            if known is not None:
-                return known
-            entry = process_photo(
-                job,
-                self.journal.part_path(key, job.target.suffix),
-                self.transform,
-                seed=file_seed(self.status.seed, job.name),
-                read=self.read,
-                quality=self.quality,
-                touch=self.touch,
-                room=self.room,
-            )
+            settled = self.status.look_up(job)
+            if settled is not None:
+                return settled
+            plan, seed = self.status.plan, file_seed(self.status.seed, job.name)
+            entry = self.process(job, plan.source, plan.out, seed=seed)
             if entry.reason == NO_MEMORY and not alone:
                 return "no memory"
-            self.status.note(job, entry)
-            return Result(job, entry.seed, entry.outcome, entry.reason)
+            return self.status.record(job, entry)
         except _Stopped:
             return "stopped"
         finally:

@@ -1,37 +1,55 @@
 """The plan of a batch: which photo of a folder goes where. Making it writes nothing."""
 
-import errno
 import hashlib
 import os
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 
-from condiff.batch.storage import Blob, Folder
-from condiff.errors import ConfigError
-from condiff.photos.formats import FORMATS
-from condiff.sources.schema import is_photo
+from condiff.batch.storage import EXCLUDED, Storage
+from condiff.errors import ConfigError, install_command
+from condiff.files import MAX_NAME
+from condiff.photos.formats import FORMATS, RAW, READ_ONLY
 
 UNWRITTEN_SUFFIX = ".png"  # of the result of a photo whose own format is only read
-
-Identity = tuple[int, int]  # device and inode, which tell a folder under any of its names
+PHOTOS = FORMATS.keys() | READ_ONLY  # suffixes
+NOT_A_PHOTO = "not a photo by its suffix"
+# Formats that need a package: what a file is, the package's module, its extra, the suffixes.
+DECODERS = (
+    ("raw files", "rawpy", "raw", RAW),
+    ("JPEG XL", "pillow_jxl", "jxl", {".jxl"}),
+    ("HEIC", "pillow_heif", "heif", {".heic", ".heif"}),
+)
+PLAIN_STARTS = (b"\xff\xd8", b"\x89PNG")  # of files that need none of them, whatever their suffix
 
 
 @dataclass(frozen=True)
 class Job:
-    """One photo: its path below IN with slashes, its file, and the file of its result."""
+    """One photo: its name (its path below IN), the name of its result (below OUT), and hints."""
 
     name: str
-    source: Path | Blob
-    target: Path | Blob
+    target: str
     hints: Path | None = None  # a picture of strokes
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Something in IN that looks like a photo and cannot be used: reported as a failure."""
+    """Something in IN that looks like a photo and cannot be used: reported as a failure.
+
+    `kind` ("raw files") is set where all files of a kind have the same reason.
+    """
+
+    name: str
+    reason: str
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A file of IN, or a folder with a slash at its end, that is not done, and why."""
 
     name: str
     reason: str
@@ -39,14 +57,14 @@ class Fault:
 
 @dataclass(frozen=True)
 class Plan:
-    """All jobs of a batch, sorted by name, and the faults found while listing."""
+    """All jobs of a batch, sorted by name, and what was found besides them."""
 
-    source: Path | Folder
-    out: Path | Folder
+    source: Storage
+    out: Storage
     jobs: tuple[Job, ...]
     faults: tuple[Fault, ...]
-    others: tuple[str, ...]  # files that are left out because their suffix is not that of a photo
-    idle_hints: tuple[str, ...] = ()  # pictures of strokes that belong to no photo there
+    left_out: tuple[LeftOut, ...] = ()
+    unused_hints: tuple[str, ...] = ()  # pictures of strokes that belong to no photo there
 
 
 @dataclass(frozen=True)
@@ -57,20 +75,23 @@ class Choice:
     exclude: Sequence[str] = ()
     shard: tuple[int, int] = (1, 1)  # (i, n): the i-th of n parts, counted from 1
 
-    def takes(self, name: str) -> bool:
+    def includes(self, name: str) -> bool:
         """Whether the globs include this file, and do not exclude it."""
-        wanted = not self.include or _matches(name, self.include)
-        return wanted and not _matches(name, self.exclude)
+        return (not self.include or _matches(name, self.include)) and not self.excludes(name)
 
-    def is_ours(self, name: str) -> bool:
+    def excludes(self, name: str) -> bool:
+        """Whether a glob excludes this file or folder."""
+        return _matches(name, self.exclude)
+
+    def is_in_shard(self, name: str) -> bool:
         """Whether the file is in this shard: decided by a hash of its name alone."""
         index, count = self.shard
         return hash_name(_normalize(name)) % count == index - 1
 
 
 def plan(
-    source: Path | Folder,
-    out: Path | Folder,
+    source: Storage,
+    out: Storage,
     *,
     choice: Choice | None = None,
     suffix: str | None = None,
@@ -86,25 +107,32 @@ def plan(
     _check_folders(source, out)
     found: list[str] = []
     faults: list[Fault] = []
-    others: list[str] = []
-    walked = (
-        _walk(source, out, choice) if isinstance(source, Path) else _walk_remote(source, choice)
-    )
-    for name, fault in walked:
-        if fault is None and not is_photo(name):
-            others.append(name)
-        elif fault is None:
-            found.append(name)
+    left_out: list[LeftOut] = []
+    missing = [row for row in DECODERS if find_spec(row[1]) is None]
+    for item in source.walk(skip=choice.excludes, avoid=out):
+        name, ending = item.name, PurePosixPath(item.name).suffix.lower()
+        if item.left_out:
+            left_out.append(LeftOut(name, item.left_out))
+        elif not choice.includes(name):
+            left_out.append(LeftOut(name, EXCLUDED))
+        elif item.fault:
+            faults.append(Fault(name, item.fault))
+        elif ending not in PHOTOS:
+            left_out.append(LeftOut(name, NOT_A_PHOTO))
+        elif fault := _needs_decoder(source, name, ending, missing):
+            faults.append(fault)
         else:
-            faults.append(Fault(name, fault))
-    jobs = [
-        Job(name, source / name, out / _rename(name, suffix), _find_hints(hints, name))
-        for name in sorted(found)
-    ]
+            found.append(name)
+    jobs = [Job(name, _rename(name, suffix), _find_hints(hints, name)) for name in sorted(found)]
     check_targets(jobs, out)
-    ours = tuple(job for job in jobs if choice.is_ours(job.name))
-    faults = sorted((f for f in faults if choice.is_ours(f.name)), key=lambda f: f.name)
-    return Plan(source, out, ours, tuple(faults), tuple(sorted(others)), _idle_hints(hints, jobs))
+    return Plan(
+        source,
+        out,
+        tuple(job for job in jobs if choice.is_in_shard(job.name)),
+        tuple(sorted((f for f in faults if choice.is_in_shard(f.name)), key=lambda f: f.name)),
+        tuple(sorted(left_out, key=lambda left: left.name)),
+        _unused_hints(hints, jobs),
+    )
 
 
 def file_seed(seed: int, name: str) -> int:
@@ -118,28 +146,24 @@ def hash_name(name: str) -> int:
     return int.from_bytes(digest[:8], "big")
 
 
-def check_targets(jobs: Sequence[Job], out: Path | Folder, *, ignore_case: bool = False) -> None:
+def check_targets(jobs: Sequence[Job], out: Storage, *, ignore_case: bool = False) -> None:
     """Raise ConfigError for two photos with one target, and for links that lead out of `out`."""
-    root = Path(os.path.realpath(out)) if isinstance(out, Path) else None
     taken: dict[str, str] = {}
-    inside: set[Path] = set()
+    inside: set[str] = set()
     for job in jobs:
-        target = str(job.target)
-        key = _normalize(target).casefold() if ignore_case else target
+        key = _normalize(job.target).casefold() if ignore_case else job.target
         other = taken.setdefault(key, job.name)
         if other != job.name:
             raise ConfigError(
-                f"{other} and {job.name} would both become {job.target}: rename one, or leave one"
-                " out with --exclude."
+                f"{other} and {job.name} would both become {out.locate(job.target)}: rename one, or"
+                " leave one out with --exclude."
             )
-        if root is None or not isinstance(job.target, Path):
-            continue
-        folder = job.target.parent
+        folder = job.target.rpartition("/")[0]
         if folder not in inside:
-            if not Path(os.path.realpath(folder)).is_relative_to(root):
+            if elsewhere := out.find_exit(folder):
                 raise ConfigError(
-                    f"{job.target} would be written outside {out}, by a link to"
-                    f" {os.path.realpath(folder)}: remove the link or give another folder."
+                    f"{out.locate(job.target)} would be written outside {out}, by a link to"
+                    f" {elsewhere}: remove the link or give another folder."
                 )
             inside.add(folder)
 
@@ -149,15 +173,13 @@ def _normalize(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def _check_folders(source: Path | Folder, out: Path | Folder) -> None:
-    if isinstance(source, Folder) and not source.listing:
-        raise ConfigError(f"There is nothing in {source}: check the URL.")
-    if isinstance(source, Path) and not source.is_dir():
-        raise ConfigError(f"There is no folder {source}: check the path.")
-    if isinstance(out, Path) and out.exists() and not out.is_dir():
+def _check_folders(source: Storage, out: Storage) -> None:
+    if not source.is_folder():
+        raise ConfigError(f"There is no folder {source}: check its name.")
+    if out.exists(""):
         raise ConfigError(f"{out} is a file: give a folder to write to.")
-    here, there = _locate(source), _locate(out)
-    if type(here) is not type(there):
+    (system, here), (other, there) = source.place, out.place
+    if system != other:
         return
     if here == there:
         raise ConfigError(f"{out} is the folder of the photos itself: give another to write to.")
@@ -167,11 +189,26 @@ def _check_folders(source: Path | Folder, out: Path | Folder) -> None:
         raise ConfigError(f"{source} lies in {out}: results could fall on photos; give another.")
 
 
-def _locate(folder: Path | Folder) -> PurePosixPath | Path:
-    """Where it lies, with all links followed."""
-    if isinstance(folder, Path):
-        return Path(os.path.realpath(folder))
-    return PurePosixPath(folder.url.partition("://")[0], folder.root.lstrip("/"))
+def _needs_decoder(
+    source: Storage, name: str, suffix: str, missing: Sequence[tuple[str, str, str, set[str]]]
+) -> Fault | None:
+    """The fault of a file whose format needs a package that is not installed.
+
+    It is no failure in the journal: as soon as the package is installed, the file is done.
+    """
+    for kind, module, extra, suffixes in missing:
+        path = source.path_of(name) if suffix in suffixes else None
+        if path is None:
+            continue
+        try:
+            with open(path, "rb") as file:
+                if file.read(4).startswith(PLAIN_STARTS):
+                    return None  # misnamed
+        except OSError:
+            return None  # reported when it is read
+        reads = f"{module.replace('_', '-')}, which reads {kind}"
+        return Fault(name, f"{reads}, is not installed: {install_command(extra)}", kind)
+    return None
 
 
 def _find_hints(folder: Path | None, name: str) -> Path | None:
@@ -179,97 +216,31 @@ def _find_hints(folder: Path | None, name: str) -> Path | None:
     return path if path and path.is_file() else None
 
 
-def _idle_hints(folder: Path | None, jobs: Sequence[Job]) -> tuple[str, ...]:
+def _unused_hints(folder: Path | None, jobs: Sequence[Job]) -> tuple[str, ...]:
     if folder is None:
         return ()
     used = {job.hints for job in jobs}
-    idle = (path for path in folder.rglob("*.png") if path not in used)
-    return tuple(sorted(path.relative_to(folder).as_posix() for path in idle))
+    unused = (path for path in folder.rglob("*.png") if path not in used)
+    return tuple(sorted(path.relative_to(folder).as_posix() for path in unused))
 
 
-def _rename(name: str, suffix: str | None) -> Path:
-    path = Path(name)
-    if suffix is not None:
-        return path.with_suffix(suffix)
-    return path if path.suffix.lower() in FORMATS else path.with_suffix(UNWRITTEN_SUFFIX)
+def _rename(name: str, suffix: str | None) -> str:
+    """The name of a photo's result; where a longer suffix makes it too long, its stem is hashed."""
+    path = PurePosixPath(name)
+    if suffix is None:
+        if path.suffix.lower() in FORMATS:
+            return name
+        suffix = UNWRITTEN_SUFFIX
+    renamed = path.with_suffix(suffix)
+    if len(os.fsencode(renamed.name)) > MAX_NAME:
+        stem, ending = path.stem, f"-{hash_name(path.name):016x}{suffix}"
+        while len(os.fsencode(stem + ending)) > MAX_NAME:
+            stem = stem[:-1]
+        renamed = path.with_name(stem + ending)
+    return str(renamed)
 
 
 def _matches(name: str, globs: Sequence[str]) -> bool:
     """Whether a glob matches the whole path below IN, where * crosses slashes, or the last name."""
     last = name.rpartition("/")[2]
     return any(fnmatchcase(name, glob) or fnmatchcase(last, glob) for glob in globs)
-
-
-def _walk_remote(source: Folder, choice: Choice) -> Iterator[tuple[str, str | None]]:
-    """Like `_walk`, for a URL: a listing has no links and no unreadable folders."""
-    for name in source.listing:
-        parts = name.split("/")
-        if {"", ".", ".."} & set(parts):
-            if choice.takes(name):
-                yield name, "a part of its name is empty, . or .., which could lead out; rename it"
-            continue
-        above = ["/".join(parts[:n]) for n in range(1, len(parts))]
-        hidden = any(part.startswith(".") for part in parts)
-        left_out = hidden or any(_matches(folder, choice.exclude) for folder in above)
-        if not left_out and choice.takes(name):
-            yield name, None
-
-
-def _walk(source: Path, out: Path | Folder, choice: Choice) -> Iterator[tuple[str, str | None]]:
-    """Yield (name, None) for every chosen file, (name, reason) for what cannot be used."""
-    forbidden = _identify(out) if isinstance(out, Path) and out.exists() else None
-    # A stack, not recursion: a path may have more levels than Python has frames.
-    stack: list[tuple[str, frozenset[Identity]]] = [("", frozenset())]
-    while stack:
-        prefix, above = stack.pop()
-        try:
-            identity = _identify(source / prefix)
-            if identity in above:
-                yield prefix, "it is a link to a folder that holds it: a loop; remove the link"
-                continue
-            with os.scandir(source / prefix) as entries:
-                listed = sorted(entries, key=lambda entry: entry.name)
-        except OSError as error:
-            yield prefix or ".", f"the folder cannot be listed ({error.strerror})"
-            continue
-        if identity == forbidden:
-            raise ConfigError(f"{out} lies in {source} by the link {prefix}: give another folder.")
-        for entry in listed:
-            name = f"{prefix}/{entry.name}" if prefix else entry.name
-            if entry.name.startswith("."):
-                continue
-            fault = None
-            try:
-                if entry.is_dir():
-                    if not _matches(name, choice.exclude):
-                        stack.append((name, above | {identity}))
-                    continue
-                if not entry.is_file():
-                    fault = _explain(entry)
-            except OSError as error:
-                loop = error.errno == errno.ELOOP
-                fault = "it is a link to itself: a loop; remove the link" if loop else str(error)
-            if (fault is None or _is_suspect(entry)) and choice.takes(name):
-                yield name, fault
-
-
-def _is_suspect(entry: os.DirEntry[str]) -> bool:
-    """Whether it should be reported if unusable: a photo by its name, or any link."""
-    return entry.is_symlink() or is_photo(entry.name)
-
-
-def _explain(entry: os.DirEntry[str]) -> str:
-    if not entry.is_symlink():
-        return "it is no regular file; give a photo"
-    try:
-        os.stat(entry.path)
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            return "it is a link to itself: a loop; remove the link"
-        return f"it is a link that leads nowhere ({error.strerror}); remove it or mend it"
-    return "it is a link to no regular file; give a photo"
-
-
-def _identify(folder: Path) -> Identity:
-    status = os.stat(folder)
-    return status.st_dev, status.st_ino

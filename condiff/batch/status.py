@@ -2,11 +2,11 @@
 
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
 
-from condiff.batch.journal import Entry, Journal, RemoteJournal
+from condiff.batch.journal import Entry, Journal, Outcome
 from condiff.batch.plan import Job, Plan, check_targets, file_seed
-from condiff.batch.worker import digest_of
+from condiff.batch.worker import OWN_RESULT, digest_of
+from condiff.photos.provenance import is_own_file
 
 CHANGED = "the photo has changed since its result was made; delete the result or use --force"
 
@@ -17,7 +17,7 @@ class Result:
 
     job: Job
     seed: int
-    outcome: Literal["done", "skipped", "failed"]
+    outcome: Outcome
     reason: str = ""
 
 
@@ -27,9 +27,7 @@ class BatchStatus:
     With `retry_failed`, failures of earlier runs count as to do, once.
     """
 
-    def __init__(
-        self, plan: Plan, journal: Journal | RemoteJournal, *, seed: int, retry_failed: bool
-    ):
+    def __init__(self, plan: Plan, journal: Journal, *, seed: int, retry_failed: bool):
         check_targets(plan.jobs, plan.out, ignore_case=journal.ignores_case())
         self.plan, self.journal, self.seed = plan, journal, seed
         entries = [journal.entries.get(job.name) for job in plan.jobs]
@@ -40,11 +38,11 @@ class BatchStatus:
         """Yield the results of photos that need no work; return the jobs of the others."""
         to_do = []
         for job in self.plan.jobs:
-            known = self.look_up(job)
-            if known is None:
+            result = self.look_up(job)
+            if result is None:
                 to_do.append(job)
             else:
-                yield known
+                yield result
         return to_do
 
     def look_up(self, job: Job) -> Result | None:
@@ -54,50 +52,59 @@ class BatchStatus:
             if entry.stale:
                 return None
             entry = None
-        known = _judge(job, entry, replace=self.journal.replace)
-        return Result(job, file_seed(self.seed, job.name), *known) if known else None
+        settled = _judge(self.plan, job, entry, replace=self.journal.replace)
+        return Result(job, file_seed(self.seed, job.name), *settled) if settled else None
 
-    def note(self, job: Job, entry: Entry) -> None:
+    def record(self, job: Job, entry: Entry) -> Result:
         """Write an entry to the journal, marked stale where an older result stays in place."""
         before = self.journal.entries.get(job.name)
-        left = before is not None and (before.outcome == "done" or before.stale)
-        if entry.outcome == "failed" and left and job.target.is_file():
+        made = before is not None and (before.outcome == "done" or before.stale)
+        if entry.outcome == "failed" and made and self.plan.out.exists(job.target):
             entry = replace(entry, stale=True)
         self.journal.write(entry)
+        return Result(job, entry.seed, entry.outcome, entry.reason)
 
 
-def look_up(
+def list_states(
     plan: Plan, entries: dict[str, Entry], *, replace: bool = False
 ) -> Iterator[tuple[str, str]]:
     """For each job "to do", "skipped" or "failed", and the reason; makes nothing."""
     for job in plan.jobs:
-        yield _judge(job, entries.get(job.name), replace=replace) or ("to do", "")
+        state: tuple[str, str] | None
+        state = _judge(plan, job, entries.get(job.name), replace=replace)
+        path = plan.source.path_of(job.name)
+        if state is None and path is not None and is_own_file(path):
+            state = "skipped", OWN_RESULT
+        yield state or ("to do", "")
 
 
 def _judge(
-    job: Job, entry: Entry | None, *, replace: bool
-) -> tuple[Literal["skipped", "failed"], str] | None:
+    plan: Plan, job: Job, entry: Entry | None, *, replace: bool
+) -> tuple[Outcome, str] | None:
     """Outcome and reason of a photo that needs no work, None for one that is to be made."""
-    there = job.target.is_file() and not (entry is not None and entry.stale)
+    there = plan.out.exists(job.target) and not (entry is not None and entry.stale)
     if there and not replace and (entry is None or entry.outcome != "done"):
         return "skipped", "its target is there"
     if entry is None or (entry.outcome == "done" and not there):
         return None
     if _hints_of(job) != entry.hints:
         return None
-    same = _is_unchanged(job, entry)
+    same = _is_unchanged(plan, job, entry)
     if entry.outcome != "done":
         return (entry.outcome, entry.reason) if same else None
     return ("skipped", "done before") if same else ("failed", CHANGED)
 
 
-def _is_unchanged(job: Job, entry: Entry) -> bool:
-    """Whether the photo is as the entry says: by size and time, or else by its bytes."""
+def _is_unchanged(plan: Plan, job: Job, entry: Entry) -> bool:
+    """Whether the photo is as the entry says: by size and version, or else by its bytes."""
     try:
-        status = job.source.stat()
-        if status.st_size != entry.size:
+        status = plan.source.stat(job.name)
+        if status.size != entry.size:
             return False
-        return status.st_mtime_ns == entry.mtime_ns or digest_of(job.source) == entry.digest
+        if status.version == entry.mtime_ns:
+            return True
+        with plan.source.as_file(job.name) as path:
+            return digest_of(path) == entry.digest
     except OSError:
         return entry.size == -1
 

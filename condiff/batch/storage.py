@@ -1,12 +1,20 @@
-"""Folders behind the URLs of fsspec (s3://, gs://, …): listed once, with a little of pathlib."""
+"""Folders of files, on a disk or behind a URL of fsspec (s3://, gs://, …), with one set of methods.
 
+A file is given by its name: its path below the folder, with slashes.
+"""
+
+import errno
 import hashlib
 import json
 import os
-from dataclasses import dataclass, field
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePath, PurePosixPath
-from typing import IO, Any
+from typing import Any
 
 from condiff.errors import ConfigError
 
@@ -14,13 +22,40 @@ from condiff.errors import ConfigError
 VERSION_KEYS = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "updated", "mtime")
 
 
-def open_folder(text: str) -> "Path | Folder":
-    """A path, or a folder behind a URL; file:// is a path like any other."""
-    protocol, _, rest = text.partition("://")
+@dataclass(frozen=True)
+class Status:
+    """Size and version of a file: two versions of one file have different numbers."""
+
+    size: int  # bytes
+    version: int  # on a disk, the time of modification in nanoseconds
+
+
+@dataclass(frozen=True)
+class Item:
+    """What `Storage.walk` found: a file, what was left out and why, or what cannot be used and why.
+
+    The name of a folder that was left out ends with a slash.
+    """
+
+    name: str
+    left_out: str = ""
+    fault: str = ""
+
+
+HIDDEN, EXCLUDED = "hidden", "excluded"
+Skip = Callable[[str], bool]  # whether a folder is not searched
+
+
+def open_storage(text: str | Path) -> "Storage":
+    """The folder of a path or a URL; file:// is a path like any other. Nothing is read yet.
+
+    Raises ConfigError for a URL whose protocol is unknown, or whose package is not installed.
+    """
+    protocol, _, rest = str(text).partition("://")
     if not rest or os.sep in protocol:
-        return Path(text)
+        return Disk(Path(text))
     if protocol == "file":
-        return Path(rest)
+        return Disk(Path(rest))
     import fsspec
 
     try:
@@ -29,30 +64,196 @@ def open_folder(text: str) -> "Path | Folder":
         raise ConfigError(f"{text} cannot be opened: {error}.") from error
     except ValueError as error:
         raise ConfigError(f"{text} cannot be opened: {error}; check what is before ://.") from error
-    return Folder(text.rstrip("/"), files, root.rstrip("/"))
+    return Remote(str(text).rstrip("/"), files, root.rstrip("/"))
 
 
-@dataclass(frozen=True)
-class Status:
-    """Like the result of os.stat; st_mtime_ns is some number that changes with the file."""
+class Storage(ABC):
+    """A folder; instances can be pickled, and then used on another machine."""
 
-    st_size: int
-    st_mtime_ns: int
+    @abstractmethod
+    def __str__(self) -> str:
+        """The path or URL."""
+
+    @abstractmethod
+    def locate(self, name: str) -> str:
+        """The path or URL of a file."""
+
+    @abstractmethod
+    def path_of(self, name: str) -> Path | None:
+        """The path of a file on a disk, where it can be locked and appended to; None at a URL."""
+
+    @property
+    @abstractmethod
+    def place(self) -> tuple[str, PurePath]:
+        """The file system and the path there with all links followed, to be compared."""
+
+    @abstractmethod
+    def is_folder(self) -> bool:
+        """Whether it exists. A folder behind a URL exists if it contains a file."""
+
+    @abstractmethod
+    def exists(self, name: str) -> bool:
+        """Whether there is such a file; the name "" stands for a file in the folder's place."""
+
+    @abstractmethod
+    def stat(self, name: str) -> Status:
+        """Size and version; OSError where there is no such file."""
+
+    @abstractmethod
+    def read(self, name: str) -> bytes:
+        """The content of a file; OSError, often FileNotFoundError, where it cannot be read."""
+
+    @abstractmethod
+    def list_names(self, folder: str) -> list[str]:
+        """The names of the files directly in a folder below, in order; none if it is missing."""
+
+    @abstractmethod
+    def walk(self, *, skip: Skip, avoid: "Storage") -> Iterator[Item]:
+        """All files below. Folders that are hidden, or that `skip` accepts, are not searched.
+
+        Links to folders are followed unless they loop. Raises ConfigError if one leads to `avoid`.
+        """
+
+    @abstractmethod
+    def as_file(self, name: str) -> AbstractContextManager[Path]:
+        """A path to read a file at, for the time of a block: a copy if it is behind a URL."""
+
+    @abstractmethod
+    def publish(self, name: str, *, part: str) -> AbstractContextManager[Path]:
+        """A path to write to. If the block ends well, the file takes its name, complete.
+
+        `part` is the name of the unfinished file. It is removed where the block raises an error.
+        """
+
+    @abstractmethod
+    def remove(self, names: Iterable[str]) -> None:
+        """Remove files; it does not matter if one is missing."""
+
+    @abstractmethod
+    def find_exit(self, folder: str) -> str | None:
+        """Where a folder below really is, if a link leads out; else None."""
 
 
-@dataclass(frozen=True, eq=False)
-class Folder:
-    """A folder of an fsspec file system."""
+class Disk(Storage):
+    """A folder on a disk of this machine, or one that all machines share."""
 
-    url: str
-    files: Any = field(repr=False)
-    root: str
+    def __init__(self, root: Path):
+        self.root = root
+
+    def __str__(self) -> str:
+        return str(self.root)
+
+    def __reduce__(self) -> tuple[type, tuple[Path]]:
+        return Disk, (Path(os.path.abspath(self.root)),)  # workers have another working directory
+
+    def locate(self, name: str) -> str:
+        return str(self.root / name)
+
+    def path_of(self, name: str) -> Path:
+        return self.root / name
+
+    @property
+    def place(self) -> tuple[str, PurePath]:
+        return "file", Path(os.path.realpath(self.root))
+
+    def is_folder(self) -> bool:
+        return self.root.is_dir()
+
+    def exists(self, name: str) -> bool:
+        return os.path.isfile(self.root / name)
+
+    def stat(self, name: str) -> Status:
+        status = os.stat(self.root / name)
+        return Status(status.st_size, status.st_mtime_ns)
+
+    def read(self, name: str) -> bytes:
+        return (self.root / name).read_bytes()
+
+    def list_names(self, folder: str) -> list[str]:
+        try:
+            names = sorted(os.listdir(self.root / folder))
+        except FileNotFoundError:
+            return []
+        return [f"{folder}/{name}" for name in names]
+
+    def walk(self, *, skip: Skip, avoid: Storage) -> Iterator[Item]:
+        forbidden = _identify(avoid.root) if isinstance(avoid, Disk) and avoid.is_folder() else None
+        # A stack, not recursion: a path may have more levels than Python has frames.
+        stack: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
+        while stack:
+            prefix, above = stack.pop()
+            try:
+                identity = _identify(self.root / prefix)
+                if identity in above:
+                    yield Item(prefix, fault="it is a link to a folder above: a loop; remove it")
+                    continue
+                with os.scandir(self.root / prefix) as entries:
+                    listed = sorted(entries, key=lambda entry: entry.name)
+            except OSError as error:
+                yield Item(prefix or ".", fault=f"the folder cannot be listed ({error.strerror})")
+                continue
+            if identity == forbidden:
+                raise ConfigError(
+                    f"{avoid} lies in {self} by the link {prefix}: give another folder."
+                )
+            for entry in listed:
+                name = f"{prefix}/{entry.name}" if prefix else entry.name
+                folder, fault = False, ""
+                try:
+                    folder = entry.is_dir()
+                    fault = "" if folder or entry.is_file() else _explain(entry)
+                except OSError as error:
+                    fault = LOOP if error.errno == errno.ELOOP else str(error)
+                if entry.name.startswith("."):
+                    yield Item(f"{name}/" if folder else name, HIDDEN)
+                elif not folder:
+                    yield Item(name, fault=fault)
+                elif skip(name):
+                    yield Item(f"{name}/", EXCLUDED)
+                else:
+                    stack.append((name, above | {identity}))
+
+    @contextmanager
+    def as_file(self, name: str) -> Iterator[Path]:
+        yield self.root / name
+
+    @contextmanager
+    def publish(self, name: str, *, part: str) -> Iterator[Path]:
+        path, target = self.root / part, self.root / name
+        try:
+            yield path
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(path, target)
+        finally:
+            with suppress(FileNotFoundError):
+                path.unlink()
+
+    def remove(self, names: Iterable[str]) -> None:
+        for name in names:
+            (self.root / name).unlink(missing_ok=True)
+
+    def find_exit(self, folder: str) -> str | None:
+        real = os.path.realpath(self.root / folder)
+        return None if Path(real).is_relative_to(os.path.realpath(self.root)) else real
+
+
+class Remote(Storage):
+    """A folder of an fsspec file system, listed once, on first use."""
+
+    def __init__(self, url: str, files: Any, root: str):
+        self.url, self.files, self.root = url, files, root
+
+    def __str__(self) -> str:
+        return self.url
 
     @cached_property
     def listing(self) -> dict[str, Status]:
-        """Every file below the folder, by its path from here; listed once, on first use."""
+        """Every file below the folder by its name."""
         try:
-            found = self.files.find(self.root, detail=True)
+            with _as_os_error():
+                found = self.files.find(self.root, detail=True)
         except FileNotFoundError:
             return {}
         except OSError as error:
@@ -62,63 +263,112 @@ class Folder:
             for path, info in found.items()
         }
 
-    def __truediv__(self, name: str | PurePath) -> "Blob":
-        return Blob(self, PurePath(name).as_posix())
+    def locate(self, name: str) -> str:
+        return f"{self.url}/{name}"
 
-    def __str__(self) -> str:
-        return self.url
-
-
-@dataclass(frozen=True)
-class Blob:
-    """A file below such a folder."""
-
-    folder: Folder = field(repr=False)
-    name: str
+    def path_of(self, name: str) -> None:
+        return None
 
     @property
-    def path(self) -> str:
-        """Its full path, as the file system takes it."""
-        return f"{self.folder.root}/{self.name}"
+    def place(self) -> tuple[str, PurePath]:
+        return self.url.partition("://")[0], PurePosixPath(self.root.lstrip("/"))
 
-    @property
-    def suffix(self) -> str:
-        """The suffix with its dot."""
-        return PurePosixPath(self.name).suffix
+    def is_folder(self) -> bool:
+        return bool(self.listing)
 
-    def __str__(self) -> str:
-        return f"{self.folder.url}/{self.name}"
+    def exists(self, name: str) -> bool:
+        return name in self.listing
 
-    def is_file(self) -> bool:
-        """Whether the folder's listing has it."""
-        return self.name in self.folder.listing
+    def stat(self, name: str) -> Status:
+        if name not in self.listing:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.locate(name))
+        return self.listing[name]
 
-    def stat(self) -> Status:
-        """What the listing says of it."""
-        if not self.is_file():
-            raise FileNotFoundError(str(self))
-        return self.folder.listing[self.name]
+    def read(self, name: str) -> bytes:
+        with _as_os_error():
+            return bytes(self.files.cat_file(f"{self.root}/{name}"))
 
-    def open(self, mode: str = "rb") -> IO[bytes]:
-        """The file, opened for reading."""
-        return self.folder.files.open(self.path, mode)  # type: ignore[no-any-return]
+    def list_names(self, folder: str) -> list[str]:
+        inside = (name for name in self.listing if name.startswith(f"{folder}/"))
+        return sorted(name for name in inside if "/" not in name[len(folder) + 1 :])
+
+    def walk(self, *, skip: Skip, avoid: Storage) -> Iterator[Item]:
+        for name in sorted(self.listing):
+            parts = name.split("/")
+            if {"", ".", ".."} & set(parts):
+                fault = "a part of its name is empty, . or .., which could lead out; rename it"
+                yield Item(name, fault=fault)
+            elif any(part.startswith(".") for part in parts):
+                yield Item(name, HIDDEN)
+            elif any(skip("/".join(parts[:n])) for n in range(1, len(parts))):
+                yield Item(name, EXCLUDED)
+            else:
+                yield Item(name)
+
+    @contextmanager
+    def as_file(self, name: str) -> Iterator[Path]:
+        with tempfile.TemporaryDirectory(prefix="condiff-") as scratch:
+            path = Path(scratch, f"photo{PurePosixPath(name).suffix}")
+            with _as_os_error():
+                self.files.get_file(f"{self.root}/{name}", str(path))
+            yield path
+
+    @contextmanager
+    def publish(self, name: str, *, part: str) -> Iterator[Path]:
+        """Uploaded as `part` and then moved, because some file systems show incomplete files."""
+        with tempfile.TemporaryDirectory(prefix="condiff-") as scratch:
+            path = Path(scratch, f"result{PurePosixPath(name).suffix}")
+            yield path
+            with _as_os_error():
+                for folder in {(PurePosixPath(self.root) / n).parent for n in (part, name)}:
+                    self.files.makedirs(str(folder), exist_ok=True)
+                self.files.put_file(str(path), f"{self.root}/{part}")
+                self.files.mv(f"{self.root}/{part}", f"{self.root}/{name}")
+            self.listing[name] = Status(path.stat().st_size, 0)
+
+    def remove(self, names: Iterable[str]) -> None:
+        there = [name for name in names if self.listing.pop(name, None)]
+        if there:
+            with _as_os_error():
+                self.files.rm([f"{self.root}/{name}" for name in there])
+
+    def find_exit(self, folder: str) -> str | None:
+        return None  # there are no links
 
 
-def write_blob(blob: Blob, source: Path | bytes, *, part: Blob) -> None:
-    """Upload a file or bytes, whole or not at all.
+LOOP = "it is a link to itself: a loop; remove the link"
 
-    They are written to `part` and then moved, because some file systems show incomplete files.
-    """
-    files = blob.folder.files
-    for path in (part.path, blob.path):
-        files.makedirs(path.rpartition("/")[0], exist_ok=True)
-    if isinstance(source, bytes):
-        files.pipe_file(part.path, source)
-    else:
-        files.put_file(str(source), part.path)
-    files.mv(part.path, blob.path)
+
+def _explain(entry: os.DirEntry[str]) -> str:
+    """Why an entry that is neither a regular file nor a folder cannot be used."""
+    if not entry.is_symlink():
+        return "it is no regular file; give a photo"
+    try:
+        os.stat(entry.path)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return LOOP
+        return f"it is a link that leads nowhere ({error.strerror}); remove it or mend it"
+    return "it is a link to no regular file; give a photo"
+
+
+def _identify(folder: Path) -> tuple[int, int]:
+    """Device and inode, which identify a folder under any of its names."""
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
 
 
 def _version(info: dict[str, Any]) -> int:
-    told = json.dumps([str(info.get(key)) for key in VERSION_KEYS])
-    return int.from_bytes(hashlib.sha256(told.encode()).digest()[:7], "big")
+    values = json.dumps([str(info.get(key)) for key in VERSION_KEYS])
+    return int.from_bytes(hashlib.sha256(values.encode()).digest()[:7], "big")
+
+
+@contextmanager
+def _as_os_error() -> Iterator[None]:
+    """Every failure of a file system as OSError: each store's client has exceptions of its own."""
+    try:
+        yield
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise OSError(errno.EIO, f"{type(error).__name__}: {error}") from error

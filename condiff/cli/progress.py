@@ -24,13 +24,13 @@ OUTCOMES = ("done", "skipped", "failed")
 def describe(plan: "Plan", *, force: bool) -> None:
     """`--dry-run`: print a line for every photo, then the counts."""
     from condiff.batch.journal import read_entries
-    from condiff.batch.status import look_up
+    from condiff.batch.status import list_states
 
     entries = {} if force else read_entries(plan.out)
-    states = list(look_up(plan, entries, replace=force))
+    states = list(list_states(plan, entries, replace=force))
     for job, (state, reason) in zip(plan.jobs, states, strict=True):
         why = f" ({shown(reason)})" if reason else ""
-        print(f"{state}: {shown(job.name)} -> {shown(str(job.target))}{why}")
+        print(f"{state}: {shown(job.name)} -> {shown(plan.out.locate(job.target))}{why}")
     for fault in plan.faults:
         print(f"failed: {shown(fault.name)}: {shown(fault.reason)}")
     counts = Counter(state for state, _ in states)
@@ -54,39 +54,50 @@ def report(
     """
     from tqdm import tqdm
 
+    from condiff.batch.worker import OWN_RESULT
+
     counts: Counter[str] = Counter()
+    own: Counter[str] = Counter()
     hidden = quiet or not sys.stderr.isatty()
     total = len(plan.jobs) + len(plan.faults)
     if not total:
         options.report(f"There are no photos to do in {plan.source}.", quiet=quiet)
     report_left_out(plan, each=verbose, quiet=quiet)
-    for name in plan.idle_hints:
+    for name in plan.unused_hints:
         options.report(f"{shown(name)} of the hints belongs to no photo.", quiet=quiet)
     with tqdm(total=total, unit="photo", disable=hidden) as bar:
 
-        def tell(name: str, told: dict[str, Any]) -> None:
+        def add(name: str, record: dict[str, Any], *, named: bool = True) -> None:
             bar.update()
-            counts[told["outcome"]] += 1
-            if told["outcome"] == "failed":
-                bar.write(f"{shown(name)}: {shown(told['reason'])}", file=sys.stderr)
+            counts[record["outcome"]] += 1
+            own["results"] += record.get("reason") == OWN_RESULT
+            if record["outcome"] == "failed" and named:
+                bar.write(f"{shown(name)}: {shown(record['reason'])}", file=sys.stderr)
+            elif record.get("reason") == OWN_RESULT and verbose:
+                bar.write(f"{shown(name)}: skipped, {OWN_RESULT}", file=sys.stderr)
             if as_json:
-                print(json.dumps({"source": name, **told}))
+                print(json.dumps({"source": name, **record}))
 
         with stopped_by_sigterm():
             try:
                 for fault in plan.faults:
-                    tell(fault.name, {"outcome": "failed", "reason": fault.reason})
+                    record = {"outcome": "failed", "reason": fault.reason}
+                    add(fault.name, record, named=verbose or not fault.kind)
+                if not verbose:
+                    report_kinds(plan)
                 with closing(results):
                     while not (fail_fast and counts["failed"]):
                         result = next(results, None)
                         if result is None:
                             break
-                        tell(result.job.name, report_json(result))
+                        add(result.job.name, report_json(plan, result))
             except KeyboardInterrupt:
                 options.report(
                     f"{summarize_batch(counts)}; the same command goes on from here", quiet=quiet
                 )
                 raise
+    if own["results"] and not verbose:
+        options.report(f"{own['results']} skipped: {OWN_RESULT} (-v: each)", quiet=quiet)
     if as_json:
         print(json.dumps({name: counts[name] for name in OUTCOMES} | {"seed": seed}))
     else:
@@ -97,14 +108,29 @@ def report(
 
 
 def report_left_out(plan: "Plan", *, each: bool, quiet: bool) -> None:
-    """Name the files that are not photos by their suffix: each, or counted by suffix."""
+    """Say what of IN is left out and why: each file, or counts of every suffix and reason."""
+    from condiff.batch.plan import NOT_A_PHOTO
+
     if each:
-        for name in plan.others:
-            options.report(f"{shown(name)}: left out, not a photo by its suffix", quiet=quiet)
-    elif plan.others:
-        counts = Counter(Path(name).suffix.lower() or "no suffix" for name in plan.others)
-        kinds = ", ".join(f"{n} {shown(suffix)}" for suffix, n in counts.most_common())
-        options.report(f"left out, not photos by their suffix: {kinds} (-v: each)", quiet=quiet)
+        for left in plan.left_out:
+            options.report(f"{shown(left.name)}: left out, {left.reason}", quiet=quiet)
+    elif plan.left_out:
+        suffixes = Counter(
+            Path(left.name).suffix.lower() or "without suffix"
+            for left in plan.left_out
+            if left.reason == NOT_A_PHOTO
+        )
+        others = Counter(left.reason for left in plan.left_out if left.reason != NOT_A_PHOTO)
+        counted = [f"{n} {shown(kind)}" for c in (suffixes, others) for kind, n in c.most_common()]
+        options.report(f"left out: {', '.join(counted)} (-v: each)", quiet=quiet)
+
+
+def report_kinds(plan: "Plan") -> None:
+    """One line for each kind of file that needs a package which is not installed."""
+    reasons = {fault.kind: fault.reason for fault in plan.faults if fault.kind}
+    counts = Counter(fault.kind for fault in plan.faults if fault.kind)
+    for kind, count in counts.items():
+        print(f"{count} {kind} failed: {shown(reasons[kind])} (-v: each)", file=sys.stderr)
 
 
 def summarize_batch(counts: Counter[str]) -> str:
@@ -112,10 +138,11 @@ def summarize_batch(counts: Counter[str]) -> str:
     return ", ".join(f"{counts[name]} {name}" for name in OUTCOMES)
 
 
-def report_json(result: "Result") -> dict[str, Any]:
+def report_json(plan: "Plan", result: "Result") -> dict[str, Any]:
     """One photo's line of `--json`."""
-    told = {"target": str(result.job.target), "seed": result.seed, "outcome": result.outcome}
-    return told | ({"reason": result.reason} if result.reason else {})
+    target = plan.out.locate(result.job.target)
+    record = {"target": target, "seed": result.seed, "outcome": result.outcome}
+    return record | ({"reason": result.reason} if result.reason else {})
 
 
 def shown(name: str) -> str:

@@ -3,10 +3,13 @@
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from condiff import __version__
 from condiff.photos import png, xmp
 from condiff.photos.metadata import Metadata
+from condiff.photos.opening import open_image
+from condiff.photos.reading import BROKEN
 
 # IPTC's term for a photo to which a trained model added something: here, the colours.
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
@@ -45,5 +48,24 @@ def add_provenance(
 
 def is_own_result(metadata: Metadata) -> bool:
     """Whether condiff made the picture, by the note in its XMP."""
+    return _is_own(metadata.xmp)
+
+
+def is_own_file(path: Path) -> bool:
+    """The same of a file, of which only headers are read; False where they cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            if file.read(len(png.SIGNATURE)) == png.SIGNATURE:
+                texts = png.read_chunks(file, {b"iTXt"})
+                return any(png.keyword(c) == png.XMP_KEYWORD and _is_own(c[1]) for c in texts)
+            file.seek(0)
+            with open_image(file, ("JPEG", "WEBP", "TIFF", "AVIF")) as image:
+                packet = image.info.get("xmp", b"")
+    except BROKEN:
+        return False
+    return _is_own(packet.encode() if isinstance(packet, str) else bytes(packet))
+
+
+def _is_own(packet: bytes) -> bool:
     space = xmp.NAMESPACES["condiff"]
-    return any(space.encode(codec).lstrip(b"\xff\xfe") in metadata.xmp for codec in xmp.CODECS)
+    return any(space.encode(codec).lstrip(b"\xff\xfe") in packet for codec in xmp.CODECS)

@@ -8,9 +8,8 @@ import hashlib
 import json
 import os
 import tempfile
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePath, PurePosixPath
@@ -20,6 +19,8 @@ from condiff.errors import ConfigError
 
 # Keys of a listing that change with a file; each file system has some of them.
 VERSION_KEYS = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "updated", "mtime")
+LOOP = "it is a link to itself: a loop; remove the link"
+HIDDEN, EXCLUDED = "hidden", "excluded"
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,6 @@ class Item:
     fault: str = ""
 
 
-HIDDEN, EXCLUDED = "hidden", "excluded"
-Skip = Callable[[str], bool]  # whether a folder is not searched
-
-
 def open_storage(text: str | Path) -> "Storage":
     """The folder of a path or a URL; file:// is a path like any other. Nothing is read yet.
 
@@ -53,9 +50,9 @@ def open_storage(text: str | Path) -> "Storage":
     """
     protocol, _, rest = str(text).partition("://")
     if not rest or os.sep in protocol:
-        return Disk(Path(text))
+        return Storage(Path(text))
     if protocol == "file":
-        return Disk(Path(rest))
+        return Storage(Path(rest))
     import fsspec
 
     try:
@@ -67,127 +64,75 @@ def open_storage(text: str | Path) -> "Storage":
     return Remote(str(text).rstrip("/"), files, root.rstrip("/"))
 
 
-class Storage(ABC):
-    """A folder; instances can be pickled, and then used on another machine."""
+class Storage:
+    """A folder on a disk; `Remote` does the same behind a URL.
 
-    @abstractmethod
+    An instance can be pickled and used on another machine that shares the disk.
+    """
+
+    def __init__(self, root: Path):
+        self._path = root
+
     def __str__(self) -> str:
-        """The path or URL."""
+        return str(self._path)
 
-    @abstractmethod
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Storage, (Path(os.path.abspath(self._path)),)  # workers have other working folders
+
     def locate(self, name: str) -> str:
         """The path or URL of a file."""
+        return str(self._path / name)
 
-    @abstractmethod
     def path_of(self, name: str) -> Path | None:
         """The path of a file on a disk, where it can be locked and appended to; None at a URL."""
+        return self._path / name
 
     @property
-    @abstractmethod
     def place(self) -> tuple[str, PurePath]:
-        """The file system and the path there with all links followed, to be compared."""
+        """The file system, and the path there with all links followed, to be compared."""
+        return "file", Path(os.path.realpath(self._path))
 
-    @abstractmethod
     def is_folder(self) -> bool:
         """Whether it exists. A folder behind a URL exists if it contains a file."""
+        return self._path.is_dir()
 
-    @abstractmethod
     def exists(self, name: str) -> bool:
         """Whether there is such a file; the name "" stands for a file in the folder's place."""
+        return os.path.isfile(self._path / name)
 
-    @abstractmethod
     def stat(self, name: str) -> Status:
         """Size and version; OSError where there is no such file."""
+        status = os.stat(self._path / name)
+        return Status(status.st_size, status.st_mtime_ns)
 
-    @abstractmethod
     def read(self, name: str) -> bytes:
         """The content of a file; OSError, often FileNotFoundError, where it cannot be read."""
+        return (self._path / name).read_bytes()
 
-    @abstractmethod
     def list_names(self, folder: str) -> list[str]:
         """The names of the files directly in a folder below, in order; none if it is missing."""
+        try:
+            return [f"{folder}/{name}" for name in sorted(os.listdir(self._path / folder))]
+        except FileNotFoundError:
+            return []
 
-    @abstractmethod
-    def walk(self, *, skip: Skip, avoid: "Storage") -> Iterator[Item]:
+    def walk(self, *, skip: Callable[[str], bool], avoid: "Storage") -> Iterator[Item]:
         """All files below. Folders that are hidden, or that `skip` accepts, are not searched.
 
         Links to folders are followed unless they loop. Raises ConfigError if one leads to `avoid`.
         """
-
-    @abstractmethod
-    def as_file(self, name: str) -> AbstractContextManager[Path]:
-        """A path to read a file at, for the time of a block: a copy if it is behind a URL."""
-
-    @abstractmethod
-    def publish(self, name: str, *, part: str) -> AbstractContextManager[Path]:
-        """A path to write to. If the block ends well, the file takes its name, complete.
-
-        `part` is the name of the unfinished file. It is removed where the block raises an error.
-        """
-
-    @abstractmethod
-    def remove(self, names: Iterable[str]) -> None:
-        """Remove files; it does not matter if one is missing."""
-
-    @abstractmethod
-    def find_exit(self, folder: str) -> str | None:
-        """Where a folder below really is, if a link leads out; else None."""
-
-
-class Disk(Storage):
-    """A folder on a disk of this machine, or one that all machines share."""
-
-    def __init__(self, root: Path):
-        self.root = root
-
-    def __str__(self) -> str:
-        return str(self.root)
-
-    def __reduce__(self) -> tuple[type, tuple[Path]]:
-        return Disk, (Path(os.path.abspath(self.root)),)  # workers have another working directory
-
-    def locate(self, name: str) -> str:
-        return str(self.root / name)
-
-    def path_of(self, name: str) -> Path:
-        return self.root / name
-
-    @property
-    def place(self) -> tuple[str, PurePath]:
-        return "file", Path(os.path.realpath(self.root))
-
-    def is_folder(self) -> bool:
-        return self.root.is_dir()
-
-    def exists(self, name: str) -> bool:
-        return os.path.isfile(self.root / name)
-
-    def stat(self, name: str) -> Status:
-        status = os.stat(self.root / name)
-        return Status(status.st_size, status.st_mtime_ns)
-
-    def read(self, name: str) -> bytes:
-        return (self.root / name).read_bytes()
-
-    def list_names(self, folder: str) -> list[str]:
-        try:
-            names = sorted(os.listdir(self.root / folder))
-        except FileNotFoundError:
-            return []
-        return [f"{folder}/{name}" for name in names]
-
-    def walk(self, *, skip: Skip, avoid: Storage) -> Iterator[Item]:
-        forbidden = _identify(avoid.root) if isinstance(avoid, Disk) and avoid.is_folder() else None
+        avoided = avoid.path_of("")
+        forbidden = _identify(avoided) if avoided and avoided.exists() else None
         # A stack, not recursion: a path may have more levels than Python has frames.
         stack: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
         while stack:
             prefix, above = stack.pop()
             try:
-                identity = _identify(self.root / prefix)
+                identity = _identify(self._path / prefix)
                 if identity in above:
                     yield Item(prefix, fault="it is a link to a folder above: a loop; remove it")
                     continue
-                with os.scandir(self.root / prefix) as entries:
+                with os.scandir(self._path / prefix) as entries:
                     listed = sorted(entries, key=lambda entry: entry.name)
             except OSError as error:
                 yield Item(prefix or ".", fault=f"the folder cannot be listed ({error.strerror})")
@@ -215,11 +160,16 @@ class Disk(Storage):
 
     @contextmanager
     def as_file(self, name: str) -> Iterator[Path]:
-        yield self.root / name
+        """A path to read a file at, for the time of a block: a copy if it is behind a URL."""
+        yield self._path / name
 
     @contextmanager
     def publish(self, name: str, *, part: str) -> Iterator[Path]:
-        path, target = self.root / part, self.root / name
+        """A path to write to. If the block ends well, the file takes its name, complete.
+
+        `part` is the name of the unfinished file. It is removed where the block raises an error.
+        """
+        path, target = self._path / part, self._path / name
         try:
             yield path
             with open(path, "rb") as file:
@@ -231,22 +181,23 @@ class Disk(Storage):
                 path.unlink()
 
     def remove(self, names: Iterable[str]) -> None:
+        """Remove files; it does not matter if one is missing."""
         for name in names:
-            (self.root / name).unlink(missing_ok=True)
+            (self._path / name).unlink(missing_ok=True)
 
     def find_exit(self, folder: str) -> str | None:
-        real = os.path.realpath(self.root / folder)
-        return None if Path(real).is_relative_to(os.path.realpath(self.root)) else real
+        """Where a folder below really is, if a link leads out; else None."""
+        real = os.path.realpath(self._path / folder)
+        return None if Path(real).is_relative_to(os.path.realpath(self._path)) else real
 
 
 class Remote(Storage):
     """A folder of an fsspec file system, listed once, on first use."""
 
-    def __init__(self, url: str, files: Any, root: str):
+    def __init__(self, url: str, files: Any, root: str, listing: dict[str, Status] | None = None):
         self.url, self.files, self.root = url, files, root
-
-    def __str__(self) -> str:
-        return self.url
+        if listing is not None:
+            self.listing = listing
 
     @cached_property
     def listing(self) -> dict[str, Status]:
@@ -263,10 +214,16 @@ class Remote(Storage):
             for path, info in found.items()
         }
 
+    def __str__(self) -> str:
+        return self.url
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Remote, (self.url, self.files, self.root, self.listing)
+
     def locate(self, name: str) -> str:
         return f"{self.url}/{name}"
 
-    def path_of(self, name: str) -> None:
+    def path_of(self, name: str) -> Path | None:
         return None
 
     @property
@@ -292,7 +249,8 @@ class Remote(Storage):
         inside = (name for name in self.listing if name.startswith(f"{folder}/"))
         return sorted(name for name in inside if "/" not in name[len(folder) + 1 :])
 
-    def walk(self, *, skip: Skip, avoid: Storage) -> Iterator[Item]:
+    def walk(self, *, skip: Callable[[str], bool], avoid: Storage) -> Iterator[Item]:
+        """Like `Storage.walk`: a listing has no links and no unreadable folders."""
         for name in sorted(self.listing):
             parts = name.split("/")
             if {"", ".", ".."} & set(parts):
@@ -320,8 +278,8 @@ class Remote(Storage):
             path = Path(scratch, f"result{PurePosixPath(name).suffix}")
             yield path
             with _as_os_error():
-                for folder in {(PurePosixPath(self.root) / n).parent for n in (part, name)}:
-                    self.files.makedirs(str(folder), exist_ok=True)
+                for path_there in (f"{self.root}/{part}", f"{self.root}/{name}"):
+                    self.files.makedirs(path_there.rpartition("/")[0], exist_ok=True)
                 self.files.put_file(str(path), f"{self.root}/{part}")
                 self.files.mv(f"{self.root}/{part}", f"{self.root}/{name}")
             self.listing[name] = Status(path.stat().st_size, 0)
@@ -333,10 +291,7 @@ class Remote(Storage):
                 self.files.rm([f"{self.root}/{name}" for name in there])
 
     def find_exit(self, folder: str) -> str | None:
-        return None  # there are no links
-
-
-LOOP = "it is a link to itself: a loop; remove the link"
+        return None
 
 
 def _explain(entry: os.DirEntry[str]) -> str:

@@ -15,7 +15,8 @@ def batch(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="IN_DIR", help="The folder of photos, searched with all its subfolders."
+            metavar="IN_DIR",
+            help="The folder of photos, or its URL (s3:// …); all its subfolders are searched.",
         ),
     ],
     out: Annotated[
@@ -66,7 +67,7 @@ def batch(
         str,
         typer.Option(
             help="Library that runs the network: torch, onnx, openvino or auto, as in colorize. "
-            "ray runs the batch on a Ray cluster, where folders may be URLs (s3://, gs:// …)."
+            "ray runs the batch on a Ray cluster."
         ),
     ] = "auto",
     address: Annotated[

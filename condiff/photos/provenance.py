@@ -8,7 +8,7 @@ from pathlib import Path
 from condiff import __version__
 from condiff.photos import png, xmp
 from condiff.photos.metadata import Metadata
-from condiff.photos.opening import open_image
+from condiff.photos.opening import open_image, without_pillow_limit
 from condiff.photos.reading import BROKEN
 
 # IPTC's term for a photo to which a trained model added something: here, the colours.
@@ -59,7 +59,8 @@ def is_own_file(path: Path) -> bool:
                 texts = png.read_chunks(file, {b"iTXt"})
                 return any(png.keyword(c) == png.XMP_KEYWORD and _is_own(c[1]) for c in texts)
             file.seek(0)
-            with open_image(file, ("JPEG", "WEBP", "TIFF", "AVIF")) as image:
+            formats = ("JPEG", "WEBP", "TIFF", "AVIF")
+            with without_pillow_limit(), open_image(file, formats) as image:
                 packet = image.info.get("xmp", b"")
     except BROKEN:
         return False

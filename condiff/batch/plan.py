@@ -12,10 +12,10 @@ from pathlib import Path, PurePosixPath
 from condiff.batch.storage import EXCLUDED, Storage
 from condiff.errors import ConfigError, install_command
 from condiff.files import MAX_NAME
-from condiff.photos.formats import FORMATS, RAW, READ_ONLY
+from condiff.photos.formats import FORMATS, RAW
+from condiff.sources.schema import is_photo
 
 UNWRITTEN_SUFFIX = ".png"  # of the result of a photo whose own format is only read
-PHOTOS = FORMATS.keys() | READ_ONLY  # suffixes
 NOT_A_PHOTO = "not a photo by its suffix"
 # Formats that need a package: what a file is, the package's module, its extra, the suffixes.
 DECODERS = (
@@ -117,7 +117,7 @@ def plan(
             left_out.append(LeftOut(name, EXCLUDED))
         elif item.fault:
             faults.append(Fault(name, item.fault))
-        elif ending not in PHOTOS:
+        elif not is_photo(name):
             left_out.append(LeftOut(name, NOT_A_PHOTO))
         elif fault := _needs_decoder(source, name, ending, missing):
             faults.append(fault)

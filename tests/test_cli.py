@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 
 import condiff
-from condiff.cli import main
+from condiff.cli import COMMANDS, app, main
 from condiff.models.loading import load_model
 
 from .conftest import make_photo
@@ -212,12 +213,18 @@ def test_info_of_machine_and_model(run, tiny_folder):
 def test_help_imports_nothing_heavy():
     program = (
         "import sys, condiff.cli; condiff.cli.main(['--help']);"
-        "heavy = {'torch', 'diffusers', 'numpy', 'cv2', 'PIL', 'rich', 'yaml'};"
+        "heavy = {'torch', 'diffusers', 'numpy', 'cv2', 'PIL', 'rich', 'yaml', 'pydantic'};"
         "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "colorize" in done.stdout
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_overview_says_what_each_command_says(name):
+    command = typer.main.get_command(app).get_command(None, name)
+    assert command.help.partition("\n")[0] == COMMANDS[name][0]
 
 
 def test_version(capsys):

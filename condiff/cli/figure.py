@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 FILM_STEPS = 30  # more than a picture needs, so that the film is smooth
 
 figure = typer.Typer(
-    help="Draw pictures of the diffusion process.", no_args_is_help=True, rich_markup_mode=None
+    help="Draw pictures of the diffusion process.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
 )
 
 Shift = Annotated[

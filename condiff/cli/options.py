@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import typer
 
-from condiff import __version__
 from condiff.cli.sampling import Group
 from condiff.errors import ImageError
 
@@ -129,13 +128,6 @@ class Adjustment(Group):
 
     saturation: Saturation = 1.0
     temperature: Temperature = 0.0
-
-
-def print_version(wanted: bool) -> None:
-    """`--version`."""
-    if wanted:
-        print(f"condiff {__version__}")
-        raise typer.Exit
 
 
 def open_input(source: str) -> Path | BytesIO:

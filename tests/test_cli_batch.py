@@ -434,3 +434,12 @@ def test_names_of_255_bytes_keep_their_stem_or_get_a_hash(run, tmp_path):
     made = list(files_of(tmp_path / "webp"))
     assert len(made) == 4
     assert all(len(os.fsencode(name)) <= 255 and name.endswith(".webp") for name in made)
+
+
+def test_strict_makes_a_photo_that_is_cut_short_a_failure(run, photos, tmp_path):
+    (photos / "a.jpg").write_bytes((photos / "a.jpg").read_bytes()[:-2])
+    code, out, err = run(photos, tmp_path / "out", "--strict")
+    assert code == 1 and out == "2 done, 0 skipped, 1 failed\n"
+    assert "a.jpg: its file lacks the last bytes" in err
+    code, out, _ = run(photos, tmp_path / "out", "--retry-failed")
+    assert code == 0 and out == "1 done, 2 skipped, 0 failed\n"

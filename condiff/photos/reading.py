@@ -21,7 +21,7 @@ from condiff.files import reason_of
 from condiff.photos import icc, ifd, jpeg, jxl, png, psd, raw, tiff
 from condiff.photos import metadata as meta
 from condiff.photos.formats import FORMATS, MAX_SIDE, READ_ONLY, name_content
-from condiff.photos.metadata import Metadata, read_metadata
+from condiff.photos.metadata import Damage, Metadata, read_metadata
 from condiff.photos.opening import open_image, register_heif, register_jxl, without_pillow_limit
 from condiff.photos.photo import (
     TURNS,
@@ -83,8 +83,8 @@ def read_photo(
     """The photo in a file (its path, its bytes, or opened) at its own depth, with its metadata.
 
     `.info["warnings"]` says what was left out. A JPEG that lacks only its last bytes is read with
-    such a warning, or not if `strict`. Raises ImageError where it cannot be read, or has several
-    pages or frames and `page` is None.
+    such a warning; if `strict`, it is refused like any file that is damaged at all. Raises
+    ImageError where it cannot be read, or has several pages or frames and `page` is None.
     """
     if isinstance(source, bytes):
         return _read(io.BytesIO(source), "the bytes that were given", max_pixels, page, strict)
@@ -105,7 +105,14 @@ def _read(file: BinaryIO, name: str, max_pixels: int, page: int | None, strict: 
     head = file.read(256)
     notes: list[str] = []
     with _told_of(name, head):
-        photo = _read_kind(file, head, max_pixels, page, strict, notes)
+        photo = _read_kind(file, head, max_pixels, page, notes)
+        if strict and head.startswith(jpeg.START):
+            notes += jpeg.find_damage(file)
+    damage = next((note for note in notes if isinstance(note, Damage)), None)
+    if strict and damage:
+        raise ImageError(
+            f"cannot read {name}: {damage}; get a whole copy, or take it as it is, without --strict"
+        )
     return _with_notes(photo, notes)
 
 
@@ -135,7 +142,7 @@ def _with_notes(photo: Photo, notes: list[str]) -> Photo:
 
 
 def _read_kind(
-    file: BinaryIO, head: bytes, max_pixels: int, page: int | None, strict: bool, notes: list[str]
+    file: BinaryIO, head: bytes, max_pixels: int, page: int | None, notes: list[str]
 ) -> Photo:
     """The photo in a file by the reader of its kind, which how it begins tells."""
     if not head:
@@ -156,8 +163,8 @@ def _read_kind(
         _check_size(jxl.read_size(file), max_pixels)
     elif head[4:8] == b"ftyp" and head[8:12] in HEIF_BRANDS:
         register_heif()
-    elif head.startswith(b"\xff\xd8"):
-        return _read_jpeg(file, max_pixels, page, strict, notes)
+    elif head.startswith(jpeg.START):
+        return _read_jpeg(file, max_pixels, page, notes)
     elif head.startswith(png.SIGNATURE):
         return _read_png(file, max_pixels, page, notes)
     return _read_by_pillow(file, max_pixels, page, notes)
@@ -240,21 +247,19 @@ def _read_raw(
 # ---- JPEG
 
 
-def _read_jpeg(
-    file: BinaryIO, max_pixels: int, page: int | None, strict: bool, notes: list[str]
-) -> Photo:
+def _read_jpeg(file: BinaryIO, max_pixels: int, page: int | None, notes: list[str]) -> Photo:
     try:
         photo = _read_by_pillow(file, max_pixels, page, notes)
     except UnidentifiedImageError:
         file.seek(0)
         return _read_odd_jpeg(file.read(), max_pixels, page, notes)
     except OSError as error:
-        if strict or "truncated" not in str(error):
+        if "truncated" not in str(error):
             raise
         file.seek(0)
         data, note = jpeg.mend(file.read())
         photo = _read_by_pillow(io.BytesIO(data), max_pixels, page, notes)
-        notes.append(note)
+        notes.append(Damage(note))
     notes += [f"its {what} is not kept" for what in jpeg.find_followers(file)]
     return photo
 
@@ -303,6 +308,8 @@ def _read_png(file: BinaryIO, max_pixels: int, page: int | None, notes: list[str
     others = png.read_chunks(file, png.ANNOTATIONS)
     picture = png.keep_picture(file)
     png.check_chunks(picture)
+    if not picture.endswith(png.END):
+        notes.append(Damage("its file lacks the last bytes; no pixel is missing"))
     colours = png.read_colours(file)
     info: dict[str, Any] = {}
     for chunk in others:
@@ -331,7 +338,7 @@ def _apply_gamma(pixels: Pixels, colours: png.Colours, notes: list[str]) -> Pixe
     try:
         shaper = icc.gamma_shaper(colours.gamma, None if same else points)
     except icc.UNUSABLE:
-        notes.append("its chromaticities are no colours and were ignored")
+        notes.append(Damage("its chromaticities are no colours and were ignored"))
         shaper = icc.gamma_shaper(colours.gamma, None)
     if pixels.dtype == np.uint16:
         return icc.apply_shaper(pixels, *shaper)

@@ -16,7 +16,8 @@ from condiff.conditions.filters import to_gray
 from condiff.conditions.line_augmentation import augment_lines
 from condiff.conditions.table import CONDITIONS, HELD_OUT, apply, draw_line_condition, to_ink
 from condiff.errors import ConfigError, DataError, ImageError
-from condiff.photos.photo import Photo, pixels_of, to_8_bits
+from condiff.photos.photo import to_8_bits
+from condiff.photos.reading import PhotoLike, as_photo
 from condiff.resize import fit_size, resize, resize_square, shrink_to
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 Plane = NDArray[Any]  # float32
 Pixels = NDArray[Any]  # uint8 or uint16
-UserPicture = Image.Image | Photo | Drawing
+UserPicture = PhotoLike | Drawing
 # Where an input enters the U-Net: beside x_t, by pixel-unshuffle of a picture that is larger than
 # x_t ("picture") or at the size of x_t ("cells").
 Enters = Literal["picture", "cells"]
@@ -117,7 +118,7 @@ class Lightness(PictureInput):
     def open(self, picture: UserPicture, *, as_is: bool = False) -> Opened:
         if isinstance(picture, Drawing):
             raise ConfigError("This model takes a photo, not a drawing.")
-        pixels = pixels_of(picture)
+        pixels = as_photo(picture).pixels
 
         def to_condition(size: int, cell: int) -> Plane:
             return lightness(shrink_to(pixels, size=size, cell=cell))[..., None] / 50 - 1
@@ -161,7 +162,7 @@ class Lines(PictureInput):
         if isinstance(picture, Drawing):
             drawing = picture
         else:
-            photo = picture if isinstance(picture, Photo) else Photo.from_image(picture)
+            photo = as_photo(picture)
             drawing = clean_drawing(photo.pixels, photo.alpha, as_is=as_is)
         if drawing.doubt:
             raise ImageError(drawing.doubt)
@@ -219,7 +220,7 @@ class Aligned(PictureInput):
         if isinstance(picture, Drawing):
             pixels = 255 - picture.ink[..., None].repeat(3, axis=2)
         else:
-            pixels = to_8_bits(pixels_of(picture))
+            pixels = to_8_bits(as_photo(picture).pixels)
         pixels = self._with_channels(pixels)
 
         def to_condition(size: int, cell: int) -> Plane:

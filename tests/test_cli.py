@@ -340,3 +340,11 @@ def test_a_wrong_setting_is_a_usage_error_before_anything_is_done(flags, tmp_pat
         out, err = capsys.readouterr()
         assert not out and flags[0] in err
     assert not (tmp_path / "out").exists()
+
+
+def test_strict_refuses_a_photo_that_is_cut_short(run, grey):
+    grey.write_bytes(grey.read_bytes()[:-2])
+    code, out, err = run("colorize", grey, "--strict")
+    assert (code, out) == (1, "") and "lacks the last bytes" in err and "without --strict" in err
+    code, out, err = run("colorize", grey)
+    assert code == 0 and f"{grey}: its file lacks the last bytes; no pixel is missing\n" in err

@@ -434,3 +434,31 @@ def test_names_of_255_bytes_keep_their_stem_or_get_a_hash(run, tmp_path):
     made = list(files_of(tmp_path / "webp"))
     assert len(made) == 4
     assert all(len(os.fsencode(name)) <= 255 and name.endswith(".webp") for name in made)
+
+
+def test_strict_makes_a_photo_that_is_cut_short_a_failure(run, photos, tmp_path):
+    (photos / "a.jpg").write_bytes((photos / "a.jpg").read_bytes()[:-2])
+    code, out, err = run(photos, tmp_path / "out", "--strict")
+    assert code == 1 and out == "2 done, 0 skipped, 1 failed\n"
+    assert "a.jpg: its file lacks the last bytes" in err
+    code, out, _ = run(photos, tmp_path / "out", "--retry-failed")
+    assert code == 0 and out == "1 done, 2 skipped, 0 failed\n"
+
+
+def test_what_was_not_read_or_written_is_counted_named_and_noted(run, photos, tmp_path):
+    for name in ("a.jpg", "d.jpg"):
+        make_photo(50, 40).save(photos / name, dpi=(300, 300))
+        (photos / name).write_bytes((photos / name).read_bytes()[:-2])
+    says = "its file lacks the last bytes; no pixel is missing"
+    code, out, err = run(photos, tmp_path / "out")
+    assert (code, out) == (0, "4 done, 0 skipped, 0 failed\n") and f"{says} (2)" in err
+    lines = (tmp_path / "out/.condiff/journal.jsonl").read_text("utf-8").splitlines()
+    noted = {line["name"]: line["warnings"] for line in map(json.loads, lines)}
+    assert noted == {"a.jpg": [says], "d.jpg": [says], "b.png": [], "sub/c.webp": []}
+    assert run(photos, tmp_path / "out")[1] == "0 done, 4 skipped, 0 failed\n"
+    code, out, err = run(photos, tmp_path / "each", "-v", "--format", "webp", "--json")
+    assert f"a.jpg: {says}\n" in err and "d.jpg: this format has no place for resolution" in err
+    assert read_json(out)[0]["a.jpg"]["warnings"] == [
+        says, "this format has no place for resolution",
+    ]  # fmt: skip
+    assert says not in run(photos, tmp_path / "quiet", "-q")[2]

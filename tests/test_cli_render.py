@@ -314,3 +314,14 @@ def test_the_example_is_a_clean_drawing():
         drawing = clean_drawing(np.array(image.convert("RGB")))
         assert np.array_equal(drawing.ink, 255 - np.asarray(image))
     assert (drawing.done, drawing.doubt) == ((), "")
+
+
+def test_strict_refuses_a_drawing_that_is_cut_short(run, sketch):
+    with Image.open(sketch) as image:
+        image.save("scan.jpg")
+    scan = Path("scan.jpg")
+    scan.write_bytes(scan.read_bytes()[:-2])
+    code, out, err = run(scan, "--strict")
+    assert (code, out) == (1, "") and "lacks the last bytes" in err and err.count("\n") == 1
+    code, _, err = run(scan)
+    assert code == 0 and "scan.jpg: its file lacks the last bytes" in err

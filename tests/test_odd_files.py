@@ -72,6 +72,46 @@ def test_a_jpeg_that_lacks_its_last_bytes_is_taken_with_a_warning():
         read(file.getvalue()[: len(file.getvalue()) // 2])
 
 
+def _with_noise(data: bytes) -> bytes:
+    """A JPEG with a few wrong bytes in the middle of its pixels."""
+    middle = data.index(b"\xff\xda") + (len(data) - data.index(b"\xff\xda")) // 2
+    return data[:middle] + b"\x13\xff\xd9\x57" + data[middle + 4 :]
+
+
+PHOTO8 = np.asarray(make_photo(160, 120))
+BAD_EXIF = {"exif": b"Exif\0\0II*\0\xff\xff\xff\xff"}
+DAMAGED = {
+    "a JPEG without its end": (lambda: jpeg(PHOTO8)[:-2], "lacks the last bytes"),
+    "a JPEG with wrong bytes": (lambda: _with_noise(jpeg(PHOTO8)), "libjpeg: "),
+    "a PNG without its end": (lambda: PNG8[:-12], "lacks the last bytes"),
+    "a PNG with half an end": (lambda: PNG8[:-3], "lacks the last bytes"),
+    "a broken profile": (lambda: jpeg(PHOTO8, icc_profile=b"no profile"), "profile is damaged"),
+    "a broken EXIF block": (lambda: jpeg(PHOTO8, **BAD_EXIF), "EXIF is damaged"),
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of Pillow
+@pytest.mark.parametrize("name", DAMAGED)
+def test_strict_reading_refuses_what_is_damaged_and_readable(name, capfd):
+    make, says = DAMAGED[name]
+    photo = read(make())
+    assert photo.size == (160, 120)
+    if "wrong bytes" not in name:  # only strict reading pays for the search
+        assert any(says in warning for warning in photo.info["warnings"])
+    with pytest.raises(ImageError, match=says) as raised:
+        read(make(), strict=True)
+    assert "without --strict" in str(raised.value)
+    assert capfd.readouterr().err == ""
+
+
+def test_strict_reading_takes_whole_photos():
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for data in (jpeg(PHOTO8), jpeg(PHOTO8, progressive=True, icc_profile=profile), PNG8):
+        assert np.array_equal(read(data, strict=True).pixels, read(data).pixels)
+    grey = jpeg(PHOTO8[..., 0]) + b"something behind"
+    assert read(grey, strict=True).size == (160, 120)
+
+
 @pytest.mark.parametrize("progressive", [False, True])
 def test_how_much_of_a_cut_jpeg_is_missing_is_measured(progressive):
     photo = np.asarray(make_photo(320, 240))
@@ -90,6 +130,9 @@ def jpeg(pixels: np.ndarray, **options: object) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", **options)
     return file.getvalue()
+
+
+PNG8 = cv2.imencode(".png", PHOTO8)[1].tobytes()
 
 
 # ---- profiles

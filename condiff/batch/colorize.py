@@ -21,7 +21,7 @@ from condiff.color.edits import NO_EDITS, ColorEdits
 from condiff.config import SamplingConfig
 from condiff.errors import ConfigError, ModelError, UsageError
 from condiff.models.info import INDEX, ModelInfo, read_model_info
-from condiff.photos.reading import MAX_PIXELS, read_photo
+from condiff.photos.reading import MAX_PIXELS
 from condiff.pipelines.pipeline import Pipeline
 
 RAY = "ray"  # the one --engine that is not an engine of the network
@@ -44,6 +44,7 @@ class BatchOptions:
     touch: bool = False  # results are dated now, instead of like their photos
     page: int | None = None
     max_pixels: int = MAX_PIXELS
+    strict: bool = False  # photos whose file is damaged fail
     device: str = "auto"
     engine: str = "auto"  # of the network, or ray
     address: str | None = None  # of a Ray cluster
@@ -132,6 +133,7 @@ def run_batch(found: Plan, options: BatchOptions) -> Generator[Result, None, Non
             quality=settled["quality"],
             page=options.page,
             max_pixels=options.max_pixels,
+            strict=options.strict,
         )
         run: Callable[..., Generator[Result, None, None]] = run_here
         workers: int | None = options.workers or count_cores()
@@ -181,7 +183,7 @@ def run_here(
         seed=seed,
         workers=workers,
         retry_failed=retry_failed,
-        read=partial(read_photo, max_pixels=settings.max_pixels, page=settings.page),
+        read=settings.read,
         quality=settings.quality,
         touch=settings.touch,
     )

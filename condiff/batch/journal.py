@@ -48,6 +48,7 @@ class Entry:
     mtime_ns: int  # the version of its file, see `storage.Status`
     digest: str  # of the photo's bytes; empty where they could not be read
     hints: str = ""  # digest of the picture of hints; empty where there was none
+    warnings: tuple[str, ...] = ()  # what of the photo was not read, or not written
     stale: bool = False  # failed, but an older result made with other hints is still in place
 
 
@@ -269,7 +270,7 @@ def _parse(content: bytes) -> tuple[dict[str, Entry], int]:
             row = json.loads(line)
         except ValueError:  # empty, or cut short by a machine that lost its power
             continue
-        entries[row["name"]] = Entry(**row)
+        entries[row["name"]] = Entry(**row | {"warnings": tuple(row.get("warnings", ()))})
     return entries, len(whole) + len(newline)
 
 

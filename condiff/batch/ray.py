@@ -25,7 +25,6 @@ from condiff.batch.storage import Storage
 from condiff.batch.transform import ColorizeSettings, build_transform
 from condiff.batch.worker import NO_MEMORY, process_photo
 from condiff.errors import ConfigError, DependencyError
-from condiff.photos.reading import read_photo
 
 OBJECT_STORE = 256 * 2**20  # bytes, of a local Ray; small, as photos never pass through it
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
@@ -174,7 +173,7 @@ class Worker:
             source=self.source,
             out=self.out,
             transform=build_transform(pipeline, settings),
-            read=partial(read_photo, max_pixels=settings.max_pixels, page=settings.page),
+            read=settings.read,
             quality=settings.quality,
             touch=settings.touch,
         )

@@ -19,6 +19,7 @@ class Result:
     seed: int
     outcome: Outcome
     reason: str = ""
+    warnings: tuple[str, ...] = ()  # what of the photo was not read, or not written
 
 
 class BatchStatus:
@@ -62,7 +63,7 @@ class BatchStatus:
         if entry.outcome == "failed" and made and self.plan.out.exists(job.target):
             entry = replace(entry, stale=True)
         self.journal.write(entry)
-        return Result(job, entry.seed, entry.outcome, entry.reason)
+        return Result(job, entry.seed, entry.outcome, entry.reason, entry.warnings)
 
 
 def list_states(

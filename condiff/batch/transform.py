@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from condiff.config import SamplingConfig
 from condiff.errors import ImageError
 from condiff.photos.photo import Photo, Pixels
 from condiff.photos.provenance import add_provenance
-from condiff.photos.reading import MAX_PIXELS
+from condiff.photos.reading import MAX_PIXELS, read_photo
 from condiff.pipelines.pipeline import Pipeline
 
 STRIP_ROWS = 64  # rows that are looked at together
@@ -32,6 +33,11 @@ class ColorizeSettings:
     quality: int | None = None
     page: int | None = None
     max_pixels: int = MAX_PIXELS
+    strict: bool = False
+
+    def read(self, source: Path) -> Photo:
+        """The photo in a file, as these settings want it read."""
+        return read_photo(source, max_pixels=self.max_pixels, page=self.page, strict=self.strict)
 
 
 def build_transform(pipeline: Pipeline, settings: ColorizeSettings) -> Transform:

@@ -16,7 +16,7 @@ from condiff.errors import CondiffError
 from condiff.photos.photo import Photo
 from condiff.photos.provenance import is_own_file
 from condiff.photos.reading import read_image, read_photo
-from condiff.photos.writing import write_photo
+from condiff.photos.writing import losses, write_photo
 
 OWN_RESULT = "its colours were made by condiff"
 NO_MEMORY = "not enough memory even alone; scale it down, or give a smaller --size or --device cpu"
@@ -55,6 +55,7 @@ def process_photo(
     """
     size, version, digest, hints, reason = -1, 0, "", "", ""
     outcome: Outcome = "failed"
+    warnings: tuple[str, ...] = ()
     part = part_name(hash_name(job.name), PurePosixPath(job.target).suffix)
     path, made = Path(), None
     try:
@@ -66,6 +67,7 @@ def process_photo(
             if is_own_file(path):
                 return Entry(job.name, "skipped", OWN_RESULT, seed, size, version, digest)
             photo = read(path)
+            warnings = tuple(map(str, photo.info.get("warnings", ())))
             strokes = None
             if job.hints is not None:
                 hints = digest_of(job.hints)
@@ -73,6 +75,8 @@ def process_photo(
             with out.publish(job.target, part=part) as made:
                 with room(photo):
                     result = transform(photo, seed, strokes)
+                    if lost := losses(result, made.suffix):
+                        warnings += (f"this format has no place for {lost}",)
                     write_photo(result, made, quality=quality, force=True)
                 if not touch and source.path_of(job.name):
                     date = path.stat().st_mtime_ns
@@ -87,7 +91,7 @@ def process_photo(
     except OSError as error:
         where = error.filename2 or error.filename or source.locate(job.name)
         reason = f"{error.strerror or error}: {where}"
-    return Entry(job.name, outcome, reason, seed, size, version, digest, hints)
+    return Entry(job.name, outcome, reason, seed, size, version, digest, hints, warnings)
 
 
 def digest_of(path: Path) -> str:

@@ -131,6 +131,7 @@ def batch(
         touch=touch,
         page=reading.page,
         max_pixels=reading.max_pixels,
+        strict=reading.strict,
         device=device,
         engine=engine,
         address=address,

@@ -214,7 +214,9 @@ class _Job:
         from condiff.photos.reading import read_photo
 
         source = options.open_input(self.source)
-        photo = read_photo(source, max_pixels=reading.max_pixels, page=reading.page)
+        photo = read_photo(
+            source, max_pixels=reading.max_pixels, page=reading.page, strict=reading.strict
+        )
         for warning in photo.info.get("warnings", ()):
             options.report(f"{self.source}: {warning}", quiet=quiet)
         if is_own_result(photo.metadata):

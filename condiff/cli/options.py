@@ -87,6 +87,15 @@ Page = Annotated[
 ]
 MaxPixels = Annotated[int, typer.Option(min=1, help="Refuse pictures with more pixels than this.")]
 
+Strict = Annotated[
+    bool,
+    typer.Option(
+        "--strict",
+        help="Refuse photos whose file is damaged or cut short, instead of taking what can be "
+        "read, with a warning.",
+    ),
+]
+
 
 @dataclass(frozen=True)
 class Reading(Group):
@@ -96,6 +105,7 @@ class Reading(Group):
 
     page: Page = None
     max_pixels: MaxPixels = DEFAULT_MAX_PIXELS
+    strict: Strict = False
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,7 @@ def report(
 
     counts: Counter[str] = Counter()
     own: Counter[str] = Counter()
+    warnings: Counter[str] = Counter()
     hidden = quiet or not sys.stderr.isatty()
     total = len(plan.jobs) + len(plan.faults)
     if not total:
@@ -75,6 +76,10 @@ def report(
                 bar.write(f"{shown(name)}: {shown(record['reason'])}", file=sys.stderr)
             elif record.get("reason") == OWN_RESULT and verbose:
                 bar.write(f"{shown(name)}: skipped, {OWN_RESULT}", file=sys.stderr)
+            for warning in record.get("warnings", ()):
+                warnings[warning] += 1
+                if verbose and not quiet:
+                    bar.write(f"{shown(name)}: {warning}", file=sys.stderr)
             if as_json:
                 print(json.dumps({"source": name, **record}))
 
@@ -98,6 +103,9 @@ def report(
                 raise
     if own["results"] and not verbose:
         options.report(f"{own['results']} skipped: {OWN_RESULT} (-v: each)", quiet=quiet)
+    if warnings and not verbose:
+        kinds = "; ".join(f"{warning} ({n})" for warning, n in warnings.most_common())
+        options.report(f"warnings, with the number of photos (-v: each): {kinds}", quiet=quiet)
     if as_json:
         print(json.dumps({name: counts[name] for name in OUTCOMES} | {"seed": seed}))
     else:
@@ -142,7 +150,8 @@ def report_json(plan: "Plan", result: "Result") -> dict[str, Any]:
     """One photo's line of `--json`."""
     target = plan.out.locate(result.job.target)
     record = {"target": target, "seed": result.seed, "outcome": result.outcome}
-    return record | ({"reason": result.reason} if result.reason else {})
+    record |= {"reason": result.reason} if result.reason else {}
+    return record | ({"warnings": list(result.warnings)} if result.warnings else {})
 
 
 def shown(name: str) -> str:

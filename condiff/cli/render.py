@@ -204,7 +204,14 @@ def _open(
     name = "standard input" if source == "-" else source
     if info.task.picture is None:
         raise ConfigError(f"The model {info.path.name} is unconditional: it takes no picture.")
-    photo = read_photo(options.open_input(source), max_pixels=reading.max_pixels, page=reading.page)
+    photo = read_photo(
+        options.open_input(source),
+        max_pixels=reading.max_pixels,
+        page=reading.page,
+        strict=reading.strict,
+    )
+    for warning in photo.info.get("warnings", ()):
+        options.report(f"{name}: {warning}", quiet=quiet)
     try:
         opened = info.task.picture.open(photo, as_is=as_is)
     except ImageError as error:

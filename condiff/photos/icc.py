@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
+from condiff.photos.metadata import Damage
 from condiff.photos.photo import to_array
 
 Deep = NDArray[Any]  # uint16
@@ -84,7 +85,7 @@ def to_srgb(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.Imag
 
 
 MISFIT = "its colour profile is for other channels and was ignored"
-BROKEN = "its colour profile is damaged and was ignored"
+BROKEN = Damage("its colour profile is damaged and was ignored")
 
 
 def image_to_srgb(image: Image.Image, profile: bytes, notes: list[str]) -> Image.Image:

@@ -6,15 +6,18 @@ ITU T.81 (ISO/IEC 10918-1), annex B: markers.
 import io
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import BinaryIO
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from condiff.photos.opening import open_image
+from condiff.photos.metadata import Damage
+from condiff.photos.opening import JPEG_REMARKS, caught_stderr, open_image
 from condiff.photos.photo import Unreadable, to_array
 
-END = b"\xff\xd9"
+START, END = b"\xff\xd8", b"\xff\xd9"
 FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC} | {0xF7}
 # Kinds of coding that libjpeg does not read, by the frame's marker.
 KINDS = {
@@ -56,6 +59,16 @@ def find_frame(data: bytes) -> tuple[str, int, tuple[int, int]] | None:
             kind = KINDS.get(marker, f"JPEG {bits}-bit" if bits != 8 else "")
             return (kind, bits, (width, height)) if kind else None
     return None
+
+
+def find_damage(file: BinaryIO) -> list[Damage]:
+    """What libjpeg remarks on damaged data, which it fills in; at the price of a small decoding."""
+    file.seek(0)
+    data = np.frombuffer(file.read(), np.uint8)
+    with caught_stderr(JPEG_REMARKS) as caught, suppress(cv2.error):
+        cv2.imdecode(data, cv2.IMREAD_REDUCED_GRAYSCALE_8)
+    remarks = (line.decode("latin-1").strip().rstrip(".") for line in caught)
+    return [Damage(f"its pixels are damaged (libjpeg: {remark})") for remark in remarks]
 
 
 def with_8_bits(data: bytes) -> bytes:

@@ -32,6 +32,10 @@ RAW = "Raw profile type "  # ImageMagick's text chunks
 BROKEN = (ValueError, LookupError, OSError, struct.error, zlib.error, TypeError, SyntaxError)
 
 
+class Damage(str):
+    """A warning that part of a file is damaged, which makes strict reading refuse the photo."""
+
+
 @dataclass(frozen=True)
 class Coding:
     """How a source was coded, so that the result can be coded in the same way."""
@@ -86,6 +90,7 @@ def normalise(metadata: Metadata, *, turned: bool, notes: list[str]) -> Metadata
             exif = ifd.normalise_exif(metadata.exif, turned=turned, converted=metadata.profiled)
         except BROKEN:
             exif = b""  # unreadable, it might say that the photo lies on its side
+            notes.append(Damage("its EXIF is damaged and is not kept"))
         metadata = replace(metadata, exif=exif)
     packet, dropped = (
         xmp.drop_promises(xmp.set_upright(metadata.xmp)) if metadata.xmp else (b"", [])
@@ -95,7 +100,7 @@ def normalise(metadata: Metadata, *, turned: bool, notes: list[str]) -> Metadata
     extended = metadata.extended_xmp
     if named and hashlib.md5(extended, usedforsecurity=False).hexdigest() != named.lower():
         packet, extended = xmp.drop_extension(packet), b""
-        notes.append("its extended XMP is incomplete and is not kept")
+        notes.append(Damage("its extended XMP is incomplete and is not kept"))
     elif not named:
         extended = b""
     return replace(metadata, xmp=packet, extended_xmp=extended)

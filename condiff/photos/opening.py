@@ -18,7 +18,8 @@ from condiff.photos.photo import Unreadable
 NOT_BY_PILLOW = {"EPS", "WMF", "PSD"}
 
 # What LibRaw and jxrlib write to stderr of damage, whoever calls them.
-REMARKS = (b"data corrupted at", b"Unexpected end of file", b"WMPTag")
+REMARKS: tuple[bytes, ...] = (b"data corrupted at", b"Unexpected end of file", b"WMPTag")
+JPEG_REMARKS = (b"Corrupt JPEG", b"Premature end of JPEG", b"Invalid SOS parameters")
 
 _pillow_limit, _limit, _users = threading.Lock(), Image.MAX_IMAGE_PIXELS, 0
 _stderr = threading.Lock()
@@ -73,16 +74,22 @@ def register_jxl() -> None:
 
 
 @contextmanager
-def caught_stderr() -> Iterator[None]:
-    """Keep REMARKS from stderr; the lines that others write meanwhile come a little later."""
+def caught_stderr(remarks: tuple[bytes, ...] = REMARKS) -> Iterator[list[bytes]]:
+    """Keep lines with these words from stderr: they are in the list at the end.
+
+    The lines that others write meanwhile come a little later.
+    """
+    found: list[bytes] = []
     with _stderr, tempfile.TemporaryFile() as caught:
         own = os.dup(2)
         os.dup2(caught.fileno(), 2)
         try:
-            yield
+            yield found
         finally:
             os.dup2(own, 2)
             caught.seek(0)
-            if kept := [line for line in caught if not any(words in line for words in REMARKS)]:
+            lines = list(caught)
+            found += [line for line in lines if any(words in line for words in remarks)]
+            if kept := [line for line in lines if line not in found]:
                 os.write(own, b"".join(kept))
             os.close(own)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import cv2
 import numpy as np
@@ -75,25 +75,9 @@ class Photo:
         return image
 
 
-Picture = TypeVar("Picture", Image.Image, Photo)
-
-
-def pixels_of(picture: Image.Image | Photo) -> Pixels:
-    """(H,W,3) of an image in 8 bits, or of a photo at its own depth."""
-    if isinstance(picture, Photo):
-        return picture.pixels
-    return to_array(picture if picture.mode == "RGB" else picture.convert("RGB"))
-
-
-def with_pixels(picture: Picture, pixels: Pixels, *, seed: int) -> Picture:
-    """The picture with other pixels of the same size; its type, alpha and metadata stay."""
-    if isinstance(picture, Photo):
-        return replace(picture, pixels=pixels, info={**picture.info, "seed": seed})
-    result = Image.fromarray(pixels)
-    if picture.mode == "RGBA":
-        result.putalpha(picture.getchannel("A"))
-    result.info = {**picture.info, "seed": seed}
-    return result
+def with_pixels(photo: Photo, pixels: Pixels, *, seed: int) -> Photo:
+    """The photo with other pixels of the same size; its alpha and metadata stay."""
+    return replace(photo, pixels=pixels, info={**photo.info, "seed": seed})
 
 
 def to_array(image: Image.Image) -> Pixels:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
+END = b"\0\0\0\0IEND\xaeB`\x82"  # the last chunk
 TEXT = {b"tEXt", b"zTXt", b"iTXt"}
 XMP_KEYWORD = b"XML:com.adobe.xmp"
 MAX_CHUNK = 1 << 24  # bytes; more is no metadata

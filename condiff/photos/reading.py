@@ -1,16 +1,19 @@
-"""Reads photo files of any format: upright, in sRGB, at 8 or 16 bits a channel."""
+"""Reads photos, from files of any format and from Python's objects: upright, sRGB, 8 or 16 bits."""
 
 import io
 import math
+import os
 import struct
 import zlib
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from condiff.errors import ImageError, install_command
@@ -18,7 +21,7 @@ from condiff.files import reason_of
 from condiff.photos import icc, ifd, jpeg, jxl, png, psd, raw, tiff
 from condiff.photos import metadata as meta
 from condiff.photos.formats import FORMATS, MAX_SIDE, READ_ONLY, name_content
-from condiff.photos.metadata import Metadata, read_metadata
+from condiff.photos.metadata import Damage, Metadata, read_metadata
 from condiff.photos.opening import open_image, register_heif, register_jxl, without_pillow_limit
 from condiff.photos.photo import (
     TURNS,
@@ -52,9 +55,14 @@ ONE_PHOTO = {"MPO", "HEIF", "JXL"}
 RAW_TAGS = {270, 271, 272, 282, 283, 296, 305, 306, 315, 700, 33432, 33723, 34665, 34853}
 SAME_GAMMA = 0.05  # libpng's threshold: below it a gamma is that of sRGB
 
+FLOAT_SLACK = 1e-3  # what resizing may leave of values beyond [0,1]
+
+PhotoFile = str | os.PathLike[str] | bytes | BinaryIO
+PhotoLike = Photo | Image.Image | NDArray[Any] | PhotoFile
+
 
 def read_image(
-    source: Path | BinaryIO, *, max_pixels: int = MAX_PIXELS, page: int = 1, strict: bool = False
+    source: PhotoFile, *, max_pixels: int = MAX_PIXELS, page: int = 1, strict: bool = False
 ) -> Image.Image:
     """A photo, upright and in sRGB of 8 bits: mode RGB, or RGBA when the file has transparency.
 
@@ -66,18 +74,21 @@ def read_image(
 
 
 def read_photo(
-    source: Path | BinaryIO,
+    source: PhotoFile,
     *,
     max_pixels: int = MAX_PIXELS,
     page: int | None = None,
     strict: bool = False,
 ) -> Photo:
-    """A photo at its own depth, with its metadata; `.info["warnings"]` says what was left out.
+    """The photo in a file (its path, its bytes, or opened) at its own depth, with its metadata.
 
-    A JPEG that lacks only its last bytes is read with such a warning, or not if `strict`. Raises
+    `.info["warnings"]` says what was left out. A JPEG that lacks only its last bytes is read with
+    such a warning; if `strict`, it is refused like any file that is damaged at all. Raises
     ImageError where it cannot be read, or has several pages or frames and `page` is None.
     """
-    if not isinstance(source, Path):
+    if isinstance(source, bytes):
+        return _read(io.BytesIO(source), "the bytes that were given", max_pixels, page, strict)
+    if not isinstance(source, (str, os.PathLike)):
         return _read(io.BytesIO(source.read()), "standard input", max_pixels, page, strict)
     name = str(source)
     try:
@@ -93,9 +104,24 @@ def _read(file: BinaryIO, name: str, max_pixels: int, page: int | None, strict: 
     """The photo in an open, seekable file."""
     head = file.read(256)
     notes: list[str] = []
+    with _told_of(name, head):
+        photo = _read_kind(file, head, max_pixels, page, notes)
+        if strict and head.startswith(jpeg.START):
+            notes += jpeg.find_damage(file)
+    damage = next((note for note in notes if isinstance(note, Damage)), None)
+    if strict and damage:
+        raise ImageError(
+            f"cannot read {name}: {damage}; get a whole copy, or take it as it is, without --strict"
+        )
+    return _with_notes(photo, notes)
+
+
+@contextmanager
+def _told_of(name: str, head: bytes = b"") -> Iterator[None]:
+    """Raise ImageError, with the name, for whatever a decoder raises; `head` are 256 bytes."""
     try:
         with as_memory_error(), without_pillow_limit():
-            photo = _read_kind(file, head, max_pixels, page, strict, notes)
+            yield
     except Unreadable as error:
         raise ImageError(f"cannot read {name}: {error}") from None
     except UnidentifiedImageError:
@@ -106,13 +132,17 @@ def _read(file: BinaryIO, name: str, max_pixels: int, page: int | None, strict: 
         raise ImageError(
             f"cannot read {name}: it is damaged or cut short ({reason_of(error)}); get a whole copy"
         ) from None
+
+
+def _with_notes(photo: Photo, notes: list[str]) -> Photo:
+    """The photo with its warnings, each once."""
     if not notes:
         return photo
     return replace(photo, info={**photo.info, "warnings": tuple(dict.fromkeys(notes))})
 
 
 def _read_kind(
-    file: BinaryIO, head: bytes, max_pixels: int, page: int | None, strict: bool, notes: list[str]
+    file: BinaryIO, head: bytes, max_pixels: int, page: int | None, notes: list[str]
 ) -> Photo:
     """The photo in a file by the reader of its kind, which how it begins tells."""
     if not head:
@@ -133,8 +163,8 @@ def _read_kind(
         _check_size(jxl.read_size(file), max_pixels)
     elif head[4:8] == b"ftyp" and head[8:12] in HEIF_BRANDS:
         register_heif()
-    elif head.startswith(b"\xff\xd8"):
-        return _read_jpeg(file, max_pixels, page, strict, notes)
+    elif head.startswith(jpeg.START):
+        return _read_jpeg(file, max_pixels, page, notes)
     elif head.startswith(png.SIGNATURE):
         return _read_png(file, max_pixels, page, notes)
     return _read_by_pillow(file, max_pixels, page, notes)
@@ -217,21 +247,19 @@ def _read_raw(
 # ---- JPEG
 
 
-def _read_jpeg(
-    file: BinaryIO, max_pixels: int, page: int | None, strict: bool, notes: list[str]
-) -> Photo:
+def _read_jpeg(file: BinaryIO, max_pixels: int, page: int | None, notes: list[str]) -> Photo:
     try:
         photo = _read_by_pillow(file, max_pixels, page, notes)
     except UnidentifiedImageError:
         file.seek(0)
         return _read_odd_jpeg(file.read(), max_pixels, page, notes)
     except OSError as error:
-        if strict or "truncated" not in str(error):
+        if "truncated" not in str(error):
             raise
         file.seek(0)
         data, note = jpeg.mend(file.read())
         photo = _read_by_pillow(io.BytesIO(data), max_pixels, page, notes)
-        notes.append(note)
+        notes.append(Damage(note))
     notes += [f"its {what} is not kept" for what in jpeg.find_followers(file)]
     return photo
 
@@ -280,6 +308,8 @@ def _read_png(file: BinaryIO, max_pixels: int, page: int | None, notes: list[str
     others = png.read_chunks(file, png.ANNOTATIONS)
     picture = png.keep_picture(file)
     png.check_chunks(picture)
+    if not picture.endswith(png.END):
+        notes.append(Damage("its file lacks the last bytes; no pixel is missing"))
     colours = png.read_colours(file)
     info: dict[str, Any] = {}
     for chunk in others:
@@ -308,7 +338,7 @@ def _apply_gamma(pixels: Pixels, colours: png.Colours, notes: list[str]) -> Pixe
     try:
         shaper = icc.gamma_shaper(colours.gamma, None if same else points)
     except icc.UNUSABLE:
-        notes.append("its chromaticities are no colours and were ignored")
+        notes.append(Damage("its chromaticities are no colours and were ignored"))
         shaper = icc.gamma_shaper(colours.gamma, None)
     if pixels.dtype == np.uint16:
         return icc.apply_shaper(pixels, *shaper)
@@ -338,6 +368,124 @@ def _read_by_pillow(
         metadata = read_metadata(image, original or file, turned=turned, notes=notes)
         pixels, alpha = _decode_pixels(image, file, notes)
     return Photo(pixels, alpha, metadata)
+
+
+# ---- what Python has of photos
+
+
+def as_photo(picture: PhotoLike) -> Photo:
+    """The photo in whatever Python has of one, decoded as `read_photo` decodes its file.
+
+    A path, bytes and an open file are read. An image of Pillow may have any mode; its orientation,
+    profile and gamma are applied as those of a file are. An array is sRGB, (H,W), (H,W,1), (H,W,3)
+    or, with transparency, (H,W,4), of uint8, of uint16, or of floating point in [0,1]. A Photo is
+    returned as it is. Raises ImageError for anything else.
+    """
+    if isinstance(picture, Photo):
+        _check_array(picture.pixels, "a photo's pixels", shapes=((3,),), floats=False)
+        return picture
+    if isinstance(picture, Image.Image):
+        return _read_image(picture)
+    if isinstance(picture, np.ndarray):
+        return _read_array(picture)
+    if isinstance(picture, (str, os.PathLike, bytes)) or hasattr(picture, "read"):
+        return read_photo(picture)
+    raise ImageError(
+        f"cannot take {type(picture).__name__} as a photo; give a path, bytes, an image of Pillow,"
+        " an array (H,W,3) of NumPy or a Photo"
+    )
+
+
+def _read_image(image: Image.Image) -> Photo:
+    """The photo in an image of Pillow."""
+    if isinstance(image.info.get("metadata"), Metadata):  # from `read_image`: it is sRGB, upright
+        return Photo.from_image(image)
+    name = str(getattr(image, "filename", "") or "an image of Pillow")
+    notes: list[str] = []
+    with _told_of(name):
+        if file := _undecoded(image):
+            place = file.tell()
+            try:
+                file.seek(0)
+                return _read(file, name, max(MAX_PIXELS, math.prod(image.size)), 1, False)
+            finally:
+                file.seek(place)
+        _check_size(image.size, math.prod(image.size))
+        image.load()
+        metadata = read_metadata(image, io.BytesIO(), turned=orientation(image) > 4, notes=notes)
+        pixels, alpha = _decode_pixels(image, io.BytesIO(), notes)
+        photo = Photo(_apply_info(pixels, image.info, notes), alpha, metadata)
+    return _with_notes(photo, notes)
+
+
+def _undecoded(image: Image.Image) -> BinaryIO | None:
+    """The file of an image that was opened, and neither decoded nor changed since.
+
+    It holds more than Pillow decodes: 16 bits of colour, 12 of grey, the picture of a raw file.
+    """
+    file = getattr(image, "fp", None)
+    if file is None or not getattr(image, "tile", ()) or image.tell():
+        return None
+    with suppress(OSError, ValueError, SyntaxError, AttributeError):
+        place = file.tell()
+        try:
+            file.seek(0)
+            with open_image(file) as fresh:
+                same = (fresh.mode, fresh.size) == (image.mode, image.size)
+                return file if same and fresh.info == image.info else None
+        finally:
+            file.seek(place)
+    return None
+
+
+def _apply_info(pixels: Pixels, info: dict[str | tuple[int, int], Any], notes: list[str]) -> Pixels:
+    """Pixels by the gamma that Pillow has read from a PNG, where nothing overrules it."""
+    gamma = info.get("gamma")
+    if not isinstance(gamma, float) or "icc_profile" in info or "srgb" in info:
+        return pixels
+    if not 0.1 <= gamma <= 10:
+        return pixels
+    points = info.get("chromaticity")
+    return _apply_gamma(pixels, png.Colours(gamma=gamma, chromaticities=points), notes)
+
+
+def _read_array(array: NDArray[Any]) -> Photo:
+    """The photo in an array of sRGB."""
+    _check_array(array, "an array", shapes=((), (1,), (3,), (4,)), floats=True)
+    if array.dtype.kind == "f":
+        pixels = np.rint(array.astype(np.float64).clip(0, 1) * 65_535).astype(np.uint16)
+    else:
+        pixels = array.astype(array.dtype.newbyteorder("="), copy=False)
+    pixels = pixels.reshape(*pixels.shape[:2], -1)
+    alpha = pixels[..., 3].copy() if pixels.shape[2] == 4 else None
+    colour = pixels[..., :3] if pixels.shape[2] >= 3 else pixels.repeat(3, axis=2)
+    return Photo(np.ascontiguousarray(colour), alpha)
+
+
+def _check_array(
+    array: NDArray[Any], what: str, *, shapes: tuple[tuple[int, ...], ...], floats: bool
+) -> None:
+    """Raise ImageError unless an array is a picture; `shapes` are those of its pixels."""
+    if array.ndim < 2 or array.shape[2:] not in shapes or not array.size:
+        known = " or ".join(f"(H,W,{shape[0]})" if shape else "(H,W)" for shape in shapes)
+        raise ImageError(
+            f"cannot take {what} of the shape {array.shape} as a photo; it is to be {known}"
+        )
+    if array.dtype.kind == "f" and floats:
+        least, most = float(array.min()), float(array.max())
+        if not (least >= -FLOAT_SLACK and most <= 1 + FLOAT_SLACK):
+            raise ImageError(
+                f"cannot take {what} with values from {least:.4g} to {most:.4g} as a photo;"
+                " floating point is to lie in [0,1], so scale it"
+            )
+    elif array.dtype.kind != "u" or array.dtype.itemsize > 2:
+        known = "uint8, uint16 or floating point in [0,1]" if floats else "uint8 or uint16"
+        raise ImageError(
+            f"cannot take {what} of the type {array.dtype} as a photo; convert it to {known}"
+        )
+
+
+# ---- pixels
 
 
 def list_images(root: Path) -> list[Path]:
@@ -381,12 +529,23 @@ def _decode_pixels(
         turn = orientation(image)  # after loading: Pillow has turned some by then
         alpha = _alpha(image)
         if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-            grey = to_16_bits(np.asarray(image), deep=image.mode != "F")
+            grey = to_16_bits(_grey_values(image), deep=image.mode != "F")
             pixels = icc.array_to_srgb(grey, profile, notes)
             alpha = None if alpha is None else alpha.astype(np.uint16) * 257
         else:
             pixels = to_array(_to_rgb(image, profile, notes))
     return turn_upright(pixels, alpha, turn)
+
+
+def _grey_values(image: Image.Image) -> NDArray[Any]:
+    """(H,W) of a deep grey image; what Pillow leaves undone of a TIFF's 12 bits is done."""
+    values = np.asarray(image)
+    tags = getattr(image, "tag_v2", {})
+    if tags.get(258) == (12,):
+        values = np.rint(values * (65_535 / 4095)).astype(np.uint16)
+    if tags.get(262) == 0 and values.dtype.kind == "u":  # white is zero
+        values = 65_535 - values
+    return values
 
 
 def _is_deep_png(image: Image.Image) -> bool:
@@ -430,12 +589,15 @@ def _alpha(image: Image.Image) -> Pixels | None:
         return np.where(np.asarray(image) == key, 0, 255).astype(np.uint8)
     if not image.has_transparency_data:
         return None
+    image = image.convert("LA") if image.mode == "La" else image
     return np.array(image.convert("RGBA").getchannel("A"))
 
 
 def _to_rgb(image: Image.Image, profile: bytes, notes: list[str]) -> Image.Image:
     """The colours of an image of any mode as an sRGB image, transparency aside."""
-    image.info = {}  # a tRNS key here would make convert("RGB") warn or blend
+    if "transparency" in image.info:  # it would make convert("RGB") warn or blend
+        image = image.copy()
+        image.info = {}
     if image.mode in ("LA", "La"):
         image = image.convert("LA").getchannel("L")
     elif image.mode in ("RGBa", "PA"):

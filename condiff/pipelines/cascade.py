@@ -299,7 +299,7 @@ class Cascade:
         self, image: UserPicture | Opened | None = None, *, config: SamplingConfig | None = None
     ) -> Encoded:
         """What the first stage needs of a picture, whatever the number of samples."""
-        return self.pipeline.encode(image, config=self._configure(config))  # type: ignore[type-var]
+        return self.pipeline.encode(image, config=self._configure(config))
 
     def frames(
         self,
@@ -314,7 +314,7 @@ class Cascade:
         `encoded` is what `encode` gave for the same arguments, where it was called already.
         """
         frame = None
-        for frame in self.pipeline.frames(  # type: ignore[type-var]
+        for frame in self.pipeline.frames(
             image, config=self._configure(config), seed=seed, encoded=encoded
         ):
             yield frame

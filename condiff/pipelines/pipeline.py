@@ -17,9 +17,10 @@ from condiff.config import SamplingConfig
 from condiff.diffusion.parameterization import guide
 from condiff.diffusion.sampler import SAMPLERS, NoiseSource, damp_broad_noise, sample
 from condiff.errors import ConfigError, DependencyError
-from condiff.inputs import Opened
+from condiff.inputs import Opened, UserPicture
 from condiff.models.info import ModelInfo, read_model_info
-from condiff.photos.photo import Picture, as_memory_error, to_8_bits, with_pixels
+from condiff.photos.photo import Photo, as_memory_error, to_8_bits, with_pixels
+from condiff.photos.reading import as_photo
 from condiff.resize import pad_to_stride
 
 MIN_SIZE = 32  # the stride of the backbone
@@ -81,7 +82,7 @@ class Pipeline:
     @as_memory_error()
     def __call__(
         self,
-        image: Picture | Drawing | Opened | None = None,
+        image: UserPicture | Opened | None = None,
         *,
         seed: int | None = None,
         samples: int = 1,
@@ -91,13 +92,14 @@ class Pipeline:
         guidance_scale: float | None = None,
         variety: float | None = None,
         size: int | None = None,
-    ) -> list[Picture]:
+    ) -> list[Any]:
         """Make one result for each of the seeds seed, seed + 1, …, `samples` in all.
 
-        A colorizer takes an image, or a Photo at its own depth; the result is of the same kind,
-        with the photo's size, its L* and its alpha channel, and takes `edits` of the colours. A
-        model of drawings takes a line drawing, which it cleans, or a Drawing; an unconditional one
-        takes nothing. Both give an image at their own size.
+        A picture is whatever `as_photo` takes: a path, bytes, an image of Pillow, an array or a
+        Photo. A colorizer's result has the photo's size, its L* and its alpha channel, and takes
+        `edits` of the colours; it is an image of 8 bits where an image was given, else a Photo at
+        its own depth. A model of drawings takes a line drawing, which it cleans, or a Drawing; an
+        unconditional one takes nothing. Both give an image of Pillow at their own size.
 
         The other arguments are the fields of `SamplingConfig`; those that are None are the model
         folder's. A result depends only on the model and these arguments. Without a seed a new one
@@ -117,34 +119,34 @@ class Pipeline:
 
     def run(
         self,
-        image: Picture | Drawing | Opened | None,
+        image: UserPicture | Opened | None,
         *,
         config: SamplingConfig,
         seed: int | None = None,
         samples: int = 1,
         edits: ColorEdits = NO_EDITS,
-    ) -> Iterator[Picture]:
+    ) -> Iterator[Any]:
         """Yield the results of `__call__`, whose settings are those of `config`."""
         if samples < 1:
             raise ConfigError(f"samples are at least 1, not {samples}.")
         seed = secrets.randbits(31) if seed is None else seed
-        encoded = self.encode(image, config=config, edits=edits)
+        given = image if isinstance(image, (Drawing, Opened, type(None))) else as_photo(image)
+        encoded = self.encode(given, config=config, edits=edits)
         for number in range(seed, seed + samples):
             *_, x_0 = self.sample(encoded, config=config, seed=number)
-            yield self._result(self.decode(x_0, encoded), image, seed=number)
-
-    def _result(
-        self, pixels: np.ndarray, image: Picture | Drawing | Opened | None, *, seed: int
-    ) -> Picture:
-        if self.loaded.task.space.keeps_photo:
-            return with_pixels(image, pixels, seed=seed)  # type: ignore[type-var,return-value]
-        result = Image.fromarray(pixels)
-        result.info["seed"] = seed
-        return result  # type: ignore[return-value]  # image is None or of an RGB task
+            pixels = self.decode(x_0, encoded)
+            if not self.loaded.task.space.keeps_photo:
+                result = Image.fromarray(pixels)
+                result.info["seed"] = number
+                yield result
+            else:
+                photo = given if isinstance(given, Photo) else Photo(pixels)
+                photo = with_pixels(photo, pixels, seed=number)
+                yield photo.to_image() if isinstance(image, Image.Image) else photo
 
     def frames(
         self,
-        image: Picture | Drawing | Opened | None = None,
+        image: UserPicture | Opened | None = None,
         *,
         config: SamplingConfig | None = None,
         seed: int,
@@ -162,7 +164,7 @@ class Pipeline:
 
     def encode(
         self,
-        image: Picture | Drawing | Opened | None = None,
+        image: UserPicture | Opened | None = None,
         *,
         config: SamplingConfig | None = None,
         edits: ColorEdits = NO_EDITS,
@@ -247,7 +249,7 @@ class Pipeline:
         return space.decode(cells, encoded.source, encoded.edits)
 
     def prepare(
-        self, image: Picture | Drawing | Opened | None, *, size: int | None
+        self, image: UserPicture | Opened | None, *, size: int | None
     ) -> tuple[np.ndarray | None, np.ndarray]:
         """The photo's RGB (H,W,3), None where none is kept, and the condition (h,w,N) in [-1,1].
 

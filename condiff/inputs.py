@@ -17,7 +17,7 @@ from condiff.conditions.line_augmentation import augment_lines
 from condiff.conditions.table import CONDITIONS, HELD_OUT, apply, draw_line_condition, to_ink
 from condiff.errors import ConfigError, DataError, ImageError
 from condiff.photos.photo import Photo, pixels_of, to_8_bits
-from condiff.resize import fit_size, resize, resize_square, shrink_to
+from condiff.resize import MAX_STRIP, fit_size, resize, resize_square, shrink_to
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -120,7 +120,8 @@ class Lightness(PictureInput):
         pixels = pixels_of(picture)
 
         def to_condition(size: int, cell: int) -> Plane:
-            return lightness(shrink_to(pixels, size=size, cell=cell))[..., None] / 50 - 1
+            small = shrink_to(pixels, size=size, cell=cell, longest=MAX_STRIP)
+            return lightness(small)[..., None] / 50 - 1
 
         return Opened(pixels, to_condition, photo=pixels)
 

@@ -16,11 +16,12 @@ from condiff.conditions.drawing_cleanup import Drawing
 from condiff.config import SamplingConfig
 from condiff.diffusion.parameterization import guide
 from condiff.diffusion.sampler import SAMPLERS, NoiseSource, damp_broad_noise, sample
+from condiff.diffusion.tiles import Tiles, plan_tiles, predict_in_tiles
 from condiff.errors import ConfigError, DependencyError
 from condiff.inputs import Opened
 from condiff.models.info import ModelInfo, read_model_info
 from condiff.photos.photo import Picture, as_memory_error, to_8_bits, with_pixels
-from condiff.resize import pad_to_stride
+from condiff.resize import MAX_ASPECT, pad_to_stride
 
 MIN_SIZE = 32  # the stride of the backbone
 
@@ -31,8 +32,9 @@ class Encoded:
 
     source: np.ndarray | None  # the photo's RGB (H,W,3); None for a drawing or nothing
     edits: PreparedEdits
-    cond: Any  # (1,K,h,w), an array of the backend's
-    null_cond: Any | None  # what guidance leads away from; None without guidance
+    windows: Tiles  # in cells of x_t: one, or several that overlap along a strip
+    # Of each window cond (1,K,h,w), and what guidance leads away from; None without guidance.
+    conds: list[tuple[Any, Any | None]]
     size: tuple[int, int]  # of x_t, padded to the U-Net's stride
     inside: tuple[int, int]  # rows and columns of x_t that the picture covers
 
@@ -193,10 +195,28 @@ class Pipeline:
         size = (padded.shape[0] // self.cell, padded.shape[1] // self.cell)
         scale = self.loaded.task.space.scale
         hints = edits.encode_hints(condition, cell=self.cell, scale=scale, size=size)
-        move = self.backend.to_device
-        shown = None if hints is None else move(hints)
-        cond, null_cond = self.backend.encode(move(given), shown, size, guided=guided)
-        return Encoded(source, edits, cond, null_cond, size, (rows, columns))
+        windows = self._plan_windows(size, (rows, columns))
+
+        def move(array: np.ndarray) -> Any:
+            return self.backend.to_device(np.ascontiguousarray(array))
+
+        conds = []
+        for cells, pixels in zip(windows.parts, windows.scaled(self.cell).parts, strict=True):
+            shown = None if hints is None else move(hints[cells])
+            window = (windows.height, windows.width)
+            conds.append(self.backend.encode(move(given[pixels]), shown, window, guided=guided))
+        return Encoded(source, edits, windows, conds, size, (rows, columns))
+
+    def _plan_windows(self, size: tuple[int, int], inside: tuple[int, int]) -> Tiles:
+        """One window for x_t of `size`, or for long strips several, half over each other.
+
+        `inside` are the cells that the picture covers.
+        """
+        side = max(size)
+        if max(inside) > MAX_ASPECT * (min(inside) + 1):
+            least = pad_to_stride(np.empty((self.loaded.condition_size, 1, 0)), self.loaded.stride)
+            side = max(min(size), len(least) // self.cell)
+        return plan_tiles(*size, side=side, overlap=side // 2)
 
     def sample(
         self, encoded: Encoded, *, config: SamplingConfig | None = None, seed: int
@@ -209,7 +229,7 @@ class Pipeline:
         config = config or self.sampling
         space, backend = self.loaded.task.space, self.backend
         scale = self._guidance_scale(config)
-        if scale != 1 and encoded.null_cond is None:
+        if scale != 1 and encoded.conds[0][1] is None:
             raise ConfigError(
                 "The picture was encoded without guidance: encode it with this config."
             )
@@ -218,13 +238,17 @@ class Pipeline:
         def sample_noise(shape: tuple[int, ...]) -> Any:
             return backend.to_device(source(shape))
 
+        weight = backend.to_device(encoded.windows.weight)
         noise = damp_broad_noise(source((1, space.channels, *encoded.size)), variety=config.variety)
 
         def predict(x_t: Any, t: float) -> Any:
-            output = backend.predict(x_t, t, encoded.cond)
-            if scale == 1:
-                return output
-            return guide(output, backend.predict(x_t, t, encoded.null_cond), scale)
+            def one(part: Any, conds: tuple[Any, Any]) -> Any:
+                output = backend.predict(part, t, conds[0])
+                if scale == 1:
+                    return output
+                return guide(output, backend.predict(part, t, conds[1]), scale)
+
+            return predict_in_tiles(one, x_t, encoded.conds, tiles=encoded.windows, weight=weight)
 
         return self._find_sampler(config.scheduler)(
             predict,

@@ -175,9 +175,10 @@ class Pipeline:
         model takes another kind of picture, ImageError for a photo where a drawing is expected.
         """
         config = config or self.sampling
-        source, condition = self.prepare(image, size=config.size)
-        prepared = self._prepare_edits(source, condition, edits)
+        opened, condition = self.prepare(image, size=config.size, as_is=edits.as_is)
+        prepared = self._prepare_edits(opened, condition, edits)
         guided = self._guidance_scale(config) != 1
+        source = opened.photo if opened else None
         return self.encode_condition(condition, source, prepared, guided=guided)
 
     def encode_condition(
@@ -271,11 +272,12 @@ class Pipeline:
         return space.decode(cells, encoded.source, encoded.edits)
 
     def prepare(
-        self, image: Picture | Drawing | Opened | None, *, size: int | None
-    ) -> tuple[np.ndarray | None, np.ndarray]:
-        """The photo's RGB (H,W,3), None where none is kept, and the condition (h,w,N) in [-1,1].
+        self, image: Picture | Drawing | Opened | None, *, size: int | None, as_is: bool = False
+    ) -> tuple[Opened | None, np.ndarray]:
+        """The picture as the model takes it, None without one, and the condition (h,w,N) in [-1,1].
 
-        The condition has the model's size. Raises ConfigError where the model takes another kind
+        The condition has the model's size. `as_is` leaves a drawing uncleaned, and a scan's borders
+        and levels as they are. Raises ConfigError where the model takes another kind
         of picture, ImageError for a photo where a drawing is expected.
         """
         name, task = self.loaded.path.name, self.loaded.task
@@ -291,20 +293,21 @@ class Pipeline:
             return None, np.zeros((side, side, 0), np.float32)
         if image is None:
             raise ConfigError(f"The model {name} takes {task.picture.what}.")
-        opened = image if isinstance(image, Opened) else task.picture.open(image)
-        return opened.photo, opened.to_condition(side, self.cell)
+        opened = image if isinstance(image, Opened) else task.picture.open(image, as_is=as_is)
+        return opened, opened.to_condition(side, self.cell)
 
     def _prepare_edits(
-        self, source: np.ndarray | None, condition: np.ndarray, edits: ColorEdits
+        self, opened: Opened | None, condition: np.ndarray, edits: ColorEdits
     ) -> PreparedEdits:
-        """The edits of a photo (H,W,3), hints at the condition's size."""
-        if source is None:
+        """The edits of a photo, hints at the condition's size."""
+        if opened is None or opened.photo is None:
             if changed := edits.changed():
                 name = self.loaded.path.name
                 raise ConfigError(f"The model {name} is not a colorizer: it takes no {changed[0]}.")
             return UNEDITED
-        photo = (source.shape[1], source.shape[0])
-        return edits.prepare(photo=photo, size=(condition.shape[0], condition.shape[1]))
+        height, width = opened.photo.shape[:2]
+        size = (condition.shape[0], condition.shape[1])
+        return edits.prepare(photo=(width, height), size=size, frame=opened.frame)
 
     def _guidance_scale(self, config: SamplingConfig) -> float:
         """The guidance scale of a config; 1, no guidance, for a model without a condition."""

@@ -11,6 +11,7 @@ from PIL import Image
 
 from condiff.color.degradation import degrade
 from condiff.color.lab import lightness, rgb_to_lab
+from condiff.color.scans import Frame, fill_border, find_frame
 from condiff.conditions.drawing_cleanup import Drawing, clean_drawing, shrink_ink
 from condiff.conditions.filters import to_gray
 from condiff.conditions.line_augmentation import augment_lines
@@ -18,7 +19,7 @@ from condiff.conditions.table import CONDITIONS, HELD_OUT, apply, draw_line_cond
 from condiff.errors import ConfigError, DataError, ImageError
 from condiff.photos.photo import to_8_bits
 from condiff.photos.reading import PhotoLike, as_photo
-from condiff.resize import fit_size, resize, resize_square, shrink_to
+from condiff.resize import MAX_STRIP, fit_size, resize, resize_square, shrink_to
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,6 +94,7 @@ class Opened:
     to_condition: Callable[[int, int], Plane]  # (size, cell) -> (h,w,N) in [-1,1]
     photo: Pixels | None = None  # (H,W,3) that a result is joined to
     done: tuple[str, ...] = ()  # what was cleaned, in words
+    frame: Frame | None = None  # the border around what the condition shows
 
     def show(self, width: int, height: int) -> Image.Image:
         """The picture at that size, for a contact sheet."""
@@ -120,10 +122,16 @@ class Lightness(PictureInput):
             raise ConfigError("This model takes a photo, not a drawing.")
         pixels = as_photo(picture).pixels
 
-        def to_condition(size: int, cell: int) -> Plane:
-            return lightness(shrink_to(pixels, size=size, cell=cell))[..., None] / 50 - 1
+        frame = None if as_is else find_frame(pixels)
 
-        return Opened(pixels, to_condition, photo=pixels)
+        def to_condition(size: int, cell: int) -> Plane:
+            inside = pixels if frame is None else pixels[frame.box]
+            L = lightness(shrink_to(inside, size=size, cell=cell, longest=MAX_STRIP))
+            if frame is not None:
+                L = fill_border(L, frame)
+            return L[..., None] / 50 - 1
+
+        return Opened(pixels, to_condition, photo=pixels, frame=frame)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ import cv2
 import numpy as np
 
 MODEL_SIZE = 256  # short side of L* as the embedded colorizer sees it
-MAX_ASPECT = 3  # a longer panorama is shrunk until its long side is this many short sides
+MAX_ASPECT = 3  # what a network takes in one piece: the long side is this many short sides
+MAX_STRIP = 32  # the same of what is taken in overlapping windows
 
 
 def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -22,24 +23,28 @@ def resize_square(pixels: np.ndarray, side: int) -> np.ndarray:
     return cv2.resize(pixels, (side, side), interpolation=how).reshape(side, side, -1)
 
 
-def shrink_to(pixels: np.ndarray, *, size: int = MODEL_SIZE, cell: int = 4) -> np.ndarray:
+def shrink_to(
+    pixels: np.ndarray, *, size: int = MODEL_SIZE, cell: int = 4, longest: int = MAX_ASPECT
+) -> np.ndarray:
     """A picture (H,W,C) resized to the model's size, its aspect kept.
 
-    The short side becomes `size`; the long side at most MAX_ASPECT times that, the short side then
+    The short side becomes `size`; the long side at most `longest` times that, the short side then
     less. Both are the nearest multiples of `cell`, so that the cells of x_t cover them exactly.
     """
     height, width = pixels.shape[:2]
-    target = fit_size((width, height), size=size, cell=cell)
+    target = fit_size((width, height), size=size, cell=cell, longest=longest)
     if target == (width, height):
         return pixels
-    shrinks = size < min(height, width) or MAX_ASPECT * size < max(height, width)
+    shrinks = size < min(height, width) or longest * size < max(height, width)
     small = cv2.resize(pixels, target, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
     return np.asarray(small, pixels.dtype)
 
 
-def fit_size(sides: tuple[int, int], *, size: int, cell: int) -> tuple[int, int]:
+def fit_size(
+    sides: tuple[int, int], *, size: int, cell: int, longest: int = MAX_ASPECT
+) -> tuple[int, int]:
     """Width and height at the model's size, from a picture's own, by the rules of `shrink_to`."""
-    scale = min(size / min(sides), MAX_ASPECT * size / max(sides))
+    scale = min(size / min(sides), longest * size / max(sides))
     width, height = (max(cell, round(side * scale / cell) * cell) for side in sides)
     return width, height
 

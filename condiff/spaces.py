@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from condiff.color.edits import UNEDITED, PreparedEdits
-from condiff.color.lab import join_chroma, rgb_to_lab
+from condiff.color.lab import join_chroma, rgb_to_lab, to_grey
 from condiff.resize import resize_square
 
 if TYPE_CHECKING:
@@ -88,8 +88,14 @@ class Chroma(Space):
         self, x_0: Plane, photo: Pixels | None = None, edits: PreparedEdits = UNEDITED
     ) -> Pixels:
         assert photo is not None, "chroma is joined to a photo"
-        chroma = edits.keep_hints(x_0 * self.scale, photo)
-        return join_chroma(photo, chroma, adjust=edits.adjust)
+        inside = photo if edits.box is None else photo[edits.box]
+        chroma = edits.keep_hints(x_0 * self.scale, inside)
+        joined = join_chroma(inside, chroma, adjust=edits.adjust, weight=edits.weight)
+        if edits.box is None:
+            return joined
+        result = to_grey(photo)
+        result[edits.box] = joined
+        return result
 
     def decode_batch(self, x_0: "Tensor", condition: "Tensor") -> list[Pixels]:
         import torch

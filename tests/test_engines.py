@@ -121,9 +121,9 @@ def test_the_null_condition_is_encoded_only_for_guidance_and_cond_is_the_same(fo
     pipeline = Pipeline.from_pretrained(folders / "sketch", device="cpu", engine=name)
     off, on = (SamplingConfig(steps=1, guidance_scale=scale) for scale in (1.0, 2.0))
     plain, guided = (pipeline.encode(drawing, config=config) for config in (off, on))
-    assert plain.null_cond is None and guided.null_cond is not None
+    assert plain.conds[0][1] is None and guided.conds[0][1] is not None
     to_numpy = pipeline.backend.to_numpy
-    np.testing.assert_array_equal(to_numpy(plain.cond), to_numpy(guided.cond))
+    np.testing.assert_array_equal(to_numpy(plain.conds[0][0]), to_numpy(guided.conds[0][0]))
     with pytest.raises(ConfigError, match="encoded without guidance"):
         list(pipeline.sample(plain, config=on, seed=0))
     kind = torch.Tensor if name == "torch" else np.ndarray

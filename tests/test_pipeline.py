@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -30,6 +31,12 @@ from .conftest import make_photo
 @pytest.fixture(scope="module")
 def pipeline(tiny_folder):
     return Pipeline.from_pretrained(tiny_folder, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def small_windows(pipeline):
+    """The same as if trained at 64: its windows are 64 pixels of the condition, or 16 cells."""
+    return Pipeline(replace(pipeline.loaded, condition_size=64), pipeline.backend)
 
 
 CONFIG = SamplingConfig(steps=2, size=32)
@@ -128,6 +135,50 @@ def test_the_aspect_is_kept_and_panoramas_bounded(size, expected):
     small = shrink_to(np.zeros((height, width, 3), np.uint8))[..., 0]
     assert small.shape == expected
     assert max(small.shape) <= MAX_ASPECT * 256
+
+
+@pytest.mark.parametrize(
+    ("size", "seen", "windows"),
+    [
+        ((300, 100), (32, 96), 1),  # in one piece, as ever
+        ((400, 100), (32, 128), 3),
+        ((100, 2000), (640, 32), 19),
+        ((6400, 100), (16, 1024), 31),  # beyond 32 to 1 it is shrunk
+    ],
+)
+def test_long_strips_are_seen_at_the_models_size_in_windows_half_over_each_other(
+    small_windows, size, seen, windows
+):
+    encoded = small_windows.encode(make_photo(*size), config=CONFIG)
+    cell = small_windows.cell
+    assert tuple(cell * side for side in encoded.inside) == seen
+    assert len(encoded.conds) == len(encoded.windows.parts) == windows
+    assert max(encoded.windows.height, encoded.windows.width) * cell == (96 if windows == 1 else 64)
+
+
+def test_one_end_of_a_strip_does_not_depend_on_the_other(small_windows):
+    """Two steps carry what is seen no farther than two windows; one piece would mix all."""
+    strip = np.asarray(make_photo(2000, 100)).copy()
+    (before,) = colored(small_windows, Image.fromarray(strip))
+    strip[:, 1500:] = 255 - strip[:, 1500:]
+    (after,) = colored(small_windows, Image.fromarray(strip))
+    assert np.array_equal(np.asarray(before)[:, :900], np.asarray(after)[:, :900])
+    assert not np.array_equal(np.asarray(before)[:, 1400:], np.asarray(after)[:, 1400:])
+
+
+def test_one_step_of_a_strip_is_the_mean_of_its_windows(small_windows):
+    config = CONFIG.override({"steps": 1, "variety": 1, "guidance_scale": 2})
+    encoded = small_windows.encode(make_photo(400, 100), config=config)
+    noise, x_0 = small_windows.sample(encoded, config=config, seed=3)
+    total, weights = np.zeros_like(noise), np.zeros_like(noise)
+    for part, (cond, null_cond) in zip(encoded.windows.parts, encoded.conds, strict=True):
+        # No signal is left at the last t: x_0 is minus the model output.
+        given, free = (
+            small_windows.backend.predict(noise[part], 999.0, c).numpy() for c in (cond, null_cond)
+        )
+        total[part] -= encoded.windows.weight * (free + 2 * (given - free))
+        weights[part] += encoded.windows.weight
+    assert np.allclose(x_0.numpy(), (total / weights).clip(-2.2, 2.2), atol=1e-4)
 
 
 def test_padding_mirrors_and_reaches_the_stride():

@@ -39,6 +39,18 @@ def test_arrays_of_numpy_and_torch_are_done_alike():
     assert np.allclose(result, plain, atol=1e-6)
 
 
+def test_each_tile_may_have_a_condition_of_its_own():
+    x = np.random.default_rng(0).standard_normal((1, 1, 1, 48)).astype(np.float32)
+    tiles = plan_tiles(1, 48, side=SIDE, overlap=16)
+    assert len(tiles.parts) == 2
+    found = predict_in_tiles(lambda x, c: x + c, x, (1, 3), tiles=tiles, weight=tiles.weight)
+    first, second = np.sin(np.pi * (np.arange(48)[:32] + 0.5) / 32) ** 2, np.zeros(48)
+    second[16:] = first
+    first = np.append(first, np.zeros(16))
+    expected = x[0, 0, 0] + (first + 3 * second) / (first + second)
+    assert np.allclose(found[0, 0, 0], expected, atol=1e-5)
+
+
 def test_one_tile_is_the_picture():
     tiles = plan_tiles(20, SIDE, side=SIDE, overlap=8)
     x = torch.randn(1, 3, 20, SIDE)

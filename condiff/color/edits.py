@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from condiff.color.hint_propagation import propagate_hints
-from condiff.color.hints import Hints, Strokes, draw_strokes, to_cells
+from condiff.color.hints import Hints, Strokes, crop_hints, draw_strokes, to_cells
 from condiff.color.lab import lightness, upsample_chroma
+from condiff.color.scans import Frame
 from condiff.errors import ConfigError
 
 Plane = NDArray[Any]  # float32
@@ -28,12 +29,14 @@ class ColorEdits:
 
     `hints` are a list of `Hint` or a transparent image of strokes of the photo's aspect.
     `saturation` multiplies chroma, 0 to 5. `temperature` makes the white warmer by so many mired,
-    -100 to 200. Raises ConfigError for values out of range.
+    -100 to 200. `as_is` colours the borders of a scan, too, and shows the model the photo's own
+    levels. Raises ConfigError for values out of range.
     """
 
     hints: Hints = ()
     saturation: float = 1.0
     temperature: float = 0.0
+    as_is: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.saturation <= MAX_SATURATION:
@@ -53,21 +56,39 @@ class ColorEdits:
             "hints": hinted,
             "saturation": self.saturation != 1,
             "temperature": self.temperature != 0,
+            "as_is": self.as_is,
         }
         return [name for name, wanted in there.items() if wanted]
 
-    def prepare(self, *, photo: tuple[int, int], size: tuple[int, int]) -> "PreparedEdits":
-        """The edits for a photo of (width, height) whose condition has the size (h,w)."""
-        strokes = draw_strokes(self.hints, photo=photo, size=size)
-        return PreparedEdits(strokes, build_adjustment(self.saturation, self.temperature))
+    def prepare(
+        self, *, photo: tuple[int, int], size: tuple[int, int], frame: Frame | None = None
+    ) -> "PreparedEdits":
+        """The edits for a photo of (width, height) whose condition has the size (h,w).
+
+        The condition shows what is within the `frame`, or all of the photo.
+        """
+        hints, box, weight = self.hints, None, None
+        if frame is not None:
+            box, weight = frame.box, frame.cover()
+            hints = crop_hints(hints, photo=photo, box=box)
+            photo = (box[1].stop - box[1].start, box[0].stop - box[0].start)
+        strokes = draw_strokes(hints, photo=photo, size=size)
+        adjust = build_adjustment(self.saturation, self.temperature)
+        return PreparedEdits(strokes, adjust, box, weight)
 
 
 @dataclass(frozen=True)
 class PreparedEdits:
-    """Strokes at the size of the condition, and the function that adjusts (H,W,3) Lab."""
+    """Strokes at the size of the condition, and the function that adjusts (H,W,3) Lab.
+
+    Only the `box` of the photo, rows and columns, is coloured; None is all of it. `weight` (h,w) of
+    it is how much of the chroma is kept, of 255.
+    """
 
     strokes: Strokes | None = None
     adjust: Callable[[Plane], Plane] | None = None
+    box: tuple[slice, slice] | None = None
+    weight: NDArray[np.uint8] | None = None
 
     def keep_hints(self, chroma: Plane, pixels: NDArray[Any]) -> Plane:
         """Chroma (h,w,2) with the strokes blended in, at their size; unchanged without strokes."""

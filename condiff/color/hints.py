@@ -88,6 +88,29 @@ def draw_strokes(hints: Hints, *, photo: tuple[int, int], size: tuple[int, int])
     return strokes if strokes.mask.any() else None
 
 
+def crop_hints(hints: Hints, *, photo: tuple[int, int], box: tuple[slice, slice]) -> Hints:
+    """Hints for a photo of (width, height) as hints for the rows and columns `box` of it.
+
+    Dabs outside are left out.
+    """
+    rows, columns = box
+    if isinstance(hints, Image.Image):
+        _check_strokes(hints, photo)
+        across, down = hints.width / photo[0], hints.height / photo[1]
+        place = (columns.start * across, rows.start * down, columns.stop * across, rows.stop * down)
+        wide, tall = max(1, round(place[2] - place[0])), max(1, round(place[3] - place[1]))
+        # Strokes do not blend with what is transparent.
+        return hints.convert("RGBA").resize((wide, tall), Image.Resampling.NEAREST, box=place)
+    kept = []
+    for hint in hints:
+        x, y = hint.locate(*photo)
+        x = (x - columns.start) / (columns.stop - columns.start)
+        y = (y - rows.start) / (rows.stop - rows.start)
+        if 0 <= x <= 1 and 0 <= y <= 1:
+            kept.append(Hint(float(x), float(y), hint.color))
+    return kept
+
+
 def _draw_dabs(hints: Sequence[Hint], *, photo: tuple[int, int], size: tuple[int, int]) -> Strokes:
     height, width = size
     chroma, mask = np.zeros((*size, 2), np.float32), np.zeros(size, np.float32)
@@ -117,6 +140,16 @@ def _draw_picture(
     picture: Image.Image, *, photo: tuple[int, int], size: tuple[int, int]
 ) -> Strokes:
     """Strokes are where a transparent picture is at least half opaque."""
+    _check_strokes(picture, photo)
+    pixels = np.array(picture.convert("RGBA"))
+    given = (pixels[..., 3] >= 128).astype(np.float32)
+    lab = rgb_to_lab(np.ascontiguousarray(pixels[..., :3]))
+    chroma, cover = _resize_masked(lab[..., 1:], given, size)
+    return Strokes(chroma, (cover > 1e-3).astype(np.float32))
+
+
+def _check_strokes(picture: Image.Image, photo: tuple[int, int]) -> None:
+    """Raise ConfigError for a picture that is opaque, or has another aspect than the photo."""
     if not picture.has_transparency_data:
         raise ConfigError(
             "The hints have no transparency: give a PNG that is transparent but for the strokes."
@@ -127,11 +160,6 @@ def _draw_picture(
             f"The hints are {picture.width}x{picture.height} and the photo {photo[0]}x{photo[1]}:"
             " give them in the photo's aspect."
         )
-    pixels = np.array(picture.convert("RGBA"))
-    given = (pixels[..., 3] >= 128).astype(np.float32)
-    lab = rgb_to_lab(np.ascontiguousarray(pixels[..., :3]))
-    chroma, cover = _resize_masked(lab[..., 1:], given, size)
-    return Strokes(chroma, (cover > 1e-3).astype(np.float32))
 
 
 def _resize_masked(chroma: Plane, mask: Plane, size: tuple[int, int]) -> tuple[Plane, Plane]:

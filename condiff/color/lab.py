@@ -211,11 +211,16 @@ def upsample_chroma(ab: Plane, guide: Plane) -> Plane:
 
 
 def join_chroma(
-    pixels: Pixels, ab: Plane, *, adjust: Callable[[Plane], Plane] | None = None
+    pixels: Pixels,
+    ab: Plane,
+    *,
+    adjust: Callable[[Plane], Plane] | None = None,
+    weight: NDArray[np.uint8] | None = None,
 ) -> Pixels:
     """(H,W,3) sRGB of 8 or 16 bits, (h,w,2) ab of any size -> the same with the L* of `pixels`.
 
-    `adjust` changes a and b of (n,W,3) Lab before they are brought into sRGB.
+    `adjust` changes a and b of (n,W,3) Lab before they are brought into sRGB. `weight` (H,W) is how
+    much of the chroma is kept, from 0, exactly grey, to 255, all.
 
     |L*_out - L*_in| stays below 0.5 everywhere, most of it the rounding to 8 bits; below 0.05 at
     16 bits. The work goes strip by strip, so memory beyond the result does not grow with H.
@@ -231,9 +236,31 @@ def join_chroma(
         a, b = cv2.split(_apply_fit(fit, L, strip.start, height))
         lab = cv2.merge([L, a, b])
         lab = reduce_chroma(adjust(lab) if adjust else lab)
-        deep = pixels.dtype == np.uint16
-        joined[strip] = _to_deep_rgb(lab, pixels[strip]) if deep else lab_to_rgb(lab)
+        if weight is not None:
+            kept = weight[strip].astype(np.float32) / 255
+            L, a, b = cv2.split(lab)
+            lab = cv2.merge([L, a * kept, b * kept])
+        joined[strip] = _to_rgb(lab, pixels[strip])
+        if weight is not None:
+            grey = weight[strip] == 0
+            joined[strip][grey] = joined[strip][grey][:, 1:2]
     return joined
+
+
+def to_grey(pixels: Pixels) -> Pixels:
+    """(H,W,3) sRGB of 8 or 16 bits -> R = G = B of the same L*; what is grey already stays."""
+    grey = np.empty_like(pixels)
+    for strip in _strips(*pixels.shape[:2]):
+        L = lightness(pixels[strip])
+        none = np.zeros_like(L)
+        # Channels of chroma 0 may still differ in their last place.
+        grey[strip] = _to_rgb(cv2.merge([L, none, none]), pixels[strip])[..., 1:2]
+    return grey
+
+
+def _to_rgb(lab: Plane, pixels: Pixels) -> Pixels:
+    """(H,W,3) Lab -> sRGB of the depth of `pixels`, whose L* it has."""
+    return _to_deep_rgb(lab, pixels) if pixels.dtype == np.uint16 else lab_to_rgb(lab)
 
 
 def _to_deep_rgb(lab: Plane, pixels: Pixels) -> Pixels:

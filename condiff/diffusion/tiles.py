@@ -5,7 +5,7 @@ of all tiles are averaged, so that neighbouring tiles agree and no seams appear.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,20 @@ class Tiles:
     columns: tuple[int, ...]
     height: int  # of a tile
     width: int
+
+    @property
+    def parts(self) -> list[tuple[Any, ...]]:
+        """The index of every tile in an array (...,H,W), row by row."""
+        return [
+            (..., slice(row, row + self.height), slice(column, column + self.width))
+            for row in self.rows
+            for column in self.columns
+        ]
+
+    def scaled(self, factor: int) -> "Tiles":
+        """The same tiles of an array that is larger by a whole factor."""
+        rows, columns = (tuple(factor * s for s in starts) for starts in (self.rows, self.columns))
+        return Tiles(rows, columns, factor * self.height, factor * self.width)
 
     @property
     def weight(self) -> np.ndarray:
@@ -41,16 +55,17 @@ def predict_in_tiles(
 ) -> Any:
     """The weighted mean (B,C,H,W) of predict(x_t, cond) over all tiles.
 
-    Arrays are numpy's or torch's; `weight` is `tiles.weight` in their kind.
+    Arrays are numpy's or torch's; `weight` is `tiles.weight` in their kind. `cond` is an array that
+    is cut like x_t, or a list or tuple of one of each tile.
     """
-    if len(tiles.rows) == len(tiles.columns) == 1:
-        return predict(x_t, cond)
+    parts = tiles.parts
+    conds: Sequence[Any] = cond if isinstance(cond, (list, tuple)) else [cond[p] for p in parts]
+    if len(parts) == 1:
+        return predict(x_t, conds[0])
     total, weights = 0 * x_t, 0 * x_t[:1, :1]
-    for row in tiles.rows:
-        for column in tiles.columns:
-            part = (..., slice(row, row + tiles.height), slice(column, column + tiles.width))
-            total[part] += weight * predict(x_t[part], cond[part])
-            weights[part] += weight
+    for part, own in zip(parts, conds, strict=True):
+        total[part] += weight * predict(x_t[part], own)
+        weights[part] += weight
     return total / weights
 
 

@@ -16,12 +16,13 @@ from condiff.conditions.drawing_cleanup import Drawing
 from condiff.config import SamplingConfig
 from condiff.diffusion.parameterization import guide
 from condiff.diffusion.sampler import SAMPLERS, NoiseSource, damp_broad_noise, sample
+from condiff.diffusion.tiles import Tiles, plan_tiles, predict_in_tiles
 from condiff.errors import ConfigError, DependencyError
 from condiff.inputs import Opened, UserPicture
 from condiff.models.info import ModelInfo, read_model_info
 from condiff.photos.photo import Photo, as_memory_error, to_8_bits, with_pixels
 from condiff.photos.reading import as_photo
-from condiff.resize import pad_to_stride
+from condiff.resize import MAX_ASPECT, pad_to_stride
 
 MIN_SIZE = 32  # the stride of the backbone
 
@@ -32,8 +33,9 @@ class Encoded:
 
     source: np.ndarray | None  # the photo's RGB (H,W,3); None for a drawing or nothing
     edits: PreparedEdits
-    cond: Any  # (1,K,h,w), an array of the backend's
-    null_cond: Any | None  # what guidance leads away from; None without guidance
+    windows: Tiles  # in cells of x_t: one, or several that overlap along a strip
+    # Of each window cond (1,K,h,w), and what guidance leads away from; None without guidance.
+    conds: list[tuple[Any, Any | None]]
     size: tuple[int, int]  # of x_t, padded to the U-Net's stride
     inside: tuple[int, int]  # rows and columns of x_t that the picture covers
 
@@ -175,9 +177,10 @@ class Pipeline:
         model takes another kind of picture, ImageError for a photo where a drawing is expected.
         """
         config = config or self.sampling
-        source, condition = self.prepare(image, size=config.size)
-        prepared = self._prepare_edits(source, condition, edits)
+        opened, condition = self.prepare(image, size=config.size, as_is=edits.as_is)
+        prepared = self._prepare_edits(opened, condition, edits)
         guided = self._guidance_scale(config) != 1
+        source = opened.photo if opened else None
         return self.encode_condition(condition, source, prepared, guided=guided)
 
     def encode_condition(
@@ -195,10 +198,28 @@ class Pipeline:
         size = (padded.shape[0] // self.cell, padded.shape[1] // self.cell)
         scale = self.loaded.task.space.scale
         hints = edits.encode_hints(condition, cell=self.cell, scale=scale, size=size)
-        move = self.backend.to_device
-        shown = None if hints is None else move(hints)
-        cond, null_cond = self.backend.encode(move(given), shown, size, guided=guided)
-        return Encoded(source, edits, cond, null_cond, size, (rows, columns))
+        windows = self._plan_windows(size, (rows, columns))
+
+        def move(array: np.ndarray) -> Any:
+            return self.backend.to_device(np.ascontiguousarray(array))
+
+        conds = []
+        for cells, pixels in zip(windows.parts, windows.scaled(self.cell).parts, strict=True):
+            shown = None if hints is None else move(hints[cells])
+            window = (windows.height, windows.width)
+            conds.append(self.backend.encode(move(given[pixels]), shown, window, guided=guided))
+        return Encoded(source, edits, windows, conds, size, (rows, columns))
+
+    def _plan_windows(self, size: tuple[int, int], inside: tuple[int, int]) -> Tiles:
+        """One window for x_t of `size`, or for long strips several, half over each other.
+
+        `inside` are the cells that the picture covers.
+        """
+        side = max(size)
+        if max(inside) > MAX_ASPECT * (min(inside) + 1):
+            least = pad_to_stride(np.empty((self.loaded.condition_size, 1, 0)), self.loaded.stride)
+            side = max(min(size), len(least) // self.cell)
+        return plan_tiles(*size, side=side, overlap=side // 2)
 
     def sample(
         self, encoded: Encoded, *, config: SamplingConfig | None = None, seed: int
@@ -211,7 +232,7 @@ class Pipeline:
         config = config or self.sampling
         space, backend = self.loaded.task.space, self.backend
         scale = self._guidance_scale(config)
-        if scale != 1 and encoded.null_cond is None:
+        if scale != 1 and encoded.conds[0][1] is None:
             raise ConfigError(
                 "The picture was encoded without guidance: encode it with this config."
             )
@@ -220,13 +241,17 @@ class Pipeline:
         def sample_noise(shape: tuple[int, ...]) -> Any:
             return backend.to_device(source(shape))
 
+        weight = backend.to_device(encoded.windows.weight)
         noise = damp_broad_noise(source((1, space.channels, *encoded.size)), variety=config.variety)
 
         def predict(x_t: Any, t: float) -> Any:
-            output = backend.predict(x_t, t, encoded.cond)
-            if scale == 1:
-                return output
-            return guide(output, backend.predict(x_t, t, encoded.null_cond), scale)
+            def one(part: Any, conds: tuple[Any, Any]) -> Any:
+                output = backend.predict(part, t, conds[0])
+                if scale == 1:
+                    return output
+                return guide(output, backend.predict(part, t, conds[1]), scale)
+
+            return predict_in_tiles(one, x_t, encoded.conds, tiles=encoded.windows, weight=weight)
 
         return self._find_sampler(config.scheduler)(
             predict,
@@ -249,11 +274,12 @@ class Pipeline:
         return space.decode(cells, encoded.source, encoded.edits)
 
     def prepare(
-        self, image: UserPicture | Opened | None, *, size: int | None
-    ) -> tuple[np.ndarray | None, np.ndarray]:
-        """The photo's RGB (H,W,3), None where none is kept, and the condition (h,w,N) in [-1,1].
+        self, image: UserPicture | Opened | None, *, size: int | None, as_is: bool = False
+    ) -> tuple[Opened | None, np.ndarray]:
+        """The picture as the model takes it, None without one, and the condition (h,w,N) in [-1,1].
 
-        The condition has the model's size. Raises ConfigError where the model takes another kind
+        The condition has the model's size. `as_is` leaves a drawing uncleaned, and a scan's borders
+        and levels as they are. Raises ConfigError where the model takes another kind
         of picture, ImageError for a photo where a drawing is expected.
         """
         name, task = self.loaded.path.name, self.loaded.task
@@ -269,20 +295,21 @@ class Pipeline:
             return None, np.zeros((side, side, 0), np.float32)
         if image is None:
             raise ConfigError(f"The model {name} takes {task.picture.what}.")
-        opened = image if isinstance(image, Opened) else task.picture.open(image)
-        return opened.photo, opened.to_condition(side, self.cell)
+        opened = image if isinstance(image, Opened) else task.picture.open(image, as_is=as_is)
+        return opened, opened.to_condition(side, self.cell)
 
     def _prepare_edits(
-        self, source: np.ndarray | None, condition: np.ndarray, edits: ColorEdits
+        self, opened: Opened | None, condition: np.ndarray, edits: ColorEdits
     ) -> PreparedEdits:
-        """The edits of a photo (H,W,3), hints at the condition's size."""
-        if source is None:
+        """The edits of a photo, hints at the condition's size."""
+        if opened is None or opened.photo is None:
             if changed := edits.changed():
                 name = self.loaded.path.name
                 raise ConfigError(f"The model {name} is not a colorizer: it takes no {changed[0]}.")
             return UNEDITED
-        photo = (source.shape[1], source.shape[0])
-        return edits.prepare(photo=photo, size=(condition.shape[0], condition.shape[1]))
+        height, width = opened.photo.shape[:2]
+        size = (condition.shape[0], condition.shape[1])
+        return edits.prepare(photo=(width, height), size=size, frame=opened.frame)
 
     def _guidance_scale(self, config: SamplingConfig) -> float:
         """The guidance scale of a config; 1, no guidance, for a model without a condition."""

@@ -1,0 +1,178 @@
+"""Scans: borders are found, left uncoloured and kept from the model's view."""
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from skimage import data
+
+from condiff import ColorEdits, Hint, Pipeline
+from condiff.color.lab import lightness, rgb_to_lab
+from condiff.color.scans import find_frame
+from condiff.photos.photo import Photo
+
+from .conftest import make_photo
+
+
+@pytest.fixture(scope="module")
+def pipeline(tiny_folder):
+    return Pipeline.from_pretrained(tiny_folder, device="cpu")
+
+
+def colored(pipeline, pixels, **changes):
+    (result,) = pipeline(Image.fromarray(pixels), **{"steps": 2, "seed": 3, "size": 32} | changes)
+    return np.asarray(result)
+
+
+PHOTOS = {
+    "astronaut": data.astronaut()[:400],
+    "coffee": data.coffee(),
+    "cat": data.chelsea(),
+    "rocket": data.rocket(),  # on a night sky
+    "waves": np.asarray(make_photo(300, 240)),
+}
+
+
+def grey(pixels):
+    return np.repeat(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
+
+
+def framed(pixels, sides, level, *, noise=0.0, seed=0):
+    """A grey photo within a border; `sides` are its widths at the top, bottom, left and right."""
+    top, bottom, left, right = sides
+    pad = ((top, bottom), (left, right), (0, 0))
+    scan = np.pad(grey(pixels), pad, constant_values=level).astype(np.float32)
+    grain = np.random.default_rng(seed).standard_normal(scan.shape[:2])[..., None]
+    return (scan + noise * grain).clip(0, 255).round().astype(np.uint8)
+
+
+@pytest.mark.parametrize("level", [0, 24, 45, 220, 235, 255])
+@pytest.mark.parametrize("sides", [(8, 8, 8, 8), (60, 30, 12, 25), (90, 90, 110, 80)])
+@pytest.mark.parametrize("name", ["cat", "coffee", "waves"])
+def test_within_a_border_the_colours_are_those_without_it_and_outside_there_are_none(
+    pipeline, name, sides, level
+):
+    photo = PHOTOS[name]
+    scan = framed(photo, sides, level)
+    top, bottom, left, right = sides
+    inside = slice(top, scan.shape[0] - bottom), slice(left, scan.shape[1] - right)
+    result, alone = colored(pipeline, scan), colored(pipeline, grey(photo))
+    assert np.array_equal(result[inside], alone)
+    outside = np.ones(scan.shape[:2], bool)
+    outside[inside] = False
+    assert np.array_equal(result[outside], scan[outside])
+    as_is = colored(pipeline, scan, edits=ColorEdits(as_is=True))
+    assert not np.array_equal(as_is[inside], alone)
+
+
+@pytest.mark.parametrize("level", [12, 240])
+@pytest.mark.parametrize("name", ["astronaut", "coffee", "cat"])
+def test_a_noisy_border_of_a_large_scan_is_found_to_within_a_few_pixels(name, level):
+    photo = cv2.resize(PHOTOS[name], None, fx=4, fy=4, interpolation=cv2.INTER_CUBIC)
+    scan = framed(photo, (100, 170, 60, 230), level, noise=4)
+    rows, columns = find_frame(scan).box
+    found = (rows.start, scan.shape[0] - rows.stop, columns.start, scan.shape[1] - columns.stop)
+    assert np.abs(np.subtract(found, (100, 170, 60, 230))).max() <= 3
+
+
+@pytest.mark.parametrize("angle", [-1.5, 0.7, 2.0])
+@pytest.mark.parametrize("level", [10, 245])
+def test_a_border_that_is_askew_stays_grey_to_its_edge(pipeline, angle, level):
+    photo = PHOTOS["coffee"]
+    scan = framed(photo, (50, 50, 50, 50), level)
+    height, width = scan.shape[:2]
+    turn = cv2.getRotationMatrix2D((width / 2, height / 2), angle, 1)
+    scan = cv2.warpAffine(scan, turn, (width, height), borderValue=(level,) * 3)
+    picture = np.pad(np.ones(photo.shape[:2], np.float32), 50)
+    picture = cv2.warpAffine(picture, turn, (width, height))
+    frame = find_frame(scan)
+    inside = np.zeros((height, width), bool)
+    inside[frame.box] = frame.cover() > 0
+    wrong = inside != (picture > 0.5)
+    assert wrong.mean() < 0.006  # a line of 2 pixels around the picture
+    result = colored(pipeline, scan)
+    assert np.array_equal(result[~inside], scan[~inside])
+    assert np.ptp(result[inside].astype(int), axis=1).max() > 20
+
+
+def test_a_white_border_in_a_black_one_is_found_too():
+    scan = framed(framed(PHOTOS["cat"], (20, 20, 20, 20), 250), (15, 30, 10, 40), 3)
+    assert find_frame(scan).box == (slice(35, 335), slice(30, 481))
+
+
+def test_dust_and_scratches_on_a_border_do_not_hide_it():
+    scan = framed(PHOTOS["astronaut"], (40, 40, 40, 40), 10)
+    rng = np.random.default_rng(0)
+    for y, x in zip(rng.integers(0, 480, 60), rng.integers(0, 592, 60), strict=True):
+        cv2.circle(scan, (int(x), int(y)), 1, (200, 200, 200), -1)
+    rows, columns = find_frame(scan).box
+    assert (rows.start, rows.stop, columns.start, columns.stop) == pytest.approx(
+        (40, 440, 40, 552), abs=2
+    )
+
+
+def scenes():
+    """Photos with even black or white up to an edge, but without a border."""
+    y, x = np.mgrid[0:400, 0:600].astype(np.float32)
+    rng = np.random.default_rng(0)
+    texture = cv2.GaussianBlur(rng.standard_normal((400, 600)).astype(np.float32), (0, 0), 5) * 300
+    hills = 250 + 40 * np.sin(x / 70) + 15 * np.sin(x / 23)
+    ground = (90 + texture).clip(0, 255)
+    night = np.where(y < hills, 4, ground)
+    snow = np.where(y > hills, 250, ground)
+    wall = np.full((400, 600), 245, np.float32)
+    cv2.ellipse(wall, (300, 230), (120, 170), 0, 0, 360, 90, -1)
+    door = np.full((400, 600), 240, np.float32)
+    door[80:, 230:370] = 60 + texture[80:, 230:370].clip(-40, 40)
+    fade = (255 - y / 2 + 0.05 * texture).clip(0, 255)  # evenly darker downwards
+    sea = np.where(y < 170, 252, (90 + texture).clip(0, 200))  # a white sky, a level horizon
+    tower = np.where((abs(x - 300) < 90) & (y > 60), ground, 5)
+    drawn = {"night": night, "snow": snow, "wall": wall, "door": door, "fade": fade}
+    drawn |= {"sea": sea, "tower": tower}
+    made = {name: np.repeat(p.astype(np.uint8)[..., None], 3, axis=2) for name, p in drawn.items()}
+    return {**{name: grey(p) for name, p in PHOTOS.items()}, **made}
+
+
+@pytest.mark.parametrize("name", scenes())
+def test_night_skies_and_white_walls_are_no_borders(name):
+    photo = scenes()[name]
+    assert find_frame(photo) is None
+    assert find_frame(np.ascontiguousarray(photo[::-1])) is None
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 40), (200, 3), (20, 20)])
+@pytest.mark.parametrize("level", [0, 255])
+def test_blank_and_tiny_photos_have_no_border(size, level):
+    assert find_frame(np.full((*size, 3), level, np.uint8)) is None
+
+
+def test_a_border_of_toned_paper_comes_out_grey_and_16_bits_alike(pipeline):
+    scan = framed(PHOTOS["coffee"], (30, 30, 30, 30), 236).astype(np.float32)
+    sepia = (scan * [1.0, 0.96, 0.86]).astype(np.uint8)
+    outside = np.ones(scan.shape[:2], bool)
+    outside[30:-30, 30:-30] = False
+    result = colored(pipeline, sepia)
+    assert (np.ptp(result[outside], axis=1) == 0).all()
+    assert np.abs(lightness(result) - lightness(sepia)).max() <= 0.5
+    deep = Photo(sepia.astype(np.uint16) * 257)
+    (result,) = pipeline(deep, steps=2, seed=3, size=32)
+    assert (np.ptp(result.pixels[outside], axis=1) == 0).all()
+    assert np.abs(lightness(result.pixels) - lightness(deep.pixels)).max() <= 0.05
+
+
+def test_hints_lie_where_they_were_put_whatever_the_border(pipeline):
+    photo = grey(PHOTOS["coffee"])
+    scan = framed(photo, (40, 20, 60, 30), 5)
+    result = colored(pipeline, scan, edits=ColorEdits(hints=[Hint(300, 200, "#2040ff")]))
+    moved = [Hint(240.5 / 600, 160.5 / 400, "#2040ff")]
+    alone = colored(pipeline, photo, edits=ColorEdits(hints=moved))
+    assert np.array_equal(result[40:-20, 60:-30], alone)
+    strokes = np.zeros((*scan.shape[:2], 4), np.uint8)
+    strokes[190:210, 290:310] = (32, 64, 255, 255)
+    result = colored(pipeline, scan, edits=ColorEdits(hints=Image.fromarray(strokes)))
+    inside = Image.fromarray(np.ascontiguousarray(strokes[40:-20, 60:-30]))
+    alone = colored(pipeline, photo, edits=ColorEdits(hints=inside))
+    assert np.array_equal(result[40:-20, 60:-30], alone)
+    assert rgb_to_lab(result)[200, 300, 2] < -15
+    on_the_border = ColorEdits(hints=[Hint(5, 5, "#2040ff")])
+    assert np.array_equal(colored(pipeline, scan, edits=on_the_border), colored(pipeline, scan))

@@ -12,7 +12,7 @@ from PIL import Image
 from condiff.color.degradation import degrade
 from condiff.color.lab import lightness, rgb_to_lab
 from condiff.color.scans import Frame, fill_border, find_frame
-from condiff.conditions.drawing_cleanup import Drawing, clean_drawing, shrink_ink
+from condiff.conditions.drawing_cleanup import Drawing, clean_drawing, limit_ink, shrink_ink
 from condiff.conditions.filters import to_gray
 from condiff.conditions.line_augmentation import augment_lines
 from condiff.conditions.table import CONDITIONS, HELD_OUT, apply, draw_line_condition, to_ink
@@ -95,6 +95,20 @@ class Opened:
     photo: Pixels | None = None  # (H,W,3) that a result is joined to
     done: tuple[str, ...] = ()  # what was cleaned, in words
     frame: Frame | None = None  # the border around what the condition shows
+
+    @property
+    def source(self) -> Pixels | None:
+        """What a result is joined to or finished along: RGB (H,W,3), ink (H,W) or None.
+
+        Ink is limited to `drawing_cleanup.LARGEST` pixels a side.
+        """
+        return limit_ink(self.picture.ink) if isinstance(self.picture, Drawing) else self.photo
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height."""
+        picture = self.picture.ink if isinstance(self.picture, Drawing) else self.picture
+        return picture.shape[1], picture.shape[0]
 
     def show(self, width: int, height: int) -> Image.Image:
         """The picture at that size, for a contact sheet."""
@@ -253,9 +267,12 @@ class Aligned(PictureInput):
 
 
 class Hints(Input):
-    """Chroma that the user gives for some places, and where it is given: (a, b, mask)."""
+    """x_0 that the user gives for some places, and a mask of where: (a, b, mask) of chroma."""
 
-    name, channels, enters = "hints", 3, "cells"
+    name, enters = "hints", "cells"
+
+    def __init__(self, space_channels: int):
+        self.channels = space_channels + 1
 
 
 class SmallPicture(Input):

@@ -7,7 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from condiff.color.edits import UNEDITED, PreparedEdits
+from condiff.color.hints import chroma_of
 from condiff.color.lab import join_chroma, rgb_to_lab, to_grey
+from condiff.conditions.drawing_finish import finish_along_lines
 from condiff.resize import resize_square
 
 if TYPE_CHECKING:
@@ -37,9 +39,17 @@ class Space(ABC):
 
     @abstractmethod
     def decode(
-        self, x_0: Plane, photo: Pixels | None = None, edits: PreparedEdits = UNEDITED
+        self, x_0: Plane, source: Pixels | None = None, edits: PreparedEdits = UNEDITED
     ) -> Pixels:
-        """x_0 (h,w,C) -> RGB; (H,W,3) of the photo's size and depth where it keeps the photo."""
+        """x_0 (h,w,C) -> RGB (H,W,3) of the size of `source`, and of x_0 without one.
+
+        `source` is the photo (H,W,3), of 8 or 16 bits, where the space keeps it; else the ink (H,W)
+        of the drawing.
+        """
+
+    @abstractmethod
+    def hint_values(self, rgb: Pixels) -> Plane:
+        """Colours of hints, (h,w,3) uint8 RGB -> (h,w,C) in the units of x_0 times `scale`."""
 
     @abstractmethod
     def decode_batch(self, x_0: "Tensor", condition: "Tensor") -> list[Pixels]:
@@ -58,9 +68,15 @@ class RGB(Space):
         return 2 * rgb - 1
 
     def decode(
-        self, x_0: Plane, photo: Pixels | None = None, edits: PreparedEdits = UNEDITED
+        self, x_0: Plane, source: Pixels | None = None, edits: PreparedEdits = UNEDITED
     ) -> Pixels:
-        return np.asarray((x_0.clip(-1, 1) + 1) * 127.5 + 0.5, np.uint8)
+        picture = (x_0.clip(-1, 1) + 1) / 2
+        if source is not None:
+            picture = finish_along_lines(picture, source, keep_lines=edits.keep_lines)
+        return np.asarray(picture * 255 + 0.5, np.uint8)
+
+    def hint_values(self, rgb: Pixels) -> Plane:
+        return rgb / np.float32(127.5) - 1
 
     def decode_batch(self, x_0: "Tensor", condition: "Tensor") -> list[Pixels]:
         pixels = (x_0.clamp(-1, 1) + 1) * 127.5
@@ -85,17 +101,20 @@ class Chroma(Space):
         return rgb_to_lab_batch(rgb)[:, 1:] / self.scale
 
     def decode(
-        self, x_0: Plane, photo: Pixels | None = None, edits: PreparedEdits = UNEDITED
+        self, x_0: Plane, source: Pixels | None = None, edits: PreparedEdits = UNEDITED
     ) -> Pixels:
-        assert photo is not None, "chroma is joined to a photo"
-        inside = photo if edits.box is None else photo[edits.box]
+        assert source is not None, "chroma is joined to a photo"
+        inside = source if edits.box is None else source[edits.box]
         chroma = edits.keep_hints(x_0 * self.scale, inside)
         joined = join_chroma(inside, chroma, adjust=edits.adjust, weight=edits.weight)
         if edits.box is None:
             return joined
-        result = to_grey(photo)
+        result = to_grey(source)
         result[edits.box] = joined
         return result
+
+    def hint_values(self, rgb: Pixels) -> Plane:
+        return chroma_of(rgb)
 
     def decode_batch(self, x_0: "Tensor", condition: "Tensor") -> list[Pixels]:
         import torch

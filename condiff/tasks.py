@@ -83,7 +83,7 @@ _ROWS = (
     Task(
         "colorize",
         SPACES["chroma"],
-        (Lightness(), Hints()),
+        (Lightness(), Hints(SPACES["chroma"].channels)),
         does="gives black-and-white photos colours: it samples the Lab chroma that goes with L*",
         prepares=("gray",),
         min_chroma=4.0,  # JPEGs of grey photos have less than 3
@@ -91,7 +91,7 @@ _ROWS = (
     Task(
         "sketch",
         SPACES["rgb"],
-        (Lines(),),
+        (Lines(), Hints(SPACES["rgb"].channels)),
         does="turns line drawings into pictures",
         prepares=("sketch",),
     ),

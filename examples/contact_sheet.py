@@ -50,7 +50,7 @@ def main() -> None:
     config = pipeline.sampling.override(fields)
     if not task.space.keeps_photo:
         make = Cascade.behind(pipeline, size=args.size, upscale=args.upscale)
-        side = make.size
+        side = make.size or side
     else:
         make = pipeline.run
     if task.picture is None:

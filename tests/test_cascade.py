@@ -3,13 +3,14 @@
 import json
 import runpy
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from condiff import Pipeline
+from condiff import ColorEdits, Hint, Pipeline
 from condiff.conditions.drawing_cleanup import clean_drawing
 from condiff.config import SamplingConfig
 from condiff.errors import ConfigError, ModelError
@@ -33,17 +34,18 @@ def test_a_picture_is_the_pipelines_enlarged(sketch, sketch_folder, upscale_fold
     cascade = Cascade.from_pretrained(sketch_folder, size=50, upscale=str(upscale_folder))
     first, second = cascade(sketch, samples=2, seed=3, config=CONFIG)
     drawing = clean_drawing(np.array(sketch))
-    pipeline, upscaler = (
-        Pipeline.from_pretrained(sketch_folder),
-        Upscaler.from_pretrained(upscale_folder),
-    )
+    alone = Cascade.from_pretrained(sketch_folder, upscale="none")
+    upscaler = Upscaler.from_pretrained(upscale_folder)
     for seed, picture in ((3, first), (4, second)):
-        (small,) = pipeline(sketch, seed=seed, **QUICK)
+        (small,) = alone(sketch, seed=seed, config=CONFIG)
+        assert small.size == (48, 32)
         expected = upscaler(small, drawing, size=50, seed=seed)
         assert picture.size == (75, 50)
         assert picture.tobytes() == expected.tobytes()
         assert picture.info["seed"] == seed
-    *way, last = cascade.frames(drawing, seed=3, config=CONFIG)
+    opened = cascade.open(drawing)
+    encoded = cascade.encode(opened, config=CONFIG)
+    *way, last = cascade.frames(opened, seed=3, config=CONFIG, encoded=encoded)
     assert [frame.size for frame in way] == [(48, 32)] * 3
     assert last.tobytes() == first.tobytes()
 
@@ -60,15 +62,55 @@ def test_at_its_own_size_and_below_the_model_draws_alone(sketch, tmp_path):
     folder = save_tiny(tmp_path, "sketch", fold=2)  # sees 64, draws 32
     pipeline = Pipeline.from_pretrained(folder)
     for size, seen in ((32, None), (20, 40)):
-        (picture,) = Cascade.from_pretrained(folder, size=size)(sketch, seed=1, config=CONFIG)
-        assert picture.tobytes() == pipeline(sketch, seed=1, size=seen, **QUICK)[0].tobytes()
+        cascade = Cascade.from_pretrained(folder, size=size, upscale="none")
+        (picture,) = cascade(sketch, seed=1, config=CONFIG)
+        config = CONFIG.override({"size": seen})
+        encoded = replace(pipeline.encode(sketch, config=config), source=None)
+        *_, x_0 = pipeline.sample(encoded, config=config, seed=1)
+        assert np.array_equal(np.asarray(picture), pipeline.decode(x_0, encoded))
+
+
+def test_along_the_lines_a_picture_has_the_drawings_size_or_the_size_asked_for(
+    sketch, sketch_folder
+):
+    (own,) = Cascade.from_pretrained(sketch_folder)(sketch, seed=1, config=CONFIG)
+    (same,) = Pipeline.from_pretrained(sketch_folder)(sketch, seed=1, **QUICK)
+    assert own.size == (96, 64)
+    assert own.tobytes() == same.tobytes()
+    (large,) = Cascade.from_pretrained(sketch_folder, size=200)(sketch, seed=1, config=CONFIG)
+    assert large.size == (300, 200)
+    shrunk = np.asarray(large.resize(own.size, Image.Resampling.BOX), float)
+    assert np.abs(shrunk - np.asarray(own, float)).mean() < 12
+
+
+def test_lines_are_drawn_over_the_colours_unless_asked_otherwise(sketch, sketch_folder):
+    cascade = Cascade.from_pretrained(sketch_folder)
+    kept, bare = (
+        np.asarray(cascade(sketch, seed=1, config=CONFIG, edits=ColorEdits(keep_lines=keep))[0])
+        for keep in (True, False)
+    )
+    ink = np.asarray(sketch.convert("L")) == 0
+    assert kept[ink].max() == 0
+    assert bare[ink].mean() > 30
+    assert np.array_equal(kept[~ink], bare[~ink])
+
+
+def test_a_hint_gives_a_drawing_its_colour(sketch, tmp_path):
+    folder = save_tiny(tmp_path, "sketch", fold=2)
+    pipeline = Pipeline.from_pretrained(folder)
+    red, blue, none = (
+        np.asarray(pipeline(sketch, seed=1, edits=ColorEdits(hints=hints), **QUICK)[0], float)
+        for hints in ([Hint(0.5, 0.5, "red")], [Hint(0.5, 0.5, "blue")], [])
+    )
+    assert np.abs(red - blue).max() > 0 and np.abs(red - none).max() > 0  # it is not trained
+    with pytest.raises(ConfigError, match="takes no saturation"):
+        pipeline(sketch, edits=ColorEdits(saturation=2.0))
 
 
 def test_auto_takes_the_second_stage_that_the_model_names(sketch, tmp_path, upscale_folder):
     folder = save_tiny(tmp_path, "sketch", fold=2)
     unnamed = Cascade.from_pretrained(folder)
-    assert (unnamed.size, unnamed.upscaler) == (64, None)
-    assert "names no second stage: resampled plainly" in unnamed.remark
+    assert (unnamed.size, unnamed.upscaler, unnamed.along_lines) == (None, None, True)
     index = json.loads((folder / "model_index.json").read_text("utf-8"))
     told = {**index, "second_stage": str(upscale_folder)}
     (folder / "model_index.json").write_text(json.dumps(told), "utf-8")

@@ -17,7 +17,7 @@ from condiff.cli.render import plan_targets
 from condiff.conditions.drawing_cleanup import clean_drawing
 from condiff.config import read_config
 from condiff.models.denoiser import build_model
-from condiff.pipelines.cascade import Upscaler
+from condiff.pipelines.cascade import Cascade, Upscaler
 from condiff.tasks import find_task
 
 from .conftest import save_tiny
@@ -55,7 +55,7 @@ def test_a_picture_lies_beside_the_drawing_and_its_path_is_printed(run, sketch, 
     assert (code, out) == (0, "sketch.render.png\n")
     assert "seed 7, 2 steps of ddim" in err
     with Image.open("sketch.render.png") as image:
-        assert (image.size, image.mode, image.format) == ((48, 32), "RGB", "PNG")
+        assert (image.size, image.mode, image.format) == ((96, 64), "RGB", "PNG")
         assert "trainedAlgorithmicMedia" in str(image.info)
         assert "composite" not in str(image.info)
     code, out, err = run(sketch)
@@ -96,21 +96,20 @@ def test_the_same_as_the_pipeline_gives(run, sketch, sketch_folder):
 
 def test_sizes(run, sketch):
     def size(*arguments):
-        code, out, err = run(sketch, "--force", *arguments)
+        code, out, _ = run(sketch, "--force", *arguments)
         assert code == 0
         with Image.open(out.strip()) as image:
-            return image.size, "resampled plainly" in err
+            return image.size
 
-    assert size() == ((48, 32), False)
-    assert size("--size", 80, "--upscale", "none") == ((120, 80), False)
-    assert size("--size", 32, "--upscale", "none") == ((48, 32), False)
-    assert size("--size", 64)[0] == (96, 64)
-    assert size("--size", 64) == ((96, 64), True)
-    assert size("--size", 64, "-q")[1] is False
+    assert size() == (96, 64)
+    assert size("--size", 80) == (120, 80)
+    assert size("--size", 80, "--upscale", "none") == (120, 80)
+    assert size("--size", 32, "--upscale", "none") == (48, 32)
+    assert size("--upscale", "none") == (48, 32)
 
 
 def test_without_upscale_the_picture_is_plainly_resampled(run, sketch):
-    run(sketch, "--seed", 4)
+    run(sketch, "--seed", 4, "--upscale", "none")
     with Image.open("sketch.render.png") as image:
         expected = image.resize((150, 100), Image.Resampling.LANCZOS).tobytes()
     run(sketch, "--seed", 4, "--size", 100, "--upscale", "none", "--force")
@@ -124,12 +123,13 @@ def test_a_second_stage_enlarges_along_the_lines(run, sketch, upscale_folder, sk
         "--gif", "way.gif",
     )  # fmt: skip
     assert (code, "resampled" in err, "75x50" in err) == (0, False, True)
-    pipeline = Pipeline.from_pretrained(sketch_folder, device="cpu")
+    alone = Cascade.from_pretrained(sketch_folder, device="cpu", upscale="none")
+    config = alone.sampling.override({"steps": 2})
     with Image.open(sketch) as image:
         drawing = clean_drawing(np.array(image.convert("RGB")))
     upscaler = Upscaler.from_pretrained(upscale_folder)
     for number, name in enumerate(out.split()[:2], start=4):
-        (small,) = pipeline(drawing, seed=number, steps=2)
+        (small,) = alone(drawing, seed=number, config=config)
         expected = upscaler(small, drawing, size=50, seed=number)
         with Image.open(name) as image:
             assert image.size == (75, 50)
@@ -156,7 +156,7 @@ def test_what_cannot_enlarge_is_one_sentence(
     assert "--upscale none" in told("--size", 50, "--upscale", upscale_folder, model=none_folder)
     code, _, err = run("--size", 50, model=none_folder)
     assert (code, "there are no lines: resampled plainly" in err) == (0, True)
-    code, _, err = run(sketch, "--upscale", upscale_folder)
+    code, _, err = run(sketch, "--size", 32, "--upscale", upscale_folder)
     assert (code, "sketch draws at 32: nothing is enlarged" in err) == (0, True)
 
 
@@ -164,7 +164,8 @@ def test_size_is_the_pictures_also_where_the_model_sees_more(run, sketch, tmp_pa
     """Drawings seen at 64, drawn at 32."""
     folded = save_tiny(tmp_path, "sketch", fold=2)
     for arguments, expected in (
-        ((), (96, 64)),  # what it sees, by the second stage or resampled
+        ((), (96, 64)),  # its own size
+        (("--upscale", "none"), (96, 64)),  # what the model sees
         (("--size", 40), (60, 40)),
         (("--size", 32), (48, 32)),
     ):
@@ -191,7 +192,7 @@ def test_the_film_ends_with_the_picture(run, sketch):
     assert picture == {"source": "sketch.png", "target": "sketch.render.png", "seed": 2}
     assert film == {"source": "sketch.png", "animation": "way.gif", "seed": 2}
     with Image.open("way.gif") as image:
-        assert (image.n_frames, image.size) == (3, (48, 32))
+        assert (image.n_frames, image.size) == (3, (96, 64))
     filmed = Path("sketch.render.png").read_bytes()
     run(sketch, "--seed", 2, "--force")
     assert Path("sketch.render.png").read_bytes() == filmed
@@ -206,7 +207,7 @@ def test_pipes(sketch_folder, sketch, tmp_path):
     done = subprocess.run([*command, *QUICK], input=given, capture_output=True, timeout=300)
     assert done.returncode == 0, done.stderr
     with Image.open(io.BytesIO(done.stdout)) as image:
-        assert (image.size, image.format) == ((48, 32), "PNG")
+        assert (image.size, image.format) == ((96, 64), "PNG")
 
 
 def test_what_was_done_is_said_and_quiet_is_quiet(run, sketch):
@@ -222,7 +223,7 @@ def test_the_sheet_of_a_tall_drawing_is_no_wider_than_it_needs(run, tmp_path):
     Image.new("L", (30, 90), "white").save("tall.png")
     assert run("tall.png", "--samples", 2, "--seed", 1)[0] == 0
     with Image.open("tall.render.1.png") as image:
-        assert image.size == (32, 96)
+        assert image.size == (30, 90)
     with Image.open("tall.render.sheet.png") as sheet:
         assert sheet.size == (3 * 86 + 2, 128 + 20 + 2)  # 84 pixels for a caption
 

@@ -30,6 +30,7 @@ from condiff.color.hints import (
 from condiff.color.lab import lightness, reduce_chroma, rgb_to_lab
 from condiff.config import SamplingConfig
 from condiff.errors import ConfigError
+from condiff.spaces import SPACES
 
 CHROMA = torch.rand(400, 2, 16, 16, generator=torch.Generator().manual_seed(1)) + 0.5
 
@@ -91,7 +92,7 @@ def test_strokes_of_any_size_arrive_in_place_with_their_colour():
         strokes = draw_strokes(picture, photo=(640, 320), size=(32, 64))
         assert strokes.mask[:, 16].all()
         assert strokes.mask.sum() == 32
-        assert np.abs(strokes.chroma[:, 16] - ab_of("#3c5ac8")).max() < 0.1
+        assert np.abs(strokes.values[:, 16] - ab_of("#3c5ac8")).max() < 0.1
 
 
 def test_an_empty_picture_of_strokes_is_no_hint_and_a_wrong_one_a_sentence():
@@ -106,10 +107,23 @@ def test_an_empty_picture_of_strokes_is_no_hint_and_a_wrong_one_a_sentence():
 
 def test_a_dab_becomes_cells_as_in_training():
     strokes = draw_strokes([Hint(0.5, 0.5, "#3c5ac8")], photo=(640, 640), size=(256, 256))
-    cells = to_cells(strokes, np.full((256, 256), 42, np.float32), cell=8, scale=50)
+    cells = to_cells(strokes, cell=8, scale=50, L=np.full((256, 256), 42, np.float32))
     shown = cells[..., 2] > 0
     assert 1 <= shown.sum() <= 4
     assert np.allclose(cells[shown][:, :2] * 50, ab_of("#3c5ac8"), atol=1)
+    assert not cells[~shown].any()
+
+
+def test_a_dab_on_a_drawing_keeps_all_of_its_colour():
+    rgb = SPACES["rgb"]
+    strokes = draw_strokes(
+        [Hint(0.5, 0.5, "#3c5ac8")], photo=(64, 64), size=(64, 64), values_of=rgb.hint_values
+    )
+    cells = to_cells(strokes, cell=2, scale=rgb.scale)
+    shown = cells[..., 3] > 0
+    assert 1 <= shown.sum() <= 4
+    colors = (cells[shown][:, :3] + 1) * 127.5
+    assert np.allclose(colors, [0x3C, 0x5A, 0xC8], atol=1e-3)
     assert not cells[~shown].any()
 
 

@@ -71,7 +71,7 @@ def test_pairs_are_asked_for_where_nothing_can_be_drawn():
 @pytest.mark.parametrize("name", SPACES)
 def test_a_space_decodes_what_it_encodes(name):
     pixels, space = np.asarray(make_photo(32, 32)), SPACES[name]
-    again = space.decode(space.encode(pixels, 32), pixels)
+    again = space.decode(space.encode(pixels, 32), pixels if space.keeps_photo else None)
     assert np.abs(again.astype(int) - pixels).max() <= 2
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from condiff import Pipeline
+from condiff import Pipeline, read_photo
 from condiff.config import SamplingConfig, TrainConfig
 from condiff.errors import ConfigError
 from condiff.models.loading import load_model
@@ -117,7 +117,7 @@ def test_a_model_of_patches_learns_and_makes_pictures_of_the_whole_size(
     assert trainer.model.unet.config.sample_size == 8
     pipeline = Pipeline.from_pretrained(trainer.save(), engine="torch")
     assert pipeline.loaded.sample_size == 16 and pipeline.cell == 2
-    photo = None if task == "none" else Image.open(photo_folder / "00.png")
+    photo = None if task == "none" else read_photo(photo_folder / "00.png")
     frames = list(pipeline.frames(photo, seed=0, config=SamplingConfig(steps=2, size=32)))
     assert len(frames) == 3
     assert frames[0].size == ((16, 16) if photo is None else photo.size)

@@ -22,38 +22,6 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class HintFlags(Group):
-    """Colours that the user gives."""
-
-    panel = "How it looks"
-
-    hint: Annotated[
-        list[str],
-        typer.Option(
-            metavar="X,Y,COLOR",
-            help="Put a colour at a place; may be repeated. Numbers with a point are shares of "
-            "width and height (0.5,0.25,#3c5ac8), whole numbers are pixels (300,200,#3c5ac8).",
-            show_default=False,
-        ),
-    ] = ()  # type: ignore[assignment]
-    hints: Annotated[
-        Path | None,
-        typer.Option(
-            help="Take hints from a PNG of the photo's aspect: strokes of colour on transparency."
-        ),
-    ] = None
-
-    def read(self) -> "Hints":
-        """The hints of --hint, or those of --hints; BadParameter if both are given."""
-        from condiff.color.hints import parse_hint
-        from condiff.photos.reading import read_image
-
-        if self.hint and self.hints:
-            raise typer.BadParameter("Give hints as --hint or as --hints, not both.")
-        return read_image(self.hints) if self.hints else [parse_hint(text) for text in self.hint]
-
-
-@dataclass(frozen=True)
 class ResultFlags(Group):
     """The files of a command."""
 
@@ -100,7 +68,7 @@ def colorize(
     ],
     results: ResultFlags,
     adjustment: options.Adjustment,
-    hints: HintFlags,
+    hints: options.HintFlags,
     sampling: SamplingFlags,
     reading: options.Reading,
     machine: options.Machine,
@@ -194,7 +162,7 @@ class _Job:
         """All files that are written."""
         return [*self.targets, *self.extras.paths()]
 
-    def check(self, results: ResultFlags, hints: HintFlags) -> None:
+    def check(self, results: ResultFlags, hints: options.HintFlags) -> None:
         """Raise an error for what cannot be written, before any work."""
         from condiff.photos.writing import check_target
 
@@ -241,7 +209,7 @@ def _colorize(
     settings: "ColorizeSettings",
     seed: int,
     results: ResultFlags,
-    hints: HintFlags,
+    hints: options.HintFlags,
     messages: options.Messages,
 ) -> None:
     """Colour one photo and write all that is made of it."""

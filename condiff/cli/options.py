@@ -5,12 +5,15 @@ import sys
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from condiff.cli.sampling import Group
 from condiff.errors import ImageError
+
+if TYPE_CHECKING:
+    from condiff.color.hints import Hints
 
 Input = Annotated[str, typer.Argument(metavar="INPUT", help="A photo, or - for standard input.")]
 OUTPUT = typer.Option(
@@ -138,6 +141,38 @@ class Adjustment(Group):
 
     saturation: Saturation = 1.0
     temperature: Temperature = 0.0
+
+
+@dataclass(frozen=True)
+class HintFlags(Group):
+    """Colours that the user gives."""
+
+    panel = "How it looks"
+
+    hint: Annotated[
+        list[str],
+        typer.Option(
+            metavar="X,Y,COLOR",
+            help="Put a colour at a place; may be repeated. Numbers with a point are shares of "
+            "width and height (0.5,0.25,#3c5ac8), whole numbers are pixels (300,200,#3c5ac8).",
+            show_default=False,
+        ),
+    ] = ()  # type: ignore[assignment]
+    hints: Annotated[
+        Path | None,
+        typer.Option(
+            help="Take hints from a PNG of the picture's aspect: strokes of colour on transparency."
+        ),
+    ] = None
+
+    def read(self) -> "Hints":
+        """The hints of --hint, or those of --hints; BadParameter if both are given."""
+        from condiff.color.hints import parse_hint
+        from condiff.photos.reading import read_image
+
+        if self.hint and self.hints:
+            raise typer.BadParameter("Give hints as --hint or as --hints, not both.")
+        return read_image(self.hints) if self.hints else [parse_hint(text) for text in self.hint]
 
 
 def open_input(source: str) -> Path | BytesIO:

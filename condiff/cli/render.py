@@ -53,6 +53,7 @@ class Targets:
 @expand_groups
 def render(
     sampling: SamplingFlagsWithoutSize,
+    hints: options.HintFlags,
     reading: options.Reading,
     machine: options.Machine,
     messages: options.Messages,
@@ -74,18 +75,26 @@ def render(
         typer.Option(
             min=32,
             max=MAX_SIZE,
-            help="Short side of a picture, in pixels. What is larger than the model can draw is "
-            "enlarged as --upscale says (default: the side at which the model sees the lines).",
+            help="Short side of a picture, in pixels (default: the drawing's own size, up to a "
+            "long side of 2048; without a drawing, or with a model that enlarges, the side at "
+            "which the model sees its condition).",
         ),
     ] = None,
     upscale: Annotated[
         str,
         typer.Option(
-            metavar="auto|none|FOLDER",
-            help="What enlarges a picture: the folder of a model of the task upscale, which sees "
-            "the lines; auto, the one that the model names; or none, plain resampling.",
+            metavar="auto|lines|none|FOLDER",
+            help="What enlarges a picture: lines, which spreads its colours up to the drawing's "
+            "lines; a model of the task upscale, by its name or folder; none, plain resampling; "
+            "or auto, the model that the model folder names, else lines.",
         ),
     ] = "auto",
+    keep_lines: Annotated[
+        bool,
+        typer.Option(
+            "--keep-lines/--no-keep-lines", help="Draw the lines of the drawing over the colours."
+        ),
+    ] = True,
     gif: Annotated[
         Path | None,
         typer.Option(
@@ -110,14 +119,15 @@ def render(
 ) -> None:
     """Make pictures that follow the lines of a drawing.
 
-    The drawing may be a file, a scan or a phone's photo of paper: uneven light and grain are
-    removed, white lines on black inverted, and transparency is taken for paper. stderr says what
-    was done. The picture for sketch.jpg is written beside it as sketch.render.png, and as
-    sample.png if there is no drawing, unless -o says otherwise. Several samples are numbered, and
-    get a contact sheet. Paths are printed on stdout.
+    A picture has the drawing's own size. The drawing may be a file, a scan or a phone's photo of
+    paper: uneven light and grain are removed, white lines on black inverted, and transparency is
+    taken for paper. stderr says what was done. The picture for sketch.jpg is written beside it as
+    sketch.render.png, and as sample.png if there is no drawing, unless -o says otherwise. Several
+    samples are numbered, and get a contact sheet. Paths are printed on stdout.
     """
+    from condiff.color.edits import ColorEdits
     from condiff.models.info import read_model_info
-    from condiff.pipelines.cascade import NONE, Cascade
+    from condiff.pipelines.cascade import Cascade
 
     quiet, as_json = messages.quiet, messages.as_json
     targets = plan_targets(source, output, samples, gif)
@@ -144,18 +154,19 @@ def render(
         options.report(cascade.remark, quiet=quiet)
     pipeline = cascade.pipeline
     config = sampling.override(pipeline.sampling)
-    how = cascade.upscaler.loaded.path.name if cascade.upscaler else NONE
-    noted = {**config.model_dump(), "size": cascade.size, "upscale": how} if provenance else None
+    noted = {**config.model_dump(), **cascade.describe()} if provenance else None
     seed = secrets.randbits(31) if seed is None else seed
+    edits = ColorEdits(hints=hints.read(), keep_lines=keep_lines)
 
     pictures: list[Image.Image] = []
-    encoded = cascade.encode(opened, config=config)
+    encoded = cascade.encode(opened, config=config, edits=edits)
     for number, path in enumerate(targets.pictures, start=seed):
-        frames = list(cascade.frames(opened, config=config, seed=number, encoded=encoded))
         if number == seed and targets.animation is not None:
-            _write_film(frames, targets.animation, force=force)
-        pictures.append(frames[-1])
-        _write(frames[-1], path, model=model, seed=number, settings=noted, force=force)
+            film = list(cascade.frames(opened, config=config, seed=number, encoded=encoded))
+            _write_film(film, targets.animation, force=force)
+        picture = cascade.sample(encoded, opened, config=config, seed=number)
+        pictures.append(picture)
+        _write(picture, path, model=model, seed=number, settings=noted, force=force)
         record = {"source": source, "target": str(path or "-"), "seed": number}
         report_result(record, path, as_json=as_json)
     if targets.sheet is not None:

@@ -1,4 +1,4 @@
-"""A user's edits of a photo's colours: hints, saturation and colour temperature."""
+"""A user's edits of the colours of a photo or a drawing: hints, saturation, temperature."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from condiff.color.hint_propagation import propagate_hints
-from condiff.color.hints import Hints, Strokes, crop_hints, draw_strokes, to_cells
+from condiff.color.hints import Hints, Strokes, chroma_of, crop_hints, draw_strokes, to_cells
 from condiff.color.lab import lightness, upsample_chroma
 from condiff.color.scans import Frame
 from condiff.errors import ConfigError
@@ -30,13 +30,15 @@ class ColorEdits:
     `hints` are a list of `Hint` or a transparent image of strokes of the photo's aspect.
     `saturation` multiplies chroma, 0 to 5. `temperature` makes the white warmer by so many mired,
     -100 to 200. `as_is` colours the borders of a scan, too, and shows the model the photo's own
-    levels. Raises ConfigError for values out of range.
+    levels; it leaves a drawing uncleaned. `keep_lines` draws a drawing's lines over its colours.
+    Raises ConfigError for values out of range.
     """
 
     hints: Hints = ()
     saturation: float = 1.0
     temperature: float = 0.0
     as_is: bool = False
+    keep_lines: bool = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.saturation <= MAX_SATURATION:
@@ -57,24 +59,31 @@ class ColorEdits:
             "saturation": self.saturation != 1,
             "temperature": self.temperature != 0,
             "as_is": self.as_is,
+            "keep_lines": not self.keep_lines,
         }
         return [name for name, wanted in there.items() if wanted]
 
     def prepare(
-        self, *, photo: tuple[int, int], size: tuple[int, int], frame: Frame | None = None
+        self,
+        *,
+        photo: tuple[int, int],
+        size: tuple[int, int],
+        frame: Frame | None = None,
+        values_of: Callable[[NDArray[np.uint8]], Plane] = chroma_of,
     ) -> "PreparedEdits":
-        """The edits for a photo of (width, height) whose condition has the size (h,w).
+        """The edits for a photo or drawing of (width, height) whose condition has the size (h,w).
 
-        The condition shows what is within the `frame`, or all of the photo.
+        The condition shows what is within the `frame`, or all of the photo. `values_of` takes the
+        colours of hints to their values in the model's space.
         """
         hints, box, weight = self.hints, None, None
         if frame is not None:
             box, weight = frame.box, frame.cover()
             hints = crop_hints(hints, photo=photo, box=box)
             photo = (box[1].stop - box[1].start, box[0].stop - box[0].start)
-        strokes = draw_strokes(hints, photo=photo, size=size)
+        strokes = draw_strokes(hints, photo=photo, size=size, values_of=values_of)
         adjust = build_adjustment(self.saturation, self.temperature)
-        return PreparedEdits(strokes, adjust, box, weight)
+        return PreparedEdits(strokes, adjust, box, weight, self.keep_lines)
 
 
 @dataclass(frozen=True)
@@ -89,6 +98,7 @@ class PreparedEdits:
     adjust: Callable[[Plane], Plane] | None = None
     box: tuple[slice, slice] | None = None
     weight: NDArray[np.uint8] | None = None
+    keep_lines: bool = True
 
     def keep_hints(self, chroma: Plane, pixels: NDArray[Any]) -> Plane:
         """Chroma (h,w,2) with the strokes blended in, at their size; unchanged without strokes."""
@@ -97,15 +107,16 @@ class PreparedEdits:
         size = self.strokes.mask.shape[::-1]
         L = lightness(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))
         fine = upsample_chroma(chroma, L)
-        return propagate_hints(fine, L, target=self.strokes.chroma, mask=self.strokes.mask)
+        return propagate_hints(fine, L, target=self.strokes.values, mask=self.strokes.mask)
 
     def encode_hints(
         self, condition: Plane, *, cell: int, scale: float, size: tuple[int, int]
     ) -> Plane | None:
-        """The model's hints (1,3,*size), zero where the condition (H,W,1) was padded, or None."""
+        """The model's hints (1,C+1,*size), zero where the condition (H,W,1) was padded, or None."""
         if self.strokes is None:
             return None
-        cells = to_cells(self.strokes, (condition[..., 0] + 1) * 50, cell=cell, scale=scale)
+        L = (condition[..., 0] + 1) * 50 if self.strokes.values.shape[2] == 2 else None
+        cells = to_cells(self.strokes, cell=cell, scale=scale, L=L)
         hints = np.zeros((1, cells.shape[2], *size), np.float32)
         hints[0, :, : cells.shape[0], : cells.shape[1]] = cells.transpose(2, 0, 1)
         return hints

@@ -1,6 +1,6 @@
-"""Colour hints: chroma that the user gives for some places of a photo."""
+"""Colour hints: colours that the user gives for some places of a photo or a drawing."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,8 @@ class Hint:
     """A dab of colour at a point: x to the right and y down, two ints or two floats.
 
     Ints are pixels of the upright photo, from 0; floats are shares of its width and height, 0 to 1.
-    `color` is #rrggbb or a CSS name; only its hue and chroma count, lightness stays the photo's.
+    `color` is #rrggbb or a CSS name. In a photo only its hue and chroma count, lightness stays the
+    photo's; in a drawing all of it counts.
     """
 
     x: int | float
@@ -59,9 +60,12 @@ Hints = Sequence[Hint] | Image.Image
 
 @dataclass(frozen=True)
 class Strokes:
-    """Hints as arrays: chroma (h,w,2), valid where the mask (h,w) is one; both float32."""
+    """Hints as arrays: values (h,w,C), valid where the mask (h,w) is one; both float32.
 
-    chroma: Plane
+    The values are chroma, (a,b), for a photo, and RGB in [-1,1] for a drawing.
+    """
+
+    values: Plane
     mask: Plane
 
 
@@ -79,12 +83,26 @@ def parse_hint(text: str) -> Hint:
     return Hint(point_x, point_y, color.strip())
 
 
-def draw_strokes(hints: Hints, *, photo: tuple[int, int], size: tuple[int, int]) -> Strokes | None:
-    """Hints for a photo of (width, height) as strokes of `size` (h,w); None if there is none."""
+def chroma_of(rgb: NDArray[np.uint8]) -> Plane:
+    """The values of hints for a photo: (h,w,3) uint8 -> (a,b) (h,w,2)."""
+    return rgb_to_lab(rgb)[..., 1:]
+
+
+def draw_strokes(
+    hints: Hints,
+    *,
+    photo: tuple[int, int],
+    size: tuple[int, int],
+    values_of: Callable[[NDArray[np.uint8]], Plane] = chroma_of,
+) -> Strokes | None:
+    """Hints for a photo of (width, height) as strokes of `size` (h,w); None if there is none.
+
+    `values_of` takes colours, RGB (h,w,3) uint8, to the values of the strokes.
+    """
     if isinstance(hints, Image.Image):
-        strokes = _draw_picture(hints, photo=photo, size=size)
+        strokes = _draw_picture(hints, photo=photo, size=size, values_of=values_of)
     else:
-        strokes = _draw_dabs(hints, photo=photo, size=size)
+        strokes = _draw_dabs(hints, photo=photo, size=size, values_of=values_of)
     return strokes if strokes.mask.any() else None
 
 
@@ -111,41 +129,50 @@ def crop_hints(hints: Hints, *, photo: tuple[int, int], box: tuple[slice, slice]
     return kept
 
 
-def _draw_dabs(hints: Sequence[Hint], *, photo: tuple[int, int], size: tuple[int, int]) -> Strokes:
+def _draw_dabs(
+    hints: Sequence[Hint],
+    *,
+    photo: tuple[int, int],
+    size: tuple[int, int],
+    values_of: Callable[[NDArray[np.uint8]], Plane],
+) -> Strokes:
     height, width = size
-    chroma, mask = np.zeros((*size, 2), np.float32), np.zeros(size, np.float32)
+    colors, mask = np.zeros((*size, 3), np.uint8), np.zeros(size, np.float32)
     y, x = np.mgrid[0:height, 0:width] + 0.5
     for hint in hints:
         at_x, at_y = hint.locate(*photo)
         at_x, at_y = at_x * width / photo[0], at_y * height / photo[1]
         radius = max(DAB_RADIUS * min(size), 1)
         inside = np.hypot(x - at_x, y - at_y) <= radius
-        chroma[inside] = _chroma_of(hint.color)
+        colors[inside] = _rgb_of(hint.color)
         mask[inside] = 1
-    return Strokes(chroma, mask)
+    return Strokes(values_of(colors) * mask[..., None], mask)
 
 
-def _chroma_of(color: str) -> Plane:
-    """The ab (2,) of a colour by its name."""
+def _rgb_of(color: str) -> tuple[int, ...]:
+    """The RGB of a colour by its name."""
     try:
-        rgb = ImageColor.getrgb(color)[:3]
+        return ImageColor.getrgb(color)[:3]
     except ValueError:
         raise ConfigError(
             f"{color!r} is no colour: give #rrggbb, or a name such as teal."
         ) from None
-    return rgb_to_lab(np.array([[rgb]], np.uint8))[0, 0, 1:]
 
 
 def _draw_picture(
-    picture: Image.Image, *, photo: tuple[int, int], size: tuple[int, int]
+    picture: Image.Image,
+    *,
+    photo: tuple[int, int],
+    size: tuple[int, int],
+    values_of: Callable[[NDArray[np.uint8]], Plane],
 ) -> Strokes:
     """Strokes are where a transparent picture is at least half opaque."""
     _check_strokes(picture, photo)
     pixels = np.array(picture.convert("RGBA"))
     given = (pixels[..., 3] >= 128).astype(np.float32)
-    lab = rgb_to_lab(np.ascontiguousarray(pixels[..., :3]))
-    chroma, cover = _resize_masked(lab[..., 1:], given, size)
-    return Strokes(chroma, (cover > 1e-3).astype(np.float32))
+    values = values_of(np.ascontiguousarray(pixels[..., :3]))
+    values, cover = _resize_masked(values, given, size)
+    return Strokes(values, (cover > 1e-3).astype(np.float32))
 
 
 def _check_strokes(picture: Image.Image, photo: tuple[int, int]) -> None:
@@ -162,42 +189,44 @@ def _check_strokes(picture: Image.Image, photo: tuple[int, int]) -> None:
         )
 
 
-def _resize_masked(chroma: Plane, mask: Plane, size: tuple[int, int]) -> tuple[Plane, Plane]:
-    """For each cell of `size` (h,w), the mean chroma under the mask, and the share it covers.
+def _resize_masked(values: Plane, mask: Plane, size: tuple[int, int]) -> tuple[Plane, Plane]:
+    """For each cell of `size` (h,w), the mean values under the mask, and the share it covers.
 
     So a line that is thinner than a cell keeps its colour.
     """
     target = size[::-1]
     cover = cv2.resize(mask, target, interpolation=cv2.INTER_AREA)
-    total = cv2.resize(chroma * mask[..., None], target, interpolation=cv2.INTER_AREA)
+    total = cv2.resize(values * mask[..., None], target, interpolation=cv2.INTER_AREA)
     return total / np.maximum(cover, 1e-6)[..., None], cover
 
 
-def to_cells(strokes: Strokes, L: Plane, *, cell: int, scale: float) -> Plane:
-    """Strokes (h,w) as the model takes them: (h/cell,w/cell,3) of chroma/scale and the mask.
+def to_cells(strokes: Strokes, *, cell: int, scale: float, L: Plane | None = None) -> Plane:
+    """Strokes (h,w) as the model takes them: (h/cell,w/cell,C+1) of values/scale and the mask.
 
     Chroma is reduced to what sRGB can show at L* (h,w), as in training.
     """
-    size = (L.shape[0] // cell, L.shape[1] // cell)
-    shown = reduce_chroma(np.dstack([L, strokes.chroma]).astype(np.float32))[..., 1:]
-    chroma, cover = _resize_masked(shown, strokes.mask, size)
+    size = (strokes.mask.shape[0] // cell, strokes.mask.shape[1] // cell)
+    shown = strokes.values
+    if L is not None:
+        shown = reduce_chroma(np.dstack([L, shown]).astype(np.float32))[..., 1:]
+    values, cover = _resize_masked(shown, strokes.mask, size)
     mask = (cover > 0).astype(np.float32)[..., None]
-    return np.concatenate([chroma / scale * mask, mask], axis=2).astype(np.float32)
+    return np.concatenate([values / scale * mask, mask], axis=2).astype(np.float32)
 
 
 def find_shortfall(strokes: Strokes, L: Plane) -> float:
     """The share of the strokes (h,w) whose colour sRGB cannot show at the photo's L* (h,w)."""
-    shown = reduce_chroma(np.dstack([L, strokes.chroma]).astype(np.float32))[..., 1:]
-    lost = np.linalg.norm(strokes.chroma - shown, axis=2)[strokes.mask > 0]
+    shown = reduce_chroma(np.dstack([L, strokes.values]).astype(np.float32))[..., 1:]
+    lost = np.linalg.norm(strokes.values - shown, axis=2)[strokes.mask > 0]
     return float((lost > MAX_COLOR_ERROR).mean())
 
 
-def hints_from_mask(chroma: "Tensor", mask: "Tensor") -> "Tensor":
-    """Hints (B,3,h,w): chroma (B,2,h,w) where the mask (B,1,h,w) is one, and the mask itself."""
+def hints_from_mask(x_0: "Tensor", mask: "Tensor") -> "Tensor":
+    """Hints (B,C+1,h,w): x_0 (B,C,h,w) where the mask (B,1,h,w) is one, and the mask itself."""
     import torch
 
-    mask = mask.to(chroma.dtype)
-    return torch.cat([chroma * mask, mask], dim=1)
+    mask = mask.to(x_0.dtype)
+    return torch.cat([x_0 * mask, mask], dim=1)
 
 
 def sample_hint_mask(

@@ -94,6 +94,15 @@ def shrink_ink(ink: np.ndarray, width: int, height: int) -> np.ndarray:
     return np.asarray(cv2.resize(ink, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
+def limit_ink(ink: np.ndarray, side: int = LARGEST) -> np.ndarray:
+    """Ink (H,W) uint8 whose longer side is at most `side` pixels."""
+    scale = side / max(ink.shape)
+    if scale >= 1:
+        return ink
+    height, width = (max(1, round(n * scale)) for n in ink.shape)
+    return shrink_ink(ink, width, height)
+
+
 def _lay_on_paper(sheet: np.ndarray, alpha: np.ndarray, done: list[str]) -> np.ndarray:
     """A transparent sheet on white paper; light strokes, which would vanish there, become ink."""
     shape = alpha.astype(np.float32) / 255

@@ -70,7 +70,8 @@ def prepare_truth(
         short = min(photo.shape[:2])
         top, left = ((long - short) // 2 for long in photo.shape[:2])
         square = photo[top : top + short, left : left + short]
-        return fit(square, (cascade.size, cascade.size, 3)), None
+        side = cascade.size or cascade.native_side
+        return fit(square, (side, side, 3)), None
     seen = shrink_to(photo, size=cascade.lines_side, cell=cascade.pipeline.cell)
     columns, rows = cascade.fit((seen.shape[1], seen.shape[0]))
     return fit(seen, (rows, columns, 3)), Drawing(draw_lines(seen, kind))

@@ -1,13 +1,14 @@
-"""Pictures of any size from a drawing: one model samples them small, a second one enlarges them.
+"""Pictures of any size: one model samples them small, and something brings them to their size.
 
-The second stage is a conditional diffusion super-resolution (SR3, Saharia et al. 2021,
+That is the finish along the lines of the drawing, a second model, or plain resampling. The second
+model is a conditional diffusion super-resolution (SR3, Saharia et al. 2021,
 arXiv:2104.07636) in a cascade (Ho et al. 2021, arXiv:2106.15282), whose network sees the lines at
 the full size.
 """
 
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,7 +17,8 @@ import numpy as np
 from PIL import Image
 
 from condiff.backends.table import Backend, build_engine, choose_engine, find_device
-from condiff.conditions.drawing_cleanup import Drawing, shrink_ink
+from condiff.color.edits import NO_EDITS, ColorEdits
+from condiff.conditions.drawing_cleanup import LARGEST, Drawing, shrink_ink
 from condiff.config import SamplingConfig
 from condiff.data.upscale_pairs import FACTORS, bring_up
 from condiff.diffusion.sampler import SAMPLERS, NoiseSource, sample
@@ -168,20 +170,23 @@ def _match_tone(large: np.ndarray, small: np.ndarray) -> np.ndarray:
     return (large + off).clip(0, 255).round().astype(np.uint8)
 
 
-AUTO, NONE = "auto", "none"  # --upscale, where it names no model
+AUTO, LINES, NONE = "auto", "lines", "none"  # --upscale, where it names no model
 
 
 @dataclass(frozen=True)
 class Cascade:
-    """A model that draws pictures, from lines or from noise alone, and what enlarges them.
+    """A model that makes pictures, from lines or from noise alone, and what enlarges them.
 
-    Pictures have a short side of `size`. Up to the model's native side they are drawn at that size.
-    Larger ones are drawn at the native side and enlarged by the upscaler, or resampled without one.
+    With `along_lines` a picture is finished along the lines of its drawing, at the drawing's own
+    size or with a short side of `size`. Otherwise its short side is `size`: up to the model's
+    native side it is sampled at that size, larger ones at the native side, and then enlarged by the
+    upscaler, or resampled without one.
     """
 
     pipeline: Pipeline
-    size: int
+    size: int | None
     upscaler: Upscaler | None = None
+    along_lines: bool = False
     remark: str = ""  # for the user: why there is no upscaler, or why it has nothing to do
 
     @classmethod
@@ -214,34 +219,34 @@ class Cascade:
     ) -> Self:
         """A cascade of a pipeline that is loaded already.
 
-        `size` is by default the side at which the model sees lines. `upscale` names a model of the
-        task upscale; "auto" takes the one that the model folder names, "none" resamples. Raises
-        ConfigError where the pipeline's model draws no pictures.
+        `upscale` names a model of the task upscale; "lines" finishes along the drawing's lines,
+        "none" resamples, and "auto" takes the model that the folder names, else the lines, else
+        resampling. `size` is by default the drawing's own along lines, else the side at which the
+        model sees its condition. Raises ConfigError where the pipeline's model makes no pictures.
         """
         loaded, name = pipeline.loaded, pipeline.loaded.path.name
         _refuse_other_tasks(loaded)
-        size = loaded.condition_size if size is None else size
-        native_side = loaded.condition_size // pipeline.cell
-        if size <= native_side:
-            idle = upscale not in (AUTO, NONE)
-            remark = f"{name} draws at {native_side}: nothing is enlarged to {size}" if idle else ""
-            return cls(pipeline, size, remark=remark)
-        if upscale == NONE:
-            return cls(pipeline, size)
-        second, has_lines = loaded.second_stage, isinstance(loaded.task.picture, Lines)
-        if upscale == AUTO and not (has_lines and second):
-            why = f"{name} names no second stage" if has_lines else "there are no lines"
-            return cls(pipeline, size, remark=f"{why}: resampled plainly")
-        if not has_lines:
+        has_lines = isinstance(loaded.task.picture, Lines)
+        automatic = upscale == AUTO
+        if automatic:
+            upscale = (loaded.second_stage or LINES) if has_lines else NONE
+        if upscale != NONE and not has_lines:
             raise ConfigError(
                 f"--upscale {upscale} enlarges along the lines of a drawing, and the model {name} "
                 "takes none: use --upscale none."
             )
+        if upscale == LINES:
+            return cls(pipeline, size, along_lines=True)
+        size = loaded.condition_size if size is None else size
+        native_side = loaded.condition_size // pipeline.cell
+        if size <= native_side:
+            idle = f"{name} draws at {native_side}: nothing is enlarged to {size}"
+            return cls(pipeline, size, remark="" if automatic or upscale == NONE else idle)
+        if upscale == NONE:
+            plain = "there are no lines: resampled plainly"
+            return cls(pipeline, size, remark=plain if automatic else "")
         upscaler = Upscaler.from_pretrained(
-            second if upscale == AUTO and second else upscale,
-            device=pipeline.device,
-            engine=engine,
-            threads=threads,
+            upscale, device=pipeline.device, engine=engine, threads=threads
         )
         return cls(pipeline, size, upscaler)
 
@@ -250,22 +255,39 @@ class Cascade:
         """The largest short side at which the model draws: that of x_t in training."""
         return self.pipeline.loaded.condition_size // self.pipeline.cell
 
+    @property
+    def enlarges(self) -> int | None:
+        """The short side to which a sample is enlarged after sampling; None if it is not."""
+        enlarged = not self.along_lines and self.size is not None and self.size > self.native_side
+        return self.size if enlarged else None
+
     def _configure(self, config: SamplingConfig | None) -> SamplingConfig:
         """How the first stage is sampled: at its native side, or smaller if the picture is."""
-        size = None if self.size >= self.native_side else self.size * self.pipeline.cell
-        return (config or self.sampling).model_copy(update={"size": size})
+        config, size = config or self.sampling, None
+        if self.along_lines:
+            return config
+        if self.size is not None and self.size < self.native_side:
+            size = self.size * self.pipeline.cell
+        return config.model_copy(update={"size": size})
 
     @property
     def lines_side(self) -> int:
-        """The larger of the short sides at which the two stages see the lines."""
+        """The short side at which the lines are seen, the larger one where two stages see them."""
+        seen = self.pipeline.loaded.condition_size
+        if self.along_lines or self.size is None:
+            return self.size or seen
         return max(self.size, min(self.size, self.native_side) * self.pipeline.cell)
 
     def fit(self, sides: tuple[int, int]) -> tuple[int, int]:
         """Width and height of the picture that is made of a drawing of this (width, height)."""
-        cell = self.pipeline.cell
-        width, height = fit_size(sides, size=min(self.size, self.native_side) * cell, cell=cell)
+        if self.along_lines:
+            scale = 1 if self.size is None else self.size / min(sides)
+            scale = min(scale, LARGEST / max(sides))
+            return max(1, round(sides[0] * scale)), max(1, round(sides[1] * scale))
+        size, cell = self.size or self.native_side, self.pipeline.cell
+        width, height = fit_size(sides, size=min(size, self.native_side) * cell, cell=cell)
         small = width // cell, height // cell
-        return enlarged_size(small, self.size) if self.size > self.native_side else small
+        return enlarged_size(small, size) if self.enlarges else small
 
     @property
     def sampling(self) -> SamplingConfig:
@@ -279,52 +301,91 @@ class Cascade:
         config: SamplingConfig | None = None,
         seed: int | None = None,
         samples: int = 1,
+        edits: ColorEdits = NO_EDITS,
     ) -> list[Image.Image]:
         """One picture for each of the seeds seed, seed + 1, …; `config` is the model's if None."""
         if samples < 1:
             raise ConfigError(f"samples are at least 1, not {samples}.")
         seed = secrets.randbits(31) if seed is None else seed
-        given = self.pipeline.loaded.task.picture
-        if given is not None and image is not None and not isinstance(image, Opened):
-            image = given.open(image)
-        encoded = self.encode(image, config=config)
-        pictures = []
-        for number in range(seed, seed + samples):
-            *_, picture = self.frames(image, config=config, seed=number, encoded=encoded)
-            picture.info["seed"] = number
-            pictures.append(picture)
-        return pictures
+        opened = self.open(image, as_is=edits.as_is)
+        encoded = self.encode(opened, config=config, edits=edits)
+        return [
+            self.sample(encoded, opened, config=config, seed=number)
+            for number in range(seed, seed + samples)
+        ]
+
+    def open(self, image: UserPicture | Opened | None, *, as_is: bool = False) -> Opened | None:
+        """A user's picture as the model takes it; None for none."""
+        if image is None or isinstance(image, Opened):
+            return image
+        return self.pipeline.open(image, as_is=as_is)
 
     def encode(
-        self, image: UserPicture | Opened | None = None, *, config: SamplingConfig | None = None
+        self,
+        opened: Opened | None = None,
+        *,
+        config: SamplingConfig | None = None,
+        edits: ColorEdits = NO_EDITS,
     ) -> Encoded:
         """What the first stage needs of a picture, whatever the number of samples."""
-        return self.pipeline.encode(image, config=self._configure(config))
+        encoded = self.pipeline.encode(opened, config=self._configure(config), edits=edits)
+        if not self.along_lines:
+            return replace(encoded, source=None)
+        if opened is None or not isinstance(opened.picture, Drawing):
+            return encoded
+        width, height = self.fit(opened.size)
+        return replace(encoded, source=shrink_ink(opened.picture.ink, width, height))
 
-    def frames(
+    def describe(self) -> dict[str, Any]:
+        """Size and upscaling in words, for a note in the result."""
+        how = LINES if self.along_lines else NONE
+        if self.upscaler is not None:
+            how = self.upscaler.loaded.path.name
+        return {"size": self.size, "upscale": how}
+
+    def sample(
         self,
-        image: UserPicture | Opened | None = None,
+        encoded: Encoded,
+        opened: Opened | None = None,
         *,
         config: SamplingConfig | None = None,
         seed: int,
-        encoded: Encoded | None = None,
-    ) -> Iterator[Image.Image]:
-        """The pipeline's frames, pure noise first, then the enlarged picture if it is larger.
+    ) -> Image.Image:
+        """One picture; `encoded` is what `encode` gave for the picture `opened`."""
+        *_, x_0 = self.pipeline.sample(encoded, config=self._configure(config), seed=seed)
+        return self.finish(x_0, encoded, opened, seed=seed)
 
-        `encoded` is what `encode` gave for the same arguments, where it was called already.
+    def finish(
+        self, x_0: Any, encoded: Encoded, opened: Opened | None, *, seed: int
+    ) -> Image.Image:
+        """The picture of x_0, the last that `Pipeline.sample` yields, at its size."""
+        picture = Image.fromarray(self.pipeline.decode(x_0, encoded))
+        if side := self.enlarges:
+            drawing = opened.picture if opened else None
+            if self.upscaler is None or not isinstance(drawing, Drawing):
+                picture = resample(picture, side)
+            else:
+                picture = self.upscaler(picture, drawing, size=side, seed=seed)
+        picture.info["seed"] = seed
+        return picture
+
+    def frames(
+        self,
+        opened: Opened | None = None,
+        *,
+        config: SamplingConfig | None = None,
+        seed: int,
+        encoded: Encoded,
+    ) -> Iterator[Image.Image]:
+        """The picture of every x_t as the model samples it, pure noise first, the result last.
+
+        `encoded` is what `encode` gave for the same picture.
         """
-        frame = None
-        for frame in self.pipeline.frames(
-            image, config=self._configure(config), seed=seed, encoded=encoded
-        ):
-            yield frame
-        if frame is None or self.size <= self.native_side:
-            return
-        drawing = image.picture if isinstance(image, Opened) else image
-        if self.upscaler is None or not isinstance(drawing, Drawing):
-            yield resample(frame, self.size)
-        else:
-            yield self.upscaler(frame, drawing, size=self.size, seed=seed)
+        x_t = None
+        for x_t in self.pipeline.sample(encoded, config=self._configure(config), seed=seed):
+            yield Image.fromarray(self.pipeline.decode(x_t, encoded))
+        if self.enlarges:
+            yield self.finish(x_t, encoded, opened, seed=seed)
 
 
 def _refuse_other_tasks(loaded: ModelInfo) -> None:

@@ -31,7 +31,7 @@ MIN_SIZE = 32  # the stride of the backbone
 class Encoded:
     """A picture as sampling needs it; arrays are the backend's."""
 
-    source: np.ndarray | None  # the photo's RGB (H,W,3); None for a drawing or nothing
+    source: np.ndarray | None  # the photo's RGB (H,W,3), a drawing's ink (H,W), or None
     edits: PreparedEdits
     windows: Tiles  # in cells of x_t: one, or several that overlap along a strip
     # Of each window cond (1,K,h,w), and what guidance leads away from; None without guidance.
@@ -180,7 +180,7 @@ class Pipeline:
         opened, condition = self.prepare(image, size=config.size, as_is=edits.as_is)
         prepared = self._prepare_edits(opened, condition, edits)
         guided = self._guidance_scale(config) != 1
-        source = opened.photo if opened else None
+        source = opened.source if opened else None
         return self.encode_condition(condition, source, prepared, guided=guided)
 
     def encode_condition(
@@ -264,7 +264,9 @@ class Pipeline:
         )
 
     def decode(self, x_0: Any, encoded: Encoded) -> np.ndarray:
-        """x_0 (1,C,h,w) of `sample` as RGB (H,W,3): as it is, or chroma joined to the photo's L*.
+        """x_0 (1,C,h,w) of `sample` as RGB (H,W,3) of the size of the photo or drawing.
+
+        Chroma is joined to the photo's L*, colours are finished along a drawing's lines.
 
         Only here is an array moved off the backend's device.
         """
@@ -283,33 +285,44 @@ class Pipeline:
         of picture, ImageError for a photo where a drawing is expected.
         """
         name, task = self.loaded.path.name, self.loaded.task
-        if task.enlarges:
-            raise ConfigError(f"The model {name} enlarges pictures: `Cascade` runs it.")
         side = self.loaded.condition_size if size is None else size
         least = min(MIN_SIZE, self.loaded.condition_size)
         if side < least:
             raise ConfigError(f"size is at least {least}, not {side}.")
-        if task.picture is None:
-            if image is not None:
-                raise ConfigError(f"The model {name} is unconditional: it takes no picture.")
-            return None, np.zeros((side, side, 0), np.float32)
-        if image is None:
+        if image is not None:
+            opened = image if isinstance(image, Opened) else self.open(image, as_is=as_is)
+            return opened, opened.to_condition(side, self.cell)
+        if task.picture is not None:
             raise ConfigError(f"The model {name} takes {task.picture.what}.")
-        opened = image if isinstance(image, Opened) else task.picture.open(image, as_is=as_is)
-        return opened, opened.to_condition(side, self.cell)
+        return None, np.zeros((side, side, 0), np.float32)
+
+    def open(self, image: UserPicture, *, as_is: bool = False) -> Opened:
+        """A user's picture as the model takes it; ConfigError or ImageError for another kind."""
+        name, task = self.loaded.path.name, self.loaded.task
+        if task.enlarges:
+            raise ConfigError(f"The model {name} enlarges pictures: `Cascade` runs it.")
+        if task.picture is None:
+            raise ConfigError(f"The model {name} is unconditional: it takes no picture.")
+        return task.picture.open(image, as_is=as_is)
 
     def _prepare_edits(
         self, opened: Opened | None, condition: np.ndarray, edits: ColorEdits
     ) -> PreparedEdits:
-        """The edits of a photo, hints at the condition's size."""
-        if opened is None or opened.photo is None:
-            if changed := edits.changed():
-                name = self.loaded.path.name
-                raise ConfigError(f"The model {name} is not a colorizer: it takes no {changed[0]}.")
+        """The edits of a photo or a drawing, hints at the condition's size."""
+        space = self.loaded.task.space
+        takes = ["keep_lines", "as_is", "hints"] if opened is not None else []
+        refused = [] if space.keeps_photo else [n for n in edits.changed() if n not in takes]
+        if "hints" in edits.changed() and not self.loaded.hint_channels:
+            refused.append("hints")
+        if refused:
+            name = self.loaded.path.name
+            raise ConfigError(f"The model {name} takes no {refused[0]}.")
+        if opened is None:
             return UNEDITED
-        height, width = opened.photo.shape[:2]
         size = (condition.shape[0], condition.shape[1])
-        return edits.prepare(photo=(width, height), size=size, frame=opened.frame)
+        return edits.prepare(
+            photo=opened.size, size=size, frame=opened.frame, values_of=space.hint_values
+        )
 
     def _guidance_scale(self, config: SamplingConfig) -> float:
         """The guidance scale of a config; 1, no guidance, for a model without a condition."""

@@ -94,6 +94,12 @@ class Opened:
     photo: Pixels | None = None  # (H,W,3) that a result is joined to
     done: tuple[str, ...] = ()  # what was cleaned, in words
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the picture."""
+        pixels = self.picture.ink if isinstance(self.picture, Drawing) else self.picture
+        return pixels.shape[1], pixels.shape[0]
+
     def show(self, width: int, height: int) -> Image.Image:
         """The picture at that size, for a contact sheet."""
         if isinstance(self.picture, Drawing):

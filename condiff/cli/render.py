@@ -117,6 +117,7 @@ def render(
     get a contact sheet. Paths are printed on stdout.
     """
     from condiff.models.info import read_model_info
+    from condiff.photos.writing import check_size
     from condiff.pipelines.cascade import NONE, Cascade
 
     quiet, as_json = messages.quiet, messages.as_json
@@ -148,6 +149,9 @@ def render(
     noted = {**config.model_dump(), "size": cascade.size, "upscale": how} if provenance else None
     seed = secrets.randbits(31) if seed is None else seed
 
+    made = cascade.fit(opened.size if opened else (cascade.size, cascade.size))
+    for path in targets.pictures:
+        check_size(made, path.suffix if path else "png", str(path or "standard output"))
     pictures: list[Image.Image] = []
     encoded = cascade.encode(opened, config=config)
     for number, path in enumerate(targets.pictures, start=seed):

@@ -1,9 +1,9 @@
-# Two commands: `make demo` shows it, `make test` checks it. Everything lands in .venv.
+# `make demo` shows it, `make test` checks it: both in .venv. `make wheel` packs it, weights included, into dist.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test clean
+.PHONY: demo test wheel clean
 
 demo: .venv/installed
 	$(BIN)/condiff colorize examples/grey.jpg -o demo.jpg --seed 1 --force
@@ -14,6 +14,11 @@ test: .venv/tested
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+wheel: .venv/bin/python
+	rm -rf dist
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	@echo "Install it anywhere: pip install -c $(CURDIR)/constraints.txt $(CURDIR)/$$(ls dist/*.whl)"
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -27,4 +32,4 @@ test: .venv/tested
 	@touch $@
 
 clean:
-	rm -rf .venv demo.jpg
+	rm -rf .venv dist demo.jpg

@@ -472,3 +472,22 @@ def test_parts_of_living_runs_are_left_and_those_of_dead_ones_go(tmp_path):
         other.kill()
     with open_journal(open_storage(tmp_path), SETTINGS):
         assert not list((tmp_path / ".condiff" / "parts").iterdir())
+
+
+def test_what_a_format_cannot_hold_fails_before_the_model_runs(tmp_path):
+    photos, out = tmp_path / "in", tmp_path / "out"
+    photos.mkdir()
+    Image.new("L", (16_384, 2), 128).save(photos / "strip.png")
+    Image.new("LA", (40, 30), (99, 50)).save(photos / "clear.png")
+    seen = []
+
+    def transform(photo, seed, hints):
+        seen.append(photo.size)
+        return photo
+
+    found = planning.plan(open_storage(photos), open_storage(out), suffix=".webp")
+    with open_journal(open_storage(out), {"task": "copy"}) as journal:
+        results = {r.job.name: r for r in run(found, journal, transform, seed=1)}
+    assert results["strip.png"].reason.endswith("16,384 by 2; use .png or .tif")
+    assert str(tmp_path / "out" / "strip.webp") in results["strip.png"].reason
+    assert (16_384, 2) not in seen and (40, 30) in seen

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -348,3 +349,30 @@ def test_strict_refuses_a_photo_that_is_cut_short(run, grey):
     assert (code, out) == (1, "") and "lacks the last bytes" in err and "without --strict" in err
     code, out, err = run("colorize", grey)
     assert code == 0 and f"{grey}: its file lacks the last bytes; no pixel is missing\n" in err
+
+
+@pytest.mark.parametrize(("suffix", "side"), [("avif", 32_769), ("webp", 16_384), ("jpg", 65_501)])
+def test_what_an_encoder_does_not_take_is_refused_before_the_model_is_loaded(
+    suffix, side, capsys, tmp_path
+):
+    Image.new("L", (side, 2), 128).save(tmp_path / "strip.png")
+    command = ["colorize", str(tmp_path / "strip.png"), "-o", str(tmp_path / f"a.{suffix}")]
+    for flags in (["-n"], ["-m", str(no_network(tmp_path / "model"))]):
+        assert main([*command, *flags]) == 1
+        out, err = capsys.readouterr()
+        assert not out and err.count("\n") == 1
+        assert f"{side:,} by 2" in err and "use .png or .tif" in err
+
+
+def test_transparency_is_refused_before_the_model_is_loaded(capsys, tmp_path):
+    Image.new("LA", (40, 30), (99, 50)).save(tmp_path / "a.png")
+    command = ["colorize", str(tmp_path / "a.png"), "-o", str(tmp_path / "a.jpg")]
+    assert main([*command, "-m", str(no_network(tmp_path / "model"))]) == 1
+    assert "JPEG has no transparency" in capsys.readouterr().err
+
+
+def no_network(folder: Path) -> Path:
+    """The embedded model's folder without its weights: it can be named, and cannot be loaded."""
+    there = Path(condiff.__file__).parent / "weights" / "colorize"
+    shutil.copytree(there, folder, ignore=shutil.ignore_patterns("*.safetensors", "*.onnx"))
+    return folder

@@ -17,6 +17,7 @@ from condiff.cli.render import plan_targets
 from condiff.conditions.drawing_cleanup import clean_drawing
 from condiff.config import read_config
 from condiff.models.denoiser import build_model
+from condiff.photos.formats import MAX_SIDE
 from condiff.pipelines.cascade import Cascade, Upscaler
 from condiff.tasks import find_task
 
@@ -326,3 +327,13 @@ def test_strict_refuses_a_drawing_that_is_cut_short(run, sketch):
     assert (code, out) == (1, "") and "lacks the last bytes" in err and err.count("\n") == 1
     code, _, err = run(scan)
     assert code == 0 and "scan.jpg: its file lacks the last bytes" in err
+
+
+def test_a_picture_that_its_format_cannot_hold_is_refused_before_it_is_made(
+    run, sketch, monkeypatch
+):
+    monkeypatch.setitem(MAX_SIDE, "WEBP", 40)  # no picture is longer than WebP's own limit
+    steps = ["--steps", "1000", "--device", "cpu"]  # which nobody would wait for
+    code, out, err = run(sketch, "-o", "a.webp", quick=steps)
+    assert (code, out) == (1, "") and "this picture is 48 by 32; use .png or .tif" in err
+    assert not Path("a.webp").exists()

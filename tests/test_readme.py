@@ -2,6 +2,9 @@
 
 import re
 import shlex
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -46,3 +49,21 @@ def test_every_picture_and_link_is_there(page):
     for target in targets:
         if not target.startswith("http"):
             assert (page.parent / target).exists(), f"{page.name} shows {target}"
+
+
+@pytest.mark.slow
+def test_a_wheel_holds_the_whole_package_with_its_weights(tmp_path):
+    pytest.importorskip("hatchling")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("condiff-*.whl")
+    with zipfile.ZipFile(wheel) as packed:
+        there = {name: packed.getinfo(name).file_size for name in packed.namelist()}
+    files = [path for path in (ROOT / "condiff").rglob("*") if path.is_file()]
+    wanted = {
+        path.relative_to(ROOT).as_posix(): path.stat().st_size
+        for path in files
+        if "__pycache__" not in path.parts
+    }
+    assert wanted.items() <= there.items()
+    assert any(name.endswith("colorize/unet/model.onnx") for name in wanted)

@@ -16,7 +16,7 @@ from condiff.errors import CondiffError
 from condiff.photos.photo import Photo
 from condiff.photos.provenance import is_own_file
 from condiff.photos.reading import read_image, read_photo
-from condiff.photos.writing import losses, write_photo
+from condiff.photos.writing import check_photo, losses, write_photo
 
 OWN_RESULT = "its colours were made by condiff"
 NO_MEMORY = "not enough memory even alone; scale it down, or give a smaller --size or --device cpu"
@@ -68,6 +68,7 @@ def process_photo(
                 return Entry(job.name, "skipped", OWN_RESULT, seed, size, version, digest)
             photo = read(path)
             warnings = tuple(map(str, photo.info.get("warnings", ())))
+            check_photo(photo, PurePosixPath(job.target).suffix, out.locate(job.target))
             strokes = None
             if job.hints is not None:
                 hints = digest_of(job.hints)

@@ -177,9 +177,13 @@ class _Job:
                 check_target(path, results.force)
 
     def read(self, reading: options.Reading, hints: "Hints", *, quiet: bool) -> "Photo":
-        """The photo; stderr says what is odd about it, and which hints sRGB cannot show."""
+        """The photo; stderr says what is odd about it, and which hints sRGB cannot show.
+
+        Raises ImageError for a photo that cannot be read, or that the targets cannot hold.
+        """
         from condiff.photos.provenance import is_own_result
         from condiff.photos.reading import read_photo
+        from condiff.photos.writing import check_photo, check_size
 
         source = options.open_input(self.source)
         photo = read_photo(
@@ -190,6 +194,10 @@ class _Job:
         if is_own_result(photo.metadata):
             options.report(f"{self.source}: its colours were made by condiff", quiet=quiet)
         report_shortfall(photo, hints, quiet=quiet)
+        for path in self.targets:
+            check_photo(photo, path.suffix if path else "png", str(path or "standard output"))
+        if self.extras.map:
+            check_size(photo.size, self.extras.map.suffix, str(self.extras.map))
         return photo
 
 

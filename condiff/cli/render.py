@@ -127,6 +127,7 @@ def render(
     """
     from condiff.color.edits import ColorEdits
     from condiff.models.info import read_model_info
+    from condiff.photos.writing import check_size
     from condiff.pipelines.cascade import Cascade
 
     quiet, as_json = messages.quiet, messages.as_json
@@ -158,6 +159,10 @@ def render(
     seed = secrets.randbits(31) if seed is None else seed
     edits = ColorEdits(hints=hints.read(), keep_lines=keep_lines)
 
+    side = cascade.size or cascade.native_side
+    made = cascade.fit(opened.size if opened else (side, side))
+    for path in targets.pictures:
+        check_size(made, path.suffix if path else "png", str(path or "standard output"))
     pictures: list[Image.Image] = []
     encoded = cascade.encode(opened, config=config, edits=edits)
     for number, path in enumerate(targets.pictures, start=seed):

@@ -25,6 +25,7 @@ KINDS = {
     0xC7: "hierarchical JPEG", 0xCB: "lossless JPEG", 0xCD: "hierarchical JPEG",
     0xCE: "hierarchical JPEG", 0xCF: "hierarchical JPEG", 0xF7: "JPEG-LS",
 }  # fmt: skip
+FURTHER = "further pictures"  # of which nothing more is said
 MAX_MISSING = 0.03  # of the pixels: more is not "the last bytes"
 # What may lie behind the picture, and the bytes that it contains.
 FOLLOWERS = {
@@ -148,7 +149,19 @@ def find_followers(file: BinaryIO) -> list[str]:
     end = data.find(END, data.find(b"\xff\xda"))
     if end < 0 or end + 64 > len(data):
         return []
-    found = (
+    found = [
         name for name, starts in FOLLOWERS.items() if any(data.find(s, end) > 0 for s in starts)
-    )
-    return list(found)
+    ]
+    further = data.find(b"\xff\xd8\xff", end) > 0 and not _are_previews(file)
+    return found or ([FURTHER] if further else [])
+
+
+def _are_previews(file: BinaryIO) -> bool:
+    """Whether the further pictures of a JPEG (CIPA DC-007) are only smaller copies of the first."""
+    file.seek(0)
+    try:
+        with open_image(file, ("JPEG", "MPO")) as image:
+            entries = getattr(image, "mpinfo", {}).get(0xB002, [])[1:]
+            return bool(entries) and all("Thumb" in e["Attribute"]["MPType"] for e in entries)
+    except (OSError, SyntaxError, ValueError, LookupError, TypeError):
+        return False

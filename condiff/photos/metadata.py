@@ -95,15 +95,27 @@ def normalise(metadata: Metadata, *, turned: bool, notes: list[str]) -> Metadata
     packet, dropped = (
         xmp.drop_promises(xmp.set_upright(metadata.xmp)) if metadata.xmp else (b"", [])
     )
-    notes += [f"its {name} {'are' if name.endswith('s') else 'is'} not kept" for name in dropped]
     named = xmp.extension_id(packet) if packet else ""
     extended = metadata.extended_xmp
-    if named and hashlib.md5(extended, usedforsecurity=False).hexdigest() != named.lower():
+    whole = hashlib.md5(extended, usedforsecurity=False).hexdigest() == named.lower()
+    if named and whole:
+        extended, more = xmp.drop_promises(extended)
+        dropped += more
+        if more:
+            name = hashlib.md5(extended, usedforsecurity=False).hexdigest().upper()
+            packet = xmp.rename_extension(packet, name)
+    notes += [say_lost(name) for name in dropped]
+    if named and not whole:
         packet, extended = xmp.drop_extension(packet), b""
         notes.append(Damage("its extended XMP is incomplete and is not kept"))
     elif not named:
         extended = b""
     return replace(metadata, xmp=packet, extended_xmp=extended)
+
+
+def say_lost(name: str) -> str:
+    """The warning that something beside the picture is not in the result."""
+    return f"its {name} {'are' if name.endswith('s') else 'is'} not kept"
 
 
 def resolution(dpi: Any) -> tuple[float, float] | None:
@@ -163,8 +175,10 @@ def _add_segments(metadata: Metadata, image: Image.Image, file: BinaryIO) -> Met
     if comment := image.info.get("comment"):
         text = comment if isinstance(comment, str) else _text(comment)
         metadata = replace(metadata, comment=text)
+    named = _add_xmp(metadata, image, file).xmp
+    start = EXTENDED_XMP + xmp.extension_id(named).upper().encode()
     pieces = [data[len(EXTENDED_XMP) + 32 :] for name, data in getattr(image, "applist", [])
-              if name == "APP1" and data.startswith(EXTENDED_XMP)]  # fmt: skip
+              if name == "APP1" and data[:len(start)].upper() == start.upper()]  # fmt: skip
     pieces.sort(key=lambda piece: piece[4:8])  # the full length, the offset, the text
     metadata = replace(metadata, extended_xmp=b"".join(piece[8:] for piece in pieces))
     segments = [

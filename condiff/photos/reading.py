@@ -163,6 +163,8 @@ def _read_kind(
         _check_size(jxl.read_size(file), max_pixels)
     elif head[4:8] == b"ftyp" and head[8:12] in HEIF_BRANDS:
         register_heif()
+    if head[4:8] == b"ftyp" and b"tmap" in head[16 : int.from_bytes(head[:4], "big")]:
+        notes.append(meta.say_lost("HDR gain map"))
     elif head.startswith(jpeg.START):
         return _read_jpeg(file, max_pixels, page, notes)
     elif head.startswith(png.SIGNATURE):
@@ -260,7 +262,9 @@ def _read_jpeg(file: BinaryIO, max_pixels: int, page: int | None, notes: list[st
         data, note = jpeg.mend(file.read())
         photo = _read_by_pillow(io.BytesIO(data), max_pixels, page, notes)
         notes.append(Damage(note))
-    notes += [f"its {what} is not kept" for what in jpeg.find_followers(file)]
+    followers = jpeg.find_followers(file)
+    if followers != [jpeg.FURTHER] or not any("not kept" in note for note in notes):
+        notes += map(meta.say_lost, followers)
     return photo
 
 

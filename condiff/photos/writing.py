@@ -26,6 +26,7 @@ from condiff.photos.icc import srgb_profile
 from condiff.photos.metadata import MAX_SEGMENT, PHOTOSHOP, Metadata
 from condiff.photos.photo import Photo, as_memory_error, to_8_bits
 
+NO_LIMIT = 1 << 31
 PNG_16_LEVEL = 1  # of zlib; higher levels pack 16-bit photos, mostly noise, no better
 
 
@@ -224,9 +225,10 @@ def write_photo(
 
     def save(file: BinaryIO, name: str) -> None:
         told = str(target) if isinstance(target, Path) else "standard output"
-        check_size(photo.size, name, told)
+        check_photo(photo, name, told)
+        kept = photo if HOLDS.get(name, NOTHING).alpha else replace(photo, alpha=None)
         with as_memory_error():
-            encode(_without_idle_alpha(photo, name, told), file, name, quality=quality)
+            encode(kept, file, name, quality=quality)
 
     _write(target, save, format=format, force=force)
 
@@ -261,24 +263,32 @@ def check_size(size: tuple[int, int], format: str, name: str) -> None:
     To be called before the work, as soon as the photo was read.
     """
     format = find_format(format)
-    limit = MAX_SIDE.get(format, 1 << 31)
-    if max(size) > limit:
+    if max(size) > MAX_SIDE.get(format, NO_LIMIT):
+        larger = " or ".join(s for s in (".png", ".tif") if max(size) <= _longest_side(s))
         raise ImageError(
-            f"cannot write {name}: {format} holds at most {limit:,} pixels a side, and this photo"
-            f" is {size[0]:,} by {size[1]:,}; use .tif"
+            f"cannot write {name}: {format} holds at most {MAX_SIDE[format]:,} pixels a side, and"
+            f" this picture is {size[0]:,} by {size[1]:,}; use {larger}"
         )
 
 
-def _without_idle_alpha(photo: Photo, format: str, name: str) -> Photo:
-    """The photo without an opaque alpha that the format cannot hold; ImageError if it is in use."""
+def _longest_side(suffix: str) -> int:
+    return MAX_SIDE.get(find_format(suffix), NO_LIMIT)
+
+
+def check_photo(photo: Photo, format: str, name: str) -> None:
+    """Raise ImageError if a format does not take a photo's size or its transparency.
+
+    An alpha channel that is opaque is no loss. To be called before the work, as `check_size`.
+    """
+    format = find_format(format)
+    check_size(photo.size, format, name)
     if photo.alpha is None or HOLDS.get(format, NOTHING).alpha:
-        return photo
+        return
     if photo.alpha.min() < np.iinfo(photo.alpha.dtype).max:
         raise ImageError(
             f"cannot write {name}: {format} has no transparency, and this photo has;"
             " use .png or .webp (PNG or WebP)"
         )
-    return replace(photo, alpha=None)
 
 
 def default_target(source: Path, suffix: str) -> Path:

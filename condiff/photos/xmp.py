@@ -21,11 +21,23 @@ EMPTY = (
 # the properties, and what the data is.
 PROMISES = (
     ("http://ns.google.com/photos/1.0/container/", r"Directory", "further pictures"),
+    ("http://ns.google.com/photos/dd/1.0/container/", r"Directory", "further pictures"),
+    ("http://ns.google.com/photos/dd/1.0/device/", r"\w+", "depth map"),
+    ("http://ns.apple.com/depthData/1.0/", r"\w+", "depth map"),
+    ("http://ns.apple.com/pixeldatainfo/1.0/", r"\w+", "further pictures"),
+    ("http://ns.xiaomi.com/photos/1.0/camera/", r"XMPMeta", "further pictures"),
+    ("http://ns.oplus.com/photos/1.0/camera/", r"(?:MotionPhoto|OLivePhoto|VideoLength)\w*",
+     "motion video"),
     ("http://ns.adobe.com/hdr-gain-map/1.0/", r"\w+", "HDR gain map"),
     ("http://ns.apple.com/HDRGainMap/1.0/", r"\w+", "HDR gain map"),
     ("http://ns.google.com/photos/1.0/camera/", r"(?:MotionPhoto|MicroVideo)\w*", "motion video"),
+)  # fmt: skip
+# Of a directory's items.
+SEMANTICS = {"GainMap": "HDR gain map", "MotionPhoto": "motion video", "Depth": "depth map"}
+# Namespaces of which an extended packet holds the data, and the main one the description.
+EXTENDED = tuple(
+    f"http://ns.google.com/photos/1.0/{name}/" for name in ("depthmap", "image", "audio")
 )
-SEMANTICS = {"GainMap": "HDR gain map", "MotionPhoto": "motion video"}  # of a directory's items
 NOTE = "http://ns.adobe.com/xmp/note/"
 CODECS = ("utf-8", "utf-16")
 
@@ -87,6 +99,10 @@ def drop_promises(packet: bytes) -> tuple[bytes, list[str]]:
         told = "".join(dropped)
         inside = [w for n, w in SEMANTICS.items() if n in told]
         names += inside if what == "further pictures" and inside else [what]
+    if names:
+        for uri, *_ in PROMISES:
+            text = _undeclare(text, rf"{re.escape(uri)}(?:item/)?")
+        text = _undeclare(text, r"http://ns\.google\.com/photos/dd/1\.0/\w+/")
     return (text.encode(codec), list(dict.fromkeys(names))) if names else (packet, [])
 
 
@@ -98,11 +114,31 @@ def extension_id(packet: bytes) -> str:
     return found[0] if found else ""
 
 
+def rename_extension(packet: bytes, name: str) -> bytes:
+    """The packet with another MD5 as the name of the extended one."""
+    text, codec = _decode(packet)
+    return text.replace(extension_id(packet), name).encode(codec)
+
+
 def drop_extension(packet: bytes) -> bytes:
-    """The packet without the name of an extended one."""
+    """The packet without the name of an extended one, and what describes its content."""
     text, codec = _decode(packet)
     text, dropped = _drop(text, NOTE, "HasExtendedXMP")
-    return text.encode(codec) if dropped else packet
+    if not dropped:
+        return packet
+    for uri in (NOTE, *EXTENDED):
+        text, _ = _drop(text, uri, r"\w+")
+        text = _undeclare(text, re.escape(uri))
+    return text.encode(codec)
+
+
+def _undeclare(text: str, uri: str) -> str:
+    """The text of a packet without the prefixes of a namespace (a pattern) that nothing uses."""
+    for prefix in set(re.findall(rf"xmlns:([\w.-]+)\s*=\s*[\"']{uri}[\"']", text)):
+        if not re.search(rf"[<\s/]{re.escape(prefix)}:", text):
+            declaration = rf"\sxmlns:{re.escape(prefix)}\s*=\s*[\"']{uri}[\"']"
+            text = re.sub(declaration, "", text)
+    return text
 
 
 def _drop(text: str, uri: str, local: str) -> tuple[str, list[str]]:

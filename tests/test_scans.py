@@ -8,7 +8,7 @@ from skimage import data
 
 from condiff import ColorEdits, Hint, Pipeline
 from condiff.color.lab import lightness, rgb_to_lab
-from condiff.color.scans import find_frame
+from condiff.color.scans import find_frame, normalise_levels
 from condiff.photos.photo import Photo
 
 from .conftest import make_photo
@@ -176,3 +176,46 @@ def test_hints_lie_where_they_were_put_whatever_the_border(pipeline):
     assert rgb_to_lab(result)[200, 300, 2] < -15
     on_the_border = ColorEdits(hints=[Hint(5, 5, "#2040ff")])
     assert np.array_equal(colored(pipeline, scan, edits=on_the_border), colored(pipeline, scan))
+
+
+def as_seen(pipeline, pixels, **settings):
+    """L* (h,w) of a photo as the model sees it."""
+    _, condition = pipeline.prepare(Image.fromarray(pixels), size=64, **settings)
+    return (condition[..., 0] + 1) * 50
+
+
+@pytest.mark.parametrize("name", ["astronaut", "coffee"])
+def test_a_dark_or_faded_scan_is_shown_to_the_model_with_usual_levels(pipeline, name):
+    photo = grey(PHOTOS[name])
+    dark = (photo * 0.3).round().astype(np.uint8)
+    faded = (90 + photo * 0.3).round().astype(np.uint8)
+    for scan in (dark, faded):
+        usual, seen = as_seen(pipeline, photo), as_seen(pipeline, scan)
+        assert 92 < np.percentile(seen, 99) < 94
+        own = as_seen(pipeline, scan, as_is=True)
+        assert np.abs(seen - usual).mean() < 0.5 * np.abs(own - usual).mean()
+        result = colored(pipeline, scan)
+        assert np.abs(lightness(result) - lightness(scan)).max() <= 0.5
+        own = colored(pipeline, scan, edits=ColorEdits(as_is=True))
+        assert not np.array_equal(result, own)
+
+
+@pytest.mark.parametrize("name", ["astronaut", "coffee", "cat", "waves"])
+def test_photos_of_a_usual_range_are_seen_and_coloured_as_they_are(pipeline, name):
+    photo = grey(PHOTOS[name])
+    L = lightness(photo)
+    assert normalise_levels(L) is L
+    own = colored(pipeline, photo, edits=ColorEdits(as_is=True))
+    assert np.array_equal(colored(pipeline, photo), own)
+
+
+@pytest.mark.parametrize("level", [0, 40, 255])
+def test_blank_scans_are_not_made_of_their_noise(level):
+    L = lightness(framed(np.full((40, 40, 3), level, np.uint8), (0, 0, 0, 0), 0, noise=1))
+    assert normalise_levels(L) is L
+
+
+def test_a_frame_does_not_count_for_the_levels_of_what_is_in_it(pipeline):
+    dark = (grey(PHOTOS["coffee"]) * 0.3).round().astype(np.uint8)
+    scan = np.pad(dark, ((40, 40), (40, 40), (0, 0)), constant_values=250)
+    assert np.array_equal(colored(pipeline, scan)[40:-40, 40:-40], colored(pipeline, dark))

@@ -4,7 +4,7 @@
 
 borders: distance of chroma to that of the photo alone, with a border around it: as is, and cut off
 dark: the same of a photo at 40 % brightness, or faded: as is, and with normalised levels
-found: how many photos, as they are, are taken for framed, dark or faded
+found: how many photos, as they are, are taken for framed, dark, faded or negatives
 """
 
 import argparse
@@ -15,7 +15,7 @@ import numpy as np
 
 from condiff import ColorEdits, Pipeline
 from condiff.color.lab import lightness, rgb_to_lab
-from condiff.color.scans import find_frame, normalise_levels
+from condiff.color.scans import find_frame, is_colour_negative, normalise_levels
 from condiff.photos.photo import Photo
 from condiff.photos.reading import read_image
 from condiff.resize import shrink_to
@@ -100,7 +100,13 @@ def count_found(photos: list[np.ndarray]) -> None:
     framed = sum(find_frame(photo) is not None for photo in photos)
     levels = [lightness(shrink_to(photo)) for photo in photos]
     changed = sum(normalise_levels(L) is not L for L in levels)
+    negatives = sum(is_colour_negative(photo) for photo in photos)
+    # Of a film's negatives: its orange mask, denser where the photo is light.
+    light = (0.15 + 0.85 * (1 - photo / 255.0) for photo in photos)
+    scans = [np.rint(np.array([242, 158, 107]) * each).astype(np.uint8) for each in light]
+    told = sum(is_colour_negative(scan) for scan in scans)
     print(f"of {len(photos)} photos {framed} with a border, {changed} dark or faded")
+    print(f"{negatives} taken for colour negatives; {told} of their negatives recognised")
 
 
 def main() -> None:

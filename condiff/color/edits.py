@@ -1,5 +1,6 @@
 """A user's edits of a photo's colours: hints, saturation and colour temperature."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -8,15 +9,24 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageColor
 
 from condiff.color.hint_propagation import propagate_hints
-from condiff.color.hints import Hints, Strokes, crop_hints, draw_strokes, to_cells
+from condiff.color.hints import (
+    MAX_ASPECT_ERROR,
+    Hints,
+    Strokes,
+    crop_hints,
+    draw_strokes,
+    to_cells,
+)
 from condiff.color.lab import lightness, upsample_chroma
 from condiff.color.scans import Frame
 from condiff.errors import ConfigError
+from condiff.photos.photo import Photo, flatten, invert
+from condiff.resize import resize
 
 Plane = NDArray[Any]  # float32
-
 
 DAYLIGHT = 1e6 / 6504  # mired of D65, the white of sRGB
 MAX_SATURATION = 5.0
@@ -25,17 +35,23 @@ MIN_TEMPERATURE, MAX_TEMPERATURE = -100.0, 200.0  # mired: 18600 K and 2827 K
 
 @dataclass(frozen=True)
 class ColorEdits:
-    """What a user changes in a colorizer's result.
+    """What a user changes in a photo before it is coloured, and in its colours.
 
     `hints` are a list of `Hint` or a transparent image of strokes of the photo's aspect.
     `saturation` multiplies chroma, 0 to 5. `temperature` makes the white warmer by so many mired,
-    -100 to 200. `as_is` colours the borders of a scan, too, and shows the model the photo's own
-    levels. Raises ConfigError for values out of range.
+    -100 to 200. `mask` is a grey picture of the photo's aspect: what is white in it is coloured,
+    what is black stays grey, and in between chroma is reduced. `invert` makes a positive of a
+    negative. `background`, #rrggbb or a CSS name, replaces transparency. `as_is` colours the
+    borders of a scan, too, and shows the model the photo's own levels. Raises ConfigError for
+    values out of range.
     """
 
     hints: Hints = ()
     saturation: float = 1.0
     temperature: float = 0.0
+    mask: Image.Image | None = None
+    invert: bool = False
+    background: str | None = None
     as_is: bool = False
 
     def __post_init__(self) -> None:
@@ -48,6 +64,14 @@ class ColorEdits:
                 f"temperature is from {MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g} mired, not "
                 f"{self.temperature:g}; 0 changes nothing, 50 is clearly warmer."
             )
+        if self.background is not None:
+            try:
+                ImageColor.getrgb(self.background)
+            except ValueError:
+                raise ConfigError(
+                    f"The background {self.background!r} is no colour: give #rrggbb, or a name "
+                    "such as white."
+                ) from None
 
     def changed(self) -> list[str]:
         """The names of the edits that differ from the defaults."""
@@ -56,9 +80,32 @@ class ColorEdits:
             "hints": hinted,
             "saturation": self.saturation != 1,
             "temperature": self.temperature != 0,
+            "mask": self.mask is not None,
+            "invert": self.invert,
+            "background": self.background is not None,
             "as_is": self.as_is,
         }
         return [name for name, wanted in there.items() if wanted]
+
+    @property
+    def mask_digest(self) -> str:
+        """16 hex digits of the mask's content; empty without one."""
+        if self.mask is None:
+            return ""
+        mask = self.mask.convert("L")
+        return hashlib.sha256(repr(mask.size).encode() + mask.tobytes()).hexdigest()[:16]
+
+    def begin(self, picture: Any) -> Any:
+        """A user's picture as it is coloured; what is no image and no Photo stays."""
+        if not self.invert:
+            return picture
+        if isinstance(picture, Photo):
+            return invert(picture)
+        return invert(picture) if isinstance(picture, Image.Image) else picture
+
+    def finish(self, result: Any) -> Any:
+        """A coloured image or Photo as it is handed out."""
+        return result if self.background is None else flatten(result, self.background)
 
     def prepare(
         self, *, photo: tuple[int, int], size: tuple[int, int], frame: Frame | None = None
@@ -67,9 +114,13 @@ class ColorEdits:
 
         The condition shows what is within the `frame`, or all of the photo.
         """
-        hints, box, weight = self.hints, None, None
+        hints, box = self.hints, None
+        weight = None if self.mask is None else _fit_mask(self.mask, photo)
         if frame is not None:
-            box, weight = frame.box, frame.cover()
+            box, cover = frame.box, frame.cover()
+            weight = weight if weight is None else weight[box]
+            if cover is not None:
+                weight = cover if weight is None else np.minimum(weight, cover)
             hints = crop_hints(hints, photo=photo, box=box)
             photo = (box[1].stop - box[1].start, box[0].stop - box[0].start)
         strokes = draw_strokes(hints, photo=photo, size=size)
@@ -113,6 +164,17 @@ class PreparedEdits:
 
 NO_EDITS = ColorEdits()
 UNEDITED = PreparedEdits()
+
+
+def _fit_mask(mask: Image.Image, photo: tuple[int, int]) -> NDArray[np.uint8]:
+    """A mask at the size of a photo of (width, height): (H,W)."""
+    stretch = mask.width * photo[1] / (mask.height * photo[0])
+    if abs(stretch - 1) > MAX_ASPECT_ERROR:
+        raise ConfigError(
+            f"The mask is {mask.width}x{mask.height} and the photo {photo[0]}x{photo[1]}: give it "
+            "in the photo's aspect."
+        )
+    return resize(np.array(mask.convert("L")), photo[1], photo[0])
 
 
 def build_adjustment(

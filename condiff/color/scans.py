@@ -1,4 +1,4 @@
-"""Scans: film frames and borders of prints; levels that are faded or dark."""
+"""Scans: film frames and borders of prints; levels that are faded or dark; negatives."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from condiff.color.lab import lightness
+from condiff.photos.photo import to_8_bits
 
 Plane = NDArray[Any]  # float32
 Pixels = NDArray[Any]  # uint8 or uint16
@@ -151,6 +152,23 @@ def normalise_levels(L: Plane) -> Plane:
     darkest, lightest = min(low, USUAL[0]), max(high, USUAL[1])
     gain = (lightest - darkest) / (high - low)
     return ((L - low) * gain + darkest).clip(0, 100).astype(np.float32)
+
+
+def is_colour_negative(pixels: Pixels) -> bool:
+    """Whether (H,W,3) looks like the negative of a colour film: orange where it is lightest.
+
+    In a sunset there is blue that is all but black; a sepia print is near white where it is
+    lightest. Negatives without colour look too much like some photos to be told.
+    """
+    side = (96, 96)
+    small = cv2.resize(to_8_bits(pixels), side, interpolation=cv2.INTER_AREA).reshape(-1, 3)
+    red, green, blue = small.T.astype(np.float32)
+    luma = 0.21 * red + 0.72 * green + 0.07 * blue
+    lightest = luma >= np.percentile(luma, 95)
+    r, g, b = (float(channel[lightest].mean()) for channel in (red, green, blue))
+    ordered = float(((red >= green) & (green >= blue)).mean())
+    base = r > 90 and 0.45 * r < g < 0.85 * r and b < 0.6 * r
+    return base and ordered > 0.93 and float(np.percentile(blue, 2)) > 10
 
 
 def _from_side(L: Plane, side: str) -> Plane:

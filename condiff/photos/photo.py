@@ -8,7 +8,7 @@ from typing import Any, Self, TypeVar
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageColor
 
 from condiff.photos.metadata import Metadata
 
@@ -94,6 +94,47 @@ def with_pixels(picture: Picture, pixels: Pixels, *, seed: int) -> Picture:
         result.putalpha(picture.getchannel("A"))
     result.info = {**picture.info, "seed": seed}
     return result
+
+
+def invert(picture: Picture) -> Picture:
+    """The positive of a negative, or the reverse: black is white. Its alpha stays."""
+    photo = _as_photo(picture)
+    white = np.iinfo(photo.pixels.dtype).max
+    return _like(picture, replace(photo, pixels=white - photo.pixels))
+
+
+def flatten(picture: Picture, background: str) -> Picture:
+    """The picture on a ground of one colour, without alpha; the same where it has none.
+
+    `background` is #rrggbb or a CSS name. Raises ValueError for another.
+    """
+    color = np.array(ImageColor.getrgb(background)[:3], np.float32)
+    photo = _as_photo(picture)
+    if photo.alpha is None:
+        return picture
+    white = np.iinfo(photo.pixels.dtype).max
+    ground = color * (white / 255)
+    flat = photo.pixels.copy()
+    rows = max(1, STRIP_PIXELS // photo.size[0])
+    for top in range(0, photo.size[1], rows):
+        strip = slice(top, top + rows)
+        cover = photo.alpha[strip, :, None] / np.float32(white)
+        mixed = ground + cover * (photo.pixels[strip] - ground)
+        flat[strip] = np.rint(mixed).astype(flat.dtype)
+    return _like(picture, replace(photo, pixels=flat, alpha=None))
+
+
+def _as_photo(picture: Image.Image | Photo) -> Photo:
+    return picture if isinstance(picture, Photo) else Photo.from_image(picture)
+
+
+def _like(picture: Picture, photo: Photo) -> Picture:
+    """A photo as the type that the picture has, with all of its `info`."""
+    if isinstance(picture, Photo):
+        return photo
+    image = photo.to_image()
+    image.info = {**image.info, **picture.info}
+    return image
 
 
 def to_array(image: Image.Image) -> Pixels:

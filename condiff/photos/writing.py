@@ -276,7 +276,7 @@ def _without_idle_alpha(photo: Photo, format: str, name: str) -> Photo:
     if photo.alpha.min() < np.iinfo(photo.alpha.dtype).max:
         raise ImageError(
             f"cannot write {name}: {format} has no transparency, and this photo has;"
-            " use .png or .webp (PNG or WebP)"
+            " use .png or .webp (PNG or WebP), or --background white"
         )
     return replace(photo, alpha=None)
 

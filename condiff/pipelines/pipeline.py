@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
@@ -37,6 +37,7 @@ class Encoded:
     conds: list[tuple[Any, Any | None]]
     size: tuple[int, int]  # of x_t, padded to the U-Net's stride
     inside: tuple[int, int]  # rows and columns of x_t that the picture covers
+    picture: Any = None  # the user's, as it was encoded
 
 
 class Pipeline:
@@ -133,7 +134,8 @@ class Pipeline:
         encoded = self.encode(image, config=config, edits=edits)
         for number in range(seed, seed + samples):
             *_, x_0 = self.sample(encoded, config=config, seed=number)
-            yield self._result(self.decode(x_0, encoded), image, seed=number)
+            result = self._result(self.decode(x_0, encoded), encoded.picture, seed=number)
+            yield edits.finish(result)
 
     def _result(
         self, pixels: np.ndarray, image: Picture | Drawing | Opened | None, *, seed: int
@@ -175,11 +177,13 @@ class Pipeline:
         model takes another kind of picture, ImageError for a photo where a drawing is expected.
         """
         config = config or self.sampling
+        image = edits.begin(image)
         opened, condition = self.prepare(image, size=config.size, as_is=edits.as_is)
         prepared = self._prepare_edits(opened, condition, edits)
         guided = self._guidance_scale(config) != 1
         source = opened.photo if opened else None
-        return self.encode_condition(condition, source, prepared, guided=guided)
+        encoded = self.encode_condition(condition, source, prepared, guided=guided)
+        return replace(encoded, picture=image)
 
     def encode_condition(
         self,

@@ -11,7 +11,7 @@ from PIL import Image
 
 from condiff.color.degradation import degrade
 from condiff.color.lab import lightness, rgb_to_lab
-from condiff.color.scans import Frame, fill_border, find_frame
+from condiff.color.scans import Frame, fill_border, find_frame, normalise_levels
 from condiff.conditions.drawing_cleanup import Drawing, clean_drawing, limit_ink, shrink_ink
 from condiff.conditions.filters import to_gray
 from condiff.conditions.line_augmentation import augment_lines
@@ -143,6 +143,8 @@ class Lightness(PictureInput):
             L = lightness(shrink_to(inside, size=size, cell=cell, longest=MAX_STRIP))
             if frame is not None:
                 L = fill_border(L, frame)
+            if not as_is:
+                L = normalise_levels(L)
             return L[..., None] / 50 - 1
 
         return Opened(pixels, to_condition, photo=pixels, frame=frame)

@@ -211,13 +211,14 @@ def open_journal(
 def compare_settings(out: Storage, settings: Mapping[str, Any]) -> Settings:
     """The settings that `out` was begun with, if any.
 
-    Raises ConfigError where one of `settings` that is not None differs.
+    Raises ConfigError where one of `settings` that is not None differs. A setting that a batch of
+    an older version does not have is off there.
     """
     begun, _ = _read_settings(out)
     differ = [
         f"{key}: {'none' if begun.get(key) is None else begun[key]} there, {asked} asked"
         for key, asked in settings.items()
-        if begun and asked is not None and begun.get(key) != asked
+        if begun and asked is not None and (asked or key in begun) and begun.get(key) != asked
     ]
     if differ:
         raise ConfigError(

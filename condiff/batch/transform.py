@@ -46,7 +46,8 @@ def build_transform(pipeline: Pipeline, settings: ColorizeSettings) -> Transform
     def transform(photo: Photo, seed: int, hints: HintPicture | None) -> Photo:
         edits = replace(settings.edits, hints=hints.image) if hints else settings.edits
         (result,) = pipeline.run(photo, config=settings.sampling, seed=seed, edits=edits)
-        if edits.saturation and is_grey(result.pixels) and not is_blank(photo.pixels):
+        wanted = edits.saturation and edits.mask is None
+        if wanted and is_grey(result.pixels) and not is_blank(photo.pixels):
             raise ImageError("the model gave it no colour; try another --size")
         return note_making(result, pipeline, settings, strokes=hints.digest if hints else None)
 
@@ -76,7 +77,7 @@ def note_making(
     if strokes:
         noted["strokes"] = strokes[:16]
     for name in set(settings.edits.changed()) - {"hints"}:
-        noted[name] = getattr(settings.edits, name)
+        noted[name] = getattr(settings.edits, "mask_digest" if name == "mask" else name)
     metadata = add_provenance(
         result.metadata, model=settings.model, seed=result.info["seed"], settings=noted
     )

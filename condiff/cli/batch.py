@@ -25,6 +25,7 @@ def batch(
     ],
     sampling: SamplingFlags,
     adjustment: options.Adjustment,
+    content: options.Content,
     reading: options.Reading,
     model: options.Model = "colorize",
     include: Annotated[
@@ -116,12 +117,11 @@ def batch(
     """
     from condiff.batch.colorize import BatchOptions, plan_batch, run_batch
     from condiff.batch.plan import Choice
-    from condiff.color.edits import ColorEdits
 
     asked = BatchOptions(
         model=model,
         overrides=sampling.given(),
-        edits=ColorEdits(saturation=adjustment.saturation, temperature=adjustment.temperature),
+        edits=content.edit(adjustment),
         seed=seed,
         choice=Choice(include or (), exclude or (), parse_shard(shard)),
         suffix=parse_format(format),

@@ -16,6 +16,7 @@ from condiff.errors import CondiffError
 
 if TYPE_CHECKING:
     from condiff.batch.transform import ColorizeSettings
+    from condiff.color.edits import ColorEdits
     from condiff.color.hints import Hints
     from condiff.photos.photo import Photo
     from condiff.pipelines.pipeline import Pipeline
@@ -69,6 +70,7 @@ def colorize(
     results: ResultFlags,
     adjustment: options.Adjustment,
     hints: options.HintFlags,
+    content: options.Content,
     sampling: SamplingFlags,
     reading: options.Reading,
     machine: options.Machine,
@@ -86,15 +88,15 @@ def colorize(
     jobs = [_Job.plan(source, results, many=len(sources) > 1) for source in sources]
     outputs.check_distinct([path for job in jobs for path in job.paths()])
     for job in jobs:
-        job.check(results, hints)
+        job.check(results, hints, content)
     given = hints.read()
+    edits = content.edit(adjustment, given)
     if results.dry_run:
         for job in jobs:
-            job.read(reading, given, quiet=messages.quiet)
+            job.read(reading, edits, quiet=messages.quiet)
         print("\n".join(str(path or "-") for job in jobs for path in job.paths()))
         return
     from condiff.batch.transform import ColorizeSettings
-    from condiff.color.edits import ColorEdits
     from condiff.models.info import read_model_info
 
     seed = secrets.randbits(31) if seed is None else seed
@@ -104,7 +106,7 @@ def colorize(
         device=machine.device,
         engine=machine.engine,
         sampling=config,
-        edits=ColorEdits(given, adjustment.saturation, adjustment.temperature),
+        edits=edits,
         provenance=results.provenance,
         quality=results.quality,
         page=reading.page,
@@ -114,7 +116,7 @@ def colorize(
     failed = 0
     for job in jobs:
         try:
-            photo = job.read(reading, given, quiet=messages.quiet)
+            photo = job.read(reading, edits, quiet=messages.quiet)
             pipeline = pipeline or _load(model, machine)
             _colorize(job, photo, pipeline, settings, seed, results, hints, messages)
         except CondiffError as error:
@@ -162,13 +164,17 @@ class _Job:
         """All files that are written."""
         return [*self.targets, *self.extras.paths()]
 
-    def check(self, results: ResultFlags, hints: options.HintFlags) -> None:
+    def check(
+        self, results: ResultFlags, hints: options.HintFlags, content: options.Content
+    ) -> None:
         """Raise an error for what cannot be written, before any work."""
         from condiff.photos.writing import check_target
 
         outputs.keep_source(self.source, self.paths())
         if hints.hints is not None:
             outputs.keep_source(str(hints.hints), self.paths(), what="picture of hints")
+        if content.mask is not None:
+            outputs.keep_source(str(content.mask), self.paths(), what="mask")
         outputs.check_extras(
             self.extras, self.targets, samples=results.samples, force=results.force
         )
@@ -176,11 +182,12 @@ class _Job:
             if path is not None:
                 check_target(path, results.force)
 
-    def read(self, reading: options.Reading, hints: "Hints", *, quiet: bool) -> "Photo":
+    def read(self, reading: options.Reading, edits: "ColorEdits", *, quiet: bool) -> "Photo":
         """The photo; stderr says what is odd about it, and which hints sRGB cannot show.
 
         Raises ImageError for a photo that cannot be read, or that the targets cannot hold.
         """
+        from condiff.color.scans import is_colour_negative
         from condiff.photos.provenance import is_own_result
         from condiff.photos.reading import read_photo
         from condiff.photos.writing import check_photo, check_size
@@ -193,7 +200,12 @@ class _Job:
             options.report(f"{self.source}: {warning}", quiet=quiet)
         if is_own_result(photo.metadata):
             options.report(f"{self.source}: its colours were made by condiff", quiet=quiet)
-        report_shortfall(photo, hints, quiet=quiet)
+        if not edits.invert and is_colour_negative(photo.pixels):
+            options.report(
+                f"{self.source}: it looks like a colour negative; --invert makes a positive of it",
+                quiet=quiet,
+            )
+        report_shortfall(edits.begin(photo), edits.hints, quiet=quiet)
         for path in self.targets:
             check_photo(photo, path.suffix if path else "png", str(path or "standard output"))
         if self.extras.map:
@@ -258,7 +270,7 @@ def report_grey(
     """Say so if a result shows no colour although colour was wanted."""
     from condiff.batch.transform import is_blank, is_grey
 
-    if not settings.edits.saturation:
+    if not settings.edits.saturation or settings.edits.mask is not None:
         return
     if is_blank(photo.pixels):
         why = "the photo is pure black and white; sRGB has no colour at those levels"

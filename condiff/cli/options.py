@@ -13,6 +13,7 @@ from condiff.cli.sampling import Group
 from condiff.errors import ImageError
 
 if TYPE_CHECKING:
+    from condiff.color.edits import ColorEdits
     from condiff.color.hints import Hints
 
 Input = Annotated[str, typer.Argument(metavar="INPUT", help="A photo, or - for standard input.")]
@@ -109,6 +110,54 @@ class Reading(Group):
     page: Page = None
     max_pixels: MaxPixels = DEFAULT_MAX_PIXELS
     strict: Strict = False
+
+
+@dataclass(frozen=True)
+class Content(Group):
+    """What a photo contains, and what of it is coloured."""
+
+    panel = "What the photo contains"
+
+    invert: Annotated[
+        bool, typer.Option("--invert", help="Make a positive of a negative, and colour that.")
+    ] = False
+    mask: Annotated[
+        Path | None,
+        typer.Option(
+            help="A grey picture of the photo's aspect: what is white in it is coloured, what is "
+            "black stays grey."
+        ),
+    ] = None
+    background: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLOR",
+            help="Put results with transparency on this colour (white, #rrggbb), as JPEG needs it.",
+        ),
+    ] = None
+    as_is: Annotated[
+        bool,
+        typer.Option(
+            "--as-is",
+            help="Colour the borders of scans, too, and show the model dark and faded photos as "
+            "they are.",
+        ),
+    ] = False
+
+    def edit(self, adjustment: "Adjustment", hints: Any = ()) -> "ColorEdits":
+        """These and other edits of the colours in one."""
+        from condiff.color.edits import ColorEdits
+        from condiff.photos.reading import read_image
+
+        return ColorEdits(
+            hints,
+            adjustment.saturation,
+            adjustment.temperature,
+            mask=read_image(self.mask) if self.mask else None,
+            invert=self.invert,
+            background=self.background,
+            as_is=self.as_is,
+        )
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """A user's edits of the colours of a photo or a drawing: hints, saturation, temperature."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -8,15 +9,25 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageColor
 
 from condiff.color.hint_propagation import propagate_hints
-from condiff.color.hints import Hints, Strokes, chroma_of, crop_hints, draw_strokes, to_cells
+from condiff.color.hints import (
+    MAX_ASPECT_ERROR,
+    Hints,
+    Strokes,
+    chroma_of,
+    crop_hints,
+    draw_strokes,
+    to_cells,
+)
 from condiff.color.lab import lightness, upsample_chroma
 from condiff.color.scans import Frame
 from condiff.errors import ConfigError
+from condiff.photos.photo import Photo, flatten, invert
+from condiff.resize import resize
 
 Plane = NDArray[Any]  # float32
-
 
 DAYLIGHT = 1e6 / 6504  # mired of D65, the white of sRGB
 MAX_SATURATION = 5.0
@@ -25,18 +36,24 @@ MIN_TEMPERATURE, MAX_TEMPERATURE = -100.0, 200.0  # mired: 18600 K and 2827 K
 
 @dataclass(frozen=True)
 class ColorEdits:
-    """What a user changes in a colorizer's result.
+    """What a user changes in a photo before it is coloured, and in its colours.
 
     `hints` are a list of `Hint` or a transparent image of strokes of the photo's aspect.
     `saturation` multiplies chroma, 0 to 5. `temperature` makes the white warmer by so many mired,
-    -100 to 200. `as_is` colours the borders of a scan, too, and shows the model the photo's own
-    levels; it leaves a drawing uncleaned. `keep_lines` draws a drawing's lines over its colours.
-    Raises ConfigError for values out of range.
+    -100 to 200. `mask` is a grey picture of the photo's aspect: what is white in it is coloured,
+    what is black stays grey, and in between chroma is reduced. `invert` makes a positive of a
+    negative. `background`, #rrggbb or a CSS name, replaces transparency. `as_is` colours the
+    borders of a scan, too, and shows the model the photo's own levels; it leaves a drawing
+    uncleaned. `keep_lines` draws a drawing's lines over its colours. Raises ConfigError for values
+    out of range.
     """
 
     hints: Hints = ()
     saturation: float = 1.0
     temperature: float = 0.0
+    mask: Image.Image | None = None
+    invert: bool = False
+    background: str | None = None
     as_is: bool = False
     keep_lines: bool = True
 
@@ -50,6 +67,14 @@ class ColorEdits:
                 f"temperature is from {MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g} mired, not "
                 f"{self.temperature:g}; 0 changes nothing, 50 is clearly warmer."
             )
+        if self.background is not None:
+            try:
+                ImageColor.getrgb(self.background)
+            except ValueError:
+                raise ConfigError(
+                    f"The background {self.background!r} is no colour: give #rrggbb, or a name "
+                    "such as white."
+                ) from None
 
     def changed(self) -> list[str]:
         """The names of the edits that differ from the defaults."""
@@ -58,10 +83,29 @@ class ColorEdits:
             "hints": hinted,
             "saturation": self.saturation != 1,
             "temperature": self.temperature != 0,
+            "mask": self.mask is not None,
+            "invert": self.invert,
+            "background": self.background is not None,
             "as_is": self.as_is,
             "keep_lines": not self.keep_lines,
         }
         return [name for name, wanted in there.items() if wanted]
+
+    @property
+    def mask_digest(self) -> str:
+        """16 hex digits of the mask's content; empty without one."""
+        if self.mask is None:
+            return ""
+        mask = self.mask.convert("L")
+        return hashlib.sha256(repr(mask.size).encode() + mask.tobytes()).hexdigest()[:16]
+
+    def begin(self, photo: Photo) -> Photo:
+        """A user's photo as it is coloured: the positive of a negative."""
+        return invert(photo) if self.invert else photo
+
+    def finish(self, result: Photo) -> Photo:
+        """A coloured photo as it is handed out, with the background in place of transparency."""
+        return result if self.background is None else flatten(result, self.background)
 
     def prepare(
         self,
@@ -76,9 +120,13 @@ class ColorEdits:
         The condition shows what is within the `frame`, or all of the photo. `values_of` takes the
         colours of hints to their values in the model's space.
         """
-        hints, box, weight = self.hints, None, None
+        hints, box = self.hints, None
+        weight = None if self.mask is None else _fit_mask(self.mask, photo)
         if frame is not None:
-            box, weight = frame.box, frame.cover()
+            box, cover = frame.box, frame.cover()
+            weight = weight if weight is None else weight[box]
+            if cover is not None:
+                weight = cover if weight is None else np.minimum(weight, cover)
             hints = crop_hints(hints, photo=photo, box=box)
             photo = (box[1].stop - box[1].start, box[0].stop - box[0].start)
         strokes = draw_strokes(hints, photo=photo, size=size, values_of=values_of)
@@ -124,6 +172,17 @@ class PreparedEdits:
 
 NO_EDITS = ColorEdits()
 UNEDITED = PreparedEdits()
+
+
+def _fit_mask(mask: Image.Image, photo: tuple[int, int]) -> NDArray[np.uint8]:
+    """A mask at the size of a photo of (width, height): (H,W)."""
+    stretch = mask.width * photo[1] / (mask.height * photo[0])
+    if abs(stretch - 1) > MAX_ASPECT_ERROR:
+        raise ConfigError(
+            f"The mask is {mask.width}x{mask.height} and the photo {photo[0]}x{photo[1]}: give it "
+            "in the photo's aspect."
+        )
+    return resize(np.array(mask.convert("L")), photo[1], photo[0])
 
 
 def build_adjustment(

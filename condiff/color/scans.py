@@ -1,4 +1,4 @@
-"""What a scan contains besides the picture: black film frames and white borders of prints."""
+"""Scans: film frames and borders of prints; levels that are faded or dark; negatives."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from condiff.color.lab import lightness
+from condiff.photos.photo import to_8_bits
 
 Plane = NDArray[Any]  # float32
 Pixels = NDArray[Any]  # uint8 or uint16
@@ -25,6 +26,10 @@ DEEPEST = 0.42  # of a side; a border that is wider is none
 # Of a side that the picture takes, where fewer than four borders are found, and where four are. A
 # door in a white wall has three.
 LEAST_SHARE = (0.45, 0.25)
+# Levels are normalised where the lightest L* is below DARK, or the range of L* below FLAT.
+DARK, FLAT = 55.0, 50.0
+BLANK = 4.0  # a smaller range of L* is no picture
+USUAL = (3.0, 93.0)  # darkest and lightest L* that levels are brought to
 LAYERS = 3  # borders within borders
 
 
@@ -134,6 +139,36 @@ def fill_border(L: Plane, frame: Frame) -> Plane:
     inside = cv2.resize(cover, L.shape[::-1], interpolation=cv2.INTER_AREA)
     hole = cv2.dilate((inside < 255).astype(np.uint8), np.ones((3, 3), np.uint8))
     return cv2.inpaint(np.ascontiguousarray(L), hole, 3, cv2.INPAINT_TELEA)
+
+
+def normalise_levels(L: Plane) -> Plane:
+    """L* (h,w) of a photo that is clearly dark or faded, with the range of a usual one.
+
+    Other photos are returned as they are. The darkest and the lightest percent do not count.
+    """
+    low, high = np.percentile(L, [1, 99])
+    if high - low < BLANK or (high >= DARK and high - low >= FLAT):
+        return L
+    darkest, lightest = min(low, USUAL[0]), max(high, USUAL[1])
+    gain = (lightest - darkest) / (high - low)
+    return ((L - low) * gain + darkest).clip(0, 100).astype(np.float32)
+
+
+def is_colour_negative(pixels: Pixels) -> bool:
+    """Whether (H,W,3) looks like the negative of a colour film: orange where it is lightest.
+
+    In a sunset there is blue that is all but black; a sepia print is near white where it is
+    lightest. Negatives without colour look too much like some photos to be told.
+    """
+    side = (96, 96)
+    small = cv2.resize(to_8_bits(pixels), side, interpolation=cv2.INTER_AREA).reshape(-1, 3)
+    red, green, blue = small.T.astype(np.float32)
+    luma = 0.21 * red + 0.72 * green + 0.07 * blue
+    lightest = luma >= np.percentile(luma, 95)
+    r, g, b = (float(channel[lightest].mean()) for channel in (red, green, blue))
+    ordered = float(((red >= green) & (green >= blue)).mean())
+    base = r > 90 and 0.45 * r < g < 0.85 * r and b < 0.6 * r
+    return base and ordered > 0.93 and float(np.percentile(blue, 2)) > 10
 
 
 def _from_side(L: Plane, side: str) -> Plane:

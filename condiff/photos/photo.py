@@ -8,7 +8,7 @@ from typing import Any, Self
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageColor
 
 from condiff.photos.metadata import Metadata
 
@@ -78,6 +78,32 @@ class Photo:
 def with_pixels(photo: Photo, pixels: Pixels, *, seed: int) -> Photo:
     """The photo with other pixels of the same size; its alpha and metadata stay."""
     return replace(photo, pixels=pixels, info={**photo.info, "seed": seed})
+
+
+def invert(photo: Photo) -> Photo:
+    """The positive of a negative, or the reverse: black is white. Its alpha stays."""
+    white = np.iinfo(photo.pixels.dtype).max
+    return replace(photo, pixels=white - photo.pixels)
+
+
+def flatten(photo: Photo, background: str) -> Photo:
+    """The photo on a ground of one colour, without alpha; the same where it has none.
+
+    `background` is #rrggbb or a CSS name. Raises ValueError for another.
+    """
+    color = np.array(ImageColor.getrgb(background)[:3], np.float32)
+    if photo.alpha is None:
+        return photo
+    white = np.iinfo(photo.pixels.dtype).max
+    ground = color * (white / 255)
+    flat = photo.pixels.copy()
+    rows = max(1, STRIP_PIXELS // photo.size[0])
+    for top in range(0, photo.size[1], rows):
+        strip = slice(top, top + rows)
+        cover = photo.alpha[strip, :, None] / np.float32(white)
+        mixed = ground + cover * (photo.pixels[strip] - ground)
+        flat[strip] = np.rint(mixed).astype(flat.dtype)
+    return replace(photo, pixels=flat, alpha=None)
 
 
 def to_array(image: Image.Image) -> Pixels:

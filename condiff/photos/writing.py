@@ -287,7 +287,7 @@ def check_photo(photo: Photo, format: str, name: str) -> None:
     if photo.alpha.min() < np.iinfo(photo.alpha.dtype).max:
         raise ImageError(
             f"cannot write {name}: {format} has no transparency, and this photo has;"
-            " use .png or .webp (PNG or WebP)"
+            " use .png or .webp (PNG or WebP), or --background white"
         )
 
 

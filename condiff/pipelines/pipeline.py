@@ -143,7 +143,7 @@ class Pipeline:
                 yield result
             else:
                 photo = given if isinstance(given, Photo) else Photo(pixels)
-                photo = with_pixels(photo, pixels, seed=number)
+                photo = edits.finish(with_pixels(photo, pixels, seed=number))
                 yield photo.to_image() if isinstance(image, Image.Image) else photo
 
     def frames(
@@ -177,6 +177,8 @@ class Pipeline:
         model takes another kind of picture, ImageError for a photo where a drawing is expected.
         """
         config = config or self.sampling
+        if edits.invert and not isinstance(image, (Drawing, Opened, type(None))):
+            image = edits.begin(as_photo(image))
         opened, condition = self.prepare(image, size=config.size, as_is=edits.as_is)
         prepared = self._prepare_edits(opened, condition, edits)
         guided = self._guidance_scale(config) != 1

@@ -206,8 +206,9 @@ class _Job:
                 quiet=quiet,
             )
         report_shortfall(edits.begin(photo), edits.hints, quiet=quiet)
+        held = edits.finish(photo)
         for path in self.targets:
-            check_photo(photo, path.suffix if path else "png", str(path or "standard output"))
+            check_photo(held, path.suffix if path else "png", str(path or "standard output"))
         if self.extras.map:
             check_size(photo.size, self.extras.map.suffix, str(self.extras.map))
         return photo

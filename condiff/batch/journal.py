@@ -216,7 +216,7 @@ def compare_settings(out: Storage, settings: Mapping[str, Any]) -> Settings:
     """
     begun, _ = _read_settings(out)
     differ = [
-        f"{key}: {'none' if begun.get(key) is None else begun[key]} there, {asked} asked"
+        f"{key}: {_name(begun.get(key))} there, {_name(asked)} asked"
         for key, asked in settings.items()
         if begun and asked is not None and (asked or key in begun) and begun.get(key) != asked
     ]
@@ -226,6 +226,10 @@ def compare_settings(out: Storage, settings: Mapping[str, Any]) -> Settings:
             " --force to begin anew."
         )
     return begun
+
+
+def _name(setting: Any) -> Any:
+    return "none" if setting in (None, "") else setting
 
 
 def read_entries(out: Storage) -> dict[str, Entry]:

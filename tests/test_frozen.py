@@ -99,7 +99,7 @@ def test_colorized(name, grey, tmp_path):
 
 
 @pytest.mark.parametrize("size", [32, 64])
-@pytest.mark.parametrize("upscale", ["auto", "none"])
+@pytest.mark.parametrize("upscale", ["lines", "upscale", "none"])
 def test_rendered(size, upscale, tmp_path):
     target = tmp_path / "out.png"
     options = ["--steps", "6", "--size", str(size), "--upscale", upscale]
@@ -108,7 +108,7 @@ def test_rendered(size, upscale, tmp_path):
 
 
 @pytest.mark.parametrize("size", ["default", "172"])
-@pytest.mark.parametrize("upscale", ["auto", "none"])
+@pytest.mark.parametrize("upscale", ["lines", "upscale", "none"])
 def test_rendered_in_ten_steps(size, upscale, tmp_path):
     target = tmp_path / "out.png"
     options = ["--steps", "10", "--upscale", upscale]

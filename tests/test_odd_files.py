@@ -8,6 +8,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import cv2
@@ -212,11 +213,79 @@ def test_a_gamma_of_srgb_and_a_damaged_one_change_nothing():
 def test_damage_of_a_deep_png_is_found_before_libpng_writes_of_it(kind, capfd):
     pixels = {0: GREY16, 4: RGB16, 6: np.dstack([RGB16, GREY16])}[kind]
     data = bytearray(cv2.imencode(".png", pixels)[1].tobytes())
-    for at in range(50, len(data), len(data) // 20):
+    for at in range(50, len(data) - 12, len(data) // 20):  # behind lies what ends a file
         broken = bytes(data[:at]) + bytes([data[at] ^ 16]) + bytes(data[at + 1 :])
         with pytest.raises(ImageError, match="damaged|cut short"):
             read(broken)
     assert capfd.readouterr().err == ""
+
+
+def deep_png(pixels: bytes, *, width: int = 48, height: int = 32, kind: int = 2) -> bytes:
+    """A PNG of 16 bits whose checksums are right, whatever its compressed pixels are."""
+    header = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", pixels), (b"IEND", b"")]
+    return png.SIGNATURE + b"".join(
+        struct.pack(">I", len(c)) + k + c + struct.pack(">I", zlib.crc32(k + c)) for k, c in chunks
+    )
+
+
+def rows_of(pixels: np.ndarray) -> bytes:
+    return b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+
+
+ROWS = rows_of(RGB16)
+WRONG = {
+    "half": zlib.compress(ROWS)[: len(zlib.compress(ROWS)) // 2],
+    "no end": zlib.compress(ROWS)[:-4],
+    "a wrong sum": zlib.compress(ROWS)[:-1] + b"\x55",
+    "fewer rows": zlib.compress(ROWS[:-500]),
+    "an unknown filter": zlib.compress(b"\x09" + ROWS[1:]),
+    "an unknown filter at the end": zlib.compress(ROWS[:-289] + b"\x09" + ROWS[-288:]),
+    "no pixels": b"",
+    "no deflate": bytes(range(250)),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_deep_png_whose_pixels_are_incomplete_is_refused_without_a_remark(name, capfd):
+    assert np.array_equal(read(deep_png(zlib.compress(ROWS))).pixels, RGB16)
+    with pytest.raises(ImageError, match="damaged or cut short"):
+        read(deep_png(WRONG[name]))
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("more", [zlib.compress(ROWS + ROWS), zlib.compress(ROWS) + b"more"])
+def test_a_deep_png_with_too_much_data_is_taken_with_a_warning(more, capfd):
+    photo = read(deep_png(more))
+    assert np.array_equal(photo.pixels, RGB16) and "libpng" in photo.info["warnings"][0]
+    with pytest.raises(ImageError, match="without --strict"):
+        read(deep_png(more), strict=True)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_closed_stderr_does_not_cost_a_photo(tmp_path):
+    (tmp_path / "a.png").write_bytes(deep_png(zlib.compress(ROWS)))
+    program = "import os, sys, condiff; os.close(2); print(condiff.read_photo(sys.argv[1]).size)"
+    command = [sys.executable, "-c", program, str(tmp_path / "a.png")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert done.stdout == "(48, 32)\n"
+
+
+def test_the_frames_of_a_deep_apng():
+    deep = [deep_png(zlib.compress(ROWS)), deep_png(zlib.compress(rows_of(RGB16[:, ::-1])))]
+    first, second = (png.read_chunks(io.BytesIO(d), {b"IDAT"})[0][1] for d in deep)
+    control = struct.pack(">IIIIIHHBB", 0, 48, 32, 0, 0, 1, 10, 0, 0)
+    chunks = [
+        (b"acTL", struct.pack(">II", 2, 0)), (b"fcTL", control), (b"IDAT", first),
+        (b"fcTL", struct.pack(">I", 1) + control[4:]), (b"fdAT", struct.pack(">I", 2) + second),
+        (b"IEND", b""),
+    ]  # fmt: skip
+    data = deep[0][:33] + b"".join(
+        struct.pack(">I", len(c)) + k + c + struct.pack(">I", zlib.crc32(k + c)) for k, c in chunks
+    )
+    assert np.array_equal(read(data, page=1).pixels, RGB16)
+    turned = as_8_bits(read(data, page=2))
+    assert np.abs(turned - RGB16[:, ::-1] / 257).max() <= 1
 
 
 # ---- what lies beside the pixels

@@ -6,7 +6,7 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import BinaryIO
 
 from PIL import Image
@@ -80,8 +80,13 @@ def caught_stderr(remarks: tuple[bytes, ...] = REMARKS) -> Iterator[list[bytes]]
     The lines that others write meanwhile come a little later.
     """
     found: list[bytes] = []
-    with _stderr, tempfile.TemporaryFile() as caught:
-        own = os.dup(2)
+    with _stderr, ExitStack() as opened:
+        try:
+            caught = opened.enter_context(tempfile.TemporaryFile())
+            own = os.dup(2)
+        except OSError:  # a closed stderr, or no room for a file
+            yield found
+            return
         os.dup2(caught.fileno(), 2)
         try:
             yield found

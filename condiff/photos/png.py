@@ -20,11 +20,6 @@ MAX_CHUNK = 1 << 24  # bytes; more is no metadata
 # The chunks that decoders get.
 PICTURE = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"acTL", b"fcTL", b"fdAT", b"pHYs"}
 ANNOTATIONS = TEXT | {b"iCCP", b"gAMA", b"cHRM", b"sRGB", b"cICP", b"eXIf", b"iDOT"}
-CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-PASSES = (
-    (0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2),
-    (0, 1, 1, 2),
-)  # fmt: skip  # Adam7: first column and row, steps between columns and rows
 
 Chunk = tuple[bytes, bytes]  # its four letters, and what it holds
 
@@ -55,85 +50,40 @@ def read_colours(file: BinaryIO) -> Colours:
     return Colours(gamma=gamma, chromaticities=tuple(p / 100_000 for p in points) or None)
 
 
-def keep_picture(file: BinaryIO) -> bytes:
-    """A PNG of the chunks that belong to its pixels alone."""
-    kept = [SIGNATURE]
-    file.seek(len(SIGNATURE))
-    while len(head := file.read(8)) == 8:
-        (length,) = struct.unpack(">I", head[:4])
-        if head[4:] in PICTURE:
-            kept.append(head + file.read(length + 4))
-            if head[4:] == b"IEND":
-                break
-        else:
-            file.seek(length + 4, 1)
-    return b"".join(kept)
+def split(data: bytes) -> tuple[bytes, bytes]:
+    """A PNG of the chunks that belong to its pixels alone, and one of its annotations.
 
-
-def check_chunks(data: bytes) -> None:
-    """Raise ValueError unless the checksum of each chunk of a PNG is right."""
-    for kind, at, length in _chunks(data):
-        checksum = zlib.crc32(memoryview(data)[at - 4 : at + length])
-        if data[at + length : at + length + 4] != struct.pack(">I", checksum):
-            raise ValueError(f"its {kind.decode('latin-1')} chunk is damaged")
-
-
-def check_pixels(data: bytes) -> None:
-    """Raise ValueError unless the compressed pixels of a PNG are whole.
-
-    To be called before libpng gets them, which writes of damage to stderr.
+    Raises ValueError where the checksum of one of the former is wrong.
     """
-    packed = zlib.decompressobj()
-    rows: _Rows | None = None
+    view = memoryview(data)
+    picture: list[bytes | memoryview] = [SIGNATURE]
+    annotations: list[bytes | memoryview] = [SIGNATURE]
     for kind, at, length in _chunks(data):
-        if kind == b"IHDR" and length == 13:
-            rows = _Rows(data[at : at + length])
-        elif kind == b"IDAT" and rows:
-            body = data[at : at + length]
-            while body:
-                rows.check(packed.decompress(body, 1 << 20))
-                body = packed.unconsumed_tail
-    if rows is None or not packed.eof or packed.unused_data or not rows.done:
-        raise ValueError("its pixels are cut short")
+        whole = view[at - 8 : at + length + 4]
+        if kind in PICTURE:
+            cut = len(whole) < length + 12  # at the file's end, for decoders to judge
+            if not cut and zlib.crc32(whole[4:-4]) != int.from_bytes(whole[-4:], "big"):
+                raise ValueError(f"its {kind.decode('latin-1')} chunk is damaged")
+            picture.append(whole)
+        elif kind in ANNOTATIONS:
+            annotations.append(whole)
+    return b"".join(picture), b"".join(annotations)
+
+
+def _chunk(kind: bytes, content: bytes | bytearray) -> bytes:
+    checksum = zlib.crc32(content, zlib.crc32(kind))
+    return b"".join([struct.pack(">I", len(content)), kind, content, struct.pack(">I", checksum)])
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """The four letters, the place and the length of the content of each chunk."""
+    """The four letters, the place and the length of the content of each chunk, the last one cut."""
     at = len(SIGNATURE)
-    while at + 12 <= len(data):
+    while at + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, at)
         yield kind, at + 8, length
         if kind == b"IEND":
             return
         at += 12 + length
-
-
-class _Rows:
-    """Follows the rows of uncompressed pixel data, and their filter types."""
-
-    def __init__(self, header: bytes) -> None:
-        width, height, bits, kind, _, _, interlaced = struct.unpack(">IIBBBBB", header)
-        depth = bits * CHANNELS.get(kind, 1)
-        passes = PASSES if interlaced else ((0, 0, 1, 1),)
-        sizes = [(-(-(width - x) // dx), -(-(height - y) // dy)) for x, y, dx, dy in passes]
-        self.left = [(1 + (w * depth + 7) // 8, h) for w, h in sizes if w > 0 and h > 0]
-        self.skip = 0  # bytes to the next row's filter type
-
-    @property
-    def done(self) -> bool:
-        return not self.left and self.skip == 0
-
-    def check(self, data: bytes) -> None:
-        """Take more data; ValueError for a filter that is none, or for too much of it."""
-        at = self.skip
-        while at < len(data):
-            if not self.left or data[at] > 4:
-                raise ValueError("its pixels are damaged")
-            stride, rows = self.left.pop(0)
-            if rows > 1:
-                self.left.insert(0, (stride, rows - 1))
-            at += stride
-        self.skip = at - len(data)
 
 
 def read_chunks(file: BinaryIO, kinds: set[bytes]) -> tuple[Chunk, ...]:
@@ -199,8 +149,7 @@ def write_with_chunks(encoded: memoryview, chunks: list[Chunk], file: BinaryIO) 
     header = len(SIGNATURE) + 25  # IHDR is first, and 25 bytes long
     file.write(encoded[:header])
     for kind, data in chunks:
-        checksum = struct.pack(">I", zlib.crc32(kind + data))
-        file.write(struct.pack(">I", len(data)) + kind + data + checksum)
+        file.write(_chunk(kind, data))
     file.write(encoded[header:])
 
 

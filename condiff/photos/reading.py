@@ -22,7 +22,13 @@ from condiff.photos import icc, ifd, jpeg, jxl, png, psd, raw, tiff
 from condiff.photos import metadata as meta
 from condiff.photos.formats import FORMATS, MAX_SIDE, READ_ONLY, name_content
 from condiff.photos.metadata import Damage, Metadata, read_metadata
-from condiff.photos.opening import open_image, register_heif, register_jxl, without_pillow_limit
+from condiff.photos.opening import (
+    caught_stderr,
+    open_image,
+    register_heif,
+    register_jxl,
+    without_pillow_limit,
+)
 from condiff.photos.photo import (
     TURNS,
     Photo,
@@ -309,14 +315,14 @@ def _read_odd_jpeg(
 
 def _read_png(file: BinaryIO, max_pixels: int, page: int | None, notes: list[str]) -> Photo:
     """A PNG, of which decoders get the chunks of the pixels only."""
-    others = png.read_chunks(file, png.ANNOTATIONS)
-    picture = png.keep_picture(file)
-    png.check_chunks(picture)
+    file.seek(0)
+    picture, annotations = png.split(file.read())
+    others = io.BytesIO(annotations)
     if not picture.endswith(png.END):
         notes.append(Damage("its file lacks the last bytes; no pixel is missing"))
-    colours = png.read_colours(file)
+    colours = png.read_colours(others)
     info: dict[str, Any] = {}
-    for chunk in others:
+    for chunk in png.read_chunks(others, {b"eXIf", b"iTXt"}):
         if chunk[0] == b"eXIf":
             info["exif"] = ifd.PREFIX + chunk[1]
         elif chunk[0] == b"iTXt" and png.keyword(chunk) == png.XMP_KEYWORD:
@@ -326,7 +332,9 @@ def _read_png(file: BinaryIO, max_pixels: int, page: int | None, notes: list[str
         info["icc_profile"] = colours.profile
     if colours.hdr:
         notes.append("its HDR colours (PQ or HLG) were read as those of sRGB")
-    photo = _read_by_pillow(io.BytesIO(picture), max_pixels, page, notes, original=file, info=info)
+    photo = _read_by_pillow(
+        io.BytesIO(picture), max_pixels, page, notes, original=others, info=info
+    )
     if colours.gamma is None:
         return photo
     return replace(photo, pixels=_apply_gamma(photo.pixels, colours, notes))
@@ -526,7 +534,7 @@ def _decode_pixels(
         if max(image.size) > MAX_SIDE["PNG"]:
             raise Unreadable(f"its sides are above libpng's {MAX_SIDE['PNG']:,}; cut it into parts")
         turn = orientation(image)
-        colour, alpha = _decode_deep_png(file)
+        colour, alpha = _decode_deep_png(file, notes)
         pixels = icc.array_to_srgb(colour, profile, notes)
     else:
         image.load()
@@ -557,27 +565,34 @@ def _is_deep_png(image: Image.Image) -> bool:
     tiles = getattr(image, "tile", ())
     return (
         image.format == "PNG"
+        and not image.tell()  # further frames are Pillow's, in 8 bits
         and image.mode != "I;16"
         and any(str(tile[3]).endswith(";16B") for tile in tiles)
     )
 
 
-def _decode_deep_png(file: BinaryIO) -> tuple[Pixels, Pixels | None]:
-    """(H,W) or (H,W,3) and alpha of a PNG of 16 bits a channel, by cv2; of pixel chunks only."""
+def _decode_deep_png(file: BinaryIO, notes: list[str]) -> tuple[Pixels, Pixels | None]:
+    """(H,W) or (H,W,3) and alpha of a PNG of 16 bits a channel, by cv2; of pixel chunks only.
+
+    Their checksums are right. libpng refuses pixels that are incomplete, and says so on stderr.
+    """
     file.seek(0)
     data = file.read()
-    png.check_pixels(data)
     level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        with caught_stderr((b"libpng ",)) as caught:
+            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
         if error.code == cv2.Error.StsNoMem:
             raise
         raise ValueError(f"cv2 says: {error.err}") from None
     finally:
         cv2.utils.logging.setLogLevel(level)
+    remarks = "; ".join(line.decode("latin-1").strip() for line in caught)
     if pixels is None or pixels.dtype != np.uint16 or pixels.ndim == 2:
-        raise ValueError("its pixels cannot be decoded")
+        raise ValueError(remarks or "its pixels cannot be decoded")
+    if remarks:
+        notes.append(Damage(f"its pixels are whole, but not as they should be stored ({remarks})"))
     if pixels.shape[2] == 3:
         return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels), None
     alpha = np.ascontiguousarray(pixels[..., 3])

@@ -119,6 +119,7 @@ def batch(
 
     asked = BatchOptions(
         model=model,
+        look=adjustment.look,
         overrides=sampling.given(),
         edits=ColorEdits(saturation=adjustment.saturation, temperature=adjustment.temperature),
         seed=seed,

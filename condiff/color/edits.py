@@ -1,7 +1,7 @@
 """A user's edits of a photo's colours: hints, saturation and colour temperature."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -27,16 +27,17 @@ class ColorEdits:
     """What a user changes in a colorizer's result.
 
     `hints` are a list of `Hint` or a transparent image of strokes of the photo's aspect.
-    `saturation` multiplies chroma, 0 to 5. `temperature` makes the white warmer by so many mired,
-    -100 to 200. Raises ConfigError for values out of range.
+    `saturation` multiplies chroma, 0 to 5; None is a look's, and 1 without one. `temperature`
+    makes the white warmer by so many mired, -100 to 200. Raises ConfigError for values out of
+    range.
     """
 
     hints: Hints = ()
-    saturation: float = 1.0
+    saturation: float | None = None
     temperature: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.saturation <= MAX_SATURATION:
+        if self.saturation is not None and not 0 <= self.saturation <= MAX_SATURATION:
             raise ConfigError(
                 f"saturation is from 0 to {MAX_SATURATION:g}, not {self.saturation:g}."
             )
@@ -51,15 +52,20 @@ class ColorEdits:
         hinted = not isinstance(self.hints, (list, tuple)) or bool(self.hints)
         there = {
             "hints": hinted,
-            "saturation": self.saturation != 1,
+            "saturation": self.saturation not in (None, 1),
             "temperature": self.temperature != 0,
         }
         return [name for name, wanted in there.items() if wanted]
 
+    def with_saturation(self, saturation: float) -> "ColorEdits":
+        """The edits with that saturation where they have none of their own."""
+        return replace(self, saturation=saturation) if self.saturation is None else self
+
     def prepare(self, *, photo: tuple[int, int], size: tuple[int, int]) -> "PreparedEdits":
         """The edits for a photo of (width, height) whose condition has the size (h,w)."""
         strokes = draw_strokes(self.hints, photo=photo, size=size)
-        return PreparedEdits(strokes, build_adjustment(self.saturation, self.temperature))
+        saturation = 1.0 if self.saturation is None else self.saturation
+        return PreparedEdits(strokes, build_adjustment(saturation, self.temperature))
 
 
 @dataclass(frozen=True)

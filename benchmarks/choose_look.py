@@ -1,4 +1,4 @@
-"""Choose a colorizer's guidance, variety and steps by what people notice, on true photos.
+"""Choose a colorizer's guidance, variety, steps and saturation by what people notice.
 
     python benchmarks/choose_look.py --data val.parquet --photos 150 --steps 4 --guidance 1 1.5 2
 
@@ -12,6 +12,7 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from condiff.color.edits import PreparedEdits, build_adjustment
 from condiff.config import SamplingConfig
 from condiff.evaluation.colorization import Row, evaluate
 from condiff.evaluation.feature_extractors import Extractor, Lite0Extractor
@@ -30,12 +32,14 @@ from condiff.pipelines.pipeline import Encoded, Pipeline
 GUIDANCE = (1.0, 1.25, 1.5, 2.0)
 VARIETY = (0.0, 0.5, 1.0)
 STEPS = (2, 4, 8)
+Setting = tuple[SamplingConfig, float]  # and the saturation
 MOST_GAUDY, MOST_WORSE = 0.015, 0.10
 FIGURES = (  # field of a row, label, format
     ("frechet_ratio", "Fréchet / grey's", ".3f"),
     ("gaudy", "gaudy", ".2%"),
     ("worse_than_grey", "worse than grey", ".1%"),
     ("top1", "top-1", ".1%"),
+    ("colorfulness", "colourfulness", ".1f"),
     ("delta_cf_mean", "mean absolute ΔCF", ".1f"),
     ("patches_ratio", "patches / truth's", ".2f"),
     ("psnr", "PSNR, dB", ".2f"),
@@ -52,14 +56,17 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, nargs="+", default=GUIDANCE)
     parser.add_argument("--variety", type=float, nargs="+", default=VARIETY)
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS)
+    parser.add_argument("--saturation", type=float, nargs="+", default=(1.0,))
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to this file")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     pipeline = Pipeline.from_pretrained(arguments.model, engine=arguments.engine)
     settings = [
-        pipeline.sampling.override({"guidance_scale": g, "variety": v, "steps": s})
-        for s, g, v in product(arguments.steps, arguments.guidance, arguments.variety)
+        (pipeline.sampling.override({"guidance_scale": g, "variety": v, "steps": s}), saturation)
+        for s, g, v, saturation in product(
+            arguments.steps, arguments.guidance, arguments.variety, arguments.saturation
+        )
     ]
     truths = spread(read_truths(arguments.data), arguments.photos)
     rows = measure(pipeline, settings, truths, Lite0Extractor())
@@ -80,33 +87,35 @@ def spread(photos: Sequence[Pixels], count: int | None) -> list[Pixels]:
 
 def measure(
     pipeline: Pipeline,
-    settings: Sequence[SamplingConfig],
+    settings: Sequence[Setting],
     truths: Sequence[Pixels],
     extractor: Extractor,
 ) -> list[Row]:
     """The figures of every setting, then of the baselines."""
-    guided = max(settings, key=lambda config: abs(config.guidance_scale - 1))
+    guided = max((config for config, _ in settings), key=lambda c: abs(c.guidance_scale - 1))
     started = time.perf_counter()
     encoded = [pipeline.encode(Image.fromarray(truth), config=guided) for truth in truths]
     print(f"{time.perf_counter() - started:.0f} s for encoding", file=sys.stderr)
-    methods = {name_of(config): colours(pipeline, encoded, config) for config in settings}
+    methods = {name_of(setting): colours(pipeline, encoded, setting) for setting in settings}
     return evaluate(methods, truths, extractor=extractor)
 
 
-def name_of(config: SamplingConfig) -> str:
-    """The three settings that are compared, as the table names them."""
-    return f"guidance {config.guidance_scale:g}, variety {config.variety:g}, {config.steps} steps"
+def name_of(setting: Setting) -> str:
+    """The settings that are compared, as the table names them."""
+    config, saturation = setting
+    name = f"guidance {config.guidance_scale:g}, variety {config.variety:g}, {config.steps} steps"
+    return name if saturation == 1 else f"{name}, saturation {saturation:g}"
 
 
-def colours(
-    pipeline: Pipeline, encoded: Sequence[Encoded], config: SamplingConfig
-) -> Iterator[Pixels]:
+def colours(pipeline: Pipeline, encoded: Sequence[Encoded], setting: Setting) -> Iterator[Pixels]:
     """Each photo's result; nothing is sampled before it is asked for."""
     started = time.perf_counter()
+    config, saturation = setting
+    edits = PreparedEdits(adjust=build_adjustment(saturation))
     for seed, photo in enumerate(encoded):
         *_, x_0 = pipeline.sample(photo, config=config, seed=seed)
-        yield np.asarray(pipeline.decode(x_0, photo), np.uint8)
-    print(f"{time.perf_counter() - started:.0f} s for {name_of(config)}", file=sys.stderr)
+        yield np.asarray(pipeline.decode(x_0, replace(photo, edits=edits)), np.uint8)
+    print(f"{time.perf_counter() - started:.0f} s for {name_of(setting)}", file=sys.stderr)
 
 
 def choose(rows: Sequence[Row]) -> Row | None:

@@ -86,6 +86,25 @@ class SamplingConfig(Section):
             raise ConfigError(f"{name}: {_sentence(fault['msg'])}, not {value!r}.") from error
 
 
+class Look(Section):
+    """A colorizer's settings under one plain name, such as quiet or vivid."""
+
+    guidance_scale: Annotated[float, Field(ge=0, le=50)]
+    variety: Probability
+    saturation: Annotated[float, Field(ge=0, le=5)] = 1.0
+
+    def sampling(self) -> dict[str, float]:
+        """The fields of `SamplingConfig` that the look decides."""
+        return {"guidance_scale": self.guidance_scale, "variety": self.variety}
+
+
+NATURAL = "natural"  # the look that is a model's SamplingConfig, and the default
+LOOKS = {  # beside natural, of models that have no table of their own
+    "quiet": Look(guidance_scale=1.25, variety=0.0, saturation=0.85),
+    "vivid": Look(guidance_scale=1.75, variety=0.0, saturation=1.15),
+}
+
+
 def _sentence(message: str) -> str:
     """pydantic's "Input should be …" as the predicate of a sentence."""
     return message.replace("Input should be", "is to be").replace("'", "")
@@ -227,6 +246,7 @@ class TrainConfig(Section):
     max_minutes: PositiveFloat | None = None
     sample_steps: PositiveInt = 500  # steps between checkpoints, model folders, sample grids
     sampling: SamplingConfig = SamplingConfig()  # the default of the model folder
+    looks: dict[str, Look] = LOOKS  # of a colorizer, beside natural, which is `sampling`
     second_stage: str | None = None  # model or folder that enlarges the model's pictures
     keep_checkpoints: PositiveInt = 2  # so many of the newest, and the best one
     log_steps: PositiveInt = 10
@@ -245,6 +265,12 @@ class TrainConfig(Section):
                 "a run needs an end: give --max-steps or --max-minutes, or set max_train_steps or "
                 "max_minutes"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_looks(self) -> Self:
+        if NATURAL in self.looks:
+            raise ValueError("the look natural is what the section sampling says: set it there")
         return self
 
     @model_validator(mode="after")

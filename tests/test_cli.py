@@ -15,6 +15,7 @@ from PIL import Image
 
 import condiff
 from condiff.cli import COMMANDS, app, main
+from condiff.config import LOOKS
 from condiff.models.loading import load_model
 
 from .conftest import make_photo
@@ -208,6 +209,9 @@ def test_info_of_machine_and_model(run, tiny_folder):
     code, out, _ = run("info", tiny_folder, "--json")
     told = json.loads(out)
     assert (told["task"], told["predicts"]) == ("colorize", "v_prediction")
+    assert told["looks"]["vivid"] == LOOKS["vivid"].model_dump()
+    assert told["looks"]["natural"] == {"guidance_scale": 1, "variety": 1, "saturation": 1}
+    assert "natural (guidance_scale 1, variety 1, saturation 1);" in run("info", tiny_folder)[1]
     assert run("info", "nothing")[0] == 1
 
 

@@ -17,7 +17,7 @@ from condiff.batch import plan
 from condiff.batch.transform import ColorizeSettings, build_transform
 from condiff.cli import main
 from condiff.cli.progress import shown
-from condiff.config import SamplingConfig
+from condiff.config import LOOKS, SamplingConfig
 from condiff.errors import ImageError
 from condiff.photos.photo import Photo
 from condiff.pipelines import pipeline
@@ -150,6 +150,27 @@ def test_guidance_and_variety_give_the_bytes_of_colorize(run, photos, tmp_path):
         assert run(*arguments, command="colorize")[0] == 0
         assert one.read_bytes() == Path(line["target"]).read_bytes()
         assert one.read_bytes() != (plain / name).read_bytes()
+
+
+def test_a_batch_keeps_its_look_by_value(run, photos, tmp_path):
+    out, quiet = tmp_path / "out", LOOKS["quiet"]
+    look = ["--look", "quiet", "--variety", 0.5, "--saturation", 0.9]
+    code, stdout, _ = run(photos, out, "--seed", 3, *look, "--json", "--shard", "1/2")
+    assert code == 0
+    kept = json.loads((out / ".condiff" / "settings.json").read_text())["settings"]
+    assert (kept["guidance_scale"], kept["variety"]) == (quiet.guidance_scale, 0.5)
+    assert kept["saturation"] == 0.9
+    told = read_json(stdout)[0] | read_json(run(photos, out, "--json")[1])[0]  # no look: as begun
+    assert len(told) == 3
+    for name, line in told.items():
+        one = tmp_path / Path(name).name
+        arguments = [photos / name, "-o", one, "--seed", line["seed"], *look]
+        assert run(*arguments, command="colorize")[0] == 0
+        assert one.read_bytes() == Path(line["target"]).read_bytes()
+    code, _, stderr = run(photos, out, "--look", "vivid")
+    assert code == 1 and "begun with other settings" in stderr
+    assert run(photos, tmp_path / "new", "--look", "loud")[0] == 1
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_batch_goes_on_with_the_settings_that_it_was_begun_with(run, photos, tmp_path):

@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw
 from condiff.cli import main
 from condiff.color.lab import lab_to_rgb, lightness, rgb_to_lab
 from condiff.color.sample_selection import find_colorful, find_median, measure_deviation
+from condiff.config import LOOKS, Look
 from condiff.figures import make_uncertainty_map
 
 from .conftest import make_photo
@@ -62,6 +63,23 @@ def test_provenance_tells_the_wishes(run, grey, tmp_path):
     told = json.loads(Image.open(tmp_path / "a.png").text["condiff"])
     assert (told["hints"], told["temperature"]) == (["0.5,0.5,teal"], 20)
     assert "saturation" not in told
+
+
+def test_a_look_is_three_settings_and_flags_go_before(run, grey, tmp_path):
+    vivid = LOOKS["vivid"]
+    settings = ["--guidance-scale", vivid.guidance_scale, "--variety", vivid.variety]
+    settings += ["--saturation", vivid.saturation]
+    assert run(grey, "-o", tmp_path / "a.png", "--look", "vivid")[0] == 0
+    assert run(grey, "-o", tmp_path / "b.png", *settings)[0] == 0
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    told = json.loads(Image.open(tmp_path / "a.png").text["condiff"])
+    assert vivid == Look(**{name: told[name] for name in Look.model_fields})
+    assert run(grey, "-o", tmp_path / "c.png", "--look", "vivid", "--saturation", 1)[0] == 0
+    told = json.loads(Image.open(tmp_path / "c.png").text["condiff"])
+    assert "saturation" not in told and told["guidance_scale"] == vivid.guidance_scale
+    code, out, err = run(grey, "-o", tmp_path / "d.png", "--look", "loud")
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert "choose from natural, quiet, vivid" in err and not (tmp_path / "d.png").exists()
 
 
 def test_wrong_hints_are_one_sentence_and_nothing_is_written(run, grey, tmp_path):

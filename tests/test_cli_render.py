@@ -335,5 +335,5 @@ def test_a_picture_that_its_format_cannot_hold_is_refused_before_it_is_made(
     monkeypatch.setitem(MAX_SIDE, "WEBP", 40)  # no picture is longer than WebP's own limit
     steps = ["--steps", "1000", "--device", "cpu"]  # which nobody would wait for
     code, out, err = run(sketch, "-o", "a.webp", quick=steps)
-    assert (code, out) == (1, "") and "this picture is 48 by 32; use .png or .tif" in err
+    assert (code, out) == (1, "") and "this picture is 96 by 64; use .png or .tif" in err
     assert not Path("a.webp").exists()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from condiff.config import TrainConfig, known_keys, read_config, to_yaml
+from condiff.config import Look, TrainConfig, known_keys, read_config, to_yaml
 from condiff.errors import ConfigError
 from condiff.tasks import find_task
 
@@ -81,10 +81,17 @@ def test_a_missing_file_is_told(tmp_path):
 
 def test_known_keys_are_all_fields():
     dumped = TrainConfig(max_train_steps=1).model_dump()
-    sections = {name for name, value in dumped.items() if isinstance(value, dict)}
+    sections = {name for name, value in dumped.items() if isinstance(value, dict)} - {"looks"}
     expected = set(dumped) - sections
     expected |= {f"{name}.{key}" for name in sections for key in dumped[name] if name != "files"}
     assert set(known_keys()) == expected
+
+
+def test_looks_are_read_and_natural_is_the_sampling_section():
+    look = ["max_train_steps=1", "looks={calm: {guidance_scale: 1.2, variety: 0}}"]
+    assert read_config(None, look).looks == {"calm": Look(guidance_scale=1.2, variety=0)}
+    with pytest.raises(ConfigError, match="natural is what the section sampling says"):
+        read_config(None, ["max_train_steps=1", "looks={natural: {guidance_scale: 1, variety: 0}}"])
 
 
 def test_features_are_dropped_where_there_are_any():

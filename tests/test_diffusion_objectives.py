@@ -256,7 +256,7 @@ def test_a_dropped_drawing_trains_the_null_cond_that_guidance_leads_away_from():
             "sample_size": 16, "fold": 2, "backbone_variant": None, "block_out_channels": [8, 16],
             "norm_num_groups": 4, "attention_head_dim": 8,
         },
-        "data": {"size": 32},
+        "data": {"size": 32, "hint_prob": 0.0},
     }  # fmt: skip
     task = find_task("sketch")
     dropping, keeping = (

@@ -21,7 +21,7 @@ from condiff.config import DiffusionConfig, ModelConfig, SamplingConfig
 from condiff.errors import ConfigError, ModelError
 from condiff.evaluation.metrics import ciede2000
 from condiff.models.denoiser import build_model
-from condiff.models.info import EMBEDDED, read_model_info
+from condiff.models.info import EMBEDDED, INDEX, read_model_info
 from condiff.models.loading import save_model
 from condiff.tasks import find_task
 
@@ -71,6 +71,19 @@ def test_graphs_give_torchs_numbers_at_sizes_they_were_not_made_at(folders, task
     found = compare_engines(folders / task)
     assert {d.engine for d in found} == set(GRAPHS) and len({d.size for d in found}) == 2
     assert max(max(d.encoder, d.unet) for d in found) < 1e-5
+
+
+def test_an_export_gives_a_folder_its_looks_and_keeps_those_that_it_has(tmp_path):
+    folder = save_tiny(tmp_path / "model", "colorize")
+    index = json.loads((folder / INDEX).read_text("utf-8"))
+    written = index.pop("looks")
+    (folder / INDEX).write_text(json.dumps(index), "utf-8")
+    write_graphs(folder)
+    assert json.loads((folder / INDEX).read_text("utf-8")) == index | {"looks": written}
+    own = index | {"looks": {"quiet": {"guidance_scale": 1.1, "variety": 0.2}}}
+    (folder / INDEX).write_text(json.dumps(own), "utf-8")
+    write_graphs(folder)
+    assert json.loads((folder / INDEX).read_text("utf-8")) == own
 
 
 @pytest.mark.parametrize("model", ["colorize", "patches"])

@@ -15,6 +15,7 @@ import pytest
 import skimage.data
 from PIL import Image
 
+from condiff.color.edits import ColorEdits
 from condiff.color.lab import lab_to_rgb, rgb_to_lab
 from condiff.errors import DataError, ImageError
 from condiff.evaluation.baselines import (
@@ -416,17 +417,30 @@ def test_the_look_is_that_of_least_frechet_within_both_bars(rows):
 
 def test_settings_are_measured_on_photos_that_are_encoded_once(tiny_folder, truths):
     pipeline = Pipeline.from_pretrained(tiny_folder, device="cpu")
-    settings = [pipeline.sampling.override({"guidance_scale": g, "steps": 2}) for g in (1, 3)]
+    settings = [
+        (pipeline.sampling.override({"guidance_scale": g, "steps": 2}), saturation)
+        for g, saturation in ((1, 1.0), (3, 1.4))
+    ]
     found = choose_look.measure(pipeline, settings, truths, corner_means)
     methods = {
-        choose_look.name_of(config): [
-            np.asarray(next(pipeline.run(Image.fromarray(truth), config=config, seed=seed)))
+        choose_look.name_of((config, saturation)): [
+            np.asarray(
+                next(
+                    pipeline.run(
+                        Image.fromarray(truth),
+                        config=config,
+                        seed=seed,
+                        edits=ColorEdits(saturation=saturation),
+                    )
+                )
+            )
             for seed, truth in enumerate(truths)
         ]
-        for config in settings
+        for config, saturation in settings
     }
     assert found == evaluate(methods, truths, extractor=corner_means)
     assert found[0].method == "guidance 1, variety 1, 2 steps"
+    assert found[1].method == "guidance 3, variety 1, 2 steps, saturation 1.4"
     lines = choose_look.table(found).splitlines()
     assert len(lines) == 2 + 2 + 3 and lines[-1].startswith("| truth")
     assert [t.shape for t in choose_look.spread([*truths, *truths], 3)] == [

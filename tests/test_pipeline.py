@@ -15,13 +15,14 @@ from skimage import data
 from condiff import Pipeline
 from condiff.backends.table import find_device
 from condiff.backends.torch_backend import TorchBackend
+from condiff.color.edits import ColorEdits
 from condiff.color.lab import lightness, rgb_to_lab
 from condiff.conditions.drawing_cleanup import Drawing
-from condiff.config import DiffusionConfig, ModelConfig, SamplingConfig, SchedulerName
+from condiff.config import LOOKS, DiffusionConfig, ModelConfig, SamplingConfig, SchedulerName
 from condiff.diffusion.sampler import sample_initial_noise
-from condiff.errors import ConfigError, ImageError
+from condiff.errors import ConfigError, ImageError, ModelError
 from condiff.models.denoiser import build_model
-from condiff.models.info import ModelInfo, read_sizes
+from condiff.models.info import ModelInfo, read_model_info, read_sizes
 from condiff.resize import MAX_ASPECT, pad_to_stride, shrink_to
 from condiff.tasks import find_task
 
@@ -307,3 +308,46 @@ def test_a_model_folder_says_how_it_is_sampled_and_an_argument_overrules_it(tiny
     assert np.array_equal(by_folder, by_argument)
     assert np.array_equal(unguided, plain(photo, seed=5)[0])
     assert not np.array_equal(by_folder, unguided)
+
+
+def test_a_look_is_its_row_of_the_models_table_and_arguments_go_before(tiny_folder, tmp_path):
+    folder = tmp_path / "own"
+    shutil.copytree(tiny_folder, folder)
+    index = json.loads((folder / "model_index.json").read_text("utf-8"))
+    row = {"guidance_scale": 3.0, "variety": 0.25, "saturation": 1.5}
+    sampling = {"steps": 3, "guidance_scale": 2.0, "variety": 0.5}
+    own = index | {"sampling": sampling, "looks": {"loud": row}}
+    (folder / "model_index.json").write_text(json.dumps(own), "utf-8")
+    pipeline, photo = Pipeline.from_pretrained(folder, device="cpu"), make_photo(40, 30)
+
+    def result(**arguments) -> bytes:
+        return pipeline(photo, seed=5, **arguments)[0].tobytes()
+
+    more = ColorEdits(saturation=1.5)
+    assert result(look="loud") == result(guidance_scale=3.0, variety=0.25, edits=more)
+    assert result(look="natural") == result() == result(guidance_scale=2.0, variety=0.5)
+    calm = ColorEdits(saturation=1.0)
+    assert result(look="loud", edits=calm) == result(guidance_scale=3.0, variety=0.25)
+    assert result(look="loud", variety=1.0) == result(guidance_scale=3.0, variety=1.0, edits=more)
+    assert len({result(), result(look="loud"), result(look="loud", edits=calm)}) == 3
+    with pytest.raises(ConfigError, match="no look vivid: choose from natural, loud"):
+        pipeline(photo, look="vivid")
+    own["looks"]["natural"] = row  # would contradict "sampling"
+    (folder / "model_index.json").write_text(json.dumps(own), "utf-8")
+    with pytest.raises(ModelError, match="natural"):
+        Pipeline.from_pretrained(folder, device="cpu")
+
+
+def test_a_folder_without_looks_has_the_built_in_ones_and_a_model_of_drawings_none(
+    tiny_folder, tmp_path
+):
+    folder = tmp_path / "older"
+    shutil.copytree(tiny_folder, folder)
+    index = json.loads((folder / "model_index.json").read_text("utf-8"))
+    assert index.pop("looks") == {name: look.model_dump() for name, look in LOOKS.items()}
+    (folder / "model_index.json").write_text(json.dumps(index), "utf-8")
+    assert dict(read_model_info(folder).looks) == LOOKS
+    assert read_model_info("sketch").looks == {}
+    assert read_model_info("sketch").find_look("natural").guidance_scale == 3
+    with pytest.raises(ConfigError, match="not a colorizer"):
+        read_model_info("sketch").find_look("vivid")

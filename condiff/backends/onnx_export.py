@@ -23,7 +23,7 @@ from condiff.errors import ConfigError, DependencyError, ModelError
 from condiff.models.condition_encoder import ConditionEncoder, from_patches, to_patches
 from condiff.models.denoiser import Model
 from condiff.models.info import read_model_info
-from condiff.models.loading import LoadedModel, load_model
+from condiff.models.loading import LoadedModel, add_looks, load_model
 
 OPSET = 17
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -68,6 +68,8 @@ class _Unet(nn.Module):
 def write_graphs(name: str | Path, out: Path | None = None) -> Path:
     """Write graphs into a model folder, or into a copy of it at `out`; return that folder.
 
+    A colorizer's index gets the built-in looks where it has none.
+
     Raises ConfigError where onnx is missing, or `out` exists or cannot be written.
     """
     try:
@@ -86,6 +88,7 @@ def write_graphs(name: str | Path, out: Path | None = None) -> Path:
             shutil.copytree(loaded.path, folder)
         for part in parts_of(loaded):
             _write_graph(loaded, part, folder / part)
+        add_looks(folder)
         return folder if out is None or folder == loaded.path else folder.rename(out)
     except OSError as error:
         if folder != loaded.path:

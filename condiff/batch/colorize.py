@@ -33,6 +33,7 @@ class BatchOptions:
     """What is asked of a batch. None is the model's, the photo's, or the resumed batch's own."""
 
     model: str | Path = "colorize"
+    look: str | None = None  # of the model: fields that neither `overrides` nor `edits` have
     overrides: Mapping[str, Any] = field(default_factory=dict)  # of fields of SamplingConfig
     edits: ColorEdits = NO_EDITS  # without hints
     seed: int | None = None  # of the batch; each photo's seed follows from it and its path
@@ -91,6 +92,13 @@ def plan_batch(source: str, out: str, options: BatchOptions) -> tuple[Plan, Batc
     Raises ConfigError for folders or settings that do not go together.
     """
     SamplingConfig().override(options.overrides)
+    if options.look is not None:
+        look = read_model_info(options.model).find_look(options.look)
+        options = replace(
+            options,
+            overrides={**look.sampling(), **options.overrides},
+            edits=options.edits.with_saturation(look.saturation),
+        )
     if options.engine not in ENGINE_NAMES:
         names = ", ".join(ENGINE_NAMES)
         raise UsageError(f"There is no engine {options.engine!r}: choose from {names}.")
@@ -122,7 +130,8 @@ def run_batch(found: Plan, options: BatchOptions) -> Generator[Result, None, Non
         "device": device.split(":")[0],
         "engine": engine,
     }
-    opened = open_journal(found.out, asked, defaults=default.model_dump(), force=options.force)
+    defaults = default.model_dump() | {"saturation": 1.0}
+    opened = open_journal(found.out, asked, defaults=defaults, force=options.force)
     with opened as journal:
         settled = journal.settings  # what was not asked is as the batch was begun
         sampling = {name: settled.get(name) for name in SamplingConfig.model_fields}
@@ -131,7 +140,7 @@ def run_batch(found: Plan, options: BatchOptions) -> Generator[Result, None, Non
             device=device,
             engine=engine,
             sampling=default.override(sampling),
-            edits=options.edits,
+            edits=replace(options.edits, saturation=settled["saturation"]),
             provenance=options.provenance,
             touch=options.touch,
             quality=settled["quality"],

@@ -46,7 +46,7 @@ def build_transform(pipeline: Pipeline, settings: ColorizeSettings) -> Transform
     def transform(photo: Photo, seed: int, hints: HintPicture | None) -> Photo:
         edits = replace(settings.edits, hints=hints.image) if hints else settings.edits
         (result,) = pipeline.run(photo, config=settings.sampling, seed=seed, edits=edits)
-        wanted = edits.saturation and edits.mask is None
+        wanted = edits.saturation != 0 and edits.mask is None
         if wanted and is_grey(result.pixels) and not is_blank(photo.pixels):
             raise ImageError("the model gave it no colour; try another --size")
         return note_making(result, pipeline, settings, strokes=hints.digest if hints else None)

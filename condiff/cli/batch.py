@@ -120,6 +120,7 @@ def batch(
 
     asked = BatchOptions(
         model=model,
+        look=adjustment.look,
         overrides=sampling.given(),
         edits=content.edit(adjustment),
         seed=seed,

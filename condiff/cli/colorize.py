@@ -97,16 +97,19 @@ def colorize(
         print("\n".join(str(path or "-") for job in jobs for path in job.paths()))
         return
     from condiff.batch.transform import ColorizeSettings
+    from condiff.config import NATURAL
     from condiff.models.info import read_model_info
 
     seed = secrets.randbits(31) if seed is None else seed
-    config = sampling.override(read_model_info(model).sampling)
+    info = read_model_info(model)
+    look = info.find_look(adjustment.look or NATURAL)
+    config = sampling.override(info.sampling.override(look.sampling()))
     settings = ColorizeSettings(
         model=Path(model).name,
         device=machine.device,
         engine=machine.engine,
         sampling=config,
-        edits=edits,
+        edits=edits.with_saturation(look.saturation),
         provenance=results.provenance,
         quality=results.quality,
         page=reading.page,
@@ -271,7 +274,7 @@ def report_grey(
     """Say so if a result shows no colour although colour was wanted."""
     from condiff.batch.transform import is_blank, is_grey
 
-    if not settings.edits.saturation or settings.edits.mask is not None:
+    if settings.edits.saturation == 0 or settings.edits.mask is not None:
         return
     if is_blank(photo.pixels):
         why = "the photo is pure black and white; sRGB has no colour at those levels"

@@ -37,6 +37,8 @@ def info(
         return
     card = told.pop("card", None)
     for key, value in told.items():
+        if isinstance(value, dict):
+            value = "; ".join(f"{name} ({_fields(row)})" for name, row in value.items())
         print(f"{key:<12} {value}")
     if card:
         print(f"\n{card}")
@@ -70,6 +72,7 @@ def describe_machine() -> dict[str, object]:
 def describe_model(name: str) -> dict[str, object]:
     """Task, sizes, noise process and card of a model folder."""
     from condiff.backends.table import has_graphs
+    from condiff.config import NATURAL
     from condiff.models.loading import load_model
 
     options.quiet_libraries()
@@ -78,6 +81,7 @@ def describe_model(name: str) -> dict[str, object]:
     def millions(module: object) -> str:
         return f"{sum(p.numel() for p in module.parameters()) / 1e6:.1f} M parameters"  # type: ignore[attr-defined]
 
+    looks = {n: loaded.find_look(n).model_dump() for n in (NATURAL, *loaded.looks)}
     size = sum(path.stat().st_size for path in loaded.path.rglob("*.safetensors"))
     card = loaded.path / "README.md"
     return {
@@ -89,8 +93,13 @@ def describe_model(name: str) -> dict[str, object]:
         "graphs": "there" if has_graphs(loaded) else "none: see `condiff export`",
         "predicts": loaded.diffusion.prediction_type,
         "schedule": loaded.diffusion.beta_schedule,
+        **({"looks": looks} if loaded.looks else {}),
         "card": Path(card).read_text("utf-8") if card.exists() else None,
     }
+
+
+def _fields(row: dict[str, object]) -> str:
+    return ", ".join(f"{name} {value:g}" for name, value in row.items())
 
 
 def _version(package: str) -> str:

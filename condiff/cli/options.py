@@ -71,8 +71,19 @@ Quality = Annotated[
         min=1, max=100, help="Quality of a JPEG, WebP or AVIF (default: as the source, or high)."
     ),
 ]
+Look = Annotated[
+    str | None,
+    typer.Option(
+        metavar="quiet|natural|vivid",
+        help="How strong the colours are: a guidance scale, variety and saturation of the model's "
+        "own (default: natural). Flags that set one of them go before.",
+    ),
+]
 Saturation = Annotated[
-    float, typer.Option(min=0, max=5, help="Multiply the chroma of all colours by this.")
+    float | None,
+    typer.Option(
+        min=0, max=5, help="Multiply the chroma of all colours by this (default: the look's)."
+    ),
 ]
 Temperature = Annotated[
     float,
@@ -188,7 +199,8 @@ class Adjustment(Group):
 
     panel = "How it looks"
 
-    saturation: Saturation = 1.0
+    look: Look = None
+    saturation: Saturation = None
     temperature: Temperature = 0.0
 
 

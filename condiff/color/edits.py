@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -39,17 +39,17 @@ class ColorEdits:
     """What a user changes in a photo before it is coloured, and in its colours.
 
     `hints` are a list of `Hint` or a transparent image of strokes of the photo's aspect.
-    `saturation` multiplies chroma, 0 to 5. `temperature` makes the white warmer by so many mired,
-    -100 to 200. `mask` is a grey picture of the photo's aspect: what is white in it is coloured,
-    what is black stays grey, and in between chroma is reduced. `invert` makes a positive of a
-    negative. `background`, #rrggbb or a CSS name, replaces transparency. `as_is` colours the
-    borders of a scan, too, and shows the model the photo's own levels; it leaves a drawing
-    uncleaned. `keep_lines` draws a drawing's lines over its colours. Raises ConfigError for values
-    out of range.
+    `saturation` multiplies chroma, 0 to 5; None is a look's, and 1 without one. `temperature`
+    makes the white warmer by so many mired, -100 to 200. `mask` is a grey picture of the photo's
+    aspect: what is white in it is coloured, what is black stays grey, and in between chroma is
+    reduced. `invert` makes a positive of a negative. `background`, #rrggbb or a CSS name, replaces
+    transparency. `as_is` colours the borders of a scan, too, and shows the model the photo's own
+    levels; it leaves a drawing uncleaned. `keep_lines` draws a drawing's lines over its colours.
+    Raises ConfigError for values out of range.
     """
 
     hints: Hints = ()
-    saturation: float = 1.0
+    saturation: float | None = None
     temperature: float = 0.0
     mask: Image.Image | None = None
     invert: bool = False
@@ -58,7 +58,7 @@ class ColorEdits:
     keep_lines: bool = True
 
     def __post_init__(self) -> None:
-        if not 0 <= self.saturation <= MAX_SATURATION:
+        if self.saturation is not None and not 0 <= self.saturation <= MAX_SATURATION:
             raise ConfigError(
                 f"saturation is from 0 to {MAX_SATURATION:g}, not {self.saturation:g}."
             )
@@ -81,7 +81,7 @@ class ColorEdits:
         hinted = not isinstance(self.hints, (list, tuple)) or bool(self.hints)
         there = {
             "hints": hinted,
-            "saturation": self.saturation != 1,
+            "saturation": self.saturation not in (None, 1),
             "temperature": self.temperature != 0,
             "mask": self.mask is not None,
             "invert": self.invert,
@@ -90,6 +90,10 @@ class ColorEdits:
             "keep_lines": not self.keep_lines,
         }
         return [name for name, wanted in there.items() if wanted]
+
+    def with_saturation(self, saturation: float) -> "ColorEdits":
+        """The edits with that saturation where they have none of their own."""
+        return replace(self, saturation=saturation) if self.saturation is None else self
 
     @property
     def mask_digest(self) -> str:
@@ -130,7 +134,8 @@ class ColorEdits:
             hints = crop_hints(hints, photo=photo, box=box)
             photo = (box[1].stop - box[1].start, box[0].stop - box[0].start)
         strokes = draw_strokes(hints, photo=photo, size=size, values_of=values_of)
-        adjust = build_adjustment(self.saturation, self.temperature)
+        saturation = 1.0 if self.saturation is None else self.saturation
+        adjust = build_adjustment(saturation, self.temperature)
         return PreparedEdits(strokes, adjust, box, weight, self.keep_lines)
 
 

@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from condiff.config import DiffusionConfig, SamplingConfig
+from condiff.config import LOOKS, NATURAL, DiffusionConfig, Look, SamplingConfig
 from condiff.errors import ConfigError, ModelError
 from condiff.tasks import Task, find_task
 
@@ -33,6 +33,7 @@ class ModelInfo:
     has_backbone: bool
     hint_channels: int = 0
     sampling: SamplingConfig = SamplingConfig()  # how it is sampled by default
+    looks: Mapping[str, Look] = field(default_factory=dict)  # by name; only colorizers have any
     second_stage: str | None = None  # the embedded model or folder that enlarges its pictures
 
     @property
@@ -44,6 +45,23 @@ class ModelInfo:
     def stride(self) -> int:
         """The number that the condition's sides must be multiples of, by padding."""
         return max(self.cell * self.unet_stride, BACKBONE_STRIDE if self.has_backbone else 1)
+
+    def find_look(self, name: str = NATURAL) -> Look:
+        """The look of that name; ConfigError if there is none.
+
+        natural is the SamplingConfig of any model.
+        """
+        if name == NATURAL:
+            sampling = self.sampling
+            return Look(guidance_scale=sampling.guidance_scale, variety=sampling.variety)
+        if name in self.looks:
+            return self.looks[name]
+        if not self.looks:
+            raise ConfigError(
+                f"The model {self.path.name} has no look {name}: it is not a colorizer."
+            )
+        known = ", ".join([NATURAL, *self.looks])
+        raise ConfigError(f"The model {self.path.name} has no look {name}: choose from {known}.")
 
 
 def read_sizes(unet: Mapping[str, Any], encoder: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,6 +84,21 @@ def read_sampling(index: Mapping[str, Any]) -> SamplingConfig:
         return SamplingConfig(**index["sampling"])
     older = {key: index[key] for key in ("guidance_scale", "variety") if key in index}
     return SamplingConfig(steps=4 if index.get("task") == "colorize" else 25, **older)
+
+
+def read_looks(index: Mapping[str, Any], task: Task) -> dict[str, Look]:
+    """The looks beside natural of a model folder's index; LOOKS where it has no table.
+
+    Raises ValueError for a row of natural, which is "sampling".
+    """
+    if not task.space.keeps_photo:
+        return {}
+    if "looks" not in index:
+        return LOOKS
+    looks = {name: Look(**row) for name, row in index["looks"].items()}
+    if NATURAL in looks:
+        raise ValueError('the look natural is what "sampling" says, and takes no row of "looks"')
+    return looks
 
 
 def available_models() -> list[str]:
@@ -103,6 +136,7 @@ def read_model_info(name: str | Path) -> ModelInfo:
             diffusion=DiffusionConfig(**{k: v for k, v in process.items() if k in known}),
             condition_size=int(index.get("condition_size", 256)),
             sampling=read_sampling(index),
+            looks=read_looks(index, task),
             second_stage=index.get("second_stage"),
             **read_sizes(unet, encoder),
         )

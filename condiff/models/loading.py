@@ -11,6 +11,7 @@ README.md          the model card
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import torch
 from diffusers import UNet2DModel
 from diffusers import __version__ as diffusers_version
 
-from condiff.config import DiffusionConfig, SamplingConfig
+from condiff.config import LOOKS, DiffusionConfig, Look, SamplingConfig
 from condiff.diffusion.diffusers_schedulers import build_scheduler
 from condiff.errors import ModelError
 from condiff.models.condition_encoder import ConditionEncoder
@@ -45,6 +46,7 @@ def save_model(
     dtype: torch.dtype,
     condition_size: int = 256,
     sampling: SamplingConfig | None = None,
+    looks: Mapping[str, Look] = LOOKS,
     second_stage: str | None = None,
 ) -> None:
     """Write a model folder with weights in `dtype`; it is never there incomplete.
@@ -68,6 +70,7 @@ def save_model(
         "task": task.name,
         "condition_size": condition_size,
         "sampling": (sampling or SamplingConfig()).model_dump(mode="json"),
+        **({"looks": dump_looks(looks)} if task.space.keeps_photo else {}),
         **({"second_stage": second_stage} if second_stage else {}),
         "diffusion": diffusion.model_dump(mode="json"),
         "encoder": ["condiff.models.condition_encoder", "ConditionEncoder"],
@@ -81,6 +84,22 @@ def save_model(
         folder.rename(old)
     part.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def dump_looks(looks: Mapping[str, Look]) -> dict[str, dict[str, float]]:
+    """Looks as the index of a model folder contains them."""
+    return {name: look.model_dump(mode="json") for name, look in looks.items()}
+
+
+def add_looks(folder: Path) -> None:
+    """Write the built-in looks into the index of a colorizer's folder that has none."""
+    index = json.loads((folder / INDEX).read_text("utf-8"))
+    looks = read_model_info(folder).looks
+    if "looks" in index or not looks:
+        return
+    part = folder / f".{INDEX}.part"
+    part.write_text(json.dumps(index | {"looks": dump_looks(looks)}, indent=2) + "\n", "utf-8")
+    part.replace(folder / INDEX)
 
 
 def load_model(name: str | Path, *, device: str | torch.device = "cpu") -> LoadedModel:

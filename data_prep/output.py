@@ -1,6 +1,7 @@
 """What the scripts share: their flags, and where pictures go."""
 
 import argparse
+import os
 import sys
 from collections import Counter
 from itertools import islice
@@ -46,6 +47,12 @@ def write(source: Source, options: argparse.Namespace, *, license: str) -> int:
     paths = tqdm(pictures, total=source.total, unit="picture", disable=None)
     print(f"{sum(1 for _ in paths)} pictures in {options.out}")
     return 0
+
+
+def cache_folder() -> Path:
+    """condiff in $XDG_CACHE_HOME, or else in ~/.cache."""
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "condiff"
 
 
 def make_sheet(source: Source) -> Image.Image:

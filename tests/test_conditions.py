@@ -342,6 +342,17 @@ def test_an_outline_is_closed_one_pen_wide_and_blank_where_nothing_is():
     assert 1 < width < 2.5
 
 
+def test_a_thick_black_stroke_is_one_line_in_its_middle():
+    pixels = np.full((480, 480, 3), 255, np.uint8)
+    cv2.rectangle(pixels, (100, 120), (380, 360), (0, 0, 0), 21)
+    cv2.circle(pixels, (240, 240), 9, (0, 0, 0), -1)  # a small eye
+    drawn = apply("outline", pixels)[..., 0]
+    assert (drawn[120, 120:360] < 128).all() and (drawn[140:340, 380] < 128).all()
+    ink = (drawn < 128).astype(np.uint8)
+    assert 10 < ink[200:280, 200:280].sum() < 60
+    assert 4000 < ink.sum() < 6000  # 5 wide, 1040 long
+
+
 def test_thin_lines_are_those_of_scikit_image():
     """Both are one pixel wide, in one piece, and in the middle of the same shape."""
     shape = np.zeros((60, 80), np.uint8)

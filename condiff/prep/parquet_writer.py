@@ -25,13 +25,15 @@ def columns_of(kinds: Sequence[str]) -> dict[str, str]:
     return {kind: f"conditioning_{kind}" for kind in kinds}
 
 
-def features_of(kinds: Sequence[str], *, has_text: bool) -> dict[str, dict[str, str]]:
-    """The columns and their types, as `datasets` writes them down."""
+def features_of(
+    kinds: Sequence[str], *, has_text: bool, more: Sequence[str] = ()
+) -> dict[str, dict[str, str]]:
+    """The columns and their types, as `datasets` writes them down; `more` names further texts."""
     image, string = {"_type": "Image"}, {"dtype": "string", "_type": "Value"}
     features = {"image": image, **dict.fromkeys(columns_of(kinds).values(), image)}
     if has_text:
         features["text"] = string
-    return {**features, "source": string, "split": string}
+    return {**features, "source": string, "split": string, **dict.fromkeys(more, string)}
 
 
 def shard_path(out: Path, split: str, number: int) -> Path:

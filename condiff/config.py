@@ -239,7 +239,7 @@ class TrainConfig(Section):
     train_batch_size: PositiveInt = 32
     gradient_accumulation_steps: PositiveInt = 1
     mixed_precision: Annotated[
-        Literal["no", "fp16", "bf16"],
+        Literal["no", "fp16", "bf16", "auto"],  # auto: what is fastest on the machine
         BeforeValidator(lambda value: "no" if value is False else value),  # YAML's plain no
     ] = "no"
     max_train_steps: PositiveInt | None = None

@@ -27,8 +27,10 @@ TRACKERS = {"tensorboard": is_tensorboard_available, "wandb": is_wandb_available
 REFUSED = {"ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM"}
 
 
-def build_accelerator(config: TrainConfig, output: Path) -> Accelerator:
-    """The Accelerator of a run: its precision, processes, sharding and tracker.
+def build_accelerator(
+    config: TrainConfig, output: Path, *, mixed_precision: str | None = None
+) -> Accelerator:
+    """The Accelerator of a run: its precision (default: as configured), processes and tracker.
 
     Raises ConfigError where the tracker is not installed, TrainingError for DeepSpeed, Megatron-LM
     and options of FSDP that condiff has not been tried with.
@@ -45,7 +47,7 @@ def build_accelerator(config: TrainConfig, output: Path) -> Accelerator:
             )
     plugin = read_plugin()
     accelerator = Accelerator(
-        mixed_precision=config.mixed_precision,
+        mixed_precision=mixed_precision or config.mixed_precision,
         kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
         log_with=config.tracker,
         project_dir=output,

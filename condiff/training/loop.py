@@ -79,7 +79,8 @@ def start(
     """The trainer of a run that is begun, or resumed from its newest checkpoint."""
     check_output(output, data=str(data))
     checkpoint = None if force else find_start(output, config, data=str(data), init=init)
-    trainer = Trainer(config, data, output, init=init)
+    arithmetic = checkpoint.state.get("arithmetic") if checkpoint else None
+    trainer = Trainer(config, data, output, init=init, arithmetic=arithmetic)
     if checkpoint is not None:
         trainer.resume(checkpoint)
     if trainer.is_main:  # all processes have met by now: none of them looks at the folder later

@@ -126,7 +126,7 @@ def profile(trainer: Trainer, *, steps: int = 20, warm_up: int = 3) -> Profile:
     device = trainer.accelerator.device
     cost = count_cost(trainer, cached_features=trainer.config.data.cache_features)
     precision = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-    dtype = precision[trainer.config.mixed_precision]
+    dtype = precision[trainer.arithmetic.mixed_precision]
     batches = trainer.batches()
     parts = dict.fromkeys(("data", "forward", "backward", "update"), 0.0)
     trainer.parallel.train()

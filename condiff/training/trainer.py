@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate.utils import broadcast
@@ -32,6 +33,7 @@ from condiff.training.checkpoint import gather_checkpoint, restore_checkpoint
 from condiff.training.ema import averaged, build_average, update_average
 from condiff.training.loss import batch_error
 from condiff.training.model_card import make_card
+from condiff.training.precision import choose_arithmetic, lay_out
 from condiff.training.preview import sample_grid
 from condiff.training.progress import Filled, Step, learning_rate_at, progress_of, smooth_loss
 from condiff.training.run_folder import (
@@ -47,11 +49,18 @@ class Trainer:
     """A training run in memory; `steps()` trains, the caller logs, samples and saves.
 
     `output` is the run's folder, where features are cached; with None nothing is cached or saved.
-    `init` names the weights to start from; with None they are random.
+    `init` names the weights to start from; with None they are random. `arithmetic` is what the
+    checkpoint of a resumed run says of its precision.
     """
 
     def __init__(
-        self, config: TrainConfig, data: str | Path, output: Path | None, *, init: str | None = None
+        self,
+        config: TrainConfig,
+        data: str | Path,
+        output: Path | None,
+        *,
+        init: str | None = None,
+        arithmetic: dict[str, Any] | None = None,
     ):
         if output is None:
             uncached = config.data.model_copy(update={"cache_features": False})
@@ -59,9 +68,14 @@ class Trainer:
         self.source, self.init = str(data), init
         self.output = output or Path()
         self.task: Task = find_task(config.task)
-        self.accelerator = build_accelerator(config, self.output)
-        torch.manual_seed(config.seed)  # the same weights on every process
         make = build_model if init is None else partial(load_init, init)
+        self.arithmetic = choose_arithmetic(
+            config, self.task, lambda: make(config.model, self.task), kept=arithmetic
+        )
+        self.accelerator = build_accelerator(
+            config, self.output, mixed_precision=self.arithmetic.mixed_precision
+        )
+        torch.manual_seed(config.seed)  # the same weights on every process
         self.model: Model = make(config.model, self.task)
         if init is not None:
             config = adopt_shape(config, self.model)
@@ -71,8 +85,7 @@ class Trainer:
         if config.gradient_checkpointing:
             self.model.unet.enable_gradient_checkpointing()
         self.model.to(self.accelerator.device)
-        if self.accelerator.device.type == "cpu":  # channels last is slower in training there
-            self.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        lay_out(self.model, channels_last=self.arithmetic.channels_last)
         with self.accelerator.main_process_first():  # one process makes the cache's files
             self.dataset = build_dataset(
                 config,
@@ -111,9 +124,11 @@ class Trainer:
     def describe(self) -> str:
         """One line: what is trained on what."""
         count = sum(p.numel() for p in self.model.trainable()) / 1e6
+        chosen = self.config.mixed_precision == "auto"
+        how = f", {self.arithmetic.describe()}" if chosen else ""
         return (
             f"{self.task.name}: {self.dataset.describe()}; {count:.3g} M parameters to train, "
-            f"batches of {self.batch_size}, {self.machine}"
+            f"batches of {self.batch_size}, {self.machine}{how}"
         )
 
     @property
@@ -323,6 +338,7 @@ class Trainer:
             "ema_steps": self.ema.optimization_step,
             "data": self.source,
             "init": self.init,
+            "arithmetic": self.arithmetic.state(),
             **self._counts,
             "scaler": scaler.state_dict() if scaler is not None else None,
         }

@@ -1,0 +1,152 @@
+"""In which precision and memory layout a run computes: as its settings say, or what is fastest."""
+
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+
+from condiff.config import TrainConfig
+from condiff.data.crops import Batch
+from condiff.diffusion.diffusers_schedulers import build_scheduler
+from condiff.models.denoiser import Model
+from condiff.tasks import Task
+from condiff.training.loss import batch_error
+
+Precision = Literal["no", "fp16", "bf16"]
+# What the kernel calls a processor's instructions for bfloat16; without them it is emulated.
+BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # the last one is ARM's
+ROUNDS, MEASURED_BATCH = 3, 8  # timed steps of each candidate, and images of a step at most
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """How the steps of a run are computed, and why."""
+
+    mixed_precision: Precision
+    channels_last: bool
+    why: str = "as the settings say"
+
+    def describe(self) -> str:
+        """Precision, layout and reason, in words."""
+        names = {"no": "float32", "fp16": "float16", "bf16": "bfloat16"}
+        layout = "channels last" if self.channels_last else "channels first"
+        return f"{names[self.mixed_precision]}, {layout}: {self.why}"
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps; `Arithmetic(**state)` reads it."""
+        return asdict(self)
+
+
+def choose_arithmetic(
+    config: TrainConfig, task: Task, build: Callable[[], Model], *, kept: dict[str, Any] | None
+) -> Arithmetic:
+    """The arithmetic of a run: its settings', or for `mixed_precision: auto` the fastest.
+
+    A GPU computes in bfloat16 if it has it. A processor runs a few steps of each candidate on
+    random photos, with a model of `build`: float32 in both layouts, and bfloat16 where it has
+    instructions for it. `kept` is the choice that a resumed run was begun with; it stays. All
+    processes get the main one's choice.
+    """
+    process = PartialState()
+    on_cpu = process.device.type == "cpu"
+    if config.mixed_precision != "auto":
+        return Arithmetic(config.mixed_precision, channels_last=not on_cpu)
+    if kept is not None:
+        return Arithmetic(**kept)
+    if not on_cpu:
+        has_bf16 = process.device.type == "cuda" and torch.cuda.is_bf16_supported(
+            including_emulation=False
+        )
+        why = f"the GPU has {'bfloat16' if has_bf16 else 'no bfloat16'}"
+        return Arithmetic("bf16" if has_bf16 else "no", channels_last=True, why=why)
+    found = None
+    if process.is_main_process:
+        found = measure_arithmetic(build(), config, task, flags=read_cpu_flags())
+    (chosen,) = broadcast_object_list([found])
+    return cast(Arithmetic, chosen)
+
+
+def measure_arithmetic(
+    model: Model, config: TrainConfig, task: Task, *, flags: set[str]
+) -> Arithmetic:
+    """The fastest candidate on a processor of these features, by the best of a few steps each.
+
+    The candidates take turns, so that other work on the machine slows all of them.
+    """
+    candidates: list[tuple[Precision, bool]] = [("no", False), ("no", True)]
+    has_bf16 = bool(BF16_FLAGS & flags)
+    if has_bf16:
+        candidates.append(("bf16", True))
+    batch = _random_batch(model, config, task)
+    size = len(batch["x_0"])
+    best = dict.fromkeys(candidates, float("inf"))
+    for number in range(-1, ROUNDS):  # the first round warms up
+        for candidate in candidates:
+            seconds = _time_step(model, batch, config, task, *candidate)
+            if number >= 0:
+                best[candidate] = min(best[candidate], seconds)
+    precision, channels_last = min(candidates, key=lambda candidate: best[candidate])
+    rates = ", ".join(
+        f"{size / best[candidate]:.3g} in {Arithmetic(*candidate, why='').describe()[:-2]}"
+        for candidate in candidates
+    )
+    lacks = "" if has_bf16 else "; the processor has no instructions for bfloat16"
+    return Arithmetic(precision, channels_last, f"the most images/s of {rates}{lacks}")
+
+
+def read_cpu_flags(path: Path = Path("/proc/cpuinfo")) -> set[str]:
+    """The names of the processor's features; empty where the system does not list them."""
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except OSError:
+        return set()
+    names = (line.partition(":") for line in lines)
+    return {n for key, _, ns in names if key.strip() in ("flags", "Features") for n in ns.split()}
+
+
+def _random_batch(model: Model, config: TrainConfig, task: Task) -> Batch:
+    count = min(config.train_batch_size, MEASURED_BATCH)
+    generator = torch.Generator().manual_seed(0)
+    side = task.condition_size(config)
+    x_0 = torch.randn(
+        (count, task.space.channels, *[config.model.sample_size] * 2), generator=generator
+    )
+    condition = torch.rand((count, task.condition_channels, side, side), generator=generator)
+    condition = 2 * condition - 1
+    features = model.encoder.features(condition) if config.data.cache_features else None
+    return {"x_0": x_0, "condition": condition, "features": features or None}
+
+
+def _time_step(
+    model: Model,
+    batch: Batch,
+    config: TrainConfig,
+    task: Task,
+    precision: Precision,
+    channels_last: bool,
+) -> float:
+    """Seconds of one forward and backward pass."""
+    model.train()
+    lay_out(model, channels_last=channels_last)
+    alphas_bar = build_scheduler("ddpm", config.diffusion).alphas_cumprod
+    autocast = torch.autocast("cpu", torch.bfloat16) if precision == "bf16" else nullcontext()
+    began = time.perf_counter()
+    with autocast:
+        error, _ = batch_error(model, batch, 0, config=config, task=task, alphas_bar=alphas_bar)
+    error.mean().backward()
+    seconds = time.perf_counter() - began
+    model.zero_grad()
+    return seconds
+
+
+def lay_out(model: Model, *, channels_last: bool) -> None:
+    """Lay out the weights, and x_t in training, channels last or first."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    model.to(memory_format=layout)  # type: ignore[call-overload]
+    model.trains_channels_last = channels_last

@@ -279,7 +279,7 @@ def test_include_exclude_and_hidden(tmp_path):
 
 
 def test_formats_that_are_only_read_become_png(tmp_path):
-    for name in ("a.GIF", "b.heic", "c.JPG", "d.tar.pgm"):
+    for name in ("a.GIF", "b.psd", "c.JPG", "d.tar.pgm"):
         (tmp_path / name).touch()
     targets = [job.target for job in plan(tmp_path, Path("/nowhere")).jobs]
     assert targets == ["a.png", "b.png", "c.JPG", "d.tar.png"]

@@ -7,9 +7,10 @@ import torch
 from PIL import Image
 
 from condiff import Pipeline
-from condiff.config import SamplingConfig, TrainConfig
+from condiff.config import OptimizerConfig, SamplingConfig, TrainConfig
 from condiff.errors import ConfigError
 from condiff.models.loading import load_model
+from condiff.training.progress import learning_rate_at
 from condiff.training.trainer import Trainer
 
 
@@ -74,6 +75,20 @@ def test_learning_rate_warms_up_and_ends_at_zero_by_steps_and_by_the_clock(photo
     _, by_clock = run(config(max_train_steps=None, max_minutes=0.03), photo_folder, tmp_path)
     assert by_clock[-1].learning_rate < 0.3 * max(s.learning_rate for s in by_clock)
     assert all(b.progress >= a.progress for a, b in zip(by_clock, by_clock[1:], strict=False))
+
+
+def test_the_rate_stays_until_its_last_share_of_the_run():
+    optimizer = OptimizerConfig(learning_rate=1.0, warmup_steps=10, decay_share=0.2)
+
+    def rate(step: int) -> float:
+        return learning_rate_at(optimizer, step=step, progress=step / 1000)
+
+    assert [rate(0), rate(4), rate(9)] == pytest.approx([0.1, 0.5, 1.0])
+    assert {rate(step) for step in range(10, 801)} == {1.0}
+    assert rate(900) == pytest.approx(0.5)
+    for step in (850, 950, 1000):
+        cosine = 0.5 * (1 + math.cos(math.pi * (step - 800) / 200))
+        assert rate(step) == pytest.approx(cosine, abs=1e-12)
 
 
 def test_accumulated_batches_make_one_step(photo_folder, tmp_path):

@@ -155,13 +155,26 @@ class DiffusionConfig(Section):
     prediction_type: PredictionType = "v_prediction"
     loss_weighting: LossWeighting = "none"
     min_snr_gamma: PositiveFloat = 5.0
+    loss_weight_floor: Probability = 0.0  # least weight of the predicted quantity's squared error
     p2_gamma: NonNegativeFloat = 1.0
     p2_k: PositiveFloat = 1.0
+    perceptual_weight: NonNegativeFloat = 0.0  # of the distance of a colorizer's pictures to truth
+    perceptual_share: Annotated[float, Field(gt=0, le=1)] = 1.0  # last share of the run with it
     timestep_shift: PositiveFloat = 1.0  # 1: t uniform in training; above 1: more noisy t
+    timestep_power: PositiveFloat = 1.0  # t = T (1 - u^power) in training; above 1: more noisy t
     offset_noise: NonNegativeFloat = 0.0  # noise common to all pixels of a channel; 0.1 is usual
     cond_drop_prob: Probability = (
         0.0  # how often the condition is dropped, for guidance; 0.1 is usual
     )
+
+    @model_validator(mode="after")
+    def _check_timesteps(self) -> Self:
+        if self.timestep_power != 1 and self.timestep_shift != 1:
+            raise ValueError(
+                "timestep_power and timestep_shift both move the timesteps of training: leave one "
+                "of them at 1"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_prediction(self) -> Self:
@@ -190,6 +203,9 @@ class DataConfig(Section):
     flip: Probability = 0.5
     rotate: Annotated[float, Field(ge=0, le=45)] = 0.0  # turn by up to so many degrees
     degrade: Probability = 0.5  # blur, noise, contrast: users' photos are old scans
+    levels: Probability = 0.0  # faded, dark or overexposed: L* within a narrower range
+    dust: Probability = 0.0  # specks and scratches
+    frame: Probability = 0.0  # a grey border, as of film or an album
     conditions: Literal["online", "prepared"] = (
         "online"  # draw them anew for each view, or read stored columns
     )
@@ -213,6 +229,12 @@ class DataConfig(Section):
                     f"{key} does not go with streaming: a stream is never counted nor kept; leave "
                     "one of them out"
                 )
+        worn = {"levels": self.levels, "dust": self.dust, "frame": self.frame}
+        if self.cache == "device" and (key := next((key for key, p in worn.items() if p), None)):
+            raise ValueError(
+                f"{key} does not go with cache device, whose views are made on the GPU without it: "
+                f"set cache to ram, or {key} to 0"
+            )
         if self.cache_features and self.cache != "none":
             raise ValueError(
                 f"cache_features does not go with cache {self.cache}: the cached features belong "
@@ -222,11 +244,12 @@ class DataConfig(Section):
 
 
 class OptimizerConfig(Section):
-    """AdamW, warm-up, then a cosine down to zero over steps or over the clock."""
+    """AdamW; the rate warms up, stays, and falls to zero by a cosine, over steps or the clock."""
 
     learning_rate: PositiveFloat = 2e-4
     weight_decay: NonNegativeFloat = 1e-2
     warmup_steps: NonNegativeInt = 500
+    decay_share: Annotated[float, Field(gt=0, le=1)] = 1.0  # last share of the run: the cosine's
     max_grad_norm: PositiveFloat = 1.0
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9999
 

@@ -67,6 +67,19 @@ class Task:
                 f"diffusion.cond_drop_prob does not go with the task {self.name} without a "
                 "backbone: it leaves out the backbone's features; set it to 0."
             )
+        if config.diffusion.perceptual_weight and not (
+            self.space.keeps_photo and model.backbone_variant
+        ):
+            raise ConfigError(
+                "diffusion.perceptual_weight compares photos through the backbone: it is for the "
+                "task colorize with a model.backbone_variant; set it to 0."
+            )
+        worn = [key for key in ("levels", "dust", "frame") if getattr(config.data, key)]
+        if worn and not self.space.keeps_photo:
+            raise ConfigError(
+                f"data.{worn[0]} is for tasks whose condition is a photo's lightness; the task "
+                f"{self.name} has none: set it to 0."
+            )
         if config.data.conditions == "prepared" and not (given and given.draws_or_reads):
             raise ConfigError(
                 "data.conditions: prepared is for tasks with a condition image; the task "

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from skimage.color import rgb2lab
 
-from condiff.color.lab import rgb_to_lab, rgb_to_lab_batch
+from condiff.color.lab import lab_to_rgb_batch, rgb_to_lab, rgb_to_lab_batch
 from condiff.data.device_cache import CHANCES, _blur
 from condiff.errors import ConfigError, DataError
 
@@ -36,6 +37,16 @@ def test_lab_is_that_of_the_colour_module():
     truth = rgb_to_lab(rgb)
     found = rgb_to_lab_batch(torch.from_numpy(rgb).permute(2, 0, 1)[None] / 255)[0].permute(1, 2, 0)
     assert np.abs(found.numpy() - truth).max() < 0.02
+
+
+def test_lab_comes_back_as_the_same_rgb_and_with_gradients():
+    levels = np.array([0, 1, 5, 10, 11, 12, 30, 77, 128, 200, 254, 255], np.uint8)
+    rgb = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(-1, 12, 3)
+    lab = torch.from_numpy(rgb2lab(rgb)).float().permute(2, 0, 1)[None].requires_grad_()
+    found = lab_to_rgb_batch(lab)
+    assert (255 * found[0].detach().permute(1, 2, 0) - torch.from_numpy(rgb)).abs().max() < 0.2
+    (gradient,) = torch.autograd.grad(found.sum(), lab)
+    assert gradient.isfinite().all() and gradient.abs().max() > 0
 
 
 def test_blur_is_that_of_opencv():

@@ -7,12 +7,18 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from skimage.color import rgb2lab
 
-from condiff.color.degradation import degrade
+from condiff.color.degradation import (
+    DUST_LEVELS,
+    FRAME_LEVELS,
+    add_dust,
+    degrade,
+    narrow_levels,
+)
 from condiff.conditions.table import LINE_KINDS
-from condiff.config import DataConfig
+from condiff.config import DataConfig, TrainConfig
 from condiff.data.crops import Crop, CropSettings, cut, make_crop, sample_crop
 from condiff.data.photos import Photo
-from condiff.errors import DataError
+from condiff.errors import ConfigError, DataError
 from condiff.inputs import Aligned, fit_stored
 from condiff.tasks import TASKS, find_task
 
@@ -184,6 +190,59 @@ def test_degraded_lightness_stays_a_lightness():
     assert all(d.shape == (64, 64) and d.dtype == np.float32 for d in drawn)
     assert all(d.min() >= 0 and d.max() <= 100.001 for d in drawn)
     assert sum(not np.array_equal(d, lightness) for d in drawn) > 20
+
+
+def test_other_levels_keep_the_order_of_lightness_in_a_narrower_range():
+    ramp = np.linspace(0, 100, 64 * 64, dtype=np.float32).reshape(64, 64)
+    drawn = [narrow_levels(ramp, np.random.default_rng(seed)) for seed in range(50)]
+    for levels in drawn:
+        slope = (levels[-1, -1] - levels[0, 0]) / 100
+        assert np.allclose(levels, levels[0, 0] + slope * ramp, atol=1e-3)  # a straight line
+        assert 0 <= levels.min() <= 30 and 40 <= levels.max() <= 100
+        assert levels.max() - levels.min() >= 25
+    assert min(d.max() for d in drawn) < 60 and max(d.min() for d in drawn) > 20
+
+
+def test_dust_is_of_one_lightness_and_covers_little():
+    flat = np.full((256, 256), 50, np.float32)
+    shares = []
+    for seed in range(40):
+        dusty = add_dust(flat, np.random.default_rng(seed))
+        levels = set(np.unique(dusty)) - {50}
+        assert dusty.dtype == np.float32 and len(levels) == 1 and levels <= set(DUST_LEVELS)
+        shares.append((dusty != 50).mean())
+    assert min(shares) > 0 and max(shares) < 0.02
+    assert add_dust(flat[:1, :1], np.random.default_rng(0)).shape == (1, 1)
+
+
+def test_a_frame_is_grey_in_the_condition_and_has_no_chroma():
+    red = np.full((128, 128, 3), (200, 40, 30), np.uint8)
+    x_0, condition = view(photo_of(red), sample_size=64, size=128, **STILL, frame=1.0)
+    lightness = 50 * (condition[0] + 1)
+    corner, middle = lightness[0, 0], lightness[64, 64]
+    assert np.abs(np.array(FRAME_LEVELS) - corner).min() < 0.3
+    assert abs(middle - rgb2lab(red[:1, :1])[0, 0, 0]) < 0.3
+    chroma = np.abs(50 * x_0).max(axis=0)
+    assert chroma[0].max() < 0.1 and chroma[:, -1].max() < 0.1 and chroma[32, 32] > 40
+    width = np.argmax(np.abs(lightness[64] - corner) > 1)
+    assert 0.03 * 128 - 1 <= width <= 0.11 * 128
+
+
+def test_old_scans_come_as_often_as_they_are_asked_for_and_only_with_photos():
+    photo = photo_of(np.asarray(make_photo(64, 64)))
+    plain = view(photo, **STILL)[1]
+    for key in ("levels", "dust", "frame"):
+        seeds = range(200)
+        changed = [
+            not np.array_equal(view(photo, seed=s, **STILL, **{key: 0.25})[1], plain) for s in seeds
+        ]
+        assert 0.15 < np.mean(changed) < 0.35
+        config = TrainConfig.model_validate({"max_train_steps": 1, "data": {key: 0.1}})
+        find_task("colorize").check(config)
+        with pytest.raises(ConfigError, match=f"data.{key} is for tasks"):
+            find_task("sketch").check(config)
+    with pytest.raises(ValueError, match="dust does not go with cache device"):
+        DataConfig(cache="device", dust=0.1)
 
 
 @pytest.mark.parametrize("rotate", [0.0, 30.0])

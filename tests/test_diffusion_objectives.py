@@ -1,6 +1,7 @@
 """Schedules, weights, noise and guidance against diffusers' numbers and closed forms."""
 
 import math
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -10,7 +11,7 @@ from diffusers.training_utils import compute_snr
 from torch.testing import assert_close
 
 from condiff.backends.torch_backend import encode_both
-from condiff.config import BetaSchedule, DiffusionConfig, parse_config
+from condiff.config import BetaSchedule, DiffusionConfig, parse_config, read_config
 from condiff.diffusion.diffusers_schedulers import SCHEDULERS, build_scheduler
 from condiff.diffusion.loss import (
     drop_condition,
@@ -113,6 +114,45 @@ def test_min_snr_weights_are_those_of_diffusers_examples(kind, gamma):
     theirs = torch.stack([snr, gamma * torch.ones_like(t)], dim=1).min(dim=1)[0]
     theirs = {"epsilon": theirs / snr, "v_prediction": theirs / (snr + 1), "sample": theirs}[kind]
     assert_close(loss_weight(scheduler.alphas_cumprod[t], config=config), theirs)
+
+
+def test_the_recipe_of_the_long_run_has_the_closed_forms_of_its_timesteps_and_weights():
+    """t = floor(1000 (1 - u^1.5)), weight clamp(min(SNR, 5) / (SNR + 1), 0.2) on v."""
+    run = read_config(Path(__file__).parents[1] / "configs/colorize-long.yaml")
+    t, _ = sample_timesteps_and_noise(
+        (200_000, 1, 1, 1),
+        num_train_timesteps=1000,
+        config=run.diffusion,
+        generator=seeded(),
+        device="cpu",
+    )
+    below = (torch.bincount(t, minlength=1000).cumsum(0) / len(t))[:-1]
+    expected = 1 - (1 - torch.arange(1, 1000) / 1000) ** (1 / 1.5)
+    assert (below - expected).abs().max() < 0.004  # Kolmogorov's bound of 0.1 %: 1.95 / sqrt(n)
+    alphas_bar = alphas_bar_of(run.diffusion)
+    snr = compute_snr(build_scheduler("ddpm", run.diffusion), torch.arange(1000))
+    weight = (snr.clamp(max=5) / (snr + 1)).clamp(min=0.2)
+    assert_close(loss_weight(alphas_bar, config=run.diffusion), weight)
+    assert weight[-1] == 0.2 and weight.max() > 0.8
+
+
+def test_a_power_of_one_and_no_floor_change_no_bit():
+    shape, device = (64, 1, 1, 1), "cpu"
+    plain, same = (
+        sample_timesteps_and_noise(
+            shape, num_train_timesteps=1000, config=c, generator=seeded(), device=device
+        )[0]
+        for c in (process(), process(timestep_power=1.0))
+    )
+    u = torch.rand(64, generator=seeded())
+    assert torch.equal(plain, same) and torch.equal(plain, (u * 1000).long())
+    floored = process(loss_weighting="min_snr", loss_weight_floor=0.2)
+    config = process(loss_weighting="min_snr")
+    alphas_bar = alphas_bar_of(config)
+    without = loss_weight(alphas_bar, config=config)
+    assert torch.equal(loss_weight(alphas_bar, config=floored), without.clamp(min=0.2))
+    with pytest.raises(ValueError, match="leave one of them at 1"):
+        process(timestep_power=1.5, timestep_shift=2.0)
 
 
 @pytest.mark.parametrize("weighting", ["min_snr", "p2"])

@@ -1,15 +1,22 @@
 """The training loop: it learns, ends, saves, and is a function of its seed."""
 
 import math
+import warnings
 
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
+from skimage.color import lab2rgb
 
 from condiff import Pipeline, read_photo
-from condiff.config import SamplingConfig, TrainConfig
+from condiff.config import OptimizerConfig, SamplingConfig, TrainConfig
 from condiff.errors import ConfigError
+from condiff.models.backbone import load_pretrained
 from condiff.models.loading import load_model
+from condiff.tasks import find_task
+from condiff.training.loss import perceptual_distance
+from condiff.training.progress import learning_rate_at
 from condiff.training.trainer import Trainer
 
 
@@ -74,6 +81,20 @@ def test_learning_rate_warms_up_and_ends_at_zero_by_steps_and_by_the_clock(photo
     _, by_clock = run(config(max_train_steps=None, max_minutes=0.03), photo_folder, tmp_path)
     assert by_clock[-1].learning_rate < 0.3 * max(s.learning_rate for s in by_clock)
     assert all(b.progress >= a.progress for a, b in zip(by_clock, by_clock[1:], strict=False))
+
+
+def test_the_rate_stays_until_its_last_share_of_the_run():
+    optimizer = OptimizerConfig(learning_rate=1.0, warmup_steps=10, decay_share=0.2)
+
+    def rate(step: int) -> float:
+        return learning_rate_at(optimizer, step=step, progress=step / 1000)
+
+    assert [rate(0), rate(4), rate(9)] == pytest.approx([0.1, 0.5, 1.0])
+    assert {rate(step) for step in range(10, 801)} == {1.0}
+    assert rate(900) == pytest.approx(0.5)
+    for step in (850, 950, 1000):
+        cosine = 0.5 * (1 + math.cos(math.pi * (step - 800) / 200))
+        assert rate(step) == pytest.approx(cosine, abs=1e-12)
 
 
 def test_accumulated_batches_make_one_step(photo_folder, tmp_path):
@@ -152,3 +173,55 @@ def test_the_sample_grid_shows_gray_sample_and_truth(photo_folder, tmp_path):
     assert isinstance(grid, Image.Image)
     assert grid.size == (3 * 34 + 2, 3 * 34 + 2)
     assert grid.tobytes() == trainer.sample_grid(photos=3, steps=2).tobytes()
+
+
+def test_the_perceptual_distance_is_that_of_the_backbones_maps():
+    backbone = load_pretrained("lite0").requires_grad_(False)
+    generator = torch.Generator().manual_seed(0)
+    x_0, found = 0.4 * torch.randn(2, 2, 2, 8, 8, generator=generator)
+    condition = torch.rand(2, 1, 64, 64, generator=generator) - 0.5
+    distance = perceptual_distance(backbone, found, x_0, condition)
+
+    def look(chroma):
+        """The maps of the picture that scikit-image makes of L*, a and b."""
+        wide = F.interpolate(50 * chroma, (128, 128), mode="bilinear")
+        light = F.interpolate(50 * (condition + 1), (128, 128), mode="area")
+        lab = torch.cat([light, wide], 1).permute(0, 2, 3, 1).double().numpy()
+        with warnings.catch_warnings():  # of colours outside sRGB
+            warnings.simplefilter("ignore")
+            return backbone(torch.from_numpy(lab2rgb(lab)).float().permute(0, 3, 1, 2))
+
+    ours, theirs = look(found), look(x_0)
+    expected = sum(
+        (ours[s] - theirs[s]).square().sum((1, 2, 3)) / theirs[s].square().sum((1, 2, 3))
+        for s in (4, 8, 16, 32)
+    )
+    torch.testing.assert_close(distance, expected / 4, rtol=2e-3, atol=0)
+    assert perceptual_distance(backbone, x_0, x_0, condition).max() == 0
+    moved = found.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(
+        perceptual_distance(backbone, moved, x_0, condition).sum(), moved
+    )
+    nearer = found - 0.3 * gradient / gradient.abs().max()
+    assert (perceptual_distance(backbone, nearer, x_0, condition) < distance).all()
+
+
+def test_the_perceptual_term_is_added_in_its_share_of_the_run(photo_folder):
+    shape = {"model": {**config().model.model_dump(), "backbone_variant": "lite0"}}
+    shape |= {"data": {"size": 32}, "max_train_steps": 4}
+    plain = Trainer(config(**shape), photo_folder, None)
+    late = {"perceptual_weight": 0.3, "perceptual_share": 0.5}
+    termed = Trainer(config(**shape, diffusion=late), photo_folder, None)
+    batch = plain.first_batch(4)
+    with torch.no_grad():
+        without, before = plain.error(batch, 2)[0], termed.error(batch, 2)[0]
+        assert torch.equal(without, before)  # at the run's beginning
+        termed.step = 2
+        added = termed.error(batch, 2)[0] - without
+    assert (added > 0).all()
+    assert len(list(termed.steps())) == 2
+    frozen = zip(termed.model.encoder.backbone.parameters(),
+                 load_pretrained("lite0").parameters(), strict=True)  # fmt: skip
+    assert all(torch.equal(ours, its) for ours, its in frozen)
+    with pytest.raises(ConfigError, match="perceptual_weight compares photos"):
+        find_task("sketch").check(config(**shape, diffusion=late))

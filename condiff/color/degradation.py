@@ -1,7 +1,12 @@
-"""L* made worse, as old prints and scans are."""
+"""Photos made worse, as old prints and scans are."""
 
 import cv2
 import numpy as np
+
+from condiff.color.lab import lab_to_rgb
+
+FRAME_LEVELS = (0.0, 3.0, 90.0, 97.0, 100.0)  # L*: film's base, album's paper
+DUST_LEVELS = (10.0, 92.0, 100.0)
 
 
 def degrade(lightness: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -25,3 +30,36 @@ def degrade(lightness: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         assert decoded is not None  # our own JPEG
         lightness = decoded.astype(np.float32) / 2.55
     return lightness
+
+
+def narrow_levels(lightness: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """L* (H,W) within a random part of 0 to 100: faded, dark or overexposed."""
+    low = rng.uniform(0, 30)
+    high = rng.uniform(max(low + 25, 40), 100)
+    return (low + (high - low) / 100 * lightness).astype(np.float32)
+
+
+def add_dust(lightness: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """L* (H,W) with up to 11 specks and scratches of one lightness."""
+    height, width = lightness.shape
+    mask = np.zeros((height, width), np.uint8)
+    for _ in range(rng.integers(1, 12)):
+        x, y = int(rng.integers(width)), int(rng.integers(height))
+        if rng.random() < 0.7:
+            cv2.circle(mask, (x, y), int(rng.integers(1, 3)), 1, -1)
+        else:
+            ahead = (x + int(rng.integers(-40, 40)), y + int(rng.integers(-40, 40)))
+            cv2.line(mask, (x, y), ahead, 1, 1)
+    return np.where(mask > 0, np.float32(rng.choice(DUST_LEVELS)), lightness)
+
+
+def add_frame(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """(H,W,3) uint8 sRGB with a grey border, 3 to 11 % of the short side wide at each edge."""
+    widths = (rng.uniform(0.03, 0.11, 4) * min(pixels.shape[:2])).astype(int)
+    level = np.array([[[rng.choice(FRAME_LEVELS), 0, 0]]], np.float32)
+    top, bottom, left, right = widths
+    framed = np.empty_like(pixels)
+    framed[:] = lab_to_rgb(level)
+    inside = slice(top, len(pixels) - bottom), slice(left, pixels.shape[1] - right)
+    framed[inside] = pixels[inside]
+    return framed

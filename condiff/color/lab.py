@@ -78,6 +78,19 @@ def rgb_to_lab_batch(rgb: "Tensor") -> "Tensor":
     return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], dim=1)
 
 
+def lab_to_rgb_batch(lab: "Tensor") -> "Tensor":
+    """Lab (B,3,H,W) -> sRGB in [0,1] on its device, clipped there; with gradients."""
+    import torch
+
+    y = (lab[:, 0] + 16) / 116
+    f = torch.stack([y + lab[:, 1] / 500, y, y - lab[:, 2] / 200], dim=1)
+    xyz = torch.where(f > 6 / 29, f**3, (f - 4 / 29) * (108 / 841))
+    matrix = torch.as_tensor(RGB_OF_XYZ * WHITE, dtype=lab.dtype, device=lab.device)
+    linear = torch.einsum("ij,bjhw->bihw", matrix, xyz)
+    curved = 1.055 * linear.clamp(min=1e-4) ** (1 / 2.4) - 0.055
+    return torch.where(linear <= 0.0031308, 12.92 * linear, curved).clamp(0, 1)
+
+
 def lab_to_rgb(lab: Plane) -> Pixels:
     """(H,W,3) Lab -> (H,W,3) uint8 sRGB; what lies outside sRGB is clipped."""
     return cv2.convertScaleAbs(cv2.cvtColor(lab, cv2.COLOR_Lab2RGB), alpha=255)

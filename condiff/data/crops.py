@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from condiff.color.degradation import add_dust, add_frame, narrow_levels
 from condiff.config import DataConfig
 from condiff.data.photos import Photo, Photos
 from condiff.data.upscale_pairs import make_small, sample_window
@@ -119,14 +120,27 @@ def make_crop(
     def read(kind: str) -> np.ndarray:
         return cut(fit_stored(photo.read(kind), pixels), crop)
 
-    view = View(cut(pixels, crop), photo.kinds, read)
+    shown = cut(pixels, crop)
+    if config.frame and rng.random() < config.frame:
+        shown = add_frame(shown, rng)
+    view = View(shown, photo.kinds, read)
     if task.enlarges:
         return _make_window(view, rng, settings)
     x_0 = _planes(task.space.encode(view.pixels, settings.sample_size))
     if task.picture is None:
         return x_0, np.empty((0, size, size), np.float32)
     condition = task.picture.from_photo(view, size, rng, degrade_prob=config.degrade)
-    return x_0, _planes(condition)
+    return x_0, _planes(_wear(condition, rng, config))
+
+
+def _wear(condition: np.ndarray, rng: np.random.Generator, config: DataConfig) -> np.ndarray:
+    """A condition (S,S,1) of L*/50 - 1 with other levels and dust, each at random."""
+    lightness = None
+    for probability, change in ((config.levels, narrow_levels), (config.dust, add_dust)):
+        if probability and rng.random() < probability:
+            lightness = (condition[..., 0] + 1) * 50 if lightness is None else lightness
+            lightness = change(lightness, rng)
+    return condition if lightness is None else lightness[..., None] / 50 - 1
 
 
 def _make_window(
@@ -183,8 +197,8 @@ class CropDataset(Dataset[Batch]):
         config = settings.config
         parts = (
             "views 2", settings.task.name, self.photos_fingerprint, config.min_crop, config.flip,
-            config.rotate, config.degrade, config.conditions, settings.size, settings.sample_size,
-            self.seed,
+            config.rotate, config.degrade, config.levels, config.dust, config.frame,
+            config.conditions, settings.size, settings.sample_size, self.seed,
         )  # fmt: skip
         return sha256(repr(parts).encode()).hexdigest()
 

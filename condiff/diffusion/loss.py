@@ -29,6 +29,7 @@ def sample_timesteps_and_noise(
         shape[0],
         num_train_timesteps,
         shift=config.timestep_shift,
+        power=config.timestep_power,
         generator=generator,
         device=device,
     )
@@ -64,8 +65,13 @@ def loss_weight(alpha_bar: Tensor, *, config: DiffusionConfig) -> Tensor:
     min_snr weights the error of x_0 by min(SNR, gamma) (Hang et al. 2023, arXiv:2303.09556), p2
     that of the noise by 1/(k + SNR)^gamma (Choi et al. 2022, arXiv:2204.00227). For other
     predictions the weight is converted, so that the loss is the same: the squared error of the
-    noise is SNR times that of x_0, and alpha_bar times that of v.
+    noise is SNR times that of x_0, and alpha_bar times that of v. No weight is less than
+    `loss_weight_floor`, so that pure noise, whose SNR is 0, is trained, too.
     """
+    return _unfloored_weight(alpha_bar, config).clamp(min=config.loss_weight_floor)
+
+
+def _unfloored_weight(alpha_bar: Tensor, config: DiffusionConfig) -> Tensor:
     if config.loss_weighting == "none":
         return torch.ones_like(alpha_bar)
     snr = alpha_bar / (1 - alpha_bar)

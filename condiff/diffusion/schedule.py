@@ -67,16 +67,20 @@ def sample_timesteps(
     num_train_timesteps: int,
     *,
     shift: float = 1.0,
+    power: float = 1.0,
     generator: "torch.Generator | None" = None,
     device: "torch.device | str" = "cpu",
 ) -> "Tensor":
-    """Timesteps (count,) for training: uniform, or crowded towards the noisy end by `shift` > 1.
+    """Timesteps (count,) for training: uniform, or crowded towards the noisy end.
 
-    u -> shift u / (1 + (shift - 1) u), Esser et al. 2024 (arXiv:2403.03206), eq. 23. Chroma is
+    `shift` > 1: u -> shift u / (1 + (shift - 1) u), Esser et al. 2024 (arXiv:2403.03206), eq. 23.
+    `power` > 1: u -> 1 - u^power, a density of (1 - t/T)^(1/power - 1) / power / T. Chroma is
     smooth, so colours are decided in the noisiest fifth; uniform t gives it a fifth of the steps.
     """
     import torch
 
     u = torch.rand(count, generator=generator, device=device)
+    if power != 1:
+        u = 1 - u**power
     shifted = shift * u / (1 + (shift - 1) * u)
     return (shifted * num_train_timesteps).long().clamp(max=num_train_timesteps - 1)

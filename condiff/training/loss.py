@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from condiff.color.hints import hints_from_mask, sample_hint_mask
+from condiff.color.lab import lab_to_rgb_batch
 from condiff.config import TrainConfig
 from condiff.data.crops import Batch
 from condiff.diffusion.loss import (
@@ -15,7 +16,14 @@ from condiff.diffusion.loss import (
     sample_timesteps_and_noise,
     squared_error,
 )
+from condiff.diffusion.parameterization import to_x_0
+from condiff.spaces import Chroma
 from condiff.tasks import Task
+
+PERCEIVED_SIZE = 128  # side of the pictures that the perceptual term compares
+PERCEIVED_STRIDES = (4, 8, 16, 32)  # of the backbone's maps
+# (predicted x_0, x_0, condition) -> the distance (B,) of the two pictures
+Distance = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def batch_error(
@@ -26,13 +34,15 @@ def batch_error(
     config: TrainConfig,
     task: Task,
     alphas_bar: Tensor,
+    perceptual: Distance | None = None,
     process: int = 0,
     num_processes: int = 1,
 ) -> tuple[Tensor, Tensor]:
     """Weighted squared error (B,) and timesteps (B,) of a process's share of batch `number`.
 
     Timesteps, noise, dropped conditions and hints are a function of (seed, number): every process
-    samples them for the whole batch and uses its own rows.
+    samples them for the whole batch and uses its own rows. `perceptual` is added to the error of
+    each image, weighted by diffusion.perceptual_weight; with None it is not computed.
     """
     x_0, condition = batch["x_0"], batch["condition"]
     device, size = x_0.device, config.model.sample_size
@@ -63,15 +73,57 @@ def batch_error(
             device=device,
         )
         hints = hints_from_mask(x_0, mask[share])
+    made: dict[str, Tensor] = {}
+
+    def predict(x_t: Tensor, t: Tensor) -> Tensor:
+        given = {"features": batch["features"], "hints": hints, "kept": kept}
+        made.update(x_t=x_t, output=model(x_t, t, condition, **given))
+        return made["output"]
+
     error = squared_error(
-        lambda x_t, t: model(x_t, t, condition, features=batch["features"], hints=hints, kept=kept),
+        predict,
         x_0,
         t,
         eps,
         alphas_bar=alphas_bar,
         config=config.diffusion,
     )
-    return error * loss_weight(alphas_bar[t], config=config.diffusion), t
+    error = error * loss_weight(alphas_bar[t], config=config.diffusion)
+    if perceptual is not None:
+        alpha_bar = alphas_bar[t].view(-1, 1, 1, 1)
+        kind = config.diffusion.prediction_type
+        found = to_x_0(kind, made["output"].float(), made["x_t"], alpha_bar)
+        distance = perceptual(found, x_0, condition)
+        error = error + config.diffusion.perceptual_weight * distance
+    return error, t
+
+
+def perceptual_distance(
+    backbone: Callable[[Tensor], dict[int, Tensor]], found: Tensor, x_0: Tensor, condition: Tensor
+) -> Tensor:
+    """How far apart (B,) two pictures of the same L* look to a backbone.
+
+    `found` and `x_0` are chroma (B,2,h,w) in x_0's units, `condition` is L* (B,1,H,W) in [-1,1].
+    The pictures are compared at PERCEIVED_SIZE: the squared distance of the backbone's maps, each
+    over the mean square of the truth's, mean over the strides (Johnson et al. 2016,
+    arXiv:1603.08155).
+    """
+    size = (PERCEIVED_SIZE, PERCEIVED_SIZE)
+    lightness = 50 * (F.interpolate(condition, size, mode="area") + 1)
+
+    def look(chroma: Tensor) -> dict[int, Tensor]:
+        wide = F.interpolate(chroma, size, mode="bilinear", align_corners=False)
+        return backbone(lab_to_rgb_batch(torch.cat([lightness, Chroma.scale * wide], dim=1)))
+
+    with torch.no_grad():
+        theirs = look(x_0)
+    ours = look(found.clamp(-Chroma.clip, Chroma.clip))
+    distances = []
+    for stride in PERCEIVED_STRIDES:
+        true = theirs[stride].float()
+        gap = (ours[stride].float() - true).square().mean(dim=(1, 2, 3))
+        distances.append(gap / true.square().mean(dim=(1, 2, 3)).clamp(min=1e-6))
+    return torch.stack(distances).mean(dim=0)
 
 
 def seed_of(seed: int, number: int) -> int:

@@ -51,9 +51,10 @@ def progress_of(config: TrainConfig, *, step: int, minutes: float) -> float:
 
 
 def learning_rate_at(optimizer: OptimizerConfig, *, step: int, progress: float) -> float:
-    """Linear warm-up, then half a cosine down to zero at the end of the run."""
+    """Linear warm-up, a constant, then half a cosine to zero over the run's last `decay_share`."""
     warm = min(1.0, (step + 1) / max(1, optimizer.warmup_steps))
-    return optimizer.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * progress))
+    fallen = max(0.0, (progress - (1 - optimizer.decay_share)) / optimizer.decay_share)
+    return optimizer.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * fallen))
 
 
 def smooth_loss(before: float, loss: float) -> float:

@@ -31,7 +31,7 @@ from condiff.tasks import Task, find_task
 from condiff.training.accelerator import build_accelerator, prepare
 from condiff.training.checkpoint import gather_checkpoint, restore_checkpoint
 from condiff.training.ema import averaged, build_average, update_average
-from condiff.training.loss import batch_error
+from condiff.training.loss import Distance, batch_error, perceptual_distance
 from condiff.training.model_card import make_card
 from condiff.training.precision import choose_arithmetic, lay_out
 from condiff.training.preview import sample_grid
@@ -232,9 +232,23 @@ class Trainer:
             config=self.config,
             task=self.task,
             alphas_bar=self.alphas_bar,
+            perceptual=self._perceptual(),
             process=0 if alone else self.accelerator.process_index,
             num_processes=1 if alone else self.accelerator.num_processes,
         )
+
+    def _perceptual(self) -> Distance | None:
+        """The perceptual distance in the run's precision, in the share of the run that has it."""
+        diffusion, backbone = self.config.diffusion, self.model.encoder.backbone
+        if not diffusion.perceptual_weight or self._progress < 1 - diffusion.perceptual_share:
+            return None
+        assert backbone is not None  # `Task.check` has refused others
+
+        def measure(found: Tensor, x_0: Tensor, condition: Tensor) -> Tensor:
+            with self.accelerator.autocast():
+                return perceptual_distance(backbone, found, x_0, condition)
+
+        return measure
 
     @property
     def _progress(self) -> float:

@@ -137,16 +137,17 @@ def _draw_dabs(
     values_of: Callable[[NDArray[np.uint8]], Plane],
 ) -> Strokes:
     height, width = size
-    colors, mask = np.zeros((*size, 3), np.uint8), np.zeros(size, np.float32)
+    channels = values_of(np.zeros((1, 1, 3), np.uint8)).shape[2]
+    values, mask = np.zeros((*size, channels), np.float32), np.zeros(size, np.float32)
     y, x = np.mgrid[0:height, 0:width] + 0.5
     for hint in hints:
         at_x, at_y = hint.locate(*photo)
         at_x, at_y = at_x * width / photo[0], at_y * height / photo[1]
         radius = max(DAB_RADIUS * min(size), 1)
         inside = np.hypot(x - at_x, y - at_y) <= radius
-        colors[inside] = _rgb_of(hint.color)
+        values[inside] = values_of(np.array([[_rgb_of(hint.color)]], np.uint8))[0, 0]
         mask[inside] = 1
-    return Strokes(values_of(colors) * mask[..., None], mask)
+    return Strokes(values, mask)
 
 
 def _rgb_of(color: str) -> tuple[int, ...]:

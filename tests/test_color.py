@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -264,6 +265,36 @@ def test_strips_leave_no_trace(strip_pixels, monkeypatch):
     monkeypatch.setattr(color, "STRIP_PIXELS", strip_pixels)
     assert np.array_equal(join_chroma(pixels, ab), whole)
     assert np.array_equal(upsample_chroma(ab, lightness(pixels)), chroma)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_the_same_bytes_come_from_any_number_of_threads(kind):
+    pixels = cv2.resize(data.coffee(), (1200, 800)).astype(kind)
+    pixels *= 1 if kind == np.uint8 else 257
+    ab = np.random.default_rng(0).uniform(-80, 80, (16, 24, 2)).astype(np.float32)
+    before, results = cv2.getNumThreads(), []
+    try:
+        for threads in (1, 2, 5):
+            cv2.setNumThreads(threads)
+            results.append(join_chroma(pixels, ab))
+    finally:
+        cv2.setNumThreads(before)
+    with ThreadPoolExecutor(2) as pool:  # as in a batch
+        results += pool.map(join_chroma, [pixels] * 2, [ab] * 2)
+    assert all(np.array_equal(result, results[0]) for result in results)
+
+
+def test_an_error_of_one_strip_is_raised_from_its_thread():
+    def fail(lab):
+        raise MemoryError
+
+    before = cv2.getNumThreads()
+    try:
+        cv2.setNumThreads(3)
+        with pytest.raises(MemoryError):
+            join_chroma(data.coffee(), np.zeros((4, 4, 2), np.float32), adjust=fail)
+    finally:
+        cv2.setNumThreads(before)
 
 
 def test_the_input_is_left_as_it_was_and_views_are_welcome():

@@ -3,7 +3,9 @@
 Lab is float32 with L* in [0,100] and a*, b* about +-110, under D65, as in skimage.color.
 """
 
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +39,7 @@ HOLLOW_LIGHTNESS, HOLLOW_RED = (88.0, 95.0, 97.5, 99.0), (0.0, 0.03, 0.03, 0.0)
 TABLE_SIZE = (256, 512)  # lightness x hue; errors of L* up to 0.42; 0.48 at half, 0.40 at twice
 TILE = 1 << 14  # cv2.remap takes no side beyond 2^15
 STRIP_PIXELS = 1 << 18  # a strip's planes stay in the processor's cache
+MAX_THREADS = 8  # more would wait for memory
 
 EDGE_VARIANCE = 4.0  # in L*^2: contrast below 2 L* counts as texture, not as a colour edge
 FIT_SIZE = 512  # the fit is upsampled by cubics up to this side, and linearly beyond
@@ -143,16 +146,21 @@ def _look_up_max_chroma(L: Plane, hue: Plane) -> Plane:
 
 def reduce_chroma(lab: Plane) -> Plane:
     """(H,W,3) Lab -> the same lightness and hue, chroma scaled down to what sRGB can show."""
-    L, a, b = cv2.split(lab)
+    return _merge_reduced(*cv2.split(lab))
+
+
+def _merge_reduced(L: Plane, a: Plane, b: Plane) -> Plane:
+    """Planes (H,W) of Lab -> (H,W,3), reduced as by `reduce_chroma`; a and b are changed."""
     chroma, hue = cv2.cartToPolar(a, b)
     limit = _look_up_max_chroma(L, hue)
-    over = chroma > limit
-    if not over.any():
-        return lab
+    over = np.flatnonzero(chroma > limit)
     # The table is coarse at the gamut's corners (pure yellow): check those colours exactly.
-    over[over] = ~_is_displayable(L[over], a[over], b[over])
-    scale = np.where(over, limit / np.maximum(chroma, 1e-6), np.float32(1))
-    return cv2.merge([L, a * scale, b * scale])
+    over = over[~_is_displayable(*(plane.ravel()[over] for plane in (L, a, b)))]
+    if len(over):
+        scale = limit.ravel()[over] / np.maximum(chroma.ravel()[over], 1e-6)
+        for plane in (a, b):
+            plane.ravel()[over] *= scale
+    return cv2.merge([L, a, b])
 
 
 def _fit_chroma(ab: Plane, guide: Plane) -> Plane:
@@ -189,8 +197,8 @@ def _fit_chroma(ab: Plane, guide: Plane) -> Plane:
     return np.ascontiguousarray(fit.transpose(0, 2, 1), np.float32)
 
 
-def _apply_fit(fit: Plane, L: Plane, top: int, height: int) -> Plane:
-    """Rows (n,W) of L* that begin at row `top` of `height` -> their (n,W,2) ab."""
+def _apply_fit(fit: Plane, L: Plane, top: int, height: int) -> tuple[Plane, Plane]:
+    """Rows (n,W) of L* that begin at row `top` of `height` -> their a and b, (n,W) each."""
     rows, planes, columns = fit.shape
     count, width = L.shape
     source = np.clip((np.arange(top, top + count) + 0.5) * rows / height - 0.5, 0, rows - 1)
@@ -200,19 +208,25 @@ def _apply_fit(fit: Plane, L: Plane, top: int, height: int) -> Plane:
     flat = fit[first:last].reshape(-1, columns)
     wide = cv2.resize(flat, (width, len(flat)), interpolation=cv2.INTER_LINEAR)
     wide = wide.reshape(last - first, planes, width)
-    at = np.empty((count, planes, width), np.float32)
-    for row, k, w in zip(at, above - first, weight, strict=True):
+    a, b = np.empty_like(L), np.empty_like(L)
+    row = np.empty((planes, width), np.float32)  # stays in the processor's nearest cache
+    slopes, offsets, least, most = row.reshape(4, 2, width)
+    for n, (k, w) in enumerate(zip(above - first, weight, strict=True)):
         cv2.addWeighted(wide[k], 1 - w, wide[min(k + 1, len(wide) - 1)], w, 0, dst=row)
-    ab = [
-        np.clip(at[:, c] * L + at[:, 2 + c], at[:, 4 + c], np.maximum(at[:, 4 + c], at[:, 6 + c]))
-        for c in (0, 1)
-    ]
-    return np.stack(ab, axis=2)
+        np.maximum(least, most, out=most)
+        for plane, slope, offset, low, high in zip(
+            (a[n], b[n]), slopes, offsets, least, most, strict=True
+        ):
+            np.multiply(slope, L[n], out=plane)
+            np.add(plane, offset, out=plane)
+            np.maximum(plane, low, out=plane)
+            np.minimum(plane, high, out=plane)
+    return a, b
 
 
-def _strips(height: int, width: int) -> Iterator[slice]:
-    """Row ranges that cover an image, each of about STRIP_PIXELS pixels."""
-    rows = max(1, STRIP_PIXELS // width)
+def _strips(height: int, width: int, *, parts: int = 1) -> Iterator[slice]:
+    """Row ranges that cover an image, `parts` of them of about STRIP_PIXELS pixels."""
+    rows = max(1, STRIP_PIXELS // parts // width)
     return (slice(top, min(top + rows, height)) for top in range(0, height, rows))
 
 
@@ -220,7 +234,9 @@ def upsample_chroma(ab: Plane, guide: Plane) -> Plane:
     """(h,w,2) ab, (H,W) L* -> (H,W,2) ab that follows the edges of L* and invents no colour."""
     fit = _fit_chroma(ab, guide)
     strips = _strips(*guide.shape)
-    return np.concatenate([_apply_fit(fit, guide[s], s.start, len(guide)) for s in strips])
+    return np.concatenate(
+        [np.dstack(_apply_fit(fit, guide[s], s.start, len(guide))) for s in strips]
+    )
 
 
 def join_chroma(
@@ -236,7 +252,8 @@ def join_chroma(
     much of the chroma is kept, from 0, exactly grey, to 255, all.
 
     |L*_out - L*_in| stays below 0.5 everywhere, most of it the rounding to 8 bits; below 0.05 at
-    16 bits. The work goes strip by strip, so memory beyond the result does not grow with H.
+    16 bits. The work goes strip by strip, several at once, with the same result for any number of
+    cores; memory beyond the result does not grow with H.
     """
     height, width, _ = pixels.shape
     # Four guide pixels a cell are enough for the cell's mean L*, without all of L* in memory.
@@ -244,11 +261,13 @@ def join_chroma(
     small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
     fit = _fit_chroma(ab, lightness(small))
     joined = np.empty_like(pixels)
-    for strip in _strips(height, width):
+
+    def finish(strip: slice) -> None:
         L = lightness(pixels[strip])
-        a, b = cv2.split(_apply_fit(fit, L, strip.start, height))
-        lab = cv2.merge([L, a, b])
-        lab = reduce_chroma(adjust(lab) if adjust else lab)
+        a, b = _apply_fit(fit, L, strip.start, height)
+        if adjust:
+            L, a, b = cv2.split(adjust(cv2.merge([L, a, b])))
+        lab = _merge_reduced(L, a, b)
         if weight is not None:
             kept = weight[strip].astype(np.float32) / 255
             L, a, b = cv2.split(lab)
@@ -257,7 +276,30 @@ def join_chroma(
         if weight is not None:
             grey = weight[strip] == 0
             joined[strip][grey] = joined[strip][grey][:, 1:2]
+
+    threads = _count_threads()
+    _for_each(finish, _strips(height, width, parts=threads), threads=threads)
     return joined
+
+
+def _count_threads() -> int:
+    """How many strips are finished at once: as many as OpenCV has threads, but at most 8.
+
+    One in a thread of a pool, as a batch's photos are: the cores are busy.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return 1
+    return max(1, min(cv2.getNumThreads(), MAX_THREADS))
+
+
+def _for_each(work: Callable[[slice], None], strips: Iterator[slice], *, threads: int) -> None:
+    """Do work on strips that do not depend on each other."""
+    if threads == 1:
+        for strip in strips:
+            work(strip)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, strips))  # list: an error of any strip is raised
 
 
 def to_grey(pixels: Pixels) -> Pixels:

@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, parse_flag_from_env
 
 from condiff.config import TrainConfig
 from condiff.data.crops import Batch
@@ -53,7 +53,8 @@ def choose_arithmetic(
     instructions for it. `kept` is the choice that a resumed run was begun with; it stays. All
     processes get the main one's choice.
     """
-    process = PartialState()
+    # As Accelerator makes it: without this, processes on CPUs would not find each other.
+    process = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
     on_cpu = process.device.type == "cpu"
     if config.mixed_precision != "auto":
         return Arithmetic(config.mixed_precision, channels_last=not on_cpu)

@@ -229,7 +229,7 @@ def test_help_imports_nothing_heavy():
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_overview_says_what_each_command_says(name):
     command = typer.main.get_command(app).get_command(None, name)
-    assert command.help.partition("\n")[0] == COMMANDS[name][0]
+    assert command.help.partition("\n")[0] == COMMANDS[name]
 
 
 def test_version(capsys):

@@ -13,30 +13,18 @@ from typer.core import TyperCommand, TyperGroup
 from condiff import __version__
 from condiff.errors import CondiffError, UsageError
 
-# Name -> the first sentence of its help, and its module and function, in the order of the help.
+# The commands in the order of the help, and the first sentence of each one's help.
 COMMANDS = {
-    "colorize": ("Give black-and-white photos their colours.", "condiff.cli.colorize", "colorize"),
-    "render": ("Make pictures that follow the lines of a drawing.", "condiff.cli.render", "render"),
-    "batch": ("Colour every photo of a folder.", "condiff.cli.batch", "batch"),
-    "condition": (
-        "Draw the edges, lines or other condition image of a photo.",
-        "condiff.cli.condition",
-        "condition",
-    ),
-    "prep": ("Turn photos into a training set.", "condiff.cli.prep", "prep"),
-    "train": ("Train a model on your photos.", "condiff.cli.train", "train"),
-    "eval": (
-        "Measure results, or a model, against true photos.",
-        "condiff.cli.eval",
-        "evaluate",
-    ),
-    "figure": ("Draw pictures of the diffusion process.", "condiff.cli.figure", "figure"),
-    "export": (
-        "Write the ONNX graphs that run a model without torch.",
-        "condiff.cli.export",
-        "export",
-    ),
-    "info": ("Show versions and devices, or describe a model.", "condiff.cli.info", "info"),
+    "colorize": "Give black-and-white photos their colours.",
+    "render": "Make pictures that follow the lines of a drawing.",
+    "batch": "Colour every photo of a folder.",
+    "condition": "Draw the edges, lines or other condition image of a photo.",
+    "prep": "Turn photos into a training set.",
+    "train": "Train a model on your photos.",
+    "eval": "Measure results, or a model, against true photos.",
+    "figure": "Draw pictures of the diffusion process.",
+    "export": "Write the ONNX graphs that run a model without torch.",
+    "info": "Show versions and devices, or describe a model.",
 }
 NO_MEMORY = "There is not enough memory: close other programs, or scale the picture down."
 WRONG_TORCHVISION = (
@@ -84,8 +72,8 @@ class LazyGroup(TyperGroup):
         """The command of that name, None if there is none."""
         if cmd_name not in COMMANDS:
             return None
-        _, module, function = COMMANDS[cmd_name]
-        made = getattr(import_module(module), function)
+        function = "evaluate" if cmd_name == "eval" else cmd_name  # eval is Python's own
+        made = getattr(import_module(f"condiff.cli.{cmd_name}"), function)
         if not isinstance(made, typer.Typer):
             only = typer.Typer(add_completion=False, **PLAIN)
             only.command(cmd_name, cls=PanelCommand, no_args_is_help=cmd_name != "info")(made)
@@ -97,7 +85,7 @@ class LazyGroup(TyperGroup):
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write what each command does, without importing any."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, row[0]) for name, row in COMMANDS.items()])
+            formatter.write_dl(list(COMMANDS.items()))
 
 
 app = typer.Typer(

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from condiff.color.edits import UNEDITED, PreparedEdits
-from condiff.color.hints import chroma_of
+from condiff.color.hints import chroma_of, fit_chroma
 from condiff.color.lab import join_chroma, rgb_to_lab, to_grey
 from condiff.conditions.drawing_finish import finish_along_lines
 from condiff.resize import resize_square
@@ -50,6 +50,10 @@ class Space(ABC):
     @abstractmethod
     def hint_values(self, rgb: Pixels) -> Plane:
         """Colours of hints, (h,w,3) uint8 RGB -> (h,w,C) in the units of x_0 times `scale`."""
+
+    def fit_hints(self, values: Plane, condition: Plane) -> Plane:
+        """Values of hints (h,w,C) as the picture of a condition (h,w,N) can show them."""
+        return values
 
     @abstractmethod
     def decode_batch(self, x_0: "Tensor", condition: "Tensor") -> list[Pixels]:
@@ -115,6 +119,9 @@ class Chroma(Space):
 
     def hint_values(self, rgb: Pixels) -> Plane:
         return chroma_of(rgb)
+
+    def fit_hints(self, values: Plane, condition: Plane) -> Plane:
+        return fit_chroma(values, (condition[..., 0] + 1) * 50)
 
     def decode_batch(self, x_0: "Tensor", condition: "Tensor") -> list[Pixels]:
         import torch

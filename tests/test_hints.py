@@ -2,6 +2,7 @@
 
 import heapq
 import math
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -22,6 +23,7 @@ from condiff.color.hint_propagation import (
 from condiff.color.hints import (
     draw_strokes,
     find_shortfall,
+    fit_chroma,
     hints_from_mask,
     parse_hint,
     sample_hint_mask,
@@ -107,7 +109,9 @@ def test_an_empty_picture_of_strokes_is_no_hint_and_a_wrong_one_a_sentence():
 
 def test_a_dab_becomes_cells_as_in_training():
     strokes = draw_strokes([Hint(0.5, 0.5, "#3c5ac8")], photo=(640, 640), size=(256, 256))
-    cells = to_cells(strokes, cell=8, scale=50, L=np.full((256, 256), 42, np.float32))
+    L = np.full((256, 256), 42, np.float32)
+    shown = replace(strokes, values=fit_chroma(strokes.values, L))
+    cells = to_cells(shown, cell=8, scale=50)
     shown = cells[..., 2] > 0
     assert 1 <= shown.sum() <= 4
     assert np.allclose(cells[shown][:, :2] * 50, ab_of("#3c5ac8"), atol=1)

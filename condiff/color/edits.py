@@ -163,13 +163,16 @@ class PreparedEdits:
         return propagate_hints(fine, L, target=self.strokes.values, mask=self.strokes.mask)
 
     def encode_hints(
-        self, condition: Plane, *, cell: int, scale: float, size: tuple[int, int]
+        self, fit: Callable[[Plane], Plane], *, cell: int, scale: float, size: tuple[int, int]
     ) -> Plane | None:
-        """The model's hints (1,C+1,*size), zero where the condition (H,W,1) was padded, or None."""
+        """The model's hints (1,C+1,*size), zero where the condition was padded, or None.
+
+        `fit` makes values (h,w,C) at the condition's size what the picture can show there.
+        """
         if self.strokes is None:
             return None
-        L = (condition[..., 0] + 1) * 50 if self.strokes.values.shape[2] == 2 else None
-        cells = to_cells(self.strokes, cell=cell, scale=scale, L=L)
+        shown = replace(self.strokes, values=fit(self.strokes.values))
+        cells = to_cells(shown, cell=cell, scale=scale)
         hints = np.zeros((1, cells.shape[2], *size), np.float32)
         hints[0, :, : cells.shape[0], : cells.shape[1]] = cells.transpose(2, 0, 1)
         return hints

@@ -201,23 +201,22 @@ def _resize_masked(values: Plane, mask: Plane, size: tuple[int, int]) -> tuple[P
     return total / np.maximum(cover, 1e-6)[..., None], cover
 
 
-def to_cells(strokes: Strokes, *, cell: int, scale: float, L: Plane | None = None) -> Plane:
-    """Strokes (h,w) as the model takes them: (h/cell,w/cell,C+1) of values/scale and the mask.
+def fit_chroma(chroma: Plane, L: Plane) -> Plane:
+    """(a,b) (h,w,2) reduced to what sRGB can show at L* (h,w), as in training."""
+    return reduce_chroma(np.dstack([L, chroma]).astype(np.float32))[..., 1:]
 
-    Chroma is reduced to what sRGB can show at L* (h,w), as in training.
-    """
+
+def to_cells(strokes: Strokes, *, cell: int, scale: float) -> Plane:
+    """Strokes (h,w) as the model takes them: (h/cell,w/cell,C+1) of values/scale and the mask."""
     size = (strokes.mask.shape[0] // cell, strokes.mask.shape[1] // cell)
-    shown = strokes.values
-    if L is not None:
-        shown = reduce_chroma(np.dstack([L, shown]).astype(np.float32))[..., 1:]
-    values, cover = _resize_masked(shown, strokes.mask, size)
+    values, cover = _resize_masked(strokes.values, strokes.mask, size)
     mask = (cover > 0).astype(np.float32)[..., None]
     return np.concatenate([values / scale * mask, mask], axis=2).astype(np.float32)
 
 
 def find_shortfall(strokes: Strokes, L: Plane) -> float:
     """The share of the strokes (h,w) whose colour sRGB cannot show at the photo's L* (h,w)."""
-    shown = reduce_chroma(np.dstack([L, strokes.values]).astype(np.float32))[..., 1:]
+    shown = fit_chroma(strokes.values, L)
     lost = np.linalg.norm(strokes.values - shown, axis=2)[strokes.mask > 0]
     return float((lost > MAX_COLOR_ERROR).mean())
 

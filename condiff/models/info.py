@@ -8,6 +8,7 @@ from typing import Any
 
 from condiff.config import LOOKS, NATURAL, DiffusionConfig, Look, SamplingConfig
 from condiff.errors import ConfigError, ModelError
+from condiff.inputs import Opened, UserPicture
 from condiff.tasks import Task, find_task
 
 EMBEDDED = Path(__file__).parents[1] / "weights"
@@ -45,6 +46,12 @@ class ModelInfo:
     def stride(self) -> int:
         """The number that the condition's sides must be multiples of, by padding."""
         return max(self.cell * self.unet_stride, BACKBONE_STRIDE if self.has_backbone else 1)
+
+    def open(self, picture: UserPicture, *, as_is: bool = False) -> Opened:
+        """A user's picture as the model takes it; ConfigError or ImageError for another kind."""
+        if self.task.picture is None:
+            raise ConfigError(f"The model {self.path.name} is unconditional: it takes no picture.")
+        return self.task.picture.open(picture, as_is=as_is)
 
     def find_look(self, name: str = NATURAL) -> Look:
         """The look of that name; ConfigError if there is none.

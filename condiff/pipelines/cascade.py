@@ -318,7 +318,7 @@ class Cascade:
         """A user's picture as the model takes it; None for none."""
         if image is None or isinstance(image, Opened):
             return image
-        return self.pipeline.open(image, as_is=as_is)
+        return self.pipeline.loaded.open(image, as_is=as_is)
 
     def encode(
         self,
@@ -337,7 +337,7 @@ class Cascade:
         return replace(encoded, source=shrink_ink(opened.picture.ink, width, height))
 
     def describe(self) -> dict[str, Any]:
-        """Size and upscaling in words, for a note in the result."""
+        """Size and upscaling, for a note in the result."""
         how = LINES if self.along_lines else NONE
         if self.upscaler is not None:
             how = self.upscaler.loaded.path.name

@@ -204,8 +204,12 @@ class Pipeline:
         padded = pad_to_stride(condition, self.loaded.stride)
         given = np.ascontiguousarray(padded.transpose(2, 0, 1)[None], np.float32)
         size = (padded.shape[0] // self.cell, padded.shape[1] // self.cell)
-        scale = self.loaded.task.space.scale
-        hints = edits.encode_hints(condition, cell=self.cell, scale=scale, size=size)
+        space = self.loaded.task.space
+
+        def fit(values: np.ndarray) -> np.ndarray:
+            return space.fit_hints(values, condition)
+
+        hints = edits.encode_hints(fit, cell=self.cell, scale=space.scale, size=size)
         windows = self._plan_windows(size, (rows, columns))
 
         def move(array: np.ndarray) -> Any:
@@ -293,25 +297,18 @@ class Pipeline:
         of picture, ImageError for a photo where a drawing is expected.
         """
         name, task = self.loaded.path.name, self.loaded.task
+        if task.enlarges:
+            raise ConfigError(f"The model {name} enlarges pictures: `Cascade` runs it.")
         side = self.loaded.condition_size if size is None else size
         least = min(MIN_SIZE, self.loaded.condition_size)
         if side < least:
             raise ConfigError(f"size is at least {least}, not {side}.")
         if image is not None:
-            opened = image if isinstance(image, Opened) else self.open(image, as_is=as_is)
+            opened = image if isinstance(image, Opened) else self.loaded.open(image, as_is=as_is)
             return opened, opened.to_condition(side, self.cell)
         if task.picture is not None:
             raise ConfigError(f"The model {name} takes {task.picture.what}.")
         return None, np.zeros((side, side, 0), np.float32)
-
-    def open(self, image: UserPicture, *, as_is: bool = False) -> Opened:
-        """A user's picture as the model takes it; ConfigError or ImageError for another kind."""
-        name, task = self.loaded.path.name, self.loaded.task
-        if task.enlarges:
-            raise ConfigError(f"The model {name} enlarges pictures: `Cascade` runs it.")
-        if task.picture is None:
-            raise ConfigError(f"The model {name} is unconditional: it takes no picture.")
-        return task.picture.open(image, as_is=as_is)
 
     def _prepare_edits(
         self, opened: Opened | None, condition: np.ndarray, edits: ColorEdits

@@ -337,3 +337,14 @@ def test_a_picture_that_its_format_cannot_hold_is_refused_before_it_is_made(
     code, out, err = run(sketch, "-o", "a.webp", quick=steps)
     assert (code, out) == (1, "") and "this picture is 96 by 64; use .png or .tif" in err
     assert not Path("a.webp").exists()
+
+
+def test_the_note_in_a_picture_has_its_hints_and_its_missing_lines(run, sketch):
+    hint = "0.5,0.5,#c05030"
+    assert run(sketch, "--seed", 1, "--hint", hint, "--no-keep-lines")[0] == 0
+    with Image.open("sketch.render.png") as image:
+        noted = str(image.info)
+    assert hint in noted and "keep_lines" in noted
+    assert run(sketch, "--seed", 1, "--force")[0] == 0
+    with Image.open("sketch.render.png") as image:
+        assert "keep_lines" not in str(image.info)

@@ -1,6 +1,6 @@
 """What is done to each photo of a batch; a grey result is a failure."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -49,7 +49,8 @@ def build_transform(pipeline: Pipeline, settings: ColorizeSettings) -> Transform
         wanted = edits.saturation != 0 and edits.mask is None
         if wanted and is_grey(result.pixels) and not is_blank(photo.pixels):
             raise ImageError("the model gave it no colour; try another --size")
-        return note_making(result, pipeline, settings, strokes=hints.digest if hints else None)
+        strokes = {"strokes": hints.digest[:16]} if hints else None
+        return note_making(result, pipeline, settings, hints=strokes)
 
     return transform
 
@@ -59,23 +60,18 @@ def note_making(
     pipeline: Pipeline,
     settings: ColorizeSettings,
     *,
-    points: Sequence[str] = (),
-    strokes: str | None = None,
+    hints: Mapping[str, object] | None = None,
 ) -> Photo:
     """The result with a note of how it was made, if the settings want one.
 
-    `points` are hints as they were given, `strokes` is the SHA-256 of a picture of them.
+    `hints` are what the note says of them: their points, or the digest of their picture.
     """
     if not settings.provenance:
         return result
     sampling = settings.sampling
     if sampling.size is None:
         sampling = sampling.override({"size": pipeline.loaded.condition_size})
-    noted: dict[str, object] = sampling.model_dump()
-    if points:
-        noted["hints"] = list(points)
-    if strokes:
-        noted["strokes"] = strokes[:16]
+    noted: dict[str, object] = {**sampling.model_dump(), **(hints or {})}
     for name in set(settings.edits.changed()) - {"hints"}:
         noted[name] = getattr(settings.edits, "mask_digest" if name == "mask" else name)
     metadata = add_provenance(

@@ -1,6 +1,5 @@
 """`condiff colorize`: colour photos."""
 
-import hashlib
 import secrets
 import sys
 import time
@@ -250,9 +249,8 @@ def _colorize(
         frames = pipeline.frames(photo, seed=int(made[0].info["seed"]), **run)  # type: ignore[arg-type]
         outputs.write_film(frames, job.extras.film, force=results.force, quiet=quiet)
     del photo  # the encoders of a large photo need its room
-    strokes = hashlib.sha256(hints.hints.read_bytes()).hexdigest() if hints.hints else None
     for result, path in zip(made, job.targets, strict=True):
-        noted = note_making(result, pipeline, settings, points=hints.hint, strokes=strokes)
+        noted = note_making(result, pipeline, settings, hints=hints.describe())
         outputs.write_result(
             noted, path, quality=settings.quality, force=results.force, quiet=quiet
         )

@@ -1,5 +1,6 @@
 """Flags that several commands share, and what they print to stderr."""
 
+import hashlib
 import os
 import sys
 from dataclasses import dataclass
@@ -234,6 +235,12 @@ class HintFlags(Group):
         if self.hint and self.hints:
             raise typer.BadParameter("Give hints as --hint or as --hints, not both.")
         return read_image(self.hints) if self.hints else [parse_hint(text) for text in self.hint]
+
+    def describe(self) -> dict[str, Any]:
+        """The hints for a note in a result: as they were given, or the digest of their picture."""
+        if self.hints:
+            return {"strokes": hashlib.sha256(self.hints.read_bytes()).hexdigest()[:16]}
+        return {"hints": list(self.hint)} if self.hint else {}
 
 
 def open_input(source: str) -> Path | BytesIO:

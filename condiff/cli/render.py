@@ -155,9 +155,12 @@ def render(
         options.report(cascade.remark, quiet=quiet)
     pipeline = cascade.pipeline
     config = sampling.override(pipeline.sampling)
-    noted = {**config.model_dump(), **cascade.describe()} if provenance else None
     seed = secrets.randbits(31) if seed is None else seed
     edits = ColorEdits(hints=hints.read(), keep_lines=keep_lines)
+    noted = None
+    if provenance:
+        noted = {**config.model_dump(), **cascade.describe(), **hints.describe()}
+        noted |= {} if keep_lines else {"keep_lines": False}
 
     side = cascade.size or cascade.native_side
     made = cascade.fit(opened.size if opened else (side, side))
@@ -214,12 +217,10 @@ def _open(
     source: str, info: "ModelInfo", reading: options.Reading, *, as_is: bool, quiet: bool
 ) -> "Opened":
     """The user's picture as the model takes it; stderr says how it was cleaned."""
-    from condiff.errors import ConfigError, ImageError
+    from condiff.errors import ImageError
     from condiff.photos.reading import read_photo
 
     name = "standard input" if source == "-" else source
-    if info.task.picture is None:
-        raise ConfigError(f"The model {info.path.name} is unconditional: it takes no picture.")
     photo = read_photo(
         options.open_input(source),
         max_pixels=reading.max_pixels,
@@ -229,7 +230,7 @@ def _open(
     for warning in photo.info.get("warnings", ()):
         options.report(f"{name}: {warning}", quiet=quiet)
     try:
-        opened = info.task.picture.open(photo, as_is=as_is)
+        opened = info.open(photo, as_is=as_is)
     except ImageError as error:
         raise ImageError(f"cannot take {name}: {error}") from None
     if opened.done:

@@ -79,6 +79,8 @@ def test_along_the_lines_a_picture_has_the_drawings_size_or_the_size_asked_for(
     assert own.tobytes() == same.tobytes()
     (large,) = Cascade.from_pretrained(sketch_folder, size=200)(sketch, seed=1, config=CONFIG)
     assert large.size == (300, 200)
+    assert Cascade.from_pretrained(sketch_folder).fit((4096, 1024)) == (2048, 512)
+    assert Cascade.from_pretrained(sketch_folder, size=1500).fit((96, 64)) == (2250, 1500)
     shrunk = np.asarray(large.resize(own.size, Image.Resampling.BOX), float)
     assert np.abs(shrunk - np.asarray(own, float)).mean() < 12
 

@@ -78,6 +78,7 @@ def render(
             help="Short side of a picture, in pixels (default: the drawing's own size, up to a "
             "long side of 2048; without a drawing, or with a model that enlarges, the side at "
             "which the model sees its condition).",
+            rich_help_panel=options.HintFlags.panel,
         ),
     ] = None,
     upscale: Annotated[
@@ -87,12 +88,15 @@ def render(
             help="What enlarges a picture: lines, which spreads its colours up to the drawing's "
             "lines; a model of the task upscale, by its name or folder; none, plain resampling; "
             "or auto, the model that the model folder names, else lines.",
+            rich_help_panel=options.HintFlags.panel,
         ),
     ] = "auto",
     keep_lines: Annotated[
         bool,
         typer.Option(
-            "--keep-lines/--no-keep-lines", help="Draw the lines of the drawing over the colours."
+            "--keep-lines/--no-keep-lines",
+            help="Draw the lines of the drawing over the colours.",
+            rich_help_panel=options.HintFlags.panel,
         ),
     ] = True,
     gif: Annotated[

@@ -281,8 +281,8 @@ class Cascade:
     def fit(self, sides: tuple[int, int]) -> tuple[int, int]:
         """Width and height of the picture that is made of a drawing of this (width, height)."""
         if self.along_lines:
-            scale = 1 if self.size is None else self.size / min(sides)
-            scale = min(scale, LARGEST / max(sides))
+            own = min(1.0, LARGEST / max(sides))
+            scale = own if self.size is None else self.size / min(sides)
             return max(1, round(sides[0] * scale)), max(1, round(sides[1] * scale))
         size, cell = self.size or self.native_side, self.pipeline.cell
         width, height = fit_size(sides, size=min(size, self.native_side) * cell, cell=cell)

@@ -120,7 +120,7 @@ def test_every_x_t_is_that_of_diffusers(process, steps, scheduler):
         np.testing.assert_allclose(other.numpy(), x_t.numpy(), atol=3e-5)
 
 
-@pytest.mark.parametrize("scheduler", [*SAMPLERS, *(SCHEDULERS.keys() - SAMPLERS.keys())])
+@pytest.mark.parametrize("scheduler", dict.fromkeys([*SAMPLERS, *SCHEDULERS]))
 @pytest.mark.parametrize("kind", [np.ndarray, torch.Tensor])
 def test_arrays_stay_of_their_kind_for_the_whole_loop(kind, scheduler):
     noise = sample_initial_noise(3, (1, 2, 6, 5))

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from condiff.cli import main
+from condiff.color.lab import rgb_to_lab
 from condiff.config import SamplingConfig
 from condiff.errors import ConditionError, DataError
 from condiff.evaluation.metrics import edge_f1
@@ -137,3 +138,32 @@ def test_eval_tells_which_flags_are_for_another_kind_of_model(
     ]:
         assert main(["eval", "--data", str(tmp_path), "--model", str(model), *flags]) == 2
         assert told in " ".join(capsys.readouterr().err.split())
+
+
+def test_flat_fills_deviate_less_than_blotches_and_a_grey_border_is_no_paper():
+    truth = np.full((64, 64, 3), 255, np.uint8)
+    truth[16:48, 16:48] = (200, 40, 40)
+    blotched = truth.copy()
+    blotched[16:48, 16:32] = (40, 40, 200)
+    toned = np.minimum(truth, 200)
+    half = truth.copy()
+    half[:32] = np.minimum(half[:32], 200)
+    painted = {"flat": [[truth]], "blotched": [[blotched]], "toned": [[toned]], "half": [[half]]}
+    rows = evaluate_drawings(painted, [truth], kind=None, extractor=mean_colours)
+    found = {row.method: row for row in rows}
+    assert found["flat"].deviation == pytest.approx(0, abs=0.1)
+    assert found["truth"].paper == 1 and found["toned"].paper == 0
+    assert found["half"].paper == pytest.approx(0.5, abs=0.02)
+    assert found["blotched"].paper == 1
+
+
+def test_deviation_is_that_of_the_regions_of_the_truth():
+    left, right = np.full((40, 20, 3), (200, 40, 40)), np.full((40, 20, 3), (40, 160, 40))
+    blotched = np.concatenate([left, right], axis=1).astype(np.uint8)
+    plain = np.full((40, 40, 3), (150, 90, 60), np.uint8)
+    rows = evaluate_drawings({"m": [[blotched]]}, [plain], kind=None, extractor=mean_colours)
+    found = {row.method: row for row in rows}
+    a, b = np.diff([rgb_to_lab(blotched)[0, x, 1:] for x in (0, 39)], axis=0)[0]
+    assert found["m"].deviation == pytest.approx(np.hypot(a, b) / 2, rel=0.01)
+    assert found["truth"].deviation == pytest.approx(0, abs=0.01)
+    assert found["m"].paper is None

@@ -10,12 +10,21 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
+from condiff.color.lab import rgb_to_lab
 from condiff.conditions.drawing_cleanup import Drawing
 from condiff.conditions.table import apply, find_condition, to_ink
 from condiff.errors import ConditionError, DataError
 from condiff.evaluation.colorization import NO_DISTANCE
 from condiff.evaluation.feature_extractors import Extractor, in_batches
-from condiff.evaluation.metrics import Floats, Pixels, edge_f1, frechet_distance, lab_diversity
+from condiff.evaluation.metrics import (
+    Floats,
+    Pixels,
+    edge_f1,
+    flat_regions,
+    frechet_distance,
+    lab_diversity,
+    region_deviations,
+)
 from condiff.evaluation.report import figure_cells, markdown_table
 from condiff.pipelines.cascade import Cascade
 from condiff.resize import shrink_to
@@ -23,6 +32,8 @@ from condiff.resize import shrink_to
 TRUTH, OTHER, NOISE, BLURRED_MEAN = "truth", "another photo", "noise", "blurred mean"
 MEAN_SIDE = 64  # side of the mean picture, in pixels
 MEAN_BLUR = 4.0  # sigma of its blur, in those pixels
+PAPER = 95.0  # L* from which a pixel is paper
+RIM = 0.02  # width of a picture's border, as a share of its short side
 
 
 @dataclass(frozen=True)
@@ -34,6 +45,8 @@ class DrawingRow:
     edge_f1: float | None  # within 2 pixels, all samples count. None: no lines were given
     frechet: float | None  # on the extractor's features: not FID. None: fewer than two pictures
     frechet_ratio: float | None  # frechet / that of the blurred mean
+    deviation: float | None  # of (a,b) within the truth's regions, the median; None: it has none
+    paper: float | None  # share of the border that is paper where the truth's is; None: nowhere
     samples: int = 1
     diversity: float | None = None  # mean Lab distance between the samples of a drawing
 
@@ -43,6 +56,8 @@ FIGURES = (  # field, label, format
     ("edge_f1", "edge F1, 2 px ↑", ".3f"),
     ("frechet", "Fréchet (EfficientNet-Lite0) ↓", ".3f"),
     ("frechet_ratio", "Fréchet / blurred mean's ↓", ".3f"),
+    ("deviation", "deviation within regions, ab ↓", ".2f"),
+    ("paper", "border left paper ↑", ".1%"),
     ("samples", "samples, k", "d"),
     ("diversity", "diversity, Lab", ".1f"),
 )
@@ -173,6 +188,8 @@ def _row(
         edge_f1=float(np.mean(scores)) if scores else None,
         frechet=None if found is None else frechet_distance(found, true_features),
         frechet_ratio=None,
+        deviation=_median_deviation(first, truths),
+        paper=_paper_share(first, truths),
         samples=count,
         diversity=float(np.mean(differences)) if differences else None,
     )
@@ -186,6 +203,29 @@ def _f1_scores(
         for samples, given in zip(painted, lines, strict=True)
         for sample in samples
     ]
+
+
+def _median_deviation(pictures: Sequence[Pixels], truths: Sequence[Pixels]) -> float | None:
+    """The median, over the flat regions of all truths, of the pictures' deviation in them."""
+    found = []
+    for picture, truth in zip(pictures, truths, strict=True):
+        regions = flat_regions(rgb_to_lab(truth))
+        if regions.any():
+            found.append(region_deviations(rgb_to_lab(picture), regions))
+    return float(np.median(np.concatenate(found))) if found else None
+
+
+def _paper_share(pictures: Sequence[Pixels], truths: Sequence[Pixels]) -> float | None:
+    """The share of paper among the border pixels that are paper in the truths."""
+    kept = wanted = 0
+    for picture, truth in zip(pictures, truths, strict=True):
+        rim = np.ones(truth.shape[:2], bool)
+        width = max(1, round(RIM * min(rim.shape)))
+        rim[width:-width, width:-width] = False
+        rim &= rgb_to_lab(truth)[..., 0] >= PAPER
+        wanted += int(rim.sum())
+        kept += int((rgb_to_lab(picture)[rim, 0] >= PAPER).sum()) if rim.any() else 0
+    return kept / wanted if wanted else None
 
 
 def _extract(pictures: Sequence[Pixels], extractor: Extractor) -> Floats:

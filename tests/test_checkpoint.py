@@ -31,6 +31,7 @@ def test_saved_and_loaded_the_model_is_the_same(tiny_model, tiny_folder):
     assert loaded.diffusion == DiffusionConfig()
 
 
+@pytest.mark.slow
 def test_diffusers_alone_opens_it_and_gives_the_same_numbers(tiny_model, tiny_folder, tmp_path):
     joined = torch.randn(1, tiny_model.unet.config.in_channels, 8, 8)
     torch.save(joined, tmp_path / "x.pt")

@@ -65,6 +65,7 @@ def test_a_second_time_names_force_and_changes_nothing(run, grey):
     assert run("colorize", grey, "--force")[0] == 0
 
 
+@pytest.mark.slow
 def test_pipes(tiny_folder, grey):
     command = [sys.executable, "-m", "condiff", "colorize", "-", "-o", "-", "-m", str(tiny_folder)]
     done = subprocess.run(

@@ -202,6 +202,7 @@ def test_the_film_ends_with_the_picture(run, sketch):
     assert ".gif" in err
 
 
+@pytest.mark.slow
 def test_pipes(sketch_folder, sketch, tmp_path):
     command = [sys.executable, "-m", "condiff", "render", "-", "-o", "-", "-m", sketch_folder]
     given = (tmp_path / sketch).read_bytes()

@@ -82,6 +82,7 @@ def test_a_tracker_gets_what_the_metrics_hold(run, tmp_path):
     assert told == [(m["step"], pytest.approx(m["loss"])) for m in map(json.loads, lines)]
 
 
+@pytest.mark.slow
 def test_more_steps_extend_a_run_and_force_starts_over(run, tmp_path):
     run()
     assert run("--max-steps", 6)[0] == 0
@@ -167,6 +168,7 @@ def test_settings_that_do_not_fit_are_one_sentence(run, tmp_path):
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_an_edge_model_starts_from_an_unconditional_one(run, tmp_path):
     assert run()[0] == 0
     (tmp_path / "run").rename(tmp_path / "none")

@@ -72,10 +72,10 @@ def check_size(name: str, height: int, width: int, seed: int | None, **params: f
 
 
 @pytest.mark.parametrize("name", OFFLINE)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
-    height=st.integers(1, 120),
-    width=st.integers(1, 120),
+    height=st.integers(1, 80),
+    width=st.integers(1, 80),
     seed=st.none() | st.integers(0, 2**32),
 )
 @example(height=1, width=1, seed=None)

@@ -134,6 +134,7 @@ def test_packages_become_shards_with_pictures_drawings_and_words(
     )
 
 
+@pytest.mark.slow
 def test_the_same_bytes_on_every_run_and_after_a_run_that_was_stopped(
     illustrations, packages, pictures, tmp_path, monkeypatch
 ):

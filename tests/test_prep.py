@@ -109,6 +109,7 @@ def test_whatever_lies_in_the_folder_is_told_and_the_rest_is_done(tmp_path, caps
     assert capsys.readouterr().out == "0 done, 4 skipped, 5 failed\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["the beginning", "a shard"])
 def test_killed_and_run_again_leaves_the_bytes_of_an_undisturbed_run(moment, photos, tmp_path):
     for n in range(0, 30, 7):  # duplicates, to be found again after the kill

@@ -108,6 +108,7 @@ def test_a_hub_id_that_is_not_to_be_had_is_one_sentence():
         load_init("no such/name", TINY, find_task("none"))
 
 
+@pytest.mark.slow
 def test_a_hub_id_in_the_cache_is_opened_like_a_folder(unet, tmp_path):
     """The Hub's cache as `hf_hub_download` leaves it, filled from a local folder."""
     snapshot = tmp_path / "models--somebody--butterflies" / "snapshots" / ("0" * 40)

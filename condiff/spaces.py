@@ -76,7 +76,9 @@ class RGB(Space):
     ) -> Pixels:
         picture = (x_0.clip(-1, 1) + 1) / 2
         if source is not None:
-            picture = finish_along_lines(picture, source, keep_lines=edits.keep_lines)
+            picture = finish_along_lines(
+                picture, source, keep_lines=edits.keep_lines, flat=edits.flat
+            )
         return np.asarray(picture * 255 + 0.5, np.uint8)
 
     def hint_values(self, rgb: Pixels) -> Plane:

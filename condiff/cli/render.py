@@ -99,6 +99,16 @@ def render(
             rich_help_panel=options.HintFlags.panel,
         ),
     ] = True,
+    flat: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="How even colours are inside closed lines: 1, one colour for what lines enclose; "
+            "0, as the model samples them.",
+            rich_help_panel=options.HintFlags.panel,
+        ),
+    ] = 1.0,
     gif: Annotated[
         Path | None,
         typer.Option(
@@ -160,11 +170,12 @@ def render(
     pipeline = cascade.pipeline
     config = sampling.override(pipeline.sampling)
     seed = secrets.randbits(31) if seed is None else seed
-    edits = ColorEdits(hints=hints.read(), keep_lines=keep_lines)
+    edits = ColorEdits(hints=hints.read(), keep_lines=keep_lines, flat=flat)
     noted = None
     if provenance:
         noted = {**config.model_dump(), **cascade.describe(), **hints.describe()}
         noted |= {} if keep_lines else {"keep_lines": False}
+        noted |= {} if flat == 1 else {"flat": flat}
 
     side = cascade.size or cascade.native_side
     made = cascade.fit(opened.size if opened else (side, side))

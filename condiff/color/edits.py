@@ -44,7 +44,8 @@ class ColorEdits:
     aspect: what is white in it is coloured, what is black stays grey, and in between chroma is
     reduced. `invert` makes a positive of a negative. `background`, #rrggbb or a CSS name, replaces
     transparency. `as_is` colours the borders of a scan, too, and shows the model the photo's own
-    levels; it leaves a drawing uncleaned. `keep_lines` draws a drawing's lines over its colours.
+    levels; it leaves a drawing uncleaned. `keep_lines` draws a drawing's lines over its colours,
+    and `flat` is how even these are inside closed lines: 0 as they are, 1 one colour a region.
     Raises ConfigError for values out of range.
     """
 
@@ -56,6 +57,7 @@ class ColorEdits:
     background: str | None = None
     as_is: bool = False
     keep_lines: bool = True
+    flat: float = 1.0
 
     def __post_init__(self) -> None:
         if self.saturation is not None and not 0 <= self.saturation <= MAX_SATURATION:
@@ -67,6 +69,8 @@ class ColorEdits:
                 f"temperature is from {MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g} mired, not "
                 f"{self.temperature:g}; 0 changes nothing, 50 is clearly warmer."
             )
+        if not 0 <= self.flat <= 1:
+            raise ConfigError(f"flat is from 0 to 1, not {self.flat:g}.")
         if self.background is not None:
             try:
                 ImageColor.getrgb(self.background)
@@ -88,6 +92,7 @@ class ColorEdits:
             "background": self.background is not None,
             "as_is": self.as_is,
             "keep_lines": not self.keep_lines,
+            "flat": self.flat != 1.0,
         }
         return [name for name, wanted in there.items() if wanted]
 
@@ -136,7 +141,7 @@ class ColorEdits:
         strokes = draw_strokes(hints, photo=photo, size=size, values_of=values_of)
         saturation = 1.0 if self.saturation is None else self.saturation
         adjust = build_adjustment(saturation, self.temperature)
-        return PreparedEdits(strokes, adjust, box, weight, self.keep_lines)
+        return PreparedEdits(strokes, adjust, box, weight, self.keep_lines, self.flat)
 
 
 @dataclass(frozen=True)
@@ -152,6 +157,7 @@ class PreparedEdits:
     box: tuple[slice, slice] | None = None
     weight: NDArray[np.uint8] | None = None
     keep_lines: bool = True
+    flat: float = 1.0
 
     def keep_hints(self, chroma: Plane, pixels: NDArray[Any]) -> Plane:
         """Chroma (h,w,2) with the strokes blended in, at their size; unchanged without strokes."""

@@ -12,6 +12,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from condiff.conditions.drawing_cleanup import shrink_ink
+from condiff.conditions.drawing_regions import fill_regions
+
 Plane = NDArray[Any]  # float32
 
 REACH = 0.7  # standard deviation of the filter, in cells of the small picture
@@ -19,19 +22,45 @@ PASSES = 3  # of the filter, across and down: more change little
 BARRIER = 8.0  # what crossing a line counts, in standard deviations
 FAINT = 0.12  # weaker ink, in [0,1], is no line
 FLOOR = 1e-4  # weight of a cell that a line crosses: such a cell counts where there is no other
+FILLED = 12.0  # pixels of a cell, at most, at which regions are filled: larger drawings follow
 CLEARANCE = 0.5  # distance from the nearest line at which a cell counts fully, in cells
 
 
-def finish_along_lines(small: NDArray, ink: NDArray, *, keep_lines: bool = True) -> NDArray:
+def finish_along_lines(
+    small: NDArray, ink: NDArray, *, keep_lines: bool = True, flat: float = 0.0
+) -> NDArray:
     """RGB (h,w,3) in [0,1] and the ink (H,W) uint8 of its drawing -> RGB (H,W,3) in [0,1].
 
-    `keep_lines` draws the ink over the colours.
+    `keep_lines` draws the ink over the colours. `flat`, from 0 to 1, is how even colours are inside
+    closed lines: 0 as they are, 1 one colour a region.
     """
     height, width = ink.shape
     cell = max(height / small.shape[0], width / small.shape[1])
     if cell <= 1:
-        shrunk = cv2.resize(small, (width, height), interpolation=cv2.INTER_AREA)
-        return np.asarray(shrunk * _transparency(ink)[..., None] if keep_lines else shrunk)
+        colors = cv2.resize(small, (width, height), interpolation=cv2.INTER_AREA)
+    else:
+        if flat and cell > FILLED:
+            scale = FILLED / cell
+            middle = shrink_ink(ink, round(width * scale), round(height * scale))
+            small, cell = _spread_and_fill(small, middle, FILLED, flat), 1 / scale
+            colors, _ = _spread_colors(small, ink, cell)
+        else:
+            colors = _spread_and_fill(small, ink, cell, flat)
+    if keep_lines:
+        colors = colors * _transparency(ink)[..., None]
+    return np.asarray(colors.clip(0, 1), np.float32)
+
+
+def _spread_and_fill(small: NDArray, ink: NDArray, cell: float, flat: float) -> Plane:
+    colors, clear = _spread_colors(small, ink, cell)
+    if flat:
+        colors = colors + np.float32(flat) * (fill_regions(colors, clear, cell=cell) - colors)
+    return colors
+
+
+def _spread_colors(small: NDArray, ink: NDArray, cell: float) -> tuple[Plane, Plane]:
+    """RGB (H,W,3) along the lines, and the distance (H,W) from the nearest line, in pixels."""
+    height, width = ink.shape
     dark = ink.astype(np.float32) / 255
     # Lines of a width of several pixels are barriers at their middle only, so that the colours of
     # both sides meet there.
@@ -53,11 +82,7 @@ def finish_along_lines(small: NDArray, ink: NDArray, *, keep_lines: bool = True)
         rows = np.ascontiguousarray(columns.transpose(1, 0, 2))
         _spread(rows, np.where(down, stops, passes))
         columns = np.ascontiguousarray(rows.transpose(1, 0, 2))
-    planes = rows
-    colors = planes[..., :3] / np.maximum(planes[..., 3:], np.float32(1e-12))
-    if keep_lines:
-        colors = colors * _transparency(ink)[..., None]
-    return np.asarray(colors.clip(0, 1), np.float32)
+    return rows[..., :3] / np.maximum(rows[..., 3:], np.float32(1e-12)), clear
 
 
 def _transparency(ink: NDArray) -> Plane:

@@ -315,7 +315,7 @@ class Pipeline:
     ) -> PreparedEdits:
         """The edits of a photo or a drawing, hints at the condition's size."""
         space = self.loaded.task.space
-        takes = ["keep_lines", "as_is", "hints"] if opened is not None else []
+        takes = ["keep_lines", "flat", "as_is", "hints"] if opened is not None else []
         refused = [] if space.keeps_photo else [n for n in edits.changed() if n not in takes]
         if "hints" in edits.changed() and not self.loaded.hint_channels:
             refused.append("hints")

@@ -1,0 +1,92 @@
+"""Regions of a drawing, and pictures with one colour in each."""
+
+import cv2
+import numpy as np
+import pytest
+
+from condiff.conditions.drawing_finish import finish_along_lines
+from condiff.conditions.drawing_regions import label_regions
+
+RED, BLUE = np.float32([0.8, 0.2, 0.2]), np.float32([0.2, 0.3, 0.8])
+
+
+def draw_ring(side=160, gap=0, radius=50):
+    """The ink (H,W) of a circle in the middle, with a gap of so many pixels on its right."""
+    ink = np.zeros((side, side), np.uint8)
+    cv2.circle(ink, (side // 2, side // 2), radius, 255, 2)
+    if gap:
+        middle = side // 2
+        ink[middle - gap // 2 : middle + (gap + 1) // 2, middle:] = 0
+    return ink
+
+
+def distance_from(ink):
+    return cv2.distanceTransform((ink < 128).astype(np.uint8), cv2.DIST_L2, 3)
+
+
+def disc_of(ink, inside, outside, cells=32):
+    """The small picture of a ring: two colours, each averaged over the cells."""
+    side = len(ink)
+    y, x = np.indices(ink.shape) - (side - 1) / 2
+    picture = np.where((np.hypot(x, y) < 50)[..., None], inside, outside).astype(np.float32)
+    return cv2.resize(picture, (cells, cells), interpolation=cv2.INTER_AREA)
+
+
+@pytest.mark.parametrize("gap", [0, 3, 6])
+def test_a_gap_narrower_than_the_ball_parts_inside_from_outside(gap):
+    labels = label_regions(distance_from(draw_ring(gap=gap)), ball=4.0)
+    assert labels.min() >= 1
+    assert labels[80, 80] != labels[5, 5]
+    assert (labels[40:120, 70:90] == labels[80, 80]).mean() > 0.99
+
+
+def test_a_gap_wider_than_the_ball_does_not():
+    labels = label_regions(distance_from(draw_ring(gap=14)), ball=4.0)
+    assert labels[80, 80] == labels[5, 5]
+
+
+def test_without_lines_there_is_one_region_and_of_ink_alone_one():
+    assert np.unique(label_regions(np.full((20, 30), 99, np.float32), ball=3.0)).size == 1
+    assert np.unique(label_regions(np.zeros((20, 30), np.float32), ball=3.0)).size == 1
+
+
+def test_blotches_inside_closed_lines_become_one_colour():
+    ink = draw_ring(gap=3)
+    small = disc_of(ink, RED, np.ones(3))
+    blotches = np.random.default_rng(0).uniform(-0.12, 0.12, small.shape).astype(np.float32)
+    blotched = (small + blotches).clip(0, 1)
+    inside = (slice(50, 110), slice(50, 110))
+    uneven = finish_along_lines(blotched, ink, keep_lines=False)[inside]
+    even = finish_along_lines(blotched, ink, keep_lines=False, flat=1.0)[inside]
+    half = finish_along_lines(blotched, ink, keep_lines=False, flat=0.5)[inside]
+    assert uneven.std(axis=(0, 1)).max() > 0.02
+    assert even.std(axis=(0, 1)).max() < 0.002
+    assert np.abs(even.mean(axis=(0, 1)) - RED).max() < 0.13
+    np.testing.assert_allclose(half, (even + uneven) / 2, atol=1e-4)
+
+
+def test_colours_on_both_sides_of_a_line_stay():
+    ink = draw_ring()
+    filled = finish_along_lines(disc_of(ink, RED, BLUE), ink, keep_lines=False, flat=1.0)
+    np.testing.assert_allclose(filled[80, 80], RED, atol=0.02)
+    np.testing.assert_allclose(filled[5, 5], BLUE, atol=0.02)
+    np.testing.assert_allclose(filled[80, 80 + 45], RED, atol=0.05)  # up to the line
+    np.testing.assert_allclose(filled[80, 80 + 57], BLUE, atol=0.05)
+
+
+def test_a_colour_whose_outline_is_missing_stays():
+    ink = draw_ring(gap=30)
+    small = disc_of(ink, BLUE, np.ones(3))
+    filled = finish_along_lines(small, ink, keep_lines=False, flat=1.0)
+    np.testing.assert_allclose(filled[80, 80], BLUE, atol=0.1)
+    np.testing.assert_allclose(filled[5, 5], 1, atol=0.1)
+
+
+def test_a_large_drawing_is_filled_as_a_small_one():
+    small_ink, large_ink = draw_ring(gap=3), cv2.resize(draw_ring(gap=3), (800, 800))
+    small = disc_of(small_ink, RED, np.ones(3))
+    one = finish_along_lines(small, small_ink, keep_lines=False, flat=1.0)
+    large = finish_along_lines(small, large_ink, keep_lines=False, flat=1.0)
+    assert large.shape == (800, 800, 3)
+    shrunk = cv2.resize(large, (160, 160), interpolation=cv2.INTER_AREA)
+    assert np.abs(shrunk - one).mean() < 0.02

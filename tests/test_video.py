@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from condiff.cli import main
-from condiff.video import coloring
+from condiff.color.lab import lightness
+from condiff.photos.photo import Photo
+from condiff.photos.provenance import is_own_file
+from condiff.photos.reading import read_photo
+from condiff.photos.writing import write_photo
+from condiff.video import film as films
+from condiff.video import frames as folders
 from condiff.video.writing import order_decoding
 
 from .films import draw_frames, read_packets, read_planes, write_film
@@ -39,7 +45,7 @@ def test_y_is_kept_u_and_v_are_written_and_the_sound_is_copied(run, film, tmp_pa
     assert times == before and np.array_equal(y, grey)
     assert u.std() > 0.5 or v.std() > 0.5 or abs(u.mean() - 128) + abs(v.mean() - 128) > 2
     assert read_packets(target, "audio") == read_packets(film, "audio")
-    assert "10 frames, 1 shots, seed 5" in err
+    assert "10 frames, 1 shot, seed 5" in err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["grey.mkv", "out.mkv"]
 
 
@@ -180,11 +186,11 @@ def test_subtitles_and_chapters_are_copied_or_refused_before_the_work(run, tmp_p
 
 def test_a_film_that_was_stopped_goes_on_and_gets_the_same_bytes(run, tmp_path, monkeypatch):
     film = write_film(tmp_path / "a.mkv", draw_frames(22, 64, 48), sound=True)
-    monkeypatch.setattr(coloring, "SEGMENT", 6)
+    monkeypatch.setattr(films, "SEGMENT", 6)
     hint = ["--hint", "0.5,0.5,#c02020"]
     assert run(film, tmp_path / "whole.mkv", *hint)[0] == 0
     written, stop_at = [], 14
-    write = coloring._write
+    write = films._write
 
     def stop(item, writer):
         if len(written) == stop_at:
@@ -192,7 +198,7 @@ def test_a_film_that_was_stopped_goes_on_and_gets_the_same_bytes(run, tmp_path, 
         written.append(item.frame.pts)
         write(item, writer)
 
-    monkeypatch.setattr(coloring, "_write", stop)
+    monkeypatch.setattr(films, "_write", stop)
     code, out, err = run(film, tmp_path / "out.mkv", *hint)
     assert (code, out) == (130, "") and "goes on from here" in err
     parts = tmp_path / ".out.mkv.condiff"
@@ -220,3 +226,69 @@ def test_a_seed_gives_a_film_and_another_seed_another(run, film, tmp_path):
         assert run(film, tmp_path / f"{name}.mkv", "--seed", seed, "--no-provenance")[0] == 0
     a, b, c = ((tmp_path / f"{name}.mkv").read_bytes() for name in "abc")
     assert a == b and a != c
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Ten frames of 16 bits, whose names sort by number."""
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for n, frame in enumerate(draw_frames(10, 64, 48)):
+        deep = frame.astype(np.uint16) * 257
+        write_photo(Photo(np.dstack([deep] * 3)), folder / f"shot-{n + 5}.png")
+    return folder
+
+
+def test_a_folder_of_frames_becomes_one_at_its_own_depth(run, folder, tmp_path):
+    code, out, err = run(folder, tmp_path / "out", "--json")
+    assert code == 0, err
+    assert json.loads(out)["frames"] == 10
+    for n in range(10):
+        before, after = (read_photo(tmp_path / d / f"shot-{n + 5}.png") for d in ("frames", "out"))
+        assert after.pixels.dtype == np.uint16 and np.ptp(after.pixels, axis=2).max() > 300
+        assert np.abs(lightness(after.pixels) - lightness(before.pixels)).max() < 0.05
+    assert is_own_file(tmp_path / "out/shot-5.png")
+    code, _, err = run(folder, tmp_path / "out")
+    assert code == 1 and "--force" in err
+    assert run(folder, tmp_path / "out", "--force", "--no-provenance", "-q")[0] == 0
+    assert not is_own_file(tmp_path / "out/shot-5.png")
+
+
+def test_frames_of_a_glob_that_were_stopped_go_on_with_the_same_bytes(
+    run, folder, tmp_path, monkeypatch
+):
+    pattern = f"{folder}/shot-*.png"
+    assert run(pattern, tmp_path / "whole")[0] == 0
+    monkeypatch.setattr(folders, "SEGMENT", 3)
+    written, write, stop_at = [], folders._write, 6
+
+    def stop(item, target, coloring, **how):
+        if len(written) == stop_at:
+            raise KeyboardInterrupt
+        written.append(target.name)
+        write(item, target, coloring, **how)
+
+    monkeypatch.setattr(folders, "_write", stop)
+    assert run(pattern, tmp_path / "out")[0] == 130
+    stop_at = 99
+    assert run(pattern, tmp_path / "out")[0] == 0
+    assert written == [f"shot-{n}.png" for n in (*range(5, 11), *range(9, 15))]
+    for path in (tmp_path / "whole").iterdir():
+        assert path.read_bytes() == (tmp_path / "out" / path.name).read_bytes()
+    assert not (tmp_path / ".out.condiff").exists()
+
+
+def test_frames_that_do_not_fit_together_are_one_sentence(run, folder, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_bytes(b"")
+    write_photo(Photo(np.zeros((40, 64, 3), np.uint8)), folder / "shot-7.png", force=True)
+    for source, target, word in (
+        (tmp_path / "empty", "out", "no frames"),
+        (f"{folder}/*.tif", "out", "no frames"),
+        (folder, "file", "it is a file"),
+        (folder, "other", "64x40"),
+    ):
+        code, _, err = run(source, tmp_path / target)
+        assert code == 1 and word in err and err.count("\n") == 1, err
+    assert run(folder, folder)[0] == 2
+    assert run(folder, tmp_path / "out", "--codec", "h264")[0] == 2

@@ -152,7 +152,7 @@ def test_strokes_follow_what_moves():
     frames = [Plain(guide) for guide in draw_frames(9, 120, 80, step=3)]
     strokes = np.zeros((80, 120, 4), np.uint8)
     cv2.circle(strokes, (70, 40), 6, (200, 60, 20, 255), -1)
-    engine, calls = steady([0] * 3, every=4, strokes=lambda shot: strokes if shot == 1 else None)
+    engine, calls = steady([0] * 3, every=4, strokes=lambda _, shot: strokes if shot == 1 else None)
     list(engine.run(frames))
     for n, drawn in enumerate(calls):
         y, x = np.nonzero(drawn[..., 3])

@@ -3,9 +3,11 @@
 import json
 import secrets
 import sys
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
@@ -16,6 +18,8 @@ from condiff.errors import FilmError
 
 if TYPE_CHECKING:
     from condiff.video.coloring import Coloring
+    from condiff.video.film import Progress
+    from condiff.video.parts import Parts
     from condiff.video.reading import Film
     from condiff.video.writing import Encoding
 
@@ -131,31 +135,151 @@ def video(
     chapters are copied. The same command resumes a film that was stopped or killed. Hints are
     placed on the first frame of a shot, and follow what moves.
     """
-    from condiff.video.coloring import Parts, describe_settings
-    from condiff.video.reading import read_film
-    from condiff.video.writing import choose_encoding, choose_format, choose_streams
+    from condiff.video.frames import is_frames
 
-    encoding = choose_encoding(target, film.codec, film.crf, threads=machine.threads)
     outputs.keep_source(source, [target], what="film")
-    found = read_film(Path(source))
-    found = choose_format(found, encoding)
-    notes = choose_streams(found, target, encoding, skip=film.skip)
-    check_target(target, film.force)
+    task = FramesTask if is_frames(source) else FilmTask
+    job = task.plan(source, target, film, machine, quiet=messages.quiet)
     if film.dry_run:
         print(target)
         return
-    for note in notes:
-        options.report(f"{source}: {note}", quiet=messages.quiet)
-    parts = Parts(target)
-    seed = seed if seed is not None else parts.seed()
+    seed = seed if seed is not None else job.parts.seed()
     seed = secrets.randbits(31) if seed is None else seed
     coloring = build_coloring(
-        found, adjustment, hints, content, sampling, machine, model=model, seed=seed
+        job.size, adjustment, hints, content, sampling, machine, model=model, seed=seed
     )
-    resumed = parts.begin(describe_settings(found, coloring, encoding), force=film.force)
-    if resumed:
-        options.report(f"{target}: goes on where it was stopped", quiet=messages.quiet)
-    run(found, target, parts, coloring, encoding, film, messages)
+    run(job, coloring, film, messages)
+
+
+class Task(Protocol):
+    """A film or a folder of frames that is to be coloured."""
+
+    source: str
+    target: Path
+    parts: "Parts"
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of an upright frame."""
+
+    @property
+    def expected(self) -> int | None:
+        """How many frames there are, if that is known."""
+
+    def begin(self, coloring: "Coloring", *, force: bool) -> bool:
+        """Check what is there; whether an earlier run is gone on with."""
+
+    def steps(self, coloring: "Coloring", flags: FilmFlags) -> Iterator["Progress"]:
+        """Colour the frames."""
+
+    def finish(self, coloring: "Coloring", flags: FilmFlags) -> dict[str, Any]:
+        """Publish the result; what is to be reported: frames, shots, faults."""
+
+
+@dataclass
+class FilmTask:
+    """A film, which becomes a film."""
+
+    source: str
+    target: Path
+    film: "Film"
+    encoding: "Encoding"
+    parts: "Parts"
+
+    @classmethod
+    def plan(
+        cls, source: str, target: Path, flags: FilmFlags, machine: options.Machine, *, quiet: bool
+    ) -> "FilmTask":
+        """Read the film's header, and raise an error for what cannot be done, before any work."""
+        from condiff.video.parts import Parts
+        from condiff.video.reading import read_film
+        from condiff.video.writing import choose_encoding, choose_format, choose_streams
+
+        encoding = choose_encoding(target, flags.codec, flags.crf, threads=machine.threads)
+        film = choose_format(read_film(Path(source)), encoding)
+        notes = choose_streams(film, target, encoding, skip=flags.skip)
+        check_target(target, flags.force)
+        for note in (*notes, *film.notes):
+            options.report(f"{source}: {note}", quiet=quiet)
+        return cls(source, target, film, encoding, Parts(target))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.film.upright_size
+
+    @property
+    def expected(self) -> int | None:
+        return self.film.expected
+
+    def begin(self, coloring: "Coloring", *, force: bool) -> bool:
+        from condiff.video.film import describe_settings
+
+        settings = describe_settings(self.film, coloring, self.encoding)
+        return self.parts.begin(settings, force=force)
+
+    def steps(self, coloring: "Coloring", flags: FilmFlags) -> Iterator["Progress"]:
+        from condiff.video.film import color_segments
+
+        return color_segments(self.film, self.parts, coloring, self.encoding)
+
+    def finish(self, coloring: "Coloring", flags: FilmFlags) -> dict[str, Any]:
+        from condiff.video.film import finish_film
+
+        comment = coloring.describe_making() if flags.provenance else ""
+        return finish_film(
+            self.film, self.parts, self.target, force=flags.force, skip=flags.skip, comment=comment
+        )
+
+
+@dataclass
+class FramesTask:
+    """A folder of frames, which becomes a folder of frames."""
+
+    source: str
+    target: Path
+    paths: list[Path]
+    targets: list[Path]
+    parts: "Parts"
+    size: tuple[int, int]
+
+    @classmethod
+    def plan(
+        cls, source: str, target: Path, flags: FilmFlags, machine: options.Machine, *, quiet: bool
+    ) -> "FramesTask":
+        """List the frames, and raise an error for what cannot be done, before any work."""
+        from condiff.photos.reading import read_photo
+        from condiff.video.frames import list_frames, plan_targets
+        from condiff.video.parts import Parts
+
+        if flags.codec or flags.crf is not None:
+            raise typer.BadParameter("--codec and --crf are for films, not for folders of frames.")
+        if target.exists() and not target.is_dir():
+            raise FilmError(f"cannot write {target}: it is a file; give a folder for the frames")
+        paths = list_frames(source)
+        targets = plan_targets(paths, target)
+        return cls(source, target, paths, targets, Parts(target), read_photo(paths[0]).size)
+
+    @property
+    def expected(self) -> int | None:
+        return len(self.paths)
+
+    def begin(self, coloring: "Coloring", *, force: bool) -> bool:
+        from condiff.video.frames import begin_frames
+
+        return begin_frames(self.paths, self.targets, self.parts, coloring, force=force)
+
+    def steps(self, coloring: "Coloring", flags: FilmFlags) -> Iterator["Progress"]:
+        from condiff.video.frames import color_frames
+
+        return color_frames(
+            self.paths, self.targets, self.parts, coloring, provenance=flags.provenance
+        )
+
+    def finish(self, coloring: "Coloring", flags: FilmFlags) -> dict[str, Any]:
+        end = self.parts.end()
+        assert end is not None, "all frames are written"
+        self.parts.remove()
+        return end
 
 
 def check_target(target: Path, force: bool) -> None:
@@ -169,7 +293,7 @@ def check_target(target: Path, force: bool) -> None:
 
 
 def build_coloring(
-    film: "Film",
+    size: tuple[int, int],
     adjustment: options.Adjustment,
     hints: options.HintFlags,
     content: ContentFlags,
@@ -179,7 +303,7 @@ def build_coloring(
     model: str,
     seed: int,
 ) -> "Coloring":
-    """The loaded model and what the flags say of colours."""
+    """The loaded model and what the flags say of colours, for frames of that width and height."""
     from condiff.color.edits import ColorEdits
     from condiff.config import NATURAL
     from condiff.photos.reading import read_image
@@ -204,51 +328,39 @@ def build_coloring(
         pipeline,
         sampling.override(pipeline.sampling.override(look.sampling())),
         seed,
-        to_shares(edits.with_saturation(look.saturation), film.upright_size),
+        to_shares(edits.with_saturation(look.saturation), size),
         every=content.every,
         hint_shots=tuple(content.hint_shot),
     )
 
 
-def run(
-    film: "Film",
-    target: Path,
-    parts: Any,
-    coloring: "Coloring",
-    encoding: "Encoding",
-    flags: FilmFlags,
-    messages: options.Messages,
-) -> None:
-    """Colour all frames, join the film and report it; exits with 1 if the source is damaged."""
-    import time
-
+def run(job: Task, coloring: "Coloring", flags: FilmFlags, messages: options.Messages) -> None:
+    """Colour all frames, publish them and report; exits with 1 if the source is damaged."""
     from tqdm import tqdm
 
-    from condiff.video.coloring import color_segments, describe_making, finish_film
-
-    started, before, done = time.perf_counter(), None, 0
-    hidden = messages.quiet or not sys.stderr.isatty()
-    with stopped_by_sigterm(), tqdm(total=film.expected, unit="frame", disable=hidden) as bar:
+    quiet = messages.quiet
+    if job.begin(coloring, force=flags.force):
+        options.report(f"{job.target}: goes on where it was stopped", quiet=quiet)
+    started, done = time.perf_counter(), 0
+    hidden = quiet or not sys.stderr.isatty()
+    with stopped_by_sigterm(), tqdm(total=job.expected, unit="frame", disable=hidden) as bar:
         try:
-            for progress in color_segments(film, parts, coloring, encoding):
-                if before is None:
-                    before = progress.done - 1
-                    bar.update(before)
+            for progress in job.steps(coloring, flags):
+                if not done:  # what is done already is not counted as fast
+                    bar.initial = bar.n = progress.done - 1
+                done += 1
                 bar.update()
-                done = progress.done - before
         except KeyboardInterrupt:
-            options.report("the same command goes on from here", quiet=messages.quiet)
+            options.report("the same command goes on from here", quiet=quiet)
             raise
-    comment = describe_making(coloring) if flags.provenance else ""
-    end = finish_film(film, parts, target, force=flags.force, skip=flags.skip, comment=comment)
-    seconds = time.perf_counter() - started
-    record = {"source": str(film.path), "target": str(target), "seed": coloring.seed, **end}
-    print(json.dumps(record) if messages.as_json else target)
+    end = job.finish(coloring, flags)
+    speed = done / max(time.perf_counter() - started, 1e-9)
+    record = {"source": job.source, "target": str(job.target), "seed": coloring.seed, **end}
+    print(json.dumps(record) if messages.as_json else job.target)
+    shots = f"{end['shots']} shot{'s' if end['shots'] != 1 else ''}"
     options.report(
-        f"{film.width}x{film.height}, {end['frames']} frames, {end['shots']} shots, "
-        f"seed {coloring.seed}, {encoding.codec}, {done / max(seconds, 1e-9):.1f} frames/s",
-        quiet=messages.quiet,
+        f"{end['frames']} frames, {shots}, seed {coloring.seed}, {speed:.1f} frames/s", quiet=quiet
     )
     if end["faults"]:
-        print(f"condiff: {film.path}: {'; '.join(end['faults'])}.", file=sys.stderr)
+        print(f"condiff: {job.source}: {'; '.join(end['faults'])}.", file=sys.stderr)
         raise typer.Exit(1)

@@ -1,11 +1,7 @@
-"""The colours of a film: key frames by a pipeline, U and V from chroma, resumable segments."""
+"""The chroma of key frames by a pipeline, with hints that follow what moves."""
 
 import hashlib
-import json
-import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -18,17 +14,16 @@ from condiff.color.edits import NO_EDITS, ColorEdits
 from condiff.color.hints import DAB_RADIUS, Hint
 from condiff.color.lab import lightness, upsample_chroma
 from condiff.config import SamplingConfig
-from condiff.errors import ConfigError, FilmError
+from condiff.errors import ConfigError
+from condiff.photos.photo import Photo
+from condiff.photos.provenance import add_provenance
 from condiff.pipelines.pipeline import Pipeline
-from condiff.video.reading import Film, FilmFrame, read_frames
-from condiff.video.steady import EVERY, Colored, Key, Steady, Strokes
-from condiff.video.writing import Encoding, SegmentWriter, join_film, writing_segment
+from condiff.video.reading import Film, FilmFrame
+from condiff.video.steady import EVERY, Colored, Steady, Strokes
 from condiff.video.yuv import luma_to_lightness, solve_chroma
 
 Plane = NDArray[Any]  # float32
 Pixels = NDArray[Any]  # uint8 or uint16
-
-SEGMENT = 240  # frames; a segment ends at the first key frame after so many
 
 
 @dataclass(frozen=True)
@@ -41,6 +36,26 @@ class Coloring:
     edits: ColorEdits = NO_EDITS  # hints are placed on the first frame of a shot
     every: int = EVERY
     hint_shots: tuple[int, ...] = ()  # the shots that get the hints, from 1; none: all
+
+    def describe(self) -> dict[str, Any]:
+        """All that the colours depend on besides the frames, for a check that a run goes on."""
+        edits, hints = self.edits, self.edits.hints
+        given: Any
+        if isinstance(hints, Image.Image):
+            given = hashlib.sha256(hints.tobytes()).hexdigest()[:16]
+        else:
+            given = [[hint.x, hint.y, hint.color] for hint in hints]
+        return {
+            "version": __version__,
+            "model": self.pipeline.loaded.path.name,
+            "engine": self.pipeline.backend.name,
+            "sampling": self.config.model_dump(mode="json"),
+            "seed": self.seed,
+            "every": self.every,
+            "hints": given,
+            "hint_shots": list(self.hint_shots),
+            "edits": [edits.saturation, edits.temperature, edits.mask_digest, edits.as_is],
+        }
 
     def sample(self, pixels: Pixels, size: tuple[int, int], strokes: Image.Image | None) -> Plane:
         """The chroma (h,w,2) of an upright picture (H,W,3), at the size (width, height).
@@ -84,6 +99,21 @@ class Coloring:
             return np.array(picture.resize(size, Image.Resampling.NEAREST))
         return draw_dabs(hints, size) if hints else None
 
+    def describe_making(self) -> str:
+        """The note in a film that a model made its colours."""
+        model = self.pipeline.loaded.path.name
+        return f"Colours made by condiff {__version__}, model {model}, seed {self.seed}."
+
+    def note_making(self, frame: Photo) -> Photo:
+        """A frame with the note that a model made its colours."""
+        metadata = add_provenance(
+            frame.metadata,
+            model=self.pipeline.loaded.path.name,
+            seed=self.seed,
+            settings={**self.config.model_dump(mode="json"), "every": self.every},
+        )
+        return replace(frame, metadata=metadata)
+
 
 def draw_dabs(hints: Any, size: tuple[int, int]) -> Strokes:
     """Hints as discs on transparency, RGBA (h,w,4), on a picture of (width, height)."""
@@ -120,12 +150,6 @@ def check_model(pipeline: Pipeline) -> None:
         )
 
 
-def describe_making(coloring: Coloring) -> str:
-    """The note in a film that a model made its colours."""
-    model = coloring.pipeline.loaded.path.name
-    return f"Colours made by condiff {__version__}, model {model}, seed {coloring.seed}."
-
-
 def steady_for(film: Film, coloring: Coloring) -> Steady[FilmFrame]:
     """How the frames of a film are coloured."""
     wide, high = film.guide_size
@@ -136,7 +160,7 @@ def steady_for(film: Film, coloring: Coloring) -> Steady[FilmFrame]:
         chroma = coloring.sample(frame.picture(), upright, picture)
         return _turn(chroma, -film.turns)
 
-    def strokes_of(shot: int) -> Strokes | None:
+    def strokes_of(_: FilmFrame, shot: int) -> Strokes | None:
         strokes = coloring.strokes_of(shot, upright)
         return None if strokes is None else _turn(strokes, -film.turns)
 
@@ -155,176 +179,3 @@ def chroma_planes(colored: Colored[FilmFrame]) -> tuple[NDArray[Any], NDArray[An
     if ab.shape[:2] != luma.shape:
         ab = upsample_chroma(ab, luma_to_lightness(luma))
     return coding.chroma_levels(*solve_chroma(luma, ab, coding))
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How many frames are done, those of an earlier run included, and of how many, if known."""
-
-    done: int
-    total: int | None
-
-
-class Parts:
-    """The folder of a film's finished segments, beside the film that is written.
-
-    00012.nut is a segment, and 00012.npz the state at the key frame with which the next one begins.
-    """
-
-    def __init__(self, target: Path):
-        self.folder = target.with_name(f".{target.name}.condiff")
-
-    def begin(self, settings: dict[str, Any], *, force: bool) -> bool:
-        """Make the folder, or check that it was made with these settings; whether it goes on.
-
-        Raises ConfigError for other settings; with `force` what they made is removed.
-        """
-        record = self.folder / "settings.json"
-        if record.is_file():
-            before = json.loads(record.read_text("utf-8"))
-            if before != settings and not force:
-                names = [n for n in settings if settings[n] != before.get(n)]
-                raise ConfigError(
-                    f"The film was begun with another {', '.join(names) or 'version'}: give the "
-                    "same settings to go on, or --force to start over."
-                )
-            if before == settings:
-                return True
-        self.remove()
-        try:
-            self.folder.mkdir(exist_ok=True)
-            record.write_text(json.dumps(settings), "utf-8")
-        except OSError as error:
-            raise FilmError(f"cannot write beside the film: {error.strerror}") from error
-        return False
-
-    def seed(self) -> int | None:
-        """The seed of the film that was begun; None if there is none."""
-        try:
-            return int(json.loads((self.folder / "settings.json").read_text("utf-8"))["seed"])
-        except (OSError, ValueError, KeyError):
-            return None
-
-    def segments(self) -> list[Path]:
-        """The finished segments in order."""
-        found: list[Path] = []
-        while (path := self.path(len(found))).is_file():
-            found.append(path)
-        return found
-
-    def path(self, number: int) -> Path:
-        """The file of a segment."""
-        return self.folder / f"{number:05}.nut"
-
-    def save(self, number: int, first: int, key: Key) -> None:
-        """Note that a segment begins at frame `first`, a key frame."""
-        strokes = np.zeros(0, np.uint8) if key.strokes is None else key.strokes
-        path = self.folder / f"{number:05}.npz"
-        with open(path.with_suffix(".part"), "wb") as file:
-            np.savez(file, first=first, chroma=key.chroma, strokes=strokes, shot=key.shot)
-        path.with_suffix(".part").replace(path)
-
-    def load(self, number: int) -> tuple[int, Key | None]:
-        """The first frame of a segment and the state there; (0, None) of the film's first."""
-        path = self.folder / f"{number:05}.npz"
-        if number == 0 or not path.is_file():
-            return 0, None
-        with np.load(path) as saved:
-            strokes = saved["strokes"] if saved["strokes"].size else None
-            return int(saved["first"]), Key(saved["chroma"], strokes, int(saved["shot"]))
-
-    def finish(self, frames: int, shots: int, faults: list[str]) -> None:
-        """Note that all frames are in segments."""
-        record = {"frames": frames, "shots": shots, "faults": faults}
-        part = self.folder / "end.part"
-        part.write_text(json.dumps(record), "utf-8")
-        part.replace(self.folder / "end.json")
-
-    def end(self) -> dict[str, Any] | None:
-        """What `finish` noted, or None."""
-        path = self.folder / "end.json"
-        return json.loads(path.read_text("utf-8")) if path.is_file() else None
-
-    def remove(self) -> None:
-        """Remove the folder."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def describe_settings(film: Film, coloring: Coloring, encoding: Encoding) -> dict[str, Any]:
-    """All that a film depends on, for the check that a run goes on with the same."""
-    status = film.path.stat()
-    edits = coloring.edits
-    hints: Any = edits.hints
-    if isinstance(hints, Image.Image):
-        hints = hashlib.sha256(hints.tobytes()).hexdigest()[:16]
-    else:
-        hints = [[hint.x, hint.y, hint.color] for hint in hints]
-    return {
-        "film": [film.path.name, status.st_size, status.st_mtime_ns],
-        "version": __version__,
-        "model": str(coloring.pipeline.loaded.path.name),
-        "engine": coloring.pipeline.backend.name,
-        "sampling": coloring.config.model_dump(mode="json"),
-        "seed": coloring.seed,
-        "every": coloring.every,
-        "hints": hints,
-        "hint_shots": list(coloring.hint_shots),
-        "edits": [edits.saturation, edits.temperature, edits.mask_digest, edits.as_is],
-        "encoding": [encoding.codec, encoding.quality, encoding.threads],
-    }
-
-
-def color_segments(
-    film: Film, parts: Parts, coloring: Coloring, encoding: Encoding
-) -> Iterator[Progress]:
-    """Colour and encode all frames that are not in finished segments yet.
-
-    A segment ends before a key frame, so that the next run goes on from there with the same bytes.
-    """
-    if parts.end() is not None:
-        return
-    number = len(parts.segments())
-    first, key = parts.load(number)
-    faults: list[str] = []
-    frames = read_frames(film, faults, threads=encoding.threads)
-    for _ in range(first):
-        next(frames)
-    done, shots = first, key.shot if key else 0
-    colored = steady_for(film, coloring).run(frames, key)
-    item = next(colored, None)
-    while item is not None:
-        with writing_segment(parts.path(number), film, encoding) as writer:
-            start = done
-            while item is not None and not (item.key and done - start >= SEGMENT):
-                _write(item, writer)
-                shots = item.key.shot if item.key else shots
-                done += 1
-                yield Progress(done, film.expected)
-                item = next(colored, None)
-            if item is not None and item.key is not None:
-                parts.save(number + 1, done, item.key)
-        number += 1
-    if not done:
-        raise FilmError(f"cannot read {film.path}: none of its frames can be decoded")
-    parts.finish(done, shots, faults)
-
-
-def _write(item: Colored[FilmFrame], writer: SegmentWriter) -> None:
-    writer.write(item.frame, *chroma_planes(item))
-
-
-def finish_film(
-    film: Film,
-    parts: Parts,
-    target: Path,
-    *,
-    force: bool,
-    skip: tuple[str, ...] = (),
-    comment: str = "",
-) -> dict[str, Any]:
-    """Join the finished segments to the film; returns what `Parts.finish` noted."""
-    end = parts.end()
-    assert end is not None, "all frames are in segments"
-    join_film(film, parts.segments(), target, force=force, skip=skip, comment=comment)
-    parts.remove()
-    return end

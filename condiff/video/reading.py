@@ -53,6 +53,7 @@ class Film:
     seconds: float | None  # length by the header
     expected: int | None  # frames by the header, or by length and rate
     metadata: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()  # sentences on what a user may want to know of it
 
     @property
     def guide_size(self) -> tuple[int, int]:
@@ -89,7 +90,6 @@ class FilmFrame:
     film: Film
     y: Levels  # (H,W)
     pts: int
-    interlaced: bool = False
 
     @cached_property
     def guide(self) -> Guide:
@@ -182,6 +182,7 @@ def read_film(path: Path) -> Film:
             seconds=seconds,
             expected=expected,
             metadata=dict(stream.metadata),
+            notes=_find_notes(frame),
         )
 
 
@@ -207,7 +208,7 @@ def read_frames(film: Film, faults: list[str], *, threads: int = 1) -> Iterator[
             elif last is not None and pts <= last:
                 pts = last + 1
             last, count = pts, count + 1
-            yield FilmFrame(film, _read_luma(frame, film), pts, bool(frame.interlaced_frame))
+            yield FilmFrame(film, _read_luma(frame, film), pts)
         start = int(stream.start_time or 0)
         if last is not None and (fault := _find_shortage(film, count, (last - start + step))):
             faults.append(fault)
@@ -273,6 +274,15 @@ def _read_tags(frame: "VideoFrame", stream: "VideoStream") -> dict[str, int]:
         name: int(getattr(frame, name) or getattr(context, name) or 0)
         for name in ("color_primaries", "color_trc", "colorspace", "color_range")
     }
+
+
+def _find_notes(frame: "VideoFrame") -> tuple[str, ...]:
+    notes = []
+    if frame.interlaced_frame:
+        notes.append("it is interlaced; colours are steadier if it is deinterlaced first")
+    if frame.format.name.startswith("yuva") or len(frame.format.components) in (2, 4):
+        notes.append("its transparency is not kept")
+    return tuple(notes)
 
 
 def _refuse_hdr(path: Path, tags: dict[str, int]) -> None:

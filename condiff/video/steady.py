@@ -60,11 +60,11 @@ class Steady(Generic[F]):
     """How frames are coloured.
 
     `sample` gives a key frame's own chroma, with the strokes that lie on it or None. `strokes` are
-    those of a shot's first frame, by its number.
+    those of a shot's first frame, by that and the shot's number.
     """
 
     sample: Callable[[F, Strokes | None], Plane]
-    strokes: Callable[[int], Strokes | None] = field(default=lambda shot: None)
+    strokes: Callable[[F, int], Strokes | None] = field(default=lambda frame, shot: None)
     every: int = EVERY
     own_share: float = OWN_SHARE
 
@@ -94,7 +94,7 @@ class Steady(Generic[F]):
             yield from self._close_shot(span)
 
     def _open_shot(self, frame: F, shot: int) -> Key:
-        strokes = self.strokes(shot)
+        strokes = self.strokes(frame, shot)
         return Key(self.sample(frame, strokes), strokes, shot)
 
     def _next_key(self, span: "_Span[F]") -> Key:

@@ -67,13 +67,19 @@ def take(values: Plane, places: Plane, how: int = cv2.INTER_LINEAR) -> Plane:
     return cv2.remap(values, x, y, how, borderMode=cv2.BORDER_REPLICATE)
 
 
+def _squared(vectors: Plane) -> Plane:
+    """The squared lengths of vectors (h,w,2), without NumPy's slow sum over the last axis."""
+    x, y = cv2.split(vectors)
+    return x * x + y * y
+
+
 def _check(flow: Plane, other: Plane, here: Guide, there: Guide) -> Plane:
     """Where a flow is inverted by the other and L* stays the same: (h,w) float32, 0 or 1."""
     height, width = here.shape
     places = grid(height, width) + flow
     back = take(other, places)
-    missed = ((flow + back) ** 2).sum(axis=2)
-    length = (flow**2).sum(axis=2) + (back**2).sum(axis=2)
+    missed = _squared(flow + back)
+    length = _squared(flow) + _squared(back)
     changed = cv2.absdiff(here, take(there, places))
     x, y = places[..., 0], places[..., 1]
     inside = (x > -1) & (x < width) & (y > -1) & (y < height)

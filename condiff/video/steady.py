@@ -149,10 +149,10 @@ class _Span(Generic[F]):
 def _blend(*parts: tuple[Plane, Plane]) -> Plane:
     """Chroma (h,w,2) of several, by their weights (h,w); where all are zero, from around."""
     total = sum(weight for _, weight in parts)
-    mixed = sum(chroma * weight[..., None] for chroma, weight in parts)
+    mixed = sum(chroma * cv2.merge([weight, weight]) for chroma, weight in parts)
     assert isinstance(total, np.ndarray) and isinstance(mixed, np.ndarray)
     if total.min() > LEAST:
-        return mixed / total[..., None]
+        return mixed / cv2.merge([total, total])
     # The mean of the carried colours is the last resort, far from anything that is held.
     loose = sum(chroma for chroma, _ in parts) * np.float32(LEAST / len(parts))
     size = (2 * FILL + 1, 2 * FILL + 1)

@@ -4,6 +4,7 @@ CondiffError
 ├── UsageError     arguments that do not go together
 ├── DependencyError  an optional package is not installed
 ├── ImageError     a photo cannot be read or written
+├── FilmError      a film cannot be read or written
 ├── ModelError     a model folder is missing, broken or of another kind
 ├── ConfigError    a configuration or a flag's value does not hold together
 ├── ConditionError a condition is unknown, or lacks a package, weights or an aligned image
@@ -35,6 +36,10 @@ class DependencyError(CondiffError):
 
 class ImageError(CondiffError):
     """A photo cannot be read or written."""
+
+
+class FilmError(CondiffError):
+    """A film cannot be read or written."""
 
 
 class ModelError(CondiffError):

@@ -20,7 +20,7 @@ LEVELS = [
     {"data", "figures", "models", "prep"},
     {"backends", "training"},
     {"pipelines"},
-    {"batch", "evaluation"},
+    {"batch", "evaluation", "video"},
     {"cli"},
     {"__init__", "__main__"},
 ]

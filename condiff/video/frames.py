@@ -1,0 +1,179 @@
+"""Frames as photos in a folder: steady colours for them, at their own depth and format."""
+
+import glob
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from condiff.color.lab import join_chroma, lightness
+from condiff.errors import FilmError
+from condiff.files import EXISTS, reason_of
+from condiff.photos.formats import FORMATS
+from condiff.photos.photo import Photo, to_8_bits, with_pixels
+from condiff.photos.reading import read_photo
+from condiff.photos.writing import write_photo
+from condiff.sources.schema import is_photo
+from condiff.video.coloring import Coloring
+from condiff.video.film import Progress
+from condiff.video.motion import Guide, guide_size
+from condiff.video.parts import SEGMENT, Parts
+from condiff.video.reading import SEEN
+from condiff.video.steady import Colored, Steady, Strokes
+
+Plane = NDArray[Any]  # float32
+Pixels = NDArray[Any]  # uint8 or uint16
+
+
+@dataclass(frozen=True)
+class PhotoFrame:
+    """A frame that is a photo of its own."""
+
+    path: Path
+    photo: Photo
+
+    @cached_property
+    def guide(self) -> Guide:
+        """L* (h,w) uint8 at the size at which motion is estimated."""
+        size = guide_size(*self.photo.size)
+        small = cv2.resize(to_8_bits(self.photo.pixels), size, interpolation=cv2.INTER_AREA)
+        return np.rint(lightness(small) * np.float32(2.55)).astype(np.uint8)
+
+    def picture(self) -> Pixels:
+        """The photo with its short side at most 512."""
+        width, height = self.photo.size
+        scale = min(1.0, SEEN / min(width, height))
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        return cv2.resize(to_8_bits(self.photo.pixels), size, interpolation=cv2.INTER_AREA)
+
+
+def is_frames(source: str) -> bool:
+    """Whether IN is a folder of frames or a glob, and no film."""
+    return Path(source).is_dir() or (not Path(source).exists() and glob.has_magic(source))
+
+
+def list_frames(source: str) -> list[Path]:
+    """The photos of a folder, or those that a glob matches; 9.png comes before 10.png."""
+    folder = Path(source)
+    paths = [*folder.iterdir()] if folder.is_dir() else [Path(p) for p in glob.glob(source)]
+    found = [p for p in paths if is_photo(p.name) and not p.name.startswith(".")]
+    if not found:
+        raise FilmError(f"{source} has no frames: give a folder of photos, or a glob of them")
+    return sorted(found, key=lambda path: (_natural(path.name), str(path)))
+
+
+def _natural(name: str) -> list[Any]:
+    return [
+        (int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)
+    ]
+
+
+def plan_targets(paths: Sequence[Path], out: Path) -> list[Path]:
+    """A file in the folder `out` for each frame, .png where its format is not written.
+
+    Raises FilmError where two frames would be one file, or a result would replace its frame.
+    """
+    targets = [
+        out / (path.name if path.suffix.lower() in FORMATS else f"{path.stem}.png")
+        for path in paths
+    ]
+    if len(set(targets)) < len(targets):
+        raise FilmError(f"two frames would be one file in {out}: give frames names of their own")
+    pairs = zip(paths, targets, strict=True)
+    if any(target.exists() and target.samefile(path) for path, target in pairs):
+        raise FilmError(f"{out} is the folder of the frames: give another")
+    return targets
+
+
+def begin_frames(
+    paths: Sequence[Path],
+    targets: Sequence[Path],
+    parts: Parts,
+    coloring: Coloring,
+    *,
+    force: bool,
+) -> bool:
+    """Make the folder of the results; whether an earlier run is gone on with.
+
+    Raises FilmError for a frame that is there and not of that run, ConfigError for a run that was
+    begun with other settings.
+    """
+    there = next((target for target in targets if target.exists()), None)
+    if there is not None and not force and parts.seed() is None:
+        raise FilmError(f"cannot write {there}: {EXISTS}")
+    files = [[path.name, path.stat().st_size] for path in (paths[0], paths[-1])]
+    settings = {"frames": [len(paths), *files], **coloring.describe()}
+    resumed = parts.begin(settings, force=force)
+    try:
+        targets[0].parent.mkdir(exist_ok=True)
+    except OSError as error:
+        raise FilmError(f"cannot make {targets[0].parent}: {reason_of(error)}") from error
+    return resumed
+
+
+def color_frames(
+    paths: Sequence[Path],
+    targets: Sequence[Path],
+    parts: Parts,
+    coloring: Coloring,
+    *,
+    provenance: bool = True,
+) -> Iterator[Progress]:
+    """Colour and write all frames that an earlier run has not; L* of each is its photo's.
+
+    Raises ImageError for a frame that cannot be read or written, FilmError for another size.
+    """
+    number = parts.latest()
+    first, key = parts.load(number)
+    done = start = first
+    shots = key.shot if key else 0
+    for item in _engine(coloring).run(_read(paths[first:]), key):
+        if item.key and done - start >= SEGMENT:
+            number, start = number + 1, done
+            parts.save(number, done, item.key)
+        _write(item, targets[done], coloring, provenance=provenance)
+        done += 1
+        shots = item.key.shot if item.key else shots
+        yield Progress(done, len(paths))
+    parts.finish(done, shots, [])
+
+
+def _read(paths: Sequence[Path]) -> Iterator[PhotoFrame]:
+    size = None
+    for path in paths:
+        photo = read_photo(path)
+        if size is not None and photo.size != size:
+            raise FilmError(
+                f"{path} is {photo.size[0]}x{photo.size[1]} and the frame before "
+                f"{size[0]}x{size[1]}: give frames of one size"
+            )
+        size = photo.size
+        yield PhotoFrame(path, photo)
+
+
+def _engine(coloring: Coloring) -> Steady[PhotoFrame]:
+    def sample(frame: PhotoFrame, strokes: Strokes | None) -> Plane:
+        picture = None if strokes is None else Image.fromarray(strokes)
+        return coloring.sample(frame.picture(), frame.guide.shape[::-1], picture)
+
+    def strokes_of(frame: PhotoFrame, shot: int) -> Strokes | None:
+        return coloring.strokes_of(shot, frame.guide.shape[::-1])
+
+    return Steady(sample, strokes_of, every=coloring.every)
+
+
+def _write(
+    item: Colored[PhotoFrame], target: Path, coloring: Coloring, *, provenance: bool
+) -> None:
+    photo = item.frame.photo
+    result = with_pixels(photo, join_chroma(photo.pixels, item.chroma), seed=coloring.seed)
+    if provenance:
+        result = coloring.note_making(result)
+    write_photo(result, target, force=True)

@@ -1,0 +1,104 @@
+"""What a run leaves behind so that the next one goes on: finished segments and states between."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from condiff.errors import ConfigError, FilmError
+from condiff.files import reason_of
+from condiff.video.steady import Key
+
+SEGMENT = 240  # frames; a segment ends at the first key frame after so many
+
+
+class Parts:
+    """The folder of a film's finished segments, beside the film that is written.
+
+    00012.nut is a segment, and 00012.npz the state at the key frame with which the next one begins.
+    """
+
+    def __init__(self, target: Path):
+        self.target = target
+        self.folder = target.with_name(f".{target.name}.condiff")
+
+    def begin(self, settings: dict[str, Any], *, force: bool) -> bool:
+        """Make the folder, or check that it was made with these settings; whether it goes on.
+
+        Raises ConfigError for other settings; with `force` what they made is removed.
+        """
+        record = self.folder / "settings.json"
+        if record.is_file():
+            before = json.loads(record.read_text("utf-8"))
+            if before != settings and not force:
+                names = [n for n in settings if settings[n] != before.get(n)]
+                raise ConfigError(
+                    f"The film was begun with another {', '.join(names) or 'version'}: give the "
+                    "same settings to go on, or --force to start over."
+                )
+            if before == settings:
+                return True
+        self.remove()
+        try:
+            self.folder.mkdir(exist_ok=True)
+            record.write_text(json.dumps(settings), "utf-8")
+        except OSError as error:
+            raise FilmError(f"cannot write beside {self.target}: {reason_of(error)}") from error
+        return False
+
+    def seed(self) -> int | None:
+        """The seed of the film that was begun; None if there is none."""
+        try:
+            return int(json.loads((self.folder / "settings.json").read_text("utf-8"))["seed"])
+        except (OSError, ValueError, KeyError):
+            return None
+
+    def segments(self) -> list[Path]:
+        """The finished segments in order."""
+        found: list[Path] = []
+        while (path := self.path(len(found))).is_file():
+            found.append(path)
+        return found
+
+    def path(self, number: int) -> Path:
+        """The file of a segment."""
+        return self.folder / f"{number:05}.nut"
+
+    def save(self, number: int, first: int, key: Key) -> None:
+        """Note that a segment begins at frame `first`, a key frame."""
+        strokes = np.zeros(0, np.uint8) if key.strokes is None else key.strokes
+        path = self.folder / f"{number:05}.npz"
+        with open(path.with_suffix(".part"), "wb") as file:
+            np.savez(file, first=first, chroma=key.chroma, strokes=strokes, shot=key.shot)
+        path.with_suffix(".part").replace(path)
+
+    def load(self, number: int) -> tuple[int, Key | None]:
+        """The first frame of a segment and the state there; (0, None) of the film's first."""
+        path = self.folder / f"{number:05}.npz"
+        if number == 0 or not path.is_file():
+            return 0, None
+        with np.load(path) as saved:
+            strokes = saved["strokes"] if saved["strokes"].size else None
+            return int(saved["first"]), Key(saved["chroma"], strokes, int(saved["shot"]))
+
+    def latest(self) -> int:
+        """The number of the last segment whose first state is there; 0 if there is none."""
+        return max((int(path.stem) for path in self.folder.glob("*.npz")), default=0)
+
+    def finish(self, frames: int, shots: int, faults: list[str]) -> None:
+        """Note that all frames are in segments."""
+        record = {"frames": frames, "shots": shots, "faults": faults}
+        part = self.folder / "end.part"
+        part.write_text(json.dumps(record), "utf-8")
+        part.replace(self.folder / "end.json")
+
+    def end(self) -> dict[str, Any] | None:
+        """What `finish` noted, or None."""
+        path = self.folder / "end.json"
+        return json.loads(path.read_text("utf-8")) if path.is_file() else None
+
+    def remove(self) -> None:
+        """Remove the folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)

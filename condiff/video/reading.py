@@ -1,0 +1,328 @@
+"""Reading films: what a file contains, and its frames with their planes as they were decoded."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from condiff.errors import DependencyError, FilmError
+from condiff.files import reason_of
+from condiff.video.motion import Guide, guide_size
+from condiff.video.yuv import MATRICES, Coding, luma_to_lightness
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+
+Levels = NDArray[Any]  # uint8 or uint16
+Pixels = NDArray[Any]  # uint8
+
+HDR = {16: "PQ", 18: "HLG"}  # transfer characteristics of H.273
+WIDE = 9  # its colour primaries of BT.2020
+FULL_RANGE = 2  # of FFmpeg's color_range
+UNSPECIFIED = 2  # of primaries, transfer and matrix
+KEPT_FORMATS = ("yuv420p", "yuv422p", "yuv444p")  # with what they are followed by: depth, "le"
+SEEN = 512  # short side of the picture that a key frame shows the model, at most
+MISSING = 0.02  # share of a film that may be missing at its end, as durations are rounded
+
+
+@dataclass(frozen=True)
+class Film:
+    """The video stream of a file. Colour tags are numbers of H.273, as the file has them."""
+
+    path: Path
+    width: int
+    height: int
+    pix_fmt: str
+    coding: Coding
+    chroma_shift: tuple[int, int]  # how often width and height of U and V are halved
+    tags: dict[str, int]  # color_primaries, color_trc, colorspace, color_range
+    time_base: Fraction
+    rate: Fraction  # average, frames a second
+    aspect: Fraction  # width of a pixel by its height
+    rotation: int  # how frames are turned for display, degrees counterclockwise
+    codec: str
+    seconds: float | None  # length by the header
+    expected: int | None  # frames by the header, or by length and rate
+    metadata: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()  # sentences on what a user may want to know of it
+
+    @property
+    def guide_size(self) -> tuple[int, int]:
+        """Width and height of guides."""
+        return guide_size(self.width, self.height)
+
+    @property
+    def turns(self) -> int:
+        """Quarter turns counterclockwise that put a frame upright."""
+        return round(self.rotation / 90) % 4
+
+    @property
+    def shown_size(self) -> tuple[int, int]:
+        """Width and height of a frame with square pixels, before it is turned upright."""
+        return max(1, round(self.width * self.aspect)), self.height
+
+    @property
+    def upright_size(self) -> tuple[int, int]:
+        """Width and height of an upright frame with square pixels."""
+        width, height = self.shown_size
+        return (height, width) if self.turns % 2 else (width, height)
+
+    @property
+    def chroma_size(self) -> tuple[int, int]:
+        """Rows and columns of U and V as they are written."""
+        across, down = self.chroma_shift
+        return -(-self.height >> down), -(-self.width >> across)
+
+
+@dataclass
+class FilmFrame:
+    """A decoded frame: Y as it is in the file, and its time in units of the film's time base."""
+
+    film: Film
+    y: Levels  # (H,W)
+    pts: int
+
+    @cached_property
+    def guide(self) -> Guide:
+        """L* (h,w) uint8 at the size at which motion is estimated."""
+        small = cv2.resize(self.y, self.film.guide_size, interpolation=cv2.INTER_AREA)
+        L = luma_to_lightness(self.film.coding.luma(small))
+        return np.rint(L * np.float32(2.55)).astype(np.uint8)
+
+    def luma_of_chroma(self) -> NDArray[Any]:
+        """Y' in [0,1], averaged over the pixels of each sample of U and V."""
+        rows, columns = self.film.chroma_size
+        across, down = self.film.chroma_shift
+        y = self.y
+        if (rows << down, columns << across) != y.shape:  # odd sides: the last sample has less
+            pad = ((0, (rows << down) - y.shape[0]), (0, (columns << across) - y.shape[1]))
+            y = np.pad(y, pad, mode="edge")
+        small = cv2.resize(y, (columns, rows), interpolation=cv2.INTER_AREA)
+        return self.film.coding.luma(small)
+
+    def picture(self) -> Pixels:
+        """The upright grey picture (H,W,3) uint8 with square pixels, short side at most 512."""
+        width, height = self.film.shown_size
+        scale = min(1.0, SEEN / min(width, height))
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        small = cv2.resize(self.y, size, interpolation=cv2.INTER_AREA)
+        grey = np.rint(self.film.coding.luma(small) * 255).astype(np.uint8)
+        return np.ascontiguousarray(np.rot90(grey, self.film.turns))[..., None].repeat(3, axis=2)
+
+
+def import_av() -> Any:
+    """PyAV; DependencyError without it."""
+    try:
+        import av
+    except ImportError:
+        raise DependencyError.of("Films need PyAV", extra="video") from None
+    return av
+
+
+@contextmanager
+def open_film(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
+    """The file and its video stream, which is not a cover picture.
+
+    Raises FilmError for what is no film or cannot be read.
+    """
+    av = import_av()
+    try:
+        container = av.open(str(path), metadata_errors="replace")
+    except (av.FFmpegError, OSError) as error:
+        reason = "it is no film, or its header is damaged"
+        if not isinstance(error, av.error.InvalidDataError):
+            reason = reason_of(error)
+        raise FilmError(f"cannot read {path}: {reason}; try another file") from error
+    with container:
+        cover = av.stream.Disposition.attached_pic
+        streams = [s for s in container.streams.video if not s.disposition & cover]
+        if not streams or not streams[0].codec_context:
+            raise FilmError(f"{path} has no pictures: it is no film")
+        yield container, streams[0]
+
+
+def read_film(path: Path) -> Film:
+    """What a film is like, by its header and its first frame.
+
+    Raises FilmError for a film whose colours cannot be computed, such as HDR.
+    """
+    with open_film(path) as (container, stream):
+        frame = next(iter(_decode(container, stream, [])), None)
+        if frame is None:
+            raise FilmError(f"cannot read {path}: none of its frames can be decoded")
+        tags = _read_tags(frame, stream)
+        _refuse_hdr(path, tags)
+        seconds = _find_seconds(container, stream)
+        rate = Fraction(stream.average_rate or stream.guessed_rate or 25)
+        expected = stream.frames or (round(seconds * rate) if seconds else None)
+        layout, coding, shift = _find_layout(frame, tags)
+        time_base = stream.time_base or 1 / rate
+        return Film(
+            path=path,
+            width=frame.width,
+            height=frame.height,
+            pix_fmt=layout,
+            coding=coding,
+            chroma_shift=shift,
+            tags=tags | {"colorspace": coding.matrix, "color_range": 1 + coding.full_range},
+            time_base=Fraction(time_base),
+            rate=rate,
+            aspect=Fraction(stream.codec_context.sample_aspect_ratio or 1) or Fraction(1),
+            rotation=int(frame.rotation),
+            codec=stream.codec_context.name,
+            seconds=seconds,
+            expected=expected,
+            metadata=dict(stream.metadata),
+            notes=_find_notes(frame),
+        )
+
+
+def read_frames(film: Film, faults: list[str], *, threads: int = 1) -> Iterator[FilmFrame]:
+    """The frames in order, with times that increase; `faults` gets a sentence for each fault.
+
+    What is damaged is left out, and what is missing at the end is found by the header's length.
+    """
+    with open_film(film.path) as (container, stream):
+        stream.codec_context.thread_count = threads
+        step = max(1, round(1 / (film.rate * film.time_base)))
+        last: int | None = None
+        count = 0
+        for frame in _decode(container, stream, faults):
+            if (frame.width, frame.height) != (film.width, film.height):
+                raise FilmError(
+                    f"{film.path} changes its size from {film.width}x{film.height} to "
+                    f"{frame.width}x{frame.height} at frame {count}: cut it there into two files"
+                )
+            pts = frame.pts
+            if pts is None:
+                pts = 0 if last is None else last + step
+            elif last is not None and pts <= last:
+                pts = last + 1
+            last, count = pts, count + 1
+            yield FilmFrame(film, _read_luma(frame, film), pts)
+        start = int(stream.start_time or 0)
+        if last is not None and (fault := _find_shortage(film, count, (last - start + step))):
+            faults.append(fault)
+
+
+def _decode(
+    container: "InputContainer", stream: "VideoStream", faults: list[str]
+) -> Iterator["VideoFrame"]:
+    """Frames of all packets that can be decoded."""
+    av = import_av()
+    packets = container.demux(stream)
+    damaged = 0
+    while True:
+        try:
+            packet = next(packets, None)
+            if packet is None:
+                break
+            frames = packet.decode()
+        except av.FFmpegError as error:
+            if isinstance(error, av.error.EOFError):
+                break
+            damaged += 1
+            if damaged > 1000:
+                break
+            continue
+        yield from frames
+    if damaged:
+        faults.append(f"{damaged} of its packets are damaged")
+
+
+def _find_shortage(film: Film, count: int, units: int) -> str | None:
+    """A sentence if fewer frames were decoded than the header promises."""
+    if film.expected is None or film.seconds is None:
+        return None
+    seconds = float(units * film.time_base)
+    slack = max(2 / float(film.rate), MISSING * film.seconds)
+    if film.seconds - seconds > slack and count < film.expected:
+        return (
+            f"it is cut short: {count} of {film.expected} frames could be read, "
+            f"{seconds:.1f} of {film.seconds:.1f} s"
+        )
+    return None
+
+
+def _find_seconds(container: "InputContainer", stream: "VideoStream") -> float | None:
+    """The length of the video by the header; the container's where the stream has none."""
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    tag = stream.metadata.get("DURATION", "")  # Matroska's, hours:minutes:seconds
+    parts = tag.split(":")
+    if len(parts) == 3:
+        try:
+            return sum(float(part) * unit for part, unit in zip(parts, (3600, 60, 1), strict=True))
+        except ValueError:
+            pass
+    return container.duration / 1e6 if container.duration else None
+
+
+def _read_tags(frame: "VideoFrame", stream: "VideoStream") -> dict[str, int]:
+    """The colour tags of a frame, or of its stream."""
+    context = stream.codec_context
+    return {
+        name: int(getattr(frame, name) or getattr(context, name) or 0)
+        for name in ("color_primaries", "color_trc", "colorspace", "color_range")
+    }
+
+
+def _find_notes(frame: "VideoFrame") -> tuple[str, ...]:
+    notes = []
+    if frame.interlaced_frame:
+        notes.append("it is interlaced; colours are steadier if it is deinterlaced first")
+    if frame.format.name.startswith("yuva") or len(frame.format.components) in (2, 4):
+        notes.append("its transparency is not kept")
+    return tuple(notes)
+
+
+def _refuse_hdr(path: Path, tags: dict[str, int]) -> None:
+    kind = HDR.get(tags["color_trc"]) or ("BT.2020" if tags["color_primaries"] == WIDE else None)
+    if kind:
+        raise FilmError(
+            f"{path} is HDR or of a wide gamut ({kind}), where sRGB's colours would be wrong: "
+            "tone-map it to BT.709 first"
+        )
+
+
+def _find_layout(frame: "VideoFrame", tags: dict[str, int]) -> tuple[str, Coding, tuple[int, int]]:
+    """The pixel format that frames are written in, their coding, and the shifts of U and V."""
+    name, format = frame.format.name, frame.format
+    matrix = tags["colorspace"]
+    if matrix not in MATRICES:  # untagged: as players guess it, by the size
+        matrix = 1 if frame.height > 576 or frame.width > 1024 else 6
+    if format.is_rgb or not format.components or format.components[0].bits > 16:
+        return "yuv444p", Coding(matrix, full_range=False), (0, 0)
+    grey = name.startswith("gray")
+    full = tags["color_range"] == FULL_RANGE or name.startswith("yuvj")
+    full = full or (grey and tags["color_range"] == 0)
+    bits = max(8, format.components[0].bits)
+    known = next((k for k in KEPT_FORMATS if name.replace("yuvj", "yuv").startswith(k)), None)
+    base = known or "yuv420p"
+    shift = {"yuv420p": (1, 1), "yuv422p": (1, 0), "yuv444p": (0, 0)}[base]
+    return base if bits == 8 else f"{base}{bits}le", Coding(matrix, full, bits), shift
+
+
+def _read_luma(frame: "VideoFrame", film: Film) -> Levels:
+    """Y (H,W) of a frame, the decoder's own values; computed where the film is RGB."""
+    format = frame.format
+    plain = not format.is_rgb and format.name.startswith(("yuv", "gray", "nv12", "nv16", "nv21"))
+    deep = film.coding.bits > 8
+    if not plain or (deep and not format.name.endswith("le")):
+        target = film.pix_fmt
+        range_ = "JPEG" if film.coding.full_range else "MPEG"
+        matrix = "ITU709" if film.coding.matrix == 1 else "ITU601"
+        frame = frame.reformat(format=target, dst_colorspace=matrix, dst_color_range=range_)
+    plane = frame.planes[0]
+    data = np.frombuffer(memoryview(plane), np.uint16 if deep else np.uint8)
+    rows = data.reshape(-1, plane.line_size // data.itemsize)
+    return rows[: film.height, : film.width].copy()

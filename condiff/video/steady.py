@@ -1,0 +1,162 @@
+"""Steady colours: key frames are sampled, and their chroma is carried along motion to the rest.
+
+Within a shot all key frames have the same x_T. A key frame's chroma is that of the key frame
+before, carried to it, with a share of its own sample mixed in; what was not visible before is its
+own. The frames between two key frames take both, each carried along the flow and weighted by its
+nearness. A shot ends where most of a frame is not found again in the next.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from condiff.video.motion import Guide, Motion, Path, estimate
+
+Plane = NDArray[Any]  # float32
+Strokes = NDArray[Any]  # (h,w,4) uint8 RGBA, opaque where a colour is given
+
+EVERY = 12  # frames from key frame to key frame
+OWN_SHARE = 0.3  # of a key frame's own sample, where chroma was carried to it
+CUT = 0.35  # a smaller share of a frame that is found again is a cut
+FILL = 9  # pixels across which chroma is spread into what no key frame shows
+LEAST = 1e-3
+
+
+class Frame(Protocol):
+    """What is to be coloured."""
+
+    @property
+    def guide(self) -> Guide:
+        """Its L*, (h,w) uint8, at the size at which motion is estimated."""
+
+
+F = TypeVar("F", bound=Frame)
+
+
+@dataclass(frozen=True)
+class Key:
+    """The state at a key frame: chroma (h,w,2) and strokes there, and the shot's number from 1."""
+
+    chroma: Plane
+    strokes: Strokes | None
+    shot: int
+
+
+@dataclass(frozen=True)
+class Colored(Generic[F]):
+    """A frame with its chroma (h,w,2) at the guide's size; at key frames the state, too."""
+
+    frame: F
+    chroma: Plane
+    key: Key | None = None
+
+
+@dataclass(frozen=True)
+class Steady(Generic[F]):
+    """How frames are coloured.
+
+    `sample` gives a key frame's own chroma, with the strokes that lie on it or None. `strokes` are
+    those of a shot's first frame, by that and the shot's number.
+    """
+
+    sample: Callable[[F, Strokes | None], Plane]
+    strokes: Callable[[F, int], Strokes | None] = field(default=lambda frame, shot: None)
+    every: int = EVERY
+    own_share: float = OWN_SHARE
+
+    def run(self, frames: Iterable[F], start: Key | None = None) -> Iterator[Colored[F]]:
+        """Yield the frames in order with their chroma; at most `every` + 1 are held.
+
+        `start` is the state at the first frame, if work goes on from a key frame.
+        """
+        span: _Span[F] | None = None
+        shot = start.shot if start else 0
+        for frame in frames:
+            if span is None:
+                key = start or self._open_shot(frame, shot := shot + 1)
+                span = _Span(frame, key)
+                continue
+            back, ahead = estimate(span.frames[-1].guide, frame.guide)
+            if max(back.share, ahead.share) < CUT:
+                yield from self._close_shot(span)
+                span = _Span(frame, self._open_shot(frame, shot := shot + 1))
+                continue
+            span.add(frame, back, ahead)
+            if len(span.frames) > self.every:
+                key = self._next_key(span)
+                yield from span.color(key)
+                span = _Span(frame, key)
+        if span is not None:
+            yield from self._close_shot(span)
+
+    def _open_shot(self, frame: F, shot: int) -> Key:
+        strokes = self.strokes(frame, shot)
+        return Key(self.sample(frame, strokes), strokes, shot)
+
+    def _next_key(self, span: "_Span[F]") -> Key:
+        """The state at the last frame of a span."""
+        path, strokes = span.paths[-1], span.key.strokes
+        if strokes is not None:
+            strokes = path.carry(strokes, cv2.INTER_NEAREST)
+            strokes[path.held < 0.5] = 0
+        own = self.sample(span.frames[-1], strokes)
+        weight = (path.held * (1 - self.own_share))[..., None]
+        chroma = weight * path.carry(span.key.chroma) + (1 - weight) * own
+        return Key(chroma, strokes, span.key.shot)
+
+    def _close_shot(self, span: "_Span[F]") -> Iterator[Colored[F]]:
+        """The frames of a shot's last span, whose last frame becomes a key frame."""
+        last = span.key
+        if len(span.frames) > 1:
+            last = self._next_key(span)
+            yield from span.color(last)
+        yield Colored(span.frames[-1], last.chroma, last)
+
+
+class _Span(Generic[F]):
+    """Frames from a key frame on, with the paths back to it and the motion ahead."""
+
+    def __init__(self, frame: F, key: Key):
+        self.frames, self.key = [frame], key
+        self.paths = [Path.at(*frame.guide.shape)]
+        self.ahead: list[Motion] = []
+
+    def add(self, frame: F, back: Motion, ahead: Motion) -> None:
+        self.frames.append(frame)
+        self.paths.append(self.paths[-1].extend(back))
+        self.ahead.append(ahead)
+
+    def color(self, end: Key) -> Iterator[Colored[F]]:
+        """All frames but the last, which is a key frame whose state is `end`."""
+        length = len(self.frames) - 1
+        to_end = [Path.at(*self.frames[-1].guide.shape)]
+        for motion in reversed(self.ahead):
+            to_end.append(to_end[-1].extend(motion))
+        to_end.reverse()
+        yield Colored(self.frames[0], self.key.chroma, self.key)
+        for n in range(1, length):
+            chroma = _blend(
+                (self.paths[n].carry(self.key.chroma), self.paths[n].held * (1 - n / length)),
+                (to_end[n].carry(end.chroma), to_end[n].held * (n / length)),
+            )
+            yield Colored(self.frames[n], chroma)
+
+
+def _blend(*parts: tuple[Plane, Plane]) -> Plane:
+    """Chroma (h,w,2) of several, by their weights (h,w); where all are zero, from around."""
+    total = sum(weight for _, weight in parts)
+    mixed = sum(chroma * cv2.merge([weight, weight]) for chroma, weight in parts)
+    assert isinstance(total, np.ndarray) and isinstance(mixed, np.ndarray)
+    if total.min() > LEAST:
+        return mixed / cv2.merge([total, total])
+    # The mean of the carried colours is the last resort, far from anything that is held.
+    loose = sum(chroma for chroma, _ in parts) * np.float32(LEAST / len(parts))
+    size = (2 * FILL + 1, 2 * FILL + 1)
+    around = cv2.blur(mixed, size) + loose
+    around /= (cv2.blur(total, size) + LEAST)[..., None]
+    lack = (LEAST - np.minimum(total, LEAST))[..., None]
+    return (mixed + lack * around) / (total[..., None] + lack)

@@ -1,0 +1,353 @@
+"""Writing films: segments of coloured frames, and the film they make with the source's sound."""
+
+import heapq
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from condiff.errors import ConfigError, FilmError
+from condiff.files import publish, reason_of, unwritten
+from condiff.video.reading import Film, FilmFrame, import_av, open_film
+
+if TYPE_CHECKING:
+    from av.container import InputContainer, OutputContainer
+    from av.packet import Packet
+    from av.stream import Stream
+    from av.video.frame import VideoFrame
+
+Levels = NDArray[Any]  # uint8 or uint16
+COPIED = ("audio", "subtitle", "attachment")
+
+
+@dataclass(frozen=True)
+class Codec:
+    """An encoder of FFmpeg's, its default quality and its settings; `crf` None is lossless."""
+
+    encoder: str
+    crf: int | None
+    worst: int  # the largest crf
+    options: dict[str, str]
+    only_even: bool = False  # refuses odd sides where U and V are halved
+
+
+CODECS: dict[str, Codec] = {
+    "h264": Codec("libx264", 18, 51, {"preset": "fast"}, only_even=True),
+    "h265": Codec(
+        "libx265", 20, 51, {"preset": "fast", "x265-params": "log-level=error"}, only_even=True
+    ),
+    "vp9": Codec("libvpx-vp9", 24, 63, {"b": "0", "deadline": "good", "cpu-used": "4"}),
+    "ffv1": Codec("ffv1", None, 0, {"level": "3", "slices": "4", "slicecrc": "1"}),
+}
+# By suffix: FFmpeg's name of the container, and the codecs that fit it, its default first.
+CONTAINERS: dict[str, tuple[str, tuple[str, ...]]] = {
+    ".mp4": ("mp4", ("h264", "h265", "vp9")),
+    ".m4v": ("mp4", ("h264", "h265")),
+    ".mov": ("mov", ("h264", "h265")),
+    ".mkv": ("matroska", ("h264", "h265", "vp9", "ffv1")),
+    ".webm": ("webm", ("vp9",)),
+}
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How a film is encoded."""
+
+    codec: str
+    crf: int | None = None  # None: the codec's own
+    threads: int = 1  # of the encoder; with another number it writes other bytes
+
+    @property
+    def quality(self) -> int | None:
+        """The crf, None where the codec is lossless."""
+        return CODECS[self.codec].crf if self.crf is None else self.crf
+
+
+def choose_encoding(target: Path, codec: str | None, crf: int | None, *, threads: int) -> Encoding:
+    """The codec for a file by its suffix, or the one that is named; ConfigError if they clash."""
+    suffix = target.suffix.lower()
+    if suffix not in CONTAINERS:
+        raise ConfigError(
+            f"{target.name} is no film that can be written: name it {', '.join(CONTAINERS)}, or "
+            "give a folder of frames for a folder of frames."
+        )
+    fitting = CONTAINERS[suffix][1]
+    codec = codec or fitting[0]
+    if codec not in CODECS:
+        raise ConfigError(f"There is no codec {codec}: choose from {', '.join(CODECS)}.")
+    if codec not in fitting:
+        raise ConfigError(f"{suffix} does not hold {codec}: name the film .mkv, or take another.")
+    best = CODECS[codec]
+    if crf is not None and (best.crf is None or not 0 <= crf <= best.worst):
+        limit = "it is lossless" if best.crf is None else f"it is from 0 to {best.worst}"
+        raise ConfigError(f"crf {crf} does not fit {codec}: {limit}.")
+    return Encoding(codec, crf, threads)
+
+
+def choose_format(film: Film, encoding: Encoding) -> Film:
+    """The film in a pixel format that the codec takes: the depth of Y is always kept.
+
+    U and V keep their size, or get the size of Y where the codec needs even sides. Raises
+    FilmError where the codec does not take the depth.
+    """
+    av = import_av()
+    codec = CODECS[encoding.codec]
+    known = {format.name for format in av.Codec(codec.encoder, "w").video_formats}
+    base = film.pix_fmt
+    odd = film.width % 2 or (film.height % 2 and film.chroma_shift[1])
+    if codec.only_even and film.chroma_shift[0] and odd:
+        base = base.replace("yuv420p", "yuv444p").replace("yuv422p", "yuv444p")
+    if base not in known:
+        raise FilmError(
+            f"{film.path} has {film.coding.bits} bits a sample, which {encoding.codec} does not "
+            "take: add --codec h265, or --codec ffv1 and a name in .mkv"
+        )
+    if base == film.pix_fmt:
+        return film
+    return replace(film, pix_fmt=base, chroma_shift=(0, 0))
+
+
+class SegmentWriter:
+    """Encodes frames into a file of their own, whose times are the film's."""
+
+    def __init__(self, path: Path, film: Film, encoding: Encoding):
+        av = import_av()
+        codec = CODECS[encoding.codec]
+        self.film, self.path = film, path
+        options = dict(codec.options)
+        if encoding.quality is not None:
+            options["crf"] = str(encoding.quality)
+        if encoding.threads == 1 and codec.encoder == "libx265":
+            options["x265-params"] += ":pools=none:frame-threads=1"
+        bitexact = {"fflags": "+bitexact", "avoid_negative_ts": "disabled"}
+        self._container = av.open(str(path), "w", format="nut", options=bitexact)
+        self._stream = self._container.add_stream(codec.encoder, rate=film.rate, options=options)
+        context = self._stream.codec_context
+        context.width, context.height, context.pix_fmt = film.width, film.height, film.pix_fmt
+        context.time_base = self._stream.time_base = film.time_base
+        context.sample_aspect_ratio = film.aspect
+        context.thread_count = encoding.threads
+        for name, value in film.tags.items():
+            if value:
+                setattr(context, name, value)
+
+    def write(self, frame: FilmFrame, u: Levels, v: Levels) -> None:
+        """Encode Y of a frame with these U and V."""
+        self._container.mux(self._stream.encode(_join_planes(frame, u, v)))
+
+    def close(self) -> None:
+        """Encode what is pending, and finish the file."""
+        self._container.mux(self._stream.encode(None))
+        self._container.close()
+
+    def abandon(self) -> None:
+        """Close the file as it is."""
+        self._container.close()
+
+
+def _join_planes(frame: FilmFrame, u: Levels, v: Levels) -> "VideoFrame":
+    av = import_av()
+    film = frame.film
+    made = av.VideoFrame(film.width, film.height, film.pix_fmt)
+    for plane, levels in zip(made.planes, (frame.y, u, v), strict=True):
+        rows = np.frombuffer(memoryview(plane), levels.dtype).reshape(
+            -1, plane.line_size // levels.itemsize
+        )
+        rows[: levels.shape[0], : levels.shape[1]] = levels
+    made.pts, made.time_base = frame.pts, film.time_base
+    for name, value in film.tags.items():
+        if value:
+            setattr(made, name, value)
+    return made
+
+
+def choose_streams(
+    film: Film, target: Path, encoding: Encoding, *, skip: Sequence[str] = ()
+) -> list[str]:
+    """Check that the target's container takes all streams that are copied.
+
+    `skip` are kinds that are left out. Returns sentences on streams that are not copied. Raises
+    FilmError for a stream that the container refuses.
+    """
+    av = import_av()
+    notes = []
+    last: Stream | None = None
+    with open_film(film.path) as (container, video):
+        for stream in container.streams:
+            if stream.type not in COPIED and stream is not video:
+                notes.append(f"a stream of the kind {stream.type} is not copied")
+        try:
+            streams = _streams_to_copy(container, skip)
+            with av.open(BytesIO(), "w", format=CONTAINERS[target.suffix.lower()][0]) as trial:
+                made = trial.add_stream(CODECS[encoding.codec].encoder, rate=film.rate)
+                made.width, made.height, made.pix_fmt = film.width, film.height, film.pix_fmt
+                for stream in streams:
+                    last = stream
+                    trial.add_stream_from_template(stream)
+                last = None  # what fails now is none of them
+                trial.start_encoding()
+        except (av.FFmpegError, ValueError) as error:
+            what = "one of its streams"
+            if last is not None:
+                name = last.codec_context.name if last.codec_context else "unknown"
+                what = f"its {last.type} ({name})"
+            raise FilmError(
+                f"{target.suffix} does not hold all of {film.path}: {what} does not fit; name the "
+                "film .mkv, or leave it out by --no-audio or --no-subtitles"
+            ) from error
+    return notes
+
+
+def _streams_to_copy(container: "InputContainer", skip: Sequence[str]) -> list["Stream"]:
+    return [s for s in container.streams if s.type in COPIED and s.type not in skip]
+
+
+def join_film(
+    film: Film,
+    segments: Sequence[Path],
+    target: Path,
+    *,
+    force: bool,
+    skip: Sequence[str] = (),
+    comment: str = "",
+) -> None:
+    """Write the segments' frames and the source's sound, subtitles and chapters into one film.
+
+    The target is complete or not there. Raises FilmError where it cannot be written.
+    """
+    av = import_av()
+    try:
+        with publish(target, force) as file, open_film(film.path) as (source, _):
+            options = {"fflags": "+bitexact"}
+            format = CONTAINERS[target.suffix.lower()][0]
+            if format in ("mp4", "mov"):
+                options["movflags"] = "+faststart"
+            with av.open(file.name, "w", format=format, options=options) as made:
+                _fill(made, source, film, segments, skip, comment)
+    except (av.FFmpegError, OSError) as error:
+        if isinstance(error, FileExistsError):
+            raise unwritten(str(target), error) from error
+        raise FilmError(
+            f"cannot write {target}: {reason_of(error)}; try another place or format"
+        ) from error
+
+
+def _fill(
+    made: "OutputContainer",
+    source: "InputContainer",
+    film: Film,
+    segments: Sequence[Path],
+    skip: Sequence[str],
+    comment: str,
+) -> None:
+    """Write the header and all packets of a film."""
+    av = import_av()
+    made.metadata.update(source.metadata)
+    if comment:
+        made.metadata.setdefault("comment", comment)
+    with av.open(str(segments[0])) as first:
+        video = made.add_stream_from_template(first.streams.video[0])
+    video.time_base = film.time_base
+    video.metadata.update(film.metadata)
+    if film.rotation:
+        video.set_display_rotation(film.rotation)
+    copies: dict[int, Stream] = {}
+    for stream in _streams_to_copy(source, skip):
+        copies[stream.index] = made.add_stream_from_template(stream)
+        copies[stream.index].metadata.update(stream.metadata)
+        copies[stream.index].disposition = stream.disposition
+    if chapters := source.chapters():
+        made.set_chapters(chapters)
+    followed = [s for s in source.streams if s.index in copies and s.type != "attachment"]
+    others = _packets(source, followed, lambda p: copies[p.stream.index])
+    for _, _, packet in heapq.merge(_segment_packets(segments, video), others):
+        made.mux_one(packet)
+
+
+def _packets(
+    container: "InputContainer", streams: Sequence["Stream"], place: Callable[..., "Stream"]
+) -> Iterator[tuple[float, int, "Packet"]]:
+    """Packets to be copied, with their time in seconds and a number that orders equal times."""
+    av = import_av()
+    last = 0.0
+    if not streams:
+        return
+    packets = container.demux(*streams)
+    number = 1
+    while True:
+        try:
+            packet = next(packets, None)
+        except av.FFmpegError:  # the end of a file that is cut short
+            return
+        if packet is None:
+            return
+        if packet.dts is None and packet.pts is None:  # what a demuxer flushes at the end
+            continue
+        when = packet.dts if packet.dts is not None else packet.pts
+        last = max(last, float((when or 0) * packet.time_base))
+        packet.stream = place(packet)
+        yield last, number, packet
+        number += 2
+
+
+def _segment_packets(
+    segments: Sequence[Path], stream: "Stream"
+) -> Iterator[tuple[float, int, "Packet"]]:
+    """The packets of the segments one after the other, with new decoding times."""
+    times = [int(packet.pts or 0) for packet in _read_segments(segments)]
+    decoded = order_decoding(times)
+    for number, packet in enumerate(_read_segments(segments)):
+        packet.dts = decoded[number]
+        packet.stream = stream
+        yield float(packet.dts * packet.time_base), 2 * number, packet
+
+
+def _read_segments(segments: Sequence[Path]) -> Iterator["Packet"]:
+    av = import_av()
+    for path in segments:
+        with av.open(str(path)) as container:
+            for packet in container.demux(container.streams.video[0]):
+                if packet.size:  # a demuxer ends with an empty one
+                    yield packet
+
+
+def order_decoding(times: Sequence[int]) -> list[int]:
+    """Decoding times of frames, whose presentation times are given in the order of decoding.
+
+    They increase, and none is later than its presentation: they are the presentation times in
+    their own order, as many frames later as the codec reorders.
+    """
+    shown = sorted(times)
+    rank = {time: n for n, time in enumerate(shown)}
+    delay = max((n - rank[time] for n, time in enumerate(times)), default=0)
+    step = max(1, shown[1] - shown[0]) if len(shown) > 1 else 1
+    before = [shown[0] - step * n for n in range(delay, 0, -1)]
+    return (before + shown)[: len(times)]
+
+
+@contextmanager
+def writing_segment(path: Path, film: Film, encoding: Encoding) -> Iterator[SegmentWriter]:
+    """A segment that is there completely or not at all; FilmError where it cannot be written."""
+    av = import_av()
+    part = path.with_suffix(".part")
+    writer = None
+    try:
+        writer = SegmentWriter(part, film, encoding)
+        yield writer
+        writer.close()
+        part.replace(path)
+    except (av.FFmpegError, OSError) as error:
+        raise FilmError(
+            f"cannot encode {film.path} as {encoding.codec}: {reason_of(error)}; try another "
+            "--codec, or look at the space on the disk"
+        ) from error
+    finally:
+        if not path.exists():
+            if writer is not None:
+                writer.abandon()
+            part.unlink(missing_ok=True)

@@ -1,0 +1,115 @@
+"""Chroma of Lab as the U and V of a film, for a Y that stays as it was decoded.
+
+A film's luma Y' is a weighted sum of the gamma-coded R', G', B', not a function of L*. So that Y'
+is kept, L* of a pixel is solved for: it is the one at which a colour of the wanted (a,b) has this
+Y'. R', G', B' are read as sRGB, as players show them.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from condiff.color.lab import reduce_chroma
+
+Plane = NDArray[Any]  # float32
+Levels = NDArray[Any]  # uint8 or uint16
+
+# Kr and Kb of the matrix coefficients of ITU-T H.273.
+MATRICES: dict[int, tuple[float, float]] = {
+    1: (0.2126, 0.0722),  # BT.709
+    4: (0.30, 0.11),  # FCC
+    5: (0.299, 0.114),  # BT.601, 625 lines
+    6: (0.299, 0.114),  # BT.601, 525 lines
+    7: (0.212, 0.087),  # SMPTE 240M
+    9: (0.2627, 0.0593),  # BT.2020, non-constant luminance
+}
+SOLVER_STEPS = 3  # leave less than a tenth of an 8-bit level of Y'
+TABLE = 4096  # entries of L* over Y'
+
+
+@dataclass(frozen=True)
+class Coding:
+    """How levels stand for R', G', B': matrix coefficients, range, and bits a sample."""
+
+    matrix: int  # a key of MATRICES
+    full_range: bool
+    bits: int = 8
+
+    def luma(self, levels: Levels) -> Plane:
+        """Levels of Y -> Y' in [0,1], float32."""
+        low, span, _ = self._scale()
+        return ((levels.astype(np.float32) - low) / span).clip(0, 1)
+
+    def chroma_levels(self, cb: Plane, cr: Plane) -> tuple[Levels, Levels]:
+        """Cb and Cr in [-0.5,0.5] -> levels of U and V."""
+        _, _, span = self._scale()
+        middle, most = 1 << (self.bits - 1), (1 << self.bits) - 1
+        kind = np.uint8 if self.bits == 8 else np.uint16
+        u, v = (np.rint(c * span + middle).clip(0, most).astype(kind) for c in (cb, cr))
+        return u, v
+
+    def _scale(self) -> tuple[float, float, float]:
+        """The level of black, and the spans of Y and of U and V."""
+        if self.full_range:
+            most = float((1 << self.bits) - 1)
+            return 0.0, most, most
+        unit = 1 << (self.bits - 8)
+        return 16.0 * unit, 219.0 * unit, 224.0 * unit
+
+
+def _lightness_table() -> Plane:
+    """L* of grey over Y' in [0,1]."""
+    level = np.linspace(0, 1, TABLE)
+    light = np.where(level <= 0.04045, level / 12.92, ((level + 0.055) / 1.055) ** 2.4)
+    root = np.where(light > (6 / 29) ** 3, np.cbrt(light), light * 841 / 108 + 4 / 29)
+    return (116 * root - 16).astype(np.float32)
+
+
+LIGHTNESS = _lightness_table()
+
+
+def luma_to_lightness(luma: Plane) -> Plane:
+    """Y' in [0,1] -> L* of the grey of that Y'."""
+    return LIGHTNESS.take((luma * (TABLE - 1) + 0.5).astype(np.int32), mode="clip")
+
+
+def solve_chroma(luma: Plane, ab: Plane, coding: Coding) -> tuple[Plane, Plane]:
+    """Y' (h,w) in [0,1] and (a,b) (h,w,2) -> Cb and Cr (h,w) of colours with both.
+
+    Where sRGB has no such colour, its chroma is reduced at constant hue, and what is still outside
+    at constant Cb : Cr.
+    """
+    kr, kb = MATRICES[coding.matrix]
+    weights = np.array([[kr, 1 - kr - kb, kb]], np.float32)
+    L = wanted = luma_to_lightness(luma)
+    lab = reduce_chroma(np.dstack([L, ab]).astype(np.float32))
+    for step in range(SOLVER_STEPS):
+        rgb = cv2.cvtColor(lab, cv2.COLOR_Lab2RGB)
+        own = cv2.transform(rgb, weights).reshape(luma.shape)
+        if step < SOLVER_STEPS - 1:
+            L = (L + wanted - luma_to_lightness(own)).clip(0, 100)
+            lab[..., 0] = L
+    red, _, blue = cv2.split(rgb)
+    cb, cr = (blue - own) / (2 * (1 - kb)), (red - own) / (2 * (1 - kr))
+    room = _room(luma, cb, cr, kr, kb)
+    return cb * room, cr * room
+
+
+def to_rgb(luma: Plane, cb: Plane, cr: Plane, matrix: int) -> Plane:
+    """Y', Cb, Cr (h,w) -> R', G', B' (h,w,3), outside [0,1] where there is no such colour."""
+    kr, kb = MATRICES[matrix]
+    green = 2 * (kr * (1 - kr) * cr + kb * (1 - kb) * cb) / (1 - kr - kb)
+    return np.dstack([luma + 2 * (1 - kr) * cr, luma - green, luma + 2 * (1 - kb) * cb])
+
+
+def _room(luma: Plane, cb: Plane, cr: Plane, kr: float, kb: float) -> Plane:
+    """The largest factor of Cb and Cr, at most 1, with which R', G', B' stay in [0,1]."""
+    green = -2 * (kr * (1 - kr) * cr + kb * (1 - kb) * cb) / (1 - kr - kb)
+    room = np.ones_like(luma)
+    for away in (2 * (1 - kr) * cr, green, 2 * (1 - kb) * cb):
+        reach = np.where(away > 0, 1 - luma, luma) / np.maximum(np.abs(away), np.float32(1e-6))
+        np.minimum(room, reach, out=room)
+    return room

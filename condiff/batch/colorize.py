@@ -65,6 +65,8 @@ class BatchOptions:
             "invert": self.edits.invert,
             "background": self.edits.background or "",
             "as_is": self.edits.as_is,
+            "references": self.edits.reference_digests,
+            "strict_reference": self.edits.strict_reference,
             "seed": self.seed,
             "format": self.suffix or "as the photo",
             "quality": self.quality,

@@ -23,7 +23,7 @@ from condiff.color.references import (
     match_cells,
     match_references,
 )
-from condiff.errors import ConfigError, ImageError
+from condiff.errors import ConfigError, ImageError, UsageError
 from condiff.photos.reading import read_photo
 from tests.conftest import make_photo
 
@@ -149,7 +149,7 @@ def test_strict_references_refuse_a_photo_that_does_not_match(colorize, scene):
 def test_a_reference_without_colours_is_refused_before_work():
     with pytest.raises(ImageError, match="has no colours"):
         ColorEdits(references=[np.full((40, 40, 3), 99, np.uint8)])
-    with pytest.raises(ConfigError, match="needs a reference"):
+    with pytest.raises(UsageError, match="needs a reference"):
         ColorEdits(strict_reference=True)
 
 

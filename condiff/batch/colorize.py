@@ -67,6 +67,7 @@ class BatchOptions:
             "as_is": self.edits.as_is,
             "references": self.edits.reference_digests,
             "strict_reference": self.edits.strict_reference,
+            "palette": self.edits.palette_note,
             "seed": self.seed,
             "format": self.suffix or "as the photo",
             "quality": self.quality,

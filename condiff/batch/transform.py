@@ -17,7 +17,7 @@ from condiff.pipelines.pipeline import Pipeline
 
 STRIP_ROWS = 64  # rows that are looked at together
 # Edits that are noted by their digest, and those that a note leaves out.
-NOTED_AS = {"mask": "mask_digest", "references": "reference_digests"}
+NOTED_AS = {"mask": "mask_digest", "references": "reference_digests", "palette": "palette_note"}
 NOT_NOTED = {"hints", "strict_reference"}
 DARK, BRIGHT = 16 / 255, 239 / 255  # only between them can sRGB show colour
 

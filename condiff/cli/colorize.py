@@ -183,7 +183,7 @@ class _Job:
             outputs.keep_source(str(hints.hints), self.paths(), what="picture of hints")
         if content.mask is not None:
             outputs.keep_source(str(content.mask), self.paths(), what="mask")
-        for reference in references.reference:
+        for reference in references.paths():
             outputs.keep_source(str(reference), self.paths(), what="reference")
         outputs.check_extras(
             self.extras, self.targets, samples=results.samples, force=results.force

@@ -161,6 +161,7 @@ class Content(Group):
     ) -> "ColorEdits":
         """These and other edits of the colours in one."""
         from condiff.color.edits import ColorEdits
+        from condiff.color.palette import parse_palette
         from condiff.photos.reading import read_image
 
         return ColorEdits(
@@ -173,6 +174,7 @@ class Content(Group):
             as_is=self.as_is,
             references=list(references.reference),
             strict_reference=references.strict_reference,
+            palette=parse_palette(references.palette) if references.palette else None,
         )
 
 
@@ -268,6 +270,19 @@ class ReferenceFlags(Group):
             "--strict-reference", help="Refuse a photo that the references hardly match anywhere."
         ),
     ] = False
+    palette: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PHOTO|#RRGGBB,...",
+            help="Give the automatic colours the overall palette of a colour photo or of a list of "
+            "colours.",
+        ),
+    ] = None
+
+    def paths(self) -> list[Path]:
+        """The photos that are read."""
+        photo = [Path(self.palette)] if self.palette and Path(self.palette).exists() else []
+        return [*self.reference, *photo]
 
 
 def open_input(source: str) -> Path | BytesIO:

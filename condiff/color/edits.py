@@ -22,9 +22,10 @@ from condiff.color.hints import (
     to_cells,
 )
 from condiff.color.lab import lightness, upsample_chroma
+from condiff.color.palette import Palette
 from condiff.color.references import Guide, Reference
 from condiff.color.scans import Frame
-from condiff.errors import ConfigError
+from condiff.errors import ConfigError, UsageError
 from condiff.photos.photo import Photo, flatten, invert
 from condiff.photos.reading import PhotoLike
 from condiff.resize import resize
@@ -49,7 +50,9 @@ class ColorEdits:
     levels; it leaves a drawing uncleaned. `keep_lines` draws a drawing's lines over its colours.
     `references` are colour photos whose colours reach the places of the photo that match, given as
     `as_photo` takes them; `strict_reference` refuses a photo that little of them matches.
-    Raises ConfigError for values out of range, ImageError for references without colours.
+    `palette`, colours or a colour photo, gives the automatic colours its mean and spread. Raises
+    ConfigError for values out of range, UsageError for those that do not go together, ImageError
+    for references without colours.
     """
 
     hints: Hints = ()
@@ -62,13 +65,16 @@ class ColorEdits:
     keep_lines: bool = True
     references: Sequence[PhotoLike | Reference] = ()
     strict_reference: bool = False
+    palette: Palette | Sequence[str] | PhotoLike | None = None
 
     def __post_init__(self) -> None:
         given = self.references
         photos = given if isinstance(given, (list, tuple)) else [given]
         object.__setattr__(self, "references", tuple(map(Reference.open, photos)))
         if self.strict_reference and not photos:
-            raise ConfigError("strict_reference needs a reference: give one, or leave it out.")
+            raise UsageError("A strict reference needs a reference: give one, or leave strict out.")
+        if self.palette is not None:
+            object.__setattr__(self, "palette", Palette.open(self.palette))
         if self.saturation is not None and not 0 <= self.saturation <= MAX_SATURATION:
             raise ConfigError(
                 f"saturation is from 0 to {MAX_SATURATION:g}, not {self.saturation:g}."
@@ -101,6 +107,7 @@ class ColorEdits:
             "keep_lines": not self.keep_lines,
             "references": bool(self.references),
             "strict_reference": self.strict_reference,
+            "palette": self.palette is not None,
         }
         return [name for name, wanted in there.items() if wanted]
 
@@ -120,6 +127,11 @@ class ColorEdits:
     def reference_digests(self) -> list[str]:
         """16 hex digits of each reference's content."""
         return [reference.digest for reference in self.open_references()]
+
+    @property
+    def palette_note(self) -> str:
+        """The palette's colours, or 16 hex digits of its photo's content; empty without one."""
+        return "" if self.palette is None else Palette.open(self.palette).note
 
     def open_references(self) -> tuple[Reference, ...]:
         """The references, which were read when the edits were made."""
@@ -158,7 +170,8 @@ class ColorEdits:
         strokes = draw_strokes(hints, photo=photo, size=size, values_of=values_of)
         saturation = 1.0 if self.saturation is None else self.saturation
         adjust = build_adjustment(saturation, self.temperature)
-        return PreparedEdits(strokes, adjust, box, weight, self.keep_lines)
+        palette = None if self.palette is None else Palette.open(self.palette)
+        return PreparedEdits(strokes, adjust, box, weight, self.keep_lines, palette=palette)
 
 
 @dataclass(frozen=True)
@@ -175,6 +188,14 @@ class PreparedEdits:
     weight: NDArray[np.uint8] | None = None
     keep_lines: bool = True
     guide: Guide | None = None  # chroma of references
+    palette: Palette | None = None
+
+    def recolor(self, chroma: Plane, pixels: NDArray[Any]) -> Plane:
+        """The model's chroma (h,w,2) for a photo (H,W,3) with the palette; unchanged without."""
+        if self.palette is None:
+            return chroma
+        small = cv2.resize(pixels, chroma.shape[1::-1], interpolation=cv2.INTER_AREA)
+        return self.palette.apply(chroma, lightness(small))
 
     def keep_hints(self, chroma: Plane, pixels: NDArray[Any]) -> Plane:
         """Chroma (h,w,2) with the guide's blended in, and the strokes', at the strokes' size.

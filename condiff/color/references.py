@@ -57,8 +57,8 @@ class Reference:
             pixels = resize(pixels, height, width)
         pixels = np.ascontiguousarray(pixels)
         if np.linalg.norm(rgb_to_lab(pixels)[..., 1:], axis=2).mean() < MIN_CHROMA:
-            name = f" {photo}" if isinstance(photo, (str, os.PathLike)) else ""
-            raise ImageError(f"the reference{name} has no colours: give a colour photo")
+            name = photo if isinstance(photo, (str, os.PathLike)) else "the reference"
+            raise ImageError(f"{name} has no colours to take: give a colour photo")
         return cls(pixels)
 
     @cached_property

@@ -111,7 +111,8 @@ class Chroma(Space):
     ) -> Pixels:
         assert source is not None, "chroma is joined to a photo"
         inside = source if edits.box is None else source[edits.box]
-        chroma = edits.keep_hints(x_0 * self.scale, inside)
+        chroma = edits.recolor(x_0 * self.scale, inside)
+        chroma = edits.keep_hints(chroma, inside)
         joined = join_chroma(inside, chroma, adjust=edits.adjust, weight=edits.weight)
         if edits.box is None:
             return joined

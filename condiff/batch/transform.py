@@ -16,6 +16,9 @@ from condiff.photos.reading import MAX_PIXELS, read_photo
 from condiff.pipelines.pipeline import Pipeline
 
 STRIP_ROWS = 64  # rows that are looked at together
+# Edits that are noted by their digest, and those that a note leaves out.
+NOTED_AS = {"mask": "mask_digest", "references": "reference_digests", "palette": "palette_note"}
+NOT_NOTED = {"hints", "strict_reference"}
 DARK, BRIGHT = 16 / 255, 239 / 255  # only between them can sRGB show colour
 
 
@@ -72,8 +75,8 @@ def note_making(
     if sampling.size is None:
         sampling = sampling.override({"size": pipeline.loaded.condition_size})
     noted: dict[str, object] = {**sampling.model_dump(), **(hints or {})}
-    for name in set(settings.edits.changed()) - {"hints"}:
-        noted[name] = getattr(settings.edits, "mask_digest" if name == "mask" else name)
+    for name in set(settings.edits.changed()) - NOT_NOTED:
+        noted[name] = getattr(settings.edits, NOTED_AS.get(name, name))
     metadata = add_provenance(
         result.metadata, model=settings.model, seed=result.info["seed"], settings=noted
     )

@@ -69,6 +69,7 @@ def colorize(
     results: ResultFlags,
     adjustment: options.Adjustment,
     hints: options.HintFlags,
+    references: options.ReferenceFlags,
     content: options.Content,
     sampling: SamplingFlags,
     reading: options.Reading,
@@ -87,9 +88,9 @@ def colorize(
     jobs = [_Job.plan(source, results, many=len(sources) > 1) for source in sources]
     outputs.check_distinct([path for job in jobs for path in job.paths()])
     for job in jobs:
-        job.check(results, hints, content)
+        job.check(results, hints, content, references)
     given = hints.read()
-    edits = content.edit(adjustment, given)
+    edits = content.edit(adjustment, references, given)
     if results.dry_run:
         for job in jobs:
             job.read(reading, edits, quiet=messages.quiet)
@@ -125,7 +126,8 @@ def colorize(
             if len(jobs) == 1:
                 raise
             failed += 1
-            print(f"condiff: {error}", file=sys.stderr)
+            name = "" if job.source in str(error) else f"{job.source}: "
+            print(f"condiff: {name}{error}", file=sys.stderr)
     if failed:
         options.report(f"{failed} of {len(jobs)} photos failed", quiet=messages.quiet)
         raise typer.Exit(1)
@@ -167,7 +169,11 @@ class _Job:
         return [*self.targets, *self.extras.paths()]
 
     def check(
-        self, results: ResultFlags, hints: options.HintFlags, content: options.Content
+        self,
+        results: ResultFlags,
+        hints: options.HintFlags,
+        content: options.Content,
+        references: options.ReferenceFlags,
     ) -> None:
         """Raise an error for what cannot be written, before any work."""
         from condiff.photos.writing import check_target
@@ -177,6 +183,8 @@ class _Job:
             outputs.keep_source(str(hints.hints), self.paths(), what="picture of hints")
         if content.mask is not None:
             outputs.keep_source(str(content.mask), self.paths(), what="mask")
+        for reference in references.paths():
+            outputs.keep_source(str(reference), self.paths(), what="reference")
         outputs.check_extras(
             self.extras, self.targets, samples=results.samples, force=results.force
         )
@@ -243,6 +251,7 @@ def _colorize(
     run = {"config": settings.sampling, "edits": settings.edits}
     made = list(pipeline.run(photo, seed=seed, samples=results.samples, **run))  # type: ignore[arg-type]
     report_grey(photo, made[0], settings, quiet=quiet)
+    report_match(made[0], quiet=quiet)
     outputs.write_extras(made, job.extras, force=results.force, quiet=quiet)
     made = outputs.choose(made, results.pick)
     if job.extras.film:
@@ -279,6 +288,17 @@ def report_grey(
         options.report(f"no colour: {why}", quiet=quiet)
     elif is_grey(result.pixels):
         options.report("no colour: the model gave it none; try another --size", quiet=quiet)
+
+
+def report_match(result: "Photo", *, quiet: bool) -> None:
+    """Say how much of a photo has colours of references, if there were any."""
+    from condiff.color.references import MIN_SHARE
+
+    share = result.info.get("matched")
+    if share is None:
+        return
+    rest = "; the model coloured nearly all of it by itself" if share < MIN_SHARE else ""
+    options.report(f"{share:.0%} of the photo matches a reference{rest}", quiet=quiet)
 
 
 def report_shortfall(photo: "Photo", hints: "Hints", *, quiet: bool) -> None:

@@ -156,9 +156,12 @@ class Content(Group):
         ),
     ] = False
 
-    def edit(self, adjustment: "Adjustment", hints: Any = ()) -> "ColorEdits":
+    def edit(
+        self, adjustment: "Adjustment", references: "ReferenceFlags", hints: Any = ()
+    ) -> "ColorEdits":
         """These and other edits of the colours in one."""
         from condiff.color.edits import ColorEdits
+        from condiff.color.palette import parse_palette
         from condiff.photos.reading import read_image
 
         return ColorEdits(
@@ -169,6 +172,9 @@ class Content(Group):
             invert=self.invert,
             background=self.background,
             as_is=self.as_is,
+            references=list(references.reference),
+            strict_reference=references.strict_reference,
+            palette=parse_palette(references.palette) if references.palette else None,
         )
 
 
@@ -241,6 +247,42 @@ class HintFlags(Group):
         if self.hints:
             return {"strokes": hashlib.sha256(self.hints.read_bytes()).hexdigest()[:16]}
         return {"hints": list(self.hint)} if self.hint else {}
+
+
+@dataclass(frozen=True)
+class ReferenceFlags(Group):
+    """Colour photos that a result is to be like."""
+
+    panel = "How it looks"
+
+    reference: Annotated[
+        list[Path],
+        typer.Option(
+            metavar="PHOTO",
+            help="Take colours from a colour photo of the same scene or things, where it matches; "
+            "may be repeated.",
+            show_default=False,
+        ),
+    ] = ()  # type: ignore[assignment]
+    strict_reference: Annotated[
+        bool,
+        typer.Option(
+            "--strict-reference", help="Refuse a photo that the references hardly match anywhere."
+        ),
+    ] = False
+    palette: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PHOTO|#RRGGBB,...",
+            help="Give the automatic colours the overall palette of a colour photo or of a list of "
+            "colours.",
+        ),
+    ] = None
+
+    def paths(self) -> list[Path]:
+        """The photos that are read."""
+        photo = [Path(self.palette)] if self.palette and Path(self.palette).exists() else []
+        return [*self.reference, *photo]
 
 
 def open_input(source: str) -> Path | BytesIO:

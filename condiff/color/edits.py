@@ -1,7 +1,7 @@
 """A user's edits of the colours of a photo or a drawing: hints, saturation, temperature."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -22,9 +22,12 @@ from condiff.color.hints import (
     to_cells,
 )
 from condiff.color.lab import lightness, upsample_chroma
+from condiff.color.palette import Palette
+from condiff.color.references import Guide, Reference
 from condiff.color.scans import Frame
-from condiff.errors import ConfigError
+from condiff.errors import ConfigError, UsageError
 from condiff.photos.photo import Photo, flatten, invert
+from condiff.photos.reading import PhotoLike
 from condiff.resize import resize
 
 Plane = NDArray[Any]  # float32
@@ -46,7 +49,11 @@ class ColorEdits:
     transparency. `as_is` colours the borders of a scan, too, and shows the model the photo's own
     levels; it leaves a drawing uncleaned. `keep_lines` draws a drawing's lines over its colours,
     and `flat` is how even these are inside closed lines: 0 as they are, 1 one colour a region.
-    Raises ConfigError for values out of range.
+    `references` are colour photos whose colours reach the places of the photo that match, given as
+    `as_photo` takes them; `strict_reference` refuses a photo that little of them matches.
+    `palette`, colours or a colour photo, gives the automatic colours its mean and spread. Raises
+    ConfigError for values out of range, UsageError for those that do not go together, ImageError
+    for references without colours.
     """
 
     hints: Hints = ()
@@ -58,8 +65,18 @@ class ColorEdits:
     as_is: bool = False
     keep_lines: bool = True
     flat: float = 1.0
+    references: Sequence[PhotoLike | Reference] = ()
+    strict_reference: bool = False
+    palette: Palette | Sequence[str] | PhotoLike | None = None
 
     def __post_init__(self) -> None:
+        given = self.references
+        photos = given if isinstance(given, (list, tuple)) else [given]
+        object.__setattr__(self, "references", tuple(map(Reference.open, photos)))
+        if self.strict_reference and not photos:
+            raise UsageError("A strict reference needs a reference: give one, or leave strict out.")
+        if self.palette is not None:
+            object.__setattr__(self, "palette", Palette.open(self.palette))
         if self.saturation is not None and not 0 <= self.saturation <= MAX_SATURATION:
             raise ConfigError(
                 f"saturation is from 0 to {MAX_SATURATION:g}, not {self.saturation:g}."
@@ -93,6 +110,9 @@ class ColorEdits:
             "as_is": self.as_is,
             "keep_lines": not self.keep_lines,
             "flat": self.flat != 1.0,
+            "references": bool(self.references),
+            "strict_reference": self.strict_reference,
+            "palette": self.palette is not None,
         }
         return [name for name, wanted in there.items() if wanted]
 
@@ -107,6 +127,20 @@ class ColorEdits:
             return ""
         mask = self.mask.convert("L")
         return hashlib.sha256(repr(mask.size).encode() + mask.tobytes()).hexdigest()[:16]
+
+    @property
+    def reference_digests(self) -> list[str]:
+        """16 hex digits of each reference's content."""
+        return [reference.digest for reference in self.open_references()]
+
+    @property
+    def palette_note(self) -> str:
+        """The palette's colours, or 16 hex digits of its photo's content; empty without one."""
+        return "" if self.palette is None else Palette.open(self.palette).note
+
+    def open_references(self) -> tuple[Reference, ...]:
+        """The references, which were read when the edits were made."""
+        return tuple(map(Reference.open, self.references))
 
     def begin(self, photo: Photo) -> Photo:
         """A user's photo as it is coloured: the positive of a negative."""
@@ -141,7 +175,10 @@ class ColorEdits:
         strokes = draw_strokes(hints, photo=photo, size=size, values_of=values_of)
         saturation = 1.0 if self.saturation is None else self.saturation
         adjust = build_adjustment(saturation, self.temperature)
-        return PreparedEdits(strokes, adjust, box, weight, self.keep_lines, self.flat)
+        palette = None if self.palette is None else Palette.open(self.palette)
+        return PreparedEdits(
+            strokes, adjust, box, weight, self.keep_lines, self.flat, palette=palette
+        )
 
 
 @dataclass(frozen=True)
@@ -158,9 +195,23 @@ class PreparedEdits:
     weight: NDArray[np.uint8] | None = None
     keep_lines: bool = True
     flat: float = 1.0
+    guide: Guide | None = None  # chroma of references
+    palette: Palette | None = None
+
+    def recolor(self, chroma: Plane, pixels: NDArray[Any]) -> Plane:
+        """The model's chroma (h,w,2) for a photo (H,W,3) with the palette; unchanged without."""
+        if self.palette is None:
+            return chroma
+        small = cv2.resize(pixels, chroma.shape[1::-1], interpolation=cv2.INTER_AREA)
+        return self.palette.apply(chroma, lightness(small))
 
     def keep_hints(self, chroma: Plane, pixels: NDArray[Any]) -> Plane:
-        """Chroma (h,w,2) with the strokes blended in, at their size; unchanged without strokes."""
+        """Chroma (h,w,2) with the guide's blended in, and the strokes', at the strokes' size.
+
+        Without both it is unchanged.
+        """
+        if self.guide is not None:
+            chroma = self.guide.blend(chroma)
         if self.strokes is None:
             return chroma
         size = self.strokes.mask.shape[::-1]
@@ -169,15 +220,24 @@ class PreparedEdits:
         return propagate_hints(fine, L, target=self.strokes.values, mask=self.strokes.mask)
 
     def encode_hints(
-        self, fit: Callable[[Plane], Plane], *, cell: int, scale: float, size: tuple[int, int]
+        self,
+        fit: Callable[[Plane], Plane],
+        *,
+        cell: int,
+        scale: float,
+        inside: tuple[int, int],
+        size: tuple[int, int],
     ) -> Plane | None:
-        """The model's hints (1,C+1,*size), zero where the condition was padded, or None.
+        """The model's hints (1,C+1,*size), or None; zero outside the rows and columns `inside`.
 
         `fit` makes values (h,w,C) at the condition's size what the picture can show there.
         """
-        if self.strokes is None:
+        strokes = self.strokes
+        if self.guide is not None:
+            strokes = self.guide.to_strokes(strokes, inside, cell)
+        if strokes is None:
             return None
-        shown = replace(self.strokes, values=fit(self.strokes.values))
+        shown = replace(strokes, values=fit(strokes.values))
         cells = to_cells(shown, cell=cell, scale=scale)
         hints = np.zeros((1, cells.shape[2], *size), np.float32)
         hints[0, :, : cells.shape[0], : cells.shape[1]] = cells.transpose(2, 0, 1)

@@ -33,6 +33,8 @@ class ModelInfo:
     unet_stride: int  # sides of x_t are multiples of it
     has_backbone: bool
     hint_channels: int = 0
+    fold: int = 1  # the condition's pixels on a side that are folded into one of cond's
+    patch_size: int = 1  # pixels of x_t on a side that are one of cond's
     sampling: SamplingConfig = SamplingConfig()  # how it is sampled by default
     looks: Mapping[str, Look] = field(default_factory=dict)  # by name; only colorizers have any
     second_stage: str | None = None  # the embedded model or folder that enlarges its pictures
@@ -46,6 +48,15 @@ class ModelInfo:
     def stride(self) -> int:
         """The number that the condition's sides must be multiples of, by padding."""
         return max(self.cell * self.unet_stride, BACKBONE_STRIDE if self.has_backbone else 1)
+
+    @property
+    def feature_channels(self) -> slice:
+        """The channels of cond that say what is in the picture: the backbone's.
+
+        They are the folded condition itself where there is no backbone.
+        """
+        folded = self.task.condition_channels * self.fold**2 if self.has_backbone else 0
+        return slice(folded, -self.hint_channels * self.patch_size**2 or None)
 
     def open(self, picture: UserPicture, *, as_is: bool = False) -> Opened:
         """A user's picture as the model takes it; ConfigError or ImageError for another kind."""
@@ -79,6 +90,8 @@ def read_sizes(unet: Mapping[str, Any], encoder: Mapping[str, Any]) -> dict[str,
         "unet_stride": 2 ** (len(unet["block_out_channels"]) - 1) * patch_size,
         "has_backbone": bool(encoder.get("backbone_variant")),
         "hint_channels": int(encoder.get("hint_channels", 0)),
+        "fold": int(encoder.get("fold", 1)),
+        "patch_size": patch_size,
     }
 
 

@@ -76,9 +76,9 @@ class Photo:
         return image
 
 
-def with_pixels(photo: Photo, pixels: Pixels, *, seed: int) -> Photo:
-    """The photo with other pixels of the same size; its alpha and metadata stay."""
-    return replace(photo, pixels=pixels, info={**photo.info, "seed": seed})
+def with_pixels(photo: Photo, pixels: Pixels, **info: Any) -> Photo:
+    """The photo with other pixels of the same size, and more `info`; alpha and metadata stay."""
+    return replace(photo, pixels=pixels, info={**photo.info, **info})
 
 
 def invert(photo: Photo) -> Photo:

@@ -1,8 +1,10 @@
 """The pipeline: a photo or a drawing in, finished pictures out."""
 
 import secrets
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
@@ -12,12 +14,14 @@ from PIL import Image
 
 from condiff.backends.table import Backend, build_engine, choose_engine, find_device
 from condiff.color.edits import NO_EDITS, UNEDITED, ColorEdits, PreparedEdits
+from condiff.color.lab import rgb_to_lab
+from condiff.color.references import MIN_SHARE, FeatureMap, Guide, Reference, match_references
 from condiff.conditions.drawing_cleanup import Drawing
 from condiff.config import NATURAL, SamplingConfig
 from condiff.diffusion.parameterization import guide
 from condiff.diffusion.sampler import SAMPLERS, NoiseSource, damp_broad_noise, sample
 from condiff.diffusion.tiles import Tiles, plan_tiles, predict_in_tiles
-from condiff.errors import ConfigError, DependencyError
+from condiff.errors import ConfigError, DependencyError, ImageError
 from condiff.inputs import Opened, UserPicture
 from condiff.models.info import ModelInfo, read_model_info
 from condiff.photos.photo import Photo, as_memory_error, to_8_bits, with_pixels
@@ -25,6 +29,7 @@ from condiff.photos.reading import as_photo
 from condiff.resize import MAX_ASPECT, pad_to_stride
 
 MIN_SIZE = 32  # the stride of the backbone
+KEPT_VIEWS = 32  # of references, the last used
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,8 @@ class Pipeline:
 
     def __init__(self, loaded: ModelInfo, backend: Backend):
         self.loaded, self.backend = loaded, backend
+        self._views: OrderedDict[tuple[str, int, bool], FeatureMap] = OrderedDict()
+        self._mutex = threading.Lock()
 
     @property
     def sampling(self) -> SamplingConfig:
@@ -143,13 +150,15 @@ class Pipeline:
         for number in range(seed, seed + samples):
             *_, x_0 = self.sample(encoded, config=config, seed=number)
             pixels = self.decode(x_0, encoded)
+            guide = encoded.edits.guide
+            matched = {} if guide is None else {"matched": guide.share}
             if not self.loaded.task.space.keeps_photo:
                 result = Image.fromarray(pixels)
                 result.info["seed"] = number
                 yield result
             else:
                 photo = given if isinstance(given, Photo) else Photo(pixels)
-                photo = edits.finish(with_pixels(photo, pixels, seed=number))
+                photo = edits.finish(with_pixels(photo, pixels, seed=number, **matched))
                 yield photo.to_image() if isinstance(image, Image.Image) else photo
 
     def frames(
@@ -187,6 +196,9 @@ class Pipeline:
             image = edits.begin(as_photo(image))
         opened, condition = self.prepare(image, size=config.size, as_is=edits.as_is)
         prepared = self._prepare_edits(opened, condition, edits)
+        if edits.references:
+            guide = self._match(condition, edits, size=config.size)
+            prepared = replace(prepared, guide=guide)
         guided = self._guidance_scale(config) != 1
         source = opened.source if opened else None
         return self.encode_condition(condition, source, prepared, guided=guided)
@@ -209,7 +221,9 @@ class Pipeline:
         def fit(values: np.ndarray) -> np.ndarray:
             return space.fit_hints(values, condition)
 
-        hints = edits.encode_hints(fit, cell=self.cell, scale=space.scale, size=size)
+        hints = edits.encode_hints(
+            fit, cell=self.cell, scale=space.scale, inside=(rows, columns), size=size
+        )
         windows = self._plan_windows(size, (rows, columns))
 
         def move(array: np.ndarray) -> Any:
@@ -330,6 +344,52 @@ class Pipeline:
         return edits.prepare(
             photo=opened.size, size=size, frame=opened.frame, values_of=space.hint_values
         )
+
+    def _match(self, condition: np.ndarray, edits: ColorEdits, *, size: int | None) -> Guide:
+        """The guide of the references; ImageError where they are strict and hardly match."""
+        photo = FeatureMap.build(self._map_features(condition), (condition[..., 0] + 1) * 50)
+        references = edits.open_references()
+        views = [self._open_view(r, size, mirror=m) for r in references for m in (False, True)]
+        guide = match_references(photo, views)
+        if edits.strict_reference and guide.share < MIN_SHARE:
+            raise ImageError(
+                f"the references match {guide.share:.0%} of the photo, less than {MIN_SHARE:.0%}; "
+                "give a colour photo of the same scene, or leave --strict-reference out"
+            )
+        return guide
+
+    def _open_view(self, reference: Reference, size: int | None, *, mirror: bool) -> FeatureMap:
+        """A reference, or its mirror image, in cells; the last ones used are kept."""
+        side = self.loaded.condition_size if size is None else size
+        key = (reference.digest, side, mirror)
+        with self._mutex:
+            if key in self._views:
+                self._views.move_to_end(key)
+                return self._views[key]
+        pixels = reference.pixels[:, ::-1] if mirror else reference.pixels
+        opened, condition = self.prepare(Photo(np.ascontiguousarray(pixels)), size=size)
+        assert opened is not None and opened.photo is not None
+        inside = opened.photo if opened.frame is None else opened.photo[opened.frame.box]
+        lab = rgb_to_lab(inside)
+        view = FeatureMap.build(self._map_features(condition), lab[..., 0], lab[..., 1:])
+        with self._mutex:
+            self._views[key] = view
+            while len(self._views) > KEPT_VIEWS:
+                self._views.popitem(last=False)
+        return view
+
+    def _map_features(self, condition: np.ndarray) -> np.ndarray:
+        """What the encoder knows of a condition (H,W,N): (h,w,K), as large as its cond."""
+        encoded = self.encode_condition(condition, guided=False)
+        patch = self.loaded.patch_size
+        rows, columns = (max(1, side // patch) for side in encoded.inside)
+        windows = [self.backend.to_numpy(cond)[0] for cond, _ in encoded.conds]
+        windows = [window[self.loaded.feature_channels] for window in windows]
+        maps = np.zeros((len(windows[0]), *(side // patch for side in encoded.size)), np.float32)
+        for part, window in zip(encoded.windows.parts, windows, strict=True):
+            place = tuple(slice(s.start // patch, s.stop // patch) for s in part[1:])
+            maps[(slice(None), *place)] = window
+        return np.ascontiguousarray(maps[:, :rows, :columns].transpose(1, 2, 0))
 
     def _guidance_scale(self, config: SamplingConfig) -> float:
         """The guidance scale of a config; 1, no guidance, for a model without a condition."""

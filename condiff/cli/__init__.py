@@ -18,6 +18,7 @@ COMMANDS = {
     "colorize": "Give black-and-white photos their colours.",
     "render": "Make pictures that follow the lines of a drawing.",
     "batch": "Colour every photo of a folder.",
+    "web": "Serve a page that colours photos and makes pictures of drawings.",
     "condition": "Draw the edges, lines or other condition image of a photo.",
     "prep": "Turn photos into a training set.",
     "train": "Train a model on your photos.",

@@ -276,7 +276,7 @@ def test_cancel_stops_at_the_next_step(client, session, server):
     listening.join(timeout=20)
     assert events[-1] == {"canceled": True}
     assert max(event.get("step", 0) for event in events) < 1000
-    assert client.post(f"{session}/cancel/{job}", headers=JSON).json() == {"canceled": False}
+    assert client.post(f"{session}/cancel/0", headers=JSON).json() == {"canceled": False}
 
 
 @pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "10.0.0.1", ""])
@@ -461,3 +461,39 @@ def test_edits_take_no_pictures_by_name(tiny_folder):
     with pytest.raises(ConfigError):
         read_edits({"saturation": True})
     assert read_edits({"temperature": 3}).temperature == 3
+
+
+def test_a_page_of_several_is_the_command_lines(client, session, models, tmp_path):
+    pages = [make_photo(60, 44, seed=1), make_photo(50, 40, seed=2)]
+    content = encode(pages[0], "TIFF", save_all=True, append_images=pages[1:])
+    events = send(client, session, content, "book.tif")
+    assert "page 1" in " ".join(find(events, "remarks"))
+    upload = find(events, "upload")
+    events = order(client, session, upload, page=2)
+    assert (find(events, "width"), find(events, "height")) == (50, 40)
+    _, made = download(client, session, upload, find(events, "result"))
+    (tmp_path / "book.tif").write_bytes(content)
+    command = ["colorize", str(tmp_path / "book.tif"), "-m", models["model"], "--steps", "2"]
+    assert main([*command, "--seed", "3", "--page", "2"]) == 0
+    assert made == (tmp_path / "book.color.tif").read_bytes()
+    assert "page 3" in find(order(client, session, upload, page=3), "error")
+
+
+def test_a_photo_that_is_removed_takes_its_files_along(client, session, server):
+    upload = find(send(client, session, encode(make_photo(40, 30))), "upload")
+    folder = server.sessions.find(session.rsplit("/", 1)[1]).find(upload).folder
+    assert folder.is_dir()
+    assert client.post(f"{session}/remove/{upload}", headers=JSON).status_code == 204
+    assert not folder.exists()
+    assert client.post(f"{session}/make/{upload}", json={"seed": 1}).status_code == 404
+
+
+def test_old_results_make_room_for_new_ones(client, session, server, monkeypatch):
+    monkeypatch.setattr("condiff.web.sessions.KEPT_RESULTS", 2)
+    upload = find(send(client, session, encode(make_photo(40, 30))), "upload")
+    names = [find(order(client, session, upload, seed=seed), "result") for seed in (1, 2, 1, 3)]
+    kept = server.sessions.find(session.rsplit("/", 1)[1]).find(upload)
+    assert list(kept.results) == [names[0], names[3]]  # seed 1 was shown again after seed 2
+    assert not (kept.folder / f"{names[1]}.jpg").exists()
+    events = events_of(client.post(f"{session}/write/{upload}/{names[1]}", headers=JSON))
+    assert "again" in find(events, "error")

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import shutil
 import zipfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
@@ -44,6 +45,8 @@ TYPES = {
 MAX_UPLOAD = 500_000_000  # bytes
 MAX_STROKES = 16 << 20  # bytes of their PNG
 SWEEP_SECONDS = 300
+ROOM = 500_000_000  # bytes of the disk that uploads leave free
+NO_ROOM = "There is no room for this file on the disk of temporary files: free some, or set TMPDIR."
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -217,14 +220,20 @@ class Server:
         kind = request.path_params["kind"]
         if kind not in ("photo", "drawing"):
             raise HTTPException(404, "There is no such page.")
+        room = shutil.disk_usage(self.sessions.root).free - ROOM
+        if int(request.headers.get("content-length", 0)) > room:
+            raise HTTPException(507, NO_ROOM)
         upload = session.add(request.query_params.get("name", ""))
         try:
             with open(upload.path, "xb") as file:
                 async for chunk in request.stream():
                     await asyncio.to_thread(file.write, chunk)
-        except (HTTPException, ClientDisconnect, OSError):
+        except (HTTPException, ClientDisconnect):
             session.remove(upload.id)
             raise
+        except OSError:
+            session.remove(upload.id)
+            raise HTTPException(507, NO_ROOM) from None
 
         def run() -> Iterator[Event]:
             opens = self.models.colorizer if kind == "photo" else self.models.drawer

@@ -58,6 +58,7 @@ class Order:
     strokes: bytes = b""
     # What is different in all samples but the first, such as a variety that sets them apart.
     others: Mapping[str, Any] = field(default_factory=dict)
+    page: int | None = None
 
     @classmethod
     def read(cls, values: Mapping[str, Any], strokes: bytes) -> "Order":
@@ -70,7 +71,10 @@ class Order:
         pictures = {"hints": read_image(strokes)} if strokes else {}
         edits = read_edits(dict(values.get("edits", {})), **pictures)
         sampling, others = dict(values.get("sampling", {})), dict(values.get("others", {}))
-        return cls(seed, samples, values.get("look"), sampling, edits, strokes, others)
+        page = values.get("page")
+        if page is not None and (type(page) is not int or page < 1):
+            raise ConfigError(f"Pages are counted from 1, not {page!r}.")
+        return cls(seed, samples, values.get("look"), sampling, edits, strokes, others, page)
 
     @property
     def note(self) -> dict[str, str]:
@@ -93,6 +97,18 @@ class Shown:
         opened = pipeline.loaded.open(begun, as_is=edits.as_is)
         opened = replace(opened, to_condition=cache(opened.to_condition))
         return cls(photo, opened, shrink(begun.pixels))
+
+    @property
+    def before(self) -> np.ndarray:
+        """What the browser sees of the photo itself: (h,w,3) uint8."""
+        return self.lay_on("white", self.small)
+
+    def lay_on(self, ground: str, pixels: np.ndarray) -> np.ndarray:
+        """A picture (h,w,3) uint8 of the preview's size, its transparency on a ground."""
+        if self.photo.alpha is None:
+            return pixels
+        alpha = resize(to_8_bits(self.photo.alpha), *pixels.shape[:2])
+        return flatten(Photo(pixels, alpha), ground).pixels
 
     @cached_property
     def frame(self) -> Frame | None:
@@ -123,6 +139,7 @@ class Result:
     settings: ColorizeSettings
     seed: int
     note: Mapping[str, str] = field(default_factory=dict)
+    page: int | None = None
 
 
 class Colorizer:
@@ -141,7 +158,7 @@ class Colorizer:
         self._common = {
             "model": name, "device": device, "engine": engine, "max_pixels": max_pixels,
         }  # fmt: skip
-        self._shown: OrderedDict[tuple[str, bool, bool], Shown] = OrderedDict()
+        self._shown: OrderedDict[tuple[str, int | None, bool, bool], Shown] = OrderedDict()
         self._samples: OrderedDict[str, Sample] = OrderedDict()
 
     def open(self, upload: Upload) -> Iterator[Event]:
@@ -149,12 +166,19 @@ class Colorizer:
 
         Yields one event with its size and remarks. Raises ImageError where it cannot be read.
         """
-        photo = _read(upload, self.max_pixels)
-        upload.size = photo.size
-        save_preview(_on_white(photo), upload.publish(upload.folder / "before.jpg"))
-        remarks = list_remarks(photo, ColorEdits())
-        remarks = [remark.replace("--invert", '"Invert"') for remark in remarks]
-        yield {"width": photo.size[0], "height": photo.size[1], "remarks": remarks}
+        remarks = []
+        try:
+            shown = self._show(upload, ColorEdits())
+        except ImageError as error:
+            if "--page" not in str(error):
+                raise
+            upload.page = 1
+            shown = self._show(upload, ColorEdits())
+            remarks.append("it has several pages or frames, and this is page 1")
+        remarks += list_remarks(shown.photo, ColorEdits())
+        yield self._publish_before(upload, shown) | {
+            "remarks": [remark.replace("--invert", '"Negative"') for remark in remarks]
+        }
 
     def colorize(self, upload: Upload, order: Order) -> Iterator[Event]:
         """Yield the steps, a draft where strokes were added, and each result with its preview.
@@ -162,6 +186,10 @@ class Colorizer:
         Raises ConfigError and ImageError for settings and photos that do not go together.
         """
         info = self.pipeline.loaded
+        if order.page not in (None, upload.page):
+            shown = self._show(replace(upload, page=order.page), order.edits)
+            upload.page = order.page
+            yield self._publish_before(upload, shown)
         settings, other = (
             build_settings(
                 info, look=order.look, overrides=overrides, edits=order.edits, **self._common
@@ -171,8 +199,8 @@ class Colorizer:
         shown = self._show(upload, settings.edits)
         suffix = default_target(Path(upload.name), "color").suffix
         check_photo(settings.edits.finish(shown.photo), suffix, upload.name)
-        remark = describe_shortfall(shown.photo, settings.edits)
         yield from self._draft(upload, shown, order, settings)
+        remark = describe_shortfall(shown.photo, settings.edits)
         encoded, previews = None, []
         for number in range(order.samples):
             seed = order.seed + number
@@ -194,7 +222,7 @@ class Colorizer:
                 assert sample is not None
                 self._samples[key] = sample
             self._samples.move_to_end(key)
-            result = Result(sample, settings, seed, order.note)
+            result = Result(sample, settings, seed, order.note, upload.page)
             pixels = self._preview(sample, shown, settings)
             previews.append(pixels)
             yield self._publish(upload, shown, result, pixels, remark)
@@ -213,7 +241,7 @@ class Colorizer:
         path = upload.folder / f"{name}.file{Path(wanted).suffix}"
         if path.name not in upload.files:
             settings = result.settings
-            shown = self._show(upload, settings.edits)
+            shown = self._show(replace(upload, page=result.page), settings.edits)
             prepared = self._prepare(settings.edits, shown.opened, result.sample.size)
             bare = replace(result.sample.bare, source=shown.opened.source, edits=prepared)
             pixels = self.pipeline.decode(result.sample.x_0, bare)
@@ -231,8 +259,15 @@ class Colorizer:
         for key in [key for key in self._shown if key[0] == upload.id]:
             del self._shown[key]
 
+    def _publish_before(self, upload: Upload, shown: Shown) -> Event:
+        """The event of a photo's size and of what shows it as it was."""
+        upload.size = width, height = shown.photo.size
+        path = upload.publish(upload.folder / f"before{upload.page or ''}.jpg")
+        save_preview(shown.before, path)
+        return {"before": path.name, "width": width, "height": height}
+
     def _show(self, upload: Upload, edits: ColorEdits) -> Shown:
-        key = (upload.id, edits.invert, edits.as_is)
+        key = (upload.id, upload.page, edits.invert, edits.as_is)
         if key not in self._shown:
             photo = _read(upload, self.max_pixels)
             while len(self._shown) >= KEPT_PHOTOS:
@@ -269,15 +304,11 @@ class Colorizer:
 
     def _preview(self, sample: Sample, shown: Shown, settings: ColorizeSettings) -> np.ndarray:
         """A result at the preview's size: (h,w,3) uint8."""
-        height, width = shown.small.shape[:2]
         fitted = replace(shown.opened, picture=shown.small, photo=shown.small, frame=shown.frame)
         prepared = self._prepare(settings.edits, fitted, sample.size)
         bare = replace(sample.bare, source=shown.small, edits=prepared)
         pixels = self.pipeline.decode(sample.x_0, bare)
-        if shown.photo.alpha is None:
-            return pixels
-        alpha = resize(to_8_bits(shown.photo.alpha), height, width)
-        return flatten(Photo(pixels, alpha), settings.edits.background or "white").pixels
+        return shown.lay_on(settings.edits.background or "white", pixels)
 
     def _prepare(self, edits: ColorEdits, opened: Opened, size: tuple[int, int]) -> PreparedEdits:
         space = self.pipeline.loaded.task.space
@@ -326,18 +357,9 @@ def save_preview(pixels: np.ndarray, path: Path) -> None:
 def _read(upload: Upload, max_pixels: int) -> Photo:
     """The photo in an upload; its errors name it as the user does."""
     try:
-        return read_photo(upload.path, max_pixels=max_pixels)
+        return read_photo(upload.path, max_pixels=max_pixels, page=upload.page)
     except ImageError as error:
         raise ImageError(str(error).replace(str(upload.path), upload.name)) from None
-
-
-def _on_white(photo: Photo) -> np.ndarray:
-    """The photo's preview (h,w,3), transparency on white."""
-    small = shrink(photo.pixels)
-    if photo.alpha is None:
-        return small
-    alpha = resize(to_8_bits(photo.alpha), *small.shape[:2])
-    return flatten(Photo(small, alpha), "white").pixels
 
 
 def _save_map(upload: Upload, previews: list[np.ndarray]) -> Event:
@@ -352,14 +374,14 @@ def _key(
     upload: Upload, order: Order, settings: ColorizeSettings, seed: int, *, strokes: bool = True
 ) -> str:
     """All that x_0 depends on; without `strokes` the beginning that all strokes share."""
-    edits = settings.edits
-    shared = [upload.id, seed, edits.invert, edits.as_is, settings.sampling.model_dump()]
+    edits, sampling = settings.edits, settings.sampling.model_dump()
+    shared = [upload.id, upload.page, seed, edits.invert, edits.as_is, sampling]
     return json.dumps(shared) + (order.note.get("strokes", "") if strokes else "")
 
 
 def _name(result: Result) -> str:
     """16 hex digits of all that a result depends on."""
-    edits, settings = result.settings.edits, result.settings
-    told = [result.seed, settings.sampling.model_dump(), dict(result.note), edits.changed()]
-    told += [str(getattr(edits, name)) for name in edits.changed() if name != "hints"]
+    edits, sampling = result.settings.edits, result.settings.sampling.model_dump()
+    changed = {name: str(getattr(edits, name)) for name in edits.changed() if name != "hints"}
+    told = [result.seed, result.page, sampling, dict(result.note), changed]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]

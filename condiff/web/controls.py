@@ -64,6 +64,7 @@ def describe(info: ModelInfo) -> dict[str, Any]:
         "looks": looks,
         "sampling": list_sampling(info),
         "edits": list_edits(info),
+        "reading": [_control("page", int | None, default=None, least=1, most=None)],
     }
 
 

@@ -49,10 +49,16 @@ class Drawer:
         ink = opened.show(max(1, round(width * scale)), max(1, round(height * scale)))
         path = upload.publish(upload.folder / "before.jpg")
         save_preview(np.asarray(ink.convert("RGB")), path)
-        yield {"width": width, "height": height, "remarks": list(opened.done)}
+        yield {
+            "before": path.name,
+            "width": width,
+            "height": height,
+            "remarks": list(opened.done),
+        }
 
     def render(self, upload: Upload, order: Order) -> Iterator[Event]:
         """Yield every step with its frame of the film, and each picture with its file."""
+        upload.clear()
         opened = self._open(upload)
         cascade, pipeline = self.cascade, self.cascade.pipeline
         config = cascade.sampling.override(order.sampling)

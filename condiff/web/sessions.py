@@ -31,6 +31,7 @@ class Upload:
     name: str
     path: Path
     size: tuple[int, int] = (0, 0)
+    page: int | None = None  # of a file with several pages
     results: dict[str, Any] = field(default_factory=dict)
     files: set[str] = field(default_factory=set)  # names in its folder that may be handed out
 
@@ -41,7 +42,8 @@ class Upload:
 
     def keep(self, result: str, made: Any) -> None:
         """Remember a result under its id; the oldest beyond KEPT_RESULTS goes, with its files."""
-        self.results[result] = made
+        self.results.pop(result, None)
+        self.results[result] = made  # as the newest
         while len(self.results) > KEPT_RESULTS:
             oldest = next(iter(self.results))
             del self.results[oldest]
@@ -54,6 +56,13 @@ class Upload:
         if result not in self.results:
             raise Gone("This result is no longer there: make it again.")
         return self.results[result]
+
+    def clear(self) -> None:
+        """Forget all results, and delete all files but the upload itself and what shows it."""
+        self.results.clear()
+        for name in [name for name in self.files if not name.startswith("before")]:
+            (self.folder / name).unlink(missing_ok=True)
+            self.files.discard(name)
 
     def publish(self, path: Path) -> Path:
         """Allow a file of the folder to be handed out."""

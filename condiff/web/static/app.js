@@ -15,6 +15,7 @@ const $ = (selector, root = document) => root.querySelector(selector);
 for (const node of document.querySelectorAll("[data-text]")) node.textContent = text(node.dataset.text);
 for (const node of document.querySelectorAll("[data-label]")) node.setAttribute("aria-label", text(node.dataset.label));
 document.title = text("title");
+if (!/^(localhost|127\..*|\[::1\])$/.test(location.hostname)) $(".private").textContent = text("shared", { host: location.host });
 
 /** An element with properties and children; text is never markup. */
 function make(name, properties = {}, ...children) {
@@ -134,6 +135,14 @@ class Task {
     this.message.textContent = event ? `${doing} · ${text("thinking", event)}` : doing;
   }
 
+  /** Let what runs go on unseen, as the page turns to something else. */
+  leave() {
+    this.running = null;
+    this.message.textContent = "";
+    showIf(this.progress, false);
+    showIf(this.cancelButton, false);
+  }
+
   /** End what runs: on the server at the sampler's next step. */
   cancel(byUser = false) {
     const running = this.running;
@@ -238,6 +247,7 @@ const SLIDERS = { // the range that is useful, within what is allowed
 const grouped = (kind) => [
   ...known[kind].edits.map((control) => ({ ...control, group: "edits" })),
   ...known[kind].sampling.map((control) => ({ ...control, group: "sampling" })),
+  ...(kind === "colorize" ? known[kind].reading.map((control) => ({ ...control, group: "reading" })) : []),
 ];
 const newSeed = () => crypto.getRandomValues(new Uint32Array(1))[0] >>> 1;
 
@@ -322,7 +332,7 @@ async function toBase64(blob) {
 const photos = []; // {upload, name, file, state, failed, seed, look, values, strokes, results, chosen, …}
 let current = null;
 let controls, seedInput, strokes;
-const task = new Task("");
+const task = new Task(""), zipTask = new Task("zip-");
 const stage = $("#stage");
 const STROKE_SIDE = 1024; // longest side of the picture of strokes
 
@@ -395,31 +405,26 @@ async function addPhoto(photo) {
     const read = await stream(`${path("photo", "upload")}?name=${encodeURIComponent(photo.name)}`, file, (event) => {
       if (event.waiting) { photo.state = text("waiting", { count: event.waiting }); showList(); }
     });
-    Object.assign(photo, { upload: read.upload, width: read.width, height: read.height, remarks: read.remarks, state: "", file: null });
+    Object.assign(photo, { upload: read.upload, before: read.before, width: read.width, height: read.height, remarks: read.remarks, state: "", file: null });
+    if (!photos.includes(photo)) return;
+    if (!current) { select(photo); await photo.busy; }
+    if (!photo.chosen && !photo.failed) await color(photo);
   } catch (error) {
     photo.failed = error.message;
     photo.state = "";
-    showList();
     if (!current) { $("#trouble").textContent = error.message; showIf($("#trouble"), true); }
-    return;
   }
-  if (!current) { select(photo); await photo.busy; } else await color(photo);
   showList();
 }
 
 function select(photo) {
   current = photo;
-  task.cancel();
+  task.leave();
   $(`#looks input[value="${CSS.escape(photo.look)}"]`).checked = true;
   controls.values = { ...photo.values };
   showSettings();
   showIf($("#trouble"), false);
-  const canvas = strokes.canvas, scale = Math.min(1, STROKE_SIDE / Math.max(photo.width, photo.height));
-  canvas.width = Math.max(1, Math.round(photo.width * scale));
-  canvas.height = Math.max(1, Math.round(photo.height * scale));
-  strokes.use(photo.strokes);
-  $(".before", stage).src = fileOf(photo.upload, "before.jpg");
-  $(".before", stage).alt = `${photo.name}, ${text("before")}`;
+  fitStage(photo);
   $("#divide").value = 50;
   divide();
   $("#unsure").checked = false;
@@ -428,12 +433,28 @@ function select(photo) {
   if (!photo.results.length && !photo.busy) recolor();
 }
 
+/** Give the stage a photo's shape, and show how it was. */
+function fitStage(photo) {
+  Object.assign(strokes.canvas, strokeSize(photo));
+  strokes.use(photo.strokes);
+  stage.style.setProperty("--aspect", photo.width / photo.height);
+  $(".before", stage).src = fileOf(photo.upload, photo.before);
+  $(".before", stage).alt = `${photo.name}, ${text("before")}`;
+}
+
+/** Width and height of the picture of a photo's strokes. */
+function strokeSize({ width, height }) {
+  const scale = Math.min(1, STROKE_SIDE / Math.max(width, height));
+  return { width: Math.max(1, Math.round(width * scale)), height: Math.max(1, Math.round(height * scale)) };
+}
+
 /** Colour the current photo anew, with the task's progress; a later call cancels an earlier one. */
 function recolor(samples = 1) {
   const photo = current;
   if (!photo?.upload) return;
-  photo.busy = task.run(text("coloring"), (hear, signal) => color(photo, { samples, hear, signal }))
-    .finally(() => { photo.busy = null; showList(); });
+  const busy = task.run(text("coloring"), (hear, signal) => color(photo, { samples, hear, signal }))
+    .finally(() => { if (photo.busy === busy) photo.busy = null; showList(); });
+  photo.busy = busy;
 }
 
 async function color(photo, { samples = 1, hear = () => {}, signal } = {}) {
@@ -441,14 +462,18 @@ async function color(photo, { samples = 1, hear = () => {}, signal } = {}) {
     kind: "photo", seed: photo.seed, samples, look: photo.look,
     sampling: pick(photo.values, "sampling"), edits: pick(photo.values, "edits"),
   };
+  Object.assign(order, pick(photo.values, "reading"));
   if (samples > 1 && !("variety" in photo.values)) order.others = { variety: 1 }; // further apart
   if (photo.strokes.length) order.strokes = await toBase64(await strokesOf(photo));
   const results = [];
   let unsure = null;
-  const quiet = hear === undefined || photo !== current;
   try {
     await stream(path("make", photo.upload), order, (event) => {
       hear(event);
+      if (event.before) {
+        Object.assign(photo, { before: event.before, width: event.width, height: event.height });
+        if (photo === current) fitStage(photo);
+      }
       if (event.draft && photo === current) showAfter(fileOf(photo.upload, event.draft) + `?${Date.now()}`);
       if (event.uncertainty) unsure = { source: `${fileOf(photo.upload, event.uncertainty)}?${Date.now()}`, most: event.most };
       if (event.result) {
@@ -464,7 +489,7 @@ async function color(photo, { samples = 1, hear = () => {}, signal } = {}) {
     photo.unsure = unsure;
     show(photo);
   } catch (error) {
-    if (error.name !== "AbortError" && quiet) { photo.failed = error.message; showList(); }
+    if (error.name !== "AbortError" && !photo.chosen) photo.failed = error.message;
     throw error;
   }
 }
@@ -476,8 +501,7 @@ const pick = (values, group) => {
 
 /** The PNG of a photo's strokes, whose edges are hard: a colour is there or not. */
 function strokesOf(photo) {
-  const scale = Math.min(1, STROKE_SIDE / Math.max(photo.width, photo.height));
-  const canvas = make("canvas", { width: Math.max(1, Math.round(photo.width * scale)), height: Math.max(1, Math.round(photo.height * scale)) });
+  const canvas = make("canvas", strokeSize(photo));
   Strokes.prototype.paint.call({ canvas, context: canvas.getContext("2d"), strokes: photo.strokes });
   return new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
 }
@@ -518,7 +542,7 @@ function show(photo) {
 function showList() {
   const focused = document.activeElement?.dataset?.key;
   $("#list").replaceChildren(...photos.map((photo, i) => {
-    const shown = photo.chosen?.preview ?? (photo.upload ? "before.jpg" : null);
+    const shown = photo.chosen?.preview ?? (photo.upload ? photo.before : null);
     const item = make("li");
     const button = make("button", { className: "pick", disabled: !photo.upload, "aria-pressed": photo === current },
       shown ? make("img", { src: fileOf(photo.upload, shown), alt: "", loading: "lazy" }) : "",
@@ -589,12 +613,15 @@ function connectColorize() {
     const { look, values } = current;
     for (const photo of photos.filter((each) => each.upload && each !== current)) {
       Object.assign(photo, { look, values: { ...values } });
-      await task.run(text("coloring"), (hear, signal) => color(photo, { hear, signal }));
+      if (!(await zipTask.run(`${text("coloring")}: ${photo.name}`, (hear, signal) => color(photo, { hear, signal })))) return;
       showList();
     }
   });
-  $("#download").addEventListener("click", () => {
-    const { upload, chosen } = current;
+  $("#download").addEventListener("click", async () => {
+    const photo = current;
+    await photo.busy; // the last stroke belongs to the file
+    if (photo !== current || !photo.chosen) return;
+    const { upload, chosen } = photo;
     task.run(text("writing"), async (hear, signal) => {
       const made = await stream(path("write", upload, chosen.result), {}, hear, signal);
       save(upload, made.file, made.name);
@@ -603,7 +630,7 @@ function connectColorize() {
   $("#zip").addEventListener("click", () => {
     const results = photos.filter((photo) => photo.chosen).map((photo) => [photo.upload, photo.chosen.result]);
     const failed = photos.filter((photo) => photo.failed && !photo.chosen).map((photo) => `${photo.name}: ${photo.failed}`);
-    task.run(text("writing"), async (hear, signal) => {
+    zipTask.run(text("packing"), async (hear, signal) => {
       const made = await stream(path("zip"), { results, failed }, hear, signal);
       save(made.upload, made.file, made.name);
     });
@@ -655,7 +682,7 @@ function openDrawing(file) {
   padTask.run(text("reading", { name: file.name }), async (hear, signal) => {
     if (file.size > known.max_upload) throw new Error(text("too_large", { name: file.name, size: megabytes(known.max_upload) }));
     drawn = await sendDrawing(file, file.name, hear, signal);
-    $("#paper").src = fileOf(drawn.upload, "before.jpg");
+    $("#paper").src = fileOf(drawn.upload, drawn.before);
     $("#paper").alt = file.name;
     showIf($("#paper"), true);
     showIf($("#pad"), false);

@@ -65,9 +65,7 @@ def make_contact_sheet(
 
 def make_uncertainty_map(spread: NDArray[np.float32]) -> Image.Image:
     """A picture of the spread (h,w) of chroma, from dark (0) to bright, with its scale below."""
-    most = next((n for n in SPREADS if n >= np.percentile(spread, 99)), SPREADS[-1])
-    levels = np.clip(spread * (255 / most) + 0.5, 0, 255).astype(np.uint8)
-    picture = _to_viridis(levels)
+    picture, most = color_spread(spread)
     width = max(picture.width, 240)
     result = Image.new("RGB", (width, picture.height + 2 * CAPTION + MARGIN), "white")
     result.paste(picture, ((width - picture.width) // 2, 0))
@@ -81,6 +79,13 @@ def make_uncertainty_map(spread: NDArray[np.float32]) -> Image.Image:
     ending = f"{most}" if spread.max() <= most else f"{most} or more"
     draw.text((width - MARGIN, below), ending, "black", font, anchor="rm")
     return result
+
+
+def color_spread(spread: NDArray[np.float32]) -> tuple[Image.Image, int]:
+    """The spread (h,w) of chroma in colours, from dark (0) to bright, and what bright means."""
+    most = next((n for n in SPREADS if n >= np.percentile(spread, 99)), SPREADS[-1])
+    levels = np.clip(spread * (255 / most) + 0.5, 0, 255).astype(np.uint8)
+    return _to_viridis(levels), most
 
 
 def _to_viridis(levels: NDArray[np.uint8]) -> Image.Image:

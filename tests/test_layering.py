@@ -21,6 +21,7 @@ LEVELS = [
     {"backends", "training"},
     {"pipelines"},
     {"batch", "evaluation", "video"},
+    {"web"},
     {"cli"},
     {"__init__", "__main__"},
 ]

@@ -3,22 +3,30 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from condiff.batch.worker import HintPicture, Transform
 from condiff.color.edits import NO_EDITS, ColorEdits
-from condiff.config import SamplingConfig
+from condiff.color.hints import draw_strokes, find_shortfall
+from condiff.color.lab import lightness
+from condiff.color.scans import is_colour_negative
+from condiff.config import NATURAL, SamplingConfig
 from condiff.errors import ImageError
+from condiff.models.info import ModelInfo
 from condiff.photos.photo import Photo, Pixels
-from condiff.photos.provenance import add_provenance
+from condiff.photos.provenance import add_provenance, is_own_result
 from condiff.photos.reading import MAX_PIXELS, read_photo
 from condiff.pipelines.pipeline import Pipeline
+from condiff.resize import shrink_to
 
 STRIP_ROWS = 64  # rows that are looked at together
 # Edits that are noted by their digest, and those that a note leaves out.
 NOTED_AS = {"mask": "mask_digest", "references": "reference_digests", "palette": "palette_note"}
 NOT_NOTED = {"hints", "strict_reference"}
+SHORTFALL = 0.01  # share of the hints' area; less is not worth a remark
 DARK, BRIGHT = 16 / 255, 239 / 255  # only between them can sRGB show colour
 
 
@@ -41,6 +49,26 @@ class ColorizeSettings:
     def read(self, source: Path) -> Photo:
         """The photo in a file, as these settings want it read."""
         return read_photo(source, max_pixels=self.max_pixels, page=self.page, strict=self.strict)
+
+
+def build_settings(
+    info: ModelInfo,
+    *,
+    look: str | None,
+    overrides: Mapping[str, Any],
+    edits: ColorEdits,
+    **others: Any,
+) -> ColorizeSettings:
+    """The settings of single photos: the model's sampling, with a look's, with the `overrides`.
+
+    `others` are the fields of `ColorizeSettings` that are left. Raises ConfigError for a look that
+    the model lacks, and for values out of range.
+    """
+    chosen = info.find_look(look or NATURAL)
+    sampling = info.sampling.override(chosen.sampling()).override(overrides)
+    return ColorizeSettings(
+        sampling=sampling, edits=edits.with_saturation(chosen.saturation), **others
+    )
 
 
 def build_transform(pipeline: Pipeline, settings: ColorizeSettings) -> Transform:
@@ -81,6 +109,44 @@ def note_making(
         result.metadata, model=settings.model, seed=result.info["seed"], settings=noted
     )
     return replace(result, metadata=metadata)
+
+
+def list_remarks(photo: Photo, edits: ColorEdits) -> list[str]:
+    """What a user is told of a photo before it is coloured, one remark each."""
+    remarks = [str(warning) for warning in photo.info.get("warnings", ())]
+    if is_own_result(photo.metadata):
+        remarks.append("its colours were made by condiff")
+    if not edits.invert and is_colour_negative(photo.pixels):
+        remarks.append("it looks like a colour negative; --invert makes a positive of it")
+    return remarks
+
+
+def describe_shortfall(photo: Photo, edits: ColorEdits) -> str:
+    """What a user is told where sRGB cannot show hints at the photo's lightness; else empty."""
+    hints = edits.hints
+    if not isinstance(hints, Image.Image) and not hints:
+        return ""
+    shown = edits.begin(photo)
+    L = lightness(shrink_to(shown.pixels))
+    strokes = draw_strokes(hints, photo=shown.size, size=L.shape)
+    share = find_shortfall(strokes, L) if strokes else 0.0
+    if share <= SHORTFALL:
+        return ""
+    return (
+        f"{share:.0%} of the hints' area is too dark or too light for their colour in sRGB: its"
+        " hue is kept, its chroma reduced"
+    )
+
+
+def describe_grey(photo: Photo, result: Photo, edits: ColorEdits) -> str:
+    """Why a result shows no colour although colour was wanted; empty where it shows some."""
+    if edits.saturation == 0 or edits.mask is not None:
+        return ""
+    if is_blank(photo.pixels):
+        return "no colour: the photo is pure black and white; sRGB has no colour at those levels"
+    if is_grey(result.pixels):
+        return "no colour: the model gave it none; try another --size"
+    return ""
 
 
 def is_grey(pixels: Pixels) -> bool:

@@ -19,6 +19,7 @@ COMMANDS = {
     "render": "Make pictures that follow the lines of a drawing.",
     "batch": "Colour every photo of a folder.",
     "video": "Give a black-and-white film steady colours.",
+    "web": "Serve a page that colours photos and makes pictures of drawings.",
     "condition": "Draw the edges, lines or other condition image of a photo.",
     "prep": "Turn photos into a training set.",
     "train": "Train a model on your photos.",

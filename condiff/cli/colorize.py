@@ -16,7 +16,6 @@ from condiff.errors import CondiffError
 if TYPE_CHECKING:
     from condiff.batch.transform import ColorizeSettings
     from condiff.color.edits import ColorEdits
-    from condiff.color.hints import Hints
     from condiff.photos.photo import Photo
     from condiff.pipelines.pipeline import Pipeline
 
@@ -96,20 +95,18 @@ def colorize(
             job.read(reading, edits, quiet=messages.quiet)
         print("\n".join(str(path or "-") for job in jobs for path in job.paths()))
         return
-    from condiff.batch.transform import ColorizeSettings
-    from condiff.config import NATURAL
+    from condiff.batch.transform import build_settings
     from condiff.models.info import read_model_info
 
     seed = secrets.randbits(31) if seed is None else seed
-    info = read_model_info(model)
-    look = info.find_look(adjustment.look or NATURAL)
-    config = sampling.override(info.sampling.override(look.sampling()))
-    settings = ColorizeSettings(
+    settings = build_settings(
+        read_model_info(model),
+        look=adjustment.look,
+        overrides=sampling.given(),
+        edits=edits,
         model=Path(model).name,
         device=machine.device,
         engine=machine.engine,
-        sampling=config,
-        edits=edits.with_saturation(look.saturation),
         provenance=results.provenance,
         quality=results.quality,
         page=reading.page,
@@ -197,8 +194,7 @@ class _Job:
 
         Raises ImageError for a photo that cannot be read, or that the targets cannot hold.
         """
-        from condiff.color.scans import is_colour_negative
-        from condiff.photos.provenance import is_own_result
+        from condiff.batch.transform import describe_shortfall, list_remarks
         from condiff.photos.reading import read_photo
         from condiff.photos.writing import check_photo, check_size
 
@@ -206,16 +202,10 @@ class _Job:
         photo = read_photo(
             source, max_pixels=reading.max_pixels, page=reading.page, strict=reading.strict
         )
-        for warning in photo.info.get("warnings", ()):
-            options.report(f"{self.source}: {warning}", quiet=quiet)
-        if is_own_result(photo.metadata):
-            options.report(f"{self.source}: its colours were made by condiff", quiet=quiet)
-        if not edits.invert and is_colour_negative(photo.pixels):
-            options.report(
-                f"{self.source}: it looks like a colour negative; --invert makes a positive of it",
-                quiet=quiet,
-            )
-        report_shortfall(edits.begin(photo), edits.hints, quiet=quiet)
+        for remark in list_remarks(photo, edits):
+            options.report(f"{self.source}: {remark}", quiet=quiet)
+        if shortfall := describe_shortfall(photo, edits):
+            options.report(shortfall, quiet=quiet)
         held = edits.finish(photo)
         for path in self.targets:
             check_photo(held, path.suffix if path else "png", str(path or "standard output"))
@@ -244,13 +234,14 @@ def _colorize(
     messages: options.Messages,
 ) -> None:
     """Colour one photo and write all that is made of it."""
-    from condiff.batch.transform import note_making
+    from condiff.batch.transform import describe_grey, note_making
 
     started = time.perf_counter()
     quiet, (width, height) = messages.quiet, photo.size
     run = {"config": settings.sampling, "edits": settings.edits}
     made = list(pipeline.run(photo, seed=seed, samples=results.samples, **run))  # type: ignore[arg-type]
-    report_grey(photo, made[0], settings, quiet=quiet)
+    if grey := describe_grey(photo, made[0], settings.edits):
+        options.report(grey, quiet=quiet)
     report_match(made[0], quiet=quiet)
     outputs.write_extras(made, job.extras, force=results.force, quiet=quiet)
     made = outputs.choose(made, results.pick)
@@ -275,21 +266,6 @@ def _colorize(
     )
 
 
-def report_grey(
-    photo: "Photo", result: "Photo", settings: "ColorizeSettings", *, quiet: bool
-) -> None:
-    """Say so if a result shows no colour although colour was wanted."""
-    from condiff.batch.transform import is_blank, is_grey
-
-    if settings.edits.saturation == 0 or settings.edits.mask is not None:
-        return
-    if is_blank(photo.pixels):
-        why = "the photo is pure black and white; sRGB has no colour at those levels"
-        options.report(f"no colour: {why}", quiet=quiet)
-    elif is_grey(result.pixels):
-        options.report("no colour: the model gave it none; try another --size", quiet=quiet)
-
-
 def report_match(result: "Photo", *, quiet: bool) -> None:
     """Say how much of a photo has colours of references, if there were any."""
     from condiff.color.references import MIN_SHARE
@@ -299,21 +275,3 @@ def report_match(result: "Photo", *, quiet: bool) -> None:
         return
     rest = "; the model coloured nearly all of it by itself" if share < MIN_SHARE else ""
     options.report(f"{share:.0%} of the photo matches a reference{rest}", quiet=quiet)
-
-
-def report_shortfall(photo: "Photo", hints: "Hints", *, quiet: bool) -> None:
-    """Say so if sRGB cannot show a hint's colour at the photo's lightness."""
-    from condiff.color.hints import draw_strokes, find_shortfall
-    from condiff.color.lab import lightness
-    from condiff.resize import shrink_to
-
-    if isinstance(hints, list) and not hints:
-        return
-    L = lightness(shrink_to(photo.pixels))
-    strokes = draw_strokes(hints, photo=photo.size, size=L.shape)
-    if strokes and (share := find_shortfall(strokes, L)) > 0.01:
-        options.report(
-            f"{share:.0%} of the hints' area is too dark or too light for their colour in sRGB: its"
-            " hue is kept, its chroma reduced",
-            quiet=quiet,
-        )

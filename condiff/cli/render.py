@@ -6,7 +6,7 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from condiff.inputs import Opened
     from condiff.models.info import ModelInfo
+    from condiff.photos.photo import Photo
 
 MAX_SIZE = 4096
 CELL, LARGEST_CELL = 128, 512  # longer side of a picture on the contact sheet
@@ -171,12 +172,6 @@ def render(
     config = sampling.override(pipeline.sampling)
     seed = secrets.randbits(31) if seed is None else seed
     edits = ColorEdits(hints=hints.read(), keep_lines=keep_lines, flat=flat)
-    noted = None
-    if provenance:
-        noted = {**config.model_dump(), **cascade.describe(), **hints.describe()}
-        noted |= {} if keep_lines else {"keep_lines": False}
-        noted |= {} if flat == 1 else {"flat": flat}
-
     side = cascade.size or cascade.native_side
     made = cascade.fit(opened.size if opened else (side, side))
     for path in targets.pictures:
@@ -189,7 +184,8 @@ def render(
             _write_film(film, targets.animation, force=force)
         picture = cascade.sample(encoded, opened, config=config, seed=number)
         pictures.append(picture)
-        _write(picture, path, model=model, seed=number, settings=noted, force=force)
+        noted = cascade.note(picture, config=config, edits=edits, hints=hints.describe())
+        _write(noted if provenance else picture, path, force=force)
         record = {"source": source, "target": str(path or "-"), "seed": number}
         report_result(record, path, as_json=as_json)
     if targets.sheet is not None:
@@ -271,32 +267,18 @@ def _write_film(frames: "list[Image.Image]", path: Path, *, force: bool) -> None
     )
 
 
-def _write(
-    picture: "Image.Image",
-    path: Path | None,
-    *,
-    model: str,
-    seed: int,
-    settings: dict[str, Any] | None,
-    force: bool,
-) -> None:
-    """Write a picture to a file or to stdout, with a note of `settings` if they are not None."""
+def _write(picture: "Image.Image | Photo", path: Path | None, *, force: bool) -> None:
+    """Write a picture to a file, or as a PNG to stdout."""
     from condiff.photos.metadata import Metadata
     from condiff.photos.photo import Photo
-    from condiff.photos.provenance import DRAWN, add_provenance
     from condiff.photos.writing import write_photo
 
-    result = replace(Photo.from_image(picture), metadata=Metadata(format="PNG"))
-    if settings is not None:
-        name = Path(model).name
-        noted = add_provenance(
-            result.metadata, model=name, seed=seed, settings=settings, source_type=DRAWN
-        )
-        result = replace(result, metadata=noted)
+    if not isinstance(picture, Photo):
+        picture = replace(Photo.from_image(picture), metadata=Metadata(format="PNG"))
     if path is None:
-        write_photo(result, sys.stdout.buffer)
+        write_photo(picture, sys.stdout.buffer)
     else:
-        write_photo(result, path, force=force)
+        write_photo(picture, path, force=force)
 
 
 def _write_sheet(

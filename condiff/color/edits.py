@@ -34,6 +34,7 @@ Plane = NDArray[Any]  # float32
 
 DAYLIGHT = 1e6 / 6504  # mired of D65, the white of sRGB
 MAX_SATURATION = 5.0
+OF_DRAWINGS = ("keep_lines", "flat")  # the edits that only drawings take
 MIN_TEMPERATURE, MAX_TEMPERATURE = -100.0, 200.0  # mired: 18600 K and 2827 K
 
 

@@ -7,7 +7,7 @@ the full size.
 """
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -26,6 +26,9 @@ from condiff.diffusion.tiles import plan_tiles, predict_in_tiles
 from condiff.errors import ConfigError
 from condiff.inputs import Lines, Opened, UserPicture
 from condiff.models.info import ModelInfo, read_model_info
+from condiff.photos.metadata import Metadata
+from condiff.photos.photo import Photo
+from condiff.photos.provenance import DRAWN, add_provenance
 from condiff.pipelines.pipeline import Encoded, Pipeline
 from condiff.resize import fit_size, pad_to_stride
 
@@ -342,6 +345,32 @@ class Cascade:
         if self.upscaler is not None:
             how = self.upscaler.loaded.path.name
         return {"size": self.size, "upscale": how}
+
+    def note(
+        self,
+        picture: Image.Image,
+        *,
+        config: SamplingConfig,
+        edits: ColorEdits = NO_EDITS,
+        hints: Mapping[str, object] | None = None,
+    ) -> Photo:
+        """A picture that was made, as a PNG's photo with a note of how it was made.
+
+        `hints` are what the note says of them: their points, or the digest of their picture.
+        """
+        settings = {**config.model_dump(), **self.describe(), **(hints or {})}
+        if not edits.keep_lines:
+            settings["keep_lines"] = False
+        if edits.flat != 1:
+            settings["flat"] = edits.flat
+        metadata = add_provenance(
+            Metadata(format="PNG"),
+            model=self.pipeline.loaded.path.name,
+            seed=picture.info["seed"],
+            settings=settings,
+            source_type=DRAWN,
+        )
+        return replace(Photo.from_image(picture), metadata=metadata)
 
     def sample(
         self,

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from condiff.backends.table import Backend, build_engine, choose_engine, find_device
-from condiff.color.edits import NO_EDITS, UNEDITED, ColorEdits, PreparedEdits
+from condiff.color.edits import NO_EDITS, OF_DRAWINGS, UNEDITED, ColorEdits, PreparedEdits
 from condiff.color.lab import rgb_to_lab
 from condiff.color.references import MIN_SHARE, FeatureMap, Guide, Reference, match_references
 from condiff.conditions.drawing_cleanup import Drawing
@@ -331,7 +331,7 @@ class Pipeline:
     ) -> PreparedEdits:
         """The edits of a photo or a drawing, hints at the condition's size."""
         space = self.loaded.task.space
-        takes = ["keep_lines", "flat", "as_is", "hints"] if opened is not None else []
+        takes = [*OF_DRAWINGS, "as_is", "hints"] if opened is not None else []
         refused = [] if space.keeps_photo else [n for n in edits.changed() if n not in takes]
         if "hints" in edits.changed() and not self.loaded.hint_channels:
             refused.append("hints")

@@ -1,0 +1,410 @@
+"""The server of `condiff web`: what the page asks for, and what it gets."""
+
+import asyncio
+import base64
+import json
+import shutil
+import zipfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from condiff import __version__
+from condiff.errors import CondiffError, ConfigError
+from condiff.inputs import Lines
+from condiff.models.info import read_model_info
+from condiff.photos.formats import FORMATS, READ_ONLY
+from condiff.photos.reading import MAX_PIXELS
+from condiff.pipelines.cascade import Cascade
+from condiff.pipelines.pipeline import Pipeline
+from condiff.web import controls
+from condiff.web.colorizer import Colorizer, Order
+from condiff.web.drawer import Drawer
+from condiff.web.security import Guard
+from condiff.web.sessions import Gone, Session, Sessions, Upload
+from condiff.web.worker import Busy, Event, Job, Worker
+
+STATIC = Path(__file__).parent / "static"
+TYPES = {
+    "index.html": "text/html; charset=utf-8",
+    "style.css": "text/css; charset=utf-8",
+    "app.js": "text/javascript; charset=utf-8",
+    "strings.js": "text/javascript; charset=utf-8",
+    "icon.svg": "image/svg+xml",
+}
+MAX_UPLOAD = 500_000_000  # bytes
+MAX_STROKES = 16 << 20  # bytes of their PNG
+SWEEP_SECONDS = 300
+ROOM = 500_000_000  # bytes of the disk that uploads leave free
+NO_ROOM = "There is no room for this file on the disk of temporary files: free some, or set TMPDIR."
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+@dataclass(frozen=True)
+class WebSettings:
+    """What the server runs, and for whom."""
+
+    model: str = "colorize"
+    drawing_model: str = "sketch"
+    device: str = "auto"
+    engine: str = "auto"
+    threads: int = 1
+    max_pixels: int = MAX_PIXELS
+    max_upload: int = MAX_UPLOAD
+    hosts: tuple[str, ...] = LOOPBACK
+    private: bool = True  # nobody but this machine reaches the server
+    auth: str | None = field(default=None, repr=False)  # name:password
+
+
+class Models:
+    """The models, each loaded once, when it is first needed; for the worker's thread."""
+
+    def __init__(self, settings: WebSettings):
+        self.settings = settings
+        self.color_info = read_model_info(settings.model)
+        self.drawing_info = read_model_info(settings.drawing_model)
+        if not self.color_info.task.space.keeps_photo:
+            raise ConfigError(f"The model {settings.model} colours no photos: give a colorizer.")
+        if not isinstance(self.drawing_info.task.picture, Lines):
+            raise ConfigError(
+                f"The model {settings.drawing_model} takes no drawings: give another one."
+            )
+
+    @cached_property
+    def colorizer(self) -> Colorizer:
+        """What colours photos."""
+        settings = self.settings
+        pipeline = Pipeline.from_pretrained(settings.model, **self._machine())
+        return Colorizer(
+            pipeline,
+            name=Path(settings.model).name,
+            device=settings.device,
+            engine=settings.engine,
+            max_pixels=settings.max_pixels,
+        )
+
+    @cached_property
+    def drawer(self) -> Drawer:
+        """What makes pictures of drawings."""
+        settings = self.settings
+        cascade = Cascade.from_pretrained(settings.drawing_model, **self._machine())
+        return Drawer(cascade, max_pixels=settings.max_pixels)
+
+    def _machine(self) -> dict[str, Any]:
+        settings = self.settings
+        return {
+            "device": settings.device,
+            "engine": settings.engine,
+            "threads": settings.threads,
+        }
+
+
+class Server:
+    """The handlers, with what they share."""
+
+    def __init__(self, settings: WebSettings):
+        self.settings = settings
+        self.models = Models(settings)
+        self.sessions = Sessions()
+        self.worker = Worker()
+
+    def build(self) -> Starlette:
+        """The application; its lifespan loads the colorizer, and in the end deletes all files."""
+        settings = self.settings
+        guard = Middleware(
+            Guard,
+            hosts=settings.hosts,
+            private=settings.private,
+            auth=settings.auth,
+            max_upload=settings.max_upload,
+        )
+        base = "/api/{session}"
+        routes = [
+            Route("/", self.page),
+            Route("/static/{name}", self.page),
+            Route("/api/settings", self.describe),
+            Route("/api/session", self.begin, methods=["POST"]),
+            Route(f"{base}/alive", self.alive, methods=["POST"]),
+            Route(f"{base}/end", self.end, methods=["POST"]),
+            Route(f"{base}/{{kind}}/upload", self.upload, methods=["POST"]),
+            Route(f"{base}/cancel/{{job}}", self.cancel, methods=["POST"]),
+            Route(f"{base}/zip", self.zip, methods=["POST"]),
+            Route(f"{base}/make/{{upload}}", self.make, methods=["POST"]),
+            Route(f"{base}/write/{{upload}}/{{result}}", self.write, methods=["POST"]),
+            Route(f"{base}/remove/{{upload}}", self.remove, methods=["POST"]),
+            Route(f"{base}/files/{{upload}}/{{name}}", self.file),
+        ]
+        return Starlette(
+            routes=routes,
+            middleware=[guard],
+            lifespan=self.lifespan,
+            exception_handlers={CondiffError: refuse, HTTPException: refuse},
+        )
+
+    @asynccontextmanager
+    async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        """Load the colorizer, sweep idle sessions now and then, and close in the end."""
+
+        def load() -> Iterator[Event]:
+            assert self.models.colorizer
+            yield {}
+
+        self.worker.submit(load)
+        sweeping = asyncio.create_task(self._sweep())
+        try:
+            yield
+        finally:
+            sweeping.cancel()
+            self.close()
+
+    def close(self) -> None:
+        """Stop the worker, and delete all files."""
+        self.worker.close()
+        self.sessions.close()
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            self.sessions.sweep()
+
+    async def page(self, request: Request) -> Response:
+        """The page and its parts, by a fixed table of names."""
+        name = request.path_params.get("name", "index.html")
+        if name not in TYPES:
+            raise HTTPException(404, "There is no such page.")
+        return Response((STATIC / name).read_bytes(), media_type=TYPES[name])
+
+    async def describe(self, request: Request) -> Response:
+        """The controls, looks and limits."""
+        return JSONResponse(
+            {
+                "version": __version__,
+                "colorize": controls.describe(self.models.color_info),
+                "draw": controls.describe(self.models.drawing_info),
+                "suffixes": sorted({*FORMATS, *READ_ONLY}),
+                "max_upload": self.settings.max_upload,
+                "queue": self.worker.length,
+            }
+        )
+
+    async def begin(self, request: Request) -> Response:
+        """A new session."""
+        return JSONResponse({"session": self.sessions.open().id})
+
+    async def alive(self, request: Request) -> Response:
+        """A sign of life, answered with the length of the queue."""
+        self._session(request)
+        return JSONResponse({"queue": self.worker.length})
+
+    async def end(self, request: Request) -> Response:
+        """The end of a session: its files are deleted."""
+        session = self.sessions.find(request.path_params["session"])
+        for upload in list(session.uploads.values()):
+            self._forget(upload)
+        self.sessions.end(session.id)
+        return Response(status_code=204)
+
+    async def upload(self, request: Request) -> Response:
+        """Take a file as it is, and answer with the events of its opening."""
+        session = self._session(request)
+        kind = request.path_params["kind"]
+        if kind not in ("photo", "drawing"):
+            raise HTTPException(404, "There is no such page.")
+        room = shutil.disk_usage(self.sessions.root).free - ROOM
+        if int(request.headers.get("content-length", 0)) > room:
+            raise HTTPException(507, NO_ROOM)
+        upload = session.add(request.query_params.get("name", ""))
+        try:
+            with open(upload.path, "xb") as file:
+                async for chunk in request.stream():
+                    await asyncio.to_thread(file.write, chunk)
+        except (HTTPException, ClientDisconnect):
+            session.remove(upload.id)
+            raise
+        except OSError:
+            session.remove(upload.id)
+            raise HTTPException(507, NO_ROOM) from None
+
+        def run() -> Iterator[Event]:
+            opens = self.models.colorizer if kind == "photo" else self.models.drawer
+            try:
+                for event in opens.open(upload):
+                    yield {"upload": upload.id, "name": upload.name, **event}
+            except BaseException:
+                session.remove(upload.id)
+                raise
+
+        return self._stream(run)
+
+    async def make(self, request: Request) -> Response:
+        """Colour a photo or make pictures of a drawing: steps, previews, results."""
+        upload = self._session(request).find(request.path_params["upload"])
+        order = await read_order(request)
+
+        def run() -> Iterator[Event]:
+            if order[0] == "drawing":
+                yield from self.models.drawer.render(upload, order[1])
+            else:
+                yield from self.models.colorizer.colorize(upload, order[1])
+
+        return self._stream(run)
+
+    async def write(self, request: Request) -> Response:
+        """Write a result's file, for `file` to hand out."""
+        upload = self._session(request).find(request.path_params["upload"])
+        result = request.path_params["result"]
+        return self._stream(lambda: self._writer(upload, result)(upload, result))
+
+    async def zip(self, request: Request) -> Response:
+        """Write the files of many results into one ZIP, with the reasons of those that failed."""
+        session = self._session(request)
+        values = await read_json(request)
+        chosen = [
+            (session.find(str(row[0])), str(row[1]))
+            for row in values.get("results", [])
+            if isinstance(row, list) and len(row) == 2
+        ]
+        failed = [str(line)[:1000] for line in values.get("failed", [])][:1000]
+        if not chosen:
+            raise ConfigError("There is no result to put into a ZIP yet.")
+        packed = session.add("photos.zip")
+
+        def run() -> Iterator[Event]:
+            yield from pack(packed, chosen, failed, write=self._writer)
+            yield {"upload": packed.id, "file": packed.path.name, "name": "photos.color.zip"}
+
+        return self._stream(run)
+
+    async def cancel(self, request: Request) -> Response:
+        """Let a job end at its next step."""
+        self._session(request)
+        return JSONResponse({"canceled": self.worker.cancel(request.path_params["job"])})
+
+    async def remove(self, request: Request) -> Response:
+        """Delete a photo and all that was made of it."""
+        session = self._session(request)
+        upload = session.find(request.path_params["upload"])
+        self._forget(upload)
+        session.remove(upload.id)
+        return Response(status_code=204)
+
+    async def file(self, request: Request) -> Response:
+        """A file that was made: only by a name that the server itself gave out."""
+        upload = self._session(request).find(request.path_params["upload"])
+        name = request.path_params["name"]
+        if name not in upload.files:
+            raise Gone("This file is no longer there: make it again.")
+        wanted = request.query_params.get("name")
+        shown = wanted is None and name.endswith((".jpg", ".png"))
+        kind = None if shown else "application/octet-stream"
+        return FileResponse(upload.folder / name, filename=wanted, media_type=kind)
+
+    def _session(self, request: Request) -> Session:
+        return self.sessions.find(request.path_params["session"])
+
+    def _writer(self, upload: Upload, result: str) -> Callable[[Upload, str], Iterator[Event]]:
+        """What writes a result: a photo's colours, or a drawing's picture."""
+        drawn = result.startswith("picture")
+        return self.models.drawer.write if drawn else self.models.colorizer.write
+
+    def _forget(self, upload: Upload) -> None:
+        """Free an upload's memory, in the thread that uses it."""
+
+        def run() -> Iterator[Event]:
+            if "colorizer" in self.models.__dict__:
+                self.models.colorizer.forget(upload)
+            yield {}
+
+        with suppress(Busy):
+            self.worker.submit(run)
+
+    def _stream(self, run: Callable[[], Iterator[Event]]) -> Response:
+        """A job's events as lines of JSON; a browser that goes away cancels the job."""
+        job = self.worker.submit(run)
+        return StreamingResponse(to_lines(job), media_type="application/x-ndjson")
+
+
+async def to_lines(job: Job) -> AsyncIterator[str]:
+    """A job's events, one line of JSON each."""
+    async for event in job.events():
+        yield json.dumps(event) + "\n"
+
+
+async def read_json(request: Request) -> dict[str, Any]:
+    """The object in a request's body; ConfigError where it is none."""
+    try:
+        values = json.loads(await request.body())
+    except ValueError:
+        values = None
+    if not isinstance(values, dict):
+        raise ConfigError("The request is no JSON object.")
+    return values
+
+
+async def read_order(request: Request) -> tuple[str, Order]:
+    """What is to be made, a photo or a drawing, and how."""
+    values = await read_json(request)
+    strokes = b""
+    if given := values.get("strokes"):
+        try:
+            strokes = base64.b64decode(str(given), validate=True)
+        except ValueError:
+            raise ConfigError("The strokes are no PNG in base64.") from None
+        if len(strokes) > MAX_STROKES:
+            raise ConfigError("The picture of the strokes is too large.")
+    order = await asyncio.to_thread(Order.read, values, strokes)
+    return str(values.get("kind", "photo")), order
+
+
+def pack(
+    packed: Upload,
+    chosen: list[tuple[Upload, str]],
+    failed: list[str],
+    *,
+    write: Callable[[Upload, str], Callable[[Upload, str], Iterator[Event]]],
+) -> Iterator[Event]:
+    """Write a ZIP of results, names made distinct; what fails is a line of failed.txt in it."""
+    taken: set[str] = set()
+    with zipfile.ZipFile(packed.path, "x", zipfile.ZIP_STORED) as archive:
+        for number, (upload, result) in enumerate(chosen):
+            yield {"step": number, "steps": len(chosen)}
+            try:
+                *_, made = write(upload, result)(upload, result)
+            except CondiffError as error:
+                failed.append(f"{upload.name}: {error}")
+                continue
+            name = distinct(made["name"], taken)
+            archive.write(upload.folder / made["file"], name)
+        if failed:
+            archive.writestr("failed.txt", "\n".join(failed) + "\n")
+    packed.publish(packed.path)
+    yield {"step": len(chosen), "steps": len(chosen), "failed": failed}
+
+
+def distinct(name: str, taken: set[str]) -> str:
+    """photo.color.jpg, then photo.color-2.jpg, whatever the case of letters; adds it to `taken`."""
+    stem, dot, ending = name.rpartition(".")
+    number, free = 1, name
+    while free.casefold() in taken:
+        number += 1
+        free = f"{stem}-{number}{dot}{ending}"
+    taken.add(free.casefold())
+    return free
+
+
+async def refuse(request: Request, error: Exception) -> Response:
+    """An error as the page takes it: one sentence."""
+    if isinstance(error, HTTPException):
+        return JSONResponse({"error": error.detail}, error.status_code)
+    status = 404 if isinstance(error, Gone) else 503 if isinstance(error, Busy) else 422
+    return JSONResponse({"error": str(error)}, status)

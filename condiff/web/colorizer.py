@@ -1,0 +1,387 @@
+"""Colours the page's photos: a preview of the screen's size first, the file when it is asked for.
+
+Both are made of one sample, so that the file is what the preview showed, and its bytes are those
+that `condiff colorize` writes for the same photo, seed and settings.
+"""
+
+import hashlib
+import json
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from condiff.batch.transform import (
+    ColorizeSettings,
+    build_settings,
+    describe_grey,
+    describe_shortfall,
+    list_remarks,
+    note_making,
+)
+from condiff.color.edits import UNEDITED, ColorEdits, PreparedEdits
+from condiff.color.sample_selection import measure_deviation
+from condiff.color.scans import Frame
+from condiff.errors import ConfigError, ImageError
+from condiff.figures import color_spread
+from condiff.inputs import Opened
+from condiff.photos.photo import Photo, flatten, to_8_bits, with_pixels
+from condiff.photos.reading import MAX_PIXELS, read_image, read_photo
+from condiff.photos.writing import check_photo, default_target, losses, write_photo
+from condiff.pipelines.pipeline import Encoded, Pipeline
+from condiff.resize import resize
+from condiff.web.controls import read_edits
+from condiff.web.sessions import Upload
+from condiff.web.worker import Event
+
+PREVIEW_SIDE = 1600  # longest side of what the browser sees
+PREVIEW_QUALITY = 90
+MAX_SAMPLES = 8
+KEPT_PHOTOS = 2  # in memory, at their full size
+KEPT_SAMPLES = 64  # x_0, which are small
+
+
+@dataclass(frozen=True)
+class Order:
+    """How a photo is to be coloured, as the page sent it; `strokes` is a PNG, or empty."""
+
+    seed: int
+    samples: int
+    look: str | None
+    sampling: Mapping[str, Any]
+    edits: ColorEdits
+    strokes: bytes = b""
+    # What is different in all samples but the first, such as a variety that sets them apart.
+    others: Mapping[str, Any] = field(default_factory=dict)
+    page: int | None = None
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any], strokes: bytes) -> "Order":
+        """The order in the page's JSON; ConfigError or ImageError where it is wrong."""
+        seed, samples = values.get("seed"), values.get("samples", 1)
+        if type(seed) is not int or not 0 <= seed < 1 << 63:
+            raise ConfigError(f"The seed is a whole number from 0, not {seed!r}.")
+        if type(samples) is not int or not 1 <= samples <= MAX_SAMPLES:
+            raise ConfigError(f"There are 1 to {MAX_SAMPLES} alternatives, not {samples!r}.")
+        pictures = {"hints": read_image(strokes)} if strokes else {}
+        edits = read_edits(dict(values.get("edits", {})), **pictures)
+        sampling, others = dict(values.get("sampling", {})), dict(values.get("others", {}))
+        page = values.get("page")
+        if page is not None and (type(page) is not int or page < 1):
+            raise ConfigError(f"Pages are counted from 1, not {page!r}.")
+        return cls(seed, samples, values.get("look"), sampling, edits, strokes, others, page)
+
+    @property
+    def note(self) -> dict[str, str]:
+        """The strokes in the note of a result."""
+        return {"strokes": hashlib.sha256(self.strokes).hexdigest()[:16]} if self.strokes else {}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A photo in memory: at its own size and at the preview's, as the model takes it."""
+
+    photo: Photo
+    opened: Opened
+    small: np.ndarray  # (h,w,3) uint8
+
+    @classmethod
+    def open(cls, photo: Photo, pipeline: Pipeline, edits: ColorEdits) -> "Shown":
+        """The photo as these edits have it coloured; the condition is computed once a size."""
+        begun = edits.begin(photo)
+        opened = pipeline.loaded.open(begun, as_is=edits.as_is)
+        opened = replace(opened, to_condition=cache(opened.to_condition))
+        return cls(photo, opened, shrink(begun.pixels))
+
+    @property
+    def before(self) -> np.ndarray:
+        """What the browser sees of the photo itself: (h,w,3) uint8."""
+        return self.lay_on("white", self.small)
+
+    def lay_on(self, ground: str, pixels: np.ndarray) -> np.ndarray:
+        """A picture (h,w,3) uint8 of the preview's size, its transparency on a ground."""
+        if self.photo.alpha is None:
+            return pixels
+        alpha = resize(to_8_bits(self.photo.alpha), *pixels.shape[:2])
+        return flatten(Photo(pixels, alpha), ground).pixels
+
+    @cached_property
+    def frame(self) -> Frame | None:
+        """The border around the photo at the preview's size."""
+        frame = self.opened.frame
+        if frame is None:
+            return None
+        height, width = self.small.shape[:2]
+        scale = height / frame.size[0]
+        lines = {side: (offset * scale, slope) for side, (offset, slope) in frame.lines.items()}
+        return Frame((height, width), lines)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What the model made: x_0, and what decodes it beside a photo and its edits."""
+
+    x_0: Any
+    bare: Encoded  # without a photo and conditions
+    size: tuple[int, int]  # of the condition (h,w)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A sample with the settings that it is finished with."""
+
+    sample: Sample
+    settings: ColorizeSettings
+    seed: int
+    note: Mapping[str, str] = field(default_factory=dict)
+    page: int | None = None
+
+
+class Colorizer:
+    """A colorizer's pipeline and the photos that it works on; for one thread."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        *,
+        name: str,
+        device: str = "auto",
+        engine: str = "auto",
+        max_pixels: int = MAX_PIXELS,
+    ):
+        self.pipeline, self.max_pixels = pipeline, max_pixels
+        self._common = {
+            "model": name, "device": device, "engine": engine, "max_pixels": max_pixels,
+        }  # fmt: skip
+        self._shown: OrderedDict[tuple[str, int | None, bool, bool], Shown] = OrderedDict()
+        self._samples: OrderedDict[str, Sample] = OrderedDict()
+
+    def open(self, upload: Upload) -> Iterator[Event]:
+        """Read a photo that was sent, and make the preview of what it was before.
+
+        Yields one event with its size and remarks. Raises ImageError where it cannot be read.
+        """
+        remarks = []
+        try:
+            shown = self._show(upload, ColorEdits())
+        except ImageError as error:
+            if "--page" not in str(error):
+                raise
+            upload.page = 1
+            shown = self._show(upload, ColorEdits())
+            remarks.append("it has several pages or frames, and this is page 1")
+        remarks += list_remarks(shown.photo, ColorEdits())
+        yield self._publish_before(upload, shown) | {
+            "remarks": [remark.replace("--invert", '"Negative"') for remark in remarks]
+        }
+
+    def colorize(self, upload: Upload, order: Order) -> Iterator[Event]:
+        """Yield the steps, a draft where strokes were added, and each result with its preview.
+
+        Raises ConfigError and ImageError for settings and photos that do not go together.
+        """
+        info = self.pipeline.loaded
+        if order.page not in (None, upload.page):
+            shown = self._show(replace(upload, page=order.page), order.edits)
+            upload.page = order.page
+            yield self._publish_before(upload, shown)
+        settings, other = (
+            build_settings(
+                info, look=order.look, overrides=overrides, edits=order.edits, **self._common
+            )
+            for overrides in (order.sampling, {**order.sampling, **order.others})
+        )
+        shown = self._show(upload, settings.edits)
+        suffix = default_target(Path(upload.name), "color").suffix
+        check_photo(settings.edits.finish(shown.photo), suffix, upload.name)
+        yield from self._draft(upload, shown, order, settings)
+        remark = describe_shortfall(shown.photo, settings.edits)
+        encoded, previews = None, []
+        for number in range(order.samples):
+            seed = order.seed + number
+            if number == 1 and other != settings:
+                settings, encoded = other, None
+            key = _key(upload, order, settings, seed)
+            sample = self._samples.get(key)
+            if sample is None:
+                if encoded is None:
+                    encoded = self._encode(shown, settings)
+                config = settings.sampling
+                path = self.pipeline.sample(encoded[0], config=config, seed=seed)
+                for step, x_t in enumerate(path):
+                    sample = Sample(x_t, *encoded[1:])
+                    yield {
+                        "step": number * config.steps + step,
+                        "steps": order.samples * config.steps,
+                    }
+                assert sample is not None
+                self._samples[key] = sample
+            self._samples.move_to_end(key)
+            result = Result(sample, settings, seed, order.note, upload.page)
+            pixels = self._preview(sample, shown, settings)
+            previews.append(pixels)
+            yield self._publish(upload, shown, result, pixels, remark)
+        while len(self._samples) > KEPT_SAMPLES:
+            self._samples.popitem(last=False)
+        if len(previews) > 1:
+            yield _save_map(upload, previews)
+
+    def write(self, upload: Upload, name: str) -> Iterator[Event]:
+        """Write the file of a result, where that was not done: the command line's very bytes.
+
+        Yields one event with the file's name here and the name that it is to have.
+        """
+        result: Result = upload.find(name)
+        wanted = default_target(Path(upload.name), "color").name
+        path = upload.folder / f"{name}.file{Path(wanted).suffix}"
+        if path.name not in upload.files:
+            settings = result.settings
+            shown = self._show(replace(upload, page=result.page), settings.edits)
+            prepared = self._prepare(settings.edits, shown.opened, result.sample.size)
+            bare = replace(result.sample.bare, source=shown.opened.source, edits=prepared)
+            pixels = self.pipeline.decode(result.sample.x_0, bare)
+            made = with_pixels(shown.photo, pixels, seed=result.seed)
+            del shown, bare, pixels
+            made = note_making(
+                settings.edits.finish(made), self.pipeline, settings, hints=result.note
+            )
+            write_photo(made, path)
+            upload.publish(path)
+        yield {"file": path.name, "name": wanted, "bytes": path.stat().st_size}
+
+    def forget(self, upload: Upload) -> None:
+        """Free the memory of a photo."""
+        for key in [key for key in self._shown if key[0] == upload.id]:
+            del self._shown[key]
+
+    def _publish_before(self, upload: Upload, shown: Shown) -> Event:
+        """The event of a photo's size and of what shows it as it was."""
+        upload.size = width, height = shown.photo.size
+        path = upload.publish(upload.folder / f"before{upload.page or ''}.jpg")
+        save_preview(shown.before, path)
+        return {"before": path.name, "width": width, "height": height}
+
+    def _show(self, upload: Upload, edits: ColorEdits) -> Shown:
+        key = (upload.id, upload.page, edits.invert, edits.as_is)
+        if key not in self._shown:
+            photo = _read(upload, self.max_pixels)
+            while len(self._shown) >= KEPT_PHOTOS:
+                self._shown.popitem(last=False)
+            self._shown[key] = Shown.open(photo, self.pipeline, edits)
+        self._shown.move_to_end(key)
+        return self._shown[key]
+
+    def _encode(
+        self, shown: Shown, settings: ColorizeSettings
+    ) -> tuple[Encoded, Encoded, tuple[int, int]]:
+        """What sampling needs, the same without what decoding does not need, the size (h,w)."""
+        config = settings.sampling
+        encoded = self.pipeline.encode(shown.opened, config=config, edits=settings.edits)
+        _, condition = self.pipeline.prepare(shown.opened, size=config.size)
+        size = (condition.shape[0], condition.shape[1])
+        return encoded, replace(encoded, source=None, edits=UNEDITED, conds=[]), size
+
+    def _draft(
+        self, upload: Upload, shown: Shown, order: Order, settings: ColorizeSettings
+    ) -> Iterator[Event]:
+        """The last sample with the new strokes, while the model thinks about them."""
+        if not order.strokes or _key(upload, order, settings, order.seed) in self._samples:
+            return
+        others = [
+            key for key in self._samples
+            if key.startswith(_key(upload, order, settings, order.seed, strokes=False))
+        ]  # fmt: skip
+        if others:
+            pixels = self._preview(self._samples[others[-1]], shown, settings)
+            path = upload.publish(upload.folder / "draft.jpg")
+            save_preview(pixels, path)
+            yield {"draft": path.name}
+
+    def _preview(self, sample: Sample, shown: Shown, settings: ColorizeSettings) -> np.ndarray:
+        """A result at the preview's size: (h,w,3) uint8."""
+        fitted = replace(shown.opened, picture=shown.small, photo=shown.small, frame=shown.frame)
+        prepared = self._prepare(settings.edits, fitted, sample.size)
+        bare = replace(sample.bare, source=shown.small, edits=prepared)
+        pixels = self.pipeline.decode(sample.x_0, bare)
+        return shown.lay_on(settings.edits.background or "white", pixels)
+
+    def _prepare(self, edits: ColorEdits, opened: Opened, size: tuple[int, int]) -> PreparedEdits:
+        space = self.pipeline.loaded.task.space
+        return edits.prepare(
+            photo=opened.size, size=size, frame=opened.frame, values_of=space.hint_values
+        )
+
+    def _publish(
+        self, upload: Upload, shown: Shown, result: Result, pixels: np.ndarray, remark: str
+    ) -> Event:
+        """The event of a result, whose preview is written under a name of its own."""
+        name = _name(result)
+        path = upload.folder / f"{name}.jpg"
+        if path.name not in upload.files:
+            save_preview(pixels, path)
+            upload.publish(path)
+        upload.keep(name, result)
+        suffix = default_target(Path(upload.name), "color").suffix
+        lost = losses(shown.photo, suffix)
+        remarks = [
+            remark,
+            describe_grey(shown.photo, Photo(pixels), result.settings.edits),
+            f"the file's format has no place for {lost}" if lost else "",
+        ]
+        return {
+            "result": name,
+            "seed": result.seed,
+            "preview": path.name,
+            "remarks": [text for text in remarks if text],
+        }
+
+
+def shrink(pixels: np.ndarray) -> np.ndarray:
+    """RGB (H,W,3) of 8 or 16 bits -> (h,w,3) uint8 of at most PREVIEW_SIDE."""
+    height, width = pixels.shape[:2]
+    scale = min(1.0, PREVIEW_SIDE / max(height, width))
+    small = resize(pixels, max(1, round(height * scale)), max(1, round(width * scale)))
+    return to_8_bits(small)
+
+
+def save_preview(pixels: np.ndarray, path: Path) -> None:
+    """Write a small JPEG for the page."""
+    Image.fromarray(pixels).save(path, quality=PREVIEW_QUALITY)
+
+
+def _read(upload: Upload, max_pixels: int) -> Photo:
+    """The photo in an upload; its errors name it as the user does."""
+    try:
+        return read_photo(upload.path, max_pixels=max_pixels, page=upload.page)
+    except ImageError as error:
+        raise ImageError(str(error).replace(str(upload.path), upload.name)) from None
+
+
+def _save_map(upload: Upload, previews: list[np.ndarray]) -> Event:
+    """The event of a map of how far the previews differ, with what its brightest colour means."""
+    path = upload.folder / "uncertainty.png"
+    picture, most = color_spread(measure_deviation(previews))
+    picture.save(path)
+    return {"uncertainty": upload.publish(path).name, "most": most}
+
+
+def _key(
+    upload: Upload, order: Order, settings: ColorizeSettings, seed: int, *, strokes: bool = True
+) -> str:
+    """All that x_0 depends on; without `strokes` the beginning that all strokes share."""
+    edits, sampling = settings.edits, settings.sampling.model_dump()
+    shared = [upload.id, upload.page, seed, edits.invert, edits.as_is, sampling]
+    return json.dumps(shared) + (order.note.get("strokes", "") if strokes else "")
+
+
+def _name(result: Result) -> str:
+    """16 hex digits of all that a result depends on."""
+    edits, sampling = result.settings.edits, result.settings.sampling.model_dump()
+    changed = {name: str(getattr(edits, name)) for name in edits.changed() if name != "hints"}
+    told = [result.seed, result.page, sampling, dict(result.note), changed]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]

@@ -1,0 +1,118 @@
+"""The page's controls, made of the fields of `SamplingConfig` and `ColorEdits`."""
+
+import dataclasses
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from annotated_types import Ge, Le
+
+from condiff.color.edits import (
+    MAX_SATURATION,
+    MAX_TEMPERATURE,
+    MIN_TEMPERATURE,
+    OF_DRAWINGS,
+    ColorEdits,
+)
+from condiff.config import NATURAL, SamplingConfig
+from condiff.errors import ConfigError
+from condiff.models.info import ModelInfo
+
+Control = dict[str, Any]
+LIMITS = {
+    "saturation": (0.0, MAX_SATURATION),
+    "temperature": (MIN_TEMPERATURE, MAX_TEMPERATURE),
+    "flat": (0.0, 1.0),
+}
+KINDS = {int: "number", float: "number", bool: "switch", str: "text"}
+
+
+def list_sampling(info: ModelInfo) -> list[Control]:
+    """A control for each field of `SamplingConfig`; its default is the model's."""
+    defaults = info.sampling.model_dump()
+    return [
+        _control(
+            name,
+            field.annotation,
+            default=defaults[name],
+            least=next((limit.ge for limit in field.metadata if isinstance(limit, Ge)), None),
+            most=next((limit.le for limit in field.metadata if isinstance(limit, Le)), None),
+            text=field.description or "",
+        )
+        for name, field in SamplingConfig.model_fields.items()
+    ]
+
+
+def list_edits(info: ModelInfo) -> list[Control]:
+    """A control for each field of `ColorEdits` that is a number, a switch or a text.
+
+    Pictures among them, as strokes are, have places of their own on the page.
+    """
+    keeps_photo = info.task.space.keeps_photo
+    types = get_type_hints(ColorEdits)
+    controls = []
+    for field in dataclasses.fields(ColorEdits):
+        kind = _plain(types[field.name])
+        applies = (field.name in OF_DRAWINGS) != keeps_photo
+        if kind in KINDS and applies:
+            least, most = LIMITS.get(field.name, (None, None))
+            controls.append(
+                _control(
+                    field.name, types[field.name], default=field.default, least=least, most=most
+                )
+            )
+    return controls
+
+
+def describe(info: ModelInfo) -> dict[str, Any]:
+    """What the page needs of a model: its name, looks and controls."""
+    looks: dict[str, Any] = {}
+    if info.task.space.keeps_photo:
+        names = sorted([NATURAL, *info.looks], key=lambda name: info.find_look(name).saturation)
+        looks = {name: info.find_look(name).model_dump() for name in names}
+    return {
+        "model": info.path.name,
+        "looks": looks,
+        "sampling": list_sampling(info),
+        "edits": list_edits(info),
+        "reading": [_control("page", int | None, default=None, least=1, most=None)],
+    }
+
+
+def read_edits(values: dict[str, Any], **pictures: Any) -> ColorEdits:
+    """The edits that the page sent by name; ConfigError for an unknown one or a wrong value."""
+    types = {name: _plain(kind) for name, kind in get_type_hints(ColorEdits).items()}
+    edits = {}
+    for name, value in values.items():
+        kind = types.get(name)
+        if kind not in KINDS:
+            raise ConfigError(f"There is no edit {name}.")
+        wanted = (int, float) if kind is float else (kind,)
+        if not isinstance(value, wanted) or (kind is float and isinstance(value, bool)):
+            raise ConfigError(f"{name} is no {kind.__name__}: {value!r}.")
+        edits[name] = kind(value)  # a whole number, as JSON has it, is noted as the flag's 12.0
+    return ColorEdits(**edits, **pictures)
+
+
+def _plain(kind: Any) -> Any:
+    """float of float | None; any other type as it is."""
+    parts = [part for part in get_args(kind) if part is not NoneType]
+    return parts[0] if len(parts) == 1 and NoneType in get_args(kind) else kind
+
+
+def _control(
+    name: str,
+    annotation: Any,
+    *,
+    default: Any,
+    least: Any,
+    most: Any,
+    text: str = "",
+) -> Control:
+    kind = _plain(annotation)
+    control: Control = {"name": name, "default": default, "text": text}
+    if get_origin(kind) is Literal:
+        return control | {"kind": "choice", "choices": list(get_args(kind))}
+    control["kind"] = KINDS[kind]
+    if control["kind"] == "number":
+        control |= {"min": least, "max": most, "step": 1 if kind is int else "any"}
+    return control

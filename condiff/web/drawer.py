@@ -1,0 +1,124 @@
+"""Makes pictures of the page's drawings, with a film of the way from noise."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from condiff.conditions.drawing_cleanup import Drawing, shrink_ink
+from condiff.config import SamplingConfig
+from condiff.errors import ImageError
+from condiff.inputs import Opened
+from condiff.photos.reading import MAX_PIXELS, read_photo
+from condiff.photos.writing import write_photo
+from condiff.pipelines.cascade import Cascade
+from condiff.pipelines.pipeline import Encoded
+from condiff.web.colorizer import Order, save_preview, shrink
+from condiff.web.sessions import Upload
+from condiff.web.worker import Event
+
+FILM_SIDE = 384  # longest side of a film's frames
+
+
+@dataclass(frozen=True)
+class Made:
+    """A picture that was made, whose file is written already."""
+
+    seed: int
+
+
+class Drawer:
+    """A cascade and the drawings that it works on; for one thread."""
+
+    def __init__(self, cascade: Cascade, *, max_pixels: int = MAX_PIXELS):
+        self.cascade, self.max_pixels = cascade, max_pixels
+        self._opened: tuple[str, Opened] | None = None
+
+    def open(self, upload: Upload) -> Iterator[Event]:
+        """Read a drawing that was sent, and show it cleaned, as the model takes it.
+
+        Yields one event with its size and what was done. Raises ImageError where it cannot be read,
+        and for a photo.
+        """
+        opened = self._open(upload)
+        upload.size = opened.size
+        width, height = opened.size
+        scale = min(1.0, 1024 / max(width, height))
+        ink = opened.show(max(1, round(width * scale)), max(1, round(height * scale)))
+        path = upload.publish(upload.folder / "before.jpg")
+        save_preview(np.asarray(ink.convert("RGB")), path)
+        yield {
+            "before": path.name,
+            "width": width,
+            "height": height,
+            "remarks": list(opened.done),
+        }
+
+    def render(self, upload: Upload, order: Order) -> Iterator[Event]:
+        """Yield every step with its frame of the film, and each picture with its file."""
+        upload.clear()
+        opened = self._open(upload)
+        cascade, pipeline = self.cascade, self.cascade.pipeline
+        config = cascade.sampling.override(order.sampling)
+        encoded = cascade.encode(opened, config=config, edits=order.edits)
+        small = self._shrink(encoded)
+        for number in range(order.samples):
+            seed = order.seed + number
+            x_0 = None
+            for step, x_0 in enumerate(pipeline.sample(encoded, config=config, seed=seed)):
+                frame = upload.publish(upload.folder / f"film.{seed}.{step}.jpg")
+                save_preview(pipeline.decode(x_0, small), frame)
+                done = number * config.steps + step
+                yield {
+                    "step": done,
+                    "steps": order.samples * config.steps,
+                    "sample": number,
+                    "frame": frame.name,
+                }
+            picture = cascade.finish(x_0, encoded, opened, seed=seed)
+            yield self._save(upload, picture, order, config)
+
+    def write(self, upload: Upload, name: str) -> Iterator[Event]:
+        """Yield the event of a picture's file, which is written already."""
+        made: Made = upload.find(name)
+        path = upload.folder / f"{name}.png"
+        wanted = f"{Path(upload.name).stem}.{made.seed}.render.png"
+        yield {"file": path.name, "name": wanted, "bytes": path.stat().st_size}
+
+    def _save(
+        self, upload: Upload, picture: Image.Image, order: Order, config: SamplingConfig
+    ) -> Event:
+        """Write a picture as `condiff render` does, and give its event."""
+        seed = picture.info["seed"]
+        name = f"picture{seed}"
+        path = upload.folder / f"{name}.png"
+        noted = self.cascade.note(picture, config=config, edits=order.edits, hints=order.note)
+        write_photo(noted, path, force=True)
+        upload.publish(path)
+        preview = upload.publish(upload.folder / f"{name}.jpg")
+        save_preview(shrink(np.asarray(picture)), preview)
+        upload.keep(name, Made(seed))
+        return {"result": name, "seed": seed, "preview": preview.name, "remarks": []}
+
+    def _shrink(self, encoded: Encoded) -> Encoded:
+        """What decodes frames of at most FILM_SIDE."""
+        ink = encoded.source
+        if ink is None or max(ink.shape[:2]) <= FILM_SIDE:
+            return encoded
+        scale = FILM_SIDE / max(ink.shape[:2])
+        height, width = (max(1, round(side * scale)) for side in ink.shape[:2])
+        return replace(encoded, source=shrink_ink(ink, width, height))
+
+    def _open(self, upload: Upload) -> Opened:
+        """The drawing as the model takes it; its errors name it as the user does."""
+        if self._opened is None or self._opened[0] != upload.id:
+            try:
+                photo = read_photo(upload.path, max_pixels=self.max_pixels)
+                opened = self.cascade.open(photo)
+            except ImageError as error:
+                raise ImageError(str(error).replace(str(upload.path), upload.name)) from None
+            assert opened is not None and isinstance(opened.picture, Drawing)
+            self._opened = upload.id, opened
+        return self._opened[1]

@@ -1,0 +1,169 @@
+"""What a browser's tab has on the server: a private folder that goes with it."""
+
+import os
+import re
+import secrets
+import shutil
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from condiff.errors import CondiffError
+
+IDLE_SECONDS = 6 * 3600  # after which a session without a sign of life is removed
+MAX_SESSIONS = 100
+MAX_FILES = 1000  # photos and drawings of a session
+KEPT_RESULTS = 40  # of one photo; older ones go first
+
+
+class Gone(CondiffError):
+    """There is no such session, photo or result, or not any more."""
+
+
+@dataclass
+class Upload:
+    """A file that a browser sent: its path is the server's choice, its name only a text."""
+
+    id: str
+    name: str
+    path: Path
+    size: tuple[int, int] = (0, 0)
+    page: int | None = None  # of a file with several pages
+    results: dict[str, Any] = field(default_factory=dict)
+    files: set[str] = field(default_factory=set)  # names in its folder that may be handed out
+
+    @property
+    def folder(self) -> Path:
+        """Its own folder, which holds nothing else."""
+        return self.path.parent
+
+    def keep(self, result: str, made: Any) -> None:
+        """Remember a result under its id; the oldest beyond KEPT_RESULTS goes, with its files."""
+        self.results.pop(result, None)
+        self.results[result] = made  # as the newest
+        while len(self.results) > KEPT_RESULTS:
+            oldest = next(iter(self.results))
+            del self.results[oldest]
+            for path in self.folder.glob(f"{oldest}.*"):
+                self.files.discard(path.name)
+                path.unlink(missing_ok=True)
+
+    def find(self, result: str) -> Any:
+        """The result of that id; Gone if there is none."""
+        if result not in self.results:
+            raise Gone("This result is no longer there: make it again.")
+        return self.results[result]
+
+    def clear(self) -> None:
+        """Forget all results, and delete all files but the upload itself and what shows it."""
+        self.results.clear()
+        for name in [name for name in self.files if not name.startswith("before")]:
+            (self.folder / name).unlink(missing_ok=True)
+            self.files.discard(name)
+
+    def publish(self, path: Path) -> Path:
+        """Allow a file of the folder to be handed out."""
+        self.files.add(path.name)
+        return path
+
+
+@dataclass
+class Session:
+    """The files of one tab."""
+
+    id: str
+    folder: Path
+    uploads: dict[str, Upload] = field(default_factory=dict)
+    seen: float = field(default_factory=time.monotonic)
+
+    def add(self, name: str) -> Upload:
+        """A place for a file of that name; it is not written yet."""
+        if len(self.uploads) >= MAX_FILES:
+            raise Gone(f"A page takes {MAX_FILES:,} photos: reload it, or use `condiff batch`.")
+        number = new_id()
+        folder = self.folder / number
+        folder.mkdir(mode=0o700)
+        upload = Upload(number, clean_name(name), folder / "in")
+        self.uploads[number] = upload
+        return upload
+
+    def find(self, number: str) -> Upload:
+        """The upload of that id; Gone if there is none."""
+        if number not in self.uploads:
+            raise Gone("This photo is no longer there: add it again.")
+        return self.uploads[number]
+
+    def remove(self, number: str) -> None:
+        """Forget an upload, and delete its files."""
+        upload = self.uploads.pop(number, None)
+        if upload is not None:
+            shutil.rmtree(upload.folder, ignore_errors=True)
+
+
+class Sessions:
+    """All sessions below one private temporary folder, which `close` deletes."""
+
+    def __init__(self) -> None:
+        self.root = Path(tempfile.mkdtemp(prefix="condiff-web-"))  # mode 0700
+        self._sessions: dict[str, Session] = {}
+        self._lock = threading.Lock()
+
+    def open(self) -> Session:
+        """A new session, under an id that cannot be guessed; one too many ends the idlest."""
+        self.sweep()
+        with self._lock:
+            if len(self._sessions) >= MAX_SESSIONS:
+                self._drop(min(self._sessions.values(), key=lambda session: session.seen).id)
+            session = Session(number := new_id(), self.root / number)
+            session.folder.mkdir(mode=0o700)
+            self._sessions[number] = session
+        return session
+
+    def find(self, number: str) -> Session:
+        """The session of that id, which lives on; Gone if there is none."""
+        with self._lock:
+            session = self._sessions.get(number)
+            if session is None:
+                raise Gone("This page has been idle for too long: reload it.")
+            session.seen = time.monotonic()
+        return session
+
+    def end(self, number: str) -> None:
+        """Delete a session and its files."""
+        with self._lock:
+            self._drop(number)
+
+    def sweep(self) -> None:
+        """Delete the sessions of tabs that gave no sign of life for IDLE_SECONDS."""
+        before = time.monotonic() - IDLE_SECONDS
+        with self._lock:
+            for session in list(self._sessions.values()):
+                if session.seen < before:
+                    self._drop(session.id)
+
+    def close(self) -> None:
+        """Delete everything."""
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def _drop(self, number: str) -> None:
+        session = self._sessions.pop(number, None)
+        if session is not None:
+            shutil.rmtree(session.folder, ignore_errors=True)
+
+
+def new_id() -> str:
+    """An id that cannot be guessed, of letters and digits."""
+    return secrets.token_hex(16)
+
+
+def clean_name(name: str) -> str:
+    """A file's name as a browser sent it, without folders and control characters."""
+    name = re.split(r"[/\\]", name)[-1]
+    name = "".join(c for c in name if c.isprintable()).strip(" .") or "photo.jpg"
+    while len(os.fsencode(name)) > 200:
+        stem, dot, ending = name.rpartition(".")
+        name = stem[:-1] + dot + ending if dot and len(ending) < 10 and stem else name[:-1]
+    return name

@@ -5,7 +5,13 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, LCMScheduler
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    LCMScheduler,
+    TCDScheduler,
+)
 
 from condiff.config import DiffusionConfig, SchedulerName
 from condiff.diffusion.diffusers_schedulers import SCHEDULERS, sample_with_diffusers
@@ -39,6 +45,7 @@ STOCK = {
     "ddim": (DDIMScheduler, {"clip_sample": False}),
     "dpmsolver++": (DPMSolverMultistepScheduler, {"final_sigmas_type": "zero"}),
     "lcm": (LCMScheduler, {"timestep_scaling": 1e6}),  # no skip connection
+    "tcd": (TCDScheduler, {}),
 }
 
 
@@ -62,12 +69,12 @@ def stock_scheduler(name, config):
 def stock_samples(name, config, model, noise, *, steps, clip, generator):
     """Every x_t of diffusers' own scheduler, with predictions clipped as condiff clips them."""
     scheduler, kind = stock_scheduler(name, config), config.prediction_type
-    if name == "lcm":  # its own spacing is that of a distillation
+    if name in ("lcm", "tcd"):  # their own spacing is that of a distillation
         timesteps = space_timesteps(config.num_train_timesteps, steps)
         scheduler.set_timesteps(timesteps=timesteps, original_inference_steps=steps)
     else:
         scheduler.set_timesteps(steps)
-    draws = {"generator": generator} if name in ("ddpm", "lcm") else {}
+    draws = {"generator": generator} if name in ("ddpm", "lcm", "tcd") else {}
     x_t = noise
     yield x_t
     for t in scheduler.timesteps:

@@ -71,7 +71,7 @@ def note_making(
     sampling = settings.sampling
     if sampling.size is None:
         sampling = sampling.override({"size": pipeline.loaded.condition_size})
-    noted: dict[str, object] = {**sampling.model_dump(), **(hints or {})}
+    noted: dict[str, object] = {**sampling.note(), **(hints or {})}
     for name in set(settings.edits.changed()) - {"hints"}:
         noted[name] = getattr(settings.edits, "mask_digest" if name == "mask" else name)
     metadata = add_provenance(

@@ -103,6 +103,7 @@ def colorize(
     info = read_model_info(model)
     look = info.find_look(adjustment.look or NATURAL)
     config = sampling.override(info.sampling.override(look.sampling()))
+    info.check_words(config)
     settings = ColorizeSettings(
         model=Path(model).name,
         device=machine.device,

@@ -139,6 +139,7 @@ def render(
     targets.check(force=force)
     started = time.perf_counter()
     info = read_model_info(model)
+    info.check_words(sampling.override(info.sampling))
     opened = None
     if source is not None:
         opened = _open(source, info, reading, as_is=as_is, quiet=quiet)
@@ -163,7 +164,7 @@ def render(
     edits = ColorEdits(hints=hints.read(), keep_lines=keep_lines)
     noted = None
     if provenance:
-        noted = {**config.model_dump(), **cascade.describe(), **hints.describe()}
+        noted = {**config.note(), **cascade.describe(), **hints.describe()}
         noted |= {} if keep_lines else {"keep_lines": False}
 
     side = cascade.size or cascade.native_side

@@ -101,7 +101,8 @@ def curve(x, t):
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 7, 10, 25, 50])
 @pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
 def test_every_x_t_is_that_of_diffusers(process, steps, scheduler):
-    """Equal to 3e-5 of a clip of 2."""
+    """Equal to 3e-5 of a clip of 2; tcd ends at timestep 0, where 1 - alpha_bar is rounding."""
+    atol = 1e-4 if scheduler == "tcd" else 3e-5
     config = DiffusionConfig(**process)
     noise = sample_initial_noise(steps, (1, 2, 6, 5))
 
@@ -123,8 +124,8 @@ def test_every_x_t_is_that_of_diffusers(process, steps, scheduler):
     )  # fmt: skip
     for one, other, x_t in zip(in_numpy, in_torch, theirs, strict=True):
         assert one.dtype == np.float32 and other.dtype == torch.float32
-        np.testing.assert_allclose(one, x_t.numpy(), atol=3e-5)
-        np.testing.assert_allclose(other.numpy(), x_t.numpy(), atol=3e-5)
+        np.testing.assert_allclose(one, x_t.numpy(), atol=atol)
+        np.testing.assert_allclose(other.numpy(), x_t.numpy(), atol=atol)
 
 
 @pytest.mark.parametrize("scheduler", [*SAMPLERS, *(SCHEDULERS.keys() - SAMPLERS.keys())])

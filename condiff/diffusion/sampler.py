@@ -195,7 +195,7 @@ def _tcd(
     """
     timesteps = space_timesteps(len(alphas_bar), steps)
     for t, following in zip(timesteps, [*timesteps[1:], 0], strict=True):
-        past = alphas_bar[math.floor((1 - TCD_GAMMA) * following)]
+        past = alphas_bar[math.floor(np.float32(1 - TCD_GAMMA) * np.float32(following))]
         x_0 = predict_x_0(x_t, t, alphas_bar[t])
         x_t = add_noise(x_0, to_eps(x_0, x_t, alphas_bar[t]), past)
         if t != timesteps[-1]:

@@ -335,12 +335,15 @@ def _save_unet(folder: Path, unet: Any, base: Path, dtype: torch.dtype, *, lora:
 
 
 def _save_lora(folder: Path, unet: Any) -> None:
-    """The low-rank updates as diffusers writes them; `load_lora_weights` reads them back."""
+    """The low-rank updates in a file that diffusers' `load_lora_weights` reads.
+
+    They keep peft's names: `convert_state_dict_to_diffusers` renames those of attention but not
+    that of conv_in, and of a file with both diffusers 0.42 loads the latter alone.
+    """
     from diffusers.loaders import StableDiffusionLoraLoaderMixin
-    from diffusers.utils import convert_state_dict_to_diffusers
     from peft.utils import get_peft_model_state_dict
 
-    layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet))
+    layers = get_peft_model_state_dict(unet)
     layers = {name: value.detach().cpu().contiguous() for name, value in layers.items()}
     StableDiffusionLoraLoaderMixin.save_lora_weights(folder, unet_lora_layers=layers)
     for file in folder.glob("*.safetensors"):

@@ -154,6 +154,9 @@ def train(
         check_repo_id(push_to_hub)
     options.quiet_libraries()
     loop = _import_loop()
+    if dry_run and config.base.name is not None:
+        _show_memory(config, data, push_to_hub=push_to_hub)
+        return
     if dry_run:
         _show_cost(loop.Trainer(config, data, None, init=init), push_to_hub=push_to_hub)
         return
@@ -229,6 +232,33 @@ def _show_cost(trainer: "Trainer", *, push_to_hub: str | None) -> None:
         f"{cost.parameter_bytes / 2**20:.0f} MiB of weights, gradients and averages, "
         f"{cost.activation_bytes / 2**20:.1f} MiB of activations an image"
     )
+    if push_to_hub:
+        print(f"# would be pushed to {push_to_hub}")
+
+
+def _show_memory(config: "TrainConfig", data: str, *, push_to_hub: str | None) -> None:
+    """Print all settings as YAML, and as comments the data and the memory of each choice."""
+    import torch
+
+    from condiff.config import to_yaml
+    from condiff.data.loading import build_dataset
+    from condiff.models.base import read_base
+    from condiff.tasks import task_of
+    from condiff.training.memory import make_table
+
+    dataset = build_dataset(
+        config,
+        task_of(config),
+        data,
+        cache_dir=Path(),
+        feature_channels={},
+        device=torch.device("cpu"),
+    )
+    base = read_base(str(config.base.name))
+    print(to_yaml(config), end="")
+    print(f"# {config.task}: {dataset.describe()}")
+    for line in make_table(base, config, words=base.words):
+        print(f"# {line}")
     if push_to_hub:
         print(f"# would be pushed to {push_to_hub}")
 

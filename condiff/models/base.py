@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from condiff.config import DiffusionConfig, parse_config
-from condiff.errors import DependencyError, ModelError
+from condiff.errors import ConfigError, DependencyError, ModelError
 
 INDEX = "model_index.json"
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
@@ -43,7 +43,13 @@ class Base:
     index: Mapping[str, Any]
     unet: Mapping[str, Any]
     vae: Mapping[str, Any]
+    text: Mapping[str, Any]
     scheduler: Mapping[str, Any]
+
+    @property
+    def words(self) -> tuple[int, int]:
+        """The length and the width (n,d) of an embedding of words."""
+        return int(self.text["max_position_embeddings"]), int(self.text["hidden_size"])
 
     @property
     def factor(self) -> int:
@@ -105,8 +111,8 @@ def read_base(name: str) -> Base:
         unet, vae = (_read(path / part / "config.json") for part in ("unet", "vae"))
         scheduler = _read(path / "scheduler" / "scheduler_config.json")
         text = _read(path / "text_encoder" / "config.json")
-        base = Base(name, path, index, unet, vae, scheduler)
-        _check_shapes(base, text)
+        base = Base(name, path, index, unet, vae, text, scheduler)
+        _check_shapes(base)
         DiffusionConfig(**base.process())
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
@@ -148,7 +154,7 @@ def refuse_others(name: str, index: Mapping[str, Any]) -> None:
             )
 
 
-def _check_shapes(base: Base, text: Mapping[str, Any]) -> None:
+def _check_shapes(base: Base) -> None:
     """Raise ModelError for networks that do not go together as in Stable Diffusion 1 and 2."""
     unet, name = base.unet, base.name
     latents = int(base.vae.get("latent_channels", LATENT_CHANNELS))
@@ -169,7 +175,7 @@ def _check_shapes(base: Base, text: Mapping[str, Any]) -> None:
         raise ModelError(
             f"The U-Net of {name} takes more than words ({asked} {unet[asked]}): take {SHAPES}."
         )
-    wide = text.get("hidden_size")
+    wide = base.words[1]
     if unet["cross_attention_dim"] != wide:
         raise ModelError(
             f"The U-Net of {name} attends to words of {unet['cross_attention_dim']} numbers, and "
@@ -191,6 +197,8 @@ def with_base(values: dict[str, Any], *, origin: str) -> dict[str, Any]:
     base = read_base(str(name))
     data = values.get("data") or {}
     size = data.get("size", int(base.unet["sample_size"]) * base.factor)
+    _check_size(size, base)
+    others = data.get("streaming") or data.get("cache", "none") != "none"
     few = base.sampler
     sampling: dict[str, Any] = {"steps": NUM_FEW_STEPS, "scheduler": few} if few else {**GUIDANCE}
     defaults = {
@@ -203,7 +211,7 @@ def with_base(values: dict[str, Any], *, origin: str) -> dict[str, Any]:
             "norm_num_groups": base.unet["norm_num_groups"],
         },
         "diffusion": {**base.process(), "cond_drop_prob": DROP_PROB},
-        "data": {"size": size, "cache_features": not data.get("streaming", False)},
+        "data": {"size": size, "cache_features": not others},
         "sampling": sampling,
         "optimizer": {"learning_rate": 1e-4 if _rank_of(values) else 1e-5},
         "looks": _looks(sampling),
@@ -211,6 +219,16 @@ def with_base(values: dict[str, Any], *, origin: str) -> dict[str, Any]:
     merged = _merge(defaults, values)
     parse_config(merged, origin=origin)
     return merged
+
+
+def _check_size(size: Any, base: Base) -> None:
+    """Raise ConfigError for pictures whose latents the U-Net cannot halve as often as it does."""
+    stride = base.factor * 2 ** (len(base.unet["block_out_channels"]) - 1)
+    if isinstance(size, int) and (size % stride or size < stride):
+        raise ConfigError(
+            f"data.size {size} is no multiple of {stride}, by which the base's VAE and U-Net make "
+            f"pictures smaller; take {max(stride, round(size / stride) * stride)}."
+        )
 
 
 def require_packages() -> None:

@@ -48,6 +48,12 @@ class LatentModel(Denoiser):
         self.unet = unet
         self.register_buffer("null_words", null_words, persistent=False)
 
+    def halve_frozen(self, dtype: torch.dtype) -> None:
+        """Put the weights that are not trained into half precision; autocast computes with them."""
+        for weight in self.unet.parameters():
+            if not weight.requires_grad:
+                weight.data = weight.data.to(dtype)
+
     def forward(
         self,
         x_t: Tensor,

@@ -14,6 +14,7 @@ from accelerate.utils import broadcast_object_list, parse_flag_from_env
 from condiff.config import TrainConfig
 from condiff.data.crops import Batch
 from condiff.diffusion.diffusers_schedulers import build_scheduler
+from condiff.errors import ConfigError
 from condiff.models.denoiser import Denoiser, Model
 from condiff.models.latent import LatentModel
 from condiff.tasks import Task
@@ -39,6 +40,11 @@ class Arithmetic:
         layout = "channels last" if self.channels_last else "channels first"
         return f"{names[self.mixed_precision]}, {layout}: {self.why}"
 
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """The half precision of mixed precision; None without it."""
+        return {"fp16": torch.float16, "bf16": torch.bfloat16}.get(self.mixed_precision)
+
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps; `Arithmetic(**state)` reads it."""
         return asdict(self)
@@ -57,6 +63,11 @@ def choose_arithmetic(
     # As Accelerator makes it: without this, processes on CPUs would not find each other.
     process = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
     on_cpu = process.device.type == "cpu"
+    if on_cpu and config.mixed_precision == "fp16":
+        raise ConfigError(
+            "mixed_precision fp16 needs a GPU, and there is none here: set it to auto, which takes "
+            "bf16 where the processor has instructions for it, or to no."
+        )
     if config.mixed_precision != "auto":
         return Arithmetic(config.mixed_precision, channels_last=not on_cpu)
     if kept is not None:

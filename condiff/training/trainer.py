@@ -28,6 +28,7 @@ from condiff.diffusion.diffusers_schedulers import build_scheduler
 from condiff.errors import ConfigError
 from condiff.models.denoiser import Denoiser, Model, build_model
 from condiff.models.initialization import adopt_shape, load_init
+from condiff.models.latent import LatentModel
 from condiff.models.loading import save_model
 from condiff.tasks import Task, task_of
 from condiff.training.accelerator import build_accelerator, prepare
@@ -103,6 +104,8 @@ class Trainer:
         self.model.to(self.accelerator.device)
         lay_out(self.model, channels_last=self.arithmetic.channels_last)
         self.parts = LatentParts.of(config, self.model, self.task, self.accelerator.device)
+        if isinstance(self.model, LatentModel) and self.arithmetic.dtype is not None:
+            self.model.halve_frozen(self.arithmetic.dtype)
         with self.accelerator.main_process_first():  # one process makes the cache's files
             self.dataset = build_dataset(
                 config,
@@ -301,15 +304,12 @@ class Trainer:
         with averaged(self.ema, self.model, keep=self.is_main) as model:
             if model is None:
                 return None
-            return sample_grid(
-                model,
-                self.task,
-                self.first_batch(photos),
-                config=self.config,
-                photos=photos,
-                steps=steps,
-                parts=self.parts,
-            )
+            how = {"config": self.config, "photos": photos, "steps": steps}
+            if self.parts is None:
+                return sample_grid(model, self.task, self.first_batch(photos), **how)  # type: ignore[arg-type]
+            with self.accelerator.autocast():  # frozen weights may be in half precision
+                batch = self.first_batch(photos)
+                return sample_grid(model, self.task, batch, **how, parts=self.parts)  # type: ignore[arg-type]
 
     def save(self, *, half: bool = True) -> Path:
         """Write the averaged weights to the folder OUTPUT/model; all processes must call this."""

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -257,6 +258,19 @@ def test_low_rank_updates_reload_as_the_run_had_them(tiny_base, pairs, tmp_path)
     assert not torch.allclose(before, after, atol=1e-3)
     unseen = run(pipeline.unet, torch.cat([x_t, torch.zeros_like(picture)], dim=1))
     assert not torch.allclose(unseen, after, atol=1e-4)  # the picture is not ignored
+
+
+def test_the_card_and_the_folder_have_the_licence_of_the_base(tiny_base, pairs, tmp_path):
+    base = shutil.copytree(tiny_base, tmp_path / "base")
+    (base / "README.md").write_text("---\nlicense: creativeml-openrail-m\n---\n", "utf-8")
+    (base / "LICENSE").write_text("RAIL", "utf-8")
+    saved = train(paired(base, rank=2), pairs, tmp_path / "run", until=1).save()
+    card = (saved / "README.md").read_text("utf-8")
+    assert "license: creativeml-openrail-m" in card
+    assert "| trained of it | low-rank updates of rank 2 |" in card
+    assert "StableDiffusionInstructPix2PixPipeline" in card
+    assert (saved / "LICENSE").read_text("utf-8") == "RAIL"
+    assert read_model_info(saved).base["licence"] == "creativeml-openrail-m"
 
 
 def test_a_model_is_a_base_again(folder, pairs, tmp_path):

@@ -14,6 +14,7 @@ from condiff.cli import options
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from condiff.models.info import ModelInfo
     from condiff.tasks import Task
 
 PARTS = ("unet", "encoder", "vae", "text_encoder")  # of a model folder
@@ -77,7 +78,6 @@ def describe_machine() -> dict[str, object]:
 
 def describe_model(name: str) -> dict[str, object]:
     """Task, sizes, noise process and card of a model folder."""
-    from condiff.backends.table import has_graphs
     from condiff.config import NATURAL
     from condiff.models.info import read_model_info
 
@@ -93,12 +93,21 @@ def describe_model(name: str) -> dict[str, object]:
         **{part: _millions(loaded.path / part) for part in PARTS if (loaded.path / part).is_dir()},
         **{key: value for key, value in _base(loaded.base).items() if value},
         "weights": f"{size / 1e6:.1f} MB",
-        "graphs": "there" if has_graphs(loaded) else "none: see `condiff export`",
+        "graphs": _graphs(loaded),
         "predicts": loaded.diffusion.prediction_type,
         "schedule": loaded.diffusion.beta_schedule,
         **({"looks": looks} if loaded.looks else {}),
         "card": Path(card).read_text("utf-8") if card.exists() else None,
     }
+
+
+def _graphs(loaded: "ModelInfo") -> str:
+    """Whether the model has graphs, or could have."""
+    from condiff.backends.table import has_graphs
+
+    if loaded.task.space.is_latent:
+        return "none: torch alone runs a model on a base"
+    return "there" if has_graphs(loaded) else "none: see `condiff export`"
 
 
 def _takes(task: "Task") -> str:

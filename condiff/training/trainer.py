@@ -350,6 +350,7 @@ class Trainer:
             device=self.machine,
             loss=self.smoothed_loss,
             init=self.init,
+            licence=self.parts.base.licence() if self.parts else None,
         )
 
     @property

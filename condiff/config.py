@@ -24,7 +24,7 @@ from condiff.errors import ConfigError
 PredictionType = Literal["epsilon", "v_prediction", "sample"]
 BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"]
 LossWeighting = Literal["none", "min_snr", "p2"]
-SchedulerName = Literal["ddim", "dpmsolver++", "unipc", "euler", "heun", "ddpm", "lcm"]
+SchedulerName = Literal["ddim", "dpmsolver++", "unipc", "euler", "heun", "ddpm", "lcm", "tcd"]
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -50,9 +50,25 @@ class SamplingConfig(Section):
             ge=0,
             le=50,
             description="Strength of classifier-free guidance. Above 1, pictures follow a "
-            "drawing more closely and photos get stronger colours; 1 is off, in half the time.",
+            "drawing more closely and photos get stronger colours; 1 is off, in half the time. "
+            "For a model that takes a prompt: how closely pictures follow that.",
         ),
     ] = 1.0
+    image_guidance_scale: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=50,
+            description="For a model that takes a prompt: how closely pictures follow the picture "
+            "that is given; 1 is off.",
+        ),
+    ] = 1.0
+    prompt: Annotated[
+        str, Field(description="What the picture shows, in words; for a model that takes them.")
+    ] = ""
+    negative_prompt: Annotated[
+        str, Field(description="What it is not to show: guidance leads away from these words.")
+    ] = ""
     variety: Annotated[
         float,
         Field(
@@ -84,6 +100,13 @@ class SamplingConfig(Section):
                 raise ConfigError(f"There is no sampling setting {name}.") from error
             value = fault["input"]
             raise ConfigError(f"{name}: {_sentence(fault['msg'])}, not {value!r}.") from error
+
+    def note(self) -> dict[str, Any]:
+        """The settings for a note in a result: those of words only where a model takes them."""
+        words = ("image_guidance_scale", "prompt", "negative_prompt")
+        default = SamplingConfig()
+        idle = {name for name in words if getattr(self, name) == getattr(default, name)}
+        return self.model_dump(exclude=idle)
 
 
 class Look(Section):
@@ -150,6 +173,8 @@ class DiffusionConfig(Section):
 
     num_train_timesteps: Annotated[int, Field(ge=2)] = 1000
     beta_schedule: BetaSchedule = "squaredcos_cap_v2"
+    beta_start: Annotated[float, Field(gt=0, lt=1)] = 1e-4  # of linear, scaled_linear, sigmoid
+    beta_end: Annotated[float, Field(gt=0, lt=1)] = 0.02
     schedule_shift: PositiveFloat = 1.0  # base size / size: 0.5 at 128² if 1 is right at 64²
     rescale_betas_zero_snr: bool = True
     prediction_type: PredictionType = "v_prediction"
@@ -212,7 +237,8 @@ class DataConfig(Section):
     hint_prob: Probability = 0.5
     max_hints: NonNegativeInt = 32
     cache: Literal["none", "ram", "device"] = "none"  # where decoded photos are kept
-    cache_features: bool = False  # run the frozen backbone once per photo: for CPUs
+    # Run the frozen backbone, or a base's VAE and text encoder, once per photo; keep the output.
+    cache_features: bool = False
     num_workers: NonNegativeInt = 0
 
     @model_validator(mode="after")
@@ -241,6 +267,13 @@ class DataConfig(Section):
                 "to one view of each photo; leave one of them out"
             )
         return self
+
+
+class BaseConfig(Section):
+    """A pretrained base of the shape of Stable Diffusion 1 or 2, and what of it is trained."""
+
+    name: str | None = None  # a diffusers folder or a Hub id; None: condiff's own networks
+    lora_rank: PositiveInt | None = None  # low-rank updates of this rank; None: the whole U-Net
 
 
 class OptimizerConfig(Section):
@@ -276,6 +309,7 @@ class TrainConfig(Section):
     tracker: Literal["tensorboard", "wandb"] | None = None
     compile: bool = False  # torch.compile the U-Net
     gradient_checkpointing: bool = False  # less memory, a third more time
+    base: BaseConfig = BaseConfig()
     model: ModelConfig = ModelConfig()
     diffusion: DiffusionConfig = DiffusionConfig()
     data: DataConfig = DataConfig()
@@ -311,10 +345,20 @@ def read_config(path: Path | None, overrides: Sequence[str] = ()) -> TrainConfig
 
     Raises ConfigError where the file cannot be read, or a key or value is wrong.
     """
+    return parse_config(read_values(path, overrides), origin=origin_of(path))
+
+
+def read_values(path: Path | None, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The settings that `read_config` checks, without the defaults."""
     values = {} if path is None else read_yaml(path)
     for override in overrides:
         _set(values, override)
-    return parse_config(values, origin=str(path) if path is not None else "the settings")
+    return values
+
+
+def origin_of(path: Path | None) -> str:
+    """Where settings come from, for an error's sentence."""
+    return str(path) if path is not None else "the settings"
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from condiff.color.degradation import degrade
-from condiff.color.lab import lightness, rgb_to_lab
+from condiff.color.lab import lab_to_rgb_batch, lightness, rgb_to_lab
 from condiff.color.scans import Frame, fill_border, find_frame, normalise_levels
 from condiff.conditions.drawing_cleanup import Drawing, clean_drawing, limit_ink, shrink_ink
 from condiff.conditions.filters import to_gray
@@ -28,8 +28,8 @@ Plane = NDArray[Any]  # float32
 Pixels = NDArray[Any]  # uint8 or uint16
 UserPicture = PhotoLike | Drawing
 # Where an input enters the U-Net: beside x_t, by pixel-unshuffle of a picture that is larger than
-# x_t ("picture") or at the size of x_t ("cells").
-Enters = Literal["picture", "cells"]
+# x_t ("picture") or at the size of x_t ("cells"); or by attention ("cross_attention").
+Enters = Literal["picture", "cells", "cross_attention"]
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,14 @@ class Lightness(PictureInput):
         if rng.random() < degrade_prob:
             L = degrade(L, rng)
         return L[..., None] / 50 - 1
+
+    def show(self, condition: "Tensor") -> "Tensor":
+        """The grey picture, in sRGB, of that L*."""
+        import torch
+
+        lightness = 50 * (condition[:, :1] + 1)
+        nothing = torch.zeros_like(lightness)
+        return 2 * lab_to_rgb_batch(torch.cat([lightness, nothing, nothing], dim=1)) - 1
 
     def open(self, picture: UserPicture, *, as_is: bool = False) -> Opened:
         if isinstance(picture, Drawing):
@@ -275,6 +283,12 @@ class Hints(Input):
 
     def __init__(self, space_channels: int):
         self.channels = space_channels + 1
+
+
+class Text(Input):
+    """Words: the caption of a photo in training, the user's prompt later; "" says nothing."""
+
+    name, channels, enters = "text", 0, "cross_attention"
 
 
 class SmallPicture(Input):

@@ -1,5 +1,6 @@
 """What x_0 is: how training makes it from a photo, and how a sample becomes a picture."""
 
+import math
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -27,7 +28,9 @@ class Space(ABC):
     clip: ClassVar[float] = 1.0
     scale: ClassVar[float] = 1.0  # units of the picture that 1 stands for
     # Whether a sample is joined to the user's photo: the result has its size, and takes edits.
-    keeps_photo: ClassVar[bool] = False
+    keeps_photo: bool = False
+    # Whether x_0 is made of a picture by a VAE: `encode` and `decode` are of the picture.
+    is_latent: ClassVar[bool] = False
 
     @abstractmethod
     def encode(self, crop: Pixels, size: int) -> Plane:
@@ -46,6 +49,10 @@ class Space(ABC):
         `source` is the photo (H,W,3), of 8 or 16 bits, where the space keeps it; else the ink (H,W)
         of the drawing.
         """
+
+    @abstractmethod
+    def from_picture(self, picture: Plane) -> Plane:
+        """A picture (h,w,3) in [-1,1] as `decode` takes it: (h,w,C)."""
 
     @abstractmethod
     def hint_values(self, rgb: Pixels) -> Plane:
@@ -80,6 +87,9 @@ class RGB(Space):
                 picture, source, keep_lines=edits.keep_lines, flat=edits.flat
             )
         return np.asarray(picture * 255 + 0.5, np.uint8)
+
+    def from_picture(self, picture: Plane) -> Plane:
+        return picture
 
     def hint_values(self, rgb: Pixels) -> Plane:
         return rgb / np.float32(127.5) - 1
@@ -120,6 +130,10 @@ class Chroma(Space):
         result[edits.box] = joined
         return result
 
+    def from_picture(self, picture: Plane) -> Plane:
+        deep = np.asarray((picture.clip(-1, 1) + 1) * 32767.5 + 0.5, np.uint16)
+        return rgb_to_lab(deep)[..., 1:] / self.scale
+
     def hint_values(self, rgb: Pixels) -> Plane:
         return chroma_of(rgb)
 
@@ -136,6 +150,43 @@ class Chroma(Space):
         chroma = F.interpolate(x_0 * self.scale, side, mode="bilinear", align_corners=False)
         labs = torch.cat([(condition + 1) * 50, chroma], dim=1).permute(0, 2, 3, 1).cpu().numpy()
         return [lab_to_rgb(np.ascontiguousarray(lab)) for lab in labs]
+
+
+class Latents(Space):
+    """x_0 is what the VAE of a Stable Diffusion base makes of a picture, `channels` at an eighth.
+
+    The VAE belongs to the model. So here are the two ends outside of it: the picture that it
+    encodes, and what becomes of the one that it decodes, which is finished as `pictures` does.
+    For a colorizer, that takes its chroma alone and joins it to the photo's L*: what the VAE loses
+    of lightness does not matter.
+    """
+
+    name, channels, clip, is_latent = "latents", 4, math.inf, True
+
+    def __init__(self, pictures: Space):
+        self.pictures, self.keeps_photo = pictures, pictures.keeps_photo
+
+    def encode(self, crop: Pixels, size: int) -> Plane:
+        return resize_square(crop, size) / np.float32(127.5) - 1
+
+    def encode_batch(self, rgb: "Tensor") -> "Tensor":
+        return 2 * rgb - 1
+
+    def decode(
+        self, x_0: Plane, source: Pixels | None = None, edits: PreparedEdits = UNEDITED
+    ) -> Pixels:
+        """The decoded picture (h,w,3) in [-1,1] -> RGB (H,W,3)."""
+        return self.pictures.decode(self.from_picture(x_0), source, edits)
+
+    def from_picture(self, picture: Plane) -> Plane:
+        return self.pictures.from_picture(picture)
+
+    def hint_values(self, rgb: Pixels) -> Plane:
+        return self.pictures.hint_values(rgb)
+
+    def decode_batch(self, x_0: "Tensor", condition: "Tensor") -> list[Pixels]:
+        """Decoded pictures (B,3,H,W) in [-1,1] -> RGB (H,W,3) uint8 each."""
+        return SPACES["rgb"].decode_batch(x_0, condition)
 
 
 SPACES: dict[str, Space] = {space.name: space for space in (RGB(), Chroma())}

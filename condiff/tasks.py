@@ -1,11 +1,20 @@
 """The table of tasks: what the model samples (a Space), and from which condition (Inputs)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from condiff.config import TrainConfig
 from condiff.errors import ConfigError
-from condiff.inputs import Aligned, Hints, Input, Lightness, Lines, PictureInput, SmallPicture
-from condiff.spaces import SPACES, Space
+from condiff.inputs import (
+    Aligned,
+    Hints,
+    Input,
+    Lightness,
+    Lines,
+    PictureInput,
+    SmallPicture,
+    Text,
+)
+from condiff.spaces import SPACES, Latents, Space
 
 
 @dataclass(frozen=True)
@@ -27,6 +36,21 @@ class Task:
         return next((each for each in self.inputs if isinstance(each, PictureInput)), None)
 
     @property
+    def takes_text(self) -> bool:
+        """Whether a user may give words."""
+        return any(isinstance(each, Text) for each in self.inputs)
+
+    def on_base(self) -> "Task":
+        """The task as a Stable Diffusion base learns it: of latents, from a picture and words.
+
+        Raises ConfigError for a task that no base is for.
+        """
+        if self.picture is None or self.enlarges:
+            may = ", ".join(row.name for row in _ROWS if row.picture and not row.enlarges)
+            raise ConfigError(f"The task {self.name} is not learnt on a base: --base is for {may}.")
+        return replace(self, space=Latents(self.space), inputs=(self.picture, Text()))
+
+    @property
     def condition_channels(self) -> int:
         """Channels of the condition image."""
         return sum(each.channels for each in self.inputs if each.enters == "picture")
@@ -41,7 +65,12 @@ class Task:
         return config.model.sample_size if self.enlarges else config.data.size
 
     def sample_size(self, config: TrainConfig) -> int:
-        """Side of x_0 as the data give it; a photo's chroma is kept as fine as the condition."""
+        """Side of x_0 as the data give it; a photo's chroma is kept as fine as the condition.
+
+        For latents it is the side of the picture that the VAE encodes.
+        """
+        if self.space.is_latent:
+            return config.data.size
         if self.space.keeps_photo:
             return config.data.size // config.model.fold * config.model.patch_size
         return config.model.sample_size
@@ -49,6 +78,8 @@ class Task:
     def check(self, config: TrainConfig) -> None:
         """Raise ConfigError for settings that do not go with the task."""
         model, given = config.model, self.picture
+        if self.space.is_latent:
+            self._check_latents(config)
         if self.enlarges:
             if (model.fold, model.patch_size, model.backbone_variant) != (1, 1, None):
                 raise ConfigError(
@@ -62,13 +93,15 @@ class Task:
                     f"out of views of data.size {config.data.size}: make the views no smaller."
                 )
         dropped = config.diffusion.cond_drop_prob
-        if given is not None and given.keeps_itself and dropped and model.backbone_variant is None:
+        whole = self.space.is_latent  # guidance leaves the whole picture out
+        backbone = whole or model.backbone_variant is not None
+        if given is not None and given.keeps_itself and dropped and not backbone:
             raise ConfigError(
                 f"diffusion.cond_drop_prob does not go with the task {self.name} without a "
                 "backbone: it leaves out the backbone's features; set it to 0."
             )
         if config.diffusion.perceptual_weight and not (
-            self.space.keeps_photo and model.backbone_variant
+            self.space.keeps_photo and model.backbone_variant and not whole
         ):
             raise ConfigError(
                 "diffusion.perceptual_weight compares photos through the backbone: it is for the "
@@ -89,6 +122,21 @@ class Task:
             raise ConfigError(
                 f"data.cache: device does not go with the task {self.name}: its condition is drawn "
                 "by the CPU; set data.cache to ram."
+            )
+
+    def _check_latents(self, config: TrainConfig) -> None:
+        """Raise ConfigError for settings that do not go with a base."""
+        model = config.model
+        if config.data.size != model.sample_size * model.fold:
+            raise ConfigError(
+                f"data.size {config.data.size} is not model.sample_size {model.sample_size} times "
+                f"{model.fold}, by which the base's VAE makes pictures smaller: set data.size "
+                "alone, to a multiple of that."
+            )
+        if config.data.cache == "device":
+            raise ConfigError(
+                "data.cache: device does not go with a base: set it to none; data.cache_features "
+                "keeps the latents."
             )
 
 
@@ -137,6 +185,12 @@ _ROWS = (
 )
 TASKS: dict[str, Task] = {row.name: row for row in _ROWS}
 PREPARED_TASKS: dict[str, Task] = {row.name: row for row in _ROWS if row.prepares}
+
+
+def task_of(config: TrainConfig) -> Task:
+    """The task of a run: a row of the table, on a base where the run has one."""
+    task = find_task(config.task)
+    return task if config.base.name is None else task.on_base()
 
 
 def find_task(name: str) -> Task:

@@ -116,3 +116,38 @@ def none_folder(tmp_path_factory):
 def upscale_folder(tmp_path_factory):
     """A tiny model that enlarges."""
     return save_tiny(tmp_path_factory.mktemp("models"), "upscale")
+
+
+def _load_example(name: str):
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    path = Path(__file__).parents[1] / "examples" / f"{name}.py"
+    spec = spec_from_file_location(name, path)
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory):
+    """A folder of the shape of Stable Diffusion, of 1 M random weights."""
+    pytest.importorskip("transformers")
+    pytest.importorskip("peft")
+    folder = tmp_path_factory.mktemp("bases") / "tiny"
+    _load_example("tiny_base").make_base(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def captioned_folder(tmp_path_factory):
+    """Eight small photos, six of them with captions in metadata.jsonl."""
+    import json
+
+    folder = tmp_path_factory.mktemp("captioned")
+    captions = ["a red house", "a blue tree", "", "a red house"] * 2
+    rows = []
+    for index, text in enumerate(captions):
+        make_photo(80, 70, seed=index).save(folder / f"{index:02}.png")
+        rows.append(json.dumps({"file_name": f"{index:02}.png", "text": text}))
+    (folder / "metadata.jsonl").write_text("\n".join(rows) + "\n", "utf-8")
+    return folder

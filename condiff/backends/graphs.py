@@ -33,9 +33,15 @@ class GraphBackend:
         return array
 
     def encode(
-        self, condition: Array, hints: Array | None, size: tuple[int, int], *, guided: bool
-    ) -> tuple[Array, Array | None]:
-        """As Backend says."""
+        self,
+        condition: Array,
+        hints: Array | None,
+        size: tuple[int, int],
+        *,
+        guided: bool,
+        words: tuple[str, str] = ("", ""),
+    ) -> tuple[Any, ...]:
+        """As Backend says; no model of it takes words."""
         if self.encoder is None:
             nothing = np.zeros((len(condition), 0, *size), np.float32)
             return nothing, nothing if guided else None
@@ -55,6 +61,10 @@ class GraphBackend:
             inputs["cond"] = cond
         (output,) = self.unet(inputs, ["model_output"])
         return output
+
+    def decode(self, x_0: Array) -> Array:
+        """x_0 itself."""
+        return x_0
 
 
 def open_onnx(path: Path, threads: int) -> Run:

@@ -23,6 +23,8 @@ from condiff.errors import ConfigError, ModelError, install_command
 from condiff.models.info import ModelInfo
 
 Array = Any  # float32, of NumPy or torch
+Words = tuple[str, str]  # a prompt and a negative prompt
+NO_WORDS: Words = ("", "")
 
 GRAPH = "model.onnx"
 PARTS = ("encoder", "unet")
@@ -54,16 +56,29 @@ class Backend(Protocol):
         ...
 
     def encode(
-        self, condition: Array, hints: Array | None, size: tuple[int, int], *, guided: bool
-    ) -> tuple[Array, Array | None]:
-        """cond and, if `guided`, null_cond (B,K,*size) for a condition (B,N,H,W) in [-1,1].
+        self,
+        condition: Array,
+        hints: Array | None,
+        size: tuple[int, int],
+        *,
+        guided: bool,
+        words: Words = NO_WORDS,
+    ) -> tuple[Array | None, ...]:
+        """cond and null_cond (B,K,*size) of a condition (B,N,H,W) in [-1,1].
 
-        hints are (B,3,*size); null_cond is the condition that guidance leads away from.
+        Without `guided` null_cond is None. hints are (B,3,*size); null_cond is the condition that
+        guidance leads away from. A model of words gives three if `guided`, of the backend's own
+        kind: of the picture and the prompt, of
+        the picture and the negative prompt, and of the negative prompt alone.
         """
         ...
 
     def predict(self, x_t: Array, t: float, cond: Array) -> Array:
         """The model output (B,C,h,w) for x_t (B,C,h,w) and a condition already encoded."""
+        ...
+
+    def decode(self, x_0: Array) -> Array:
+        """x_0 (B,C,h,w) itself, or of latents the picture (B,3,H,W) that they stand for."""
         ...
 
 
@@ -113,6 +128,11 @@ def choose_engine(folder: ModelInfo, engine: str, device: str) -> str:
         raise ConfigError(f"The engine {engine} needs a package that is missing: {row.install}")
     if row.open_graph is None:
         return engine
+    if folder.task.space.is_latent:
+        raise ConfigError(
+            f"The model {folder.path.name} is on a Stable Diffusion base, which torch alone runs: "
+            "leave --engine out."
+        )
     if device != "cpu":
         raise ConfigError(f"The engine {engine} runs on cpu, not {device}: use --engine torch.")
     if not has_graphs(folder):
@@ -130,6 +150,14 @@ def build_engine(folder: ModelInfo, engine: str, *, device: str, threads: int) -
         from condiff.backends.torch_backend import TorchBackend
         from condiff.models.loading import load_model
 
+        if folder.task.space.is_latent:
+            from condiff.backends.latent_backend import LatentBackend
+            from condiff.models.base import require_packages
+            from condiff.models.latent import load_latent_model
+
+            require_packages()
+            model, frozen = load_latent_model(folder, device=device)
+            return LatentBackend(model, frozen, folder.task, device, threads)
         return TorchBackend(load_model(folder.path, device=device).model, device, threads)
     try:
         paths = {part: folder.path / part / GRAPH for part in parts_of(folder)}

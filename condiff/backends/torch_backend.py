@@ -10,7 +10,6 @@ from torch import Tensor
 
 from condiff.errors import ConfigError
 from condiff.models.condition_encoder import ConditionEncoder
-from condiff.models.denoiser import Model
 
 
 class TorchBackend:
@@ -18,8 +17,8 @@ class TorchBackend:
 
     name = "torch"
 
-    def __init__(self, model: Model, device: torch.device | str = "cpu", threads: int | None = 1):
-        self.model, self.device, self.threads = model, str(device), threads
+    def __init__(self, model: Any, device: torch.device | str = "cpu", threads: int | None = 1):
+        self.model, self.device, self.threads = model, str(device), threads  # a Denoiser
 
     def to_device(self, array: NDArray[Any]) -> Tensor:
         """A tensor on the device; on a processor it shares the array's memory."""
@@ -30,9 +29,15 @@ class TorchBackend:
         return array.cpu().numpy()
 
     def encode(
-        self, condition: Tensor, hints: Tensor | None, size: tuple[int, int], *, guided: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        """As Backend says."""
+        self,
+        condition: Tensor,
+        hints: Tensor | None,
+        size: tuple[int, int],
+        *,
+        guided: bool,
+        words: tuple[str, str] = ("", ""),
+    ) -> tuple[Any, ...]:
+        """As Backend says; no model of it takes words."""
         with self._at_work():
             given = condition.contiguous(memory_format=torch.channels_last)
             encoder = self.model.encoder
@@ -45,6 +50,10 @@ class TorchBackend:
         with self._at_work():
             step = torch.tensor([t], dtype=torch.float32, device=self.device)
             return self.model.predict(x_t, step, cond)
+
+    def decode(self, x_0: Tensor) -> Tensor:
+        """x_0 itself."""
+        return x_0
 
     @contextmanager
     def _at_work(self) -> Iterator[None]:

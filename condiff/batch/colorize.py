@@ -1,7 +1,6 @@
 """Colours a folder: what is asked of a batch, and what is done to each of its photos."""
 
 import hashlib
-import json
 import os
 import secrets
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -20,7 +19,7 @@ from condiff.batch.worker import Transform
 from condiff.color.edits import NO_EDITS, ColorEdits
 from condiff.config import SamplingConfig
 from condiff.errors import ConfigError, ModelError, UsageError
-from condiff.models.info import INDEX, ModelInfo, read_model_info
+from condiff.models.info import ModelInfo, read_index, read_model_info
 from condiff.photos.reading import MAX_PIXELS
 from condiff.pipelines.pipeline import Pipeline
 
@@ -125,6 +124,7 @@ def run_batch(found: Plan, options: BatchOptions) -> Generator[Result, None, Non
     """Carry out a plan; yields results as they come, first those that need no work."""
     info = read_model_info(options.model)
     engine, device = choose_network(info, options.engine, options.device)
+    info.check_words(info.sampling.override(options.overrides))
     default = info.sampling
     if default.size is None:
         default = default.override({"size": info.condition_size})
@@ -228,7 +228,7 @@ def fingerprint(folder: Path, task: str) -> str:
 
     Raises ModelError where the model is for another task.
     """
-    there = json.loads((folder / INDEX).read_text("utf-8")).get("task")
+    there = read_index(folder).get("task")
     if there != task:
         raise ModelError(f"The model {folder} is for the task {there}, not {task}: give another.")
     total = hashlib.sha256()

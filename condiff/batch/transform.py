@@ -66,6 +66,7 @@ def build_settings(
     """
     chosen = info.find_look(look or NATURAL)
     sampling = info.sampling.override(chosen.sampling()).override(overrides)
+    info.check_words(sampling)
     return ColorizeSettings(
         sampling=sampling, edits=edits.with_saturation(chosen.saturation), **others
     )
@@ -102,7 +103,7 @@ def note_making(
     sampling = settings.sampling
     if sampling.size is None:
         sampling = sampling.override({"size": pipeline.loaded.condition_size})
-    noted: dict[str, object] = {**sampling.model_dump(), **(hints or {})}
+    noted: dict[str, object] = {**sampling.note(), **(hints or {})}
     for name in set(settings.edits.changed()) - NOT_NOTED:
         noted[name] = getattr(settings.edits, NOTED_AS.get(name, name))
     metadata = add_provenance(

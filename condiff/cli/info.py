@@ -4,13 +4,20 @@ import json
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from condiff import __version__
 from condiff.cli import options
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from condiff.models.info import ModelInfo
+    from condiff.tasks import Task
+
+PARTS = ("unet", "encoder", "vae", "text_encoder")  # of a model folder
 PACKAGES = (
     "torch",
     "diffusers",
@@ -71,31 +78,59 @@ def describe_machine() -> dict[str, object]:
 
 def describe_model(name: str) -> dict[str, object]:
     """Task, sizes, noise process and card of a model folder."""
-    from condiff.backends.table import has_graphs
     from condiff.config import NATURAL
-    from condiff.models.loading import load_model
+    from condiff.models.info import read_model_info
 
     options.quiet_libraries()
-    loaded = load_model(name)
-
-    def millions(module: object) -> str:
-        return f"{sum(p.numel() for p in module.parameters()) / 1e6:.1f} M parameters"  # type: ignore[attr-defined]
-
+    loaded = read_model_info(name)
     looks = {n: loaded.find_look(n).model_dump() for n in (NATURAL, *loaded.looks)}
     size = sum(path.stat().st_size for path in loaded.path.rglob("*.safetensors"))
     card = loaded.path / "README.md"
     return {
         "folder": str(loaded.path),
         "task": loaded.task.name,
-        "unet": millions(loaded.model.unet),
-        "encoder": millions(loaded.model.encoder),
+        "takes": _takes(loaded.task),
+        **{part: _millions(loaded.path / part) for part in PARTS if (loaded.path / part).is_dir()},
+        **{key: value for key, value in _base(loaded.base).items() if value},
         "weights": f"{size / 1e6:.1f} MB",
-        "graphs": "there" if has_graphs(loaded) else "none: see `condiff export`",
+        "graphs": _graphs(loaded),
         "predicts": loaded.diffusion.prediction_type,
         "schedule": loaded.diffusion.beta_schedule,
         **({"looks": looks} if loaded.looks else {}),
         "card": Path(card).read_text("utf-8") if card.exists() else None,
     }
+
+
+def _graphs(loaded: "ModelInfo") -> str:
+    """Whether the model has graphs, or could have."""
+    from condiff.backends.table import has_graphs
+
+    if loaded.task.space.is_latent:
+        return "none: torch alone runs a model on a base"
+    return "there" if has_graphs(loaded) else "none: see `condiff export`"
+
+
+def _takes(task: "Task") -> str:
+    """What a user gives: a photo, a drawing …, and words."""
+    words = ["words"] if task.takes_text else []
+    return ", ".join([*([task.picture.what] if task.picture else []), *words]) or "nothing"
+
+
+def _base(base: "Mapping[str, object]") -> dict[str, object]:
+    """The base that a model was trained on, and its licence."""
+    return {"base": base.get("name"), "licence": base.get("licence")}
+
+
+def _millions(folder: Path) -> str:
+    """The number of parameters in a part's safetensors, read from their headers."""
+    from math import prod
+
+    total = 0
+    for file in folder.glob("*.safetensors"):
+        with open(file, "rb") as data:
+            header = json.loads(data.read(int.from_bytes(data.read(8), "little")))
+        total += sum(prod(v["shape"]) for k, v in header.items() if k != "__metadata__")
+    return f"{total / 1e6:.1f} M parameters"
 
 
 def _fields(row: dict[str, object]) -> str:

@@ -150,6 +150,7 @@ def render(
     targets.check(force=force)
     started = time.perf_counter()
     info = read_model_info(model)
+    info.check_words(sampling.override(info.sampling))
     opened = None
     if source is not None:
         opened = _open(source, info, reading, as_is=as_is, quiet=quiet)

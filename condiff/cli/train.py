@@ -15,6 +15,7 @@ from condiff.cli import options
 from condiff.cli.sampling import expand_groups
 
 if TYPE_CHECKING:
+    from condiff.config import TrainConfig
     from condiff.training.loop import Logged
     from condiff.training.progress import Filled
     from condiff.training.trainer import Trainer
@@ -77,6 +78,22 @@ def train(
             metavar="FOLDER|ID",
         ),
     ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            help="Train the U-Net of a pretrained base: a folder or Hub id of the shape of Stable "
+            "Diffusion 1 or 2.",
+            metavar="FOLDER|ID",
+        ),
+    ] = None,
+    lora: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Of a base, train only low-rank updates of this rank: far less memory.",
+            metavar="RANK",
+        ),
+    ] = None,
     max_minutes: Annotated[
         float | None,
         typer.Option(
@@ -119,8 +136,7 @@ def train(
     stopped or killed, bit for bit. On several GPUs: accelerate launch -m condiff train …
     docs/guide/training.md explains the settings.
     """
-    from condiff.config import read_config
-    from condiff.tasks import find_task
+    from condiff.tasks import task_of
 
     flags = {
         "task": task,
@@ -130,14 +146,17 @@ def train(
         "seed": seed,
     }
     overrides = [f"{key}={value}" for key, value in flags.items() if value is not None]
-    config = read_config(config_path, [*(settings or []), *overrides])
-    find_task(config.task).check(config)
+    config = _configure(config_path, [*(settings or []), *overrides], base=base, lora=lora)
+    task_of(config).check(config)
     if push_to_hub:
         from condiff.models.hub import check_repo_id
 
         check_repo_id(push_to_hub)
     options.quiet_libraries()
     loop = _import_loop()
+    if dry_run and config.base.name is not None:
+        _show_memory(config, data, push_to_hub=push_to_hub)
+        return
     if dry_run:
         _show_cost(loop.Trainer(config, data, None, init=init), push_to_hub=push_to_hub)
         return
@@ -164,6 +183,26 @@ def train(
 
         record["hub"] = push(output / "model", push_to_hub)
     print(json.dumps(record) if messages.as_json else "\n".join(record.values()))
+
+
+def _configure(
+    path: Path | None, overrides: list[str], *, base: str | None, lora: int | None
+) -> "TrainConfig":
+    """The settings of a run, with the defaults of the base that it names."""
+    from condiff.config import origin_of, parse_config, read_values
+    from condiff.errors import UsageError
+    from condiff.models.base import with_base
+
+    values = read_values(path, overrides)
+    section = dict(values.get("base") or {})
+    section |= {"name": str(Path(base)) if Path(base).exists() else base} if base else {}
+    section |= {"lora_rank": lora} if lora else {}
+    if section.get("lora_rank") and not section.get("name"):
+        raise UsageError("--lora trains updates of a pretrained base: name it by --base.")
+    if section:
+        values["base"] = section
+    origin = origin_of(path)
+    return parse_config(with_base(values, origin=origin), origin=origin)
 
 
 def _import_loop() -> Any:
@@ -193,6 +232,33 @@ def _show_cost(trainer: "Trainer", *, push_to_hub: str | None) -> None:
         f"{cost.parameter_bytes / 2**20:.0f} MiB of weights, gradients and averages, "
         f"{cost.activation_bytes / 2**20:.1f} MiB of activations an image"
     )
+    if push_to_hub:
+        print(f"# would be pushed to {push_to_hub}")
+
+
+def _show_memory(config: "TrainConfig", data: str, *, push_to_hub: str | None) -> None:
+    """Print all settings as YAML, and as comments the data and the memory of each choice."""
+    import torch
+
+    from condiff.config import to_yaml
+    from condiff.data.loading import build_dataset
+    from condiff.models.base import read_base
+    from condiff.tasks import task_of
+    from condiff.training.memory import make_table
+
+    dataset = build_dataset(
+        config,
+        task_of(config),
+        data,
+        cache_dir=Path(),
+        feature_channels={},
+        device=torch.device("cpu"),
+    )
+    base = read_base(str(config.base.name))
+    print(to_yaml(config), end="")
+    print(f"# {config.task}: {dataset.describe()}")
+    for line in make_table(base, config, words=base.words):
+        print(f"# {line}")
     if push_to_hub:
         print(f"# would be pushed to {push_to_hub}")
 

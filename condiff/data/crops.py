@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import cv2
 import numpy as np
@@ -30,11 +30,17 @@ class Batch(TypedDict):
     x_0 (B,C,s,s) float32: as the task's space has it. condition (B,N,S,S) float32 in
     [-1,1]: L*/50 - 1, or ink 1 on paper -1, for `upscale` after the small picture's RGB; N is 0 for
     a task that has none. features: the frozen backbone's maps by stride, where they are cached.
+
+    Of a task that takes words, texts are the captions. For a base, x_0 and condition are pictures
+    at first, x_0 in RGB; encoded, x_0 is mean and standard deviation of its latents (B,2C,h,w),
+    condition the latents of the condition image (B,C,h,w), and words are embeddings (B,n,d).
     """
 
     x_0: Tensor
     condition: Tensor
     features: Features | None
+    texts: NotRequired[list[str]]
+    words: NotRequired[Tensor]
 
 
 @dataclass(frozen=True)
@@ -189,7 +195,8 @@ class CropDataset(Dataset[Batch]):
     def __getitem__(self, key: tuple[int, int]) -> Batch:
         epoch, index = key
         rng = np.random.default_rng((self.seed, epoch, index))
-        return to_row(*make_crop(self.photos[index], rng, self.settings))
+        photo = self.photos[index]
+        return to_row(*make_crop(photo, rng, self.settings), text=text_of(photo, self.settings))
 
     def fingerprint(self) -> str:
         """SHA-256 of everything that views depend on: photos, task, settings, sizes, seed."""
@@ -214,13 +221,21 @@ class CropDataset(Dataset[Batch]):
         return f"{self.num_photos} photos from {self.name}, {how}"
 
 
-def to_row(x_0: np.ndarray, condition: np.ndarray) -> Batch:
-    """A single photo of a batch, as tensors."""
-    return {
+def to_row(x_0: np.ndarray, condition: np.ndarray, *, text: str | None = None) -> Batch:
+    """A single photo of a batch, as tensors; its caption for a task that takes words."""
+    row: Batch = {
         "x_0": torch.from_numpy(x_0),
         "condition": torch.from_numpy(condition),
         "features": None,
     }
+    if text is not None:
+        row["texts"] = [text]
+    return row
+
+
+def text_of(photo: Photo, settings: CropSettings) -> str | None:
+    """The photo's caption, "" without one; None for a task that takes no words."""
+    return photo.text if settings.task.takes_text else None
 
 
 def _planes(pixels: np.ndarray) -> np.ndarray:

@@ -33,12 +33,12 @@ class FeatureCache(Dataset[Batch]):
         self.num_photos, self.scale = len(views), task.space.scale
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            _claim(folder / "views.sha256", f"{views.fingerprint()} {channels}\n")
+            claim(folder / "views.sha256", f"{views.fingerprint()} {channels}\n")
             self.arrays = {
-                name: _open_array(folder / f"{name}.npy", (len(views), *shape), np.float16)
+                name: open_array(folder / f"{name}.npy", (len(views), *shape), np.float16)
                 for name, shape in shapes.items()
             }
-            self.done = _open_array(folder / "done.npy", (len(views),), np.bool_)
+            self.done = open_array(folder / "done.npy", (len(views),), np.bool_)
         except OSError as error:
             need = 2 * len(views) * sum(math.prod(shape) for shape in shapes.values())
             raise DataError(
@@ -93,7 +93,7 @@ class FeatureCache(Dataset[Batch]):
         }
 
 
-def _claim(path: Path, key: str) -> None:
+def claim(path: Path, key: str) -> None:
     """Write the key into a new folder; raise DataError if the folder has another key."""
     if not path.exists():
         path.write_text(key, "utf-8")
@@ -101,7 +101,8 @@ def _claim(path: Path, key: str) -> None:
         raise DataError(f"{path.parent} was made from other data or settings: remove that folder.")
 
 
-def _open_array(path: Path, shape: tuple[int, ...], dtype: type) -> np.memmap:
+def open_array(path: Path, shape: tuple[int, ...], dtype: type) -> np.memmap:
+    """The array in a .npy file, memory-mapped; a new one has all its room on the disk."""
     if path.exists():
         array = np.lib.format.open_memmap(path, mode="r+")
     else:

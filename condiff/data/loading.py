@@ -14,6 +14,7 @@ from condiff.config import TrainConfig
 from condiff.data.crops import PREFETCH, Batch, CropDataset, CropSettings
 from condiff.data.device_cache import DeviceDataset
 from condiff.data.feature_cache import FeatureCache
+from condiff.data.latent_cache import FrozenShape, LatentCache
 from condiff.data.photos import find_photos
 from condiff.data.ram_cache import RamPhotos
 from condiff.data.shuffling import Order, batches_of
@@ -21,9 +22,11 @@ from condiff.data.stream import StreamDataset
 from condiff.errors import CondiffError
 from condiff.tasks import Task
 
-__all__ = ["Batch", "Dataset", "FeatureCache", "build_dataset", "collate", "load_batches"]
+__all__ = [
+    "Batch", "Dataset", "FeatureCache", "LatentCache", "build_dataset", "collate", "load_batches",
+]  # fmt: skip
 
-Dataset = CropDataset | FeatureCache | StreamDataset | DeviceDataset
+Dataset = CropDataset | FeatureCache | LatentCache | StreamDataset | DeviceDataset
 
 
 def build_dataset(
@@ -34,11 +37,13 @@ def build_dataset(
     cache_dir: Path,
     feature_channels: dict[int, int],
     device: torch.device,
+    frozen: FrozenShape | None = None,
 ) -> Dataset:
     """The training data of a folder, of parquet files or of a hub data set, as config.data says.
 
     `feature_channels` are the channels of the frozen backbone's maps, by stride; with
-    data.cache_features the maps are kept in cache_dir. Raises ConfigError for settings that do not
+    data.cache_features the maps are kept in cache_dir; or of a base, whose `frozen` parts are
+    given, latents and embeddings of captions. Raises ConfigError for settings that do not
     go together, DataError for photos that cannot be used.
     """
     task.check(config)
@@ -54,6 +59,8 @@ def build_dataset(
     views = CropDataset(
         kept, settings, seed=config.seed, name=photos.name, fingerprint=photos.fingerprint
     )
+    if data.cache_features and frozen is not None:
+        return LatentCache(cache_dir, views, frozen)
     if data.cache_features and feature_channels:
         return FeatureCache(cache_dir, views, feature_channels)
     return views
@@ -90,13 +97,18 @@ def load_batches(
 def collate(rows: list[Batch]) -> Batch:
     """Stack single photos into a batch."""
     first = rows[0]["features"]
-    return {
+    batch: Batch = {
         "x_0": torch.stack([row["x_0"] for row in rows]),
         "condition": torch.stack([row["condition"] for row in rows]),
         "features": None
         if first is None
         else {s: torch.stack([r["features"][s] for r in rows if r["features"]]) for s in first},
     }
+    if "texts" in rows[0]:
+        batch["texts"] = [text for row in rows for text in row["texts"]]
+    if "words" in rows[0]:
+        batch["words"] = torch.stack([row["words"] for row in rows])
+    return batch
 
 
 class _Batches(TorchDataset[Batch | CondiffError]):
@@ -146,8 +158,13 @@ def _to_device(batch: Batch, device: torch.device) -> Batch:
         return tensor.to(device, non_blocking=True)
 
     features = batch["features"]
-    return {
+    moved: Batch = {
         "x_0": move(batch["x_0"]),
         "condition": move(batch["condition"]),
         "features": None if features is None else {s: move(f) for s, f in features.items()},
     }
+    if "texts" in batch:
+        moved["texts"] = batch["texts"]
+    if "words" in batch:
+        moved["words"] = move(batch["words"])
+    return moved

@@ -35,7 +35,10 @@ SIGMA_SPACE = (EulerDiscreteScheduler, HeunDiscreteScheduler)  # x_t / sqrt(alph
 # not be infinite. Its steps start and are spaced as in Karras et al. 2022.
 HEUN_MAX_SIGMA = 80.0
 
-PROCESS = {"num_train_timesteps", "beta_schedule", "rescale_betas_zero_snr", "prediction_type"}
+PROCESS = {
+    "num_train_timesteps", "beta_schedule", "beta_start", "beta_end", "rescale_betas_zero_snr",
+    "prediction_type",
+}  # fmt: skip
 
 
 def build_scheduler(name: str, config: DiffusionConfig) -> Any:

@@ -84,6 +84,20 @@ def _unfloored_weight(alpha_bar: Tensor, config: DiffusionConfig) -> Tensor:
     return of_noise * (snr if config.prediction_type == "sample" else alpha_bar)
 
 
+def drop_words_and_picture(
+    count: int, *, prob: float, generator: torch.Generator | None, device: torch.device | str
+) -> tuple[Tensor, Tensor]:
+    """1 or 0 for picture (B,1,1,1) and words (B,1,1): kept, or left out so that guidance is learnt.
+
+    Of each image words alone, picture alone and both are left out with `prob` each, as in
+    InstructPix2Pix (Brooks et al. 2022, arXiv:2211.09800).
+    """
+    chance = torch.rand(count, generator=generator, device=device)
+    words = (chance >= 2 * prob).float()
+    picture = ((chance < prob) | (chance >= 3 * prob)).float()
+    return picture.view(-1, 1, 1, 1), words.view(-1, 1, 1)
+
+
 def drop_condition(cond: Tensor, *, prob: float, generator: torch.Generator | None) -> Tensor:
     """The condition (B,…) in [-1,1], each row set to zero, the null_cond, with probability `prob`.
 

@@ -4,6 +4,7 @@ Ho et al. 2020 (arXiv:2006.11239) for the process, Salimans & Ho 2022 (arXiv:220
 docs/guide/diffusion.md has all formulas beside their configuration keys.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -63,6 +64,27 @@ def guide(cond_output: Array, null_output: Array, guidance_scale: float) -> Arra
     Ho & Salimans 2022 (arXiv:2207.12598).
     """
     return null_output + guidance_scale * (cond_output - null_output)
+
+
+def guidance_branches(scales: Sequence[float]) -> list[int]:
+    """The numbers of the outputs that `guide_along` needs for these scales: the others cancel."""
+    own = [*scales, 1.0]
+    before = [0.0, *scales]
+    return [number for number, (s, b) in enumerate(zip(own, before, strict=True)) if s != b]
+
+
+def guide_along(outputs: Mapping[int, Array], scales: Sequence[float]) -> Array:
+    """Guidance along a chain of conditions: e_n + sum of scales[i] (e_i - e_i+1).
+
+    `outputs` are the e_i that `guidance_branches` names: e_0 of all that is given, each following
+    one of less, e_n of nothing. Of one scale this is `guide`; of two, words and picture, it is
+    eq. 3 of InstructPix2Pix (Brooks et al. 2022, arXiv:2211.09800).
+    """
+    numbers = sorted(outputs)
+    guided = outputs[numbers[-1]]
+    for number, following in zip(numbers[-2::-1], numbers[:0:-1], strict=True):
+        guided = guided + scales[number] * (outputs[number] - outputs[following])
+    return guided
 
 
 def _sqrt(x: Any) -> Any:

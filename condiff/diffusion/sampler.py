@@ -1,7 +1,7 @@
 """Sampling, from noise to an image, in NumPy or torch: arrays stay what and where they are.
 
 DDPM (Ho et al. 2020, arXiv:2006.11239), DDIM (Song et al. 2021, arXiv:2010.02502), DPM-Solver++ 2M
-(Lu et al. 2022, arXiv:2211.01095) and LCM (Luo et al. 2023, arXiv:2310.04378), with trailing
+(Lu et al. 2022, arXiv:2211.01095), LCM (Luo et al. 2023, arXiv:2310.04378) and TCD, with trailing
 spacing; tests/test_sampling.py compares them with diffusers'. NumPy works without torch.
 """
 
@@ -23,6 +23,7 @@ PredictX0 = Callable[[Array, int, float], Array]  # (x_t, t, alpha_bar) -> x_0
 SampleNoise = Callable[[tuple[int, ...]], Array]  # a shape -> standard normal noise
 Sampler = Callable[[PredictX0, Array, NDArray[Any], int, SampleNoise], Iterator[Array]]
 
+TCD_GAMMA = 0.3  # that of its authors, and of diffusers
 BROAD = 8  # cells on a side of what counts as a large area
 
 
@@ -80,8 +81,8 @@ def sample(
 ) -> Iterator[Array]:
     """Yield the pure noise (B,C,h,w), then x_t after every step; the last one is the sample.
 
-    Every predicted x_0 is clipped to ±clip. `sample_noise` gives the noise that ddpm and lcm add in
-    each step, as an array of the same kind as `noise`.
+    Every predicted x_0 is clipped to ±clip. `sample_noise` gives the noise that ddpm, lcm and tcd
+    add in each step, as an array of the same kind as `noise`.
     """
     alphas_bar = compute_alphas_bar(config)
     kind = config.prediction_type
@@ -180,6 +181,28 @@ def _lcm(
         yield x_t
 
 
+def _tcd(
+    predict_x_0: PredictX0,
+    x_t: Array,
+    alphas_bar: NDArray[Any],
+    steps: int,
+    sample_noise: SampleNoise,
+) -> Iterator[Array]:
+    """Trajectory consistency distillation (Zheng et al. 2024, arXiv:2402.19159), algorithm 4.
+
+    Each step goes along the trajectory, past the next timestep by a share TCD_GAMMA of it, and is
+    brought back there by new noise. It is for models that were distilled so.
+    """
+    timesteps = space_timesteps(len(alphas_bar), steps)
+    for t, following in zip(timesteps, [*timesteps[1:], 0], strict=True):
+        past = alphas_bar[math.floor(np.float32(1 - TCD_GAMMA) * np.float32(following))]
+        x_0 = predict_x_0(x_t, t, alphas_bar[t])
+        x_t = add_noise(x_0, to_eps(x_0, x_t, alphas_bar[t]), past)
+        if t != timesteps[-1]:
+            x_t = add_noise(x_t, sample_noise(tuple(x_t.shape)), alphas_bar[following] / past)
+        yield x_t
+
+
 def _single(x: float) -> float:
     """A number rounded to single precision."""
     return float(np.float32(x))
@@ -190,4 +213,5 @@ SAMPLERS: dict[str, Sampler] = {
     "ddim": _ddim,
     "dpmsolver++": _dpm_solver,
     "lcm": _lcm,
+    "tcd": _tcd,
 }

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]  # float32
 
-BETA_START, BETA_END, MAX_BETA = 1e-4, 0.02, 0.999
+MAX_BETA = 0.999
 
 
 def compute_betas(config: DiffusionConfig) -> Array:
@@ -23,16 +23,17 @@ def compute_betas(config: DiffusionConfig) -> Array:
     The shift adds 2 log(schedule_shift) to log SNR (Hoogeboom et al. 2023, arXiv:2301.11093).
     """
     count = config.num_train_timesteps
+    start, end = config.beta_start, config.beta_end
     if config.beta_schedule == "squaredcos_cap_v2":
         edges = np.cos((np.arange(count + 1) / count + 0.008) / 1.008 * math.pi / 2) ** 2
         betas = np.minimum(1 - edges[1:] / edges[:-1], MAX_BETA)
     elif config.beta_schedule == "scaled_linear":
-        betas = np.linspace(BETA_START**0.5, BETA_END**0.5, count) ** 2
+        betas = np.linspace(start**0.5, end**0.5, count) ** 2
     else:
         u = np.linspace(0, 1, count)
         if config.beta_schedule == "sigmoid":
             u = 1 / (1 + np.exp(6 - 12 * u))
-        betas = BETA_START + u * (BETA_END - BETA_START)
+        betas = start + u * (end - start)
     betas = betas.astype(np.float32)
     if config.schedule_shift != 1:
         alphas_bar = np.cumprod(1 - betas.astype(float))

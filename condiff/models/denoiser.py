@@ -1,5 +1,7 @@
 """The model that is trained and sampled: a condition encoder and a U-Net."""
 
+from typing import Any
+
 import torch
 from diffusers import UNet2DModel
 from torch import Tensor, nn
@@ -10,7 +12,38 @@ from condiff.models.condition_encoder import ConditionEncoder, Features, from_pa
 from condiff.tasks import Task
 
 
-class Model(nn.Module):
+class Denoiser(nn.Module):
+    """What is trained: a network of x_t, t and a condition, around a U-Net of diffusers."""
+
+    unet: Any
+    patch_size = 1
+    trains_channels_last = False  # on a processor; see condiff/training/precision.py
+
+    def predict(self, x_t: Tensor, t: Tensor, cond: Any) -> Tensor:
+        """Model output (B,C,h,w) for a condition that is encoded already."""
+        raise NotImplementedError
+
+    @property
+    def backbone(self) -> nn.Module | None:
+        """The frozen network that the condition is shown, if there is one."""
+        return None
+
+    @property
+    def feature_channels(self) -> dict[int, int]:
+        """Channels of the backbone's maps, by stride."""
+        return {}
+
+    def trainable(self) -> list[nn.Parameter]:
+        """All parameters but the frozen ones."""
+        return [p for p in self.parameters() if p.requires_grad]
+
+    def _memory_format(self, x: Tensor) -> torch.memory_format:
+        # Measured on a CPU: channels last gains 4-13 % in sampling and loses 0-3 % in training.
+        plain = self.training and x.device.type == "cpu" and not self.trains_channels_last
+        return torch.contiguous_format if plain else torch.channels_last
+
+
+class Model(Denoiser):
     """The denoising network: a U-Net of t and of x_t joined to the encoded condition.
 
     The U-Net works on patches of x_t, as in DiT (Peebles and Xie 2022, arXiv:2212.09748): with
@@ -21,7 +54,16 @@ class Model(nn.Module):
         super().__init__()
         self.encoder, self.unet = encoder, unet
         self.patch_size = int(encoder.patch_size)
-        self.trains_channels_last = False  # on a processor; see condiff/training/precision.py
+
+    @property
+    def backbone(self) -> nn.Module | None:
+        """The encoder's EfficientNet."""
+        return self.encoder.backbone
+
+    @property
+    def feature_channels(self) -> dict[int, int]:
+        """Those of the backbone's maps that the encoder takes."""
+        return self.encoder.feature_channels
 
     def forward(
         self,
@@ -43,15 +85,6 @@ class Model(nn.Module):
         joined = torch.cat([to_patches(x_t, self.patch_size), cond], dim=1)
         output = self.unet(joined.contiguous(memory_format=self._memory_format(joined)), t).sample
         return from_patches(output, self.patch_size)
-
-    def _memory_format(self, x: Tensor) -> torch.memory_format:
-        # Measured on a CPU: channels last gains 4-13 % in sampling and loses 0-3 % in training.
-        plain = self.training and x.device.type == "cpu" and not self.trains_channels_last
-        return torch.contiguous_format if plain else torch.channels_last
-
-    def trainable(self) -> list[nn.Parameter]:
-        """All parameters but the frozen backbone's."""
-        return [p for p in self.parameters() if p.requires_grad]
 
 
 def build_model(config: ModelConfig, task: Task) -> Model:

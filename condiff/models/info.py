@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from condiff.config import LOOKS, NATURAL, DiffusionConfig, Look, SamplingConfig
-from condiff.errors import ConfigError, ModelError
+from condiff.errors import ConfigError, ModelError, UsageError
 from condiff.inputs import Opened, UserPicture
 from condiff.tasks import Task, find_task
 
 EMBEDDED = Path(__file__).parents[1] / "weights"
 INDEX = "model_index.json"
+OWN_INDEX = "condiff.json"  # what a model on a base has beside the index of a stock pipeline
 BACKBONE_STRIDE = 32
 DDPM_DEFAULTS = {  # of diffusers, for a folder whose scheduler leaves them out
     "beta_schedule": "linear",
@@ -38,11 +39,17 @@ class ModelInfo:
     sampling: SamplingConfig = SamplingConfig()  # how it is sampled by default
     looks: Mapping[str, Look] = field(default_factory=dict)  # by name; only colorizers have any
     second_stage: str | None = None  # the embedded model or folder that enlarges its pictures
+    base: Mapping[str, Any] = field(default_factory=dict)  # of a model on one: its name and licence
 
     @property
     def cell(self) -> int:
         """How many pixels of the condition one pixel of x_t (a cell) is wide."""
         return max(1, self.condition_size // self.sample_size)
+
+    @property
+    def drawn_cell(self) -> int:
+        """How many pixels of the condition one pixel of the picture that is drawn is wide."""
+        return 1 if self.task.space.is_latent else self.cell
 
     @property
     def stride(self) -> int:
@@ -63,6 +70,19 @@ class ModelInfo:
         if self.task.picture is None:
             raise ConfigError(f"The model {self.path.name} is unconditional: it takes no picture.")
         return self.task.picture.open(picture, as_is=as_is)
+
+    def check_words(self, config: SamplingConfig) -> None:
+        """Raise UsageError for words that the model does not take."""
+        if self.task.takes_text:
+            return
+        default = SamplingConfig()
+        for name in ("prompt", "negative_prompt", "image_guidance_scale"):
+            if getattr(config, name) != getattr(default, name):
+                flag = f"--{name.replace('_', '-')}"
+                raise UsageError(
+                    f"The model {self.path.name} takes no words: leave {flag} out, or give a model "
+                    "that was trained with captions on a base (condiff train --base)."
+                )
 
     def find_look(self, name: str = NATURAL) -> Look:
         """The look of that name; ConfigError if there is none.
@@ -144,9 +164,12 @@ def read_model_info(name: str | Path) -> ModelInfo:
     """
     folder = find_model(name)
     try:
-        index = _read_json(folder / INDEX)
+        index = read_index(folder)
+        on_base = "base" in index
         task = find_task(index.get("task", ""))
-        unet, encoder = (_read_json(folder / part / "config.json") for part in ("unet", "encoder"))
+        task = task.on_base() if on_base else task
+        unet = _read_json(folder / "unet" / "config.json")
+        encoder = {} if on_base else _read_json(folder / "encoder" / "config.json")
         scheduler = _read_json(folder / "scheduler" / "scheduler_config.json")
         known = set(DiffusionConfig.model_fields)
         process = {**DDPM_DEFAULTS, **scheduler, **index.get("diffusion", {})}
@@ -158,11 +181,18 @@ def read_model_info(name: str | Path) -> ModelInfo:
             sampling=read_sampling(index),
             looks=read_looks(index, task),
             second_stage=index.get("second_stage"),
+            base=index.get("base", {}),
             **read_sizes(unet, encoder),
         )
     except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(f"The model folder {folder} cannot be loaded: {reason}") from error
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """What a folder says of its model: its index, and the one of condiff's own on a base."""
+    own = folder / OWN_INDEX
+    return _read_json(folder / INDEX) | (_read_json(own) if own.is_file() else {})
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Start from a pretrained U-Net: condiff's own model folders, or any diffusers `UNet2DModel`."""
 
-import json
 import logging
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from diffusers import UNet2DModel
 from condiff.config import ModelConfig, TrainConfig, parse_config
 from condiff.errors import ModelError
 from condiff.models.denoiser import Model, build_model
-from condiff.models.info import EMBEDDED, INDEX
+from condiff.models.info import EMBEDDED, INDEX, read_index
 from condiff.models.loading import load_model
 from condiff.tasks import Task
 
@@ -31,6 +30,8 @@ def load_init(name: str, config: ModelConfig, task: Task) -> Model:
     where there are no weights that fit.
     """
     folder = next((f for f in (Path(name), EMBEDDED / name) if (f / INDEX).is_file()), None)
+    if folder is not None and "vae" in read_index(folder):
+        raise ModelError(f"{name} has a VAE: start from it by --base, not --init.")
     if folder is not None and _task_of(folder) == task.name:
         return load_model(folder).model.train()
     unet = _load_unet(folder if folder is not None else name)
@@ -74,7 +75,7 @@ def widen(unet: UNet2DModel, *, in_channels: int) -> UNet2DModel:
 
 
 def _task_of(folder: Path) -> str | None:
-    name = json.loads((folder / INDEX).read_text("utf-8")).get("task")
+    name = read_index(folder).get("task")
     return name if isinstance(name, str) else None
 
 

@@ -11,7 +11,8 @@ README.md          the model card
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -53,17 +54,6 @@ def save_model(
 
     The model in memory keeps its own precision.
     """
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    for name, module in (("unet", model.unet), ("encoder", model.encoder)):
-        config = {key: value for key, value in module.config.items() if key != CAME_FROM}
-        copy = type(module).from_config(config)
-        copy.load_state_dict(module.state_dict())
-        copy.to(dtype).save_pretrained(part / name, safe_serialization=True)
-        for file in (part / name).glob("*.safetensors"):
-            file.chmod(0o644)  # safetensors makes its files private
-    build_scheduler("ddpm", diffusion).save_pretrained(part / "scheduler")
     index = {
         "_class_name": "ConditionalDiffusionPipeline",
         "_diffusers_version": diffusers_version,
@@ -77,7 +67,25 @@ def save_model(
         "scheduler": ["diffusers", "DDPMScheduler"],
         "unet": ["diffusers", "UNet2DModel"],
     }
-    (part / INDEX).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
+    with whole_folder(folder) as part:
+        for name, module in (("unet", model.unet), ("encoder", model.encoder)):
+            config = {key: value for key, value in module.config.items() if key != CAME_FROM}
+            copy = type(module).from_config(config)
+            copy.load_state_dict(module.state_dict())
+            copy.to(dtype).save_pretrained(part / name, safe_serialization=True)
+            for file in (part / name).glob("*.safetensors"):
+                file.chmod(0o644)  # safetensors makes its files private
+        build_scheduler("ddpm", diffusion).save_pretrained(part / "scheduler")
+        (part / INDEX).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder beside `folder`, which takes its place at the end: never there incomplete."""
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    yield part
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
@@ -108,6 +116,11 @@ def load_model(name: str | Path, *, device: str | torch.device = "cpu") -> Loade
     Raises ModelError where it cannot be loaded.
     """
     index = read_model_info(name)
+    if index.task.space.is_latent:
+        raise ModelError(
+            f"The model folder {index.path} is on a Stable Diffusion base: `Pipeline` runs it, and "
+            "training goes on from it by --base."
+        )
     try:
         unet = UNet2DModel.from_pretrained(
             index.path, subfolder="unet", use_safetensors=True, torch_dtype=torch.float32

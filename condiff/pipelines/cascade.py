@@ -241,7 +241,7 @@ class Cascade:
         if upscale == LINES:
             return cls(pipeline, size, along_lines=True)
         size = loaded.condition_size if size is None else size
-        native_side = loaded.condition_size // pipeline.cell
+        native_side = loaded.condition_size // loaded.drawn_cell
         if size <= native_side:
             idle = f"{name} draws at {native_side}: nothing is enlarged to {size}"
             return cls(pipeline, size, remark="" if automatic or upscale == NONE else idle)
@@ -255,8 +255,9 @@ class Cascade:
 
     @property
     def native_side(self) -> int:
-        """The largest short side at which the model draws: that of x_t in training."""
-        return self.pipeline.loaded.condition_size // self.pipeline.cell
+        """The largest short side at which the model draws: that of x_t in training, or of the
+        picture that its VAE decodes."""
+        return self.pipeline.loaded.condition_size // self.pipeline.loaded.drawn_cell
 
     @property
     def enlarges(self) -> int | None:
@@ -270,7 +271,7 @@ class Cascade:
         if self.along_lines:
             return config
         if self.size is not None and self.size < self.native_side:
-            size = self.size * self.pipeline.cell
+            size = self.size * self.pipeline.loaded.drawn_cell
         return config.model_copy(update={"size": size})
 
     @property
@@ -279,7 +280,7 @@ class Cascade:
         seen = self.pipeline.loaded.condition_size
         if self.along_lines or self.size is None:
             return self.size or seen
-        return max(self.size, min(self.size, self.native_side) * self.pipeline.cell)
+        return max(self.size, min(self.size, self.native_side) * self.pipeline.loaded.drawn_cell)
 
     def fit(self, sides: tuple[int, int]) -> tuple[int, int]:
         """Width and height of the picture that is made of a drawing of this (width, height)."""
@@ -287,9 +288,10 @@ class Cascade:
             own = min(1.0, LARGEST / max(sides))
             scale = own if self.size is None else self.size / min(sides)
             return max(1, round(sides[0] * scale)), max(1, round(sides[1] * scale))
-        size, cell = self.size or self.native_side, self.pipeline.cell
-        width, height = fit_size(sides, size=min(size, self.native_side) * cell, cell=cell)
-        small = width // cell, height // cell
+        size, drawn = self.size or self.native_side, self.pipeline.loaded.drawn_cell
+        seen = min(size, self.native_side) * drawn
+        width, height = fit_size(sides, size=seen, cell=self.pipeline.cell)
+        small = width // drawn, height // drawn
         return enlarged_size(small, size) if self.enlarges else small
 
     @property
@@ -358,7 +360,7 @@ class Cascade:
 
         `hints` are what the note says of them: their points, or the digest of their picture.
         """
-        settings = {**config.model_dump(), **self.describe(), **(hints or {})}
+        settings = {**config.note(), **self.describe(), **(hints or {})}
         if not edits.keep_lines:
             settings["keep_lines"] = False
         if edits.flat != 1:

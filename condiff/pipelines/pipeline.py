@@ -12,13 +12,20 @@ from typing import Any, Self
 import numpy as np
 from PIL import Image
 
-from condiff.backends.table import Backend, build_engine, choose_engine, find_device
+from condiff.backends.table import (
+    NO_WORDS,
+    Backend,
+    Words,
+    build_engine,
+    choose_engine,
+    find_device,
+)
 from condiff.color.edits import NO_EDITS, OF_DRAWINGS, UNEDITED, ColorEdits, PreparedEdits
 from condiff.color.lab import rgb_to_lab
 from condiff.color.references import MIN_SHARE, FeatureMap, Guide, Reference, match_references
 from condiff.conditions.drawing_cleanup import Drawing
 from condiff.config import NATURAL, SamplingConfig
-from condiff.diffusion.parameterization import guide
+from condiff.diffusion.parameterization import guidance_branches, guide_along
 from condiff.diffusion.sampler import SAMPLERS, NoiseSource, damp_broad_noise, sample
 from condiff.diffusion.tiles import Tiles, plan_tiles, predict_in_tiles
 from condiff.errors import ConfigError, DependencyError, ImageError
@@ -39,8 +46,9 @@ class Encoded:
     source: np.ndarray | None  # the photo's RGB (H,W,3), a drawing's ink (H,W), or None
     edits: PreparedEdits
     windows: Tiles  # in cells of x_t: one, or several that overlap along a strip
-    # Of each window cond (1,K,h,w), and what guidance leads away from; None without guidance.
-    conds: list[tuple[Any, Any | None]]
+    # Of each window cond (1,K,h,w), and what guidance leads away from; None without guidance. For
+    # a model of words there are two of the latter: see `Backend.encode`.
+    conds: list[tuple[Any | None, ...]]
     size: tuple[int, int]  # of x_t, padded to the U-Net's stride
     inside: tuple[int, int]  # rows and columns of x_t that the picture covers
 
@@ -97,9 +105,12 @@ class Pipeline:
         samples: int = 1,
         edits: ColorEdits = NO_EDITS,
         look: str = NATURAL,
+        prompt: str | None = None,
+        negative_prompt: str | None = None,
         steps: int | None = None,
         scheduler: str | None = None,
         guidance_scale: float | None = None,
+        image_guidance_scale: float | None = None,
         variety: float | None = None,
         size: int | None = None,
     ) -> list[Any]:
@@ -116,16 +127,20 @@ class Pipeline:
         `SamplingConfig`; those that are None are the look's or the model folder's. A result depends
         only on the model and these arguments. Without a seed a new one is drawn; `info["seed"]` of
         each result contains its own. Raises ConfigError for arguments that the model cannot take,
-        ImageError for a photo where a drawing is expected.
+        UsageError for words where it takes none, ImageError for a photo where a drawing is
+        expected.
         """
         chosen = self.loaded.find_look(look)
         if self.loaded.task.space.keeps_photo:
             edits = edits.with_saturation(chosen.saturation)
         config = self.sampling.override(chosen.sampling()).override(
             {
+                "prompt": prompt,
+                "negative_prompt": negative_prompt,
                 "steps": steps,
                 "scheduler": scheduler,
                 "guidance_scale": guidance_scale,
+                "image_guidance_scale": image_guidance_scale,
                 "variety": variety,
                 "size": size,
             }
@@ -192,6 +207,7 @@ class Pipeline:
         model takes another kind of picture, ImageError for a photo where a drawing is expected.
         """
         config = config or self.sampling
+        self.loaded.check_words(config)
         if edits.invert and not isinstance(image, (Drawing, Opened, type(None))):
             image = edits.begin(as_photo(image))
         opened, condition = self.prepare(image, size=config.size, as_is=edits.as_is)
@@ -199,9 +215,10 @@ class Pipeline:
         if edits.references:
             guide = self._match(condition, edits, size=config.size)
             prepared = replace(prepared, guide=guide)
-        guided = self._guidance_scale(config) != 1
+        guided = any(scale != 1 for scale in self._guidance_scales(config))
         source = opened.source if opened else None
-        return self.encode_condition(condition, source, prepared, guided=guided)
+        words = (config.prompt, config.negative_prompt)
+        return self.encode_condition(condition, source, prepared, guided=guided, words=words)
 
     def encode_condition(
         self,
@@ -210,6 +227,7 @@ class Pipeline:
         edits: PreparedEdits = UNEDITED,
         *,
         guided: bool = True,
+        words: Words = NO_WORDS,
     ) -> Encoded:
         """The same for a condition (H,W,N) in [-1,1] that is prepared already."""
         rows, columns = (side // self.cell for side in condition.shape[:2])
@@ -233,7 +251,9 @@ class Pipeline:
         for cells, pixels in zip(windows.parts, windows.scaled(self.cell).parts, strict=True):
             shown = None if hints is None else move(hints[cells])
             window = (windows.height, windows.width)
-            conds.append(self.backend.encode(move(given[pixels]), shown, window, guided=guided))
+            conds.append(
+                self.backend.encode(move(given[pixels]), shown, window, guided=guided, words=words)
+            )
         return Encoded(source, edits, windows, conds, size, (rows, columns))
 
     def _plan_windows(self, size: tuple[int, int], inside: tuple[int, int]) -> Tiles:
@@ -259,8 +279,9 @@ class Pipeline:
         """
         config = config or self.sampling
         space, backend = self.loaded.task.space, self.backend
-        scale = self._guidance_scale(config)
-        if scale != 1 and encoded.conds[0][1] is None:
+        scales = self._guidance_scales(config)
+        branches = guidance_branches(scales)
+        if branches[-1] > 0 and encoded.conds[0][1] is None:
             raise ConfigError(
                 "The picture was encoded without guidance: encode it with this config."
             )
@@ -273,11 +294,9 @@ class Pipeline:
         noise = damp_broad_noise(source((1, space.channels, *encoded.size)), variety=config.variety)
 
         def predict(x_t: Any, t: float) -> Any:
-            def one(part: Any, conds: tuple[Any, Any]) -> Any:
-                output = backend.predict(part, t, conds[0])
-                if scale == 1:
-                    return output
-                return guide(output, backend.predict(part, t, conds[1]), scale)
+            def one(part: Any, conds: tuple[Any, ...]) -> Any:
+                outputs = {number: backend.predict(part, t, conds[number]) for number in branches}
+                return guide_along(outputs, scales)
 
             return predict_in_tiles(one, x_t, encoded.conds, tiles=encoded.windows, weight=weight)
 
@@ -299,7 +318,10 @@ class Pipeline:
         Only here is an array moved off the backend's device.
         """
         space, (rows, columns) = self.loaded.task.space, encoded.inside
-        planes = self.backend.to_numpy(x_0)[0, :, :rows, :columns].clip(-space.clip, space.clip)
+        decoded = self.backend.decode(x_0)
+        factor = decoded.shape[-1] // x_0.shape[-1]  # more than 1 where a VAE has decoded it
+        planes = self.backend.to_numpy(decoded)[0, :, : rows * factor, : columns * factor]
+        planes = planes.clip(-space.clip, space.clip)
         cells = np.ascontiguousarray(planes.transpose(1, 2, 0))
         return space.decode(cells, encoded.source, encoded.edits)
 
@@ -391,9 +413,18 @@ class Pipeline:
             maps[(slice(None), *place)] = window
         return np.ascontiguousarray(maps[:, :rows, :columns].transpose(1, 2, 0))
 
-    def _guidance_scale(self, config: SamplingConfig) -> float:
-        """The guidance scale of a config; 1, no guidance, for a model without a condition."""
-        return config.guidance_scale if self.loaded.task.picture else 1.0
+    def _guidance_scales(self, config: SamplingConfig) -> tuple[float, ...]:
+        """The scales of guidance along the conditions of `Backend.encode`; 1 is off.
+
+        They are of the words and of the picture, for a model that takes both; of the picture alone
+        for another one; none for a model without a condition.
+        """
+        task = self.loaded.task
+        if not task.takes_text:
+            return (config.guidance_scale,) if task.picture else ()
+        of_picture = config.image_guidance_scale
+        same = config.prompt == config.negative_prompt  # then nothing lies between the two
+        return (of_picture if same else config.guidance_scale, of_picture)
 
     def _find_sampler(self, scheduler: str) -> Callable[..., Iterator[Any]]:
         """The sampling function of a scheduler: condiff's own where there is one, or diffusers'."""

@@ -20,7 +20,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from condiff.config import TrainConfig
 from condiff.errors import ConfigError, TrainingError
-from condiff.models.denoiser import Model, freeze
+from condiff.models.denoiser import Denoiser, Model, freeze
 
 TRACKERS = {"tensorboard": is_tensorboard_available, "wandb": is_wandb_available}
 
@@ -85,7 +85,7 @@ def read_plugin() -> FullyShardedDataParallelPlugin | None:
     return plugin
 
 
-def is_sharded(model: Model) -> bool:
+def is_sharded(model: Denoiser) -> bool:
     """Whether each process holds only a shard of the model's weights."""
     return any(isinstance(parameter, DTensor) for parameter in model.trainable())
 
@@ -99,7 +99,7 @@ def shard_on_cpus(accelerator: Accelerator, plugin: FullyShardedDataParallelPlug
 
 
 def prepare(
-    accelerator: Accelerator, model: Model, optimizer: torch.optim.Optimizer
+    accelerator: Accelerator, model: Denoiser, optimizer: torch.optim.Optimizer
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
     """The model to call and the optimizer to step; with FSDP, `model` is sharded in place.
 
@@ -110,8 +110,13 @@ def prepare(
     if sharded:
         plugin = accelerator.state.fsdp_plugin
         plugin.mixed_precision_policy = None
-        if model.encoder.backbone is not None:
-            plugin.ignored_modules = [model.encoder.backbone]
+        if not isinstance(model, Model):
+            raise TrainingError(
+                "A base is not sharded: choose MULTI_GPU in accelerate's configuration; --lora and "
+                "gradient_checkpointing take less memory."
+            )
+        if model.backbone is not None:
+            plugin.ignored_modules = [model.backbone]
         model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     parallel, optimizer = accelerator.prepare(model, optimizer)
     if sharded and accelerator.mixed_precision != "no":
@@ -147,8 +152,9 @@ def gather(value: Tensor) -> Tensor:
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
-def gather_model(model: Model) -> Model:
+def gather_model(model: Denoiser) -> Denoiser:
     """An unsharded copy of a sharded model; all processes must call this."""
+    assert isinstance(model, Model)  # `prepare` shards no other
     weights = {name: gather(value) for name, value in model.state_dict().items()}
     parts = [type(part).from_config(part.config) for part in (model.encoder, model.unet)]
     copy = freeze(Model(*parts))

@@ -6,22 +6,22 @@ from contextlib import contextmanager
 from diffusers.training_utils import EMAModel
 from torch import Tensor
 
-from condiff.models.denoiser import Model
+from condiff.models.denoiser import Denoiser
 from condiff.training.accelerator import gather_model, is_sharded, local_part
 
 
-def build_average(model: Model, decay: float) -> EMAModel:
+def build_average(model: Denoiser, decay: float) -> EMAModel:
     """The average of the trained weights; of a sharded model, of this process's part of them."""
     return EMAModel(_parts(model), decay=decay, use_ema_warmup=True, power=0.75, foreach=True)
 
 
-def update_average(ema: EMAModel, model: Model) -> None:
+def update_average(ema: EMAModel, model: Denoiser) -> None:
     """Add the present weights to the average; call it after every optimizer step."""
     ema.step(_parts(model))
 
 
 @contextmanager
-def averaged(ema: EMAModel, model: Model, *, keep: bool) -> Iterator[Model | None]:
+def averaged(ema: EMAModel, model: Denoiser, *, keep: bool) -> Iterator[Denoiser | None]:
     """Within the context, the model with its averaged weights; None for a process not to `keep` it.
 
     A sharded model is gathered into a copy, so all processes must enter.
@@ -39,6 +39,6 @@ def averaged(ema: EMAModel, model: Model, *, keep: bool) -> Iterator[Model | Non
         ema.restore(parts)
 
 
-def _parts(model: Model) -> list[Tensor]:
+def _parts(model: Denoiser) -> list[Tensor]:
     """The trained parameters; of sharded ones, the parts that this process holds."""
     return [local_part(parameter) for parameter in model.trainable()]

@@ -1,6 +1,7 @@
 """The training loss of one batch, with all random numbers that it takes."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ from condiff.config import TrainConfig
 from condiff.data.crops import Batch
 from condiff.diffusion.loss import (
     drop_condition,
+    drop_words_and_picture,
     loss_weight,
     sample_timesteps_and_noise,
     squared_error,
@@ -53,6 +55,8 @@ def batch_error(
     seed = seed_of(config.seed, number)
     torch.manual_seed(seed + process)  # for dropout, where a pretrained U-Net has any
     generator = torch.Generator(device).manual_seed(seed)
+    if task.space.is_latent:
+        x_0 = sample_latents(x_0, total, share, generator)
     t, eps = sample_timesteps_and_noise(
         (total, *x_0.shape[1:]),
         num_train_timesteps=len(alphas_bar),
@@ -61,9 +65,17 @@ def batch_error(
         device=device,
     )
     t, eps = t[share], eps[share]
-    kept = torch.ones((total, 1, 1, 1), device=device)
-    kept = drop_condition(kept, prob=config.diffusion.cond_drop_prob, generator=generator)[share]
-    hints = None
+    drop_prob = config.diffusion.cond_drop_prob
+    given: dict[str, Any] = {}
+    if task.takes_text:
+        kept, words_kept = drop_words_and_picture(
+            total, prob=drop_prob, generator=generator, device=device
+        )
+        given = {"words": batch["words"], "kept": kept[share], "words_kept": words_kept[share]}
+    else:
+        kept = torch.ones((total, 1, 1, 1), device=device)
+        kept = drop_condition(kept, prob=drop_prob, generator=generator)[share]
+        given = {"features": batch["features"], "hints": None, "kept": kept}
     if task.hint_channels:
         mask = sample_hint_mask(
             (total, size, size),
@@ -72,11 +84,10 @@ def batch_error(
             generator=generator,
             device=device,
         )
-        hints = hints_from_mask(x_0, mask[share])
+        given["hints"] = hints_from_mask(x_0, mask[share])
     made: dict[str, Tensor] = {}
 
     def predict(x_t: Tensor, t: Tensor) -> Tensor:
-        given = {"features": batch["features"], "hints": hints, "kept": kept}
         made.update(x_t=x_t, output=model(x_t, t, condition, **given))
         return made["output"]
 
@@ -96,6 +107,17 @@ def batch_error(
         distance = perceptual(found, x_0, condition)
         error = error + config.diffusion.perceptual_weight * distance
     return error, t
+
+
+def sample_latents(moments: Tensor, total: int, share: slice, generator: torch.Generator) -> Tensor:
+    """x_0 (B,C,h,w), a sample of a VAE's normal distribution of mean and deviation (B,2C,h,w).
+
+    Its noise is that of the `share` of a whole batch of `total`.
+    """
+    mean, deviation = moments.chunk(2, dim=1)
+    shape = (total, *mean.shape[1:])
+    noise = torch.randn(shape, generator=generator, device=moments.device)
+    return mean + deviation * noise[share]
 
 
 def perceptual_distance(

@@ -1,6 +1,7 @@
 """The model card: what a model folder is, how it was made, and how it is used."""
 
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
@@ -22,8 +23,12 @@ def make_card(
     device: str,
     loss: float,
     init: str | None,
+    licence: str | None = None,
 ) -> str:
-    """README.md of a model folder, with the front matter that the Hugging Face Hub reads."""
+    """README.md of a model folder, with the front matter that the Hugging Face Hub reads.
+
+    `licence` is that of the base, where the run has one.
+    """
     diffusion, model = config.diffusion, config.model
     patches = f", in patches of {model.patch_size}²" if model.patch_size > 1 else ""
     size = task.condition_size(config)
@@ -34,6 +39,7 @@ def make_card(
         "condition": f"{task.condition_channels} channels at {size}²"
         if task.condition_channels
         else "none",
+        **_describe_base(config, licence),
         "backbone (frozen)": (model.backbone_variant if task.condition_channels else None)
         or "none",
         "parameters trained": f"{parameters / 1e6:.2f} M",
@@ -41,15 +47,40 @@ def make_card(
         "noise schedule": diffusion.beta_schedule
         + (", zero terminal SNR" if diffusion.rescale_betas_zero_snr else ""),
         "trained on": data,
-        "began from": f"the weights of {init}" if init else "random weights",
+        "began from": f"the weights of {init or config.base.name}"
+        if init or config.base.name
+        else "random weights",
         "steps": f"{step} of {batch_size} images, {step * batch_size} in all",
         "time": f"{minutes:.1f} minutes on {device}",
         "loss at the end, smoothed": f"{loss:.4f}",
     }
+    base = config.base.name
+    shared: dict[str, Any] = {}
+    if base is not None and not Path(base).exists():
+        shared = {"base_model": base}
     front = ModelCardData(
+        license=licence,
+        **shared,
         library_name="diffusers",
         pipeline_tag="image-to-image" if task.picture else "unconditional-image-generation",
         tags=["condiff", "diffusion", task.name],
     )
-    card = ModelCard.from_template(front, template_path=str(TEMPLATE), task=task, rows=rows)
+    card = ModelCard.from_template(
+        front, template_path=str(TEMPLATE), task=task, rows=rows, rank=config.base.lora_rank
+    )
     return f"{card}\n"
+
+
+def _describe_base(config: TrainConfig, licence: str | None) -> dict[str, str]:
+    """The rows of a card that only a model on a base has."""
+    if config.base.name is None:
+        return {}
+    rank, drop = config.base.lora_rank, config.diffusion.cond_drop_prob
+    return {
+        "base": Path(config.base.name).name
+        if Path(config.base.name).exists()
+        else config.base.name,
+        "licence of the base": licence or "not named in its folder: look it up",
+        "trained of it": "the U-Net" if rank is None else f"low-rank updates of rank {rank}",
+        "left out in training": f"words, picture and both, {100 * drop:g} % each",
+    }

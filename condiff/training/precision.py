@@ -14,7 +14,9 @@ from accelerate.utils import broadcast_object_list, parse_flag_from_env
 from condiff.config import TrainConfig
 from condiff.data.crops import Batch
 from condiff.diffusion.diffusers_schedulers import build_scheduler
-from condiff.models.denoiser import Model
+from condiff.errors import ConfigError
+from condiff.models.denoiser import Denoiser, Model
+from condiff.models.latent import LatentModel
 from condiff.tasks import Task
 from condiff.training.loss import batch_error
 
@@ -38,13 +40,18 @@ class Arithmetic:
         layout = "channels last" if self.channels_last else "channels first"
         return f"{names[self.mixed_precision]}, {layout}: {self.why}"
 
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """The half precision of mixed precision; None without it."""
+        return {"fp16": torch.float16, "bf16": torch.bfloat16}.get(self.mixed_precision)
+
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps; `Arithmetic(**state)` reads it."""
         return asdict(self)
 
 
 def choose_arithmetic(
-    config: TrainConfig, task: Task, build: Callable[[], Model], *, kept: dict[str, Any] | None
+    config: TrainConfig, task: Task, build: Callable[[], Denoiser], *, kept: dict[str, Any] | None
 ) -> Arithmetic:
     """The arithmetic of a run: its settings', or for `mixed_precision: auto` the fastest.
 
@@ -56,6 +63,11 @@ def choose_arithmetic(
     # As Accelerator makes it: without this, processes on CPUs would not find each other.
     process = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
     on_cpu = process.device.type == "cpu"
+    if on_cpu and config.mixed_precision == "fp16":
+        raise ConfigError(
+            "mixed_precision fp16 needs a GPU, and there is none here: set it to auto, which takes "
+            "bf16 where the processor has instructions for it, or to no."
+        )
     if config.mixed_precision != "auto":
         return Arithmetic(config.mixed_precision, channels_last=not on_cpu)
     if kept is not None:
@@ -74,7 +86,7 @@ def choose_arithmetic(
 
 
 def measure_arithmetic(
-    model: Model, config: TrainConfig, task: Task, *, flags: set[str]
+    model: Denoiser, config: TrainConfig, task: Task, *, flags: set[str]
 ) -> Arithmetic:
     """The fastest candidate on a processor of these features, by the best of a few steps each.
 
@@ -111,7 +123,7 @@ def read_cpu_flags(path: Path = Path("/proc/cpuinfo")) -> set[str]:
     return {n for key, _, ns in names if key.strip() in ("flags", "Features") for n in ns.split()}
 
 
-def _random_batch(model: Model, config: TrainConfig, task: Task) -> Batch:
+def _random_batch(model: Denoiser, config: TrainConfig, task: Task) -> Batch:
     count = min(config.train_batch_size, MEASURED_BATCH)
     generator = torch.Generator().manual_seed(0)
     side = task.condition_size(config)
@@ -120,12 +132,18 @@ def _random_batch(model: Model, config: TrainConfig, task: Task) -> Batch:
     )
     condition = torch.rand((count, task.condition_channels, side, side), generator=generator)
     condition = 2 * condition - 1
-    features = model.encoder.features(condition) if config.data.cache_features else None
+    if isinstance(model, LatentModel):
+        moments = torch.cat([x_0, torch.zeros_like(x_0)], dim=1)
+        words = model.null_words.expand(count, -1, -1)
+        return {"x_0": moments, "condition": x_0, "features": None, "words": words}
+    features = None
+    if config.data.cache_features and isinstance(model, Model):
+        features = model.encoder.features(condition)
     return {"x_0": x_0, "condition": condition, "features": features or None}
 
 
 def _time_step(
-    model: Model,
+    model: Denoiser,
     batch: Batch,
     config: TrainConfig,
     task: Task,
@@ -146,7 +164,7 @@ def _time_step(
     return seconds
 
 
-def lay_out(model: Model, *, channels_last: bool) -> None:
+def lay_out(model: Denoiser, *, channels_last: bool) -> None:
     """Lay out the weights, and x_t in training, channels last or first."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
     model.to(memory_format=layout)  # type: ignore[call-overload]

@@ -1,5 +1,7 @@
 """Preview grids of a model in training: a few photos of its data, sampled from fixed noise."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from PIL import Image
@@ -9,28 +11,35 @@ from condiff.config import TrainConfig
 from condiff.data.crops import Batch
 from condiff.diffusion.sampler import sample, sample_initial_noise
 from condiff.figures import make_contact_sheet
-from condiff.models.denoiser import Model
+from condiff.models.denoiser import Denoiser, Model
+from condiff.models.latent import LatentCond
 from condiff.tasks import Task
+from condiff.training.latents import LatentParts
 
 SIDE = 128  # pixels of a picture in the grid, at most
 
 
 @torch.no_grad()
 def sample_grid(
-    model: Model, task: Task, batch: Batch, *, config: TrainConfig, photos: int, steps: int
+    model: Denoiser,
+    task: Task,
+    batch: Batch,
+    *,
+    config: TrainConfig,
+    photos: int,
+    steps: int,
+    parts: LatentParts | None = None,
 ) -> Image.Image:
     """A grid of one column per photo: its condition if there is one, the sample, the truth.
 
-    Samples have the size that is being trained; photo i starts from the noise of seed i.
+    Samples have the size that is being trained; photo i starts from the noise of seed i. `parts`
+    decode latents, of a model on a base.
     """
     size = config.model.sample_size
     x_0, condition = batch["x_0"][:photos], batch["condition"][:photos]
-    features = batch["features"]
-    if features is not None:
-        features = {stride: maps[:photos] for stride, maps in features.items()}
     was_training = model.training
     model.eval()
-    cond = model.encoder(condition, features=features, size=(size, size))
+    cond = _encode(model, batch, photos, size)
     shape = (task.space.channels, size, size)
     noise = np.stack([sample_initial_noise(seed, shape) for seed in range(len(x_0))])
 
@@ -46,6 +55,13 @@ def sample_grid(
         clip=task.space.clip,
     )
     model.train(was_training)
+    if parts is not None:
+        pictures = [sampled, x_0.chunk(2, dim=1)[0], parts.frozen.unscale(condition)]
+        decoded = [[parts.frozen.decode(each[None]) for each in latents] for latents in pictures]
+        parts.frozen.release()
+        sampled, x_0, shown = (torch.cat(each) for each in decoded)
+        rows = [to_pictures(image, condition, task) for image in (shown, sampled, x_0)]
+        return make_contact_sheet(rows, side=min(SIDE, rows[0][0].width))
     rows = [to_pictures(image, condition, task) for image in (sampled, x_0)]
     if task.picture is not None:
         keeps_photo = task.space.keeps_photo
@@ -54,6 +70,17 @@ def sample_grid(
     if task.enlarges:
         rows.insert(1, to_pictures(condition[:, :3], condition, task))
     return make_contact_sheet(rows, side=min(SIDE, max(p.width for row in rows for p in row)))
+
+
+def _encode(model: Denoiser, batch: Batch, photos: int, size: int) -> Any:
+    """The condition of the first photos, encoded for x_t of `size`."""
+    condition = batch["condition"][:photos]
+    if not isinstance(model, Model):
+        return LatentCond(condition, batch["words"][:photos])
+    features = batch["features"]
+    if features is not None:
+        features = {stride: maps[:photos] for stride, maps in features.items()}
+    return model.encoder(condition, features=features, size=(size, size))
 
 
 def to_pictures(x_0: Tensor, condition: Tensor, task: Task) -> list[Image.Image]:

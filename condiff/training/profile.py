@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from condiff.models.denoiser import Model
 from condiff.training.accelerator import is_sharded, local_part
 from condiff.training.trainer import Trainer
 
@@ -40,7 +41,7 @@ def count_cost(trainer: Trainer, *, cached_features: bool) -> Cost:
         return tensor
 
     batch = trainer.first_batch(1)
-    if cached_features and batch["features"] is None:
+    if cached_features and batch["features"] is None and isinstance(trainer.model, Model):
         batch["features"] = trainer.model.encoder.features(batch["condition"])
     with (
         # torch.compile would mark a network that first runs under a counter as not compilable.

@@ -8,7 +8,7 @@ batch and uses its own rows: together they do what one process does with the who
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -19,18 +19,22 @@ from accelerate.utils import broadcast
 from PIL import Image
 from torch import Tensor
 
-from condiff.config import TrainConfig, to_yaml
+from condiff.config import ModelConfig, TrainConfig, to_yaml
 from condiff.data.crops import Batch
 from condiff.data.feature_cache import FeatureCache
+from condiff.data.latent_cache import LatentCache
 from condiff.data.loading import build_dataset, load_batches
 from condiff.diffusion.diffusers_schedulers import build_scheduler
-from condiff.models.denoiser import Model, build_model
+from condiff.errors import ConfigError
+from condiff.models.denoiser import Denoiser, Model, build_model
 from condiff.models.initialization import adopt_shape, load_init
+from condiff.models.latent import LatentModel
 from condiff.models.loading import save_model
-from condiff.tasks import Task, find_task
+from condiff.tasks import Task, task_of
 from condiff.training.accelerator import build_accelerator, prepare
 from condiff.training.checkpoint import gather_checkpoint, restore_checkpoint
 from condiff.training.ema import averaged, build_average, update_average
+from condiff.training.latents import LatentParts
 from condiff.training.loss import Distance, batch_error, perceptual_distance
 from condiff.training.model_card import make_card
 from condiff.training.precision import choose_arithmetic, lay_out
@@ -43,6 +47,18 @@ from condiff.training.run_folder import (
     refuse_nan,
     write_checkpoint,
 )
+
+
+def find_maker(config: TrainConfig, init: str | None) -> Callable[[ModelConfig, Task], Denoiser]:
+    """How the model of a run is made: on a base, from the weights `init`, or anew.
+
+    Raises ConfigError where a run has both.
+    """
+    if config.base.name is not None:
+        if init is not None:
+            raise ConfigError("--init and --base both name weights to start from: give one.")
+        return LatentParts.maker(config.base)
+    return build_model if init is None else partial(load_init, init)
 
 
 class Trainer:
@@ -67,8 +83,8 @@ class Trainer:
             config = config.model_copy(update={"data": uncached})
         self.source, self.init = str(data), init
         self.output = output or Path()
-        self.task: Task = find_task(config.task)
-        make = build_model if init is None else partial(load_init, init)
+        self.task: Task = task_of(config)
+        make = find_maker(config, init)
         self.arithmetic = choose_arithmetic(
             config, self.task, lambda: make(config.model, self.task), kept=arithmetic
         )
@@ -76,8 +92,9 @@ class Trainer:
             config, self.output, mixed_precision=self.arithmetic.mixed_precision
         )
         torch.manual_seed(config.seed)  # the same weights on every process
-        self.model: Model = make(config.model, self.task)
+        self.model = make(config.model, self.task)
         if init is not None:
+            assert isinstance(self.model, Model)
             config = adopt_shape(config, self.model)
         self.config = config
         unet_size = config.model.sample_size // self.model.patch_size
@@ -86,14 +103,18 @@ class Trainer:
             self.model.unet.enable_gradient_checkpointing()
         self.model.to(self.accelerator.device)
         lay_out(self.model, channels_last=self.arithmetic.channels_last)
+        self.parts = LatentParts.of(config, self.model, self.task, self.accelerator.device)
+        if isinstance(self.model, LatentModel) and self.arithmetic.dtype is not None:
+            self.model.halve_frozen(self.arithmetic.dtype)
         with self.accelerator.main_process_first():  # one process makes the cache's files
             self.dataset = build_dataset(
                 config,
                 self.task,
                 data,
                 cache_dir=self.output / "cache",
-                feature_channels=self.model.encoder.feature_channels,
+                feature_channels=self.model.feature_channels,
                 device=self.accelerator.device,
+                frozen=self.parts.shape() if self.parts and config.data.cache_features else None,
             )
         alphas_bar = build_scheduler("ddpm", config.diffusion).alphas_cumprod
         self.alphas_bar = alphas_bar.to(self.accelerator.device)
@@ -137,13 +158,17 @@ class Trainer:
         return f"{self.accelerator.num_processes} x {self.accelerator.device.type}"
 
     def fill_cache(self) -> Iterator[Filled]:
-        """Compute the cached backbone features of all photos; each process does its share."""
+        """Compute the cached features or latents of all photos; each process does its share."""
+        process, count = self.accelerator.process_index, self.accelerator.num_processes
+        if isinstance(self.dataset, LatentCache) and self.parts:
+            yield from self.parts.fill(self.dataset, process, count)
         if isinstance(self.dataset, FeatureCache):
-            process, count = self.accelerator.process_index, self.accelerator.num_processes
+            assert isinstance(self.model, Model)
+            encoder = self.model.encoder
             rows = range(process, len(self.dataset), count)
 
             def extract(condition: Tensor) -> dict[int, Tensor]:
-                features = self.model.encoder.features(condition.to(self.accelerator.device))
+                features = encoder.features(condition.to(self.accelerator.device))
                 return {stride: maps.cpu() for stride, maps in features.items()}
 
             for done in self.dataset.fill(extract, rows):
@@ -188,7 +213,7 @@ class Trainer:
 
     def batches(self) -> Iterator[Batch]:
         """This process's batches from the present step on."""
-        return load_batches(
+        loaded = load_batches(
             self.dataset,
             batch_size=self.config.train_batch_size,
             start=self.step * self.config.gradient_accumulation_steps,
@@ -196,12 +221,16 @@ class Trainer:
             num_processes=self.accelerator.num_processes,
             device=self.accelerator.device,
         )
+        return map(self._encoded, loaded)
+
+    def _encoded(self, batch: Batch) -> Batch:
+        """A batch as the loss takes it: pictures for a base become latents."""
+        return self.parts.encode_batch(batch) if self.parts else batch
 
     def first_batch(self, batch_size: int) -> Batch:
         """The first images of the run, the same in every process."""
-        return next(
-            load_batches(self.dataset, batch_size=batch_size, device=self.accelerator.device)
-        )
+        loaded = load_batches(self.dataset, batch_size=batch_size, device=self.accelerator.device)
+        return self._encoded(next(loaded))
 
     def update(self) -> None:
         """Clip the gradients, step the optimizer, update the averaged weights."""
@@ -239,7 +268,7 @@ class Trainer:
 
     def _perceptual(self) -> Distance | None:
         """The perceptual distance in the run's precision, in the share of the run that has it."""
-        diffusion, backbone = self.config.diffusion, self.model.encoder.backbone
+        diffusion, backbone = self.config.diffusion, self.model.backbone
         if not diffusion.perceptual_weight or self._progress < 1 - diffusion.perceptual_share:
             return None
         assert backbone is not None  # `Task.check` has refused others
@@ -275,35 +304,39 @@ class Trainer:
         with averaged(self.ema, self.model, keep=self.is_main) as model:
             if model is None:
                 return None
-            return sample_grid(
-                model,
-                self.task,
-                self.first_batch(photos),
-                config=self.config,
-                photos=photos,
-                steps=steps,
-            )
+            how = {"config": self.config, "photos": photos, "steps": steps}
+            if self.parts is None:
+                return sample_grid(model, self.task, self.first_batch(photos), **how)  # type: ignore[arg-type]
+            with self.accelerator.autocast():  # frozen weights may be in half precision
+                batch = self.first_batch(photos)
+                return sample_grid(model, self.task, batch, **how, parts=self.parts)  # type: ignore[arg-type]
 
     def save(self, *, half: bool = True) -> Path:
         """Write the averaged weights to the folder OUTPUT/model; all processes must call this."""
         folder = self.output / "model"
         with averaged(self.ema, self.model, keep=self.is_main) as model:
             if model is not None:
-                save_model(
-                    folder,
-                    model,
-                    task=self.task,
-                    diffusion=self.config.diffusion,
-                    condition_size=self.task.condition_size(self.config),
-                    sampling=self.config.sampling,
-                    looks=self.config.looks,
-                    second_stage=self.config.second_stage,
-                    dtype=torch.float16 if half else torch.float32,
-                )
+                self._write_model(folder, model, torch.float16 if half else torch.float32)
         if self.is_main:
             (folder / "config.yaml").write_text(to_yaml(self.config), "utf-8")
             (folder / "README.md").write_text(self._card(), "utf-8")
         return folder
+
+    def _write_model(self, folder: Path, model: Denoiser, dtype: torch.dtype) -> None:
+        config = self.config
+        shared: dict[str, Any] = {
+            "task": self.task,
+            "diffusion": config.diffusion,
+            "condition_size": self.task.condition_size(config),
+            "sampling": config.sampling,
+            "looks": config.looks,
+            "dtype": dtype,
+        }
+        if self.parts is not None:
+            self.parts.save(folder, model, **shared)
+            return
+        assert isinstance(model, Model)
+        save_model(folder, model, second_stage=config.second_stage, **shared)
 
     def _card(self) -> str:
         return make_card(
@@ -317,6 +350,7 @@ class Trainer:
             device=self.machine,
             loss=self.smoothed_loss,
             init=self.init,
+            licence=self.parts.base.licence() if self.parts else None,
         )
 
     @property

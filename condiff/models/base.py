@@ -1,0 +1,305 @@
+"""A pretrained base, read without torch: a diffusers folder shaped like Stable Diffusion 1 or 2.
+
+model_index.json   which class each part is
+unet/              UNet2DConditionModel: 4 latent channels, or 8 of an InstructPix2Pix
+vae/               AutoencoderKL of 4 latent channels
+text_encoder/      CLIPTextModel
+tokenizer/         CLIPTokenizer
+scheduler/         any of diffusers: the noise process that the base was trained with
+
+Anything else is told apart by its name: see `refuse_others`.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from condiff.config import DiffusionConfig, parse_config
+from condiff.errors import ConfigError, DependencyError, ModelError
+
+INDEX = "model_index.json"
+PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+FROZEN = ("vae", "text_encoder", "tokenizer")  # what a trained model takes over as it is
+LATENT_CHANNELS = 4
+DROP_PROB = 0.05  # of InstructPix2Pix (Brooks et al. 2022, arXiv:2211.09800): words, picture, both
+GUIDANCE = {"guidance_scale": 7.0, "image_guidance_scale": 1.5}  # its defaults in diffusers
+# Schedulers of bases that were distilled to few steps, as condiff's samplers name them.
+FEW_STEPS = {"LCMScheduler": "lcm", "TCDScheduler": "tcd"}
+TRAILING = {"EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler"}  # of Turbo, Lightning
+NUM_FEW_STEPS = 4
+SHAPES = "a folder or Hub id of the shape of Stable Diffusion 1 or 2"
+LICENCES = ("LICENSE", "LICENSE.md", "LICENSE.txt", "LICENSE-MODEL")
+
+
+@dataclass(frozen=True)
+class Base:
+    """The JSON files of a base."""
+
+    name: str  # as the user gave it
+    path: Path
+    index: Mapping[str, Any]
+    unet: Mapping[str, Any]
+    vae: Mapping[str, Any]
+    text: Mapping[str, Any]
+    scheduler: Mapping[str, Any]
+
+    @property
+    def words(self) -> tuple[int, int]:
+        """The length and the width (n,d) of an embedding of words."""
+        return int(self.text["max_position_embeddings"]), int(self.text["hidden_size"])
+
+    @property
+    def factor(self) -> int:
+        """How many pixels one of a latent is wide."""
+        return int(2 ** (len(self.vae["block_out_channels"]) - 1))
+
+    @property
+    def sampler(self) -> str | None:
+        """The sampler of a base that was distilled to few steps; None for another one."""
+        kind = str(self.scheduler.get("_class_name"))
+        if kind in TRAILING and self.scheduler.get("timestep_spacing") == "trailing":
+            return "euler"
+        return FEW_STEPS.get(kind)
+
+    def process(self) -> dict[str, Any]:
+        """The fields of a DiffusionConfig that the base was trained with."""
+        known = {"num_train_timesteps", "beta_schedule", "beta_start", "beta_end"}
+        known |= {"prediction_type", "rescale_betas_zero_snr"}
+        found = {key: value for key, value in self.scheduler.items() if key in known}
+        return {"prediction_type": "epsilon", "rescale_betas_zero_snr": False} | found
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the weights and settings that latents and embeddings depend on."""
+        total = hashlib.sha256()
+        for part in FROZEN:
+            for file in sorted((self.path / part).iterdir()):
+                if file.is_file():
+                    total.update(f"{part}/{file.name}".encode())
+                    with open(file, "rb") as data:
+                        total.update(hashlib.file_digest(data, "sha256").digest())
+        return total.hexdigest()
+
+    def licence(self) -> str | None:
+        """The licence that the base's card names, such as creativeml-openrail-m."""
+        card = self.path / "README.md"
+        if not card.is_file():
+            return None
+        for line in card.read_text("utf-8", "replace").splitlines()[:40]:
+            key, _, value = line.partition(":")
+            if key.strip() == "license" and value.strip():
+                return value.strip()
+        return None
+
+
+def read_base(name: str) -> Base:
+    """The base in a folder, or in a repository of the Hugging Face Hub.
+
+    Raises ModelError where there is none, or what is there has another shape.
+    """
+    path = _find(name)
+    if not (path / INDEX).is_file():
+        raise ModelError(f"The base {name} has no {INDEX}: it is to be {SHAPES}.")
+    try:
+        index = _read(path / INDEX)
+        refuse_others(name, index)
+        missing = [part for part in PARTS if not (path / part).is_dir()]
+        if missing:
+            raise ModelError(f"The base {name} has no {missing[0]}/: it is to be {SHAPES}.")
+        unet, vae = (_read(path / part / "config.json") for part in ("unet", "vae"))
+        scheduler = _read(path / "scheduler" / "scheduler_config.json")
+        text = _read(path / "text_encoder" / "config.json")
+        base = Base(name, path, index, unet, vae, text, scheduler)
+        _check_shapes(base)
+        DiffusionConfig(**base.process())
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(f"The base {name} cannot be read: {reason}") from error
+    return base
+
+
+def refuse_others(name: str, index: Mapping[str, Any]) -> None:
+    """Raise ModelError for a pipeline of another family, by its own name."""
+    kind = str(index.get("_class_name", ""))
+    parts = {key for key, value in index.items() if isinstance(value, list) and value[0]}
+    if kind == "ConditionalDiffusionPipeline":
+        raise ModelError(f"{name} is a model of condiff's own, no base: start from it by --init.")
+    if "StableDiffusionXL" in kind or {"text_encoder_2", "unet"} <= parts:
+        raise ModelError(
+            f"{name} is Stable Diffusion XL ({kind}), whose U-Net takes two text encoders and the "
+            f"picture's size: take {SHAPES}."
+        )
+    if "transformer" in parts:
+        family = kind.removesuffix("Pipeline")
+        raise ModelError(
+            f"{name} is {family} ({kind}), whose network is a transformer, not a U-Net: take "
+            f"{SHAPES}."
+        )
+    if "unet" not in parts:
+        raise ModelError(f"{name} is a {kind}, which has no U-Net: take {SHAPES}.")
+    if "vae" not in parts:
+        raise ModelError(
+            f"{name} is a {kind}, which has no VAE: start from a U-Net of pixels by --init, or "
+            f"take {SHAPES}."
+        )
+    classes = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
+    classes |= {"text_encoder": "CLIPTextModel"}
+    for part, wanted in classes.items():
+        found = index.get(part) or [None, None]
+        if found[1] != wanted:
+            raise ModelError(
+                f"{name} is a {kind} whose {part} is {found[1]}, not {wanted}: take {SHAPES}."
+            )
+
+
+def _check_shapes(base: Base) -> None:
+    """Raise ModelError for networks that do not go together as in Stable Diffusion 1 and 2."""
+    unet, name = base.unet, base.name
+    latents = int(base.vae.get("latent_channels", LATENT_CHANNELS))
+    if latents != LATENT_CHANNELS:
+        raise ModelError(
+            f"The VAE of {name} has {latents} latent channels, not {LATENT_CHANNELS}: take "
+            f"{SHAPES}."
+        )
+    channels = unet["in_channels"]
+    if channels not in (latents, 2 * latents):
+        inpaints = " It is an inpainting model: take the plain one." if channels == 9 else ""
+        raise ModelError(
+            f"The U-Net of {name} has {channels} input channels, not {latents} as Stable "
+            f"Diffusion, or {2 * latents} as InstructPix2Pix.{inpaints}"
+        )
+    extra = ("addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim")
+    if asked := next((key for key in extra if unet.get(key) is not None), None):
+        raise ModelError(
+            f"The U-Net of {name} takes more than words ({asked} {unet[asked]}): take {SHAPES}."
+        )
+    wide = base.words[1]
+    if unet["cross_attention_dim"] != wide:
+        raise ModelError(
+            f"The U-Net of {name} attends to words of {unet['cross_attention_dim']} numbers, and "
+            f"its text encoder makes {wide}: take {SHAPES}."
+        )
+
+
+def with_base(values: dict[str, Any], *, origin: str) -> dict[str, Any]:
+    """Settings of a run with the defaults of the base that they name, where they say nothing.
+
+    Sizes, noise process and the prediction type are the base's; words and picture are dropped as
+    InstructPix2Pix does; a base that was distilled to few steps is sampled in few. Raises
+    ModelError where the base cannot be used, ConfigError for a fault of the settings.
+    """
+    name = (values.get("base") or {}).get("name")
+    if name is None:
+        return values
+    require_packages()
+    base = read_base(str(name))
+    data = values.get("data") or {}
+    size = data.get("size", int(base.unet["sample_size"]) * base.factor)
+    _check_size(size, base)
+    others = data.get("streaming") or data.get("cache", "none") != "none"
+    few = base.sampler
+    sampling: dict[str, Any] = {"steps": NUM_FEW_STEPS, "scheduler": few} if few else {**GUIDANCE}
+    defaults = {
+        "train_batch_size": 4,
+        "model": {
+            "sample_size": max(1, int(size) // base.factor),
+            "fold": base.factor,
+            "backbone_variant": None,
+            "block_out_channels": list(base.unet["block_out_channels"]),
+            "norm_num_groups": base.unet["norm_num_groups"],
+        },
+        "diffusion": {**base.process(), "cond_drop_prob": DROP_PROB},
+        "data": {"size": size, "cache_features": not others},
+        "sampling": sampling,
+        "optimizer": {"learning_rate": 1e-4 if _rank_of(values) else 1e-5},
+        "looks": _looks(sampling),
+    }
+    merged = _merge(defaults, values)
+    parse_config(merged, origin=origin)
+    return merged
+
+
+def _check_size(size: Any, base: Base) -> None:
+    """Raise ConfigError for pictures whose latents the U-Net cannot halve as often as it does."""
+    stride = base.factor * 2 ** (len(base.unet["block_out_channels"]) - 1)
+    if isinstance(size, int) and (size % stride or size < stride):
+        raise ConfigError(
+            f"data.size {size} is no multiple of {stride}, by which the base's VAE and U-Net make "
+            f"pictures smaller; take {max(stride, round(size / stride) * stride)}."
+        )
+
+
+def require_packages() -> None:
+    """Raise DependencyError where a package that runs a base is missing."""
+    from importlib.util import find_spec
+
+    for package in ("transformers", "peft"):
+        if not find_spec(package):
+            raise DependencyError.of(f"A Stable Diffusion base needs {package}", extra="latent")
+
+
+def _rank_of(values: Mapping[str, Any]) -> Any:
+    return (values.get("base") or {}).get("lora_rank")
+
+
+def _looks(sampling: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Looks of a colorizer on a base: guidance stays, since it follows words; chroma is scaled."""
+    guidance = float(sampling.get("guidance_scale", 1.0))
+    chroma = {"quiet": 0.85, "vivid": 1.15}
+    return {
+        name: {"guidance_scale": guidance, "variety": 1.0, "saturation": saturation}
+        for name, saturation in chroma.items()
+    }
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings in one; where both have a value, that of `above`."""
+    merged = {**below}
+    for key, value in above.items():
+        under = merged.get(key)
+        whole = not (isinstance(value, Mapping) and isinstance(under, Mapping)) or key == "looks"
+        merged[key] = value if whole else _merge(under, value)  # type: ignore[arg-type]
+    return merged
+
+
+def _find(name: str) -> Path:
+    """The folder of that name; a repository of the Hub is fetched, or found in its cache."""
+    path = Path(name)
+    if path.is_file():
+        raise ModelError(
+            f"The base {name} is a single file: turn it into a folder by diffusers, "
+            "StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER)."
+        )
+    if path.is_dir():
+        return path
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise ModelError(
+            f"There is no base {name}: there is no such folder here, and an id of the Hugging Face "
+            "Hub is owner/name."
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    wanted = ["*.json", "*.txt", "LICENSE*", "README.md"]
+    try:
+        index = Path(snapshot_download(name, allow_patterns=[INDEX])) / INDEX
+        if index.is_file():
+            refuse_others(name, _read(index))  # before gigabytes of another shape are fetched
+        wanted += [f"{part}/*.safetensors" for part in ("unet", "vae", "text_encoder")]
+        skipped = ["*.fp16.*", "*non_ema*", "safety_checker/*"]
+        return Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=skipped))
+    except (LocalEntryNotFoundError, HFValidationError, HfHubHTTPError, OSError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise ModelError(
+            f"There is no base {name}: there is no such folder here, and it is not to be had from "
+            f"the Hugging Face Hub: {reason}."
+        ) from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    values = json.loads(path.read_text("utf-8"))
+    if not isinstance(values, dict):
+        raise ValueError(f"{path.name} is no JSON object")
+    return values

@@ -1,0 +1,365 @@
+"""A model on a Stable Diffusion base: its U-Net, widened, and its frozen VAE and text encoder."""
+
+import gc
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors.torch
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import __version__ as diffusers_version
+from torch import Tensor, nn
+
+from condiff.config import BaseConfig, DiffusionConfig, Look, SamplingConfig
+from condiff.errors import ModelError
+from condiff.models.base import FROZEN, LICENCES, Base, read_base
+from condiff.models.denoiser import Denoiser
+from condiff.models.info import INDEX, OWN_INDEX, ModelInfo
+from condiff.models.loading import CAME_FROM, dump_looks, whole_folder
+from condiff.tasks import Task
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+# LoRA on attention, and on conv_in: its new channels begin at zero, and a file of LoRA without them
+# would ignore the picture.
+LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "conv_in")
+
+
+class LatentCond(NamedTuple):
+    """An encoded condition: the picture's latents (B,4,h,w) and the words (B,n,d)."""
+
+    picture: Tensor
+    words: Tensor
+
+
+class LatentModel(Denoiser):
+    """The U-Net of a base, whose `conv_in` is widened for the latents of a picture.
+
+    The VAE and the text encoder are no part of it: see `FrozenParts`. `null_words` (1,n,d) are the
+    embedding of "", which stands for no words.
+    """
+
+    null_words: Tensor
+
+    def __init__(self, unet: UNet2DConditionModel, null_words: Tensor):
+        super().__init__()
+        self.unet = unet
+        self.register_buffer("null_words", null_words, persistent=False)
+
+    def halve_frozen(self, dtype: torch.dtype) -> None:
+        """Put the weights that are not trained into half precision; autocast computes with them."""
+        for weight in self.unet.parameters():
+            if not weight.requires_grad:
+                weight.data = weight.data.to(dtype)
+
+    def forward(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        condition: Tensor,
+        *,
+        words: Tensor,
+        kept: Tensor | None = None,
+        words_kept: Tensor | None = None,
+    ) -> Tensor:
+        """Model output (B,4,h,w) for x_t (B,4,h,w), t (B,), latents of the picture and words.
+
+        Where `kept` (B,1,1,1) is 0 instead of 1 the picture is left out, its latents zero; where
+        `words_kept` (B,1,1) is 0 the words are those of "".
+        """
+        if kept is not None:
+            condition = condition * kept
+        if words_kept is not None:
+            words = torch.where(words_kept > 0, words, self.null_words.to(words.dtype))
+        return self.predict(x_t, t, LatentCond(condition, words))
+
+    def predict(self, x_t: Tensor, t: Tensor, cond: LatentCond) -> Tensor:
+        """Model output (B,4,h,w) for a condition that is encoded already."""
+        joined = torch.cat([x_t, cond.picture], dim=1)
+        joined = joined.contiguous(memory_format=self._memory_format(joined))
+        return self.unet(joined, t, encoder_hidden_states=cond.words).sample
+
+
+class FrozenParts:
+    """The VAE, the text encoder and the tokenizer of a folder; in memory only while they are used.
+
+    They compute in single precision, without gradients.
+    """
+
+    def __init__(self, folder: Path, device: torch.device | str = "cpu"):
+        self.folder, self.device = folder, device
+        self._vae: Any = None
+        self._texts: tuple[Any, Any] | None = None
+
+    @property
+    def vae(self) -> Any:
+        """The VAE, loaded where it is not."""
+        if self._vae is None:
+            self._vae = _load(AutoencoderKL, self.folder, "vae").to(self.device)
+        return self._vae
+
+    def release(self) -> None:
+        """Give their memory back; they are loaded again when they are needed."""
+        self._vae = self._texts = None
+        gc.collect()
+
+    @torch.no_grad()
+    def moments(self, pictures: Tensor) -> Tensor:
+        """Pictures (B,3,H,W) in [-1,1] -> mean and standard deviation of x_0, (B,8,h,w)."""
+        found = self.vae.encode(pictures.to(self.device)).latent_dist
+        return torch.cat([found.mean, found.std], dim=1) * self.vae.config.scaling_factor
+
+    @torch.no_grad()
+    def condition(self, pictures: Tensor) -> Tensor:
+        """Pictures (B,3,H,W) in [-1,1] -> latents (B,4,h,w) of a condition: modes, not scaled."""
+        return self.vae.encode(pictures.to(self.device)).latent_dist.mode()
+
+    @torch.no_grad()
+    def decode(self, x_0: Tensor) -> Tensor:
+        """x_0 (B,4,h,w) -> pictures (B,3,H,W), about in [-1,1]."""
+        return self.vae.decode(x_0.to(self.device) / self.vae.config.scaling_factor).sample
+
+    def unscale(self, latents: Tensor) -> Tensor:
+        """Latents of a condition as x_0, for `decode`."""
+        return latents * self.vae.config.scaling_factor
+
+    @torch.no_grad()
+    def words(self, texts: Sequence[str]) -> Tensor:
+        """Embeddings (B,n,d) of texts, cut off where the encoder's length ends."""
+        if self._texts is None:
+            self._texts = _load_texts(self.folder, self.device)
+        tokenizer, encoder = self._texts
+        tokens = tokenizer(
+            list(texts),
+            padding="max_length",
+            max_length=tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        )
+        masked = getattr(encoder.config, "use_attention_mask", False)
+        mask = tokens.attention_mask.to(self.device) if masked else None
+        return encoder(tokens.input_ids.to(self.device), attention_mask=mask)[0]
+
+
+def build_on_base(config: BaseConfig, task: Task) -> LatentModel:
+    """The model of a run at its first step: what it computes is the base's output, exactly.
+
+    With `lora_rank` only low-rank updates are trained, else the whole U-Net. Raises ModelError
+    where the base's weights cannot be loaded.
+    """
+    assert config.name is not None
+    base = read_base(config.name)
+    unet = _load(UNet2DConditionModel, base.path, "unet")
+    unet = widen(unet, in_channels=2 * task.space.channels)
+    if config.lora_rank is not None:
+        add_lora(unet, config.lora_rank)
+    frozen = FrozenParts(base.path)
+    model = LatentModel(unet, frozen.words([""]))
+    return model.train()
+
+
+def widen(unet: UNet2DConditionModel, *, in_channels: int) -> UNet2DConditionModel:
+    """The U-Net with so many input channels; the new ones' weights are zero."""
+    if unet.config["in_channels"] == in_channels:
+        return unet
+    old = unet.conv_in
+    wide = nn.Conv2d(in_channels, old.out_channels, old.kernel_size, padding=old.padding)
+    with torch.no_grad():
+        wide.weight.zero_()
+        wide.weight[:, : old.in_channels] = old.weight
+        wide.bias.copy_(old.bias)  # type: ignore[union-attr]
+    unet.conv_in = wide
+    unet.register_to_config(in_channels=in_channels)
+    return unet
+
+
+def add_lora(unet: UNet2DConditionModel, rank: int) -> None:
+    """Freeze the U-Net and add low-rank updates, which are zero, to attention and conv_in."""
+    from peft import LoraConfig
+
+    unet.requires_grad_(False)
+    unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(LORA_TARGETS)))
+
+
+def _load(kind: Any, folder: Path, part: str) -> Any:
+    try:
+        module = kind.from_pretrained(
+            folder, subfolder=part, use_safetensors=True, torch_dtype=torch.float32
+        )
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(f"{folder / part} cannot be loaded: {reason}") from error
+    if part != "unet":
+        module.requires_grad_(False)
+    return module.eval()
+
+
+def _load_texts(folder: Path, device: torch.device | str) -> tuple[Any, Any]:
+    """The tokenizer and the text encoder."""
+    from transformers import CLIPTextModel, CLIPTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer")
+        encoder = CLIPTextModel.from_pretrained(
+            folder, subfolder="text_encoder", use_safetensors=True, dtype=torch.float32
+        )
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(f"The text encoder of {folder} cannot be loaded: {reason}") from error
+    return tokenizer, encoder.requires_grad_(False).eval().to(device)
+
+
+def save_latent_model(
+    folder: Path,
+    model: LatentModel,
+    *,
+    config: BaseConfig,
+    task: Task,
+    diffusion: DiffusionConfig,
+    dtype: torch.dtype,
+    condition_size: int,
+    sampling: SamplingConfig,
+    looks: Mapping[str, Look],
+) -> None:
+    """Write a folder that a stock StableDiffusionInstructPix2PixPipeline opens, U-Net in `dtype`.
+
+    The other parts are copies of the base's. Low-rank updates are added to the U-Net's weights, and
+    written on their own as well, lora/pytorch_lora_weights.safetensors in single precision.
+    """
+    assert config.name is not None
+    base = read_base(config.name)
+    kind, scheduler = scheduler_of(base, diffusion)
+    own = {
+        "task": task.name,
+        "condition_size": condition_size,
+        "sampling": sampling.model_dump(mode="json"),
+        **({"looks": dump_looks(looks)} if task.space.keeps_photo else {}),
+        "diffusion": diffusion.model_dump(mode="json"),
+        "base": {
+            "name": Path(config.name).name if Path(config.name).exists() else config.name,
+            "licence": base.licence(),
+            "lora_rank": config.lora_rank,
+        },
+    }
+    with whole_folder(folder) as part:
+        (part / "unet").mkdir()
+        _save_unet(part / "unet", model.unet, base.path, dtype, lora=config.lora_rank is not None)
+        if config.lora_rank is not None:
+            _save_lora(part / "lora", model.unet)
+        for name in FROZEN:
+            shutil.copytree(base.path / name, part / name, ignore=_ignore_other_formats)
+        (part / "scheduler").mkdir()
+        _write_json(part / "scheduler" / "scheduler_config.json", scheduler)
+        for name in LICENCES:
+            if (base.path / name).is_file():
+                shutil.copy(base.path / name, part / name)
+        _write_json(part / OWN_INDEX, own)
+        _write_json(part / INDEX, _stock_index(kind))
+
+
+def scheduler_of(base: Base, diffusion: DiffusionConfig) -> tuple[str, dict[str, Any]]:
+    """The class and the configuration of the scheduler of a model that is trained on a base.
+
+    It is the base's own, with the noise process of the run. With zero terminal SNR sampling begins
+    at the last timestep; where the base's own class has no such setting, DDIM takes its place.
+    """
+    settings = dict(base.scheduler)
+    kind = str(settings["_class_name"])
+    process = {"prediction_type": diffusion.prediction_type}
+    if diffusion.rescale_betas_zero_snr:
+        if "rescale_betas_zero_snr" not in settings:
+            kind = "DDIMScheduler"
+            kept = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")
+            settings = {key: settings[key] for key in kept if key in settings}
+            settings |= {"clip_sample": False, "_diffusers_version": diffusers_version}
+        process |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}  # type: ignore[dict-item]
+    return kind, {**settings, "_class_name": kind, **process}
+
+
+def load_latent_model(
+    info: ModelInfo, *, device: str | torch.device = "cpu"
+) -> tuple[LatentModel, FrozenParts]:
+    """A model on a base from its folder, in single precision, ready to sample; and its other parts.
+
+    Raises ModelError where it cannot be loaded.
+    """
+    frozen = FrozenParts(info.path, device)
+    unet = _load(UNet2DConditionModel, info.path, "unet").requires_grad_(False)
+    model = LatentModel(unet, frozen.words([""]).cpu())
+    return model.eval().to(device), frozen
+
+
+def _stock_index(scheduler: str) -> dict[str, Any]:
+    """model_index.json of the stock pipeline; `scheduler` is the name of its class."""
+    nothing: list[str | None] = [None, None]
+    return {
+        "_class_name": "StableDiffusionInstructPix2PixPipeline",
+        "_diffusers_version": diffusers_version,
+        "feature_extractor": nothing,
+        "image_encoder": nothing,
+        "requires_safety_checker": False,
+        "safety_checker": nothing,
+        "scheduler": ["diffusers", scheduler],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+
+
+@torch.no_grad()
+def merged_weights(unet: Any, base: Path) -> dict[str, Tensor]:
+    """The U-Net's weights with the low-rank updates added, by their names without them.
+
+    What the updates are added to is read from the base anew, since in memory it may be rounded.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    plain = _load(UNet2DConditionModel, base, "unet")
+    weights = widen(plain, in_channels=unet.config["in_channels"]).state_dict()
+    for name, module in unet.named_modules():
+        if isinstance(module, LoraLayer):
+            key = f"{name}.weight"
+            delta = module.get_delta_weight(module.active_adapters[0])  # type: ignore[attr-defined]
+            weights[key] = weights[key] + delta.to(weights[key])
+    return weights
+
+
+def _save_unet(folder: Path, unet: Any, base: Path, dtype: torch.dtype, *, lora: bool) -> None:
+    weights = merged_weights(unet, base) if lora else unet.state_dict()
+    halves = {name: value.detach().to(dtype).cpu().contiguous() for name, value in weights.items()}
+    safetensors.torch.save_file(halves, folder / WEIGHTS, metadata={"format": "pt"})
+    (folder / WEIGHTS).chmod(0o644)  # safetensors makes its files private
+    unet.save_config(folder)
+    settings = json.loads((folder / "config.json").read_text("utf-8"))
+    settings.pop(CAME_FROM, None)
+    _write_json(folder / "config.json", settings)
+
+
+def _save_lora(folder: Path, unet: Any) -> None:
+    """The low-rank updates in a file that diffusers' `load_lora_weights` reads.
+
+    They keep peft's names: `convert_state_dict_to_diffusers` renames those of attention but not
+    that of conv_in, and of a file with both diffusers 0.42 loads the latter alone.
+    """
+    from diffusers.loaders import StableDiffusionLoraLoaderMixin
+    from peft.utils import get_peft_model_state_dict
+
+    layers = get_peft_model_state_dict(unet)
+    layers = {name: value.detach().cpu().contiguous() for name, value in layers.items()}
+    StableDiffusionLoraLoaderMixin.save_lora_weights(folder, unet_lora_layers=layers)
+    for file in folder.glob("*.safetensors"):
+        file.chmod(0o644)
+
+
+def _ignore_other_formats(_: str, names: list[str]) -> set[str]:
+    kept = (".json", ".txt", ".safetensors")
+    return {name for name in names if not name.endswith(kept) or ".fp16." in name}
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", "utf-8")

@@ -1,0 +1,78 @@
+"""What only a run on a Stable Diffusion base has: latents, embeddings, its model folder."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from condiff.config import BaseConfig, ModelConfig, TrainConfig
+from condiff.data.crops import Batch
+from condiff.data.latent_cache import FrozenShape, LatentCache
+from condiff.models.base import Base, read_base
+from condiff.models.denoiser import Denoiser
+from condiff.models.latent import FrozenParts, LatentModel, build_on_base, save_latent_model
+from condiff.tasks import Task
+from condiff.training.progress import Filled
+
+
+@dataclass(frozen=True)
+class LatentParts:
+    """The frozen parts of a run's base, and what they make of its data."""
+
+    config: BaseConfig
+    base: Base
+    task: Task
+    frozen: FrozenParts
+    words: tuple[int, int]  # (n,d) of an embedding
+
+    @classmethod
+    def of(
+        cls, config: TrainConfig, model: Denoiser, task: Task, device: torch.device
+    ) -> Self | None:
+        """Those of a run's model; None for a run without a base."""
+        if config.base.name is None:
+            return None
+        assert isinstance(model, LatentModel)
+        base = read_base(config.base.name)
+        _, length, width = model.null_words.shape
+        return cls(config.base, base, task, FrozenParts(base.path, device), (length, width))
+
+    @staticmethod
+    def maker(config: BaseConfig) -> Callable[[ModelConfig, Task], Denoiser]:
+        """The function that makes a run's model."""
+        return lambda _, task: build_on_base(config, task)
+
+    def shape(self) -> FrozenShape:
+        """What a cache needs to know of the frozen parts; reads their weights once."""
+        return FrozenShape(self.base.fingerprint(), self.base.factor, self.words)
+
+    def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Moments (B,8,h,w) of x_0 and latents (B,4,h,w) of the condition, of pictures."""
+        assert self.task.picture is not None
+        shown = self.task.picture.show(batch["condition"])
+        return self.frozen.moments(batch["x_0"]), self.frozen.condition(shown)
+
+    def encode_batch(self, batch: Batch) -> Batch:
+        """A batch of pictures and captions as latents and embeddings; one of these as it is."""
+        if "words" in batch:
+            return batch
+        moments, condition = self.encode(batch)
+        words = self.frozen.words(batch["texts"])
+        return {"x_0": moments, "condition": condition, "features": None, "words": words}
+
+    def fill(self, cache: LatentCache, process: int, num_processes: int) -> Iterator[Filled]:
+        """Compute this process's share of the cache; then the frozen parts leave the memory."""
+        work = cache.fill(
+            self.encode, self.frozen.words, process=process, num_processes=num_processes
+        )
+        for done, total in work:
+            yield Filled(done, total)
+        self.frozen.release()
+
+    def save(self, folder: Path, model: Denoiser, **settings: Any) -> None:
+        """Write the model folder."""
+        assert isinstance(model, LatentModel)
+        save_latent_model(folder, model, config=self.config, **settings)

@@ -1,0 +1,159 @@
+"""What training on a base takes of a device's memory, by arithmetic: no weight is loaded."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
+
+from condiff.config import TrainConfig
+from condiff.models.base import LATENT_CHANNELS, Base
+from condiff.models.latent import add_lora
+
+Precision = Literal["no", "bf16"]
+NAMES = {"no": "float32", "bf16": "half precision"}
+EXAMPLE_RANK = 8  # of the rows of low-rank updates, where a run has none
+# Bytes of a trained weight: itself, its gradient, two moments of AdamW, its average.
+TRAINED_BYTES = 4 * 5
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of a training step. Buffers that a kernel takes for a moment come on top."""
+
+    weights: int  # of the U-Net, with gradients, moments and averages of what is trained
+    activations: int  # kept for the backward pass, of each image
+    casts: int = 0  # of weights, by mixed precision, whatever the batch
+
+    def total(self, batch_size: int) -> int:
+        """Those of a step of so many images."""
+        return self.weights + self.casts + batch_size * self.activations
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What decides the memory of a run."""
+
+    rank: int | None = None
+    checkpointing: bool = False
+    precision: Precision = "no"
+
+    def describe(self) -> str:
+        """It in words, by its flags."""
+        trained = "all of the U-Net" if self.rank is None else f"--lora {self.rank}"
+        return trained + (", gradient_checkpointing" if self.checkpointing else "")
+
+
+def count_memory(base: Base, choice: Choice, *, side: int, words: tuple[int, int]) -> Memory:
+    """The memory of training the base's U-Net on latents (4,side,side) and words (n,d).
+
+    Tensors are fake: they have shapes and no content. With low-rank updates and mixed precision,
+    the frozen weights are in half precision.
+    """
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config({**base.unet, "in_channels": 2 * LATENT_CHANNELS})
+        if choice.rank is not None:
+            add_lora(unet, choice.rank)
+    half = choice.rank is not None and choice.precision != "no"
+    trained = sum(p.numel() for p in unet.parameters() if p.requires_grad)
+    frozen = sum(p.numel() for p in unet.parameters() if not p.requires_grad)
+    weights = TRAINED_BYTES * trained + (2 if half else 4) * frozen
+    with FakeTensorMode():
+        _give_fake_weights(unet, half=half)
+        shape = (2 * LATENT_CHANNELS, side, side)
+        of_one = _count_kept(unet, choice, (1, *shape), words)
+        if choice.precision == "no" or half:  # next to nothing is cast
+            return Memory(weights, of_one)
+        an_image = _count_kept(unet, choice, (2, *shape), words) - of_one
+    return Memory(weights, an_image, casts=of_one - an_image)
+
+
+def _give_fake_weights(unet: Any, *, half: bool) -> None:
+    """Put fake tensors in place of the meta device's, which choose other kernels."""
+    for module in unet.modules():
+        for name, weight in list(module._parameters.items()):
+            if weight is not None:
+                dtype = torch.bfloat16 if half and not weight.requires_grad else torch.float32
+                fake = nn.Parameter(torch.empty(weight.shape, dtype=dtype), weight.requires_grad)
+                module._parameters[name] = fake
+
+
+def _count_kept(unet: Any, choice: Choice, shape: tuple[int, ...], words: tuple[int, int]) -> int:
+    """Bytes that a forward pass keeps, at most at once, beside the weights."""
+    weights = {storage_of(p) for p in unet.parameters()}
+    kept: dict[int, int] = {}
+    blocks = [0]
+
+    def checkpoint(block: Callable[..., Any], *arguments: Any) -> Any:
+        """Keep what goes into a block, and count what its second run will keep."""
+        for argument in arguments:
+            if isinstance(argument, Tensor):
+                kept[storage_of(argument)] = argument.untyped_storage().nbytes()
+        inside: dict[int, int] = {}
+        with keeping(inside):
+            output = block(*arguments)
+        blocks.append(sum(size for key, size in inside.items() if key not in weights))
+        return output
+
+    unet.train()
+    if choice.checkpointing:
+        unet.enable_gradient_checkpointing(checkpoint)
+    autocast = torch.autocast("cpu", torch.bfloat16) if choice.precision != "no" else nullcontext()
+    with autocast, keeping(kept):
+        unet(
+            torch.empty(shape),
+            torch.zeros(shape[0], dtype=torch.long),
+            encoder_hidden_states=torch.empty(shape[0], *words),
+        )
+    return sum(size for key, size in kept.items() if key not in weights) + max(blocks)
+
+
+def keeping(kept: dict[int, int]) -> Any:
+    """A context in which `kept` gets the bytes of all that is kept for a backward pass."""
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[storage_of(tensor)] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    return torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+
+
+def storage_of(tensor: Tensor) -> int:
+    """A number of the memory that a tensor lies in, the same for all its views."""
+    return int(tensor.untyped_storage()._cdata)
+
+
+def make_table(base: Base, config: TrainConfig, *, words: tuple[int, int]) -> list[str]:
+    """Lines of a table: the memory of each choice, and an arrow at that of the configuration."""
+    ranks = (None, config.base.lora_rank or EXAMPLE_RANK)
+    precisions: tuple[Precision, ...] = ("no", "bf16")
+    side, batch = config.model.sample_size, config.train_batch_size
+    chosen = Choice(
+        config.base.lora_rank,
+        config.gradient_checkpointing,
+        "bf16" if config.mixed_precision in ("fp16", "bf16") else "no",
+    )
+    pixels = config.data.size
+    wide = 42
+    lines = [
+        f"memory of a step of {batch} images at {pixels}x{pixels}, at least, by arithmetic; "
+        "without VAE and text encoder, which cached latents no longer need",
+        " " * wide + "".join(f"{NAMES[precision]:>18}" for precision in precisions),
+    ]
+    for rank in ranks:
+        for checkpointing in (False, True):
+            row = Choice(rank, checkpointing).describe().ljust(wide)
+            for precision in precisions:
+                choice = Choice(rank, checkpointing, precision)
+                found = count_memory(base, choice, side=side, words=words).total(batch)
+                row += f"{_in_words(found):>16}{' <' if choice == chosen else '  '}"
+            lines.append(row.rstrip())
+    return lines
+
+
+def _in_words(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"

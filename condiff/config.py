@@ -25,6 +25,7 @@ PredictionType = Literal["epsilon", "v_prediction", "sample"]
 BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"]
 LossWeighting = Literal["none", "min_snr", "p2"]
 SchedulerName = Literal["ddim", "dpmsolver++", "unipc", "euler", "heun", "ddpm", "lcm", "tcd"]
+WORDS = ("prompt", "negative_prompt", "image_guidance_scale")  # settings of models with text
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -103,9 +104,8 @@ class SamplingConfig(Section):
 
     def note(self) -> dict[str, Any]:
         """The settings for a note in a result: those of words only where a model takes them."""
-        words = ("image_guidance_scale", "prompt", "negative_prompt")
         default = SamplingConfig()
-        idle = {name for name in words if getattr(self, name) == getattr(default, name)}
+        idle = {name for name in WORDS if getattr(self, name) == getattr(default, name)}
         return self.model_dump(exclude=idle)
 
 

@@ -383,18 +383,18 @@ def test_auth_asks_for_name_and_password(models, monkeypatch):
 
 
 def test_controls_are_the_fields_of_the_settings(client):
-    from condiff.config import SamplingConfig
+    from condiff.config import WORDS, SamplingConfig
 
     known = client.get("/api/settings").json()
     names = [control["name"] for control in known["colorize"]["sampling"]]
-    assert names == list(SamplingConfig.model_fields)
+    assert names == [name for name in SamplingConfig.model_fields if name not in WORDS]
     steps = known["colorize"]["sampling"][0]
     assert (steps["kind"], steps["min"], steps["max"]) == ("number", 1, 1000)
     edits = {control["name"]: control for control in known["colorize"]["edits"]}
     assert (edits["saturation"]["min"], edits["saturation"]["max"]) == (0, 5)
     assert edits["invert"]["kind"] == "switch"
     assert not edits.keys() & {"hints", "mask", "keep_lines"}
-    assert [control["name"] for control in known["draw"]["edits"]] == ["keep_lines"]
+    assert [control["name"] for control in known["draw"]["edits"]] == ["keep_lines", "flat"]
     assert list(known["colorize"]["looks"]) == ["quiet", "natural", "vivid"]
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from condiff.config import LOOKS, NATURAL, DiffusionConfig, Look, SamplingConfig
+from condiff.config import LOOKS, NATURAL, WORDS, DiffusionConfig, Look, SamplingConfig
 from condiff.errors import ConfigError, ModelError, UsageError
 from condiff.inputs import Opened, UserPicture
 from condiff.tasks import Task, find_task
@@ -76,7 +76,7 @@ class ModelInfo:
         if self.task.takes_text:
             return
         default = SamplingConfig()
-        for name in ("prompt", "negative_prompt", "image_guidance_scale"):
+        for name in WORDS:
             if getattr(config, name) != getattr(default, name):
                 flag = f"--{name.replace('_', '-')}"
                 raise UsageError(

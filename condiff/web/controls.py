@@ -13,7 +13,7 @@ from condiff.color.edits import (
     OF_DRAWINGS,
     ColorEdits,
 )
-from condiff.config import NATURAL, SamplingConfig
+from condiff.config import NATURAL, WORDS, SamplingConfig
 from condiff.errors import ConfigError
 from condiff.models.info import ModelInfo
 
@@ -27,7 +27,7 @@ KINDS = {int: "number", float: "number", bool: "switch", str: "text"}
 
 
 def list_sampling(info: ModelInfo) -> list[Control]:
-    """A control for each field of `SamplingConfig`; its default is the model's."""
+    """A control for each field of `SamplingConfig` that the model takes, with its default."""
     defaults = info.sampling.model_dump()
     return [
         _control(
@@ -39,6 +39,7 @@ def list_sampling(info: ModelInfo) -> list[Control]:
             text=field.description or "",
         )
         for name, field in SamplingConfig.model_fields.items()
+        if info.task.takes_text or name not in WORDS
     ]
 
 
@@ -52,7 +53,7 @@ def list_edits(info: ModelInfo) -> list[Control]:
     controls = []
     for field in dataclasses.fields(ColorEdits):
         kind = _plain(types[field.name])
-        applies = (field.name in OF_DRAWINGS) != keeps_photo
+        applies = (field.name in OF_DRAWINGS) != keeps_photo and field.name != "strict_reference"
         if kind in KINDS and applies:
             least, most = LIMITS.get(field.name, (None, None))
             controls.append(

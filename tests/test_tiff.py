@@ -360,3 +360,38 @@ def test_raw_files_that_are_no_tiffs_are_named(head):
     pytest.importorskip("rawpy")
     with pytest.raises(ImageError, match="raw file .* that LibRaw does not read"):
         read(head + bytes(2000))
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("first", ["low", "high"])
+@pytest.mark.parametrize("kind", ["uint", "int", "float"])
+def test_samples_of_24_bits_are_read_in_either_order_of_bytes(
+    order: str, first: str, kind: str
+) -> None:
+    """libtiff has them in the file's byte order, ImageMagick the highest byte first in any file."""
+    imagecodecs = pytest.importorskip("imagecodecs")
+    noise = RNG.integers(0, 256, DEEP.shape).astype(np.uint32)
+    if kind == "float":
+        packed = imagecodecs.float24_encode((DEEP / 65_535).astype("f4"), byteorder="<")
+        low_first = np.frombuffer(packed, np.uint8).reshape(-1, 3)
+    else:
+        values = (DEEP.astype(np.uint32) << 8 | noise) >> (kind == "int")
+        low_first = values.astype("<u4").view(np.uint8).reshape(-1, 4)[:, :3]
+    data = (low_first if first == "low" else low_first[:, ::-1]).tobytes()
+    whole = {"uint": "u4", "int": "i4", "float": "f4"}[kind]
+    page = written(np.zeros(DEEP.shape, whole), photometric="rgb", byteorder=order)
+    with tifffile.TiffFile(io.BytesIO(page)) as file:
+        tags = file.pages[0].tags
+        at, bits = tags[273].value[0], tags[258].valueoffset
+    changed = bytearray(page)
+    changed[at : at + len(data)] = data
+    changed[bits : bits + 6] = struct.pack(f"{order}3H", 24, 24, 24)
+    photo = read(bytes(changed))
+    assert photo.is_deep
+    assert np.abs(photo.pixels.astype(int) - DEEP).max() <= 2
+
+
+def test_signed_integers_of_32_and_64_bits_span_their_range() -> None:
+    for kind, shift in (("i4", 15), ("i8", 47)):
+        photo = read(written(DEEP.astype(kind) << shift, **RGB))
+        assert np.abs(photo.pixels.astype(int) - DEEP).max() <= 1

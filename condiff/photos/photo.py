@@ -120,7 +120,7 @@ def to_array(image: Image.Image) -> Pixels:
 def to_16_bits(values: NDArray, *, deep: bool) -> Pixels:
     """Values as uint16: from [0,65535] if `deep`, else from [0,1]; others scaled by their range.
 
-    Unsigned integers above 16 bits are scaled by the range of their type.
+    Integers above 16 bits are scaled by the range of their type, where none is negative.
     """
     if values.dtype.itemsize == 2 and values.dtype.kind == "u":
         return values.astype(np.uint16)
@@ -128,7 +128,7 @@ def to_16_bits(values: NDArray, *, deep: bool) -> Pixels:
         finite = np.nan_to_num(values.astype(np.float64), nan=0, posinf=0, neginf=0)
     least, most = float(finite.min()), float(finite.max())
     white = 65_535.0 if deep else 1.0
-    if values.dtype.kind == "u" and most > white:
+    if values.dtype.kind in "ui" and least >= 0 and most > white:
         white = float(np.iinfo(values.dtype).max)
     elif least < 0 or most > white:
         finite, white = finite - least, max(most - least, 1e-12)

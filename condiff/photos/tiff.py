@@ -397,7 +397,7 @@ def _unpack(data: bytes, page: "TiffPage", shape: tuple[int, int, int], stride: 
     bits, predictor = page.bitspersample, int(page.predictor)
     kind = KINDS.get(int(page.sampleformat or 1))
     order = page.parent.byteorder
-    if kind is None or kind == "f" and bits not in (16, 32, 64):
+    if kind is None or kind == "f" and bits not in (16, 24, 32, 64):
         raise Unreadable(f"its samples (format {page.sampleformat}, {bits} bits) are not read")
     if predictor not in (1, 2, 3) or predictor == 3 and kind != "f" or not 1 <= bits <= 64:
         raise Unreadable(f"its predictor {predictor} does not go with its samples")
@@ -405,8 +405,13 @@ def _unpack(data: bytes, page: "TiffPage", shape: tuple[int, int, int], stride: 
     if bits not in (8, 16, 32, 64):
         if predictor != 1:
             raise Unreadable(f"its predictor {predictor} does not go with samples of {bits} bits")
-        values = _unpack_bits(raw.reshape(rows, stride), bits, columns * channels)
-        return values.reshape(shape)
+        if bits == 24:
+            return _unpack_24(raw.reshape(*shape, 3), kind)
+        values = _unpack_bits(raw.reshape(rows, stride), bits, columns * channels).reshape(shape)
+        if kind == "u":
+            return values
+        size = values.dtype.itemsize  # signed numbers fill their type
+        return (values << (8 * size - bits)).astype(values.dtype).view(f"i{size}")
     size = bits // 8
     if predictor == 3:  # the bytes of a row, the highest of all samples first, as differences
         steps = raw.reshape(rows, columns * size, channels)
@@ -417,6 +422,27 @@ def _unpack(data: bytes, page: "TiffPage", shape: tuple[int, int, int], stride: 
     if predictor == 2:
         whole = np.cumsum(whole, axis=1, dtype=whole.dtype)
     return whole.view(f"{kind}{size}")
+
+
+def _unpack_24(samples: NDArray, kind: str) -> NDArray:
+    """(rows, columns, channels, 3) bytes -> uint32, int32, or float32.
+
+    libtiff and GDAL have them in the file's byte order; ImageMagick and tifffile have the highest
+    byte first in either. The lowest byte is first where neighbours then differ clearly less. Floats
+    have 7 bits of exponent and 16 of mantissa (technical note 3), so their bits, too, are in order.
+    """
+    wide = samples.astype(np.int32)
+    high_first = wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]
+    low_first = wide[..., 2] << 16 | wide[..., 1] << 8 | wide[..., 0]
+    steps = [np.abs(np.diff(v, axis=1)).sum(dtype=np.int64) for v in (high_first, low_first)]
+    values = (low_first if steps[1] < 0.9 * steps[0] else high_first).astype(np.uint32)
+    if kind == "u":
+        return values
+    if kind == "i":
+        return (values << 8).view(np.int32)
+    exponent = values >> 16 & 0x7F
+    single = values >> 23 << 31 | (exponent + 64) << 23 | (values & 0xFFFF) << 7
+    return np.where(exponent == 0, 0, single).astype(np.uint32).view(np.float32)
 
 
 def _unpack_bits(rows: NDArray, bits: int, count: int) -> NDArray:

@@ -263,6 +263,36 @@ def test_a_deep_png_with_too_much_data_is_taken_with_a_warning(more, capfd):
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.parametrize("lacking", [3, 12, 16])  # of the end, of all of it, and of a checksum
+def test_a_png_that_lacks_no_pixel_is_taken_at_any_depth(lacking, capfd):
+    for pixels in (RGB16, (RGB16 >> 8).astype(np.uint8)):
+        data = cv2.imencode(".png", pixels[..., ::-1])[1].tobytes()
+        cut = read(data[:-lacking])
+        assert np.array_equal(cut.pixels, pixels)
+        assert cut.info["warnings"] == ("its file lacks the last bytes; no pixel is missing",)
+        with pytest.raises(ImageError, match="cut short"):
+            read(data[:-30])
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_the_transparent_grey_of_a_png_is_a_level_of_its_own_bits(bits):
+    levels = np.rint(RAMP * ((1 << bits) - 1)).astype(np.uint8)
+    key = int(levels[0, 30])
+    flat = (levels[..., None] >> np.arange(bits)[::-1] & 1).reshape(len(levels), -1)
+    rows = np.pad(np.packbits(flat, axis=1), ((0, 0), (1, 0)))
+    chunks = [
+        png._chunk(b"IHDR", struct.pack(">2I5B", 48, 32, bits, 0, 0, 0, 0)),
+        png._chunk(b"tRNS", struct.pack(">H", key)),
+        png._chunk(b"IDAT", zlib.compress(rows.tobytes())),
+    ]
+    photo = read(png.SIGNATURE + b"".join(chunks) + png.END)
+    assert np.array_equal(photo.alpha == 0, levels == key) and set(np.unique(photo.alpha)) == {
+        0,
+        255,
+    }
+
+
 def test_a_closed_stderr_does_not_cost_a_photo(tmp_path):
     (tmp_path / "a.png").write_bytes(deep_png(zlib.compress(ROWS)))
     program = "import os, sys, condiff; os.close(2); print(condiff.read_photo(sys.argv[1]).size)"
@@ -374,6 +404,58 @@ def test_a_jpeg_of_12_bits_is_read_or_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "imagecodecs", None)
     with pytest.raises(ImageError, match="it is JPEG 12-bit, which needs imagecodecs: pip"):
         read(data)
+
+
+@pytest.mark.parametrize("kind", ["RGB", "RGBA", "grey"])
+def test_jpeg_xl_and_jpeg_2000_of_16_bits_are_read_in_full_depth(kind, capfd):
+    imagecodecs = pytest.importorskip("imagecodecs")
+    alpha = kind == "RGBA"
+    given = GREY16 if kind == "grey" else np.dstack([RGB16, GREY16]) if alpha else RGB16
+    light = given / 65_535
+    encoded = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    if alpha:
+        encoded[..., 3] = light[..., 3]
+    files = {
+        # imagecodecs marks what it writes of 16 bits as linear light
+        "JXL": (imagecodecs.jpegxl_encode(given, lossless=True), encoded * 65_535),
+        "JPEG2000": (imagecodecs.jpeg2k_encode(given, level=0), given),
+        "12 bits": (imagecodecs.jpeg2k_encode(given >> 4, level=0, bitspersample=12), given),
+    }
+    for name, (data, expected) in files.items():
+        if name == "JXL":
+            pytest.importorskip("pillow_jxl")
+        photo = read(data)
+        expected = np.dstack([expected] * 3) if kind == "grey" else expected
+        assert photo.is_deep and (photo.alpha is not None) == alpha, name
+        close = {"JPEG2000": 0, "12 bits": 16, "JXL": 40}[name]  # of 65,535
+        assert np.abs(photo.pixels - expected[..., :3]).max() <= close, name
+        if alpha:
+            assert np.abs(photo.alpha - expected[..., 3]).max() <= close, name
+    assert capfd.readouterr().err == ""
+
+
+def test_damaged_files_of_known_formats_are_not_called_unknown():
+    pillow_heif = pytest.importorskip("pillow_heif")
+    file = io.BytesIO()
+    pillow_heif.from_pillow(Image.fromarray(PHOTO8)).save(file)
+    avif = io.BytesIO()
+    Image.fromarray(PHOTO8).save(avif, "AVIF")
+    for data, name in ((file, "a HEIC"), (avif, "an AVIF")):
+        whole = data.getvalue()
+        with pytest.raises(ImageError, match="damaged or cut short"):
+            read(whole[: len(whole) // 2])
+        with pytest.raises(ImageError, match=f"it is {name}, but damaged or cut short"):
+            read(whole[:40])
+
+
+def test_floats_that_resizing_left_beyond_white_keep_their_tones():
+    tifffile = pytest.importorskip("tifffile")
+    values = (RAMP * 0.8 + 0.1).astype("f4")
+    values[0, :4] = 1.3, -0.2, 2.0, 1.01
+    file = io.BytesIO()
+    tifffile.imwrite(file, values)
+    got = read(file.getvalue()).pixels[..., 0] / 65_535
+    assert np.abs(got - values.clip(0, 1)).max() < 1e-4
 
 
 def test_jpeg_xl_is_read_or_named(monkeypatch):

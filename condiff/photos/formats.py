@@ -72,6 +72,12 @@ KNOWN: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\xf5\x46\x4c\x49", "FLIF"), (4, b"ftypqt", "a video (QuickTime)"),
     (4, b"ftypisom", "a video (MP4)"), (4, b"ftypmp4", "a video (MP4)"),
     (4, b"ftypM4V", "a video (MP4)"), (4, b"ftyp3g", "a video (3GP)"),
+    (4, b"ftyp", "a video, or a picture of an unknown kind (ISO base media)"),
+    (0, b"P7\n", "PAM"), (0, b"PF\n", "a portable float map"), (0, b"SDPX", "DPX"),
+    (0, b"XPDS", "DPX"), (0, b"\x80\x2a\x5f\xd7", "Cineon"), (0, b"\x8bJNG", "JNG"),
+    (0, b"\x8aMNG", "MNG"), (0, b"id=ImageMagick", "ImageMagick's MIFF"), (0, b"\x97JB2", "JBIG2"),
+    (0, b"Paint Shop Pro", "Paint Shop Pro's"), (0, b"\0\xffKA", "Affinity's"),
+    (0, b"\x89HDF", "HDF5"), (0, b"\xd0\xcf\x11\xe0", "an Office document, or FlashPix"),
 )  # fmt: skip
 
 
@@ -81,3 +87,19 @@ def name_content(head: bytes) -> str | None:
         if head[offset:].lower().startswith(start.lower()):
             return name
     return None
+
+
+# How files begin that are read here, for those that no decoder opens.
+READ: tuple[tuple[int, bytes, str], ...] = (
+    (0, b"\xff\xd8\xff", "a JPEG"), (0, b"\x89PNG", "a PNG"), (8, b"WEBP", "a WebP"),
+    (0, b"GIF8", "a GIF"), (4, b"jP  \r\n", "a JPEG 2000"), (0, b"\xff\x4f\xff", "a JPEG 2000"),
+    (4, b"ftypavif", "an AVIF"), (4, b"ftypavis", "an AVIF"), (4, b"ftypmif1", "a HEIC"),
+    (4, b"ftyphei", "a HEIC"), (4, b"ftyphev", "a HEIC"), (4, b"ftypmsf1", "a HEIC"),
+    (0, b"II*\0", "a TIFF"), (0, b"MM\0*", "a TIFF"), (0, b"8BPS", "a PSD"),
+    (0, b"\xff\x0a", "a JPEG XL"), (4, b"JXL \r\n", "a JPEG XL"), (0, b"BM", "a BMP"),
+)  # fmt: skip
+
+
+def name_known(head: bytes) -> str | None:
+    """The name of the format of a file with these first 256 bytes, where it is one that is read."""
+    return next((name for at, start, name in READ if head[at:].startswith(start)), None)

@@ -26,7 +26,7 @@ KINDS = {
     0xCE: "hierarchical JPEG", 0xCF: "hierarchical JPEG", 0xF7: "JPEG-LS",
 }  # fmt: skip
 FURTHER = "further pictures"  # of which nothing more is said
-MAX_MISSING = 0.03  # of the pixels: more is not "the last bytes"
+MAX_MISSING = 0.05  # of the pixels: more is not "the last bytes"
 # What may lie behind the picture, and the bytes that it contains.
 FOLLOWERS = {
     "motion video": (b"MotionPhoto_Data", b"ftypmp42", b"ftypisom", b"ftypmp41"),

@@ -42,6 +42,15 @@ def read_xmp(file: BinaryIO) -> bytes:
 
 def read_size(file: BinaryIO) -> tuple[int, int]:
     """Width and height; ValueError where the file has no pixels."""
+    return _read_header(file)[0]
+
+
+def read_bits(file: BinaryIO) -> int:
+    """Bits a sample, 16 where a rare header does not tell; ValueError as above."""
+    return _read_header(file)[1]
+
+
+def _read_header(file: BinaryIO) -> tuple[tuple[int, int], int]:
     file.seek(0)
     head = file.read(64)
     if head.startswith(CONTAINER):
@@ -66,6 +75,15 @@ def read_size(file: BinaryIO) -> tuple[int, int]:
     height = length(small)
     ratio = take(3)
     if ratio == 0:
-        return length(small), height
-    across, down = RATIOS[ratio - 1]
-    return height * across // down, height
+        width = length(small)
+    else:
+        across, down = RATIOS[ratio - 1]
+        width = height * across // down
+    if take(1):  # all of the metadata as usual
+        depth = 8
+    elif take(1) or take(1):  # an orientation and the like, or floating point
+        depth = 16
+    else:
+        choice = take(2)
+        depth = take(6) + 1 if choice == 3 else (8, 10, 12)[choice]
+    return (width, height), depth

@@ -14,8 +14,9 @@ from PIL import Image
 from condiff.errors import install_command
 from condiff.photos.photo import Unreadable
 
-# Programs that Pillow would start for the file, and formats that have readers of their own here.
-NOT_BY_PILLOW = {"EPS", "WMF", "PSD"}
+# Programs that Pillow would start for the file, formats that have readers of their own here, and
+# FITS, of which it takes one plane for a grey picture.
+NOT_BY_PILLOW = {"EPS", "WMF", "PSD", "FITS"}
 
 # What LibRaw and jxrlib write to stderr of damage, whoever calls them.
 REMARKS: tuple[bytes, ...] = (b"data corrupted at", b"Unexpected end of file", b"WMPTag")

@@ -19,6 +19,7 @@ class Unreadable(Exception):
     """Why a photo cannot be read, and the way out; the sentence lacks the file's name."""
 
 
+OVERSHOOT = 0.01  # of all values
 STRIP_PIXELS = 1 << 22  # so that copies of a strip are small beside the photo
 
 
@@ -120,7 +121,9 @@ def to_array(image: Image.Image) -> Pixels:
 def to_16_bits(values: NDArray, *, deep: bool) -> Pixels:
     """Values as uint16: from [0,65535] if `deep`, else from [0,1]; others scaled by their range.
 
-    Integers above 16 bits are scaled by the range of their type, where none is negative.
+    Where less than a hundredth of floating point lies beyond [0,1], as lossy coding, resizing and
+    highlights leave it, that is clipped. Integers above 16 bits are scaled by the range of their
+    type, where none is negative.
     """
     if values.dtype.itemsize == 2 and values.dtype.kind == "u":
         return values.astype(np.uint16)
@@ -130,6 +133,8 @@ def to_16_bits(values: NDArray, *, deep: bool) -> Pixels:
     white = 65_535.0 if deep else 1.0
     if values.dtype.kind in "ui" and least >= 0 and most > white:
         white = float(np.iinfo(values.dtype).max)
+    elif values.dtype.kind == "f" and ((finite < 0) | (finite > white)).mean() < OVERSHOOT:
+        finite = finite.clip(0, white)
     elif least < 0 or most > white:
         finite, white = finite - least, max(most - least, 1e-12)
     return np.rint(finite * (65_535 / white)).astype(np.uint16)

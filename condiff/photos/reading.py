@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -20,10 +19,10 @@ from condiff.errors import ImageError, install_command
 from condiff.files import reason_of
 from condiff.photos import icc, ifd, jpeg, jxl, png, psd, raw, tiff
 from condiff.photos import metadata as meta
-from condiff.photos.formats import FORMATS, MAX_SIDE, READ_ONLY, name_content
+from condiff.photos.deep import decode_deep
+from condiff.photos.formats import FORMATS, READ_ONLY, name_content, name_known
 from condiff.photos.metadata import Damage, Metadata, read_metadata
 from condiff.photos.opening import (
-    caught_stderr,
     open_image,
     register_heif,
     register_jxl,
@@ -131,12 +130,18 @@ def _told_of(name: str, head: bytes = b"") -> Iterator[None]:
     except Unreadable as error:
         raise ImageError(f"cannot read {name}: {error}") from None
     except UnidentifiedImageError:
+        if what := name_known(head):
+            raise ImageError(
+                f"cannot read {name}: it is {what}, but damaged or cut short; get a whole copy"
+            ) from None
         what = name_content(head)
         known = f"it is {what}" if what else "it is not a photo in a known format"
         raise ImageError(f"cannot read {name}: {known}; convert it to JPEG or PNG") from None
     except BROKEN as error:
+        why = reason_of(error)
+        why = "" if "libjxl" in why else f" ({why})"  # it tells how to build itself
         raise ImageError(
-            f"cannot read {name}: it is damaged or cut short ({reason_of(error)}); get a whole copy"
+            f"cannot read {name}: it is damaged or cut short{why}; get a whole copy"
         ) from None
 
 
@@ -319,6 +324,7 @@ def _read_png(file: BinaryIO, max_pixels: int, page: int | None, notes: list[str
     picture, annotations = png.split(file.read())
     others = io.BytesIO(annotations)
     if not picture.endswith(png.END):
+        picture = png.mend(picture)
         notes.append(Damage("its file lacks the last bytes; no pixel is missing"))
     colours = png.read_colours(others)
     info: dict[str, Any] = {}
@@ -330,6 +336,10 @@ def _read_png(file: BinaryIO, max_pixels: int, page: int | None, notes: list[str
                 info["xmp"] = png.read_text(chunk)
     if colours.profile:
         info["icc_profile"] = colours.profile
+    bits, kind = picture[24:26]
+    key = next((c[1] for c in png.read_chunks(io.BytesIO(picture), {b"tRNS"})), b"")
+    if kind == 0 and bits in (2, 4) and len(key) >= 2:  # Pillow spreads the greys, not the key
+        info["transparency"] = (key[1] & (1 << bits) - 1) * (255 // ((1 << bits) - 1))
     if colours.hdr:
         notes.append("its HDR colours (PQ or HLG) were read as those of sRGB")
     photo = _read_by_pillow(
@@ -530,11 +540,9 @@ def _decode_pixels(
 ) -> tuple[Pixels, Pixels | None]:
     """(H,W,3) sRGB and (H,W) alpha or None, upright; uint16 for deep files."""
     profile = image.info.get("icc_profile") or b""
-    if _is_deep_png(image):
-        if max(image.size) > MAX_SIDE["PNG"]:
-            raise Unreadable(f"its sides are above libpng's {MAX_SIDE['PNG']:,}; cut it into parts")
+    if decoded := decode_deep(image, file, notes):
+        colour, alpha = decoded
         turn = orientation(image)
-        colour, alpha = _decode_deep_png(file, notes)
         pixels = icc.array_to_srgb(colour, profile, notes)
     else:
         image.load()
@@ -558,47 +566,6 @@ def _grey_values(image: Image.Image) -> NDArray[Any]:
     if tags.get(262) == 0 and values.dtype.kind == "u":  # white is zero
         values = 65_535 - values
     return values
-
-
-def _is_deep_png(image: Image.Image) -> bool:
-    """Whether a PNG holds 16 bits a channel that Pillow would cut to 8."""
-    tiles = getattr(image, "tile", ())
-    return (
-        image.format == "PNG"
-        and not image.tell()  # further frames are Pillow's, in 8 bits
-        and image.mode != "I;16"
-        and any(str(tile[3]).endswith(";16B") for tile in tiles)
-    )
-
-
-def _decode_deep_png(file: BinaryIO, notes: list[str]) -> tuple[Pixels, Pixels | None]:
-    """(H,W) or (H,W,3) and alpha of a PNG of 16 bits a channel, by cv2; of pixel chunks only.
-
-    Their checksums are right. libpng refuses pixels that are incomplete, and says so on stderr.
-    """
-    file.seek(0)
-    data = file.read()
-    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    try:
-        with caught_stderr((b"libpng ",)) as caught:
-            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error as error:
-        if error.code == cv2.Error.StsNoMem:
-            raise
-        raise ValueError(f"cv2 says: {error.err}") from None
-    finally:
-        cv2.utils.logging.setLogLevel(level)
-    remarks = "; ".join(line.decode("latin-1").strip() for line in caught)
-    if pixels is None or pixels.dtype != np.uint16 or pixels.ndim == 2:
-        raise ValueError(remarks or "its pixels cannot be decoded")
-    if remarks:
-        notes.append(Damage(f"its pixels are whole, but not as they should be stored ({remarks})"))
-    if pixels.shape[2] == 3:
-        return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels), None
-    alpha = np.ascontiguousarray(pixels[..., 3])
-    if data[25] == 4:  # grey and alpha
-        return np.ascontiguousarray(pixels[..., 0]), alpha
-    return cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGB), alpha
 
 
 def _alpha(image: Image.Image) -> Pixels | None:

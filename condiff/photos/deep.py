@@ -1,0 +1,107 @@
+"""Decodes in full depth what Pillow cuts to 8 bits a channel: PNG, JPEG XL, JPEG 2000."""
+
+import io
+import struct
+from contextlib import suppress
+from typing import Any, BinaryIO
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from condiff.photos import jxl
+from condiff.photos.formats import MAX_SIDE
+from condiff.photos.metadata import Damage
+from condiff.photos.opening import caught_stderr
+from condiff.photos.photo import Pixels, Unreadable, to_16_bits
+
+SYCC = b"colr\1\0\0\0\0\0\x12"  # of a JPEG 2000 whose components are luma and chroma
+
+Decoded = tuple[Pixels, Pixels | None]  # (H,W) or (H,W,3) of uint16, and alpha or None
+
+
+def decode_deep(image: Image.Image, file: BinaryIO, notes: list[str]) -> Decoded | None:
+    """The samples of an opened image of more than 8 bits; None where Pillow has them all."""
+    if image.format == "PNG":
+        return _decode_png(image, file, notes)
+    if image.format in ("JXL", "JPEG2000") and image.mode in ("RGB", "RGBA", "LA"):
+        file.seek(0)
+        return _decode_by_imagecodecs(image, file.read())
+    return None
+
+
+def _decode_by_imagecodecs(image: Image.Image, data: bytes) -> Decoded | None:
+    """JPEG XL and JPEG 2000; None where imagecodecs is not installed or does not read the file."""
+    is_jxl = image.format == "JXL"
+    bits = jxl.read_bits(io.BytesIO(data)) if is_jxl else _read_bits(data)
+    if bits <= 8:
+        return None
+    with suppress(Exception):  # whatever a codec makes of data that Pillow may decode all the same
+        import imagecodecs
+
+        with caught_stderr():
+            decode = imagecodecs.jpegxl_decode if is_jxl else imagecodecs.jpeg2k_decode
+            samples: NDArray[Any] = decode(data)
+        channels = {"RGB": 3, "RGBA": 4, "LA": 2}[image.mode]
+        if samples.dtype == np.uint8 or samples.shape != (*image.size[::-1], channels):
+            return None
+        if not is_jxl:
+            samples = np.rint(samples * (65_535 / (2**bits - 1))).astype(np.uint16)
+        levels = to_16_bits(samples, deep=samples.dtype.kind != "f")
+        alpha = np.ascontiguousarray(levels[..., -1]) if channels in (2, 4) else None
+        colour = levels[..., 0] if channels == 2 else levels[..., :3]
+        return np.ascontiguousarray(colour), alpha
+    return None
+
+
+def _read_bits(data: bytes) -> int:
+    """The depth of a JPEG 2000 codestream (ISO/IEC 15444-1, A.5.1); 0 if it is not plain RGB."""
+    at = data.find(b"\xff\x4f\xff\x51")
+    if at < 0 or SYCC in data[:at]:
+        return 0
+    with suppress(struct.error, IndexError):
+        (count,) = struct.unpack_from(">H", data, at + 40)
+        parts = [data[at + 42 + 3 * n : at + 45 + 3 * n] for n in range(count)]
+        signed_or_subsampled = any(p[0] & 0x80 or p[1:] != b"\1\1" for p in parts)
+        return 0 if signed_or_subsampled or len({p[0] for p in parts}) > 1 else parts[0][0] + 1
+    return 0
+
+
+def _decode_png(image: Image.Image, file: BinaryIO, notes: list[str]) -> Decoded | None:
+    """A PNG of 16 bits a channel, of pixel chunks only, whose checksums are right, by cv2.
+
+    libpng refuses pixels that are incomplete, and says so on stderr.
+    """
+    tiles = getattr(image, "tile", ())
+    if (
+        image.tell()  # further frames are Pillow's, in 8 bits
+        or image.mode == "I;16"
+        or not any(str(tile[3]).endswith(";16B") for tile in tiles)
+    ):
+        return None
+    if max(image.size) > MAX_SIDE["PNG"]:
+        raise Unreadable(f"its sides are above libpng's {MAX_SIDE['PNG']:,}; cut it into parts")
+    file.seek(0)
+    data = file.read()
+    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        with caught_stderr((b"libpng ",)) as caught:
+            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem:
+            raise
+        raise ValueError(f"cv2 says: {error.err}") from None
+    finally:
+        cv2.utils.logging.setLogLevel(level)
+    remarks = "; ".join(line.decode("latin-1").strip() for line in caught)
+    if pixels is None or pixels.dtype != np.uint16 or pixels.ndim == 2:
+        raise ValueError(remarks or "its pixels cannot be decoded")
+    if remarks:
+        notes.append(Damage(f"its pixels are whole, but not as they should be stored ({remarks})"))
+    if pixels.shape[2] == 3:
+        return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels), None
+    alpha = np.ascontiguousarray(pixels[..., 3])
+    if data[25] == 4:  # grey and alpha
+        return np.ascontiguousarray(pixels[..., 0]), alpha
+    return cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGB), alpha

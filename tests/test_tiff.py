@@ -395,3 +395,19 @@ def test_signed_integers_of_32_and_64_bits_span_their_range() -> None:
     for kind, shift in (("i4", 15), ("i8", 47)):
         photo = read(written(DEEP.astype(kind) << shift, **RGB))
         assert np.abs(photo.pixels.astype(int) - DEEP).max() <= 1
+
+
+def test_a_chain_of_pages_that_leads_back_ends_there() -> None:
+    file = io.BytesIO()
+    with tifffile.TiffWriter(file) as writer:
+        for _ in range(3):
+            writer.write(SHALLOW, contiguous=False, metadata=None, **RGB)
+    with tifffile.TiffFile(io.BytesIO(file.getvalue())) as opened:
+        pages = list(opened.pages)
+        first, last = pages[0].offset, pages[-1].offset
+    after = last + 2 + 12 * struct.unpack_from("<H", file.getvalue(), last)[0]
+    data = bytearray(file.getvalue())
+    data[after : after + 4] = struct.pack("<I", first)
+    with pytest.raises(ImageError, match="3 pages"):
+        read(bytes(data))
+    assert np.array_equal(read(bytes(data), page=3).pixels, SHALLOW)

@@ -219,9 +219,10 @@ def _choose(count: int, page: int | None) -> int:
 
 def _read_tiff(file: BinaryIO, max_pixels: int, page: int | None, notes: list[str]) -> Photo:
     with tiff.open_tiff(file) as opened:
-        if tiff.is_raw(opened):
+        chain = tiff.read_chain(opened)
+        if tiff.is_raw(chain):
             return _read_raw(file, "DNG, NEF, ARW or the like", max_pixels, page, notes)
-        pages = tiff.list_pages(opened)
+        pages = tiff.list_pages(chain)
         chosen = pages[_choose(len(pages), page)]
         _check_size((chosen.imagewidth, chosen.imagelength), max_pixels)
         pixels, alpha = tiff.read_page(chosen, file, notes)

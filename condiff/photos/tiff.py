@@ -73,16 +73,22 @@ def open_tiff(file: BinaryIO) -> "TiffFile":
     return tifffile.TiffFile(file)
 
 
-def list_pages(tiff: "TiffFile") -> "list[TiffPage]":
+def read_chain(tiff: "TiffFile") -> "list[TiffPage]":
+    """All pages in order, up to where the chain breaks off or leads back to a page before."""
+    chain: dict[int, Any] = {}
+    with suppress(Exception):  # the chain breaks off: what came before is there
+        for page in itertools.islice(tiff.pages, MAX_PAGES):
+            if page.offset in chain:
+                break
+            chain[page.offset] = page
+    return list(chain.values()) or [tiff.pages.first]
+
+
+def list_pages(chain: "list[TiffPage]") -> "list[TiffPage]":
     """The pages that are neither thumbnails, nor masks, nor a scanner's infrared pictures.
 
     Where the first one is a thumbnail, as in raw files, the pages below it count as well.
     """
-    chain: list[Any] = []
-    with suppress(Exception):  # the chain breaks off: what came before is there
-        chain += itertools.islice(tiff.pages, MAX_PAGES)
-    if not chain:
-        chain = [tiff.pages.first]
     full = [page for page in chain if _is_full(page)]
     if not _is_full(chain[0]):
         full += [sub for sub in list_below(chain) if _is_full(sub)]
@@ -106,11 +112,8 @@ def _is_full(page: "TiffPage") -> bool:
     return not reduced
 
 
-def is_raw(tiff: "TiffFile") -> bool:
+def is_raw(chain: "list[TiffPage]") -> bool:
     """Whether a file holds a sensor's pixels, which are to be developed."""
-    chain: list[Any] = [tiff.pages.first]
-    with suppress(Exception):
-        chain = list(itertools.islice(tiff.pages, MAX_PAGES))
     pages = chain + list_below(chain)
     return any(_number(page, 262, -1) in RAW_PHOTOMETRIC for page in pages)
 

@@ -223,15 +223,17 @@ class Pipeline:
         return Encoded(source, edits, windows, conds, size, (rows, columns))
 
     def _plan_windows(self, size: tuple[int, int], inside: tuple[int, int]) -> Tiles:
-        """One window for x_t of `size`, or for long strips several, half over each other.
+        """One window for x_t of `size`, or for long strips several that lie over each other.
 
-        `inside` are the cells that the picture covers.
+        `inside` are the cells that the picture covers. A window has the longest aspect that is seen
+        in one piece: square ones, half over each other, take 1.7 times as long and agree less.
         """
-        side = max(size)
+        side, overlap = max(size), 0
         if max(inside) > MAX_ASPECT * (min(inside) + 1):
             least = pad_to_stride(np.empty((self.loaded.condition_size, 1, 0)), self.loaded.stride)
-            side = max(min(size), len(least) // self.cell)
-        return plan_tiles(*size, side=side, overlap=side // 2)
+            side = max(int(MAX_ASPECT * min(size)), len(least) // self.cell)
+            overlap = side // 6
+        return plan_tiles(*size, side=side, overlap=overlap)
 
     def sample(
         self, encoded: Encoded, *, config: SamplingConfig | None = None, seed: int

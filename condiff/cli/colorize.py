@@ -84,6 +84,8 @@ def colorize(
     -o says otherwise; its path is printed on stdout. Folders are for `condiff batch`.
     """
     outputs.check_pick(results.pick, results.samples)
+    if not results.suffix or set(results.suffix) & set("/\\\0"):
+        raise typer.BadParameter(f"--suffix is a part of a file's name, not {results.suffix!r}.")
     jobs = [_Job.plan(source, results, many=len(sources) > 1) for source in sources]
     outputs.check_distinct([path for job in jobs for path in job.paths()])
     for job in jobs:

@@ -90,6 +90,8 @@ def colorize(
     outputs.check_distinct([path for job in jobs for path in job.paths()])
     for job in jobs:
         job.check(results, hints, content)
+    if content.masks:
+        raise typer.BadParameter(f"--mask {content.masks} is a folder, which is for a batch.")
     given = hints.read()
     edits = content.edit(adjustment, given)
     if results.dry_run:
@@ -191,7 +193,7 @@ class _Job:
 
         Raises ImageError for a photo that cannot be read, or that the targets cannot hold.
         """
-        from condiff.color.scans import is_colour_negative
+        from condiff.color.scans import NEGATIVE, is_colour_negative
         from condiff.photos.provenance import is_own_result
         from condiff.photos.reading import read_photo
         from condiff.photos.writing import check_photo, check_size
@@ -205,10 +207,7 @@ class _Job:
         if is_own_result(photo.metadata):
             options.report(f"{self.source}: its colours were made by condiff", quiet=quiet)
         if not edits.invert and is_colour_negative(photo.pixels):
-            options.report(
-                f"{self.source}: it looks like a colour negative; --invert makes a positive of it",
-                quiet=quiet,
-            )
+            options.report(f"{self.source}: {NEGATIVE}", quiet=quiet)
         report_shortfall(edits.begin(photo), edits.hints, quiet=quiet)
         held = edits.finish(photo)
         for path in self.targets:

@@ -28,6 +28,7 @@ DEEPEST = 0.42  # of a side; a border that is wider is none
 LEAST_SHARE = (0.45, 0.25)
 # Levels are normalised where the lightest L* is below DARK, or the range of L* below FLAT.
 DARK, FLAT = 55.0, 50.0
+NEGATIVE = "it looks like a colour negative; --invert makes a positive of it"
 BLANK = 4.0  # a smaller range of L* is no picture
 USUAL = (3.0, 93.0)  # darkest and lightest L* that levels are brought to
 LAYERS = 3  # borders within borders

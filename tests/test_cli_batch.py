@@ -23,8 +23,8 @@ from condiff.photos.photo import Photo
 from condiff.pipelines import pipeline
 
 from .conftest import make_photo
-from .test_scans import PHOTOS, as_negative
 from .test_batch import files_of, make_photos
+from .test_scans import PHOTOS, as_negative
 from .torture import make_torture
 
 QUICK = ["--steps", "1", "--size", "32", "--device", "cpu"]
@@ -128,7 +128,7 @@ def test_a_batch_tells_of_a_negative(run, tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()
     Image.fromarray(as_negative(PHOTOS["cat"])).save(folder / "film.png")
-    code, _, stderr = run(folder, tmp_path / "out")
+    code, _, stderr = run(folder, tmp_path / "out", "-v")
     assert code == 0 and "film.png: it looks like a colour negative; --invert" in stderr
     assert "negative" not in run(folder, tmp_path / "turned", "--invert")[2]
 

@@ -53,6 +53,34 @@ def test_colorize_writes_beside_the_photo_and_prints_where(run, grey):
         assert (image.size, image.mode, image.format) == ((50, 40), "RGB", "JPEG")
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_a_name_that_stdout_cannot_print_costs_no_photo(
+    encoding, grey, tiny_folder, monkeypatch, capsys
+):
+    names = ["\U0001f600.jpg", "bad\udcff.jpg", "\xe9.jpg"]
+    paths = [grey.with_name(name) for name in names]
+    for path in paths:
+        shutil.copy(grey, path)
+    stream = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(stream, encoding))
+    code = main(["colorize", *map(str, paths), "-m", str(tiny_folder), *QUICK])
+    sys.stdout.flush()
+    assert code == 0 and all(path.with_suffix(".color.jpg").exists() for path in paths)
+    told = stream.getvalue().splitlines()
+    assert len(told) == 3 and told[1].endswith(b"bad\xff.color.jpg")
+    if encoding == "utf-8":
+        assert told[0].endswith("\U0001f600.color.jpg".encode())
+    else:
+        assert told[0].endswith(rb"\U0001f600.color.jpg")
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", ["", "a/b"])
+def test_a_suffix_is_part_of_a_name(run, grey, suffix):
+    code, out, err = run("colorize", grey, "--suffix", suffix)
+    assert (code, out) == (2, "") and "part of a file's name" in err
+
+
 def test_a_second_time_names_force_and_changes_nothing(run, grey):
     run("colorize", grey)
     target = grey.with_name("grey.color.jpg")

@@ -24,6 +24,7 @@ from condiff.pipelines import pipeline
 
 from .conftest import make_photo
 from .test_batch import files_of, make_photos
+from .test_scans import PHOTOS, as_negative
 from .torture import make_torture
 
 QUICK = ["--steps", "1", "--size", "32", "--device", "cpu"]
@@ -99,6 +100,37 @@ def test_colorize_with_the_seed_printed_gives_the_same_bytes(run, photos, tmp_pa
         arguments = [photos / name, "-o", one, "--seed", line["seed"]]
         assert run(*arguments, command="colorize")[0] == 0
         assert one.read_bytes() == Path(line["target"]).read_bytes()
+
+
+def test_a_folder_of_masks_has_one_a_photo_and_a_new_one_makes_anew(run, photos, tmp_path):
+    out, masks = tmp_path / "out", tmp_path / "masks"
+    half = Image.new("L", (50, 40))
+    half.paste(255, (25, 0, 50, 40))
+    (masks / "sub").mkdir(parents=True)
+    half.save(masks / "sub" / "c.png")
+    half.save(masks / "nobody.png")
+    how = [photos, out, "--mask", masks, "--json"]
+    code, stdout, stderr = run(*how, "--seed", 3)
+    assert code == 0 and "nobody.png of the masks belongs to no photo" in stderr
+    for name, line in read_json(stdout)[0].items():
+        one = tmp_path / Path(name).name
+        given = ["--mask", masks / "sub" / "c.png"] if name == "sub/c.webp" else []
+        arguments = [photos / name, "-o", one, "--seed", line["seed"], *given]
+        assert run(*arguments, command="colorize")[0] == 0
+        assert one.read_bytes() == Path(line["target"]).read_bytes()
+    assert read_json(run(*how)[1])[1]["skipped"] == 3
+    half.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(masks / "sub" / "c.png")
+    assert read_json(run(*how)[1])[1] == {"done": 1, "skipped": 2, "failed": 0, "seed": 3}
+    assert run(photos / "a.jpg", "--mask", masks, command="colorize")[0] == 2
+
+
+def test_a_batch_tells_of_a_negative(run, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    Image.fromarray(as_negative(PHOTOS["cat"])).save(folder / "film.png")
+    code, _, stderr = run(folder, tmp_path / "out", "-v")
+    assert code == 0 and "film.png: it looks like a colour negative; --invert" in stderr
+    assert "negative" not in run(folder, tmp_path / "turned", "--invert")[2]
 
 
 def test_edits_and_hints_give_the_bytes_of_colorize_and_new_hints_make_anew(run, photos, tmp_path):

@@ -223,6 +223,56 @@ def test_of_several_extended_packets_the_one_that_is_named_is_read():
     assert photo.metadata.extended_xmp == more and "warnings" not in photo.info
 
 
+def as_auxiliary(data: bytes, urn: bytes) -> bytes:
+    """A HEIC with alpha whose auxiliary picture has another type (ISO/IEC 23008-12, 6.5.8)."""
+    old = b"urn:mpeg:hevc:2015:auxid:1"
+    longer = len(urn) - len(old)
+    at = data.index(old)
+    changed = bytearray(data[:at] + urn + data[at + len(old) :])
+    for box in (b"auxC", b"ipco", b"iprp", b"meta"):
+        place = data.index(box) - 4
+        size = int.from_bytes(data[place : place + 4], "big") + longer
+        changed[place : place + 4] = size.to_bytes(4, "big")
+    place = changed.index(b"iloc") + 4
+    version, sizes, more = changed[place], changed[place + 4], changed[place + 5]
+    wide, length, base = sizes >> 4, sizes & 15, more >> 4
+    assert version == 0 and base == 4  # an offset an item, and one of each extent from there
+    place += 8
+    for _ in range(int.from_bytes(changed[place - 2 : place], "big")):
+        moved = int.from_bytes(changed[place + 4 : place + 8], "big") + longer
+        changed[place + 4 : place + 8] = moved.to_bytes(4, "big")
+        place += 10 + int.from_bytes(changed[place + 8 : place + 10], "big") * (wide + length)
+    return bytes(changed)
+
+
+@pytest.mark.parametrize(
+    ("urn", "says"),
+    [
+        ("urn:com:apple:photo:2020:aux:hdrgainmap", "its HDR gain map is not kept"),
+        ("urn:iso:std:iso:ts:21496:-1", "its HDR gain map is not kept"),
+        ("urn:mpeg:hevc:2015:auxid:2", "its depth map is not kept"),
+        ("urn:com:apple:photo:2018:aux:portraiteffectsmatte", "its mattes are not kept"),
+    ],
+)
+def test_what_lies_beside_the_picture_of_a_heic_is_told_without_xmp(urn, says):
+    pillow_heif = pytest.importorskip("pillow_heif")
+    photo = make_photo(40, 30)
+    photo.putalpha(128)
+    file = io.BytesIO()
+    pillow_heif.from_pillow(photo).save(file)
+    read = read_photo(as_auxiliary(file.getvalue(), urn.encode()))
+    assert read.info["warnings"] == (says,) and read.alpha is None
+
+
+def test_further_pictures_of_a_heic_are_told_of():
+    pillow_heif = pytest.importorskip("pillow_heif")
+    file = io.BytesIO()
+    pictures = pillow_heif.from_pillow(make_photo(40, 30))
+    pictures.add_from_pillow(make_photo(40, 30, seed=1))
+    pictures.save(file)
+    assert read_photo(file.getvalue()).info["warnings"] == ("its further pictures are not kept",)
+
+
 def test_a_gain_map_of_a_heic_is_told_of():
     pillow_heif = pytest.importorskip("pillow_heif")
     file = io.BytesIO()

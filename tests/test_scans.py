@@ -79,6 +79,19 @@ def test_a_noisy_border_of_a_large_scan_is_found_to_within_a_few_pixels(name, le
     assert np.abs(np.subtract(found, (100, 170, 60, 230))).max() <= 3
 
 
+@pytest.mark.parametrize("level", [90, 165])
+@pytest.mark.parametrize("name", ["astronaut", "coffee", "cat"])
+def test_a_border_of_another_grey_is_found_on_four_sides_only(name, level):
+    sides = (30, 42, 36, 50)
+    scan = framed(PHOTOS[name], sides, level, noise=2)
+    rows, columns = find_frame(scan).box
+    found = (rows.start, scan.shape[0] - rows.stop, columns.start, scan.shape[1] - columns.stop)
+    assert np.abs(np.subtract(found, sides)).max() <= 2
+    assert find_frame(scan[:-60]) is None  # it may be a wall
+    scan[:32] = np.maximum(scan[:32], level + 25)  # two greys
+    assert find_frame(scan) is None
+
+
 @pytest.mark.parametrize("angle", [-1.5, 0.7, 2.0])
 @pytest.mark.parametrize("level", [10, 245])
 def test_a_border_that_is_askew_stays_grey_to_its_edge(pipeline, angle, level):

@@ -39,6 +39,7 @@ class BatchOptions:
     choice: Choice = field(default_factory=Choice)  # which photos
     suffix: str | None = None  # such as .png: the format of all results
     hints: Path | None = None  # a folder of pictures of strokes
+    masks: Path | None = None  # a folder of masks, each instead of that of `edits`
     quality: int | None = None
     provenance: bool = True
     touch: bool = False  # results are dated now, instead of like their photos
@@ -106,14 +107,16 @@ def plan_batch(source: str, out: str, options: BatchOptions) -> tuple[Plan, Batc
         raise UsageError(f"There is no engine {options.engine!r}: choose from {names}.")
     if options.address and options.engine != RAY:
         raise UsageError("An address is of a Ray cluster: set the engine to ray, too.")
-    if options.hints is not None and not options.hints.is_dir():
-        raise ConfigError(f"There is no folder {options.hints} of hints: check its name.")
+    for folder, what in ((options.hints, "hints"), (options.masks, "masks")):
+        if folder is not None and not folder.is_dir():
+            raise ConfigError(f"There is no folder {folder} of {what}: check its name.")
     found = plan(
         open_storage(source),
         open_storage(out),
         choice=options.choice,
         suffix=options.suffix,
         hints=options.hints,
+        masks=options.masks,
     )
     begun = {} if options.force else compare_settings(found.out, options.asked())
     seed = begun.get("seed") if options.seed is None else options.seed

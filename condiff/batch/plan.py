@@ -28,11 +28,12 @@ PLAIN_STARTS = (b"\xff\xd8", b"\x89PNG")  # of files that need none of them, wha
 
 @dataclass(frozen=True)
 class Job:
-    """One photo: its name (its path below IN), the name of its result (below OUT), and hints."""
+    """One photo: its name (its path below IN), the name of its result (below OUT), its pictures."""
 
     name: str
     target: str
     hints: Path | None = None  # a picture of strokes
+    mask: Path | None = None  # a picture of what is to be coloured
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class Plan:
     faults: tuple[Fault, ...]
     left_out: tuple[LeftOut, ...] = ()
     unused_hints: tuple[str, ...] = ()  # pictures of strokes that belong to no photo there
+    unused_masks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -96,12 +98,14 @@ def plan(
     choice: Choice | None = None,
     suffix: str | None = None,
     hints: Path | None = None,
+    masks: Path | None = None,
 ) -> Plan:
     """One job per photo below `source`, with the same path below `out`.
 
     Results have the format of `suffix`, by default the photo's own. Hidden files and folders are
     left out; links to folders are followed unless they loop. In the folder `hints` the picture of
-    strokes for a/b.jpg is a/b.png. Raises ConfigError for folders that do not go together.
+    strokes for a/b.jpg is a/b.png, and so is its mask in the folder `masks`. Raises ConfigError for
+    folders that do not go together.
     """
     choice = choice or Choice()
     _check_folders(source, out)
@@ -123,7 +127,10 @@ def plan(
             faults.append(fault)
         else:
             found.append(name)
-    jobs = [Job(name, _rename(name, suffix), _find_hints(hints, name)) for name in sorted(found)]
+    jobs = [
+        Job(name, _rename(name, suffix), _find_picture(hints, name), _find_picture(masks, name))
+        for name in sorted(found)
+    ]
     check_targets(jobs, out)
     return Plan(
         source,
@@ -131,7 +138,8 @@ def plan(
         tuple(job for job in jobs if choice.is_in_shard(job.name)),
         tuple(sorted((f for f in faults if choice.is_in_shard(f.name)), key=lambda f: f.name)),
         tuple(sorted(left_out, key=lambda left: left.name)),
-        _unused_hints(hints, jobs),
+        _unused_pictures(hints, {job.hints for job in jobs}),
+        _unused_pictures(masks, {job.mask for job in jobs}),
     )
 
 
@@ -211,15 +219,14 @@ def _needs_decoder(
     return None
 
 
-def _find_hints(folder: Path | None, name: str) -> Path | None:
+def _find_picture(folder: Path | None, name: str) -> Path | None:
     path = folder and (folder / name).with_suffix(".png")
     return path if path and path.is_file() else None
 
 
-def _unused_hints(folder: Path | None, jobs: Sequence[Job]) -> tuple[str, ...]:
+def _unused_pictures(folder: Path | None, used: set[Path | None]) -> tuple[str, ...]:
     if folder is None:
         return ()
-    used = {job.hints for job in jobs}
     unused = (path for path in folder.rglob("*.png") if path not in used)
     return tuple(sorted(path.relative_to(folder).as_posix() for path in unused))
 

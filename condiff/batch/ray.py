@@ -38,7 +38,8 @@ class Order:
 
     job: Job
     seed: int
-    hints: bytes | None  # the file, which may lie on the driver's own disk
+    hints: bytes | None  # the files, which may lie on the driver's own disk
+    mask: bytes | None
 
 
 def run_on_ray(
@@ -72,8 +73,8 @@ def run_on_ray(
                 for job in list(mine.values()):
                     settled = status.look_up(job)
                     if settled is None:
-                        hints = job.hints.read_bytes() if job.hints else None
-                        orders.append(Order(job, file_seed(seed, job.name), hints))
+                        drawn = (p.read_bytes() if p else None for p in (job.hints, job.mask))
+                        orders.append(Order(job, file_seed(seed, job.name), *drawn))
                     else:
                         journal.release(hash_name(mine.pop(job.name).name))
                         yield settled
@@ -180,13 +181,17 @@ class Worker:
 
     def make(self, order: Order) -> Entry:
         """Make one photo."""
-        if order.hints is None:
-            return self.process(order.job, seed=order.seed)
+        job = order.job
+        if order.hints is None and order.mask is None:
+            return self.process(job, seed=order.seed)
         with tempfile.TemporaryDirectory(prefix="condiff-") as scratch:
-            hints = Path(scratch, "hints.png")
-            hints.write_bytes(order.hints)
-            entry = self.process(replace(order.job, hints=hints), seed=order.seed)
-        return replace(entry, reason=entry.reason.replace(str(hints), str(order.job.hints)))
+            hints, mask = Path(scratch, "hints.png"), Path(scratch, "mask.png")
+            for path, content in ((hints, order.hints), (mask, order.mask)):
+                path.write_bytes(content or b"")
+            local = replace(job, hints=job.hints and hints, mask=job.mask and mask)
+            entry = self.process(local, seed=order.seed)
+        reason = entry.reason.replace(str(hints), str(job.hints)).replace(str(mask), str(job.mask))
+        return replace(entry, reason=reason)
 
 
 def _read_model(folder: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from condiff.batch.journal import Entry, Journal, Outcome
 from condiff.batch.plan import Job, Plan, check_targets, file_seed
-from condiff.batch.worker import OWN_RESULT, digest_of
+from condiff.batch.worker import OWN_RESULT, digest_of, digest_pictures
 from condiff.photos.provenance import is_own_file
 
 CHANGED = "the photo has changed since its result was made; delete the result or use --force"
@@ -88,7 +88,7 @@ def _judge(
         return "skipped", "its target is there"
     if entry is None or (entry.outcome == "done" and not there):
         return None
-    if _hints_of(job) != entry.hints:
+    if _pictures_of(job) != entry.hints:
         return None
     same = _is_unchanged(plan, job, entry)
     if entry.outcome != "done":
@@ -110,9 +110,9 @@ def _is_unchanged(plan: Plan, job: Job, entry: Entry) -> bool:
         return entry.size == -1
 
 
-def _hints_of(job: Job) -> str:
-    """SHA-256 of a photo's picture of hints, empty where it has none."""
+def _pictures_of(job: Job) -> str:
+    """SHA-256 of a photo's pictures of hints and mask, empty where it has none."""
     try:
-        return digest_of(job.hints) if job.hints else ""
+        return digest_pictures(job)
     except OSError:  # removed or locked since: reported when the photo is tried
         return "unreadable"

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from condiff.batch.worker import HintPicture, Transform
+from condiff.batch.worker import Pictures, Transform
 from condiff.color.edits import NO_EDITS, ColorEdits
 from condiff.color.hints import draw_strokes, find_shortfall
 from condiff.color.lab import lightness
-from condiff.color.scans import is_colour_negative
+from condiff.color.scans import NEGATIVE, is_colour_negative
 from condiff.config import NATURAL, SamplingConfig
 from condiff.errors import ImageError
 from condiff.models.info import ModelInfo
@@ -47,8 +47,12 @@ class ColorizeSettings:
     strict: bool = False
 
     def read(self, source: Path) -> Photo:
-        """The photo in a file, as these settings want it read."""
-        return read_photo(source, max_pixels=self.max_pixels, page=self.page, strict=self.strict)
+        """The photo in a file, as these settings want it read, with warnings."""
+        photo = read_photo(source, max_pixels=self.max_pixels, page=self.page, strict=self.strict)
+        if self.edits.invert or not is_colour_negative(photo.pixels):
+            return photo
+        warnings = (*photo.info.get("warnings", ()), NEGATIVE)
+        return replace(photo, info={**photo.info, "warnings": warnings})
 
 
 def build_settings(
@@ -73,16 +77,21 @@ def build_settings(
 
 
 def build_transform(pipeline: Pipeline, settings: ColorizeSettings) -> Transform:
-    """The function (photo, seed, hints) -> result; it raises ImageError for a grey result."""
+    """The function (photo, seed, pictures) -> result; it raises ImageError for a grey result."""
 
-    def transform(photo: Photo, seed: int, hints: HintPicture | None) -> Photo:
-        edits = replace(settings.edits, hints=hints.image) if hints else settings.edits
+    def transform(photo: Photo, seed: int, pictures: Pictures | None) -> Photo:
+        edits, own = settings.edits, settings
+        if pictures and pictures.mask is not None:
+            edits = replace(edits, mask=pictures.mask)
+            own = replace(settings, edits=edits)
+        if pictures and pictures.hints is not None:
+            edits = replace(edits, hints=pictures.hints)
         (result,) = pipeline.run(photo, config=settings.sampling, seed=seed, edits=edits)
         wanted = edits.saturation != 0 and edits.mask is None
         if wanted and is_grey(result.pixels) and not is_blank(photo.pixels):
             raise ImageError("the model gave it no colour; try another --size")
-        strokes = {"strokes": hints.digest[:16]} if hints else None
-        return note_making(result, pipeline, settings, hints=strokes)
+        strokes = {"strokes": pictures.digest[:16]} if pictures and pictures.digest else None
+        return note_making(result, pipeline, own, hints=strokes)
 
     return transform
 
@@ -117,8 +126,8 @@ def list_remarks(photo: Photo, edits: ColorEdits) -> list[str]:
     remarks = [str(warning) for warning in photo.info.get("warnings", ())]
     if is_own_result(photo.metadata):
         remarks.append("its colours were made by condiff")
-    if not edits.invert and is_colour_negative(photo.pixels):
-        remarks.append("it looks like a colour negative; --invert makes a positive of it")
+    if NEGATIVE not in remarks and not edits.invert and is_colour_negative(photo.pixels):
+        remarks.append(NEGATIVE)
     return remarks
 
 

@@ -23,14 +23,18 @@ NO_MEMORY = "not enough memory even alone; scale it down, or give a smaller --si
 
 
 @dataclass(frozen=True)
-class HintPicture:
-    """A transparent picture of strokes, and the SHA-256 of its file."""
+class Pictures:
+    """What was drawn for one photo: strokes of colour on transparency, a mask; None where not.
 
-    image: Image.Image
-    digest: str
+    `digest` is the SHA-256 of the file of strokes.
+    """
+
+    hints: Image.Image | None
+    mask: Image.Image | None
+    digest: str = ""
 
 
-Transform = Callable[[Photo, int, HintPicture | None], Photo]  # (photo, seed, hints) -> result
+Transform = Callable[[Photo, int, Pictures | None], Photo]  # (photo, seed, pictures) -> result
 Read = Callable[[Path], Photo]
 Room = Callable[[Photo], AbstractContextManager[None]]
 
@@ -69,13 +73,11 @@ def process_photo(
             photo = read(path)
             warnings = tuple(map(str, photo.info.get("warnings", ())))
             check_photo(photo, PurePosixPath(job.target).suffix, out.locate(job.target))
-            strokes = None
-            if job.hints is not None:
-                hints = digest_of(job.hints)
-                strokes = HintPicture(read_image(job.hints), hints)
+            hints = digest_pictures(job)
+            pictures = _read_pictures(job) if hints else None
             with out.publish(job.target, part=part) as made:
                 with room(photo):
-                    result = transform(photo, seed, strokes)
+                    result = transform(photo, seed, pictures)
                     if lost := losses(result, made.suffix):
                         warnings += (f"this format has no place for {lost}",)
                     write_photo(result, made, quality=quality, force=True)
@@ -93,6 +95,19 @@ def process_photo(
         where = error.filename2 or error.filename or source.locate(job.name)
         reason = f"{error.strerror or error}: {where}"
     return Entry(job.name, outcome, reason, seed, size, version, digest, hints, warnings)
+
+
+def _read_pictures(job: Job) -> Pictures:
+    strokes, mask = (None if path is None else read_image(path) for path in (job.hints, job.mask))
+    return Pictures(strokes, mask, digest_of(job.hints) if job.hints else "")
+
+
+def digest_pictures(job: Job) -> str:
+    """SHA-256 of what was drawn for a photo; empty where that is nothing."""
+    digests = [digest_of(path) if path else "" for path in (job.hints, job.mask)]
+    if not digests[1]:
+        return digests[0]
+    return hashlib.sha256(":".join(digests).encode()).hexdigest()
 
 
 def digest_of(path: Path) -> str:

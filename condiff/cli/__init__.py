@@ -1,5 +1,7 @@
 """The command line: one file a command, imported only when that command runs or shows its help."""
 
+import codecs
+import io
 import re
 import sys
 import traceback
@@ -116,9 +118,27 @@ def common(
     """Colours for black-and-white photos, pictures from sketches: conditional diffusion."""
 
 
+def escape_unprintable(error: UnicodeError) -> tuple[bytes, int]:
+    """An error handler: bytes of names that are no text as they are, other characters escaped."""
+    assert isinstance(error, UnicodeEncodeError)
+    found = error.object[error.start : error.end]
+    escaped = (
+        bytes([ord(c) - 0xDC00])
+        if "\udc80" <= c <= "\udcff"
+        else c.encode("ascii", "backslashreplace")
+        for c in found
+    )
+    return b"".join(escaped), error.end
+
+
+codecs.register_error("condiff", escape_unprintable)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run a command; returns 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     arguments = sys.argv[1:] if argv is None else argv
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="condiff")  # a name that its encoding lacks costs no photo
     # Pillow warns developers of odd metadata; what matters to a user is an ImageError.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     try:

@@ -128,6 +128,7 @@ def batch(
         choice=Choice(include or (), exclude or (), parse_shard(shard)),
         suffix=parse_format(format),
         hints=hints,
+        masks=content.masks,
         quality=quality,
         provenance=provenance,
         touch=touch,

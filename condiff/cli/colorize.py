@@ -84,10 +84,14 @@ def colorize(
     -o says otherwise; its path is printed on stdout. Folders are for `condiff batch`.
     """
     outputs.check_pick(results.pick, results.samples)
+    if not results.suffix or set(results.suffix) & set("/\\\0"):
+        raise typer.BadParameter(f"--suffix is a part of a file's name, not {results.suffix!r}.")
     jobs = [_Job.plan(source, results, many=len(sources) > 1) for source in sources]
     outputs.check_distinct([path for job in jobs for path in job.paths()])
     for job in jobs:
         job.check(results, hints, content, references)
+    if content.masks:
+        raise typer.BadParameter(f"--mask {content.masks} is a folder, which is for a batch.")
     given = hints.read()
     edits = content.edit(adjustment, references, given)
     if results.dry_run:

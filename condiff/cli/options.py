@@ -136,8 +136,9 @@ class Content(Group):
     mask: Annotated[
         Path | None,
         typer.Option(
+            metavar="FILE",
             help="A grey picture of the photo's aspect: what is white in it is coloured, what is "
-            "black stays grey."
+            "black stays grey. In a batch also a folder of them: a/b.png is for a/b.jpg.",
         ),
     ] = None
     background: Annotated[
@@ -156,6 +157,11 @@ class Content(Group):
         ),
     ] = False
 
+    @property
+    def masks(self) -> Path | None:
+        """The folder of --mask, where it is one."""
+        return self.mask if self.mask and self.mask.is_dir() else None
+
     def edit(
         self, adjustment: "Adjustment", references: "ReferenceFlags", hints: Any = ()
     ) -> "ColorEdits":
@@ -168,7 +174,7 @@ class Content(Group):
             hints,
             adjustment.saturation,
             adjustment.temperature,
-            mask=read_image(self.mask) if self.mask else None,
+            mask=read_image(self.mask) if self.mask and not self.masks else None,
             invert=self.invert,
             background=self.background,
             as_is=self.as_is,

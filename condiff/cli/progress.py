@@ -64,8 +64,9 @@ def report(
     if not total:
         options.report(f"There are no photos to do in {plan.source}.", quiet=quiet)
     report_left_out(plan, each=verbose, quiet=quiet)
-    for name in plan.unused_hints:
-        options.report(f"{shown(name)} of the hints belongs to no photo.", quiet=quiet)
+    for what, names in (("hints", plan.unused_hints), ("masks", plan.unused_masks)):
+        for name in names:
+            options.report(f"{shown(name)} of the {what} belongs to no photo.", quiet=quiet)
     with tqdm(total=total, unit="photo", disable=hidden) as bar:
 
         def add(name: str, record: dict[str, Any], *, named: bool = True) -> None:

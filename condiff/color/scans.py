@@ -19,6 +19,9 @@ OPPOSITE = (("top", "bottom"), ("left", "right"))
 SEEN = 384  # short side at which borders are looked for
 BLACK, WHITE = 32.0, 75.0  # L* of a border: at most, or at least
 UNEVEN = 4.0  # the largest deviation of L* within a border
+# A border of another grey has to have one level on all four sides, to within SAME of L*, and to be
+# as even and straight as this, because walls, skies and backdrops are grey as well.
+SAME, EVEN_GREY, STRAIGHT_GREY = 3.0, 2.0, 0.6
 TOLERANCE = 5.0  # L*; what differs more from an even border is not part of it
 STEP = 8.0  # L*; how sharply a border ends, within 3 pixels
 SLOPES = np.linspace(-0.05, 0.05, 41)  # a scan is turned by 2.9 degrees at most
@@ -28,6 +31,7 @@ DEEPEST = 0.42  # of a side; a border that is wider is none
 LEAST_SHARE = (0.45, 0.25)
 # Levels are normalised where the lightest L* is below DARK, or the range of L* below FLAT.
 DARK, FLAT = 55.0, 50.0
+NEGATIVE = "it looks like a colour negative; --invert makes a positive of it"
 BLANK = 4.0  # a smaller range of L* is no picture
 USUAL = (3.0, 93.0)  # darkest and lightest L* that levels are brought to
 LAYERS = 3  # borders within borders
@@ -86,9 +90,10 @@ class Frame:
 
 
 def find_frame(pixels: Pixels) -> Frame | None:
-    """The even black or white border of a photo (H,W,3), or None where there is none.
+    """The even border of a photo (H,W,3), or None where there is none.
 
-    It is found on two opposite sides or on three; on fewer only where it is as black as can be.
+    A black or white one is found on two opposite sides or on three, on fewer only where it is as
+    black as can be; one of another grey on all four sides.
     """
     height, width = pixels.shape[:2]
     scale = max(1.0, min(height, width) / SEEN)
@@ -182,7 +187,8 @@ def _from_side(L: Plane, side: str) -> Plane:
 @dataclass(frozen=True)
 class _Side:
     line: Line
-    black: bool
+    tone: str  # black, white or grey
+    level: float  # L*
     pure: bool  # so black and so straight that it needs no other side beside it
 
 
@@ -201,9 +207,12 @@ def _find_lines(L: Plane, *, alone: bool) -> dict[str, Line]:
                 found[side] = border
         sides = found
     kept: dict[str, Line] = {}
-    for black in (True, False):
-        same = {side: one for side, one in sides.items() if one.black == black}
+    for tone in ("black", "white", "grey"):
+        same = {side: one for side, one in sides.items() if one.tone == tone}
         framed = len(same) >= 3 or any(set(pair) <= set(same) for pair in OPPOSITE)
+        if tone == "grey" and framed:
+            levels = [one.level for one in same.values()]
+            framed = len(same) == 4 and max(levels) - min(levels) <= SAME
         for side, one in same.items():
             if framed or (alone and one.pure):
                 kept[side] = one.line
@@ -216,7 +225,8 @@ def _find_side(L: Plane, places: slice, *, first: bool) -> _Side | None:
     edge = L[:2, places]
     level = float(np.median(edge))
     noise = 1.48 * float(np.median(np.abs(edge - level)))
-    if noise > UNEVEN or BLACK < level < WHITE:
+    tone = "black" if level <= BLACK else "white" if level >= WHITE else "grey"
+    if noise > (EVEN_GREY if tone == "grey" else UNEVEN):
         return None
     wide = 2 * (edge.shape[1] // 8) + 1
     local = cv2.blur(edge.mean(axis=0, keepdims=True), (wide, 1), borderType=cv2.BORDER_REPLICATE)
@@ -236,7 +246,7 @@ def _find_side(L: Plane, places: slice, *, first: bool) -> _Side | None:
     straight = on.sum() / counted
     if width + slope * len(ends) / 2 < 1.5 or early > 0.1:
         return None
-    if straight < (0.5 if level <= BLACK else 0.65):
+    if straight < {"black": 0.5, "white": 0.65, "grey": STRAIGHT_GREY}[tone]:
         return None
     columns = np.flatnonzero(on)
     depth = ends[columns]
@@ -245,7 +255,7 @@ def _find_side(L: Plane, places: slice, *, first: bool) -> _Side | None:
     if (np.abs(beyond - before) > STEP).mean() < 0.6:
         return None
     pure = level < 4 and noise < 1 and early < 0.01 and straight > 0.95 and slope == 0
-    return _Side((width - slope * places.start, slope), level <= BLACK, pure)
+    return _Side((width - slope * places.start, slope), tone, level, pure)
 
 
 def _fit(at: Plane, ends: Plane) -> tuple[float, float, float]:

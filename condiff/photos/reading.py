@@ -390,7 +390,21 @@ def _read_by_pillow(
         turned = orientation(image) > 4
         metadata = read_metadata(image, original or file, turned=turned, notes=notes)
         pixels, alpha = _decode_pixels(image, file, notes)
+        if image.format == "HEIF":
+            notes += map(meta.say_lost, _find_auxiliaries(image))
     return Photo(pixels, alpha, metadata)
+
+
+def _find_auxiliaries(image: Image.Image) -> list[str]:
+    """What a HEIC contains beside its picture, by name (ISO/IEC 23008-12, 6.5.8)."""
+    kinds = list(image.info.get("aux", ()))
+    maps = [kind for kind in kinds if "gainmap" in kind.lower() or "21496" in kind]
+    found = ["HDR gain map"] if maps else []
+    if image.info.get("depth_images"):
+        found.append("depth map")
+    if len(kinds) > len(maps):
+        found.append("mattes")
+    return found + [jpeg.FURTHER] * (getattr(image, "n_frames", 1) > 1)
 
 
 # ---- what Python has of photos

@@ -1,6 +1,9 @@
 """Films in, coloured films out: `condiff video` with a tiny model."""
 
 import json
+import subprocess
+import sys
+import time
 from fractions import Fraction
 
 import av
@@ -292,3 +295,24 @@ def test_frames_that_do_not_fit_together_are_one_sentence(run, folder, tmp_path)
         assert code == 1 and word in err and err.count("\n") == 1, err
     assert run(folder, folder)[0] == 2
     assert run(folder, tmp_path / "out", "--codec", "h264")[0] == 2
+
+
+@pytest.mark.slow
+def test_a_film_that_was_killed_goes_on_and_gets_the_same_bytes(tiny_folder, tmp_path):
+    film = write_film(tmp_path / "a.mkv", draw_frames(600, 64, 48), sound=True)
+    command = [sys.executable, "-m", "condiff", "video", film]
+    flags = ["-m", tiny_folder, "-q", *QUICK[:-2]]
+    subprocess.run([*command, tmp_path / "whole.mkv", *flags], check=True)
+    parts, kills = tmp_path / ".out.mkv.condiff", 0
+    for wanted in (1, 2):
+        process = subprocess.Popen([*command, tmp_path / "out.mkv", *flags])
+        while process.poll() is None and len(list(parts.glob("*.nut"))) < wanted:
+            time.sleep(0.02)
+        kills += process.poll() is None
+        process.kill()
+        process.wait()
+        assert not (tmp_path / "out.mkv").exists()
+    assert kills == 2
+    subprocess.run([*command, tmp_path / "out.mkv", *flags], check=True)
+    assert (tmp_path / "out.mkv").read_bytes() == (tmp_path / "whole.mkv").read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.mkv", "out.mkv", "whole.mkv"]

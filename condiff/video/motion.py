@@ -14,7 +14,7 @@ Guide = NDArray[Any]  # (h,w) uint8, L* of 0 to 100 as 0 to 255
 FLOW_SIDE = 240  # short side at which motion is estimated and chroma is carried, at most
 # A pixel is visible in both frames if the flow there and back ends near it (the criterion of
 # Sundaram, Brox and Keutzer 2010), and its lightness stays.
-RELATIVE_ERROR, ABSOLUTE_ERROR = 0.01, 0.5  # of squared lengths, pixels^2
+RELATIVE_ERROR, ABSOLUTE_ERROR = 0.01, 2.0  # of squared lengths, pixels^2; 0.5 loses flat areas
 SAME_LIGHTNESS = 32  # levels of a guide, 12.5 L*
 
 

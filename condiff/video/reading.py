@@ -144,6 +144,8 @@ def open_film(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
         raise FilmError(f"cannot read {path}: {reason}; try another file") from error
     with container:
         cover = av.stream.Disposition.attached_pic
+        if container.format.name.endswith("_pipe") or container.format.name == "image2":
+            raise FilmError(f"{path} is a photo: use `condiff colorize {path}`")
         streams = [s for s in container.streams.video if not s.disposition & cover]
         if not streams or not streams[0].codec_context:
             raise FilmError(f"{path} has no pictures: it is no film")
@@ -220,7 +222,7 @@ def _decode(
     """Frames of all packets that can be decoded."""
     av = import_av()
     packets = container.demux(stream)
-    damaged = 0
+    damaged = corrupt = 0
     while True:
         try:
             packet = next(packets, None)
@@ -234,9 +236,12 @@ def _decode(
             if damaged > 1000:
                 break
             continue
+        corrupt += sum(frame.is_corrupt for frame in frames)
         yield from frames
     if damaged:
         faults.append(f"{damaged} of its packets are damaged")
+    if corrupt:
+        faults.append(f"{corrupt} of its frames are damaged")
 
 
 def _find_shortage(film: Film, count: int, units: int) -> str | None:

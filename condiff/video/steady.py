@@ -22,8 +22,7 @@ Strokes = NDArray[Any]  # (h,w,4) uint8 RGBA, opaque where a colour is given
 EVERY = 12  # frames from key frame to key frame
 OWN_SHARE = 0.3  # of a key frame's own sample, where chroma was carried to it
 CUT = 0.35  # a smaller share of a frame that is found again is a cut
-FILL = 9  # pixels across which chroma is spread into what no key frame shows
-LEAST = 1e-3
+UNSURE = 0.05  # weight of chroma that was carried to where motion is not sure, of 1
 
 
 class Frame(Protocol):
@@ -140,23 +139,18 @@ class _Span(Generic[F]):
         yield Colored(self.frames[0], self.key.chroma, self.key)
         for n in range(1, length):
             chroma = _blend(
-                (self.paths[n].carry(self.key.chroma), self.paths[n].held * (1 - n / length)),
-                (to_end[n].carry(end.chroma), to_end[n].held * (n / length)),
+                (self.paths[n].carry(self.key.chroma), self.paths[n].held, 1 - n / length),
+                (to_end[n].carry(end.chroma), to_end[n].held, n / length),
             )
             yield Colored(self.frames[n], chroma)
 
 
-def _blend(*parts: tuple[Plane, Plane]) -> Plane:
-    """Chroma (h,w,2) of several, by their weights (h,w); where all are zero, from around."""
-    total = sum(weight for _, weight in parts)
-    mixed = sum(chroma * cv2.merge([weight, weight]) for chroma, weight in parts)
-    assert isinstance(total, np.ndarray) and isinstance(mixed, np.ndarray)
-    if total.min() > LEAST:
-        return mixed / cv2.merge([total, total])
-    # The mean of the carried colours is the last resort, far from anything that is held.
-    loose = sum(chroma for chroma, _ in parts) * np.float32(LEAST / len(parts))
-    size = (2 * FILL + 1, 2 * FILL + 1)
-    around = cv2.blur(mixed, size) + loose
-    around /= (cv2.blur(total, size) + LEAST)[..., None]
-    lack = (LEAST - np.minimum(total, LEAST))[..., None]
-    return (mixed + lack * around) / (total[..., None] + lack)
+def _blend(*parts: tuple[Plane, Plane, float]) -> Plane:
+    """Chroma (h,w,2) of several, each with how surely it is held (h,w) and a weight of its own."""
+    total = np.zeros(parts[0][1].shape, np.float32)
+    mixed = np.zeros_like(parts[0][0])
+    for chroma, held, share in parts:
+        weight = np.maximum(held, UNSURE) * np.float32(share)
+        total += weight
+        mixed += chroma * cv2.merge([weight, weight])
+    return mixed / cv2.merge([total, total])

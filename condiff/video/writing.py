@@ -188,7 +188,7 @@ def choose_streams(
                 made.width, made.height, made.pix_fmt = film.width, film.height, film.pix_fmt
                 for stream in streams:
                     last = stream
-                    trial.add_stream_from_template(stream)
+                    _copy_stream(trial, stream)
                 last = None  # what fails now is none of them
                 trial.start_encoding()
         except (av.FFmpegError, ValueError) as error:
@@ -196,15 +196,27 @@ def choose_streams(
             if last is not None:
                 name = last.codec_context.name if last.codec_context else "unknown"
                 what = f"its {last.type} ({name})"
+            flag = "--no-audio" if last is not None and last.type == "audio" else "--no-subtitles"
+            other = "" if target.suffix.lower() == ".mkv" else "name the film .mkv, or "
             raise FilmError(
-                f"{target.suffix} does not hold all of {film.path}: {what} does not fit; name the "
-                "film .mkv, or leave it out by --no-audio or --no-subtitles"
+                f"{target.suffix} does not hold all of {film.path}: {what} does not fit; {other}"
+                f"leave it out by {flag}"
             ) from error
     return notes
 
 
 def _streams_to_copy(container: "InputContainer", skip: Sequence[str]) -> list["Stream"]:
     return [s for s in container.streams if s.type in COPIED and s.type not in skip]
+
+
+def _copy_stream(made: "OutputContainer", stream: "Stream") -> "Stream":
+    """A stream for packets of another file's stream; ValueError where the container refuses it."""
+    if stream.codec_context is None:
+        return made.add_stream_from_template(stream)
+    copy = made.add_stream_from_template(stream, opaque=True)  # needs no encoder of that codec
+    copy.metadata.update(stream.metadata)
+    copy.disposition = stream.disposition
+    return copy
 
 
 def join_film(
@@ -253,14 +265,13 @@ def _fill(
     with av.open(str(segments[0])) as first:
         video = made.add_stream_from_template(first.streams.video[0])
     video.time_base = film.time_base
+    video.codec_context.framerate = film.rate
     video.metadata.update(film.metadata)
     if film.rotation:
         video.set_display_rotation(film.rotation)
     copies: dict[int, Stream] = {}
     for stream in _streams_to_copy(source, skip):
-        copies[stream.index] = made.add_stream_from_template(stream)
-        copies[stream.index].metadata.update(stream.metadata)
-        copies[stream.index].disposition = stream.disposition
+        copies[stream.index] = _copy_stream(made, stream)
     if chapters := source.chapters():
         made.set_chapters(chapters)
     followed = [s for s in source.streams if s.index in copies and s.type != "attachment"]

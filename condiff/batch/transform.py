@@ -17,7 +17,12 @@ from condiff.pipelines.pipeline import Pipeline
 
 STRIP_ROWS = 64  # rows that are looked at together
 # Edits that are noted by their digest, and those that a note leaves out.
-NOTED_AS = {"mask": "mask_digest", "references": "reference_digests", "palette": "palette_note"}
+NOTED_AS = {
+    "mask": "mask_digest",
+    "references": "reference_digests",
+    "palette": "palette_note",
+    "album": "album_note",
+}
 NOT_NOTED = {"hints", "strict_reference"}
 DARK, BRIGHT = 16 / 255, 239 / 255  # only between them can sRGB show colour
 

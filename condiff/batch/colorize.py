@@ -10,16 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from condiff.backends.table import ENGINES, choose_engine, find_device
+from condiff.batch.album import read_style, settle_style
 from condiff.batch.journal import Journal, compare_settings, open_journal
 from condiff.batch.plan import Choice, Plan, plan
 from condiff.batch.status import Result, list_states
 from condiff.batch.storage import open_storage
 from condiff.batch.transform import ColorizeSettings, build_transform
 from condiff.batch.worker import Transform
+from condiff.color.album import AlbumStyle, ChromaMeans
 from condiff.color.edits import NO_EDITS, ColorEdits
 from condiff.config import SamplingConfig
 from condiff.errors import ConfigError, ModelError, UsageError
 from condiff.models.info import ModelInfo, read_index, read_model_info
+from condiff.photos.photo import Photo
 from condiff.photos.reading import MAX_PIXELS
 from condiff.pipelines.pipeline import Pipeline
 
@@ -35,6 +38,7 @@ class BatchOptions:
     look: str | None = None  # of the model: fields that neither `overrides` nor `edits` have
     overrides: Mapping[str, Any] = field(default_factory=dict)  # of fields of SamplingConfig
     edits: ColorEdits = NO_EDITS  # without hints
+    album: bool = False  # one style for all photos
     seed: int | None = None  # of the batch; each photo's seed follows from it and its path
     choice: Choice = field(default_factory=Choice)  # which photos
     suffix: str | None = None  # such as .png: the format of all results
@@ -68,6 +72,7 @@ class BatchOptions:
             "references": self.edits.reference_digests,
             "strict_reference": self.edits.strict_reference,
             "palette": self.edits.palette_note,
+            "album": self.album,
             "seed": self.seed,
             "format": self.suffix or "as the photo",
             "quality": self.quality,
@@ -107,6 +112,12 @@ def plan_batch(source: str, out: str, options: BatchOptions) -> tuple[Plan, Batc
         raise UsageError(f"There is no engine {options.engine!r}: choose from {names}.")
     if options.address and options.engine != RAY:
         raise UsageError("An address is of a Ray cluster: set the engine to ray, too.")
+    if options.album and options.engine == RAY:
+        raise UsageError(
+            "The style of an album is measured on one machine: leave out the engine ray."
+        )
+    if options.album and options.choice.shard != (1, 1):
+        raise UsageError("The style of an album is that of all photos: leave out the shard.")
     for folder, what in ((options.hints, "hints"), (options.masks, "masks")):
         if folder is not None and not folder.is_dir():
             raise ConfigError(f"There is no folder {folder} of {what}: check its name.")
@@ -154,22 +165,26 @@ def run_batch(found: Plan, options: BatchOptions) -> Generator[Result, None, Non
             max_pixels=options.max_pixels,
             strict=options.strict,
         )
-        run: Callable[..., Generator[Result, None, None]] = run_here
-        workers: int | None = options.workers or count_cores()
+        load = cache(partial(Pipeline.from_pretrained, info.path, device=device, engine=engine))
+        workers = options.workers or count_cores()
+        assert options.seed is not None  # `plan_batch` has drawn one
+        if options.album:
+            style = settle_album(found, journal, settings, load, seed=options.seed, workers=workers)
+            settings = replace(settings, edits=replace(settings.edits, album=style))
+        run: Callable[..., Generator[Result, None, None]] = partial(
+            run_here, load_pipeline=load, workers=workers
+        )
         if options.engine == RAY:
             from condiff.batch.ray import run_on_ray
 
-            run = partial(run_on_ray, address=options.address)
-            if options.address and options.workers is None:
-                workers = None  # a cluster counts its own cores
-        assert options.seed is not None  # `plan_batch` has drawn one
+            # A cluster counts its own cores.
+            count = options.workers if options.address else workers
+            run = partial(run_on_ray, model=info.path, address=options.address, workers=count)
         yield from run(
             found,
             journal,
             settings,
-            info.path,
             seed=options.seed,
-            workers=workers,
             retry_failed=options.retry_failed,
         )
 
@@ -178,19 +193,18 @@ def run_here(
     found: Plan,
     journal: Journal,
     settings: ColorizeSettings,
-    model: Path,
     *,
     seed: int,
     workers: int,
     retry_failed: bool,
+    load_pipeline: Callable[[], Pipeline],
 ) -> Generator[Result, None, None]:
     """Carry the plan out in threads of this process; load the model only if there is work."""
     from condiff.batch.local import run
 
     @cache
     def load() -> Transform:
-        pipeline = Pipeline.from_pretrained(model, device=settings.device, engine=settings.engine)
-        return build_transform(pipeline, settings)
+        return build_transform(load_pipeline(), settings)
 
     entries = {} if retry_failed else journal.entries
     if any(state == "to do" for state, _ in list_states(found, entries, replace=journal.replace)):
@@ -206,6 +220,26 @@ def run_here(
         quality=settings.quality,
         touch=settings.touch,
     )
+
+
+def settle_album(
+    found: Plan,
+    journal: Journal,
+    settings: ColorizeSettings,
+    load_pipeline: Callable[[], Pipeline],
+    *,
+    seed: int,
+    workers: int,
+) -> AlbumStyle:
+    """The style of the batch's photos; the model is loaded only if it is not measured yet."""
+    edits = replace(settings.edits, references=(), strict_reference=False, album=AlbumStyle(seed))
+
+    def measure(photo: Photo, seed: int) -> ChromaMeans:
+        return load_pipeline().measure(photo, config=settings.sampling, seed=seed, edits=edits)
+
+    if read_style(found, seed) is None:
+        load_pipeline()  # now, so that a broken model is not taken for a photo that fails
+    return settle_style(found, journal, measure, seed=seed, read=settings.read, workers=workers)
 
 
 def choose_network(info: ModelInfo, engine: str, device: str) -> tuple[str, str]:

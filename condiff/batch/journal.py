@@ -26,6 +26,7 @@ from condiff.batch.storage import Storage
 from condiff.errors import ConfigError
 
 SCRATCH = ".condiff"
+ALBUM, ALBUM_LINES = f"{SCRATCH}/album.json", f"{SCRATCH}/album.jsonl"  # see album.py
 PARTS, SETTINGS = f"{SCRATCH}/parts", f"{SCRATCH}/settings.json"
 JOURNALS = re.compile(r"\.condiff/journal(\.\d+)?\.jsonl")
 # Bytes of the lock file: held to write, held while a run is at work, the first of the names' bytes.
@@ -142,6 +143,16 @@ class Journal:
             if time.monotonic() - self._uploaded_at > UPLOAD_EVERY:
                 self._upload()
 
+    def keep(self, name: str, content: str) -> None:
+        """Write a file of the batch, whole; ConfigError where the disk or the store refuses."""
+        _publish(self.out, name, content.encode() + b"\n")
+
+    def add_line(self, name: str, line: str) -> None:
+        """Append a line to a file of the batch; behind a URL nothing can be appended to."""
+        path = self.out.path_of(name)
+        if path is not None:
+            _append(path, line.encode() + b"\n")
+
     def refresh(self) -> None:
         """Read the lines that this and other processes have added since the last call."""
         with self._mutex:
@@ -193,7 +204,7 @@ def open_journal(
                 raise ConfigError(f"Another run is at work in {out}: stop it before --force.")
             kept, replace, begins = _settle(out, settings, defaults=defaults, force=force)
             if begins:
-                out.remove(_list_journals(out))
+                out.remove([*_list_journals(out), ALBUM, ALBUM_LINES])
                 content = json.dumps({"settings": kept, "replace": replace}, indent=2)
                 _publish(out, SETTINGS, content.encode() + b"\n")
             locks.take(PRESENT, wait=True, shared=True)

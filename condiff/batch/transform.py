@@ -24,7 +24,12 @@ from condiff.resize import shrink_to
 
 STRIP_ROWS = 64  # rows that are looked at together
 # Edits that are noted by their digest, and those that a note leaves out.
-NOTED_AS = {"mask": "mask_digest", "references": "reference_digests", "palette": "palette_note"}
+NOTED_AS = {
+    "mask": "mask_digest",
+    "references": "reference_digests",
+    "palette": "palette_note",
+    "album": "album_note",
+}
 NOT_NOTED = {"hints", "strict_reference"}
 SHORTFALL = 0.01  # share of the hints' area; less is not worth a remark
 DARK, BRIGHT = 16 / 255, 239 / 255  # only between them can sRGB show colour

@@ -62,6 +62,14 @@ def batch(
             help="A folder of hints like those of `colorize --hints`: a/b.png is for a/b.jpg.",
         ),
     ] = None,
+    album: Annotated[
+        bool,
+        typer.Option(
+            "--album",
+            help="Give all photos one style, as those of one roll: every photo is first coloured "
+            "small, and the mean colours are drawn together.",
+        ),
+    ] = False,
     quality: options.Quality = None,
     provenance: options.Provenance = True,
     device: options.Device = "auto",
@@ -117,6 +125,7 @@ def batch(
     stopped or killed. Photos that fail are named on stderr with the reason, and the rest is done.
     """
     from condiff.batch.colorize import BatchOptions, plan_batch, run_batch
+    from condiff.batch.journal import ALBUM
     from condiff.batch.plan import Choice
 
     asked = BatchOptions(
@@ -127,6 +136,7 @@ def batch(
         seed=seed,
         choice=Choice(include or (), exclude or (), parse_shard(shard)),
         suffix=parse_format(format),
+        album=album,
         hints=hints,
         masks=content.masks,
         quality=quality,
@@ -147,6 +157,8 @@ def batch(
         describe(found, force=force)
         return
     options.quiet_libraries()
+    if album and (force or not found.out.exists(ALBUM)):
+        options.report("the colours of all photos are measured first", quiet=quiet)
     results = run_batch(found, asked)
     assert asked.seed is not None
     report(

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageColor
 
+from condiff.color.album import AlbumStyle
 from condiff.color.hint_propagation import propagate_hints
 from condiff.color.hints import (
     MAX_ASPECT_ERROR,
@@ -52,9 +53,9 @@ class ColorEdits:
     and `flat` is how even these are inside closed lines: 0 as they are, 1 one colour a region.
     `references` are colour photos whose colours reach the places of the photo that match, given as
     `as_photo` takes them; `strict_reference` refuses a photo that little of them matches.
-    `palette`, colours or a colour photo, gives the automatic colours its mean and spread. Raises
-    ConfigError for values out of range, UsageError for those that do not go together, ImageError
-    for references without colours.
+    `palette`, colours or a colour photo, gives the automatic colours its mean and spread. `album`
+    is the style of a set that the photo belongs to. Raises ConfigError for values out of range,
+    UsageError for those that do not go together, ImageError for references without colours.
     """
 
     hints: Hints = ()
@@ -69,6 +70,7 @@ class ColorEdits:
     references: Sequence[PhotoLike | Reference] = ()
     strict_reference: bool = False
     palette: Palette | Sequence[str] | PhotoLike | None = None
+    album: AlbumStyle | None = None
 
     def __post_init__(self) -> None:
         given = self.references
@@ -114,6 +116,7 @@ class ColorEdits:
             "references": bool(self.references),
             "strict_reference": self.strict_reference,
             "palette": self.palette is not None,
+            "album": self.album is not None,
         }
         return [name for name, wanted in there.items() if wanted]
 
@@ -138,6 +141,11 @@ class ColorEdits:
     def palette_note(self) -> str:
         """The palette's colours, or 16 hex digits of its photo's content; empty without one."""
         return "" if self.palette is None else Palette.open(self.palette).note
+
+    @property
+    def album_note(self) -> dict[str, float]:
+        """The album's seed and means; empty without one."""
+        return {} if self.album is None else self.album.note
 
     def open_references(self) -> tuple[Reference, ...]:
         """The references, which were read when the edits were made."""
@@ -178,7 +186,14 @@ class ColorEdits:
         adjust = build_adjustment(saturation, self.temperature)
         palette = None if self.palette is None else Palette.open(self.palette)
         return PreparedEdits(
-            strokes, adjust, box, weight, self.keep_lines, self.flat, palette=palette
+            strokes=strokes,
+            adjust=adjust,
+            box=box,
+            weight=weight,
+            keep_lines=self.keep_lines,
+            flat=self.flat,
+            palette=palette,
+            album=self.album,
         )
 
 
@@ -198,13 +213,17 @@ class PreparedEdits:
     flat: float = 1.0
     guide: Guide | None = None  # chroma of references
     palette: Palette | None = None
+    album: AlbumStyle | None = None
 
     def recolor(self, chroma: Plane, pixels: NDArray[Any]) -> Plane:
-        """The model's chroma (h,w,2) for a photo (H,W,3) with the palette; unchanged without."""
-        if self.palette is None:
-            return chroma
-        small = cv2.resize(pixels, chroma.shape[1::-1], interpolation=cv2.INTER_AREA)
-        return self.palette.apply(chroma, lightness(small))
+        """The model's chroma (h,w,2) for a photo (H,W,3) with the palette, in the album's style.
+
+        Without both it is unchanged.
+        """
+        if self.palette is not None:
+            small = cv2.resize(pixels, chroma.shape[1::-1], interpolation=cv2.INTER_AREA)
+            chroma = self.palette.apply(chroma, lightness(small))
+        return chroma if self.album is None else self.album.apply(chroma)
 
     def keep_hints(self, chroma: Plane, pixels: NDArray[Any]) -> Plane:
         """Chroma (h,w,2) with the guide's blended in, and the strokes', at the strokes' size.

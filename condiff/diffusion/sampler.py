@@ -48,14 +48,18 @@ def sample_initial_noise(seed: int, shape: tuple[int, ...]) -> NDArray[Any]:
     return NoiseSource(seed)(shape)
 
 
-def damp_broad_noise(noise: NDArray[Any], *, variety: float) -> NDArray[Any]:
+def damp_broad_noise(
+    noise: NDArray[Any], *, variety: float, shared: NDArray[Any] | None = None
+) -> NDArray[Any]:
     """x_T (B,C,h,w) with the means of blocks of BROAD cells multiplied by `variety`.
+
+    `shared` is noise of the same shape whose means stand for the noise's own.
 
     The noise's mean over a large area decides the colour cast of whole objects. With variety 1 x_T
     is that of training, and samples differ as much as the model allows. With 0 large areas get
     their most likely colours, and only details depend on the seed.
     """
-    if variety == 1:
+    if variety == 1 and shared is None:
         return noise
     rows, columns = (max(1, round(side / BROAD)) for side in noise.shape[-2:])
     at = [
@@ -63,9 +67,14 @@ def damp_broad_noise(noise: NDArray[Any], *, variety: float) -> NDArray[Any]:
         for side, n in zip(noise.shape[-2:], (rows, columns), strict=True)
     ]
     blocks = at[0][:, None] * columns + at[1]
-    sums = np.array([[np.bincount(blocks.ravel(), c.ravel()) for c in image] for image in noise])
-    means = sums / np.bincount(blocks.ravel())
-    broad = means[..., blocks]
+
+    def spread_means(values: NDArray[Any]) -> NDArray[Any]:
+        sums = [[np.bincount(blocks.ravel(), c.ravel()) for c in image] for image in values]
+        return (np.array(sums) / np.bincount(blocks.ravel()))[..., blocks]
+
+    broad = spread_means(noise)
+    if shared is not None:
+        return (noise - broad + variety * spread_means(shared)).astype(np.float32)
     return (noise - (1 - variety) * broad).astype(np.float32)
 
 

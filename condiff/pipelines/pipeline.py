@@ -20,13 +20,20 @@ from condiff.backends.table import (
     choose_engine,
     find_device,
 )
+from condiff.color.album import ChromaMeans
 from condiff.color.edits import NO_EDITS, OF_DRAWINGS, UNEDITED, ColorEdits, PreparedEdits
 from condiff.color.lab import rgb_to_lab
 from condiff.color.references import MIN_SHARE, FeatureMap, Guide, Reference, match_references
 from condiff.conditions.drawing_cleanup import Drawing
 from condiff.config import NATURAL, SamplingConfig
 from condiff.diffusion.parameterization import guidance_branches, guide_along
-from condiff.diffusion.sampler import SAMPLERS, NoiseSource, damp_broad_noise, sample
+from condiff.diffusion.sampler import (
+    SAMPLERS,
+    NoiseSource,
+    damp_broad_noise,
+    sample,
+    sample_initial_noise,
+)
 from condiff.diffusion.tiles import Tiles, plan_tiles, predict_in_tiles
 from condiff.errors import ConfigError, DependencyError, ImageError
 from condiff.inputs import Opened, UserPicture
@@ -291,7 +298,10 @@ class Pipeline:
             return backend.to_device(source(shape))
 
         weight = backend.to_device(encoded.windows.weight)
-        noise = damp_broad_noise(source((1, space.channels, *encoded.size)), variety=config.variety)
+        shape = (1, space.channels, *encoded.size)
+        album = encoded.edits.album
+        shared = None if album is None else sample_initial_noise(album.seed, shape)
+        noise = damp_broad_noise(source(shape), variety=config.variety, shared=shared)
 
         def predict(x_t: Any, t: float) -> Any:
             def one(part: Any, conds: tuple[Any, ...]) -> Any:
@@ -317,13 +327,35 @@ class Pipeline:
 
         Only here is an array moved off the backend's device.
         """
-        space, (rows, columns) = self.loaded.task.space, encoded.inside
+        return self.loaded.task.space.decode(
+            self._crop(x_0, encoded), encoded.source, encoded.edits
+        )
+
+    def measure(
+        self,
+        image: UserPicture | Opened,
+        *,
+        config: SamplingConfig | None = None,
+        seed: int,
+        edits: ColorEdits = NO_EDITS,
+    ) -> ChromaMeans:
+        """The mean chroma of a photo's automatic colours, in cells: without the finish."""
+        encoded = self.encode(image, config=config, edits=edits)
+        *_, x_0 = self.sample(encoded, config=config, seed=seed)
+        source, prepared = encoded.source, encoded.edits
+        if not self.loaded.task.space.keeps_photo or source is None:
+            raise ConfigError(f"The model {self.loaded.path.name} colours no photos.")
+        inside = source if prepared.box is None else source[prepared.box]
+        cells = self._crop(x_0, encoded) * self.loaded.task.space.scale
+        return ChromaMeans.of(prepared.recolor(cells, inside))
+
+    def _crop(self, x_0: Any, encoded: Encoded) -> np.ndarray:
+        """The cells (h,w,C) of x_0 (1,C,H,W), as it is decoded, that the picture covers, clipped."""
+        clip, (rows, columns) = self.loaded.task.space.clip, encoded.inside
         decoded = self.backend.decode(x_0)
         factor = decoded.shape[-1] // x_0.shape[-1]  # more than 1 where a VAE has decoded it
         planes = self.backend.to_numpy(decoded)[0, :, : rows * factor, : columns * factor]
-        planes = planes.clip(-space.clip, space.clip)
-        cells = np.ascontiguousarray(planes.transpose(1, 2, 0))
-        return space.decode(cells, encoded.source, encoded.edits)
+        return np.ascontiguousarray(planes.clip(-clip, clip).transpose(1, 2, 0))
 
     def prepare(
         self, image: UserPicture | Opened | None, *, size: int | None, as_is: bool = False

@@ -14,7 +14,7 @@ from condiff.cli import main
 from tests.conftest import make_photo
 
 pytest.importorskip("starlette", reason="the page needs starlette")
-pytest.importorskip("httpx", reason="starlette's client needs httpx")
+pytest.importorskip("httpx2", reason="starlette's client needs httpx2")
 
 from starlette.testclient import TestClient
 

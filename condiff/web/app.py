@@ -20,6 +20,7 @@ from starlette.responses import FileResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Route
 
 from condiff import __version__
+from condiff.color.lab import finish_in_threads
 from condiff.errors import CondiffError, ConfigError
 from condiff.inputs import Lines
 from condiff.models.info import read_model_info
@@ -116,7 +117,7 @@ class Server:
         self.settings = settings
         self.models = Models(settings)
         self.sessions = Sessions()
-        self.worker = Worker()
+        self.worker = Worker(finish_in_threads)
 
     def build(self) -> Starlette:
         """The application; its lifespan loads the colorizer, and in the end deletes all files."""

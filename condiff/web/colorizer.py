@@ -42,6 +42,7 @@ from condiff.web.worker import Event
 PREVIEW_SIDE = 1600  # longest side of what the browser sees
 PREVIEW_QUALITY = 90
 MAX_SAMPLES = 8
+MAX_STROKES = 20_000_000  # pixels of their picture
 KEPT_PHOTOS = 2  # in memory, at their full size
 KEPT_SAMPLES = 64  # x_0, which are small
 
@@ -70,13 +71,16 @@ class Order:
             raise ConfigError(f"The seed is a whole number from 0, not {seed!r}.")
         if type(samples) is not int or not 1 <= samples <= MAX_SAMPLES:
             raise ConfigError(f"There are 1 to {MAX_SAMPLES} alternatives, not {samples!r}.")
-        pictures = {"hints": read_image(strokes)} if strokes else {}
-        edits = read_edits(dict(values.get("edits", {})), **pictures)
-        sampling, others = dict(values.get("sampling", {})), dict(values.get("others", {}))
-        page = values.get("page")
+        look, page = values.get("look"), values.get("page")
+        fields = {name: values.get(name, {}) for name in ("edits", "sampling", "others")}
+        wrong = [name for name, given in fields.items() if not isinstance(given, dict)]
+        if wrong or not isinstance(look, str | None):
+            raise ConfigError(f"{(*wrong, 'look')[0]} is not what the page sends: reload it.")
+        pictures = {"hints": read_image(strokes, max_pixels=MAX_STROKES)} if strokes else {}
+        edits = read_edits(fields["edits"], **pictures)
         if page is not None and (type(page) is not int or page < 1):
             raise ConfigError(f"Pages are counted from 1, not {page!r}.")
-        return cls(seed, samples, values.get("look"), sampling, edits, strokes, others, page)
+        return cls(seed, samples, look, fields["sampling"], edits, strokes, fields["others"], page)
 
     @property
     def note(self) -> dict[str, str]:

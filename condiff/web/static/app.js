@@ -655,8 +655,8 @@ function buildDraw() {
   };
   $("#pen").addEventListener("click", () => setPen(false));
   $("#eraser").addEventListener("click", () => setPen(true));
-  $("#pad-undo").addEventListener("click", () => { pad.strokes.pop(); pad.paint(); usePad(); });
-  $("#pad-clear").addEventListener("click", () => { pad.use([]); usePad(); });
+  $("#pad-undo").addEventListener("click", () => { if ($("#paper").hidden) { pad.strokes.pop(); pad.paint(); } usePad(); });
+  $("#pad-clear").addEventListener("click", () => { if ($("#paper").hidden) pad.use([]); usePad(); });
   $("#drawing").addEventListener("change", (event) => { openDrawing(event.target.files[0]); event.target.value = ""; });
   $("#render").addEventListener("click", renderDrawing);
   $("#film-step").addEventListener("input", () => showFilm());
@@ -672,6 +672,9 @@ function usePad() {
 }
 
 async function sendDrawing(blob, name, hear, signal) {
+  if (pictures.length) post(path("remove", pictures[0].upload)).catch(() => {}); // the last drawing
+  pictures = [];
+  showIf($("#gallery"), false);
   const read = await stream(`${path("drawing", "upload")}?name=${encodeURIComponent(name)}`, blob, hear, signal);
   $("#pad-remarks").replaceChildren(...read.remarks.map((remark) => make("li", {}, remark)));
   return read;

@@ -14,7 +14,7 @@ from condiff.cli import main
 from tests.conftest import make_photo
 
 pytest.importorskip("starlette", reason="the page needs starlette")
-pytest.importorskip("httpx", reason="starlette's client needs httpx")
+pytest.importorskip("httpx2", reason="starlette's client needs httpx2")
 
 from starlette.testclient import TestClient
 
@@ -249,6 +249,10 @@ def test_a_bad_file_gives_a_sentence_without_a_path(client, session, server, con
         ({"seed": -1}, "seed"),
         ({"samples": 99}, "alternatives"),
         ({"strokes": "***"}, "PNG"),
+        ({"edits": [1]}, "edits"),
+        ({"sampling": 7}, "sampling"),
+        ({"look": ["vivid"]}, "look"),
+        ({"page": 0}, "Pages"),
     ],
 )
 def test_wrong_settings_give_a_sentence(client, session, values, says):
@@ -279,7 +283,9 @@ def test_cancel_stops_at_the_next_step(client, session, server):
     assert client.post(f"{session}/cancel/0", headers=JSON).json() == {"canceled": False}
 
 
-@pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "10.0.0.1", ""])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "localhost.evil.example", "10.0.0.1", "[localhost", "", "localhost@x"]
+)
 def test_a_foreign_host_is_refused(client, host):
     assert client.get("/", headers={"host": host}).status_code == 400
 
@@ -300,7 +306,7 @@ def test_a_server_of_the_network_knows_addresses_but_no_foreign_names(models):
         assert bool(guard._refuse(scope, Headers({"host": host}))) is refused
 
 
-@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://localhost:8080"])
+@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://localhost:8080", "[x"])
 def test_a_foreign_origin_may_post_nothing(client, session, origin):
     headers = {**BYTES, "origin": origin}
     assert client.post(f"{session}/photo/upload", headers=headers, content=b"x").status_code == 403
@@ -497,3 +503,55 @@ def test_old_results_make_room_for_new_ones(client, session, server, monkeypatch
     assert not (kept.folder / f"{names[1]}.jpg").exists()
     events = events_of(client.post(f"{session}/write/{upload}/{names[1]}", headers=JSON))
     assert "again" in find(events, "error")
+
+
+def test_the_folder_of_a_killed_server_is_deleted_by_the_next(monkeypatch, tmp_path):
+    import shutil
+    import tempfile
+
+    from condiff.web.sessions import Sessions
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    living, killed = Sessions(), Sessions()
+    copy = killed.root.with_name("condiff-web-left")
+    shutil.copytree(killed.root, copy)  # what is left of it, and nobody holds
+    third = Sessions()
+    assert not copy.exists()
+    assert living.root.is_dir()
+    assert killed.root.is_dir()
+    for each in (living, killed, third):
+        each.close()
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("body", [b"[]", b"no json", b"[" * 100_000])
+def test_a_body_that_is_no_object_gives_a_sentence(client, session, body):
+    response = client.post(f"{session}/zip", content=body, headers=JSON)
+    assert (response.status_code, "JSON" in response.json()["error"]) == (422, True)
+
+
+def test_a_zip_of_nothing_gives_a_sentence(client, session):
+    for values in ({}, {"results": 5}, {"results": []}, {"results": [["x", "y"]]}):
+        assert client.post(f"{session}/zip", json=values).json()["error"].endswith((".", "again."))
+
+
+def test_a_tab_that_is_closed_ends_its_jobs_without_a_traceback(client, server, capfd):
+    session = "/api/" + client.post("/api/session", headers=JSON).json()["session"]
+    upload = find(send(client, session, encode(make_photo(40, 30))), "upload")
+    kept = server.sessions.find(session.rsplit("/", 1)[1]).find(upload)
+    result = find(order(client, session, upload), "result")
+    client.post(f"{session}/end", headers=JSON)
+    assert client.post(f"{session}/write/{upload}/{result}", headers=JSON).status_code == 404
+    events = list(while_error(kept, server.models.colorizer.write(kept, result)))
+    assert "no longer there" in events[-1]
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def while_error(upload, events):
+    from condiff.web.app import while_there
+    from condiff.web.sessions import Gone
+
+    try:
+        yield from while_there(upload, events)
+    except Gone as gone:
+        yield str(gone)

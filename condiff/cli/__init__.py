@@ -30,6 +30,7 @@ COMMANDS = {
     "export": "Write the ONNX graphs that run a model without torch.",
     "info": "Show versions and devices, or describe a model.",
 }
+WITHOUT_ARGUMENTS = {"web", "info"}  # the others show their help then
 NO_MEMORY = "There is not enough memory: close other programs, or scale the picture down."
 WRONG_TORCHVISION = (
     "The torchvision that is installed was made for another build of torch, which keeps diffusers "
@@ -80,7 +81,8 @@ class LazyGroup(TyperGroup):
         made = getattr(import_module(f"condiff.cli.{cmd_name}"), function)
         if not isinstance(made, typer.Typer):
             only = typer.Typer(add_completion=False, **PLAIN)
-            only.command(cmd_name, cls=PanelCommand, no_args_is_help=cmd_name != "info")(made)
+            needs = cmd_name not in WITHOUT_ARGUMENTS
+            only.command(cmd_name, cls=PanelCommand, no_args_is_help=needs)(made)
             made = only
         command = typer.main.get_command(made)
         command.name = cmd_name

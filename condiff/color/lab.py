@@ -282,12 +282,24 @@ def join_chroma(
     return joined
 
 
+_alone = threading.local()
+
+
+def finish_in_threads() -> None:
+    """Let the calling thread finish strips in several threads, as the main thread does.
+
+    It is for a thread that works alone; the bytes are the same.
+    """
+    _alone.is_set = True
+
+
 def _count_threads() -> int:
     """How many strips are finished at once: as many as OpenCV has threads, but at most 8.
 
     One in a thread of a pool, as a batch's photos are: the cores are busy.
     """
-    if threading.current_thread() is not threading.main_thread():
+    is_main = threading.current_thread() is threading.main_thread()
+    if not (is_main or getattr(_alone, "is_set", False)):
         return 1
     return max(1, min(cv2.getNumThreads(), MAX_THREADS))
 

@@ -350,7 +350,7 @@ class Pipeline:
         return ChromaMeans.of(prepared.recolor(cells, inside))
 
     def _crop(self, x_0: Any, encoded: Encoded) -> np.ndarray:
-        """The cells (h,w,C) of x_0 (1,C,H,W), as it is decoded, that the picture covers, clipped."""
+        """The cells (h,w,C) of the decoded x_0 (1,C,H,W) that the picture covers, clipped."""
         clip, (rows, columns) = self.loaded.task.space.clip, encoded.inside
         decoded = self.backend.decode(x_0)
         factor = decoded.shape[-1] // x_0.shape[-1]  # more than 1 where a VAE has decoded it

@@ -20,7 +20,8 @@ from starlette.responses import FileResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Route
 
 from condiff import __version__
-from condiff.errors import CondiffError, ConfigError
+from condiff.color.lab import finish_in_threads
+from condiff.errors import CondiffError, ConfigError, ImageError
 from condiff.inputs import Lines
 from condiff.models.info import read_model_info
 from condiff.photos.formats import FORMATS, READ_ONLY
@@ -116,7 +117,7 @@ class Server:
         self.settings = settings
         self.models = Models(settings)
         self.sessions = Sessions()
-        self.worker = Worker()
+        self.worker = Worker(finish_in_threads)
 
     def build(self) -> Starlette:
         """The application; its lifespan loads the colorizer, and in the end deletes all files."""
@@ -148,7 +149,11 @@ class Server:
             routes=routes,
             middleware=[guard],
             lifespan=self.lifespan,
-            exception_handlers={CondiffError: refuse, HTTPException: refuse},
+            exception_handlers={
+                CondiffError: refuse,
+                HTTPException: refuse,
+                ClientDisconnect: refuse,
+            },
         )
 
     @asynccontextmanager
@@ -238,7 +243,7 @@ class Server:
         def run() -> Iterator[Event]:
             opens = self.models.colorizer if kind == "photo" else self.models.drawer
             try:
-                for event in opens.open(upload):
+                for event in while_there(upload, opens.open(upload)):
                     yield {"upload": upload.id, "name": upload.name, **event}
             except BaseException:
                 session.remove(upload.id)
@@ -253,9 +258,10 @@ class Server:
 
         def run() -> Iterator[Event]:
             if order[0] == "drawing":
-                yield from self.models.drawer.render(upload, order[1])
+                made = self.models.drawer.render(upload, order[1])
             else:
-                yield from self.models.colorizer.colorize(upload, order[1])
+                made = self.models.colorizer.colorize(upload, order[1])
+            yield from while_there(upload, made)
 
         return self._stream(run)
 
@@ -263,18 +269,20 @@ class Server:
         """Write a result's file, for `file` to hand out."""
         upload = self._session(request).find(request.path_params["upload"])
         result = request.path_params["result"]
-        return self._stream(lambda: self._writer(upload, result)(upload, result))
+        return self._stream(
+            lambda: while_there(upload, self._writer(upload, result)(upload, result))
+        )
 
     async def zip(self, request: Request) -> Response:
         """Write the files of many results into one ZIP, with the reasons of those that failed."""
         session = self._session(request)
         values = await read_json(request)
-        chosen = [
-            (session.find(str(row[0])), str(row[1]))
-            for row in values.get("results", [])
-            if isinstance(row, list) and len(row) == 2
-        ]
-        failed = [str(line)[:1000] for line in values.get("failed", [])][:1000]
+        rows, lines = values.get("results"), values.get("failed", [])
+        if not (isinstance(rows, list) and isinstance(lines, list)):
+            raise ConfigError("A ZIP is made of a list of results.")
+        pairs = [row for row in rows if isinstance(row, list) and len(row) == 2]
+        chosen = [(session.find(str(upload)), str(result)) for upload, result in pairs]
+        failed = [str(line)[:1000] for line in lines][:1000]
         if not chosen:
             raise ConfigError("There is no result to put into a ZIP yet.")
         packed = session.add("photos.zip")
@@ -334,6 +342,16 @@ class Server:
         return StreamingResponse(to_lines(job), media_type="application/x-ndjson")
 
 
+def while_there(upload: Upload, events: Iterator[Event]) -> Iterator[Event]:
+    """The events; Gone where the upload's tab was closed meanwhile, and took its files along."""
+    try:
+        yield from events
+    except (FileNotFoundError, ImageError):
+        if upload.folder.exists():
+            raise
+        raise Gone("This photo is no longer there: add it again.") from None
+
+
 async def to_lines(job: Job) -> AsyncIterator[str]:
     """A job's events, one line of JSON each."""
     async for event in job.events():
@@ -344,7 +362,7 @@ async def read_json(request: Request) -> dict[str, Any]:
     """The object in a request's body; ConfigError where it is none."""
     try:
         values = json.loads(await request.body())
-    except ValueError:
+    except (ValueError, RecursionError):
         values = None
     if not isinstance(values, dict):
         raise ConfigError("The request is no JSON object.")
@@ -406,5 +424,7 @@ async def refuse(request: Request, error: Exception) -> Response:
     """An error as the page takes it: one sentence."""
     if isinstance(error, HTTPException):
         return JSONResponse({"error": error.detail}, error.status_code)
+    if isinstance(error, ClientDisconnect):
+        return Response(status_code=400)  # nobody reads it
     status = 404 if isinstance(error, Gone) else 503 if isinstance(error, Busy) else 422
     return JSONResponse({"error": str(error)}, status)

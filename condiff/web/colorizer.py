@@ -7,7 +7,7 @@ that `condiff colorize` writes for the same photo, seed and settings.
 import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -42,8 +42,11 @@ from condiff.web.worker import Event
 PREVIEW_SIDE = 1600  # longest side of what the browser sees
 PREVIEW_QUALITY = 90
 MAX_SAMPLES = 8
+MAX_STROKES = 20_000_000  # pixels of their picture
 KEPT_PHOTOS = 2  # in memory, at their full size
 KEPT_SAMPLES = 64  # x_0, which are small
+
+Prepare = Callable[[tuple[int, int]], PreparedEdits]  # edits for a condition of the size (h,w)
 
 
 @dataclass(frozen=True)
@@ -68,13 +71,16 @@ class Order:
             raise ConfigError(f"The seed is a whole number from 0, not {seed!r}.")
         if type(samples) is not int or not 1 <= samples <= MAX_SAMPLES:
             raise ConfigError(f"There are 1 to {MAX_SAMPLES} alternatives, not {samples!r}.")
-        pictures = {"hints": read_image(strokes)} if strokes else {}
-        edits = read_edits(dict(values.get("edits", {})), **pictures)
-        sampling, others = dict(values.get("sampling", {})), dict(values.get("others", {}))
-        page = values.get("page")
+        look, page = values.get("look"), values.get("page")
+        fields = {name: values.get(name, {}) for name in ("edits", "sampling", "others")}
+        wrong = [name for name, given in fields.items() if not isinstance(given, dict)]
+        if wrong or not isinstance(look, str | None):
+            raise ConfigError(f"{(*wrong, 'look')[0]} is not what the page sends: reload it.")
+        pictures = {"hints": read_image(strokes, max_pixels=MAX_STROKES)} if strokes else {}
+        edits = read_edits(fields["edits"], **pictures)
         if page is not None and (type(page) is not int or page < 1):
             raise ConfigError(f"Pages are counted from 1, not {page!r}.")
-        return cls(seed, samples, values.get("look"), sampling, edits, strokes, others, page)
+        return cls(seed, samples, look, fields["sampling"], edits, strokes, fields["others"], page)
 
     @property
     def note(self) -> dict[str, str]:
@@ -111,8 +117,11 @@ class Shown:
         return flatten(Photo(pixels, alpha), ground).pixels
 
     @cached_property
-    def frame(self) -> Frame | None:
-        """The border around the photo at the preview's size."""
+    def preview(self) -> Opened:
+        """The photo at the preview's size; its condition is that of the whole photo."""
+        return replace(self.opened, picture=self.small, photo=self.small, frame=self._fit_frame())
+
+    def _fit_frame(self) -> Frame | None:
         frame = self.opened.frame
         if frame is None:
             return None
@@ -199,8 +208,10 @@ class Colorizer:
         shown = self._show(upload, settings.edits)
         suffix = default_target(Path(upload.name), "color").suffix
         check_photo(settings.edits.finish(shown.photo), suffix, upload.name)
-        yield from self._draft(upload, shown, order, settings)
-        remark = describe_shortfall(shown.photo, settings.edits)
+        edits = settings.edits
+        prepare = cache(lambda size: self._prepare(edits, shown.preview, size))
+        yield from self._draft(upload, shown, order, settings, prepare)
+        remark = describe_shortfall(Photo(shown.small), replace(edits, invert=False))
         encoded, previews = None, []
         for number in range(order.samples):
             seed = order.seed + number
@@ -223,7 +234,7 @@ class Colorizer:
                 self._samples[key] = sample
             self._samples.move_to_end(key)
             result = Result(sample, settings, seed, order.note, upload.page)
-            pixels = self._preview(sample, shown, settings)
+            pixels = self._preview(sample, shown, edits, prepare)
             previews.append(pixels)
             yield self._publish(upload, shown, result, pixels, remark)
         while len(self._samples) > KEPT_SAMPLES:
@@ -287,7 +298,12 @@ class Colorizer:
         return encoded, replace(encoded, source=None, edits=UNEDITED, conds=[]), size
 
     def _draft(
-        self, upload: Upload, shown: Shown, order: Order, settings: ColorizeSettings
+        self,
+        upload: Upload,
+        shown: Shown,
+        order: Order,
+        settings: ColorizeSettings,
+        prepare: Prepare,
     ) -> Iterator[Event]:
         """The last sample with the new strokes, while the model thinks about them."""
         if not order.strokes or _key(upload, order, settings, order.seed) in self._samples:
@@ -297,18 +313,18 @@ class Colorizer:
             if key.startswith(_key(upload, order, settings, order.seed, strokes=False))
         ]  # fmt: skip
         if others:
-            pixels = self._preview(self._samples[others[-1]], shown, settings)
+            pixels = self._preview(self._samples[others[-1]], shown, settings.edits, prepare)
             path = upload.publish(upload.folder / "draft.jpg")
             save_preview(pixels, path)
             yield {"draft": path.name}
 
-    def _preview(self, sample: Sample, shown: Shown, settings: ColorizeSettings) -> np.ndarray:
+    def _preview(
+        self, sample: Sample, shown: Shown, edits: ColorEdits, prepare: Prepare
+    ) -> np.ndarray:
         """A result at the preview's size: (h,w,3) uint8."""
-        fitted = replace(shown.opened, picture=shown.small, photo=shown.small, frame=shown.frame)
-        prepared = self._prepare(settings.edits, fitted, sample.size)
-        bare = replace(sample.bare, source=shown.small, edits=prepared)
+        bare = replace(sample.bare, source=shown.small, edits=prepare(sample.size))
         pixels = self.pipeline.decode(sample.x_0, bare)
-        return shown.lay_on(settings.edits.background or "white", pixels)
+        return shown.lay_on(edits.background or "white", pixels)
 
     def _prepare(self, edits: ColorEdits, opened: Opened, size: tuple[int, int]) -> PreparedEdits:
         space = self.pipeline.loaded.task.space

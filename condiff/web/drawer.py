@@ -19,7 +19,7 @@ from condiff.web.colorizer import Order, save_preview, shrink
 from condiff.web.sessions import Upload
 from condiff.web.worker import Event
 
-FILM_SIDE = 384  # longest side of a film's frames
+FILM_SIDE = 256  # longest side of a film's frames
 
 
 @dataclass(frozen=True)

@@ -89,14 +89,14 @@ class Guard:
 
     def _refuse(self, scope: Scope, headers: Headers) -> PlainTextResponse | None:
         host = headers.get("host", "")
-        name = urlsplit(f"//{host}").hostname or "" if host.isascii() else ""
+        name = _split(f"//{host}")[0]
         if not (name in self.hosts or (not self.private and _is_address(name))):
             return PlainTextResponse("The Host of this request is not this server.", 400)
         if headers.get("sec-fetch-site") in ("cross-site", "same-site") and scope["path"] != "/":
             return PlainTextResponse("Another site's page asked for this.", 403)
         if scope["method"] in ("GET", "HEAD"):
             return None
-        if "origin" in headers and urlsplit(headers["origin"]).netloc != host:
+        if "origin" in headers and _split(headers["origin"])[1] != host:
             return PlainTextResponse("Another site's page asked for this.", 403)
         if headers.get("content-type", "").split(";")[0] not in BODY_TYPES:
             return PlainTextResponse("The body is neither JSON nor a file.", 415)
@@ -133,6 +133,15 @@ def limited(receive: Receive, limit: int) -> Receive:
         return message
 
     return receive_limited
+
+
+def _split(url: str) -> tuple[str, str]:
+    """The name and the whole authority in an address; empty where it is none."""
+    try:
+        parts = urlsplit(url)
+        return parts.hostname or "", parts.netloc
+    except ValueError:
+        return "", ""
 
 
 def _is_address(name: str) -> bool:

@@ -7,12 +7,20 @@ import shutil
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from condiff.errors import CondiffError
 
+fcntl: Any
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+PREFIX, LOCK = "condiff-web-", "held"  # of the temporary folder, and a file in it
 IDLE_SECONDS = 6 * 3600  # after which a session without a sign of life is removed
 MAX_SESSIONS = 100
 MAX_FILES = 1000  # photos and drawings of a session
@@ -107,7 +115,9 @@ class Sessions:
     """All sessions below one private temporary folder, which `close` deletes."""
 
     def __init__(self) -> None:
-        self.root = Path(tempfile.mkdtemp(prefix="condiff-web-"))  # mode 0700
+        remove_left()
+        self.root = Path(tempfile.mkdtemp(prefix=PREFIX))  # mode 0700
+        self._held = hold(self.root)
         self._sessions: dict[str, Session] = {}
         self._lock = threading.Lock()
 
@@ -147,11 +157,37 @@ class Sessions:
     def close(self) -> None:
         """Delete everything."""
         shutil.rmtree(self.root, ignore_errors=True)
+        if self._held is not None:
+            self._held.close()
+            self._held = None
 
     def _drop(self, number: str) -> None:
         session = self._sessions.pop(number, None)
         if session is not None:
             shutil.rmtree(session.folder, ignore_errors=True)
+
+
+def hold(folder: Path) -> IO[bytes] | None:
+    """A locked file in a folder, which shows that its server lives; None without file locks."""
+    if fcntl is None:
+        return None
+    file = open(folder / "new", "xb")  # noqa: SIM115
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    (folder / "new").rename(folder / LOCK)  # nobody sees it unlocked
+    return file
+
+
+def remove_left() -> None:
+    """Delete the folders of servers that were killed, which nobody holds any more."""
+    if fcntl is None:
+        return
+    for lock in Path(tempfile.gettempdir()).glob(f"{PREFIX}*/{LOCK}"):
+        with suppress(OSError):
+            if lock.stat().st_uid != os.getuid() or lock.parent.is_symlink():
+                continue
+            with open(lock, "rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # OSError: its server lives
+                shutil.rmtree(lock.parent, ignore_errors=True)
 
 
 def new_id() -> str:

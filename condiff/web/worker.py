@@ -76,7 +76,9 @@ class Job:
 class Worker:
     """A queue of jobs and its thread; jobs that wait hear how many are before them."""
 
-    def __init__(self) -> None:
+    def __init__(self, begin: Callable[[], None] = lambda: None) -> None:
+        """`begin` is called in the thread, before the first job."""
+        self._begin = begin
         self._jobs: deque[Job] = deque()
         self._changed = threading.Condition()
         self._numbers = itertools.count(1)
@@ -121,6 +123,7 @@ class Worker:
         self._thread.join(timeout=10)
 
     def _work(self) -> None:
+        self._begin()
         while True:
             with self._changed:
                 while not self._jobs and not self._closed:

@@ -183,7 +183,7 @@ class Controls {
   }
 
   build(control, parent, changed) {
-    const id = `control-${control.group}-${control.name}`;
+    const id = `${control.tab}-${control.name}`;
     const [label, help] = table.controls[control.name] ?? [control.name, null];
     const hint = help ?? control.text;
     const row = { control, output: make("output") };
@@ -229,7 +229,7 @@ class Controls {
       const value = this.values[control.name];
       if (control.kind === "switch") input.checked = value ?? usual;
       else if (input.type === "range" || control.kind === "choice") input.value = value ?? usual;
-      else { input.value = value ?? ""; input.placeholder = usual ?? text("default"); }
+      else { input.value = value ?? ""; input.placeholder = usual ?? (control.group === "sampling" ? text("default") : ""); }
       output.textContent = input.type === "range" ? formatNumber(input.value) : "";
     }
   }
@@ -245,9 +245,9 @@ const SLIDERS = { // the range that is useful, within what is allowed
   variety: { min: 0, max: 1, step: 0.05 },
 };
 const grouped = (kind) => [
-  ...known[kind].edits.map((control) => ({ ...control, group: "edits" })),
-  ...known[kind].sampling.map((control) => ({ ...control, group: "sampling" })),
-  ...(kind === "colorize" ? known[kind].reading.map((control) => ({ ...control, group: "reading" })) : []),
+  ...known[kind].edits.map((control) => ({ ...control, tab: kind, group: "edits" })),
+  ...known[kind].sampling.map((control) => ({ ...control, tab: kind, group: "sampling" })),
+  ...(kind === "colorize" ? known[kind].reading : []).map((control) => ({ ...control, tab: kind, group: "reading" })),
 ];
 const newSeed = () => crypto.getRandomValues(new Uint32Array(1))[0] >>> 1;
 
@@ -655,8 +655,8 @@ function buildDraw() {
   };
   $("#pen").addEventListener("click", () => setPen(false));
   $("#eraser").addEventListener("click", () => setPen(true));
-  $("#pad-undo").addEventListener("click", () => { pad.strokes.pop(); pad.paint(); usePad(); });
-  $("#pad-clear").addEventListener("click", () => { pad.use([]); usePad(); });
+  $("#pad-undo").addEventListener("click", () => { if ($("#paper").hidden) { pad.strokes.pop(); pad.paint(); } usePad(); });
+  $("#pad-clear").addEventListener("click", () => { if ($("#paper").hidden) pad.use([]); usePad(); });
   $("#drawing").addEventListener("change", (event) => { openDrawing(event.target.files[0]); event.target.value = ""; });
   $("#render").addEventListener("click", renderDrawing);
   $("#film-step").addEventListener("input", () => showFilm());
@@ -672,6 +672,9 @@ function usePad() {
 }
 
 async function sendDrawing(blob, name, hear, signal) {
+  if (pictures.length) post(path("remove", pictures[0].upload)).catch(() => {}); // the last drawing
+  pictures = [];
+  showIf($("#gallery"), false);
   const read = await stream(`${path("drawing", "upload")}?name=${encodeURIComponent(name)}`, blob, hear, signal);
   $("#pad-remarks").replaceChildren(...read.remarks.map((remark) => make("li", {}, remark)));
   return read;

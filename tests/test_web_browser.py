@@ -1,0 +1,281 @@
+"""The page of `condiff web` in a real browser: Debian's Chromium, driven by Playwright."""
+
+import io
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import zipfile
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from condiff.cli import main
+from tests.conftest import make_photo
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
+pytest.importorskip("uvicorn", reason="the page needs uvicorn")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: apt-get install chromium"),
+]
+
+ROOT = Path(__file__).parents[1]
+GREY = ROOT / "examples" / "grey.jpg"
+WAIT = 60_000  # milliseconds; the machine may be busy
+
+
+@contextmanager
+def serving(folder, *flags):
+    """The address of a `condiff web` whose temporary files are in `folder`, gone at its end."""
+    folder.mkdir()
+    environment = {**os.environ, "TMPDIR": str(folder), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "condiff", "web", "--port", "0", "--no-browser", *flags]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:
+        try:
+            yield server.stdout.readline().strip()
+        finally:
+            server.send_signal(signal.SIGTERM)
+            server.wait(timeout=20)
+    assert not list(folder.glob("condiff-web-*")), "temporary files outlive the server"
+
+
+@pytest.fixture(scope="module")
+def tiny_server(tiny_folder, sketch_folder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("web") / "temporary"
+    with serving(folder, "-m", str(tiny_folder), "--drawing-model", str(sketch_folder)) as url:
+        yield url, folder
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield launched
+        launched.close()
+
+
+@contextmanager
+def opened(browser, url, **options):
+    """The page in a fresh profile; fails for a request to any other place, and for any error."""
+    context = browser.new_context(**options)
+    page = context.new_page()
+    page.set_default_timeout(WAIT)
+    requests, errors = [], []
+    context.on("request", lambda request: requests.append(request.url))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
+    page.on("dialog", lambda dialog: errors.append(dialog.message))
+    page.goto(url)
+    page.wait_for_selector("body[data-ready]")
+    yield page
+    context.close()
+    assert requests
+    assert not [each for each in requests if not each.startswith((url, f"blob:{url}"))]
+    assert not errors
+
+
+def until(page, selector, text="Done"):
+    sync_api.expect(page.locator(selector)).to_have_text(text, timeout=WAIT)
+
+
+def shown(page, selector="#stage .after"):
+    """What an image of the page shows: (H,W,3)."""
+    source = page.locator(selector).get_attribute("src")
+    content = page.request.get(page.url.rstrip("/") + source).body()
+    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"), float)
+
+
+def stroke(page, selector, *points):
+    """Draw with the mouse through points, shares of the element's width and height."""
+    page.locator(selector).scroll_into_view_if_needed()
+    box = page.locator(selector).bounding_box()
+    for number, (x, y) in enumerate(points):
+        page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"], steps=5)
+        if number == 0:
+            page.mouse.down()
+    page.mouse.up()
+
+
+def chroma(pixels):
+    return pixels - pixels.mean(axis=2, keepdims=True)
+
+
+def test_a_photo_from_upload_to_the_command_lines_bytes(browser, tmp_path):
+    with (
+        serving(tmp_path / "temporary") as url,
+        opened(browser, url, viewport={"width": 1200, "height": 1000}) as page,
+    ):
+        page.set_input_files("#files", GREY)
+        until(page, "#message")
+        first = shown(page)
+        assert np.abs(chroma(first)).mean() > 2  # there are colours
+
+        page.focus("#divide")
+        before = page.locator("#stage .after").evaluate("e => getComputedStyle(e).clipPath")
+        for _ in range(20):
+            page.keyboard.press("ArrowRight")
+        after = page.locator("#stage .after").evaluate("e => getComputedStyle(e).clipPath")
+        assert (before, after) == ("inset(0px 0px 0px 50%)", "inset(0px 0px 0px 60%)")
+
+        page.click("#mode-paint")
+        page.fill("#color", "#d02020")
+        stroke(page, "#stage canvas", (0.75, 0.1), (0.95, 0.1))  # the sky
+        until(page, "#message")
+        painted = shown(page)
+        changed = np.abs(chroma(painted) - chroma(first)).mean(axis=2)
+        height, width = changed.shape
+        there = changed[: height // 6, int(width * 0.75) :].mean()
+        elsewhere = changed[int(height * 0.85) :, : width // 4].mean()
+        assert there > 8
+        assert elsewhere < there / 5
+
+        with page.expect_download() as download:
+            page.click("#download")
+        assert download.value.suggested_filename == "grey.color.jpg"
+        made = Path(download.value.path()).read_bytes()
+        seed = page.input_value("#seed")
+        strokes = page.evaluate(
+            """async () => {
+                const canvas = document.querySelector("#stage canvas");
+                const blob = await new Promise((done) => canvas.toBlob(done));
+                return [...new Uint8Array(await blob.arrayBuffer())];
+            }"""
+        )
+        (tmp_path / "strokes.png").write_bytes(bytes(strokes))
+        result = str(tmp_path / "grey.color.jpg")
+        command = ["colorize", str(GREY), "-o", result, "--seed", seed]
+        assert main([*command, "--hints", str(tmp_path / "strokes.png")]) == 0
+        assert made == (tmp_path / "grey.color.jpg").read_bytes()
+
+        page.keyboard.press("Control+z")
+        until(page, "#message")
+        sync_api.expect(page.locator("#undo")).to_be_disabled()
+        assert np.array_equal(shown(page), first)
+
+        page.click("#mode-compare")
+        page.click("text=Quiet")
+        until(page, "#message")
+        assert np.abs(chroma(shown(page))).mean() < np.abs(chroma(first)).mean()
+        page.click("#more-samples")
+        sync_api.expect(page.locator("#samples button")).to_have_count(4, timeout=WAIT)
+        until(page, "#message")
+        page.click("#samples button:nth-child(3)")
+        third = shown(page)
+        assert np.array_equal(third, shown(page, "#samples button:nth-child(3) img"))
+        page.check("#unsure")
+        assert page.locator("#stage .unsure").is_visible()
+
+
+def test_from_the_sketch_pad_to_pictures(browser, tiny_server):
+    with opened(browser, tiny_server[0]) as page:
+        page.click("#tab-draw")
+        page.click("#render")
+        assert "Draw something" in page.locator("#pad-trouble").inner_text()
+        stroke(page, "#pad", (0.2, 0.2), (0.8, 0.2), (0.8, 0.8), (0.2, 0.2))
+        stroke(page, "#pad", (0.1, 0.9), (0.9, 0.9))
+        page.click("#pad-undo")
+        ink = "e => e.getContext('2d').getImageData(0, 420, 512, 92).data.some((v) => v)"
+        assert not page.locator("#pad").evaluate(ink)
+        page.click("#draw summary")
+        page.fill("#draw-steps", "3")
+        page.press("#draw-steps", "Tab")
+        page.click("#render")
+        picks = page.locator("#pictures button.pick:not([disabled])")
+        sync_api.expect(picks).to_have_count(4, timeout=WAIT)
+        last = shown(page, "#pictures figure:nth-child(1) img")
+        page.locator("#film-step").fill("0")
+        noise = shown(page, "#pictures figure:nth-child(1) img")
+        assert last.shape[0] == 512
+        assert noise.std(axis=(0, 1)).mean() > 20
+        with page.expect_download() as download:
+            page.click("#pictures figure:nth-child(2) .bar button")
+        picture = Image.open(download.value.path())
+        assert (picture.format, picture.size) == ("PNG", (512, 512))
+        assert '"steps": 3' in picture.text["condiff"]
+
+
+def test_a_bad_file_gives_a_sentence_and_its_name_is_text(browser, tiny_server, tmp_path):
+    bad = tmp_path / "<img src=x onerror=alert(1)>.jpg"
+    bad.write_bytes(b"no photo at all")
+    with opened(browser, tiny_server[0]) as page:
+        page.set_input_files("#files", bad)
+        said = page.locator("#list .failed")
+        sync_api.expect(said).to_contain_text("it is not a photo", timeout=WAIT)
+        assert bad.name in said.inner_text()
+        assert page.locator("#list img").count() == 0
+
+
+def test_twenty_photos_become_a_zip(browser, tiny_server, tmp_path):
+    for number in range(20):
+        make_photo(60, 44, seed=number).save(tmp_path / f"photo{number:02}.jpg")
+    (tmp_path / "broken.jpg").write_bytes(b"broken")
+    with opened(browser, tiny_server[0]) as page:
+        page.set_input_files("#files", sorted(tmp_path.glob("*.jpg")))
+        colored = page.locator("#list img[src*='/files/']:not([src$='before.jpg'])")
+        sync_api.expect(colored).to_have_count(20, timeout=WAIT)
+        with page.expect_download() as download:
+            page.click("#zip")
+        with zipfile.ZipFile(download.value.path()) as packed:
+            wanted = {f"photo{number:02}.color.jpg" for number in range(20)}
+            assert set(packed.namelist()) == wanted | {"failed.txt"}
+            assert packed.read("failed.txt").startswith(b"broken.jpg: cannot read broken.jpg")
+
+
+def test_cancel_and_go_on(browser, tiny_server, tmp_path):
+    make_photo(60, 44).save(tmp_path / "photo.jpg")
+    with opened(browser, tiny_server[0]) as page:
+        page.set_input_files("#files", tmp_path / "photo.jpg")
+        until(page, "#message")
+        page.click("#colorize summary")
+        page.fill("#colorize-steps", "1000")
+        page.press("#colorize-steps", "Tab")
+        sync_api.expect(page.locator("#message")).to_contain_text("of 1000", timeout=WAIT)
+        page.click("#cancel")
+        until(page, "#message", "Canceled")
+        sync_api.expect(page.locator("#progress")).to_be_hidden()
+        page.fill("#colorize-steps", "2")
+        page.press("#colorize-steps", "Tab")
+        until(page, "#message")
+
+
+def test_two_tabs_at_once_and_a_closed_one_takes_its_files_along(browser, tiny_server, tmp_path):
+    url, folder = tiny_server
+    (root,) = folder.glob("condiff-web-*")
+    there = set(root.iterdir())
+    for number in range(2):
+        make_photo(60 + number, 44, seed=number).save(tmp_path / f"{number}.jpg")
+    with opened(browser, url) as first, opened(browser, url) as second:
+        for number, page in enumerate((first, second)):
+            page.set_input_files("#files", tmp_path / f"{number}.jpg")
+        for number, page in enumerate((first, second)):
+            until(page, "#message")
+            assert shown(page).shape == (44, 60 + number, 3)
+        own = set(root.iterdir()) - there
+        assert len(own) == 2
+        second.close(run_before_unload=True)
+        first.wait_for_timeout(1000)
+        assert len(set(root.iterdir()) - there) == 1
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_on_a_phone(browser, tiny_server, tmp_path, scheme):
+    make_photo(60, 44).save(tmp_path / "photo.jpg")
+    phone = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "color_scheme": scheme}
+    with opened(browser, tiny_server[0], **phone) as page:
+        page.set_input_files("#files", tmp_path / "photo.jpg")
+        until(page, "#message")
+        for button in ("#mode-paint", "#colorize summary", "#tab-draw", "#draw summary"):
+            page.click(button)
+            assert page.evaluate("document.documentElement.scrollWidth") == 360
+        unnamed = page.evaluate(
+            """() => [...document.querySelectorAll("button, input, select, canvas")].filter((e) =>
+                !(e.labels?.length || e.getAttribute("aria-label") || e.textContent.trim() ||
+                  e.querySelector("img"))).map((e) => e.outerHTML)"""
+        )
+        assert unnamed == []

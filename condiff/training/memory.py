@@ -15,7 +15,7 @@ from condiff.models.base import LATENT_CHANNELS, Base
 from condiff.models.latent import add_lora
 
 Precision = Literal["no", "bf16"]
-NAMES = {"no": "float32", "bf16": "half precision"}
+NAMES = {"no": "float32", "bf16": "mixed precision"}
 EXAMPLE_RANK = 8  # of the rows of low-rank updates, where a run has none
 TRAINED_BYTES = 4 * 3  # of a trained weight: itself, its gradient, its average
 MOMENT_BYTES = {False: 4 * 2, True: 2}  # two moments of AdamW, in single precision or 8 bits
@@ -144,7 +144,7 @@ def make_table(base: Base, config: TrainConfig, *, words: tuple[int, int]) -> li
     pixels = config.data.size
     wide = 62
     lines = [
-        f"memory of a step of {batch} images at {pixels}x{pixels}, at least, by arithmetic; "
+        f"memory of a step, batches of {batch} at {pixels}x{pixels}, at least, by arithmetic; "
         "without VAE and text encoder, which cached latents no longer need",
         " " * wide + "".join(f"{NAMES[precision]:>18}" for precision in precisions),
     ]

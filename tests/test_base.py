@@ -113,6 +113,12 @@ def test_a_run_takes_its_sizes_and_its_noise_process_from_the_base(tiny_base):
     assert (smaller.model.sample_size, smaller.diffusion.cond_drop_prob) == (4, 0.1)
 
 
+def test_another_noise_process_than_the_base_s_is_refused(tiny_base, captioned_folder, tmp_path):
+    config = settings(tiny_base, diffusion={"beta_schedule": "linear"})
+    with pytest.raises(ConfigError, match="beta_schedule is linear, and the base .* scaled_linear"):
+        Trainer(config, captioned_folder, tmp_path)
+
+
 @pytest.mark.parametrize("task", ["sketch", "colorize"])
 def test_what_is_cached_is_what_the_frozen_parts_give(tiny_base, captioned_folder, tmp_path, task):
     config = settings(tiny_base, task=task, data={"degrade": 0.0})

@@ -1,11 +1,13 @@
 """Memory and time of a training step on a U-Net of the shape of Stable Diffusion 1.5, on a CPU.
 
 python benchmarks/base_memory.py --rank 8 --sides 256 512
+python benchmarks/base_memory.py --rank 8 --sides 512 --table
 
 The arithmetic of `condiff train --base … -n` beside what a process takes: its largest resident set
 less that before the U-Net was made, for a forward and a backward pass of one image and a step of
 AdamW. The weights are zeros, and only low-rank updates are trained: they need no file, and fit into
-a laptop. Each choice runs in a process of its own. The last column is over the arithmetic.
+a laptop. Each choice runs in a process of its own. The last column is over the arithmetic. --table
+prints that alone, for all choices.
 """
 
 import argparse
@@ -69,12 +71,35 @@ def count(rank: int, checkpointing: bool, side: int) -> int:
     return found.total(1)
 
 
+def print_table(rank: int, sides: list[int]) -> None:
+    """The table of `condiff train -n`, for one image a step."""
+    from condiff.config import parse_config
+    from condiff.models.base import Base
+    from condiff.training.memory import make_table
+
+    base = Base("", Path(), {}, UNET, {}, {}, {})
+    for side in sides:
+        values = {
+            "train_batch_size": 1,
+            "max_train_steps": 1,
+            "model": {"sample_size": side // 8, "fold": 8},
+            "data": {"size": side},
+            "base": {"lora_rank": rank},
+        }
+        config = parse_config(values, origin="the benchmark")
+        print("\n".join(make_table(base, config, words=WORDS)))
+
+
 def main() -> None:
     """Print a row for each choice."""
     parser = argparse.ArgumentParser(description="Memory of a step on a Stable Diffusion base.")
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--sides", type=int, nargs="+", default=[256])
+    parser.add_argument("--table", action="store_true", help="print the arithmetic alone")
     options = parser.parse_args()
+    if options.table:
+        print_table(options.rank, options.sides)
+        return
     print(f"{'choice':<44}{'arithmetic':>12}{'measured':>12}{'CPU s':>8}{'ratio':>7}")
     for side in options.sides:
         for checkpointing in (False, True):

@@ -283,6 +283,7 @@ class OptimizerConfig(Section):
     weight_decay: NonNegativeFloat = 1e-2
     warmup_steps: NonNegativeInt = 500
     decay_share: Annotated[float, Field(gt=0, le=1)] = 1.0  # last share of the run: the cosine's
+    eight_bit: bool = False  # AdamW's moments in 8 bits, by bitsandbytes
     max_grad_norm: PositiveFloat = 1.0
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9999
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from accelerate.state import AcceleratorState
 from diffusers import UNet2DConditionModel
 
 from condiff.cli import main
-from condiff.config import BaseConfig, parse_config
+from condiff.config import BaseConfig, OptimizerConfig, parse_config
 from condiff.data.loading import collate
 from condiff.diffusion.loss import drop_words_and_picture
 from condiff.errors import ConfigError, DataError, ModelError
@@ -17,6 +18,7 @@ from condiff.models.base import read_base, with_base
 from condiff.models.latent import FrozenParts, build_on_base
 from condiff.tasks import find_task
 from condiff.training.memory import Choice, count_memory, keeping, storage_of
+from condiff.training.optimizer import build_optimizer
 from condiff.training.run_folder import find_checkpoints
 from condiff.training.trainer import Trainer
 
@@ -111,6 +113,12 @@ def test_a_run_takes_its_sizes_and_its_noise_process_from_the_base(tiny_base):
     assert (smaller.model.sample_size, smaller.diffusion.cond_drop_prob) == (4, 0.1)
 
 
+def test_another_noise_process_than_the_base_s_is_refused(tiny_base, captioned_folder, tmp_path):
+    config = settings(tiny_base, diffusion={"beta_schedule": "linear"})
+    with pytest.raises(ConfigError, match="beta_schedule is linear, and the base .* scaled_linear"):
+        Trainer(config, captioned_folder, tmp_path)
+
+
 @pytest.mark.parametrize("task", ["sketch", "colorize"])
 def test_what_is_cached_is_what_the_frozen_parts_give(tiny_base, captioned_folder, tmp_path, task):
     config = settings(tiny_base, task=task, data={"degrade": 0.0})
@@ -158,12 +166,15 @@ def test_captions_that_change_do_not_go_with_a_cache(tiny_base, captioned_folder
         {"base": {"lora_rank": 2}, "mixed_precision": "bf16"},
         {"data": {"cache_features": False}},
         {"gradient_checkpointing": True},
+        {"optimizer": {"learning_rate": 1e-3, "eight_bit": True}},
     ],
-    ids=["all", "lora-bf16", "uncached", "checkpointing"],
+    ids=["all", "lora-bf16", "uncached", "checkpointing", "eight-bit"],
 )
 def test_three_and_three_steps_are_six_bit_for_bit(tiny_base, captioned_folder, tmp_path, changes):
     if "base" in changes:
         changes = {"base": {"name": str(tiny_base), **changes["base"]}}
+    if changes.get("optimizer"):
+        pytest.importorskip("bitsandbytes")
     config = settings(tiny_base, **changes)
     straight = train(config, captioned_folder, tmp_path / "a")
     train(config, captioned_folder, tmp_path / "b", until=3)
@@ -239,8 +250,8 @@ def test_n_prints_the_memory_of_each_choice_and_does_nothing(
     assert main(command) == 0
     out = capsys.readouterr().out
     rows = [line for line in out.splitlines() if line.startswith(("# all of", "# --lora 4"))]
-    assert len(rows) == 4 and all(row.count("iB") == 2 for row in rows)
-    assert [row.count("<") for row in rows] == [0, 0, 1, 0]
+    assert len(rows) == 5 and all(row.count("iB") == 2 for row in rows)
+    assert [row.count("<") for row in rows] == [0, 0, 0, 1, 0]
     assert "  lora_rank: 4\n" in out
     assert not (tmp_path / "run").exists()
 
@@ -249,6 +260,12 @@ def test_fp16_is_refused_on_a_processor(tiny_base, captioned_folder, tmp_path):
     config = settings(tiny_base, mixed_precision="fp16")
     with pytest.raises(ConfigError, match="fp16 needs a GPU"):
         Trainer(config, captioned_folder, tmp_path)
+
+
+def test_moments_in_8_bits_need_a_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)  # as if it were not installed
+    with pytest.raises(ConfigError, match="pip install bitsandbytes"):
+        build_optimizer(OptimizerConfig(eight_bit=True), [])
 
 
 def test_flags_that_do_not_go_together_are_refused(tiny_base, captioned_folder, tmp_path, capsys):

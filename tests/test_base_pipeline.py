@@ -183,6 +183,24 @@ def test_a_colorizer_keeps_lightness_and_takes_chroma_alone(folder, photo):
     assert spread[0] < spread[1]
 
 
+def test_a_long_strip_is_coloured_in_windows(folder):
+    pipeline = Pipeline.from_pretrained(folder("colorize"), device="cpu")
+    strip = make_photo(400, 64).convert("L").convert("RGB")
+    config = SamplingConfig(steps=1, size=32, prompt="a red house", image_guidance_scale=2)
+    encoded = pipeline.encode(strip, config=config)
+    assert len(encoded.conds) > 1
+    (made,) = pipeline.run(strip, config=config, seed=1)
+    assert made.size == strip.size
+    assert np.ptp(np.asarray(made).astype(int), axis=2).max() > 3
+
+
+def test_a_long_prompt_is_cut_off_with_a_warning(folder, caplog):
+    pipeline = Pipeline.from_pretrained(folder("restyle"), device="cpu")
+    config = SamplingConfig(steps=1, size=48, prompt="a red house " * 10)
+    pipeline.encode(grey(64, 48), config=config)
+    assert "the end of the prompt is cut off: 16 of 32 tokens" in caplog.text
+
+
 def test_a_drawing_gets_a_picture_of_its_own_size(folder, tmp_path, capsys):
     drawing = Image.new("L", (100, 76), "white")
     drawing.paste(0, (20, 20, 70, 23))

@@ -1,11 +1,15 @@
 """The backend that runs a model on a Stable Diffusion base with torch, on any device."""
 
+import logging
+
 import torch
 from torch import Tensor
 
 from condiff.backends.torch_backend import TorchBackend
 from condiff.models.latent import FrozenParts, LatentCond, LatentModel
 from condiff.tasks import Task
+
+logger = logging.getLogger(__name__)
 
 
 class LatentBackend(TorchBackend):
@@ -52,6 +56,9 @@ class LatentBackend(TorchBackend):
         """The embedding (1,n,d) of a text, kept for the next picture."""
         found = self._known.get(text)
         if found is None:
+            taken, most = self.frozen.count(text)
+            if taken > most:
+                logger.warning("the end of the prompt is cut off: %d of %d tokens", most, taken)
             found = self.frozen.words([text])
             self._known = {"": self.model.null_words, text: found}
         return found

@@ -157,6 +157,7 @@ def build_engine(folder: ModelInfo, engine: str, *, device: str, threads: int) -
 
             require_packages()
             model, frozen = load_latent_model(folder, device=device)
+            frozen.load()  # now, since several threads may ask for it later
             return LatentBackend(model, frozen, folder.task, device, threads)
         return TorchBackend(load_model(folder.path, device=device).model, device, threads)
     try:

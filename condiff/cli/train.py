@@ -136,6 +136,7 @@ def train(
     stopped or killed, bit for bit. On several GPUs: accelerate launch -m condiff train …
     docs/guide/training.md explains the settings.
     """
+    from condiff.models.base import read_run_config
     from condiff.tasks import task_of
 
     flags = {
@@ -146,7 +147,7 @@ def train(
         "seed": seed,
     }
     overrides = [f"{key}={value}" for key, value in flags.items() if value is not None]
-    config = _configure(config_path, [*(settings or []), *overrides], base=base, lora=lora)
+    config = read_run_config(config_path, [*(settings or []), *overrides], base=base, lora=lora)
     task_of(config).check(config)
     if push_to_hub:
         from condiff.models.hub import check_repo_id
@@ -183,26 +184,6 @@ def train(
 
         record["hub"] = push(output / "model", push_to_hub)
     print(json.dumps(record) if messages.as_json else "\n".join(record.values()))
-
-
-def _configure(
-    path: Path | None, overrides: list[str], *, base: str | None, lora: int | None
-) -> "TrainConfig":
-    """The settings of a run, with the defaults of the base that it names."""
-    from condiff.config import origin_of, parse_config, read_values
-    from condiff.errors import UsageError
-    from condiff.models.base import with_base
-
-    values = read_values(path, overrides)
-    section = dict(values.get("base") or {})
-    section |= {"name": str(Path(base)) if Path(base).exists() else base} if base else {}
-    section |= {"lora_rank": lora} if lora else {}
-    if section.get("lora_rank") and not section.get("name"):
-        raise UsageError("--lora trains updates of a pretrained base: name it by --base.")
-    if section:
-        values["base"] = section
-    origin = origin_of(path)
-    return parse_config(with_base(values, origin=origin), origin=origin)
 
 
 def _import_loop() -> Any:

@@ -12,13 +12,19 @@ Anything else is told apart by its name: see `refuse_others`.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from condiff.config import DiffusionConfig, parse_config
-from condiff.errors import ConfigError, DependencyError, ModelError
+from condiff.config import (
+    DiffusionConfig,
+    TrainConfig,
+    origin_of,
+    parse_config,
+    read_values,
+)
+from condiff.errors import ConfigError, DependencyError, ModelError, UsageError
 
 INDEX = "model_index.json"
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
@@ -181,6 +187,46 @@ def _check_shapes(base: Base) -> None:
             f"The U-Net of {name} attends to words of {unet['cross_attention_dim']} numbers, and "
             f"its text encoder makes {wide}: take {SHAPES}."
         )
+
+
+def read_run_config(
+    path: Path | None,
+    overrides: Sequence[str] = (),
+    *,
+    base: str | None = None,
+    lora: int | None = None,
+) -> TrainConfig:
+    """The settings of a run as `read_config`, with the defaults of the base that they name.
+
+    `base` and `lora` go before base.name and base.lora_rank. Raises UsageError for a rank without a
+    base, ModelError where the base cannot be used, ConfigError for a fault of the settings.
+    """
+    values, origin = read_values(path, overrides), origin_of(path)
+    section = dict(values.get("base") or {})
+    section |= {"name": str(Path(base)) if Path(base).exists() else base} if base else {}
+    section |= {"lora_rank": lora} if lora else {}
+    if section.get("lora_rank") and not section.get("name"):
+        raise UsageError("--lora trains updates of a pretrained base: name it by --base.")
+    if section:
+        values["base"] = section
+    return parse_config(with_base(values, origin=origin), origin=origin)
+
+
+def check_process(config: TrainConfig, base: Base) -> None:
+    """Raise ConfigError for a run on a base with another noise process or other sizes than its own.
+
+    What the U-Net predicts may change, and with that the terminal SNR: it learns that anew.
+    """
+    own = {"diffusion." + key: value for key, value in base.process().items()}
+    own |= {"model.fold": base.factor}
+    for key, value in own.items():
+        section, name = key.split(".")
+        found = getattr(getattr(config, section), name)
+        if found != value and name not in ("prediction_type", "rescale_betas_zero_snr"):
+            raise ConfigError(
+                f"{key} is {found}, and the base {base.name} was trained with {value}: leave it "
+                "out, or read the settings by read_run_config."
+            )
 
 
 def with_base(values: dict[str, Any], *, origin: str) -> dict[str, Any]:

@@ -100,6 +100,18 @@ class FrozenParts:
             self._vae = _load(AutoencoderKL, self.folder, "vae").to(self.device)
         return self._vae
 
+    def load(self) -> None:
+        """Load what is not in memory."""
+        self._vae = self.vae
+        self._texts = self._texts or _load_texts(self.folder, self.device)
+
+    def count(self, text: str) -> tuple[int, int]:
+        """How many tokens a text takes, and how many the encoder reads at most."""
+        self.load()
+        assert self._texts is not None
+        tokenizer = self._texts[0]
+        return len(tokenizer(text).input_ids), int(tokenizer.model_max_length)
+
     def release(self) -> None:
         """Give their memory back; they are loaded again when they are needed."""
         self._vae = self._texts = None

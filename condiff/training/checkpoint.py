@@ -11,6 +11,7 @@ from condiff.errors import TrainingError
 from condiff.training.accelerator import gather, join_parts, local_part, shard_like
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+EIGHT_BIT = "state1"  # what bitsandbytes calls the first moment, of small parameters as well
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -37,7 +38,9 @@ def gather_checkpoint(
         add("model", name, gather(parameter))
         add("ema", name, join_parts(shadow, parameter))
         for key, value in optimizer.state[parameter].items():
-            add("optimizer", f"{name}.{key}", gather(value))
+            value = torch.as_tensor(value)
+            # All parameters share the table of the 8-bit numbers; a file has no shared tensors.
+            add("optimizer", f"{name}.{key}", value.clone() if "qmap" in key else gather(value))
     return files
 
 
@@ -59,9 +62,24 @@ def restore_checkpoint(
     for (name, parameter), shadow in zip(names.items(), ema.shadow_params, strict=True):
         parameter.copy_(shard_like(saved[name], parameter))
         shadow.copy_(local_part(shard_like(averaged[name], parameter)))
+        if f"{name}.{EIGHT_BIT}" in moments:
+            optimizer.state[parameter] = _read_eight_bits(moments, name, parameter.device)
+            continue
         state = {"step": moments[f"{name}.step"].to(parameter.device)}
         for key in MOMENTS:
             moment = shard_like(moments[f"{name}.{key}"], parameter)
             # In the parameter's memory layout, which the fused optimizer step relies on.
             state[key] = torch.empty_like(parameter).copy_(moment)
         optimizer.state[parameter] = state
+
+
+def _read_eight_bits(
+    moments: Mapping[str, Tensor], name: str, device: torch.device
+) -> dict[str, Any]:
+    """The state of bitsandbytes' AdamW for one parameter: tensors, and the step as a number."""
+    start = f"{name}."
+    own = {key.removeprefix(start): v for key, v in moments.items() if key.startswith(start)}
+    state: dict[str, Any] = {
+        key: value.to(device) for key, value in own.items() if "." not in key and key != "step"
+    }
+    return {"step": int(own["step"]), **state}

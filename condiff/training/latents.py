@@ -11,7 +11,7 @@ from torch import Tensor
 from condiff.config import BaseConfig, ModelConfig, TrainConfig
 from condiff.data.crops import Batch
 from condiff.data.latent_cache import FrozenShape, LatentCache
-from condiff.models.base import Base, read_base
+from condiff.models.base import Base, check_process, read_base
 from condiff.models.denoiser import Denoiser
 from condiff.models.latent import FrozenParts, LatentModel, build_on_base, save_latent_model
 from condiff.tasks import Task
@@ -37,6 +37,7 @@ class LatentParts:
             return None
         assert isinstance(model, LatentModel)
         base = read_base(config.base.name)
+        check_process(config, base)
         _, length, width = model.null_words.shape
         return cls(config.base, base, task, FrozenParts(base.path, device), (length, width))
 

@@ -15,10 +15,10 @@ from condiff.models.base import LATENT_CHANNELS, Base
 from condiff.models.latent import add_lora
 
 Precision = Literal["no", "bf16"]
-NAMES = {"no": "float32", "bf16": "half precision"}
+NAMES = {"no": "float32", "bf16": "mixed precision"}
 EXAMPLE_RANK = 8  # of the rows of low-rank updates, where a run has none
-# Bytes of a trained weight: itself, its gradient, two moments of AdamW, its average.
-TRAINED_BYTES = 4 * 5
+TRAINED_BYTES = 4 * 3  # of a trained weight: itself, its gradient, its average
+MOMENT_BYTES = {False: 4 * 2, True: 2}  # two moments of AdamW, in single precision or 8 bits
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,13 @@ class Choice:
     rank: int | None = None
     checkpointing: bool = False
     precision: Precision = "no"
+    eight_bit: bool = False  # moments of AdamW
 
     def describe(self) -> str:
-        """It in words, by its flags."""
-        trained = "all of the U-Net" if self.rank is None else f"--lora {self.rank}"
-        return trained + (", gradient_checkpointing" if self.checkpointing else "")
+        """It in words, by its flags and settings."""
+        words = ["all of the U-Net" if self.rank is None else f"--lora {self.rank}"]
+        words += ["gradient_checkpointing"] if self.checkpointing else []
+        return ", ".join([*words, *(["optimizer.eight_bit"] if self.eight_bit else [])])
 
 
 def count_memory(base: Base, choice: Choice, *, side: int, words: tuple[int, int]) -> Memory:
@@ -61,7 +63,8 @@ def count_memory(base: Base, choice: Choice, *, side: int, words: tuple[int, int
     half = choice.rank is not None and choice.precision != "no"
     trained = sum(p.numel() for p in unet.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in unet.parameters() if not p.requires_grad)
-    weights = TRAINED_BYTES * trained + (2 if half else 4) * frozen
+    of_trained = TRAINED_BYTES + MOMENT_BYTES[choice.eight_bit]
+    weights = of_trained * trained + (2 if half else 4) * frozen
     with FakeTensorMode():
         _give_fake_weights(unet, half=half)
         shape = (2 * LATENT_CHANNELS, side, side)
@@ -136,22 +139,24 @@ def make_table(base: Base, config: TrainConfig, *, words: tuple[int, int]) -> li
         config.base.lora_rank,
         config.gradient_checkpointing,
         "bf16" if config.mixed_precision in ("fp16", "bf16") else "no",
+        config.optimizer.eight_bit,
     )
     pixels = config.data.size
-    wide = 42
+    wide = 62
     lines = [
-        f"memory of a step of {batch} images at {pixels}x{pixels}, at least, by arithmetic; "
+        f"memory of a step, batches of {batch} at {pixels}x{pixels}, at least, by arithmetic; "
         "without VAE and text encoder, which cached latents no longer need",
         " " * wide + "".join(f"{NAMES[precision]:>18}" for precision in precisions),
     ]
-    for rank in ranks:
-        for checkpointing in (False, True):
-            row = Choice(rank, checkpointing).describe().ljust(wide)
-            for precision in precisions:
-                choice = Choice(rank, checkpointing, precision)
-                found = count_memory(base, choice, side=side, words=words).total(batch)
-                row += f"{_in_words(found):>16}{' <' if choice == chosen else '  '}"
-            lines.append(row.rstrip())
+    rows = [(rank, checkpointing, False) for rank in ranks for checkpointing in (False, True)]
+    rows.insert(2, (None, True, True))  # moments are much where all is trained
+    for rank, checkpointing, eight_bit in rows:
+        row = Choice(rank, checkpointing, eight_bit=eight_bit).describe().ljust(wide)
+        for precision in precisions:
+            choice = Choice(rank, checkpointing, precision, eight_bit)
+            found = count_memory(base, choice, side=side, words=words).total(batch)
+            row += f"{_in_words(found):>16}{' <' if choice == chosen else '  '}"
+        lines.append(row.rstrip())
     return lines
 
 

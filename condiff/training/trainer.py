@@ -37,6 +37,7 @@ from condiff.training.ema import averaged, build_average, update_average
 from condiff.training.latents import LatentParts
 from condiff.training.loss import Distance, batch_error, perceptual_distance
 from condiff.training.model_card import make_card
+from condiff.training.optimizer import build_optimizer
 from condiff.training.precision import choose_arithmetic, lay_out
 from condiff.training.preview import sample_grid
 from condiff.training.progress import Filled, Step, learning_rate_at, progress_of, smooth_loss
@@ -118,12 +119,7 @@ class Trainer:
             )
         alphas_bar = build_scheduler("ddpm", config.diffusion).alphas_cumprod
         self.alphas_bar = alphas_bar.to(self.accelerator.device)
-        optimizer = torch.optim.AdamW(
-            self.model.trainable(),
-            lr=config.optimizer.learning_rate,
-            weight_decay=config.optimizer.weight_decay,
-            fused=True,
-        )
+        optimizer = build_optimizer(config.optimizer, self.model.trainable())
         if config.compile:
             self.model.unet.compile()
         self.parallel, self.optimizer = prepare(self.accelerator, self.model, optimizer)

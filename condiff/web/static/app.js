@@ -541,6 +541,9 @@ function show(photo) {
 
 function showList() {
   const focused = document.activeElement?.dataset?.key;
+  $("#work").classList.toggle("empty", !current);
+  const done = photos.filter((photo) => photo.chosen).length;
+  $("#count").textContent = photos.length > 1 ? text("counted", { done, all: photos.length }) : "";
   $("#list").replaceChildren(...photos.map((photo, i) => {
     const shown = photo.chosen?.preview ?? (photo.upload ? photo.before : null);
     const item = make("li");

@@ -11,6 +11,7 @@ export const STRINGS = {
     choose: "Choose photos",
     add: "Add photos",
     photos: "Photos",
+    counted: "{done} of {all} coloured",
     stage: "The photo before and after",
     compare: "Compare",
     paint: "Paint colours",

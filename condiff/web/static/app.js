@@ -362,7 +362,7 @@ function buildColorize() {
   });
   $("#drop-hint").textContent = text("drop_hint", { formats: "JPEG, PNG, TIFF, WebP, HEIC" });
   for (const id of ["#files", "#more-files"]) $(id).accept = ["image/*", ...known.suffixes].join(",");
-  $("#drawing").accept = $("#files").accept;
+  for (const id of ["#drawing", "#reference"]) $(id).accept = $("#files").accept;
 }
 const look = () => $("#looks input:checked").value;
 
@@ -375,8 +375,44 @@ function changeSettings() {
   recolor();
 }
 
+/** Add a colour photo whose colours the current photo is to take. */
+async function addReference(file) {
+  const photo = current;
+  if (!file || !photo) return;
+  const trouble = $("#reference-trouble");
+  showIf(trouble, false);
+  try {
+    if (file.size > known.max_upload) throw new Error(text("too_large", { name: file.name, size: megabytes(known.max_upload) }));
+    const { upload, before } = await stream(`${path("reference", "upload")}?name=${encodeURIComponent(file.name)}`, file);
+    photo.references.push({ upload, before, name: file.name });
+    if (photo !== current) return;
+    showReferences();
+    recolor();
+  } catch (error) {
+    trouble.textContent = error.message;
+    showIf(trouble, true);
+  }
+}
+
+function showReferences() {
+  const { references, mode } = current;
+  $("#references").replaceChildren(...references.map((reference) => {
+    const button = make("button", { "aria-label": text("remove_reference", { name: reference.name }), title: text("remove_reference", { name: reference.name }) },
+      make("img", { src: fileOf(reference.upload, reference.before), alt: "" }), "×");
+    button.addEventListener("click", () => {
+      references.splice(references.indexOf(reference), 1);
+      showReferences();
+      recolor();
+    });
+    return button;
+  }));
+  $("#reference-mode").value = mode;
+  showIf($("#reference-mode-label"), references.length > 0);
+}
+
 /** Show the current photo's settings, or those for the next one. */
 function showSettings() {
+  if (current) showReferences();
   controls.show({ ...known.colorize.looks[look()] });
   if (current) seedInput.value = current.seed;
   showIf($("#everywhere"), photos.filter((photo) => photo.upload).length > 1);
@@ -385,7 +421,7 @@ function showSettings() {
 async function addPhotos(files) {
   const added = [...files].map((file) => ({
     file, name: file.name || "photo.png", seed: newSeed(), look: look(), values: { ...controls.values },
-    strokes: [], results: [], chosen: null, remarks: [], state: "",
+    strokes: [], references: [], mode: "places", results: [], chosen: null, remarks: [], state: "",
   }));
   photos.push(...added);
   showIf($("#drop"), photos.length === 0);
@@ -463,6 +499,9 @@ async function color(photo, { samples = 1, hear = () => {}, signal } = {}) {
     sampling: pick(photo.values, "sampling"), edits: pick(photo.values, "edits"),
   };
   Object.assign(order, pick(photo.values, "reading"));
+  const taken = photo.references.map((reference) => reference.upload);
+  if (photo.mode === "places") order.references = taken;
+  else if (taken.length) order.palette = taken.at(-1);
   if (samples > 1 && !("variety" in photo.values)) order.others = { variety: 1 }; // further apart
   if (photo.strokes.length) order.strokes = await toBase64(await strokesOf(photo));
   const results = [];
@@ -607,15 +646,19 @@ function connectColorize() {
   $("#clear").addEventListener("click", () => { current.strokes.length = 0; strokes.paint(); recolor(); show(current); });
   $("#unsure").addEventListener("change", () => show(current));
   $("#more-samples").addEventListener("click", () => recolor(4));
+  $("#reference").addEventListener("change", (event) => { addReference(event.target.files[0]); event.target.value = ""; });
+  $("#reference-mode").append(...Object.entries(table.reference_modes).map(([value, name]) => make("option", { value }, name)));
+  $("#reference-mode").addEventListener("change", (event) => { current.mode = event.target.value; recolor(); });
   $("#reset").addEventListener("click", () => {
+    if (current) Object.assign(current, { references: [], mode: "places" });
     controls.values = {};
     $('#looks input[value="natural"]').checked = true;
     changeSettings();
   });
   $("#everywhere").addEventListener("click", async () => {
-    const { look, values } = current;
+    const { look, values, references, mode } = current;
     for (const photo of photos.filter((each) => each.upload && each !== current)) {
-      Object.assign(photo, { look, values: { ...values } });
+      Object.assign(photo, { look, values: { ...values }, references: [...references], mode });
       if (!(await zipTask.run(`${text("coloring")}: ${photo.name}`, (hear, signal) => color(photo, { hear, signal })))) return;
       showList();
     }

@@ -244,6 +244,23 @@ def test_cancel_and_go_on(browser, tiny_server, tmp_path):
         until(page, "#message")
 
 
+def test_a_reference_is_added_and_taken_away(browser, tiny_server, tmp_path):
+    make_photo(60, 44).convert("L").save(tmp_path / "photo.png")
+    make_photo(60, 44).save(tmp_path / "colors.png")
+    with opened(browser, tiny_server[0]) as page:
+        page.set_input_files("#files", tmp_path / "photo.png")
+        until(page, "#message")
+        first = shown(page)
+        page.set_input_files("#reference", tmp_path / "photo.png")
+        sync_api.expect(page.locator("#reference-trouble")).to_contain_text("no colours")
+        page.set_input_files("#reference", tmp_path / "colors.png")
+        sync_api.expect(page.locator("#remarks")).to_contain_text("matches a reference")
+        assert not np.array_equal(shown(page), first)
+        page.click("#references button")
+        sync_api.expect(page.locator("#remarks")).not_to_contain_text("matches a reference")
+        assert np.array_equal(shown(page), first)
+
+
 def test_two_tabs_at_once_and_a_closed_one_takes_its_files_along(browser, tiny_server, tmp_path):
     url, folder = tiny_server
     (root,) = folder.glob("condiff-web-*")

@@ -243,6 +243,7 @@ const SLIDERS = { // the range that is useful, within what is allowed
   saturation: { min: 0, max: 2.5, step: 0.05 },
   temperature: { min: -60, max: 60, step: 1 },
   variety: { min: 0, max: 1, step: 0.05 },
+  flat: { min: 0, max: 1, step: 0.05 },
 };
 const grouped = (kind) => [
   ...known[kind].edits.map((control) => ({ ...control, tab: kind, group: "edits" })),
@@ -337,7 +338,7 @@ const stage = $("#stage");
 const STROKE_SIDE = 1024; // longest side of the picture of strokes
 
 function buildColorize() {
-  const main = new Set(known.colorize.edits.filter((control) => control.kind === "number").map((control) => control.name));
+  const main = new Set(["prompt", ...known.colorize.edits.filter((control) => control.kind === "number").map((control) => control.name)]);
   controls = new Controls(grouped("colorize"), (control) => $(main.has(control.name) ? "#main-controls" : "#more-controls"), changeSettings);
   seedInput = seedField($("#more-controls"), "seed", (seed) => { if (current) { current.seed = seed; recolor(); } });
   for (const name of Object.keys(known.colorize.looks)) {
@@ -688,7 +689,8 @@ const padTask = new Task("pad-");
 let pad, drawControls, erases = false, drawn = null, pictures = [], pictureChosen = null;
 
 function buildDraw() {
-  drawControls = new Controls(grouped("draw"), () => $("#draw-controls"), () => drawControls.show());
+  drawControls = new Controls(grouped("draw"), (control) => $(control.group === "edits" || control.name === "prompt" ? "#draw-main" : "#draw-controls"),
+    () => drawControls.show());
   drawControls.show();
   pad = new Strokes($("#pad"), {
     style: () => ({ color: "#000", width: Number($("#thickness").value) * (erases ? 3 : 1), erases }),

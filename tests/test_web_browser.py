@@ -185,6 +185,7 @@ def test_from_the_sketch_pad_to_pictures(browser, tiny_server):
         page.click("#draw summary")
         page.fill("#draw-steps", "3")
         page.press("#draw-steps", "Tab")
+        page.uncheck("#draw-keep_lines")
         page.click("#render")
         picks = page.locator("#pictures button.pick:not([disabled])")
         sync_api.expect(picks).to_have_count(4, timeout=WAIT)
@@ -198,6 +199,7 @@ def test_from_the_sketch_pad_to_pictures(browser, tiny_server):
         picture = Image.open(download.value.path())
         assert (picture.format, picture.size) == ("PNG", (512, 512))
         assert '"steps": 3' in picture.text["condiff"]
+        assert '"keep_lines": false' in picture.text["condiff"]
 
 
 def test_a_bad_file_gives_a_sentence_and_its_name_is_text(browser, tiny_server, tmp_path):

@@ -215,7 +215,7 @@ class Controls {
   }
 
   read({ control, input }) {
-    if (control.kind === "switch") return input.checked || undefined;
+    if (control.kind === "switch") return input.checked === Boolean(control.default) ? undefined : input.checked;
     if (input.value.trim() === "") return undefined;
     if (control.kind === "number") return Number(input.value);
     return input.value.trim();

@@ -16,6 +16,8 @@ CondiffError
 from pathlib import Path
 from typing import Self
 
+NO_MEMORY = "There is not enough memory: close other programs, or scale the picture down."
+
 
 class CondiffError(Exception):
     """Any failure that is not a bug of condiff; the command line prints it and exits 1."""

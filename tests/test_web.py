@@ -394,6 +394,8 @@ def test_controls_are_the_fields_of_the_settings(client):
     known = client.get("/api/settings").json()
     names = [control["name"] for control in known["colorize"]["sampling"]]
     assert names == [name for name in SamplingConfig.model_fields if name not in WORDS]
+    drawn = [control["name"] for control in known["draw"]["sampling"]]
+    assert drawn == [name for name in names if name != "size"]
     steps = known["colorize"]["sampling"][0]
     assert (steps["kind"], steps["min"], steps["max"]) == ("number", 1, 1000)
     edits = {control["name"]: control for control in known["colorize"]["edits"]}
@@ -555,3 +557,30 @@ def while_error(upload, events):
         yield from while_there(upload, events)
     except Gone as gone:
         yield str(gone)
+
+
+@pytest.mark.parametrize("mode", ["references", "palette"])
+def test_a_reference_gives_the_command_lines_bytes(client, session, models, tmp_path, mode):
+    content, colors = encode(make_photo(60, 44).convert("L")), encode(make_photo(64, 50, seed=2))
+    upload = find(send(client, session, content), "upload")
+    reference = find(send(client, session, colors, "colors.jpg", "reference"), "upload")
+    plain = find(order(client, session, upload), "result")
+    values = {"references": [reference]} if mode == "references" else {"palette": reference}
+    result = find(order(client, session, upload, **values), "result")
+    assert result != plain
+    _, made = download(client, session, upload, result)
+    for name, written in {"photo.jpg": content, "colors.jpg": colors}.items():
+        (tmp_path / name).write_bytes(written)
+    flag = "--reference" if mode == "references" else "--palette"
+    command = ["colorize", str(tmp_path / "photo.jpg"), "-m", models["model"], "--seed", "3"]
+    assert main([*command, "--steps", "2", flag, str(tmp_path / "colors.jpg")]) == 0
+    assert made == (tmp_path / "photo.color.jpg").read_bytes()
+
+
+def test_a_reference_has_colours_and_is_the_sessions_own(client, session):
+    grey = encode(make_photo(60, 44).convert("L"))
+    assert "no colours" in find(send(client, session, grey, "grey.jpg", "reference"), "error")
+    upload = find(send(client, session, grey), "upload")
+    for values in ({"references": [upload]}, {"references": ["x"]}, {"palette": "x"}):
+        response = client.post(f"{session}/make/{upload}", json={"seed": 1, **values})
+        assert (response.status_code, "no longer there" in response.text) == (404, True)

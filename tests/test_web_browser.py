@@ -185,6 +185,7 @@ def test_from_the_sketch_pad_to_pictures(browser, tiny_server):
         page.click("#draw summary")
         page.fill("#draw-steps", "3")
         page.press("#draw-steps", "Tab")
+        page.uncheck("#draw-keep_lines")
         page.click("#render")
         picks = page.locator("#pictures button.pick:not([disabled])")
         sync_api.expect(picks).to_have_count(4, timeout=WAIT)
@@ -198,6 +199,7 @@ def test_from_the_sketch_pad_to_pictures(browser, tiny_server):
         picture = Image.open(download.value.path())
         assert (picture.format, picture.size) == ("PNG", (512, 512))
         assert '"steps": 3' in picture.text["condiff"]
+        assert '"keep_lines": false' in picture.text["condiff"]
 
 
 def test_a_bad_file_gives_a_sentence_and_its_name_is_text(browser, tiny_server, tmp_path):
@@ -242,6 +244,23 @@ def test_cancel_and_go_on(browser, tiny_server, tmp_path):
         page.fill("#colorize-steps", "2")
         page.press("#colorize-steps", "Tab")
         until(page, "#message")
+
+
+def test_a_reference_is_added_and_taken_away(browser, tiny_server, tmp_path):
+    make_photo(60, 44).convert("L").save(tmp_path / "photo.png")
+    make_photo(60, 44).save(tmp_path / "colors.png")
+    with opened(browser, tiny_server[0]) as page:
+        page.set_input_files("#files", tmp_path / "photo.png")
+        until(page, "#message")
+        first = shown(page)
+        page.set_input_files("#reference", tmp_path / "photo.png")
+        sync_api.expect(page.locator("#reference-trouble")).to_contain_text("no colours")
+        page.set_input_files("#reference", tmp_path / "colors.png")
+        sync_api.expect(page.locator("#remarks")).to_contain_text("matches a reference")
+        assert not np.array_equal(shown(page), first)
+        page.click("#references button")
+        sync_api.expect(page.locator("#remarks")).not_to_contain_text("matches a reference")
+        assert np.array_equal(shown(page), first)
 
 
 def test_two_tabs_at_once_and_a_closed_one_takes_its_files_along(browser, tiny_server, tmp_path):

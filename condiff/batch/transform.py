@@ -12,6 +12,7 @@ from condiff.batch.worker import Pictures, Transform
 from condiff.color.edits import NO_EDITS, ColorEdits
 from condiff.color.hints import draw_strokes, find_shortfall
 from condiff.color.lab import lightness
+from condiff.color.references import MIN_SHARE
 from condiff.color.scans import NEGATIVE, is_colour_negative
 from condiff.config import NATURAL, SamplingConfig
 from condiff.errors import ImageError
@@ -151,6 +152,14 @@ def describe_shortfall(photo: Photo, edits: ColorEdits) -> str:
         f"{share:.0%} of the hints' area is too dark or too light for their colour in sRGB: its"
         " hue is kept, its chroma reduced"
     )
+
+
+def describe_match(share: float | None) -> str:
+    """How much of a photo has colours of references, 0 to 1; empty where there were none."""
+    if share is None:
+        return ""
+    rest = "; the model coloured nearly all of it by itself" if share < MIN_SHARE else ""
+    return f"{share:.0%} of the photo matches a reference{rest}"
 
 
 def describe_grey(photo: Photo, result: Photo, edits: ColorEdits) -> str:

@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from condiff import __version__
-from condiff.errors import CondiffError, UsageError
+from condiff.errors import NO_MEMORY, CondiffError, UsageError
 
 # The commands in the order of the help, and the first sentence of each one's help.
 COMMANDS = {
@@ -31,7 +31,6 @@ COMMANDS = {
     "info": "Show versions and devices, or describe a model.",
 }
 WITHOUT_ARGUMENTS = {"web", "info"}  # the others show their help then
-NO_MEMORY = "There is not enough memory: close other programs, or scale the picture down."
 WRONG_TORCHVISION = (
     "The torchvision that is installed was made for another build of torch, which keeps diffusers "
     "from loading: pip uninstall torchvision (condiff does without it), or install the one that "

@@ -238,7 +238,7 @@ def _colorize(
     messages: options.Messages,
 ) -> None:
     """Colour one photo and write all that is made of it."""
-    from condiff.batch.transform import describe_grey, note_making
+    from condiff.batch.transform import describe_grey, describe_match, note_making
 
     started = time.perf_counter()
     quiet, (width, height) = messages.quiet, photo.size
@@ -246,7 +246,8 @@ def _colorize(
     made = list(pipeline.run(photo, seed=seed, samples=results.samples, **run))  # type: ignore[arg-type]
     if grey := describe_grey(photo, made[0], settings.edits):
         options.report(grey, quiet=quiet)
-    report_match(made[0], quiet=quiet)
+    if match := describe_match(made[0].info.get("matched")):
+        options.report(match, quiet=quiet)
     outputs.write_extras(made, job.extras, force=results.force, quiet=quiet)
     made = outputs.choose(made, results.pick)
     if job.extras.film:
@@ -268,14 +269,3 @@ def _colorize(
         f"{pipeline.backend.name} on {pipeline.device}, {seconds:.1f} s",
         quiet=quiet,
     )
-
-
-def report_match(result: "Photo", *, quiet: bool) -> None:
-    """Say how much of a photo has colours of references, if there were any."""
-    from condiff.color.references import MIN_SHARE
-
-    share = result.info.get("matched")
-    if share is None:
-        return
-    rest = "; the model coloured nearly all of it by itself" if share < MIN_SHARE else ""
-    options.report(f"{share:.0%} of the photo matches a reference{rest}", quiet=quiet)

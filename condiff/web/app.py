@@ -21,6 +21,7 @@ from starlette.routing import Route
 
 from condiff import __version__
 from condiff.color.lab import finish_in_threads
+from condiff.color.references import Reference
 from condiff.errors import CondiffError, ConfigError, ImageError
 from condiff.inputs import Lines
 from condiff.models.info import read_model_info
@@ -44,6 +45,7 @@ TYPES = {
     "icon.svg": "image/svg+xml",
 }
 MAX_UPLOAD = 500_000_000  # bytes
+MAX_REFERENCES = 8
 MAX_STROKES = 16 << 20  # bytes of their PNG
 SWEEP_SECONDS = 300
 ROOM = 500_000_000  # bytes of the disk that uploads leave free
@@ -223,7 +225,7 @@ class Server:
         """Take a file as it is, and answer with the events of its opening."""
         session = self._session(request)
         kind = request.path_params["kind"]
-        if kind not in ("photo", "drawing"):
+        if kind not in ("photo", "drawing", "reference"):
             raise HTTPException(404, "There is no such page.")
         room = shutil.disk_usage(self.sessions.root).free - ROOM
         if int(request.headers.get("content-length", 0)) > room:
@@ -241,9 +243,14 @@ class Server:
             raise HTTPException(507, NO_ROOM) from None
 
         def run() -> Iterator[Event]:
-            opens = self.models.colorizer if kind == "photo" else self.models.drawer
+            if kind == "drawing":
+                opened = self.models.drawer.open(upload)
+            elif kind == "reference":
+                opened = self.models.colorizer.open_reference(upload)
+            else:
+                opened = self.models.colorizer.open(upload)
             try:
-                for event in while_there(upload, opens.open(upload)):
+                for event in while_there(upload, opened):
                     yield {"upload": upload.id, "name": upload.name, **event}
             except BaseException:
                 session.remove(upload.id)
@@ -253,8 +260,9 @@ class Server:
 
     async def make(self, request: Request) -> Response:
         """Colour a photo or make pictures of a drawing: steps, previews, results."""
-        upload = self._session(request).find(request.path_params["upload"])
-        order = await read_order(request)
+        session = self._session(request)
+        upload = session.find(request.path_params["upload"])
+        order = await read_order(request, session)
 
         def run() -> Iterator[Event]:
             if order[0] == "drawing":
@@ -369,9 +377,13 @@ async def read_json(request: Request) -> dict[str, Any]:
     return values
 
 
-async def read_order(request: Request) -> tuple[str, Order]:
+async def read_order(request: Request, session: Session) -> tuple[str, Order]:
     """What is to be made, a photo or a drawing, and how."""
     values = await read_json(request)
+    references, palette = values.get("references", []), values.get("palette")
+    if not isinstance(references, list) or len(references) > MAX_REFERENCES:
+        raise ConfigError(f"A photo takes up to {MAX_REFERENCES} references.")
+    taken = [find_reference(session, number) for number in references]
     strokes = b""
     if given := values.get("strokes"):
         try:
@@ -380,8 +392,17 @@ async def read_order(request: Request) -> tuple[str, Order]:
             raise ConfigError("The strokes are no PNG in base64.") from None
         if len(strokes) > MAX_STROKES:
             raise ConfigError("The picture of the strokes is too large.")
-    order = await asyncio.to_thread(Order.read, values, strokes)
+    whole = None if palette is None else find_reference(session, palette)
+    order = await asyncio.to_thread(Order.read, values, strokes, taken, whole)
     return str(values.get("kind", "photo")), order
+
+
+def find_reference(session: Session, number: object) -> Reference:
+    """The reference that was uploaded under that id; Gone if there is none."""
+    reference = session.find(str(number)).reference
+    if reference is None:
+        raise Gone("This reference is no longer there: add it again.")
+    return reference
 
 
 def pack(

@@ -7,7 +7,7 @@ that `condiff colorize` writes for the same photo, seed and settings.
 import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -17,14 +17,17 @@ import numpy as np
 from PIL import Image
 
 from condiff.batch.transform import (
+    NOTED_AS,
     ColorizeSettings,
     build_settings,
     describe_grey,
+    describe_match,
     describe_shortfall,
     list_remarks,
     note_making,
 )
 from condiff.color.edits import UNEDITED, ColorEdits, PreparedEdits
+from condiff.color.references import Guide, Reference
 from condiff.color.sample_selection import measure_deviation
 from condiff.color.scans import Frame
 from condiff.errors import ConfigError, ImageError
@@ -64,7 +67,13 @@ class Order:
     page: int | None = None
 
     @classmethod
-    def read(cls, values: Mapping[str, Any], strokes: bytes) -> "Order":
+    def read(
+        cls,
+        values: Mapping[str, Any],
+        strokes: bytes = b"",
+        references: Sequence[Reference] = (),
+        palette: Reference | None = None,
+    ) -> "Order":
         """The order in the page's JSON; ConfigError or ImageError where it is wrong."""
         seed, samples = values.get("seed"), values.get("samples", 1)
         if type(seed) is not int or not 0 <= seed < 1 << 63:
@@ -76,7 +85,9 @@ class Order:
         wrong = [name for name, given in fields.items() if not isinstance(given, dict)]
         if wrong or not isinstance(look, str | None):
             raise ConfigError(f"{(*wrong, 'look')[0]} is not what the page sends: reload it.")
-        pictures = {"hints": read_image(strokes, max_pixels=MAX_STROKES)} if strokes else {}
+        pictures: dict[str, Any] = {"references": references, "palette": palette}
+        if strokes:
+            pictures["hints"] = read_image(strokes, max_pixels=MAX_STROKES)
         edits = read_edits(fields["edits"], **pictures)
         if page is not None and (type(page) is not int or page < 1):
             raise ConfigError(f"Pages are counted from 1, not {page!r}.")
@@ -138,6 +149,11 @@ class Sample:
     x_0: Any
     bare: Encoded  # without a photo and conditions
     size: tuple[int, int]  # of the condition (h,w)
+    guide: Guide | None  # chroma of references
+
+    def beside(self, source: np.ndarray | None, edits: PreparedEdits) -> Encoded:
+        """What decodes x_0 for a photo (H,W,3) with its edits."""
+        return replace(self.bare, source=source, edits=replace(edits, guide=self.guide))
 
 
 @dataclass(frozen=True)
@@ -189,6 +205,14 @@ class Colorizer:
             "remarks": [remark.replace("--invert", '"Negative"') for remark in remarks]
         }
 
+    def open_reference(self, upload: Upload) -> Iterator[Event]:
+        """Read a photo whose colours are to be taken; ImageError for one that has none."""
+        upload.reference = Reference.open(_read(upload, self.max_pixels))
+        path = upload.publish(upload.folder / "before.jpg")
+        save_preview(shrink(upload.reference.pixels), path)
+        height, width = upload.reference.pixels.shape[:2]
+        yield {"before": path.name, "width": width, "height": height}
+
     def colorize(self, upload: Upload, order: Order) -> Iterator[Event]:
         """Yield the steps, a draft where strokes were added, and each result with its preview.
 
@@ -225,7 +249,7 @@ class Colorizer:
                 config = settings.sampling
                 path = self.pipeline.sample(encoded[0], config=config, seed=seed)
                 for step, x_t in enumerate(path):
-                    sample = Sample(x_t, *encoded[1:])
+                    sample = encoded[1](x_t)
                     yield {
                         "step": number * config.steps + step,
                         "steps": order.samples * config.steps,
@@ -254,10 +278,10 @@ class Colorizer:
             settings = result.settings
             shown = self._show(replace(upload, page=result.page), settings.edits)
             prepared = self._prepare(settings.edits, shown.opened, result.sample.size)
-            bare = replace(result.sample.bare, source=shown.opened.source, edits=prepared)
-            pixels = self.pipeline.decode(result.sample.x_0, bare)
+            encoded = result.sample.beside(shown.opened.source, prepared)
+            pixels = self.pipeline.decode(result.sample.x_0, encoded)
             made = with_pixels(shown.photo, pixels, seed=result.seed)
-            del shown, bare, pixels
+            del shown, encoded, pixels
             made = note_making(
                 settings.edits.finish(made), self.pipeline, settings, hints=result.note
             )
@@ -289,13 +313,15 @@ class Colorizer:
 
     def _encode(
         self, shown: Shown, settings: ColorizeSettings
-    ) -> tuple[Encoded, Encoded, tuple[int, int]]:
-        """What sampling needs, the same without what decoding does not need, the size (h,w)."""
+    ) -> tuple[Encoded, Callable[[Any], Sample]]:
+        """What sampling needs, and what makes a sample of an x_t."""
         config = settings.sampling
         encoded = self.pipeline.encode(shown.opened, config=config, edits=settings.edits)
         _, condition = self.pipeline.prepare(shown.opened, size=config.size)
         size = (condition.shape[0], condition.shape[1])
-        return encoded, replace(encoded, source=None, edits=UNEDITED, conds=[]), size
+        bare = replace(encoded, source=None, edits=UNEDITED, conds=[])
+        guide = encoded.edits.guide
+        return encoded, lambda x_t: Sample(x_t, bare, size, guide)
 
     def _draft(
         self,
@@ -322,8 +348,8 @@ class Colorizer:
         self, sample: Sample, shown: Shown, edits: ColorEdits, prepare: Prepare
     ) -> np.ndarray:
         """A result at the preview's size: (h,w,3) uint8."""
-        bare = replace(sample.bare, source=shown.small, edits=prepare(sample.size))
-        pixels = self.pipeline.decode(sample.x_0, bare)
+        encoded = sample.beside(shown.small, prepare(sample.size))
+        pixels = self.pipeline.decode(sample.x_0, encoded)
         return shown.lay_on(edits.background or "white", pixels)
 
     def _prepare(self, edits: ColorEdits, opened: Opened, size: tuple[int, int]) -> PreparedEdits:
@@ -346,6 +372,7 @@ class Colorizer:
         lost = losses(shown.photo, suffix)
         remarks = [
             remark,
+            describe_match(result.sample.guide.share if result.sample.guide else None),
             describe_grey(shown.photo, Photo(pixels), result.settings.edits),
             f"the file's format has no place for {lost}" if lost else "",
         ]
@@ -391,13 +418,15 @@ def _key(
 ) -> str:
     """All that x_0 depends on; without `strokes` the beginning that all strokes share."""
     edits, sampling = settings.edits, settings.sampling.model_dump()
-    shared = [upload.id, upload.page, seed, edits.invert, edits.as_is, sampling]
+    shared: list[Any] = [upload.id, upload.page, seed, edits.invert, edits.as_is, sampling]
+    shared += [edits.reference_digests, edits.strict_reference]
     return json.dumps(shared) + (order.note.get("strokes", "") if strokes else "")
 
 
 def _name(result: Result) -> str:
     """16 hex digits of all that a result depends on."""
     edits, sampling = result.settings.edits, result.settings.sampling.model_dump()
-    changed = {name: str(getattr(edits, name)) for name in edits.changed() if name != "hints"}
+    names = [name for name in edits.changed() if name != "hints"]
+    changed = {name: str(getattr(edits, NOTED_AS.get(name, name))) for name in names}
     told = [result.seed, result.page, sampling, dict(result.note), changed]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]

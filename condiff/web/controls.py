@@ -27,7 +27,13 @@ KINDS = {int: "number", float: "number", bool: "switch", str: "text"}
 
 
 def list_sampling(info: ModelInfo) -> list[Control]:
-    """A control for each field of `SamplingConfig` that the model takes, with its default."""
+    """A control for each field of `SamplingConfig` that the model takes, with its default.
+
+    `size` is left out of drawings, whose pictures have a size of their own, as on the command line.
+    """
+    left_out = set() if info.task.takes_text else set(WORDS)
+    if not info.task.space.keeps_photo:
+        left_out.add("size")
     defaults = info.sampling.model_dump()
     return [
         _control(
@@ -39,7 +45,7 @@ def list_sampling(info: ModelInfo) -> list[Control]:
             text=field.description or "",
         )
         for name, field in SamplingConfig.model_fields.items()
-        if info.task.takes_text or name not in WORDS
+        if name not in left_out
     ]
 
 

@@ -103,7 +103,8 @@ class Drawer:
         return {"result": name, "seed": seed, "preview": preview.name, "remarks": []}
 
     def _shrink(self, encoded: Encoded) -> Encoded:
-        """What decodes frames of at most FILM_SIDE."""
+        """What decodes frames of at most FILM_SIDE, whose noise is not evened out."""
+        encoded = replace(encoded, edits=replace(encoded.edits, flat=0.0))
         ink = encoded.source
         if ink is None or max(ink.shape[:2]) <= FILM_SIDE:
             return encoded

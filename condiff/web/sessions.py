@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from condiff.color.references import Reference
 from condiff.errors import CondiffError
 
 fcntl: Any
@@ -40,6 +41,7 @@ class Upload:
     path: Path
     size: tuple[int, int] = (0, 0)
     page: int | None = None  # of a file with several pages
+    reference: Reference | None = None  # of a photo whose colours are taken
     results: dict[str, Any] = field(default_factory=dict)
     files: set[str] = field(default_factory=set)  # names in its folder that may be handed out
 

@@ -9,12 +9,11 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
-from condiff.errors import CondiffError
+from condiff.errors import NO_MEMORY, CondiffError
 
 Event = dict[str, Any]
 MAX_WAITING = 200
 FAILED = "Something failed inside condiff; the terminal that runs it shows what."
-NO_MEMORY = "There is not enough memory: close other programs, or scale the picture down."
 
 
 class Busy(CondiffError):

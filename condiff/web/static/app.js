@@ -215,7 +215,7 @@ class Controls {
   }
 
   read({ control, input }) {
-    if (control.kind === "switch") return input.checked || undefined;
+    if (control.kind === "switch") return input.checked === Boolean(control.default) ? undefined : input.checked;
     if (input.value.trim() === "") return undefined;
     if (control.kind === "number") return Number(input.value);
     return input.value.trim();
@@ -243,6 +243,7 @@ const SLIDERS = { // the range that is useful, within what is allowed
   saturation: { min: 0, max: 2.5, step: 0.05 },
   temperature: { min: -60, max: 60, step: 1 },
   variety: { min: 0, max: 1, step: 0.05 },
+  flat: { min: 0, max: 1, step: 0.05 },
 };
 const grouped = (kind) => [
   ...known[kind].edits.map((control) => ({ ...control, tab: kind, group: "edits" })),
@@ -337,7 +338,7 @@ const stage = $("#stage");
 const STROKE_SIDE = 1024; // longest side of the picture of strokes
 
 function buildColorize() {
-  const main = new Set(known.colorize.edits.filter((control) => control.kind === "number").map((control) => control.name));
+  const main = new Set(["prompt", ...known.colorize.edits.filter((control) => control.kind === "number").map((control) => control.name)]);
   controls = new Controls(grouped("colorize"), (control) => $(main.has(control.name) ? "#main-controls" : "#more-controls"), changeSettings);
   seedInput = seedField($("#more-controls"), "seed", (seed) => { if (current) { current.seed = seed; recolor(); } });
   for (const name of Object.keys(known.colorize.looks)) {
@@ -362,7 +363,7 @@ function buildColorize() {
   });
   $("#drop-hint").textContent = text("drop_hint", { formats: "JPEG, PNG, TIFF, WebP, HEIC" });
   for (const id of ["#files", "#more-files"]) $(id).accept = ["image/*", ...known.suffixes].join(",");
-  $("#drawing").accept = $("#files").accept;
+  for (const id of ["#drawing", "#reference"]) $(id).accept = $("#files").accept;
 }
 const look = () => $("#looks input:checked").value;
 
@@ -375,8 +376,44 @@ function changeSettings() {
   recolor();
 }
 
+/** Add a colour photo whose colours the current photo is to take. */
+async function addReference(file) {
+  const photo = current;
+  if (!file || !photo) return;
+  const trouble = $("#reference-trouble");
+  showIf(trouble, false);
+  try {
+    if (file.size > known.max_upload) throw new Error(text("too_large", { name: file.name, size: megabytes(known.max_upload) }));
+    const { upload, before } = await stream(`${path("reference", "upload")}?name=${encodeURIComponent(file.name)}`, file);
+    photo.references.push({ upload, before, name: file.name });
+    if (photo !== current) return;
+    showReferences();
+    recolor();
+  } catch (error) {
+    trouble.textContent = error.message;
+    showIf(trouble, true);
+  }
+}
+
+function showReferences() {
+  const { references, mode } = current;
+  $("#references").replaceChildren(...references.map((reference) => {
+    const button = make("button", { "aria-label": text("remove_reference", { name: reference.name }), title: text("remove_reference", { name: reference.name }) },
+      make("img", { src: fileOf(reference.upload, reference.before), alt: "" }), "×");
+    button.addEventListener("click", () => {
+      references.splice(references.indexOf(reference), 1);
+      showReferences();
+      recolor();
+    });
+    return button;
+  }));
+  $("#reference-mode").value = mode;
+  showIf($("#reference-mode-label"), references.length > 0);
+}
+
 /** Show the current photo's settings, or those for the next one. */
 function showSettings() {
+  if (current) showReferences();
   controls.show({ ...known.colorize.looks[look()] });
   if (current) seedInput.value = current.seed;
   showIf($("#everywhere"), photos.filter((photo) => photo.upload).length > 1);
@@ -385,7 +422,7 @@ function showSettings() {
 async function addPhotos(files) {
   const added = [...files].map((file) => ({
     file, name: file.name || "photo.png", seed: newSeed(), look: look(), values: { ...controls.values },
-    strokes: [], results: [], chosen: null, remarks: [], state: "",
+    strokes: [], references: [], mode: "places", results: [], chosen: null, remarks: [], state: "",
   }));
   photos.push(...added);
   showIf($("#drop"), photos.length === 0);
@@ -463,6 +500,9 @@ async function color(photo, { samples = 1, hear = () => {}, signal } = {}) {
     sampling: pick(photo.values, "sampling"), edits: pick(photo.values, "edits"),
   };
   Object.assign(order, pick(photo.values, "reading"));
+  const taken = photo.references.map((reference) => reference.upload);
+  if (photo.mode === "places") order.references = taken;
+  else if (taken.length) order.palette = taken.at(-1);
   if (samples > 1 && !("variety" in photo.values)) order.others = { variety: 1 }; // further apart
   if (photo.strokes.length) order.strokes = await toBase64(await strokesOf(photo));
   const results = [];
@@ -541,6 +581,9 @@ function show(photo) {
 
 function showList() {
   const focused = document.activeElement?.dataset?.key;
+  $("#work").classList.toggle("empty", !current);
+  const done = photos.filter((photo) => photo.chosen).length;
+  $("#count").textContent = photos.length > 1 ? text("counted", { done, all: photos.length }) : "";
   $("#list").replaceChildren(...photos.map((photo, i) => {
     const shown = photo.chosen?.preview ?? (photo.upload ? photo.before : null);
     const item = make("li");
@@ -604,15 +647,19 @@ function connectColorize() {
   $("#clear").addEventListener("click", () => { current.strokes.length = 0; strokes.paint(); recolor(); show(current); });
   $("#unsure").addEventListener("change", () => show(current));
   $("#more-samples").addEventListener("click", () => recolor(4));
+  $("#reference").addEventListener("change", (event) => { addReference(event.target.files[0]); event.target.value = ""; });
+  $("#reference-mode").append(...Object.entries(table.reference_modes).map(([value, name]) => make("option", { value }, name)));
+  $("#reference-mode").addEventListener("change", (event) => { current.mode = event.target.value; recolor(); });
   $("#reset").addEventListener("click", () => {
+    if (current) Object.assign(current, { references: [], mode: "places" });
     controls.values = {};
     $('#looks input[value="natural"]').checked = true;
     changeSettings();
   });
   $("#everywhere").addEventListener("click", async () => {
-    const { look, values } = current;
+    const { look, values, references, mode } = current;
     for (const photo of photos.filter((each) => each.upload && each !== current)) {
-      Object.assign(photo, { look, values: { ...values } });
+      Object.assign(photo, { look, values: { ...values }, references: [...references], mode });
       if (!(await zipTask.run(`${text("coloring")}: ${photo.name}`, (hear, signal) => color(photo, { hear, signal })))) return;
       showList();
     }
@@ -642,7 +689,8 @@ const padTask = new Task("pad-");
 let pad, drawControls, erases = false, drawn = null, pictures = [], pictureChosen = null;
 
 function buildDraw() {
-  drawControls = new Controls(grouped("draw"), () => $("#draw-controls"), () => drawControls.show());
+  drawControls = new Controls(grouped("draw"), (control) => $(control.group === "edits" || control.name === "prompt" ? "#draw-main" : "#draw-controls"),
+    () => drawControls.show());
   drawControls.show();
   pad = new Strokes($("#pad"), {
     style: () => ({ color: "#000", width: Number($("#thickness").value) * (erases ? 3 : 1), erases }),

@@ -70,8 +70,9 @@ def test_of_two_references_each_counts_where_it_matches_better():
 
 
 def test_long_strips_are_matched_in_a_bounded_number_of_cells():
-    strip = FeatureMap.build(np.zeros((32, 1000, 4), np.float32), np.zeros((256, 8000)))
+    strip = FeatureMap.build(RNG.normal(size=(32, 1000, 17)), np.zeros((256, 8000)))
     height, width = strip.L.shape
+    assert strip.features.shape == (height, width, 17)
     assert height * width <= MAX_CELLS
     assert width / height == pytest.approx(1000 / 32, rel=0.2)
 

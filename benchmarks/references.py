@@ -1,14 +1,19 @@
-"""What a reference buys: CIEDE2000 without one, with a second view, with an unrelated photo.
+"""What references, palettes and albums change: errors and palettes, on photos of a parquet.
 
-    python benchmarks/references.py --data val.parquet --photos 40 --skip 7
+    python benchmarks/references.py reference|palette|album --data val.parquet --photos 40 --skip 7
+
+reference: CIEDE2000 without one, with a second view of the scene, and with an unrelated photo
+palette: the same with their palettes, and how far the result's chroma is from the photo's
+album: how far the photos of a set differ, alone and as an album: crops of one photo, and any photos
 
 A photo is a crop of a true one. Its second view is made of the same true photo: another crop, seen
 under another angle, in half the cases mirrored, lit from one side, brighter or darker. The
-unrelated photo is that of another row of the data. Ratios are to the result without a reference of
-the same run.
+unrelated photo is that of another row of the data. Ratios are to automatic results of the same run.
 """
 
 import argparse
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -16,21 +21,25 @@ import numpy as np
 from PIL import Image
 
 from condiff import ColorEdits, Pipeline
+from condiff.color.album import AlbumStyle, ChromaMeans
 from condiff.color.lab import rgb_to_lab
 from condiff.color.references import MIN_SHARE
-from condiff.evaluation.metrics import ciede2000
+from condiff.evaluation.metrics import ciede2000, gaudy
 from condiff.photos.icc import decode_srgb, encode_srgb
 from condiff.photos.reading import read_image
 from condiff.sources.folders import open_source
 
 PHOTO, VIEW = (0.7, 0.9), (0.6, 0.85)  # shares of a true photo's sides that are seen
+SET, OF_SET = 5, (0.5, 0.8)  # crops of one photo in a set, and their shares of its sides
 TILT = 0.06  # how far a corner of a view is moved, as a share of its sides
+DIRECTIONS = 16  # in which distributions of chroma are compared
 NAMES = ("automatic", "second view", "unrelated photo")
 
 
 def main() -> None:
     """Parse the arguments and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=["reference", "palette", "album"])
     parser.add_argument("--data", type=Path, required=True, help="true photos")
     parser.add_argument("--photos", type=int, default=40, help="so many, evenly spaced")
     parser.add_argument("--skip", type=int, default=0, help="shifts the choice by so many rows")
@@ -38,8 +47,113 @@ def main() -> None:
     arguments = parser.parse_args()
     truths = load(arguments.data, arguments.photos, arguments.skip)
     colorize = Pipeline.from_pretrained(arguments.model)
-    errors, shares = measure(colorize, truths)
-    print_table(errors, shares)
+    if arguments.what == "album":
+        print_albums(colorize, truths)
+    elif arguments.what == "reference":
+        print_references(colorize, truths)
+    else:
+        print_palettes(colorize, truths)
+
+
+def print_references(colorize: Pipeline, truths: Sequence[np.ndarray]) -> None:
+    """One row a kind of reference."""
+    rows = colour_each(colorize, truths, lambda view: ColorEdits(references=[view]))
+    errors = np.array([[ciede2000(lab, true).mean() for lab in row] for row, true, _, _ in rows])
+    seconds = np.array([taken for *_, taken in rows])
+    ratios = errors / errors[:, :1]
+    print("| reference | CIEDE2000 | ratio | worst photo | matched | strict takes | time, ratio |")
+    print("|---|---|---|---|---|---|---|")
+    for column, name in enumerate(NAMES):
+        mean = errors[:, column].mean()
+        line = [name, f"{mean:.2f}", f"{mean / errors[:, 0].mean():.3f}"]
+        line.append(f"{ratios[:, column].max():.2f}")
+        matched = np.array([shares[column] for _, _, shares, _ in rows])
+        line += [f"{matched.mean():.0%}", f"{(matched >= MIN_SHARE).mean():.0%}"]
+        line.append(f"{np.median(seconds[:, column] / seconds[:, 0]):.2f}")
+        print("|", " | ".join(line), "|")
+
+
+def print_palettes(colorize: Pipeline, truths: Sequence[np.ndarray]) -> None:
+    """One row a kind of photo whose palette is given."""
+    rows = colour_each(colorize, truths, lambda view: ColorEdits(palette=view))
+    print("| palette of | CIEDE2000 | ratio | chroma from the photo's | ratio | gaudy |")
+    print("|---|---|---|---|---|---|")
+    measures: list[Callable[..., float]] = [
+        lambda lab, true: float(ciede2000(lab, true).mean()),
+        compare_chroma,
+        gaudy,
+    ]
+    values = np.array(
+        [[[measure(lab, true) for lab in row] for row, true, *_ in rows] for measure in measures]
+    ).mean(axis=1)
+    for column, name in enumerate(NAMES):
+        line = [name]
+        for value in values[:2]:
+            line += [f"{value[column]:.2f}", f"{value[column] / value[0]:.3f}"]
+        print("|", " | ".join([*line, f"{values[2][column]:.2%}"]), "|")
+
+
+def print_albums(colorize: Pipeline, truths: Sequence[np.ndarray]) -> None:
+    """One row for sets of crops of one photo, one for a set of all photos."""
+    rolls = []
+    for row, truth in enumerate(truths):
+        rng = np.random.default_rng(row)
+        rolls.append([crop(truth, rng, OF_SET) for _ in range(SET)])
+    mixed = [crop(truth, np.random.default_rng(n), PHOTO) for n, truth in enumerate(truths)]
+    print("| set | spread of mean chroma, ratio | of strength, ratio | CIEDE2000, ratio |")
+    print("|---|---|---|---|")
+    for name, sets in ((f"{SET} crops of a photo", rolls), (f"{len(mixed)} photos", [mixed])):
+        figures = np.array([measure_album(colorize, photos) for photos in sets]).mean(axis=0)
+        print("|", " | ".join([name, *(f"{new / old:.3f}" for old, new in figures.T)]), "|")
+
+
+def measure_album(colorize: Pipeline, photos: Sequence[np.ndarray]) -> np.ndarray:
+    """(2,3), alone and as an album: spread of mean chroma, spread of its strength, CIEDE2000."""
+    config = colorize.sampling
+    means = [
+        colorize.measure(p, config=config, seed=n, edits=ColorEdits(album=AlbumStyle(0)))
+        for n, p in enumerate(photos)
+    ]
+    figures = []
+    for edits in (ColorEdits(), ColorEdits(album=AlbumStyle.of(means, seed=0))):
+        labs = [
+            rgb_to_lab(np.asarray(colorize(Image.fromarray(photo), seed=n, edits=edits)[0]))
+            for n, photo in enumerate(photos)
+        ]
+        found = np.array([ChromaMeans.of(lab[..., 1:]) for lab in labs])
+        errors = [ciede2000(lab, rgb_to_lab(p)).mean() for lab, p in zip(labs, photos, strict=True)]
+        spread = np.hypot(*found[:, :2].std(axis=0)), found[:, 2].std(), np.mean(errors)
+        figures.append(spread)
+    return np.array(figures)
+
+
+def colour_each(
+    colorize: Pipeline, truths: Sequence[np.ndarray], edit: Callable[[np.ndarray], ColorEdits]
+) -> list[tuple[list[np.ndarray], np.ndarray, list[float], list[float]]]:
+    """For each photo the results by NAMES and the truth as Lab, shares that matched, seconds."""
+    rows = []
+    for number, truth in enumerate(truths):
+        rng = np.random.default_rng(number)
+        photo, view = crop(truth, rng), make_second_view(truth, rng)
+        other = truths[(number + 1) % len(truths)]
+        labs, shares, seconds = [], [], []
+        for edits in (ColorEdits(), edit(view), edit(other)):
+            began = time.perf_counter()
+            (result,) = colorize(Image.fromarray(photo), seed=number, edits=edits)
+            seconds.append(time.perf_counter() - began)
+            labs.append(rgb_to_lab(np.asarray(result)))
+            shares.append(float(result.info.get("matched", 0)))
+        rows.append((labs, rgb_to_lab(photo), shares, seconds))
+    return rows
+
+
+def compare_chroma(lab: np.ndarray, other: np.ndarray) -> float:
+    """Distance of two distributions of chroma: the sliced Wasserstein distance, in ab units."""
+    angles = np.pi * np.arange(DIRECTIONS) / DIRECTIONS
+    lines = np.stack([np.cos(angles), np.sin(angles)])
+    shares = np.linspace(0, 1, 201)
+    along = [np.quantile(x[..., 1:].reshape(-1, 2) @ lines, shares, axis=0) for x in (lab, other)]
+    return float(np.abs(along[0] - along[1]).mean())
 
 
 def load(data: Path, count: int, skip: int) -> list[np.ndarray]:
@@ -53,44 +167,12 @@ def load(data: Path, count: int, skip: int) -> list[np.ndarray]:
     return [np.asarray(read_image(item.image.opened()).convert("RGB")) for item in items]
 
 
-def measure(colorize: Pipeline, truths: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean CIEDE2000 (photos,3) by NAMES, and the share that matched (photos,2)."""
-    errors, shares = np.empty((len(truths), 3)), np.empty((len(truths), 2))
-    for row, truth in enumerate(truths):
-        rng = np.random.default_rng(row)
-        photo, view = crop(truth, rng), make_second_view(truth, rng)
-        lab = rgb_to_lab(photo)
-        for column, reference in enumerate((None, view, truths[(row + 1) % len(truths)])):
-            edits = ColorEdits(references=[] if reference is None else [reference])
-            (result,) = colorize(Image.fromarray(photo), seed=row, edits=edits)
-            errors[row, column] = ciede2000(rgb_to_lab(np.asarray(result)), lab).mean()
-            if column:
-                shares[row, column - 1] = result.info["matched"]
-    return errors, shares
-
-
-def print_table(errors: np.ndarray, shares: np.ndarray) -> None:
-    """One row a kind of reference."""
-    ratios = errors / errors[:, :1]
-    print("| reference | CIEDE2000 | ratio | worst photo's ratio | matched | strict takes |")
-    print("|---|---|---|---|---|---|")
-    for column, name in enumerate(NAMES):
-        mean = errors[:, column].mean()
-        line = [name, f"{mean:.2f}", f"{mean / errors[:, 0].mean():.3f}"]
-        line += [f"{ratios[:, column].max():.2f}"]
-        matched = shares[:, column - 1]
-        line += (
-            [f"{matched.mean():.0%}", f"{(matched >= MIN_SHARE).mean():.0%}"]
-            if column
-            else ["", ""]
-        )
-        print("|", " | ".join(line), "|")
-
-
-def crop(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A part of (H,W,3), of its aspect."""
+def crop(
+    pixels: np.ndarray, rng: np.random.Generator, shares: tuple[float, float] = PHOTO
+) -> np.ndarray:
+    """A part of (H,W,3), of its aspect; a share of its sides that lies between `shares`."""
     height, width = pixels.shape[:2]
-    share = rng.uniform(*PHOTO)
+    share = rng.uniform(*shares)
     rows, columns = round(height * share), round(width * share)
     y, x = rng.integers(0, height - rows + 1), rng.integers(0, width - columns + 1)
     return np.ascontiguousarray(pixels[y : y + rows, x : x + columns])

@@ -1,5 +1,6 @@
 """References: matching in cells, what reaches the result, the flags and the notes."""
 
+import itertools
 import json
 
 import cv2
@@ -20,6 +21,7 @@ from condiff.color.references import (
     FeatureMap,
     Guide,
     Reference,
+    _add_neighbours,
     match_cells,
     match_references,
 )
@@ -41,6 +43,17 @@ def test_cells_match_those_that_have_the_same_features():
     expected = np.arange(20 * 24).reshape(20, 24)[2:14, 3:15]
     assert np.array_equal(match, expected)
     assert trust.min() == 1
+
+
+def test_neighbours_that_lie_alike_are_averaged():
+    similarity = RNG.normal(size=(3, 4, 5, 2)).astype(np.float32)
+    averaged = _add_neighbours(similarity)
+    steps = list(itertools.product((-1, 0, 1), repeat=2))
+    for place in np.ndindex(similarity.shape):
+        pairs = [np.add(place, (dy, dx, dy, dx)) for dy, dx in steps]
+        inside = [tuple(p) for p in pairs if (p >= 0).all() and (p < similarity.shape).all()]
+        expected = np.mean([similarity[pair] for pair in inside])
+        assert averaged[place] == pytest.approx(expected, abs=1e-6)
 
 
 def test_features_that_occur_nowhere_in_the_reference_are_not_trusted():
@@ -70,8 +83,9 @@ def test_of_two_references_each_counts_where_it_matches_better():
 
 
 def test_long_strips_are_matched_in_a_bounded_number_of_cells():
-    strip = FeatureMap.build(np.zeros((32, 1000, 4), np.float32), np.zeros((256, 8000)))
+    strip = FeatureMap.build(RNG.normal(size=(32, 1000, 17)), np.zeros((256, 8000)))
     height, width = strip.L.shape
+    assert strip.features.shape == (height, width, 17)
     assert height * width <= MAX_CELLS
     assert width / height == pytest.approx(1000 / 32, rel=0.2)
 

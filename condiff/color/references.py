@@ -33,8 +33,8 @@ BESIDE = 1.5  # cells: how far a neighbour's match may lie from the neighbour of
 REACH = 3.0  # cells: standard deviation of the neighbourhood in which matches are counted
 SAME_L = 6.0  # L*: standard deviation of what counts as the same lightness in smoothing
 # Shares of matches that count in a cell's neighbourhood: up to the first the guide has no weight,
-# from the second on all. Unrelated photos reach 0.15 at most places, second views 0.4.
-FEW, MANY = 0.2, 0.4
+# from the second on all. Unrelated photos stay below the first at most places.
+FEW, MANY = 0.2, 0.55
 MIN_SHARE = 0.25  # of a photo that a guide is for, where a reference must match
 HINT_WEIGHT = 0.9  # of the guide in a cell that the model gets as a hint
 
@@ -82,9 +82,14 @@ class FeatureMap:
         height, width = features.shape[:2]
         scale = min(1.0, (MAX_CELLS / (height * width)) ** 0.5)
         height, width = max(1, int(height * scale)), max(1, int(width * scale))
-        small = [None if p is None else resize(p, height, width) for p in (features, L, chroma)]
-        planes = [None if p is None else np.asarray(p, np.float32) for p in small]
-        return cls(*planes)  # type: ignore[arg-type]
+
+        def fit(plane: Plane) -> Plane:
+            # OpenCV averages four channels at most.
+            planes = plane if plane.ndim == 3 else plane[..., None]
+            parts = np.split(planes, range(4, planes.shape[2], 4), axis=2)
+            return np.dstack([resize(part, height, width) for part in parts]).astype(np.float32)
+
+        return cls(fit(features), fit(L)[..., 0], None if chroma is None else fit(chroma))
 
 
 @dataclass(frozen=True)
@@ -204,13 +209,20 @@ def _add_neighbours(similarity: Plane) -> Plane:
     """The mean (h,w,H,W) over the pairs of neighbours that lie alike, those at the edge fewer."""
     height, width, rows, columns = similarity.shape
     total = similarity.copy()
-    count = np.ones(similarity.shape, np.float32)
     for dy, dx in _OFFSETS:
         here, there = _shift(height, dy, width, dx)
         other_here, other_there = _shift(rows, dy, columns, dx)
         total[here + other_here] += similarity[there + other_there]
-        count[here + other_here] += 1
-    return total / count
+    total /= _count_pairs(height, rows)[:, None, :, None]
+    total /= _count_pairs(width, columns)[None, :, None, :]
+    return total
+
+
+def _count_pairs(length: int, other: int) -> Plane:
+    """How many of the shifts -1, 0, 1 keep both indices inside: (length,other)."""
+    i, j = np.ogrid[0:length, 0:other]
+    inside = 1 + ((i > 0) & (j > 0)) + ((i < length - 1) & (j < other - 1))
+    return inside.astype(np.float32)
 
 
 def _compare_cells(L: Plane) -> tuple[Plane, Plane]:

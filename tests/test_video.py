@@ -316,3 +316,30 @@ def test_a_film_that_was_killed_goes_on_and_gets_the_same_bytes(tiny_folder, tmp
     subprocess.run([*command, tmp_path / "out.mkv", *flags], check=True)
     assert (tmp_path / "out.mkv").read_bytes() == (tmp_path / "whole.mkv").read_bytes()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.mkv", "out.mkv", "whole.mkv"]
+
+
+def test_a_film_whose_sound_is_longer_is_not_cut_short(run, tmp_path):
+    film = write_film(tmp_path / "a.flv", draw_frames(5, 64, 48), codec="flv", sound=True)
+    with av.open(str(film)) as opened:
+        assert opened.streams.video[0].duration is None
+        assert opened.duration > 390_000  # microseconds, of the sound; the pictures take 200_000
+    code, _, err = run(film, tmp_path / "out.mkv")
+    assert code == 0, err
+
+
+def test_two_runs_at_once_do_not_spoil_a_film(run, film, tmp_path):
+    fcntl = pytest.importorskip("fcntl")
+    write = films._write
+    with pytest.MonkeyPatch.context() as patch:
+
+        def stop(item, writer):
+            write(item, writer)
+            raise KeyboardInterrupt
+
+        patch.setattr(films, "_write", stop)
+        assert run(film, tmp_path / "out.mkv")[0] == 130
+    with open(tmp_path / ".out.mkv.condiff/lock", "w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        code, _, err = run(film, tmp_path / "out.mkv")
+        assert code == 1 and "another run" in err
+    assert run(film, tmp_path / "out.mkv")[0] == 0

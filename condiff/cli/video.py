@@ -5,6 +5,7 @@ import secrets
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
@@ -96,7 +97,7 @@ class ContentFlags(Group):
             min=1,
             max=100,
             help="Frames from key frame to key frame: the model colours these; between them, "
-            "colours are carried along motion. 1 colours each frame by itself.",
+            "colours are carried along motion. At 1 the model colours all.",
         ),
     ] = 12
     hint_shot: Annotated[
@@ -148,7 +149,8 @@ def video(
     coloring = build_coloring(
         job.size, adjustment, hints, content, sampling, machine, model=model, seed=seed
     )
-    run(job, coloring, film, messages)
+    with closing(job.parts):
+        run(job, coloring, film, messages)
 
 
 class Task(Protocol):

@@ -22,6 +22,7 @@ class Parts:
 
     def __init__(self, target: Path):
         self.target = target
+        self._lock: Any = None
         self.folder = target.with_name(f".{target.name}.condiff")
 
     def begin(self, settings: dict[str, Any], *, force: bool) -> bool:
@@ -39,14 +40,38 @@ class Parts:
                     "same settings to go on, or --force to start over."
                 )
             if before == settings:
+                self._claim()
                 return True
         self.remove()
         try:
             self.folder.mkdir(exist_ok=True)
+            self._claim()
             record.write_text(json.dumps(settings), "utf-8")
         except OSError as error:
             raise FilmError(f"cannot write beside {self.target}: {reason_of(error)}") from error
         return False
+
+    def _claim(self) -> None:
+        """Hold the folder until `close`, or the process ends; FilmError if another one does.
+
+        On Windows, which has no such lock, the user makes sure that there is one run at a time.
+        """
+        try:
+            import fcntl
+        except ImportError:
+            return
+        self._lock = open(self.folder / "lock", "w")  # noqa: SIM115  # open as long as it is held
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self.close()
+            raise FilmError(f"{self.target} is being made by another run: wait for it") from error
+
+    def close(self) -> None:
+        """Let another run go on with the folder."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def seed(self) -> int | None:
         """The seed of the film that was begun; None if there is none."""
@@ -101,4 +126,5 @@ class Parts:
 
     def remove(self) -> None:
         """Remove the folder."""
+        self.close()
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -31,7 +31,8 @@ FULL_RANGE = 2  # of FFmpeg's color_range
 UNSPECIFIED = 2  # of primaries, transfer and matrix
 KEPT_FORMATS = ("yuv420p", "yuv422p", "yuv444p")  # with what they are followed by: depth, "le"
 SEEN = 512  # short side of the picture that a key frame shows the model, at most
-MISSING = 0.02  # share of a film that may be missing at its end, as durations are rounded
+MISSING = 0.02  # share of a film that may be missing at its end, at most a second: rounding
+MAX_DAMAGED = 1000  # packets in a row, after which a film is taken to end
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Film:
     rotation: int  # how frames are turned for display, degrees counterclockwise
     codec: str
     seconds: float | None  # length by the header
+    seconds_of_all: bool  # whether that is the length of the file, sound and all
     expected: int | None  # frames by the header, or by length and rate
     metadata: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # sentences on what a user may want to know of it
@@ -158,12 +160,12 @@ def read_film(path: Path) -> Film:
     Raises FilmError for a film whose colours cannot be computed, such as HDR.
     """
     with open_film(path) as (container, stream):
-        frame = next(iter(_decode(container, stream, [])), None)
+        frame = next(_decode(container, stream, [], []), None)
         if frame is None:
             raise FilmError(f"cannot read {path}: none of its frames can be decoded")
         tags = _read_tags(frame, stream)
         _refuse_hdr(path, tags)
-        seconds = _find_seconds(container, stream)
+        seconds, of_all = _find_seconds(container, stream)
         rate = Fraction(stream.average_rate or stream.guessed_rate or 25)
         expected = stream.frames or (round(seconds * rate) if seconds else None)
         layout, coding, shift = _find_layout(frame, tags)
@@ -178,10 +180,11 @@ def read_film(path: Path) -> Film:
             tags=tags | {"colorspace": coding.matrix, "color_range": 1 + coding.full_range},
             time_base=Fraction(time_base),
             rate=rate,
-            aspect=Fraction(stream.codec_context.sample_aspect_ratio or 1) or Fraction(1),
+            aspect=Fraction(stream.sample_aspect_ratio or 1),
             rotation=int(frame.rotation),
             codec=stream.codec_context.name,
             seconds=seconds,
+            seconds_of_all=of_all,
             expected=expected,
             metadata=dict(stream.metadata),
             notes=_find_notes(frame),
@@ -198,7 +201,8 @@ def read_frames(film: Film, faults: list[str], *, threads: int = 1) -> Iterator[
         step = max(1, round(1 / (film.rate * film.time_base)))
         last: int | None = None
         count = 0
-        for frame in _decode(container, stream, faults):
+        ends: list[float] = []
+        for frame in _decode(container, stream, faults, ends):
             if (frame.width, frame.height) != (film.width, film.height):
                 raise FilmError(
                     f"{film.path} changes its size from {film.width}x{film.height} to "
@@ -211,45 +215,53 @@ def read_frames(film: Film, faults: list[str], *, threads: int = 1) -> Iterator[
                 pts = last + 1
             last, count = pts, count + 1
             yield FilmFrame(film, _read_luma(frame, film), pts)
-        start = int(stream.start_time or 0)
-        if last is not None and (fault := _find_shortage(film, count, (last - start + step))):
+        if last is None:
+            return
+        seconds = float((last - int(stream.start_time or 0) + step) * film.time_base)
+        if film.seconds_of_all:  # the sound may be longer than the pictures
+            seconds = max(seconds, *ends)
+        if fault := _find_shortage(film, count, seconds):
             faults.append(fault)
 
 
 def _decode(
-    container: "InputContainer", stream: "VideoStream", faults: list[str]
+    container: "InputContainer", stream: "VideoStream", faults: list[str], ends: list[float]
 ) -> Iterator["VideoFrame"]:
-    """Frames of all packets that can be decoded."""
+    """Frames of all packets that can be decoded; `ends` gets the time at which the rest ends."""
     av = import_av()
-    packets = container.demux(stream)
-    damaged = corrupt = 0
-    while True:
+    packets = container.demux()
+    damaged = in_a_row = corrupt = 0
+    end = 0.0
+    while in_a_row < MAX_DAMAGED:
         try:
             packet = next(packets, None)
             if packet is None:
                 break
-            frames = packet.decode()
+            if packet.stream.index != stream.index:
+                if packet.pts is not None and packet.time_base:
+                    end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+                continue
+            frames = stream.decode(packet)
         except av.FFmpegError as error:
             if isinstance(error, av.error.EOFError):
                 break
-            damaged += 1
-            if damaged > 1000:
-                break
+            damaged, in_a_row = damaged + 1, in_a_row + 1
             continue
+        in_a_row = 0
         corrupt += sum(frame.is_corrupt for frame in frames)
         yield from frames
+    ends.append(end)
     if damaged:
         faults.append(f"{damaged} of its packets are damaged")
     if corrupt:
         faults.append(f"{corrupt} of its frames are damaged")
 
 
-def _find_shortage(film: Film, count: int, units: int) -> str | None:
-    """A sentence if fewer frames were decoded than the header promises."""
+def _find_shortage(film: Film, count: int, seconds: float) -> str | None:
+    """A sentence if a film ends before the time that its header promises."""
     if film.expected is None or film.seconds is None:
         return None
-    seconds = float(units * film.time_base)
-    slack = max(2 / float(film.rate), MISSING * film.seconds)
+    slack = max(2 / float(film.rate), min(MISSING * film.seconds, 1.0))
     if film.seconds - seconds > slack and count < film.expected:
         return (
             f"it is cut short: {count} of {film.expected} frames could be read, "
@@ -258,18 +270,19 @@ def _find_shortage(film: Film, count: int, units: int) -> str | None:
     return None
 
 
-def _find_seconds(container: "InputContainer", stream: "VideoStream") -> float | None:
-    """The length of the video by the header; the container's where the stream has none."""
+def _find_seconds(container: "InputContainer", stream: "VideoStream") -> tuple[float | None, bool]:
+    """The length of the video by the header; True with it if it is only known of the file."""
     if stream.duration and stream.time_base:
-        return float(stream.duration * stream.time_base)
+        return float(stream.duration * stream.time_base), False
     tag = stream.metadata.get("DURATION", "")  # Matroska's, hours:minutes:seconds
     parts = tag.split(":")
     if len(parts) == 3:
         try:
-            return sum(float(part) * unit for part, unit in zip(parts, (3600, 60, 1), strict=True))
+            units = zip(parts, (3600, 60, 1), strict=True)
+            return sum(float(part) * unit for part, unit in units), False
         except ValueError:
             pass
-    return container.duration / 1e6 if container.duration else None
+    return (container.duration / 1e6 if container.duration else None), True
 
 
 def _read_tags(frame: "VideoFrame", stream: "VideoStream") -> dict[str, int]:
@@ -292,6 +305,11 @@ def _find_notes(frame: "VideoFrame") -> tuple[str, ...]:
 
 def _refuse_hdr(path: Path, tags: dict[str, int]) -> None:
     kind = HDR.get(tags["color_trc"]) or ("BT.2020" if tags["color_primaries"] == WIDE else None)
+    if tags["colorspace"] not in (0, UNSPECIFIED, *MATRICES):
+        raise FilmError(
+            f"{path} has the colour matrix {tags['colorspace']}, which is not known here: convert "
+            "it to BT.709 first"
+        )
     if kind:
         raise FilmError(
             f"{path} is HDR or of a wide gamut ({kind}), where sRGB's colours would be wrong: "

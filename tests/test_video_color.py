@@ -152,8 +152,11 @@ def test_strokes_follow_what_moves():
     frames = [Plain(guide) for guide in draw_frames(9, 120, 80, step=3)]
     strokes = np.zeros((80, 120, 4), np.uint8)
     cv2.circle(strokes, (70, 40), 6, (200, 60, 20, 255), -1)
-    engine, calls = steady([0] * 3, every=4, strokes=lambda _, shot: strokes if shot == 1 else None)
-    list(engine.run(frames))
+    engine, calls = steady(
+        [0, 50, 50], every=4, strokes=lambda _, shot: strokes if shot == 1 else None
+    )
+    result = list(engine.run(frames))
+    assert result[4].chroma[40, 40] == pytest.approx([5, 5], abs=1)  # little of the model's own
     for n, drawn in enumerate(calls):
         y, x = np.nonzero(drawn[..., 3])
         assert abs(x.mean() - (70 - 12 * n)) < 2.5 and abs(y.mean() - 40) < 2.5

@@ -21,6 +21,7 @@ Strokes = NDArray[Any]  # (h,w,4) uint8 RGBA, opaque where a colour is given
 
 EVERY = 12  # frames from key frame to key frame
 OWN_SHARE = 0.3  # of a key frame's own sample, where chroma was carried to it
+HINTED_SHARE = 0.1  # the same in a shot with hints, whose colours stay when they leave the frame
 CUT = 0.35  # a smaller share of a frame that is found again is a cut
 UNSURE = 0.05  # weight of chroma that was carried to where motion is not sure, of 1
 
@@ -103,7 +104,8 @@ class Steady(Generic[F]):
             strokes = path.carry(strokes, cv2.INTER_NEAREST)
             strokes[path.held < 0.5] = 0
         own = self.sample(span.frames[-1], strokes)
-        weight = (path.held * (1 - self.own_share))[..., None]
+        share = self.own_share if strokes is None else min(self.own_share, HINTED_SHARE)
+        weight = (path.held * (1 - share))[..., None]
         chroma = weight * path.carry(span.key.chroma) + (1 - weight) * own
         return Key(chroma, strokes, span.key.shot)
 

@@ -300,7 +300,7 @@ def test_frames_that_do_not_fit_together_are_one_sentence(run, folder, tmp_path)
 
 @pytest.mark.slow
 def test_a_film_that_was_killed_goes_on_and_gets_the_same_bytes(tiny_folder, tmp_path):
-    film = write_film(tmp_path / "a.mkv", draw_frames(600, 64, 48), sound=True)
+    film = write_film(tmp_path / "a.mkv", draw_frames(300, 64, 48), sound=True)
     command = [sys.executable, "-m", "condiff", "video", film]
     flags = ["-m", tiny_folder, "-q", *QUICK[:-2]]
     subprocess.run([*command, tmp_path / "whole.mkv", *flags], check=True)

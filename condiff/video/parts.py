@@ -13,7 +13,7 @@ from condiff.errors import ConfigError, FilmError
 from condiff.files import MAX_NAME, reason_of
 from condiff.video.steady import Key
 
-SEGMENT = 240  # frames; a segment ends at the first key frame after so many
+SEGMENT = 96  # frames; a segment ends at the first key frame after so many
 
 
 class Parts:

@@ -9,6 +9,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from condiff.cli import main
 from condiff.color.lab import lightness
@@ -299,7 +300,7 @@ def test_frames_that_do_not_fit_together_are_one_sentence(run, folder, tmp_path)
 
 @pytest.mark.slow
 def test_a_film_that_was_killed_goes_on_and_gets_the_same_bytes(tiny_folder, tmp_path):
-    film = write_film(tmp_path / "a.mkv", draw_frames(600, 64, 48), sound=True)
+    film = write_film(tmp_path / "a.mkv", draw_frames(300, 64, 48), sound=True)
     command = [sys.executable, "-m", "condiff", "video", film]
     flags = ["-m", tiny_folder, "-q", *QUICK[:-2]]
     subprocess.run([*command, tmp_path / "whole.mkv", *flags], check=True)
@@ -343,3 +344,34 @@ def test_two_runs_at_once_do_not_spoil_a_film(run, film, tmp_path):
         code, _, err = run(film, tmp_path / "out.mkv")
         assert code == 1 and "another run" in err
     assert run(film, tmp_path / "out.mkv")[0] == 0
+
+
+def test_edits_that_do_not_fit_a_film_are_one_sentence_before_the_work(run, film, tmp_path):
+    Image.new("RGBA", (50, 80)).save(tmp_path / "tall.png")
+    Image.new("L", (50, 80)).save(tmp_path / "mask.png")
+    for wrong in (["--hint", "1.5,0.5,red"], ["--hint", "99,5,red"], ["--hint", "red"],
+                  ["--hints", tmp_path / "tall.png"], ["--mask", tmp_path / "mask.png"],
+                  ["--look", "loud"], ["-m", "sketch"]):  # fmt: skip
+        code, out, err = run(film, tmp_path / "out.mkv", *wrong)
+        assert (code, out, err.count("\n")) == (1, "", 1), err
+    assert not (tmp_path / ".out.mkv.condiff").exists()
+
+
+def test_a_mask_keeps_a_part_grey_and_saturation_none_makes_all_grey(run, film, tmp_path):
+    mask = np.zeros((48, 64), np.uint8)
+    mask[:, 32:] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    flags = ["--codec", "ffv1", "--saturation", "3"]
+    assert run(film, tmp_path / "a.mkv", *flags, "--mask", tmp_path / "mask.png")[0] == 0
+    _, _, u, v = read_planes(tmp_path / "a.mkv")
+    away = np.abs(u[0].astype(int) - 128) + np.abs(v[0].astype(int) - 128)
+    assert away[:, :14].max() <= 1 and away[:, 18:].mean() > 1
+    assert run(film, tmp_path / "b.mkv", "--codec", "ffv1", "--saturation", "0")[0] == 0
+    _, _, u, v = read_planes(tmp_path / "b.mkv")
+    assert (u == 128).all() and (v == 128).all()
+
+
+def test_without_pyav_the_sentence_says_what_to_install(run, film, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    code, _, err = run(film, tmp_path / "out.mkv")
+    assert code == 1 and "pip install" in err and "video" in err

@@ -130,7 +130,11 @@ def draw_dabs(hints: Any, size: tuple[int, int]) -> Strokes:
 
 
 def to_shares(edits: ColorEdits, film_size: tuple[int, int]) -> ColorEdits:
-    """The edits with hints in pixels of a frame of (width, height) given as shares of it."""
+    """The edits with hints in pixels of a frame of (width, height) given as shares of it.
+
+    Raises ConfigError for hints outside the frame, and pictures that have not its aspect.
+    """
+    edits.prepare(photo=film_size, size=(16, 16))
     if isinstance(edits.hints, Image.Image):
         return edits
     width, height = film_size

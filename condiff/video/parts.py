@@ -1,6 +1,8 @@
 """What a run leaves behind so that the next one goes on: finished segments and states between."""
 
+import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from condiff.errors import ConfigError, FilmError
-from condiff.files import reason_of
+from condiff.files import MAX_NAME, reason_of
 from condiff.video.steady import Key
 
-SEGMENT = 240  # frames; a segment ends at the first key frame after so many
+SEGMENT = 96  # frames; a segment ends at the first key frame after so many
 
 
 class Parts:
@@ -23,17 +25,22 @@ class Parts:
     def __init__(self, target: Path):
         self.target = target
         self._lock: Any = None
-        self.folder = target.with_name(f".{target.name}.condiff")
+        whole = Path(os.path.abspath(target))
+        name = f".{whole.name}.condiff"
+        if len(os.fsencode(name)) > MAX_NAME:
+            name = f".{hashlib.sha256(os.fsencode(name)).hexdigest()[:32]}.condiff"
+        self.folder = whole.with_name(name)
 
     def begin(self, settings: dict[str, Any], *, force: bool) -> bool:
         """Make the folder, or check that it was made with these settings; whether it goes on.
 
-        Raises ConfigError for other settings; with `force` what they made is removed.
+        Raises ConfigError for other settings, if they made a segment; `force` removes it.
         """
         record = self.folder / "settings.json"
         if record.is_file():
             before = json.loads(record.read_text("utf-8"))
-            if before != settings and not force:
+            done = self.segments() or self.latest()
+            if before != settings and done and not force:
                 names = [n for n in settings if settings[n] != before.get(n)]
                 raise ConfigError(
                     f"The film was begun with another {', '.join(names) or 'version'}: give the "

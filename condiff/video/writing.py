@@ -37,7 +37,7 @@ class Codec:
 
 
 CODECS: dict[str, Codec] = {
-    "h264": Codec("libx264", 18, 51, {"preset": "fast"}, only_even=True),
+    "h264": Codec("libx264", 18, 51, {"preset": "veryfast"}, only_even=True),
     "h265": Codec(
         "libx265", 20, 51, {"preset": "fast", "x265-params": "log-level=error"}, only_even=True
     ),

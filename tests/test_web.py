@@ -179,13 +179,15 @@ def test_a_preview_looks_like_the_file(client, session):
     assert off < 3, off
 
 
-def test_strokes_give_a_draft_at_once_and_the_sample_is_kept(client, session):
+def test_strokes_give_a_draft_at_once_and_the_sample_is_kept(client, session, server):
     upload = find(send(client, session, encode(make_photo(60, 44))), "upload")
     order(client, session, upload)
     strokes = base64.b64encode(encode(STROKES, "PNG")).decode()
     events = order(client, session, upload, strokes=strokes)
     kinds = [next(iter(event)) for event in events]
     assert kinds.index("draft") < kinds.index("step")
+    kept = server.sessions.find(session.rsplit("/", 1)[1]).find(upload).results.values()
+    assert [result.settings.edits.hints for result in kept] == [(), ()]  # their pictures are large
     again = order(client, session, upload, strokes=strokes, edits={"saturation": 0.5})
     assert not any("step" in event for event in again)
 

@@ -158,13 +158,27 @@ class Sample:
 
 @dataclass(frozen=True)
 class Result:
-    """A sample with the settings that it is finished with."""
+    """A sample with the settings that it is finished with; its strokes are packed, as a PNG."""
 
     sample: Sample
-    settings: ColorizeSettings
+    settings: ColorizeSettings  # without hints
     seed: int
     note: Mapping[str, str] = field(default_factory=dict)
     page: int | None = None
+    strokes: bytes = b""
+
+    @classmethod
+    def of(
+        cls, sample: Sample, settings: ColorizeSettings, seed: int, order: Order, page: int | None
+    ) -> "Result":
+        """The result of an order for one of its samples."""
+        bare = replace(settings, edits=replace(settings.edits, hints=()))
+        return cls(sample, bare, seed, order.note, page, order.strokes)
+
+    def open_edits(self) -> ColorEdits:
+        """The edits with the strokes."""
+        edits = self.settings.edits
+        return replace(edits, hints=read_image(self.strokes)) if self.strokes else edits
 
 
 class Colorizer:
@@ -257,7 +271,7 @@ class Colorizer:
                 assert sample is not None
                 self._samples[key] = sample
             self._samples.move_to_end(key)
-            result = Result(sample, settings, seed, order.note, upload.page)
+            result = Result.of(sample, settings, seed, order, upload.page)
             pixels = self._preview(sample, shown, edits, prepare)
             previews.append(pixels)
             yield self._publish(upload, shown, result, pixels, remark)
@@ -277,7 +291,7 @@ class Colorizer:
         if path.name not in upload.files:
             settings = result.settings
             shown = self._show(replace(upload, page=result.page), settings.edits)
-            prepared = self._prepare(settings.edits, shown.opened, result.sample.size)
+            prepared = self._prepare(result.open_edits(), shown.opened, result.sample.size)
             encoded = result.sample.beside(shown.opened.source, prepared)
             pixels = self.pipeline.decode(result.sample.x_0, encoded)
             made = with_pixels(shown.photo, pixels, seed=result.seed)

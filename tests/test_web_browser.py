@@ -263,6 +263,31 @@ def test_a_reference_is_added_and_taken_away(browser, tiny_server, tmp_path):
         assert np.array_equal(shown(page), first)
 
 
+def test_a_stroke_by_keys_alone(browser, tiny_server, tmp_path):
+    make_photo(60, 44).save(tmp_path / "photo.jpg")
+    with opened(browser, tiny_server[0]) as page:
+        page.set_input_files("#files", tmp_path / "photo.jpg")
+        until(page, "#message")
+        first = shown(page)
+        page.focus("#mode-paint")
+        page.keyboard.press("Enter")
+        for _ in range(30):
+            page.keyboard.press("Tab")
+            if page.evaluate("document.activeElement.matches('#stage canvas')"):
+                break
+        for key in ("ArrowRight", " ", "Shift+ArrowRight", "Shift+ArrowDown"):
+            page.keyboard.press(key)
+        assert page.locator("#stage .pen-mark.down").is_visible()
+        page.keyboard.press(" ")
+        sync_api.expect(page.locator("#undo")).to_be_enabled()
+        until(page, "#message")
+        assert not np.array_equal(shown(page), first)
+        page.keyboard.press("Control+z")
+        sync_api.expect(page.locator("#undo")).to_be_disabled()
+        until(page, "#message")
+        assert np.array_equal(shown(page), first)
+
+
 def test_two_tabs_at_once_and_a_closed_one_takes_its_files_along(browser, tiny_server, tmp_path):
     url, folder = tiny_server
     (root,) = folder.glob("condiff-web-*")

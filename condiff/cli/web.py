@@ -65,7 +65,7 @@ def web(
     from condiff.web.app import LOOPBACK, WebSettings
     from condiff.web.security import is_loopback
 
-    private = is_loopback(host)
+    private, own = is_loopback(host), socket.gethostname().lower()
     settings = WebSettings(
         model=model,
         drawing_model=drawing_model,
@@ -74,7 +74,7 @@ def web(
         threads=machine.threads,
         max_pixels=max_pixels,
         max_upload=max_upload * 1_000_000,
-        hosts=tuple({*LOOPBACK, host.strip("[]").lower(), socket.gethostname().lower()}),
+        hosts=(*LOOPBACK, host.strip("[]").lower(), own, f"{own}.local"),
         private=private,
         auth=auth,
     )
@@ -116,6 +116,9 @@ def _serve(settings: "WebSettings", host: str, port: int, *, browser: bool, quie
         )
         print(url, flush=True)
         options.report("The page is at this address; Ctrl-C ends it.", quiet=quiet)
+        if shown != host.strip("[]") and not settings.private:
+            other = f"http://{socket.gethostname()}:{port}/"
+            options.report(f"From other machines: {other}, or this one's IP address.", quiet=quiet)
         if browser:
             threading.Thread(target=_open_browser, args=(url,), daemon=True).start()
         with suppress(KeyboardInterrupt):

@@ -291,6 +291,36 @@ class Strokes {
     const end = () => { if (current) { current = null; ended(); } };
     canvas.addEventListener("pointerup", end);
     canvas.addEventListener("pointercancel", end);
+
+    // The same by keys: arrows move a pen, Space or Enter puts it down and lifts it.
+    const pen = make("span", { className: "pen-mark", hidden: true });
+    canvas.after(pen);
+    let x = 0.5, y = 0.5;
+    const place = () => {
+      pen.style.setProperty("--pen-x", `${100 * x}%`);
+      pen.style.setProperty("--pen-y", `${100 * y}%`);
+    };
+    canvas.addEventListener("focus", () => { place(); showIf(pen, canvas.matches(":focus-visible")); });
+    canvas.addEventListener("blur", () => { showIf(pen, false); end(); });
+    canvas.addEventListener("keydown", (event) => {
+      const [dx, dy] = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key] ?? [0, 0];
+      const presses = event.key === " " || event.key === "Enter";
+      if (!(dx || dy || presses) || event.ctrlKey || event.metaKey || event.altKey) return;
+      event.preventDefault();
+      const step = event.shiftKey ? 0.1 : 0.02;
+      x = Math.min(1, Math.max(0, x + step * dx));
+      y = Math.min(1, Math.max(0, y + step * dy));
+      const point = [x * canvas.width, y * canvas.height];
+      if (presses && current) end();
+      else if (presses) {
+        begun();
+        current = { ...style(), points: [point] };
+        this.strokes.push(current);
+      } else if (current) current.points.push(point);
+      pen.classList.toggle("down", Boolean(current));
+      place();
+      this.paint();
+    });
   }
 
   use(strokes) { this.strokes = strokes; this.paint(); }
@@ -636,6 +666,7 @@ function setMode(painting) {
   $("#mode-compare").setAttribute("aria-pressed", !painting);
   showIf($("#brush"), painting);
   showIf($("#paint-hint"), painting);
+  $("canvas", stage).tabIndex = painting ? 0 : -1;
 }
 
 function connectColorize() {

@@ -375,3 +375,12 @@ def test_without_pyav_the_sentence_says_what_to_install(run, film, tmp_path, mon
     monkeypatch.setitem(sys.modules, "av", None)
     code, _, err = run(film, tmp_path / "out.mkv")
     assert code == 1 and "pip install" in err and "video" in err
+
+
+def test_a_palette_is_that_of_the_film(run, film, tmp_path):
+    for name, colour in (("warm", "#c04020"), ("cold", "#2040c0")):
+        flags = ["--codec", "ffv1", "--palette", f"{colour},{colour}"]
+        assert run(film, tmp_path / f"{name}.mkv", *flags)[0] == 0
+    warm, cold = (read_planes(tmp_path / f"{name}.mkv") for name in ("warm", "cold"))
+    assert warm[3].mean() > cold[3].mean() + 10 and warm[2].mean() < cold[2].mean() - 10
+    assert np.array_equal(warm[1], cold[1])

@@ -18,6 +18,8 @@ from condiff.cli.sampling import Group, SamplingFlags, expand_groups
 from condiff.errors import FilmError
 
 if TYPE_CHECKING:
+    from condiff.color.edits import ColorEdits
+    from condiff.color.hints import Hints
     from condiff.video.coloring import Coloring
     from condiff.video.film import Progress
     from condiff.video.parts import Parts
@@ -110,6 +112,15 @@ class ContentFlags(Group):
         ),
     ] = ()  # type: ignore[assignment]
 
+    def edit(
+        self, adjustment: options.Adjustment, references: options.ReferenceFlags, hints: "Hints"
+    ) -> "ColorEdits":
+        """These and other edits of the colours in one."""
+        if self.mask is not None and self.mask.is_dir():
+            raise typer.BadParameter(f"{self.mask} is a folder: a film takes one mask.")
+        photo = options.Content(mask=self.mask, as_is=self.as_is)
+        return photo.edit(adjustment, references, hints)
+
 
 @expand_groups
 def video(
@@ -123,6 +134,7 @@ def video(
     film: FilmFlags,
     adjustment: options.Adjustment,
     hints: options.HintFlags,
+    references: options.ReferenceFlags,
     content: ContentFlags,
     sampling: SamplingFlags,
     machine: options.Machine,
@@ -147,7 +159,14 @@ def video(
     seed = seed if seed is not None else job.parts.seed()
     seed = secrets.randbits(31) if seed is None else seed
     coloring = build_coloring(
-        job.size, adjustment, hints, content, sampling, machine, model=model, seed=seed
+        job.size,
+        content.edit(adjustment, references, hints.read()),
+        adjustment,
+        content,
+        sampling,
+        machine,
+        model=model,
+        seed=seed,
     )
     with closing(job.parts):
         run(job, coloring, film, messages)
@@ -296,8 +315,8 @@ def check_target(target: Path, force: bool) -> None:
 
 def build_coloring(
     size: tuple[int, int],
+    edits: "ColorEdits",
     adjustment: options.Adjustment,
-    hints: options.HintFlags,
     content: ContentFlags,
     sampling: SamplingFlags,
     machine: options.Machine,
@@ -306,26 +325,16 @@ def build_coloring(
     seed: int,
 ) -> "Coloring":
     """The loaded model and what the flags say of colours, for frames of that width and height."""
-    from condiff.color.edits import ColorEdits
     from condiff.config import NATURAL
-    from condiff.photos.reading import read_image
     from condiff.pipelines.pipeline import Pipeline
     from condiff.video.coloring import Coloring, check_model, to_shares
 
-    given = hints.read()
     options.quiet_libraries()
     pipeline = Pipeline.from_pretrained(
         model, device=machine.device, engine=machine.engine, threads=machine.threads
     )
     check_model(pipeline)
     look = pipeline.loaded.find_look(adjustment.look or NATURAL)
-    edits = ColorEdits(
-        given,
-        adjustment.saturation,
-        adjustment.temperature,
-        mask=read_image(content.mask) if content.mask else None,
-        as_is=content.as_is,
-    )
     return Coloring(
         pipeline,
         sampling.override(pipeline.sampling.override(look.sampling())),

@@ -327,9 +327,7 @@ class Pipeline:
 
         Only here is an array moved off the backend's device.
         """
-        return self.loaded.task.space.decode(
-            self._crop(x_0, encoded), encoded.source, encoded.edits
-        )
+        return self.loaded.task.space.decode(self.crop(x_0, encoded), encoded.source, encoded.edits)
 
     def measure(
         self,
@@ -346,10 +344,10 @@ class Pipeline:
         if not self.loaded.task.space.keeps_photo or source is None:
             raise ConfigError(f"The model {self.loaded.path.name} colours no photos.")
         inside = source if prepared.box is None else source[prepared.box]
-        cells = self._crop(x_0, encoded) * self.loaded.task.space.scale
+        cells = self.crop(x_0, encoded) * self.loaded.task.space.scale
         return ChromaMeans.of(prepared.recolor(cells, inside))
 
-    def _crop(self, x_0: Any, encoded: Encoded) -> np.ndarray:
+    def crop(self, x_0: Any, encoded: Encoded) -> np.ndarray:
         """The cells (h,w,C) of the decoded x_0 (1,C,H,W) that the picture covers, clipped."""
         clip, (rows, columns) = self.loaded.task.space.clip, encoded.inside
         decoded = self.backend.decode(x_0)

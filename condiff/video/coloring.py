@@ -54,7 +54,14 @@ class Coloring:
             "every": self.every,
             "hints": given,
             "hint_shots": list(self.hint_shots),
-            "edits": [edits.saturation, edits.temperature, edits.mask_digest, edits.as_is],
+            "edits": [
+                edits.saturation,
+                edits.temperature,
+                edits.mask_digest,
+                edits.as_is,
+                edits.reference_digests,
+                edits.palette_note,
+            ],
         }
 
     def sample(self, pixels: Pixels, size: tuple[int, int], strokes: Image.Image | None) -> Plane:
@@ -66,14 +73,12 @@ class Coloring:
         pipeline = self.pipeline
         encoded = pipeline.encode(pixels, config=self.config, edits=edits)
         *_, x_0 = pipeline.sample(encoded, config=self.config, seed=self.seed)
-        space, (rows, columns) = pipeline.loaded.task.space, encoded.inside
-        planes = pipeline.backend.to_numpy(x_0)[0, :, :rows, :columns]
-        cells = np.ascontiguousarray(planes.clip(-space.clip, space.clip).transpose(1, 2, 0))
         prepared = encoded.edits
         (height, width), (wide, high) = pixels.shape[:2], size
         box = prepared.box or (slice(0, height), slice(0, width))
         inside = pixels[box]
-        chroma = prepared.keep_hints(cells * space.scale, inside)
+        cells = pipeline.crop(x_0, encoded) * pipeline.loaded.task.space.scale
+        chroma = prepared.keep_hints(prepared.recolor(cells, inside), inside)
         down, across = high / height, wide / width
         top, bottom = round(box[0].start * down), round(box[0].stop * down)
         left, right = round(box[1].start * across), round(box[1].stop * across)

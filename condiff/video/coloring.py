@@ -66,9 +66,7 @@ class Coloring:
         pipeline = self.pipeline
         encoded = pipeline.encode(pixels, config=self.config, edits=edits)
         *_, x_0 = pipeline.sample(encoded, config=self.config, seed=self.seed)
-        space, (rows, columns) = pipeline.loaded.task.space, encoded.inside
-        planes = pipeline.backend.to_numpy(x_0)[0, :, :rows, :columns]
-        cells = np.ascontiguousarray(planes.clip(-space.clip, space.clip).transpose(1, 2, 0))
+        cells, space = pipeline.to_cells(x_0, encoded), pipeline.loaded.task.space
         prepared = encoded.edits
         (height, width), (wide, high) = pixels.shape[:2], size
         box = prepared.box or (slice(0, height), slice(0, width))

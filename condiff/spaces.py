@@ -26,10 +26,10 @@ class Space(ABC):
     name: ClassVar[str]
     channels: ClassVar[int]
     clip: ClassVar[float] = 1.0
-    scale: ClassVar[float] = 1.0  # units of the picture that 1 stands for
+    scale: float = 1.0  # units of the picture that 1 stands for
     # Whether a sample is joined to the user's photo: the result has its size, and takes edits.
     keeps_photo: bool = False
-    # Whether x_0 is made of a picture by a VAE: `encode` and `decode` are of the picture.
+    # Whether x_0 is made of a picture by a VAE: `encode` and `to_cells` are of the picture.
     is_latent: ClassVar[bool] = False
 
     @abstractmethod
@@ -49,6 +49,10 @@ class Space(ABC):
         `source` is the photo (H,W,3), of 8 or 16 bits, where the space keeps it; else the ink (H,W)
         of the drawing.
         """
+
+    def to_cells(self, planes: Plane) -> Plane:
+        """What a backend has decoded of x_0, (h,w,C), as `decode` takes it: the same."""
+        return planes
 
     @abstractmethod
     def from_picture(self, picture: Plane) -> Plane:
@@ -165,6 +169,7 @@ class Latents(Space):
 
     def __init__(self, pictures: Space):
         self.pictures, self.keeps_photo = pictures, pictures.keeps_photo
+        self.scale = pictures.scale
 
     def encode(self, crop: Pixels, size: int) -> Plane:
         return resize_square(crop, size) / np.float32(127.5) - 1
@@ -175,8 +180,12 @@ class Latents(Space):
     def decode(
         self, x_0: Plane, source: Pixels | None = None, edits: PreparedEdits = UNEDITED
     ) -> Pixels:
-        """The decoded picture (h,w,3) in [-1,1] -> RGB (H,W,3)."""
-        return self.pictures.decode(self.from_picture(x_0), source, edits)
+        """The cells of a decoded picture -> RGB (H,W,3)."""
+        return self.pictures.decode(x_0, source, edits)
+
+    def to_cells(self, planes: Plane) -> Plane:
+        """The picture (h,w,3) that the VAE has decoded, as `pictures` has it."""
+        return self.from_picture(planes)
 
     def from_picture(self, picture: Plane) -> Plane:
         return self.pictures.from_picture(picture)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
 from PIL import Image
+from skimage.color import rgb2lab
 
 from condiff import Pipeline
 from condiff.cli import main
@@ -181,6 +182,19 @@ def test_a_colorizer_keeps_lightness_and_takes_chroma_alone(folder, photo):
     (quiet,) = pipeline(gray, seed=1, steps=2, prompt="a red house", look="quiet")
     spread = [np.ptp(np.asarray(image).astype(int), axis=2).mean() for image in (quiet, one)]
     assert spread[0] < spread[1]
+
+
+def test_cells_of_a_colorizer_are_the_chroma_of_the_decoded_picture(folder):
+    pipeline = Pipeline.from_pretrained(folder("colorize"), device="cpu")
+    gray = make_photo(64, 48).convert("L").convert("RGB")
+    config = SamplingConfig(steps=2, size=48)
+    encoded = pipeline.encode(gray, config=config)
+    *_, x_0 = pipeline.sample(encoded, config=config, seed=1)
+    cells = pipeline.to_cells(x_0, encoded) * pipeline.loaded.task.space.scale
+    picture = pipeline.backend.decode(x_0)[0].permute(1, 2, 0).numpy().clip(-1, 1)
+    lab = rgb2lab((picture + 1) / 2)
+    assert cells.shape == (48, 64, 2) and np.abs(lab[..., 1:]).max() > 5
+    np.testing.assert_allclose(cells, lab[..., 1:], atol=0.5)
 
 
 def test_a_long_strip_is_coloured_in_windows(folder):

@@ -324,10 +324,10 @@ class Pipeline:
         """x_0 (1,C,h,w) of `sample` as RGB (H,W,3) of the size of the photo or drawing.
 
         Chroma is joined to the photo's L*, colours are finished along a drawing's lines.
-
-        Only here is an array moved off the backend's device.
         """
-        return self.loaded.task.space.decode(self.crop(x_0, encoded), encoded.source, encoded.edits)
+        return self.loaded.task.space.decode(
+            self.to_cells(x_0, encoded), encoded.source, encoded.edits
+        )
 
     def measure(
         self,
@@ -344,16 +344,21 @@ class Pipeline:
         if not self.loaded.task.space.keeps_photo or source is None:
             raise ConfigError(f"The model {self.loaded.path.name} colours no photos.")
         inside = source if prepared.box is None else source[prepared.box]
-        cells = self.crop(x_0, encoded) * self.loaded.task.space.scale
+        cells = self.to_cells(x_0, encoded) * self.loaded.task.space.scale
         return ChromaMeans.of(prepared.recolor(cells, inside))
 
-    def crop(self, x_0: Any, encoded: Encoded) -> np.ndarray:
-        """The cells (h,w,C) of the decoded x_0 (1,C,H,W) that the picture covers, clipped."""
-        clip, (rows, columns) = self.loaded.task.space.clip, encoded.inside
+    def to_cells(self, x_0: Any, encoded: Encoded) -> np.ndarray:
+        """x_0 (1,C,h,w) of `sample` as the space decodes it, (h,w,C), without the padding, clipped.
+
+        Of latents it is what the VAE decodes, which has more pixels. Only here is an array moved
+        off the backend's device.
+        """
+        space, (rows, columns) = self.loaded.task.space, encoded.inside
         decoded = self.backend.decode(x_0)
         factor = decoded.shape[-1] // x_0.shape[-1]  # more than 1 where a VAE has decoded it
         planes = self.backend.to_numpy(decoded)[0, :, : rows * factor, : columns * factor]
-        return np.ascontiguousarray(planes.clip(-clip, clip).transpose(1, 2, 0))
+        planes = planes.clip(-space.clip, space.clip).transpose(1, 2, 0)
+        return space.to_cells(np.ascontiguousarray(planes))
 
     def prepare(
         self, image: UserPicture | Opened | None, *, size: int | None, as_is: bool = False

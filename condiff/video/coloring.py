@@ -77,7 +77,7 @@ class Coloring:
         (height, width), (wide, high) = pixels.shape[:2], size
         box = prepared.box or (slice(0, height), slice(0, width))
         inside = pixels[box]
-        cells = pipeline.crop(x_0, encoded) * pipeline.loaded.task.space.scale
+        cells = pipeline.to_cells(x_0, encoded) * pipeline.loaded.task.space.scale
         chroma = prepared.keep_hints(prepared.recolor(cells, inside), inside)
         down, across = high / height, wide / width
         top, bottom = round(box[0].start * down), round(box[0].stop * down)

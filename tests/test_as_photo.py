@@ -300,3 +300,13 @@ def test_a_drawing_may_come_in_any_way(sketch_folder, tmp_path):
     for way in (ink, saved(Image.fromarray(ink)), ink.astype(np.uint16) * 257):
         (picture,) = draw(way, **sampling)
         assert np.array_equal(np.asarray(picture), np.asarray(expected))
+
+
+def test_other_kinds_of_bytes_are_read_and_text_is_a_sentence():
+    file = io.BytesIO()
+    Image.new("L", (8, 6), 90).save(file, "PNG")
+    whole = file.getvalue()
+    for kind in (bytearray, memoryview):
+        assert np.array_equal(as_photo(kind(whole)).pixels, as_photo(whole).pixels)
+    with pytest.raises(ImageError, match="mode 'rb'"):
+        as_photo(io.StringIO("no photo"))

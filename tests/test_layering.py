@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import condiff
+from condiff.cli import COMMANDS
 
 PACKAGE = Path(condiff.__file__).parent
 LEVELS = [
@@ -58,3 +59,11 @@ def test_modules_import_only_lower_parts_or_their_own(module):
 
 def test_no_modules_import_each_other():
     TopologicalSorter({name: imports_of(path) for name, path in MODULES.items()}).prepare()
+
+
+def test_commands_parse_call_and_report_in_80_lines():
+    for name in COMMANDS:
+        tree = ast.parse((PACKAGE / "cli" / f"{name}.py").read_text("utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno - node.lineno < 80, f"{name}: {node.name}"

@@ -458,6 +458,16 @@ def test_floats_that_resizing_left_beyond_white_keep_their_tones():
     assert np.abs(got - values.clip(0, 1)).max() < 1e-4
 
 
+@pytest.mark.parametrize("white", [255, 65_535])
+def test_floats_that_count_levels_keep_their_tones(white):
+    tifffile = pytest.importorskip("tifffile")
+    values = ((RAMP * 0.7 + 0.2) * white).astype("f4")
+    file = io.BytesIO()
+    tifffile.imwrite(file, values)
+    got = read(file.getvalue()).pixels[..., 0] / 65_535
+    assert np.abs(got - values / white).max() < 1e-4
+
+
 def test_jpeg_xl_is_read_or_named(monkeypatch):
     imagecodecs, _ = (pytest.importorskip(name) for name in ("imagecodecs", "pillow_jxl"))
     pixels = (RGB16 >> 8).astype(np.uint8)

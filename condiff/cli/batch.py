@@ -1,5 +1,6 @@
 """`condiff batch`: colour every photo of a folder, or say why one could not be coloured."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -7,7 +8,103 @@ import typer
 
 from condiff.cli import options
 from condiff.cli.progress import describe, report
-from condiff.cli.sampling import SamplingFlags, expand_groups
+from condiff.cli.sampling import Group, SamplingFlags, expand_groups
+
+
+@dataclass(frozen=True)
+class BatchFlags(Group):
+    """Which photos, where to, and by whom."""
+
+    model: options.Model = "colorize"
+    include: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Take only photos whose name, or path below IN_DIR, matches this glob; may be "
+            "repeated."
+        ),
+    ] = None
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(help="Leave out photos and folders that match this glob; may be repeated."),
+    ] = None
+    format: Annotated[
+        str | None,
+        typer.Option(
+            help="Write all results as png, jpg, webp, tif … (default: each as its photo, or png "
+            "for formats that are only read).",
+        ),
+    ] = None
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Random seed of the batch, from which each photo's own seed follows by its path "
+            "below IN_DIR (default: a new one, or that of the batch that is resumed).",
+        ),
+    ] = None
+    hints: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="A folder of hints like those of `colorize --hints`: a/b.png is for a/b.jpg.",
+        ),
+    ] = None
+    album: Annotated[
+        bool,
+        typer.Option(
+            "--album",
+            help="Give all photos one style, as those of one roll: every photo is first coloured "
+            "small, and the mean colours are drawn together.",
+        ),
+    ] = False
+    quality: options.Quality = None
+    provenance: options.Provenance = True
+    device: options.Device = "auto"
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="Library that runs the network: torch, onnx, openvino or auto, as in colorize. "
+            "ray runs the batch on a Ray cluster."
+        ),
+    ] = "auto"
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="Address of the Ray cluster: auto, HOST:PORT or ray://HOST:PORT (default: start "
+            "Ray on this machine for this command)."
+        ),
+    ] = None
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=1024, help="How many photos are in work at once (default: one per core)."
+        ),
+    ] = None
+    shard: Annotated[
+        str,
+        typer.Option(
+            metavar="I/N",
+            help="Do only the I-th of N parts of the photos, to share them among machines.",
+        ),
+    ] = "1/1"
+    fail_fast: Annotated[
+        bool, typer.Option("--fail-fast", help="Stop at the first photo that fails.")
+    ] = False
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try photos again that failed in an earlier run.")
+    ] = False
+    force: Annotated[
+        bool,
+        typer.Option("-f", "--force", help="Start over, and replace the results that are there."),
+    ] = False
+    touch: options.Touch = False
+    dry_run: options.DryRun = False
+    quiet: options.Quiet = False
+    verbose: options.Verbose = False
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print one JSON object per photo, then one of the counts."),
+    ] = False
 
 
 @expand_groups
@@ -28,96 +125,7 @@ def batch(
     references: options.ReferenceFlags,
     content: options.Content,
     reading: options.Reading,
-    model: options.Model = "colorize",
-    include: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Take only photos whose name, or path below IN_DIR, matches this glob; may be "
-            "repeated."
-        ),
-    ] = None,
-    exclude: Annotated[
-        list[str] | None,
-        typer.Option(help="Leave out photos and folders that match this glob; may be repeated."),
-    ] = None,
-    format: Annotated[
-        str | None,
-        typer.Option(
-            help="Write all results as png, jpg, webp, tif … (default: each as its photo, or png "
-            "for formats that are only read).",
-        ),
-    ] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Random seed of the batch, from which each photo's own seed follows by its path "
-            "below IN_DIR (default: a new one, or that of the batch that is resumed).",
-        ),
-    ] = None,
-    hints: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="A folder of hints like those of `colorize --hints`: a/b.png is for a/b.jpg.",
-        ),
-    ] = None,
-    album: Annotated[
-        bool,
-        typer.Option(
-            "--album",
-            help="Give all photos one style, as those of one roll: every photo is first coloured "
-            "small, and the mean colours are drawn together.",
-        ),
-    ] = False,
-    quality: options.Quality = None,
-    provenance: options.Provenance = True,
-    device: options.Device = "auto",
-    engine: Annotated[
-        str,
-        typer.Option(
-            help="Library that runs the network: torch, onnx, openvino or auto, as in colorize. "
-            "ray runs the batch on a Ray cluster."
-        ),
-    ] = "auto",
-    address: Annotated[
-        str | None,
-        typer.Option(
-            help="Address of the Ray cluster: auto, HOST:PORT or ray://HOST:PORT (default: start "
-            "Ray on this machine for this command)."
-        ),
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            min=1, max=1024, help="How many photos are in work at once (default: one per core)."
-        ),
-    ] = None,
-    shard: Annotated[
-        str,
-        typer.Option(
-            metavar="I/N",
-            help="Do only the I-th of N parts of the photos, to share them among machines.",
-        ),
-    ] = "1/1",
-    fail_fast: Annotated[
-        bool, typer.Option("--fail-fast", help="Stop at the first photo that fails.")
-    ] = False,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Try photos again that failed in an earlier run.")
-    ] = False,
-    force: Annotated[
-        bool,
-        typer.Option("-f", "--force", help="Start over, and replace the results that are there."),
-    ] = False,
-    touch: options.Touch = False,
-    dry_run: options.DryRun = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
-    as_json: Annotated[
-        bool,
-        typer.Option("--json", help="Print one JSON object per photo, then one of the counts."),
-    ] = False,
+    flags: BatchFlags,
 ) -> None:
     """Colour every photo of a folder.
 
@@ -129,46 +137,46 @@ def batch(
     from condiff.batch.plan import Choice
 
     asked = BatchOptions(
-        model=model,
+        model=flags.model,
         look=adjustment.look,
         overrides=sampling.given(),
         edits=content.edit(adjustment, references),
-        seed=seed,
-        choice=Choice(include or (), exclude or (), parse_shard(shard)),
-        suffix=parse_format(format),
-        album=album,
-        hints=hints,
+        seed=flags.seed,
+        choice=Choice(flags.include or (), flags.exclude or (), parse_shard(flags.shard)),
+        suffix=parse_format(flags.format),
+        album=flags.album,
+        hints=flags.hints,
         masks=content.masks,
-        quality=quality,
-        provenance=provenance,
-        touch=touch,
+        quality=flags.quality,
+        provenance=flags.provenance,
+        touch=flags.touch,
         page=reading.page,
         max_pixels=reading.max_pixels,
         strict=reading.strict,
-        device=device,
-        engine=engine,
-        address=address,
-        workers=workers,
-        retry_failed=retry_failed,
-        force=force,
+        device=flags.device,
+        engine=flags.engine,
+        address=flags.address,
+        workers=flags.workers,
+        retry_failed=flags.retry_failed,
+        force=flags.force,
     )
     found, asked = plan_batch(source, out, asked)
-    if dry_run:
-        describe(found, force=force)
+    if flags.dry_run:
+        describe(found, force=flags.force)
         return
     options.quiet_libraries()
-    if album and (force or not found.out.exists(ALBUM)):
-        options.report("the colours of all photos are measured first", quiet=quiet)
+    if flags.album and (flags.force or not found.out.exists(ALBUM)):
+        options.report("the colours of all photos are measured first", quiet=flags.quiet)
     results = run_batch(found, asked)
     assert asked.seed is not None
     report(
         found,
         results,
         seed=asked.seed,
-        fail_fast=fail_fast,
-        quiet=quiet,
-        as_json=as_json,
-        verbose=verbose,
+        fail_fast=flags.fail_fast,
+        quiet=flags.quiet,
+        as_json=flags.as_json,
+        verbose=flags.verbose,
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from condiff.cli import options
-from condiff.cli.sampling import SamplingFlags, expand_groups
+from condiff.cli.sampling import Group, SamplingFlags, expand_groups
 
 if TYPE_CHECKING:
     from condiff.config import SamplingConfig
@@ -21,28 +21,22 @@ if TYPE_CHECKING:
 DEFAULT_KIND = "sketch"  # of lines
 
 
-@expand_groups
-def evaluate(
-    sampling: SamplingFlags,
-    result_dir: Annotated[
-        Path | None, typer.Argument(metavar="RESULT_DIR", help="A folder of results to measure.")
-    ] = None,
-    truth_dir: Annotated[
-        Path | None,
-        typer.Argument(metavar="TRUTH_DIR", help="A folder of true photos with the same names."),
-    ] = None,
+@dataclass(frozen=True)
+class EvalFlags(Group):
+    """What is measured, and what is told of it."""
+
     model: Annotated[
         str | None, typer.Option("-m", "--model", help="Measure this model instead of folders.")
-    ] = None,
+    ] = None
     data: Annotated[
         Path | None,
         typer.Option(
             "--data", metavar="D", help="True photos for --model: a folder or a parquet file."
         ),
-    ] = None,
+    ] = None
     limit: Annotated[
         int | None, typer.Option(min=1, help="Take only the first so many photos.")
-    ] = None,
+    ] = None
     condition: Annotated[
         str | None,
         typer.Option(
@@ -50,21 +44,21 @@ def evaluate(
             help="Kind of lines to give to a model of drawings (default: sketch); softedge is "
             "never trained on.",
         ),
-    ] = None,
+    ] = None
     upscale: Annotated[
         str | None,
         typer.Option(
             metavar="auto|none|FOLDER", help="What enlarges pictures, as in render (default: auto)."
         ),
-    ] = None,
-    samples: options.Samples = 1,
+    ] = None
+    samples: options.Samples = 1
     seed: Annotated[
         int, typer.Option(min=0, help="Random seed; photo i gets seed + i * samples.")
-    ] = 0,
-    device: options.Device = "auto",
+    ] = 0
+    device: options.Device = "auto"
     groups: Annotated[
         bool, typer.Option("--groups", help="Print a second table, of skin, sky and foliage.")
-    ] = False,
+    ] = False
     metric_weights: Annotated[
         Path | None,
         typer.Option(
@@ -73,16 +67,29 @@ def evaluate(
             help="Measure FID and KID with the weights DIR/inception.safetensors, LPIPS with "
             "DIR/lpips-alex.safetensors.",
         ),
-    ] = None,
-    engine: options.Engine = "auto",
+    ] = None
+    engine: options.Engine = "auto"
     html: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write a page with pictures side by side to this file."),
+    ] = None
+    force: options.Force = False
+    quiet: options.Quiet = False
+    verbose: options.Verbose = False
+    as_json: options.Json = False
+
+
+@expand_groups
+def evaluate(
+    sampling: SamplingFlags,
+    flags: EvalFlags,
+    result_dir: Annotated[
+        Path | None, typer.Argument(metavar="RESULT_DIR", help="A folder of results to measure.")
     ] = None,
-    force: options.Force = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
-    as_json: options.Json = False,
+    truth_dir: Annotated[
+        Path | None,
+        typer.Argument(metavar="TRUTH_DIR", help="A folder of true photos with the same names."),
+    ] = None,
 ) -> None:
     """Measure results, or a model, against true photos.
 
@@ -94,8 +101,8 @@ def evaluate(
     table says whether they have the same lines, whether they look real, and how far samples differ
     (--samples 2). Its baselines are the set's blurred mean, noise, another photo, and the truth.
     """
-    from_folders = result_dir and truth_dir and not (model or data)
-    from_model = model and data and not (result_dir or truth_dir)
+    from_folders = result_dir and truth_dir and not (flags.model or flags.data)
+    from_model = flags.model and flags.data and not (result_dir or truth_dir)
     if not (from_folders or from_model):
         raise typer.BadParameter("Give either RESULT_DIR and TRUTH_DIR, or --model and --data.")
     from condiff.evaluation.colorization import evaluate as measure
@@ -103,64 +110,84 @@ def evaluate(
     from condiff.evaluation.feature_extractors import Lite0Extractor
     from condiff.evaluation.metrics import load_scikit_image
     from condiff.evaluation.report import to_json
-    from condiff.files import publish, unwritten
     from condiff.photos.writing import check_target
 
-    if html is not None:
-        check_target(html, force, format="HTML")
+    if flags.html is not None:
+        check_target(flags.html, flags.force, format="HTML")
     load_scikit_image()  # these two before the work: they may not be installed
     extractor = Lite0Extractor()
     if result_dir and truth_dir:
-        inception, lpips = _load_networks(metric_weights)
-        name, (truths, results) = str(result_dir), _read_pairs(result_dir, truth_dir, limit)
-    elif model and data:
+        inception, lpips = _load_networks(flags.metric_weights)
+        name, (truths, results) = str(result_dir), _read_pairs(result_dir, truth_dir, flags.limit)
+    elif flags.model and flags.data:
         options.quiet_libraries()
         from condiff.evaluation.pairs import read_truths
-        from condiff.pipelines.cascade import AUTO, Cascade
         from condiff.pipelines.pipeline import Pipeline
 
-        name, truths = model, read_truths(data, limit)
-        pipeline = Pipeline.from_pretrained(model, device=device, engine=engine)
+        name, truths = flags.model, read_truths(flags.data, flags.limit)
+        pipeline = Pipeline.from_pretrained(flags.model, device=flags.device, engine=flags.engine)
         config = sampling.override(pipeline.sampling)
-        repeats = _Repeats(config, seed, samples)
+        repeats = _Repeats(config, flags.seed, flags.samples)
         if not pipeline.loaded.task.space.keeps_photo:
-            _refuse({"--html": html, "--groups": groups}, "is for colours: this model draws.")
-            if metric_weights is not None:
-                options.report("FID, KID and LPIPS are for colours: not measured.", quiet=quiet)
-            enlarge = upscale or AUTO
-            cascade = Cascade.behind(pipeline, size=config.size, upscale=enlarge, engine=engine)
-            kind = condition or DEFAULT_KIND
-            _measure_drawings(
-                name,
-                cascade,
-                truths,
-                repeats,
-                extractor=extractor,
-                condition=kind,
-                quiet=quiet,
-                as_json=as_json,
-            )
+            _evaluate_drawings(pipeline, truths, repeats, flags, extractor)
             return
         _refuse(
-            {"--condition": condition, "--upscale": upscale},
+            {"--condition": flags.condition, "--upscale": flags.upscale},
             "is for models of drawings: this one colours photos.",
         )
-        inception, lpips = _load_networks(metric_weights)
-        results = _colorize(pipeline, truths, repeats, quiet=quiet)
+        inception, lpips = _load_networks(flags.metric_weights)
+        results = _colorize(pipeline, truths, repeats, quiet=flags.quiet)
     rows = measure({name: results}, truths, extractor=extractor, inception=inception, lpips=lpips)
-    print(to_json(rows) if as_json else format_table(rows), end="\n" if not as_json else "")
-    if groups and not as_json:
+    print(
+        to_json(rows) if flags.as_json else format_table(rows),
+        end="\n" if not flags.as_json else "",
+    )
+    if flags.groups and not flags.as_json:
         print(format_groups(rows))
-    if html is not None:
-        from condiff.evaluation.colorization import html_report
+    if flags.html is not None:
+        _write_page(flags.html, rows, [r[0] for r in results], truths, force=flags.force)
+        options.report(f"The page is {flags.html}.", quiet=flags.quiet)
 
-        page = html_report(rows, [r[0] for r in results], truths)
-        try:
-            with publish(html, force) as file:
-                file.write(page.encode())
-        except OSError as error:
-            raise unwritten(str(html), error) from error
-        options.report(f"The page is {html}.", quiet=quiet)
+
+def _write_page(
+    path: Path, rows: list[Any], results: list[Any], truths: list[Any], *, force: bool
+) -> None:
+    from condiff.evaluation.colorization import html_report
+    from condiff.files import publish, unwritten
+
+    page = html_report(rows, results, truths)
+    try:
+        with publish(path, force) as file:
+            file.write(page.encode())
+    except OSError as error:
+        raise unwritten(str(path), error) from error
+
+
+def _evaluate_drawings(
+    pipeline: "Pipeline", truths: Any, repeats: "_Repeats", flags: EvalFlags, extractor: Any
+) -> None:
+    """Measure a model of drawings."""
+    from condiff.pipelines.cascade import AUTO, Cascade
+
+    given = {"--html": flags.html, "--groups": flags.groups}
+    _refuse(given, "is for colours: this model draws.")
+    if flags.metric_weights is not None:
+        options.report("FID, KID and LPIPS are for colours: not measured.", quiet=flags.quiet)
+    _measure_drawings(
+        str(flags.model),
+        Cascade.behind(
+            pipeline,
+            size=repeats.config.size,
+            upscale=flags.upscale or AUTO,
+            engine=flags.engine,
+        ),
+        truths,
+        repeats,
+        extractor=extractor,
+        condition=flags.condition or DEFAULT_KIND,
+        quiet=flags.quiet,
+        as_json=flags.as_json,
+    )
 
 
 def _refuse(flags: Mapping[str, object], why: str) -> None:

@@ -3,12 +3,14 @@
 import os
 import sys
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from condiff.cli import options
+from condiff.cli.sampling import Group, expand_groups
 
 if TYPE_CHECKING:
     from condiff.prep.dataset import Plan
@@ -17,6 +19,77 @@ if TYPE_CHECKING:
 NO_KIND = "none"
 
 
+@dataclass(frozen=True)
+class PrepFlags(Group):
+    """Which photos are taken, and how they are stored."""
+
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="What the photos are for, which chooses the condition: colorize (gray, and grey "
+            "photos are left out), sketch (sketch) or edge (canny)."
+        ),
+    ] = None
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Draw this condition, in place of the task's; may be repeated. One is stored as "
+            "the column conditioning_image, several as conditioning_KIND; none stores photos alone."
+        ),
+    ] = None
+    size: Annotated[
+        int | None,
+        typer.Option(
+            min=16,
+            max=8192,
+            help="Shrink photos to this short side, as WebP (default: keep the files as they are).",
+        ),
+    ] = None
+    quality: Annotated[
+        int, typer.Option(min=1, max=100, help="Quality of the WebP files that --size writes.")
+    ] = 90
+    min_side: Annotated[
+        int, typer.Option(min=1, help="Leave out photos whose short side has fewer pixels.")
+    ] = 64
+    min_chroma: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Leave out photos of a lower mean Lab chroma (default: 4 for colorize, else 0).",
+        ),
+    ] = None
+    distance: Annotated[
+        int,
+        typer.Option(
+            min=-1,
+            max=64,
+            help="Leave out photos that look like an earlier one: whose dHash differs from its in "
+            "at most so many of 64 bits; -1 keeps all.",
+        ),
+    ] = 3
+    val: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Share of the photos to put into the validation split."),
+    ] = 0.05
+    licence: Annotated[
+        str | None,
+        typer.Option("--license", help="Licence of the photos, named in the data set's card."),
+    ] = None
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Take only the first so many photos.")
+    ] = None
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, max=1024, help="Number of processes (default: one per core)."),
+    ] = None
+    shard_size: Annotated[int, typer.Option(min=1, help="Photos per parquet file.")] = 1000
+    force: options.Force = False
+    dry_run: options.DryRun = False
+    quiet: options.Quiet = False
+    verbose: options.Verbose = False
+
+
+@expand_groups
 def prep(
     source: Annotated[
         str,
@@ -29,70 +102,7 @@ def prep(
     out: Annotated[
         Path, typer.Argument(metavar="OUT", help="The folder to write the data set to.")
     ],
-    task: Annotated[
-        str | None,
-        typer.Option(
-            help="What the photos are for, which chooses the condition: colorize (gray, and grey "
-            "photos are left out), sketch (sketch) or edge (canny)."
-        ),
-    ] = None,
-    kind: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Draw this condition, in place of the task's; may be repeated. One is stored as "
-            "the column conditioning_image, several as conditioning_KIND; none stores photos alone."
-        ),
-    ] = None,
-    size: Annotated[
-        int | None,
-        typer.Option(
-            min=16,
-            max=8192,
-            help="Shrink photos to this short side, as WebP (default: keep the files as they are).",
-        ),
-    ] = None,
-    quality: Annotated[
-        int, typer.Option(min=1, max=100, help="Quality of the WebP files that --size writes.")
-    ] = 90,
-    min_side: Annotated[
-        int, typer.Option(min=1, help="Leave out photos whose short side has fewer pixels.")
-    ] = 64,
-    min_chroma: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            help="Leave out photos of a lower mean Lab chroma (default: 4 for colorize, else 0).",
-        ),
-    ] = None,
-    distance: Annotated[
-        int,
-        typer.Option(
-            min=-1,
-            max=64,
-            help="Leave out photos that look like an earlier one: whose dHash differs from its in "
-            "at most so many of 64 bits; -1 keeps all.",
-        ),
-    ] = 3,
-    val: Annotated[
-        float,
-        typer.Option(min=0, max=1, help="Share of the photos to put into the validation split."),
-    ] = 0.05,
-    licence: Annotated[
-        str | None,
-        typer.Option("--license", help="Licence of the photos, named in the data set's card."),
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Take only the first so many photos.")
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(min=1, max=1024, help="Number of processes (default: one per core)."),
-    ] = None,
-    shard_size: Annotated[int, typer.Option(min=1, help="Photos per parquet file.")] = 1000,
-    force: options.Force = False,
-    dry_run: options.DryRun = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
+    flags: PrepFlags,
 ) -> None:
     """Turn photos into a training set.
 
@@ -104,28 +114,29 @@ def prep(
     from condiff.sources.folders import open_source
     from condiff.tasks import PREPARED_TASKS
 
-    kinds = choose_kinds(task, kind or [])
+    kinds = choose_kinds(flags.task, flags.kind or [])
+    min_chroma = flags.min_chroma
     if min_chroma is None:
-        min_chroma = 0.0 if task is None else PREPARED_TASKS[task].min_chroma
+        min_chroma = 0.0 if flags.task is None else PREPARED_TASKS[flags.task].min_chroma
     recipe = PrepConfig(
         kinds=kinds,
-        size=size,
-        quality=quality,
-        min_side=min_side,
+        size=flags.size,
+        quality=flags.quality,
+        min_side=flags.min_side,
         min_chroma=min_chroma,
-        max_distance=None if distance < 0 else distance,
-        val=val,
-        shard_size=shard_size,
-        limit=limit,
-        license=licence,
+        max_distance=None if flags.distance < 0 else flags.distance,
+        val=flags.val,
+        shard_size=flags.shard_size,
+        limit=flags.limit,
+        license=flags.licence,
     )
     if Path(source).exists() and out.resolve().is_relative_to(Path(source).resolve()):
         raise typer.BadParameter(f"OUT {out} lies in SOURCE {source}: give a folder outside it.")
-    plan = library.plan(open_source(source), out, recipe, force=force)
-    if dry_run:
+    plan = library.plan(open_source(source), out, recipe, force=flags.force)
+    if flags.dry_run:
         describe(plan, recipe)
         return
-    run(plan, workers or os.cpu_count() or 1, quiet=quiet)
+    run(plan, flags.workers or os.cpu_count() or 1, quiet=flags.quiet)
 
 
 def choose_kinds(task: str | None, kinds: list[str]) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import typer
 
 from condiff.cli import options
 from condiff.cli.outputs import choose_target, keep_source, number_targets, report_result
-from condiff.cli.sampling import SamplingFlagsWithoutSize, expand_groups
+from condiff.cli.sampling import Group, SamplingFlagsWithoutSize, expand_groups
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -45,10 +45,102 @@ class Targets:
         if self.animation is not None:
             check_animation(self.animation, force)
 
+    def check_size(self, size: tuple[int, int]) -> None:
+        """Raise ImageError where a picture's format does not hold its size."""
+        from condiff.photos.writing import check_size
+
+        for path in self.pictures:
+            check_size(size, path.suffix if path else "png", str(path or "standard output"))
+
     def describe(self) -> list[str]:
         """One line per file that would be written, - for standard output."""
         others = [path for path in (self.sheet, self.animation) if path is not None]
         return [str(path or "-") for path in (*self.pictures, *others)]
+
+
+Source = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="INPUT",
+        help="A drawing, or what else the model takes, such as a depth map; - for standard "
+        "input; leave it out for a model that takes none.",
+        show_default=False,
+    ),
+]
+
+
+@dataclass(frozen=True)
+class PictureFlags(Group):
+    """How a picture looks, besides the hints."""
+
+    panel = options.HintFlags.panel
+
+    size: Annotated[
+        int | None,
+        typer.Option(
+            min=32,
+            max=MAX_SIZE,
+            help="Short side of a picture, in pixels (default: the drawing's own size, up to a "
+            "long side of 2048; without a drawing, or with a model that enlarges, the side at "
+            "which the model sees its condition).",
+        ),
+    ] = None
+    upscale: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|lines|none|FOLDER",
+            help="What enlarges a picture: lines, which spreads its colours up to the drawing's "
+            "lines; a model of the task upscale, by its name or folder; none, plain resampling; "
+            "or auto, the model that the model folder names, else lines.",
+        ),
+    ] = "auto"
+    keep_lines: Annotated[
+        bool,
+        typer.Option(
+            "--keep-lines/--no-keep-lines",
+            help="Draw the lines of the drawing over the colours.",
+        ),
+    ] = True
+    flat: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="How even colours are inside closed lines: 1, one colour for what lines enclose; "
+            "0, as the model samples them.",
+        ),
+    ] = 1.0
+
+
+@dataclass(frozen=True)
+class RenderFlags(Group):
+    """The model, and the files of a command."""
+
+    output: options.Output = None
+    model: options.Model = "sketch"
+    samples: options.Samples = 1
+    seed: options.Seed = None
+    gif: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Film how the first sample comes about, as .gif, .webp or .mp4."
+        ),
+    ] = None
+    as_is: Annotated[
+        bool,
+        typer.Option(
+            "--as-is",
+            help="Do not clean the drawing, nor refuse photos: dark is ink, light is paper.",
+        ),
+    ] = False
+    provenance: Annotated[
+        bool,
+        typer.Option(
+            "--provenance/--no-provenance", help="Note in the file that a model made the picture."
+        ),
+    ] = True
+    force: options.Force = False
+    dry_run: options.DryRun = False
 
 
 @expand_groups
@@ -58,79 +150,9 @@ def render(
     reading: options.Reading,
     machine: options.Machine,
     messages: options.Messages,
-    source: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="INPUT",
-            help="A drawing, or what else the model takes, such as a depth map; - for standard "
-            "input; leave it out for a model that takes none.",
-            show_default=False,
-        ),
-    ] = None,
-    output: options.Output = None,
-    model: options.Model = "sketch",
-    samples: options.Samples = 1,
-    seed: options.Seed = None,
-    size: Annotated[
-        int | None,
-        typer.Option(
-            min=32,
-            max=MAX_SIZE,
-            help="Short side of a picture, in pixels (default: the drawing's own size, up to a "
-            "long side of 2048; without a drawing, or with a model that enlarges, the side at "
-            "which the model sees its condition).",
-            rich_help_panel=options.HintFlags.panel,
-        ),
-    ] = None,
-    upscale: Annotated[
-        str,
-        typer.Option(
-            metavar="auto|lines|none|FOLDER",
-            help="What enlarges a picture: lines, which spreads its colours up to the drawing's "
-            "lines; a model of the task upscale, by its name or folder; none, plain resampling; "
-            "or auto, the model that the model folder names, else lines.",
-            rich_help_panel=options.HintFlags.panel,
-        ),
-    ] = "auto",
-    keep_lines: Annotated[
-        bool,
-        typer.Option(
-            "--keep-lines/--no-keep-lines",
-            help="Draw the lines of the drawing over the colours.",
-            rich_help_panel=options.HintFlags.panel,
-        ),
-    ] = True,
-    flat: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            max=1,
-            help="How even colours are inside closed lines: 1, one colour for what lines enclose; "
-            "0, as the model samples them.",
-            rich_help_panel=options.HintFlags.panel,
-        ),
-    ] = 1.0,
-    gif: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="Film how the first sample comes about, as .gif, .webp or .mp4."
-        ),
-    ] = None,
-    as_is: Annotated[
-        bool,
-        typer.Option(
-            "--as-is",
-            help="Do not clean the drawing, nor refuse photos: dark is ink, light is paper.",
-        ),
-    ] = False,
-    provenance: Annotated[
-        bool,
-        typer.Option(
-            "--provenance/--no-provenance", help="Note in the file that a model made the picture."
-        ),
-    ] = True,
-    force: options.Force = False,
-    dry_run: options.DryRun = False,
+    looks: PictureFlags,
+    flags: RenderFlags,
+    source: Source = None,
 ) -> None:
     """Make pictures that follow the lines of a drawing.
 
@@ -142,27 +164,26 @@ def render(
     """
     from condiff.color.edits import ColorEdits
     from condiff.models.info import read_model_info
-    from condiff.photos.writing import check_size
     from condiff.pipelines.cascade import Cascade
 
     quiet, as_json = messages.quiet, messages.as_json
-    targets = plan_targets(source, output, samples, gif)
-    targets.check(force=force)
+    targets = plan_targets(source, flags.output, flags.samples, flags.gif)
+    targets.check(force=flags.force)
     started = time.perf_counter()
-    info = read_model_info(model)
+    info = read_model_info(flags.model)
     info.check_words(sampling.override(info.sampling))
     opened = None
     if source is not None:
-        opened = _open(source, info, reading, as_is=as_is, quiet=quiet)
-    if dry_run:
+        opened = _open(source, info, reading, as_is=flags.as_is, quiet=quiet)
+    if flags.dry_run:
         print("\n".join(targets.describe()))
         return
 
     options.quiet_libraries()
     cascade = Cascade.from_pretrained(
-        model,
-        size=size,
-        upscale=upscale,
+        flags.model,
+        size=looks.size,
+        upscale=looks.upscale,
         device=machine.device,
         engine=machine.engine,
         threads=machine.threads,
@@ -171,36 +192,33 @@ def render(
         options.report(cascade.remark, quiet=quiet)
     pipeline = cascade.pipeline
     config = sampling.override(pipeline.sampling)
-    seed = secrets.randbits(31) if seed is None else seed
-    edits = ColorEdits(hints=hints.read(), keep_lines=keep_lines, flat=flat)
+    seed = secrets.randbits(31) if flags.seed is None else flags.seed
+    edits = ColorEdits(hints=hints.read(), keep_lines=looks.keep_lines, flat=looks.flat)
     side = cascade.size or cascade.native_side
-    made = cascade.fit(opened.size if opened else (side, side))
-    for path in targets.pictures:
-        check_size(made, path.suffix if path else "png", str(path or "standard output"))
+    targets.check_size(cascade.fit(opened.size if opened else (side, side)))
     pictures: list[Image.Image] = []
     encoded = cascade.encode(opened, config=config, edits=edits)
     for number, path in enumerate(targets.pictures, start=seed):
         if number == seed and targets.animation is not None:
             film = list(cascade.frames(opened, config=config, seed=number, encoded=encoded))
-            _write_film(film, targets.animation, force=force)
+            _write_film(film, targets.animation, force=flags.force)
         picture = cascade.sample(encoded, opened, config=config, seed=number)
         pictures.append(picture)
         noted = cascade.note(picture, config=config, edits=edits, hints=hints.describe())
-        _write(noted if provenance else picture, path, force=force)
+        _write(noted if flags.provenance else picture, path, force=flags.force)
         record = {"source": source, "target": str(path or "-"), "seed": number}
         report_result(record, path, as_json=as_json)
     if targets.sheet is not None:
-        _write_sheet(pictures, opened, targets.sheet, seed=seed, force=force)
+        _write_sheet(pictures, opened, targets.sheet, seed=seed, force=flags.force)
         record = {"source": source, "sheet": str(targets.sheet)}
         report_result(record, targets.sheet, as_json=as_json)
     if targets.animation is not None:
         record = {"source": source, "animation": str(targets.animation), "seed": seed}
         report_result(record, targets.animation, as_json=as_json)
-    width, height = pictures[0].size
     scale = config.guidance_scale
-    guided = f", guidance {scale:g}" if scale != 1 else ""
     options.report(
-        f"{width}x{height}, seed {seed}, {config.steps} steps of {config.scheduler}{guided}, "
+        f"{pictures[0].width}x{pictures[0].height}, seed {seed}, {config.steps} steps of "
+        f"{config.scheduler}{f', guidance {scale:g}' if scale != 1 else ''}, "
         f"{pipeline.backend.name} on {pipeline.device}, {time.perf_counter() - started:.1f} s",
         quiet=quiet,
     )

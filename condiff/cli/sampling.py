@@ -58,6 +58,7 @@ def _flags_of(group: type[Group]) -> list[inspect.Parameter]:
         kind, option = get_args(hints[field.name])
         option.rich_help_panel = group.panel
         default = () if field.default_factory is not dataclasses.MISSING else field.default
+        default = inspect.Parameter.empty if default is dataclasses.MISSING else default
         flags.append(
             inspect.Parameter(
                 field.name,

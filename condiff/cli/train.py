@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from condiff.cli import options
-from condiff.cli.sampling import expand_groups
+from condiff.cli.sampling import Group, expand_groups
 
 if TYPE_CHECKING:
     from condiff.config import TrainConfig
@@ -23,9 +24,10 @@ if TYPE_CHECKING:
 BAR = "{desc} {percentage:3.0f}%|{bar:20}| {elapsed}<{remaining} {postfix}"
 
 
-@expand_groups
-def train(
-    messages: options.Messages,
+@dataclass(frozen=True)
+class TrainFlags(Group):
+    """What is trained on what, for how long."""
+
     data: Annotated[
         str,
         typer.Option(
@@ -33,7 +35,7 @@ def train(
             help="A folder of photos or parquet shards, or a Hugging Face data set's owner/name.",
             metavar="DIR|ID",
         ),
-    ],
+    ]
     output: Annotated[
         Path,
         typer.Option(
@@ -42,7 +44,7 @@ def train(
             help="The run's folder; the trained model becomes DIR/model.",
             metavar="DIR",
         ),
-    ],
+    ]
     task: Annotated[
         str | None,
         typer.Option(
@@ -52,7 +54,7 @@ def train(
             "default: as the settings say, or colorize.",
             metavar="NAME",
         ),
-    ] = None,
+    ] = None
     config_path: Annotated[
         Path | None,
         typer.Option(
@@ -60,7 +62,7 @@ def train(
             help="Read settings from this YAML file, such as configs/*.yaml.",
             metavar="FILE",
         ),
-    ] = None,
+    ] = None
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -69,7 +71,7 @@ def train(
             "lists all settings.",
             metavar="K=V",
         ),
-    ] = None,
+    ] = None
     init: Annotated[
         str | None,
         typer.Option(
@@ -77,7 +79,7 @@ def train(
             "pipeline.",
             metavar="FOLDER|ID",
         ),
-    ] = None,
+    ] = None
     base: Annotated[
         str | None,
         typer.Option(
@@ -85,7 +87,7 @@ def train(
             "Diffusion 1 or 2.",
             metavar="FOLDER|ID",
         ),
-    ] = None,
+    ] = None
     lora: Annotated[
         int | None,
         typer.Option(
@@ -93,40 +95,46 @@ def train(
             help="Of a base, train only low-rank updates of this rank: far less memory.",
             metavar="RANK",
         ),
-    ] = None,
+    ] = None
     max_minutes: Annotated[
         float | None,
         typer.Option(
             min=0, help="Stop after so many minutes; the learning rate falls to 0 by then."
         ),
-    ] = None,
+    ] = None
     max_steps: Annotated[
         int | None, typer.Option(min=1, help="Stop after so many optimizer steps.")
-    ] = None,
+    ] = None
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Photos per batch of each process.")
-    ] = None,
+    ] = None
     seed: Annotated[
         int | None,
         typer.Option(min=0, help="Random seed of weights, order, crops and noise (default: 0)."),
-    ] = None,
+    ] = None
     profile: Annotated[
         bool, typer.Option("--profile", help="Only time the parts of a few steps, then stop.")
-    ] = False,
+    ] = False
     push_to_hub: Annotated[
         str | None,
         typer.Option(help="Upload the model to this repository when done.", metavar="OWNER/NAME"),
-    ] = None,
+    ] = None
     force: Annotated[
         bool,
         typer.Option("-f", "--force", help="Start over: remove the run that the folder holds."),
-    ] = False,
+    ] = False
     dry_run: Annotated[
         bool,
         typer.Option(
             "-n", "--dry-run", help="Print all settings and what a step costs, and do nothing."
         ),
-    ] = False,
+    ] = False
+
+
+@expand_groups
+def train(
+    messages: options.Messages,
+    flags: TrainFlags,
 ) -> None:
     """Train a model on your photos.
 
@@ -139,32 +147,36 @@ def train(
     from condiff.models.base import read_run_config
     from condiff.tasks import task_of
 
-    flags = {
-        "task": task,
-        "max_minutes": max_minutes,
-        "max_train_steps": max_steps,
-        "train_batch_size": batch_size,
-        "seed": seed,
+    given = {
+        "task": flags.task,
+        "max_minutes": flags.max_minutes,
+        "max_train_steps": flags.max_steps,
+        "train_batch_size": flags.batch_size,
+        "seed": flags.seed,
     }
-    overrides = [f"{key}={value}" for key, value in flags.items() if value is not None]
-    config = read_run_config(config_path, [*(settings or []), *overrides], base=base, lora=lora)
+    overrides = [f"{key}={value}" for key, value in given.items() if value is not None]
+    config = read_run_config(
+        flags.config_path, [*(flags.settings or []), *overrides], base=flags.base, lora=flags.lora
+    )
     task_of(config).check(config)
-    if push_to_hub:
+    if flags.push_to_hub:
         from condiff.models.hub import check_repo_id
 
-        check_repo_id(push_to_hub)
+        check_repo_id(flags.push_to_hub)
     options.quiet_libraries()
     loop = _import_loop()
-    if dry_run and config.base.name is not None:
-        _show_memory(config, data, push_to_hub=push_to_hub)
+    if flags.dry_run and config.base.name is not None:
+        _show_memory(config, flags.data, push_to_hub=flags.push_to_hub)
         return
-    if dry_run:
-        _show_cost(loop.Trainer(config, data, None, init=init), push_to_hub=push_to_hub)
+    if flags.dry_run:
+        _show_cost(
+            loop.Trainer(config, flags.data, None, init=flags.init), push_to_hub=flags.push_to_hub
+        )
         return
-    if profile:
-        _show_profile(loop.Trainer(config, data, output, init=init))
+    if flags.profile:
+        _show_profile(loop.Trainer(config, flags.data, flags.output, init=flags.init))
         return
-    trainer = loop.start(config, data, output, init=init, force=force)
+    trainer = loop.start(config, flags.data, flags.output, init=flags.init, force=flags.force)
     silent = messages.quiet or not trainer.is_main
     options.report(trainer.describe(), quiet=silent)
     if trainer.step:
@@ -178,11 +190,11 @@ def train(
         raise typer.Exit(128 + trainer.stop_signal)
     if not trainer.is_main:
         return
-    record = {"model": str(output / "model")}
-    if push_to_hub:
+    record = {"model": str(flags.output / "model")}
+    if flags.push_to_hub:
         from condiff.models.hub import push_to_hub as push
 
-        record["hub"] = push(output / "model", push_to_hub)
+        record["hub"] = push(flags.output / "model", flags.push_to_hub)
     print(json.dumps(record) if messages.as_json else "\n".join(record.values()))
 
 

@@ -122,8 +122,8 @@ def to_16_bits(values: NDArray, *, deep: bool) -> Pixels:
     """Values as uint16: from [0,65535] if `deep`, else from [0,1]; others scaled by their range.
 
     Where less than a hundredth of floating point lies beyond [0,1], as lossy coding, resizing and
-    highlights leave it, that is clipped. Integers above 16 bits are scaled by the range of their
-    type, where none is negative.
+    highlights leave it, that is clipped. Floating point up to 255 or to 65,535 counts levels.
+    Integers above 16 bits are scaled by the range of their type, where none is negative.
     """
     if values.dtype.itemsize == 2 and values.dtype.kind == "u":
         return values.astype(np.uint16)
@@ -135,9 +135,16 @@ def to_16_bits(values: NDArray, *, deep: bool) -> Pixels:
         white = float(np.iinfo(values.dtype).max)
     elif values.dtype.kind == "f" and ((finite < 0) | (finite > white)).mean() < OVERSHOOT:
         finite = finite.clip(0, white)
+    elif values.dtype.kind == "f" and least >= 0 and (usual := _usual_white(most)):
+        white = usual
     elif least < 0 or most > white:
         finite, white = finite - least, max(most - least, 1e-12)
     return np.rint(finite * (65_535 / white)).astype(np.uint16)
+
+
+def _usual_white(most: float) -> float:
+    """255 or 65,535 where floating point up to `most` probably counts so many levels; else 0."""
+    return next((white for white in (255.0, 65_535.0) if white / 4 < most <= white), 0.0)
 
 
 def to_8_bits(pixels: Pixels) -> Pixels:

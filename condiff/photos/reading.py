@@ -62,7 +62,7 @@ SAME_GAMMA = 0.05  # libpng's threshold: below it a gamma is that of sRGB
 
 FLOAT_SLACK = 1e-3  # what resizing may leave of values beyond [0,1]
 
-PhotoFile = str | os.PathLike[str] | bytes | BinaryIO
+PhotoFile = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 PhotoLike = Photo | Image.Image | NDArray[Any] | PhotoFile
 
 
@@ -91,10 +91,13 @@ def read_photo(
     such a warning; if `strict`, it is refused like any file that is damaged at all. Raises
     ImageError where it cannot be read, or has several pages or frames and `page` is None.
     """
-    if isinstance(source, bytes):
+    if isinstance(source, (bytes, bytearray, memoryview)):
         return _read(io.BytesIO(source), "the bytes that were given", max_pixels, page, strict)
     if not isinstance(source, (str, os.PathLike)):
-        return _read(io.BytesIO(source.read()), "standard input", max_pixels, page, strict)
+        content = source.read()
+        if not isinstance(content, bytes):
+            raise ImageError("cannot read a file that is opened as text: open it with mode 'rb'")
+        return _read(io.BytesIO(content), "standard input", max_pixels, page, strict)
     name = str(source)
     try:
         with open(source, "rb") as file:  # a pipe given by its path cannot seek, as Pillow must
@@ -425,7 +428,8 @@ def as_photo(picture: PhotoLike) -> Photo:
         return _read_image(picture)
     if isinstance(picture, np.ndarray):
         return _read_array(picture)
-    if isinstance(picture, (str, os.PathLike, bytes)) or hasattr(picture, "read"):
+    known = (str, os.PathLike, bytes, bytearray, memoryview)
+    if isinstance(picture, known) or hasattr(picture, "read"):
         return read_photo(picture)
     raise ImageError(
         f"cannot take {type(picture).__name__} as a photo; give a path, bytes, an image of Pillow,"

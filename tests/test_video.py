@@ -142,7 +142,7 @@ def test_a_film_that_is_cut_short_is_written_and_reported(run, tmp_path):
     made = len(read_planes(tmp_path / "out.mkv")[0])
     record = json.loads(out)
     assert code == 1 and 5 < made < 25 and record["frames"] == made
-    assert "cut short" in err and f"{made} of 30" in err
+    assert "cut short" in err and f"of 1.2 s could be read, {made} frames" in err
 
 
 def test_what_is_no_film_is_one_sentence_and_nothing_is_written(run, film, tmp_path):
@@ -384,3 +384,20 @@ def test_a_palette_is_that_of_the_film(run, film, tmp_path):
     warm, cold = (read_planes(tmp_path / f"{name}.mkv") for name in ("warm", "cold"))
     assert warm[3].mean() > cold[3].mean() + 10 and warm[2].mean() < cold[2].mean() - 10
     assert np.array_equal(warm[1], cold[1])
+
+
+def test_times_of_a_variable_rate_hold_across_segments(run, tmp_path, monkeypatch):
+    rng = np.random.default_rng(3)
+    times = [int(t) for t in np.cumsum(rng.integers(1, 200, 24))]
+    film = write_film(tmp_path / "a.mkv", draw_frames(24, 64, 48), times=times, sound=True)
+    monkeypatch.setattr(films, "SEGMENT", 4)
+    for name in ("out.mp4", "out.mkv"):
+        flags = ["--codec", "h264"] if name == "out.mkv" else ["--no-audio"]
+        code, _, err = run(film, tmp_path / name, *flags)
+        assert code == 0, err
+        with av.open(str(tmp_path / name)) as made:
+            packets = [p for p in made.demux(made.streams.video[0]) if p.size]
+            assert sum(p.is_keyframe for p in packets) >= 5  # a segment begins with one
+            assert any(p.pts != p.dts for p in packets)  # frames are reordered
+        got = np.array(read_planes(tmp_path / name)[0])
+        assert got - got[0] == pytest.approx((np.array(times) - times[0]) / 1000, abs=1e-4)

@@ -52,7 +52,7 @@ class Film:
     rotation: int  # how frames are turned for display, degrees counterclockwise
     codec: str
     seconds: float | None  # length by the header
-    seconds_of_all: bool  # whether that is the length of the file, sound and all
+    seconds_of_all: bool  # whether it is counted from zero, to the end of the longest stream
     expected: int | None  # frames by the header, or by length and rate
     metadata: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # sentences on what a user may want to know of it
@@ -200,7 +200,7 @@ def read_frames(film: Film, faults: list[str], *, threads: int = 1) -> Iterator[
         stream.codec_context.thread_count = threads
         step = max(1, round(1 / (film.rate * film.time_base)))
         last: int | None = None
-        count = 0
+        count = shown = 0
         ends: list[float] = []
         for frame in _decode(container, stream, faults, ends):
             if (frame.width, frame.height) != (film.width, film.height):
@@ -213,13 +213,15 @@ def read_frames(film: Film, faults: list[str], *, threads: int = 1) -> Iterator[
                 pts = 0 if last is None else last + step
             elif last is not None and pts <= last:
                 pts = last + 1
-            last, count = pts, count + 1
+            last, count, shown = pts, count + 1, max(step, frame.duration or 0)
             yield FilmFrame(film, _read_luma(frame, film), pts)
         if last is None:
             return
-        seconds = float((last - int(stream.start_time or 0) + step) * film.time_base)
-        if film.seconds_of_all:  # the sound may be longer than the pictures
+        seconds = float((last + shown) * film.time_base)
+        if film.seconds_of_all:  # from zero on, and the sound may be longer than the pictures
             seconds = max(seconds, *ends)
+        else:
+            seconds -= float(int(stream.start_time or 0) * film.time_base)
         if fault := _find_shortage(film, count, seconds):
             faults.append(fault)
 
@@ -264,14 +266,13 @@ def _find_shortage(film: Film, count: int, seconds: float) -> str | None:
     slack = max(2 / float(film.rate), min(MISSING * film.seconds, 1.0))
     if film.seconds - seconds > slack and count < film.expected:
         return (
-            f"it is cut short: {count} of {film.expected} frames could be read, "
-            f"{seconds:.1f} of {film.seconds:.1f} s"
+            f"it is cut short: {seconds:.1f} of {film.seconds:.1f} s could be read, {count} frames"
         )
     return None
 
 
 def _find_seconds(container: "InputContainer", stream: "VideoStream") -> tuple[float | None, bool]:
-    """The length of the video by the header; True with it if it is only known of the file."""
+    """The length by the header; True with it if it is counted from zero and maybe of the sound."""
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base), False
     tag = stream.metadata.get("DURATION", "")  # Matroska's, hours:minutes:seconds
@@ -279,7 +280,7 @@ def _find_seconds(container: "InputContainer", stream: "VideoStream") -> tuple[f
     if len(parts) == 3:
         try:
             units = zip(parts, (3600, 60, 1), strict=True)
-            return sum(float(part) * unit for part, unit in units), False
+            return sum(float(part) * unit for part, unit in units), True
         except ValueError:
             pass
     return (container.duration / 1e6 if container.duration else None), True

@@ -1,13 +1,15 @@
 """How steady a film's colours are, and how fast they are made.
 
     python benchmarks/video.py                      # warp errors
+    python benchmarks/video.py --film bikes.mp4     # warp errors of a real film in colour
     python benchmarks/video.py --speed              # frames a second at 480p and 1080p
 
 Clips are made from photos that come with scikit-image: the camera pans and zooms over each, and in
 one a figure moves over a moving background, so that the motion of every pixel is known. The warp
 error is the mean distance of chroma, (a,b) of Lab, between a pixel and the place where it was in
 the frame before; what was not visible there is left out. It is taken of the frames as they are
-handed to the codec, with U and V of half the size. "true" are the clip's own colours.
+handed to the codec, with U and V of half the size. "true" are the clip's own colours. The motion of
+a real film is estimated, from its frames at full size and by a slower search than condiff's own.
 """
 
 import argparse
@@ -50,6 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--frames", type=int, default=36, help="of a clip")
     parser.add_argument("--clips", nargs="*", default=[*CLIPS], help=", ".join(CLIPS))
+    parser.add_argument("--film", type=Path, help="a film in colour instead of the clips")
     parser.add_argument("--every", type=int, nargs="*", default=[EVERY])
     parser.add_argument("--own-share", type=float, nargs="*", default=[OWN_SHARE])
     parser.add_argument("--speed", action="store_true")
@@ -63,7 +66,10 @@ def main() -> None:
             print_speed(coloring, Path(folder), arguments.frames, threads=arguments.threads)
         else:
             settings = [(n, share) for n in arguments.every for share in arguments.own_share]
-            print_warp_errors(coloring, Path(folder), arguments.clips, arguments.frames, settings)
+            clips = {name: list(CLIPS[name](arguments.frames, SIZE)) for name in arguments.clips}
+            if arguments.film:
+                clips = {arguments.film.stem: read_views(arguments.film, arguments.frames)}
+            print_warp_errors(coloring, Path(folder), clips, settings)
 
 
 def photo(name: str) -> np.ndarray:
@@ -133,6 +139,27 @@ def passer(frames: int, size: tuple[int, int]) -> Iterator[View]:
         seen = inside(places, size) & (np.abs(there - mask) < 0.01)
         yield View(pixels, places, seen)
         last = now, mask
+
+
+def read_views(film: Path, frames: int) -> list[View]:
+    """The first frames of a film, and their motion as far as it is the same there and back."""
+    search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    views: list[View] = []
+    last = None
+    with av.open(str(film)) as opened:
+        for _, frame in zip(range(frames), opened.decode(video=0), strict=False):
+            pixels = frame.to_ndarray(format="rgb24")
+            pixels = pixels[: len(pixels) // 2 * 2, : pixels.shape[1] // 2 * 2]
+            grey = np.rint(255 * luma(pixels)).astype(np.uint8)
+            before = grey if last is None else last
+            back, ahead = search.calc(grey, before, None), search.calc(before, grey, None)
+            y, x = np.mgrid[0 : grey.shape[0], 0 : grey.shape[1]].astype(np.float32)
+            places = np.dstack([x, y]) + back
+            missed = np.linalg.norm(back + cv2.remap(ahead, places, None, cv2.INTER_LINEAR), axis=2)
+            seen = inside(places, grey.shape[::-1]) & (missed < 0.5)
+            views.append(View(np.ascontiguousarray(pixels), places, seen))
+            last = grey
+    return views
 
 
 CLIPS = {
@@ -217,8 +244,7 @@ def colorful(chroma: list[np.ndarray]) -> float:
 def print_warp_errors(
     coloring: Coloring,
     folder: Path,
-    clips: list[str],
-    frames: int,
+    clips: dict[str, list[View]],
     settings: list[tuple[int, float]],
 ) -> None:
     """A row for each clip: warp errors with mean chroma in brackets, and their ratios."""
@@ -227,8 +253,7 @@ def print_warp_errors(
     print("| clip | true | each frame by itself |", " | ".join([*names, *ratios]), "|")
     print("|---|" + "---|" * (2 + 3 * len(names)))
     rows = []
-    for clip in clips:
-        views = list(CLIPS[clip](frames, SIZE))
+    for clip, views in clips.items():
         path = folder / f"{clip}.mkv"
         write_grey(path, [view.pixels for view in views])
         kinds = [[true_chroma(view.pixels) for view in views]]

@@ -12,6 +12,8 @@ import yaml
 from PIL import Image
 
 from condiff.cli import main
+from condiff.errors import ModelError
+from condiff.models.hub import push_to_hub
 from condiff.models.loading import load_model
 from condiff.training.run_folder import find_checkpoints
 
@@ -104,11 +106,20 @@ def test_the_profile_tells_where_time_goes_and_leaves_no_run(run, tmp_path):
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
-def test_pushing_offline_keeps_the_model_and_says_how_to_go_on(run, tmp_path):
-    code, _, err = run("--push-to-hub", "somebody/model")
-    assert code == 1
-    assert "hf upload somebody/model" in err
-    assert (tmp_path / "run" / "model" / "model_index.json").is_file()
+def test_a_hub_that_cannot_be_reached_is_told_before_training(run, tmp_path, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    for token in ("", "hf_none"):  # without a login; and offline, or with one that the Hub refuses
+        if token:
+            monkeypatch.setenv("HF_TOKEN", token)
+        code, _, err = run("--push-to-hub", "somebody/model")
+        assert (code, err.count("\n")) == (1, 1) and "hf upload somebody/model" in err
+        assert not (tmp_path / "run").exists()
+    (tmp_path / "model").mkdir()
+    with pytest.raises(ModelError, match="The model lies in .*hf upload somebody/model"):
+        push_to_hub(tmp_path / "model", "somebody/model")
+
+
+def test_the_name_of_a_repository_is_checked_and_shown(run):
     code, _, err = run("--push-to-hub", "no name at all", "--force")
     assert (code, err.count("\n")) == (1, 1)
     code, out, _ = run("--push-to-hub", "somebody/model", "-n")

@@ -160,9 +160,11 @@ def train(
     )
     task_of(config).check(config)
     if flags.push_to_hub:
-        from condiff.models.hub import check_repo_id
+        from condiff.models.hub import check_login, check_repo_id
 
         check_repo_id(flags.push_to_hub)
+        if not flags.dry_run:
+            check_login(flags.push_to_hub)
     options.quiet_libraries()
     loop = _import_loop()
     if flags.dry_run and config.base.name is not None:

@@ -17,19 +17,42 @@ def check_repo_id(repo_id: str) -> str:
     return repo_id
 
 
+def check_login(repo_id: str) -> None:
+    """Raise ModelError where the Hub cannot be reached, or does not know who asks."""
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi().whoami()
+    except _hub_errors() as error:
+        raise ModelError(
+            f"The model could not be pushed to {repo_id}: {_first_line(error)}. Log in with "
+            f"`hf auth login`, or train without --push-to-hub, then: hf upload {repo_id} RUN/model"
+        ) from error
+
+
 def push_to_hub(folder: Path, repo_id: str) -> str:
     """Upload a model folder, making the repository where there is none; returns its address."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
     api = HfApi()
     try:
         address = api.create_repo(check_repo_id(repo_id), exist_ok=True)
         api.upload_folder(repo_id=repo_id, folder_path=folder)
-    except (HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
+    except _hub_errors() as error:
         raise ModelError(
-            f"The model lies in {folder} but could not be pushed to {repo_id}: {reason}. Log in "
-            f"with `hf auth login`, then: hf upload {repo_id} {folder}"
+            f"The model lies in {folder} but could not be pushed to {repo_id}: "
+            f"{_first_line(error)}. Log in with `hf auth login`, then: hf upload {repo_id} {folder}"
         ) from error
     return str(address)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+def _hub_errors() -> tuple[type[Exception], ...]:
+    """What the Hub's client raises: its own errors, and those of the HTTP library below it."""
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
+
+    below = [kind for kind in HfHubHTTPError.__mro__ if kind.__name__ == "HTTPError"]
+    return (HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled, OSError, *below)

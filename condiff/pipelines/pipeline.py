@@ -267,7 +267,7 @@ class Pipeline:
         """One window for x_t of `size`, or for long strips several that lie over each other.
 
         `inside` are the cells that the picture covers. A window has the longest aspect that is seen
-        in one piece: square ones, half over each other, take 1.7 times as long and agree less.
+        in one piece: square ones, half over each other, take longer and are farther from the truth.
         """
         side, overlap = max(size), 0
         if max(inside) > MAX_ASPECT * (min(inside) + 1):

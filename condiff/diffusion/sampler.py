@@ -7,6 +7,7 @@ spacing; tests/test_sampling.py compares them with diffusers'. NumPy works witho
 
 import math
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -200,16 +201,17 @@ def _tcd(
     """Trajectory consistency distillation (Zheng et al. 2024, arXiv:2402.19159), algorithm 4.
 
     Each step goes along the trajectory, past the next timestep by a share TCD_GAMMA of it, and is
-    brought back there by new noise. It is for models that were distilled so.
+    brought back there by new noise; the last one ends at x_0. It is for models that were distilled
+    so.
     """
     timesteps = space_timesteps(len(alphas_bar), steps)
-    for t, following in zip(timesteps, [*timesteps[1:], 0], strict=True):
+    for t, following in pairwise(timesteps):
         past = alphas_bar[math.floor(np.float32(1 - TCD_GAMMA) * np.float32(following))]
         x_0 = predict_x_0(x_t, t, alphas_bar[t])
         x_t = add_noise(x_0, to_eps(x_0, x_t, alphas_bar[t]), past)
-        if t != timesteps[-1]:
-            x_t = add_noise(x_t, sample_noise(tuple(x_t.shape)), alphas_bar[following] / past)
+        x_t = add_noise(x_t, sample_noise(tuple(x_t.shape)), alphas_bar[following] / past)
         yield x_t
+    yield predict_x_0(x_t, timesteps[-1], alphas_bar[timesteps[-1]])
 
 
 def _single(x: float) -> float:

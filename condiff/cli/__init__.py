@@ -166,6 +166,9 @@ def _sentence_for(error: Exception) -> str | None:
         return str(error)
     if isinstance(error, MemoryError):
         return NO_MEMORY
-    if isinstance(error, RuntimeError) and "torchvision::" in str(error):
-        return WRONG_TORCHVISION
+    cause: BaseException | None = error
+    while cause is not None:  # transformers wraps it where it is installed
+        if isinstance(cause, RuntimeError) and "torchvision::" in str(cause):
+            return WRONG_TORCHVISION
+        cause = cause.__cause__ or cause.__context__
     return None

@@ -90,3 +90,11 @@ def test_a_large_drawing_is_filled_as_a_small_one():
     assert large.shape == (800, 800, 3)
     shrunk = cv2.resize(large, (160, 160), interpolation=cv2.INTER_AREA)
     assert np.abs(shrunk - one).mean() < 0.02
+
+
+def test_a_light_background_is_paper_and_a_coloured_one_is_not():
+    ink = draw_ring()
+    for tint, expected in ((np.float32([0.9, 0.95, 0.93]), np.ones(3)), (BLUE, BLUE)):
+        filled = finish_along_lines(disc_of(ink, RED, tint), ink, keep_lines=False, flat=1.0)
+        np.testing.assert_allclose(filled[5, 5], expected, atol=0.02)
+        np.testing.assert_allclose(filled[80, 80], RED, atol=0.02)

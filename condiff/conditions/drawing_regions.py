@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 Plane = NDArray[Any]  # float32
 Labels = NDArray[np.int32]
 
-BALL = 0.8  # radius of the largest ball, in cells of the small picture
+BALL = 1.0  # radius of the largest ball, in cells of the small picture
 SMALLEST_BALL = 0.5  # in pixels
 SAMPLES = 48  # of a region's colours, at most, of which the most central one is its colour
 ALIKE = 0.12  # regions whose colours differ by less in each channel, in [0,1], are joined
+PAPER = 0.82  # the least channel of a background that is paper
 SAME, OTHER = 0.35, 0.6  # up to SAME a colour is its region's, from OTHER on something else's
 SMALLEST = 1.5  # area of the smallest region that is filled, in cells
 EDGE = 0.7  # sigma of the blur where two regions meet, in pixels
@@ -29,11 +30,13 @@ def fill_regions(colors: Plane, clear: Plane, *, cell: float) -> Plane:
 
     `clear` (H,W) is the distance from the nearest line, and `cell` the side of the small picture's
     cells, both in pixels. Colours count by their distance from lines. What is smaller than a cell
-    stays as it is, and so does a colour that is far from its region's: its outline is missing.
+    stays as it is, and so does a colour that is far from its region's: its outline is missing. A
+    light background becomes white paper.
     """
     weight = (np.minimum(clear, cell / 2) * 2 / cell) ** 4 + np.float32(1e-4)
     labels = label_regions(clear, BALL * cell)
     centers, size = _join(labels, clear, *_central_colors(colors, weight, labels))
+    centers = _whiten_paper(centers, labels)
     change = (centers[labels - 1] - colors) * (size >= SMALLEST * cell**2)[labels - 1, None]
     far = np.abs(change).max(axis=2)
     alike = ((OTHER - far) / (OTHER - SAME)).clip(0, 1)
@@ -132,6 +135,16 @@ def _join(
         mass[one] += mass[other]
     roots = [find(region) for region in range(n)]
     return colors[roots], size[roots]
+
+
+def _whiten_paper(centers: Plane, labels: Labels) -> Plane:
+    """The colours (n,C) of the regions, white for light ones that reach the drawing's border."""
+    rim = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
+    white = centers.copy()
+    for color in np.unique(centers[np.unique(rim) - 1], axis=0):
+        if color.min() >= PAPER:
+            white[(centers == color).all(axis=1)] = 1
+    return white
 
 
 def _open_borders(labels: Labels, clear: Plane, axis: int) -> NDArray[np.int32]:

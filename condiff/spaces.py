@@ -87,8 +87,10 @@ class RGB(Space):
     ) -> Pixels:
         picture = (x_0.clip(-1, 1) + 1) / 2
         if source is not None:
+            strokes = edits.strokes
+            hints = None if strokes is None else ((strokes.values + 1) / 2, strokes.mask)
             picture = finish_along_lines(
-                picture, source, keep_lines=edits.keep_lines, flat=edits.flat
+                picture, source, keep_lines=edits.keep_lines, flat=edits.flat, hints=hints
             )
         return np.asarray(picture * 255 + 0.5, np.uint8)
 

@@ -98,3 +98,15 @@ def test_a_light_background_is_paper_and_a_coloured_one_is_not():
         filled = finish_along_lines(disc_of(ink, RED, tint), ink, keep_lines=False, flat=1.0)
         np.testing.assert_allclose(filled[5, 5], expected, atol=0.02)
         np.testing.assert_allclose(filled[80, 80], RED, atol=0.02)
+
+
+def test_a_region_with_a_hint_has_its_colour_and_the_others_their_own():
+    ink = draw_ring(gap=3)
+    values, mask = np.zeros((16, 16, 3), np.float32), np.zeros((16, 16), np.float32)
+    values[8, 8], mask[8, 8] = BLUE, 1
+    small = disc_of(ink, RED, np.ones(3))
+    plain = finish_along_lines(small, ink, keep_lines=False, flat=1.0)
+    hinted = finish_along_lines(small, ink, keep_lines=False, flat=1.0, hints=(values, mask))
+    np.testing.assert_allclose(hinted[80, 80], BLUE, atol=0.01)
+    np.testing.assert_allclose(hinted[60, 100], BLUE, atol=0.01)
+    np.testing.assert_allclose(hinted[5, 5], plain[5, 5], atol=1e-4)

@@ -27,12 +27,18 @@ CLEARANCE = 0.5  # distance from the nearest line at which a cell counts fully, 
 
 
 def finish_along_lines(
-    small: NDArray, ink: NDArray, *, keep_lines: bool = True, flat: float = 0.0
+    small: NDArray,
+    ink: NDArray,
+    *,
+    keep_lines: bool = True,
+    flat: float = 0.0,
+    hints: tuple[Plane, Plane] | None = None,
 ) -> NDArray:
     """RGB (h,w,3) in [0,1] and the ink (H,W) uint8 of its drawing -> RGB (H,W,3) in [0,1].
 
     `keep_lines` draws the ink over the colours. `flat`, from 0 to 1, is how even colours are inside
-    closed lines: 0 as they are, 1 one colour a region.
+    closed lines: 0 as they are, 1 one colour a region, which is that of `hints`, as `fill_regions`
+    takes them, where there are some.
     """
     height, width = ink.shape
     cell = max(height / small.shape[0], width / small.shape[1])
@@ -42,19 +48,22 @@ def finish_along_lines(
         if flat and cell > FILLED:
             scale = FILLED / cell
             middle = shrink_ink(ink, round(width * scale), round(height * scale))
-            small, cell = _spread_and_fill(small, middle, FILLED, flat), 1 / scale
+            small, cell = _spread_and_fill(small, middle, FILLED, flat, hints), 1 / scale
             colors, _ = _spread_colors(small, ink, cell)
         else:
-            colors = _spread_and_fill(small, ink, cell, flat)
+            colors = _spread_and_fill(small, ink, cell, flat, hints)
     if keep_lines:
         colors = colors * _transparency(ink)[..., None]
     return np.asarray(colors.clip(0, 1), np.float32)
 
 
-def _spread_and_fill(small: NDArray, ink: NDArray, cell: float, flat: float) -> Plane:
+def _spread_and_fill(
+    small: NDArray, ink: NDArray, cell: float, flat: float, hints: tuple[Plane, Plane] | None
+) -> Plane:
     colors, clear = _spread_colors(small, ink, cell)
     if flat:
-        colors = colors + np.float32(flat) * (fill_regions(colors, clear, cell=cell) - colors)
+        filled = fill_regions(colors, clear, cell=cell, hints=hints)
+        colors = colors + np.float32(flat) * (filled - colors)
     return colors
 
 

@@ -25,22 +25,27 @@ SMALLEST = 1.5  # area of the smallest region that is filled, in cells
 EDGE = 0.7  # sigma of the blur where two regions meet, in pixels
 
 
-def fill_regions(colors: Plane, clear: Plane, *, cell: float) -> Plane:
+def fill_regions(
+    colors: Plane, clear: Plane, *, cell: float, hints: tuple[Plane, Plane] | None = None
+) -> Plane:
     """RGB (H,W,3) -> RGB (H,W,3) with one colour in each region.
 
     `clear` (H,W) is the distance from the nearest line, and `cell` the side of the small picture's
     cells, both in pixels. Colours count by their distance from lines. What is smaller than a cell
     stays as it is, and so does a colour that is far from its region's: its outline is missing. A
-    light background becomes white paper.
+    light background becomes white paper. `hints` are colours (h,w,3) in [0,1] and a mask (h,w) of
+    where they are given, of any size: a region with a hint has the hint's colour.
     """
     weight = (np.minimum(clear, cell / 2) * 2 / cell) ** 4 + np.float32(1e-4)
     labels = label_regions(clear, BALL * cell)
     centers, size = _join(labels, clear, *_central_colors(colors, weight, labels))
     centers = _whiten_paper(centers, labels)
-    change = (centers[labels - 1] - colors) * (size >= SMALLEST * cell**2)[labels - 1, None]
+    centers, hinted = _apply_hints(centers, labels, hints)
+    change = centers[labels - 1] - colors
     far = np.abs(change).max(axis=2)
-    alike = ((OTHER - far) / (OTHER - SAME)).clip(0, 1)
-    return colors + cv2.GaussianBlur(change * alike[..., None], (0, 0), EDGE)
+    alike = ((OTHER - far) / (OTHER - SAME)).clip(0, 1) * (size >= SMALLEST * cell**2)[labels - 1]
+    share = np.where(hinted[labels - 1], np.float32(1), alike)
+    return colors + cv2.GaussianBlur(change * share[..., None], (0, 0), EDGE)
 
 
 def label_regions(clear: Plane, ball: float) -> Labels:
@@ -145,6 +150,22 @@ def _whiten_paper(centers: Plane, labels: Labels) -> Plane:
         if color.min() >= PAPER:
             white[(centers == color).all(axis=1)] = 1
     return white
+
+
+def _apply_hints(
+    centers: Plane, labels: Labels, hints: tuple[Plane, Plane] | None
+) -> tuple[Plane, NDArray[np.bool_]]:
+    """The colours (n,C) of the regions with those of hints, and which regions have one, (n,)."""
+    hinted = np.zeros(len(centers), bool)
+    if hints is None:
+        return centers, hinted
+    size = labels.shape[1], labels.shape[0]
+    values, mask = (cv2.resize(h, size, interpolation=cv2.INTER_NEAREST) for h in hints)
+    given, found = mask > 0, centers.copy()
+    for n in np.unique(labels[given]):
+        found[n - 1] = np.median(values[given & (labels == n)], axis=0)
+        hinted[n - 1] = True
+    return found, hinted
 
 
 def _open_borders(labels: Labels, clear: Plane, axis: int) -> NDArray[np.int32]:

@@ -8,9 +8,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from functools import partial
+from queue import SimpleQueue
 from typing import Literal
 
 from condiff.batch.journal import Entry, Journal
@@ -117,14 +118,18 @@ class _Batch:
         """Yield each job with what `make` returned; at most 2 * workers are submitted at once."""
         ahead = deque(jobs)
         running: dict[Future[Result | Left], Job] = {}
+        # Not `wait`: Ctrl-C within it leaves futures locked, and their threads wait for ever.
+        done: SimpleQueue[Future[Result | Left]] = SimpleQueue()
         with ThreadPoolExecutor(workers, thread_name_prefix="batch") as pool:
             try:
                 while ahead or running:
                     while ahead and len(running) < 2 * workers:
                         job = ahead.popleft()
-                        running[pool.submit(self.make, job)] = job
-                    for future in wait(running, return_when=FIRST_COMPLETED).done:
-                        yield running.pop(future), future.result()
+                        future = pool.submit(self.make, job)
+                        running[future] = job
+                        future.add_done_callback(done.put)
+                    future = done.get()
+                    yield running.pop(future), future.result()
             finally:
                 self.stop.set()
                 pool.shutdown(cancel_futures=True)

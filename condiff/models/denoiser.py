@@ -1,5 +1,6 @@
 """The model that is trained and sampled: a condition encoder and a U-Net."""
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -12,16 +13,16 @@ from condiff.models.condition_encoder import ConditionEncoder, Features, from_pa
 from condiff.tasks import Task
 
 
-class Denoiser(nn.Module):
+class Denoiser(nn.Module, ABC):
     """What is trained: a network of x_t, t and a condition, around a U-Net of diffusers."""
 
     unet: Any
     patch_size = 1
     trains_channels_last = False  # on a processor; see condiff/training/precision.py
 
+    @abstractmethod
     def predict(self, x_t: Tensor, t: Tensor, cond: Any) -> Tensor:
         """Model output (B,C,h,w) for a condition that is encoded already."""
-        raise NotImplementedError
 
     @property
     def backbone(self) -> nn.Module | None:

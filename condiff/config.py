@@ -148,6 +148,7 @@ class ModelConfig(Section):
     layers_per_block: PositiveInt = 1
     norm_num_groups: PositiveInt = 16
     attention_head_dim: PositiveInt = 32
+    text_channels: PositiveInt | None = None  # of a text encoder, trained from captions
 
     @model_validator(mode="after")
     def _check_shapes(self) -> Self:
@@ -234,6 +235,10 @@ class DataConfig(Section):
     conditions: Literal["online", "prepared"] = (
         "online"  # draw them anew for each view, or read stored columns
     )
+    caption_dropout: Probability = 0.0  # how often a photo has no caption, of tasks with words
+    tag_dropout: Probability = 0.0  # how often a part of a caption, between commas, is left out
+    color_words: Probability = 0.0  # how often the caption begins with the picture's main colours
+    recolor: Probability = 0.0  # how often all hues are turned, under a caption that names them
     hint_prob: Probability = 0.5
     max_hints: NonNegativeInt = 32
     cache: Literal["none", "ram", "device"] = "none"  # where decoded photos are kept

@@ -28,8 +28,8 @@ Plane = NDArray[Any]  # float32
 Pixels = NDArray[Any]  # uint8 or uint16
 UserPicture = PhotoLike | Drawing
 # Where an input enters the U-Net: beside x_t, by pixel-unshuffle of a picture that is larger than
-# x_t ("picture") or at the size of x_t ("cells"); or by attention ("cross_attention").
-Enters = Literal["picture", "cells", "cross_attention"]
+# x_t ("picture") or at the size of x_t ("cells"); or words, by a text encoder ("text").
+Enters = Literal["picture", "cells", "text"]
 
 
 @dataclass(frozen=True)
@@ -286,9 +286,12 @@ class Hints(Input):
 
 
 class Text(Input):
-    """Words: the caption of a photo in training, the user's prompt later; "" says nothing."""
+    """Words: the caption of a photo in training, the user's prompt later; "" says nothing.
 
-    name, channels, enters = "text", 0, "cross_attention"
+    A base's U-Net attends to them; one of condiff's own adds their embedding to that of t.
+    """
+
+    name, channels, enters = "text", 0, "text"
 
 
 class SmallPicture(Input):

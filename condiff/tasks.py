@@ -16,6 +16,8 @@ from condiff.inputs import (
 )
 from condiff.spaces import SPACES, Latents, Space
 
+CAPTION_SETTINGS = ("caption_dropout", "tag_dropout", "color_words", "recolor")
+
 
 @dataclass(frozen=True)
 class Task:
@@ -39,6 +41,16 @@ class Task:
     def takes_text(self) -> bool:
         """Whether a user may give words."""
         return any(isinstance(each, Text) for each in self.inputs)
+
+    def with_text(self) -> "Task":
+        """The task of a model that takes words, too, by a text encoder of its own.
+
+        Raises ConfigError for a task that takes none.
+        """
+        if self.picture is None or self.enlarges:
+            may = ", ".join(row.name for row in _ROWS if row.picture and not row.enlarges)
+            raise ConfigError(f"The task {self.name} takes no words: model.text is for {may}.")
+        return replace(self, inputs=(*self.inputs, Text()))
 
     def on_base(self) -> "Task":
         """The task as a Stable Diffusion base learns it: of latents, from a picture and words.
@@ -112,6 +124,17 @@ class Task:
             raise ConfigError(
                 f"data.{worn[0]} is for tasks whose condition is a photo's lightness; the task "
                 f"{self.name} has none: set it to 0."
+            )
+        captions = [key for key in CAPTION_SETTINGS if getattr(config.data, key)]
+        if captions and not self.takes_text:
+            raise ConfigError(
+                f"data.{captions[0]} is for models that take words: set model.text_channels, such "
+                "as 64, or leave it at 0."
+            )
+        if captions and config.data.cache_features:
+            raise ConfigError(
+                f"data.{captions[0]} does not go with data.cache_features, which keeps the "
+                "embedding of each whole caption: leave one of them out."
             )
         if config.data.conditions == "prepared" and not (given and given.draws_or_reads):
             raise ConfigError(
@@ -190,7 +213,9 @@ PREPARED_TASKS: dict[str, Task] = {row.name: row for row in _ROWS if row.prepare
 def task_of(config: TrainConfig) -> Task:
     """The task of a run: a row of the table, on a base where the run has one."""
     task = find_task(config.task)
-    return task if config.base.name is None else task.on_base()
+    if config.base.name is not None:
+        return task.on_base()
+    return task.with_text() if config.model.text_channels else task
 
 
 def find_task(name: str) -> Task:

@@ -12,7 +12,7 @@ from condiff.cli import COMMANDS
 PACKAGE = Path(condiff.__file__).parent
 LEVELS = [
     {"errors", "resize"},
-    {"config", "files"},
+    {"config", "files", "words"},
     {"photos"},
     {"color", "conditions", "diffusion"},
     {"inputs", "spaces"},

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from condiff.words import WithWords, tokenize, with_words
+
 Array = NDArray[Any]  # float32
 # Inputs of a graph by name, and names of outputs -> these outputs.
 Run = Callable[[dict[str, Array], list[str]], list[Array]]
@@ -16,12 +18,14 @@ Run = Callable[[dict[str, Array], list[str]], list[Array]]
 
 @dataclass(frozen=True)
 class GraphBackend:
-    """A Backend that runs the two graphs of a model folder in NumPy, by any library."""
+    """A Backend that runs the graphs of a model folder in NumPy, by any library."""
 
     name: str
     encoder: Run | None  # None: the model is unconditional
     unet: Run
     hint_channels: int
+    text_encoder: Run | None = None  # None: the model takes no words
+    text_buckets: int = 1
     device: str = "cpu"
 
     def to_device(self, array: Array) -> Array:
@@ -41,7 +45,16 @@ class GraphBackend:
         guided: bool,
         words: tuple[str, str] = ("", ""),
     ) -> tuple[Any, ...]:
-        """As Backend says; no model of it takes words."""
+        """As Backend says."""
+        conds = self._encode(condition, hints, size, guided=guided)
+        if self.text_encoder is None:
+            return conds
+        return with_words(conds, *(self._embed(text) for text in words))
+
+    def _encode(
+        self, condition: Array, hints: Array | None, size: tuple[int, int], *, guided: bool
+    ) -> tuple[Array, Array | None]:
+        """cond and null_cond of the picture alone."""
         if self.encoder is None:
             nothing = np.zeros((len(condition), 0, *size), np.float32)
             return nothing, nothing if guided else None
@@ -54,11 +67,19 @@ class GraphBackend:
         cond, null_cond = self.encoder(inputs, ["cond", "null_cond"])
         return cond, null_cond
 
-    def predict(self, x_t: Array, t: float, cond: Array) -> Array:
+    def _embed(self, text: str) -> Array:
+        assert self.text_encoder is not None
+        tokens = tokenize([text], buckets=self.text_buckets)
+        return self.text_encoder({"tokens": tokens}, ["words"])[0]
+
+    def predict(self, x_t: Array, t: float, cond: Array | WithWords) -> Array:
         """As Backend says."""
         inputs = {"x_t": x_t, "t": np.array([t], np.float32)}
+        picture: Any = cond
+        if isinstance(cond, WithWords):
+            picture, inputs["words"] = cond
         if self.encoder is not None:
-            inputs["cond"] = cond
+            inputs["cond"] = picture
         (output,) = self.unet(inputs, ["model_output"])
         return output
 

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from condiff.backends.torch_backend import TorchBackend
-from condiff.models.latent import FrozenParts, LatentCond, LatentModel
+from condiff.models.latent import FrozenParts, LatentModel
 from condiff.tasks import Task
+from condiff.words import WithWords
 
 logger = logging.getLogger(__name__)
 
@@ -35,17 +36,17 @@ class LatentBackend(TorchBackend):
         *,
         guided: bool,
         words: tuple[str, str] = ("", ""),
-    ) -> tuple[LatentCond | None, ...]:
+    ) -> tuple[WithWords | None, ...]:
         """As Backend says; equal texts give conditions that are the same object."""
         assert self.task.picture is not None
         with self._at_work():
             picture = self.frozen.condition(self.task.picture.show(condition))
             prompt, negative = (self._embed(text) for text in words)
-            cond = LatentCond(picture, prompt)
+            cond = WithWords(picture, prompt)
             if not guided:
                 return cond, None
-            without = cond if words[0] == words[1] else LatentCond(picture, negative)
-            return cond, without, LatentCond(torch.zeros_like(picture), negative)
+            without = cond if words[0] == words[1] else WithWords(picture, negative)
+            return cond, without, WithWords(torch.zeros_like(picture), negative)
 
     def decode(self, x_0: Tensor) -> Tensor:
         """The picture (B,3,H,W), about in [-1,1]."""

@@ -22,13 +22,16 @@ from condiff.backends.torch_backend import TorchBackend, encode_both
 from condiff.errors import ConfigError, DependencyError, ModelError
 from condiff.models.condition_encoder import ConditionEncoder, from_patches, to_patches
 from condiff.models.denoiser import Model
-from condiff.models.info import read_model_info
+from condiff.models.info import TEXT_ENCODER, read_model_info
 from condiff.models.loading import LoadedModel, add_looks, load_model
+from condiff.models.text_encoder import TextEncoder
+from condiff.words import WithWords
 
 OPSET = 17
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 CALL_TOLERANCE = 1e-3  # largest difference of any number in one output, in x_0's units
 CHECK_TIMESTEPS = (0.0, 600.0)
+CHECK_WORDS = ("a red house, blue roof", "yellow")
 CHECK_SIZES = ((1, 2), (2, 1))  # height and width of the condition, in strides
 
 
@@ -59,10 +62,22 @@ class _Unet(nn.Module):
         super().__init__()
         self.unet, self.patch_size = model.unet, model.patch_size
 
-    def forward(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x_t: Tensor, t: Tensor, cond: Tensor | None = None, words: Tensor | None = None
+    ) -> Tensor:
         patches = to_patches(x_t, self.patch_size)
         joined = patches if cond is None else torch.cat([patches, cond], dim=1)
-        return from_patches(self.unet(joined, t).sample, self.patch_size)
+        output = self.unet(joined, t, class_labels=words).sample
+        return from_patches(output, self.patch_size)
+
+
+class _Text(nn.Module):
+    def __init__(self, text_encoder: TextEncoder):
+        super().__init__()
+        self.text_encoder = text_encoder
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.text_encoder(tokens)
 
 
 def write_graphs(name: str | Path, out: Path | None = None) -> Path:
@@ -122,7 +137,8 @@ def compare_engines(folder: Path, engines: list[str] | None = None) -> list[Diff
             x_t = rng.standard_normal((1, index.task.space.channels, *size)).astype(np.float32)
             outputs = [_run(each, condition, hints, x_t, size) for each in (reference, engine)]
             gaps = [_gap(ours, its) for ours, its in zip(*outputs, strict=True)]
-            encoder, unet = max(gaps[:2]), max(gaps[2:])
+            unet = max(gaps[-len(CHECK_TIMESTEPS) :])
+            encoder = max(gaps[: -len(CHECK_TIMESTEPS)])
             found.append(Difference(name, (height, width), encoder, unet))
             if not max(encoder, unet) <= CALL_TOLERANCE:
                 raise ModelError(
@@ -139,12 +155,13 @@ def _run(
     x_t: np.ndarray,
     size: tuple[int, int],
 ) -> list[np.ndarray]:
-    """cond, null_cond and the model output at two timesteps, one clean and one noisy."""
+    """What is encoded, and the model output at two timesteps, one clean and one noisy."""
     move = backend.to_device
     shown = None if hints is None else move(hints)
-    cond, null_cond = backend.encode(move(condition), shown, size, guided=True)
-    outputs = [backend.predict(move(x_t), t, cond) for t in CHECK_TIMESTEPS]
-    return [backend.to_numpy(array) for array in (cond, null_cond, *outputs)]
+    conds = backend.encode(move(condition), shown, size, guided=True, words=CHECK_WORDS)
+    outputs = [backend.predict(move(x_t), t, conds[0]) for t in CHECK_TIMESTEPS]
+    encoded = [p for cond in conds for p in (cond if isinstance(cond, WithWords) else [cond])]
+    return [backend.to_numpy(array) for array in (*encoded, *outputs)]
 
 
 def _gap(first: np.ndarray, second: np.ndarray) -> float:
@@ -152,13 +169,14 @@ def _gap(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def _write_graph(loaded: LoadedModel, part: str, folder: Path) -> None:
-    """Write the graph of one part, encoder or unet, beside its weights."""
+    """Write the graph of one part beside its weights."""
     import onnx
 
     task, side = loaded.task, loaded.stride * 2
     cells = side // loaded.cell
     hints = torch.zeros(1, loaded.hint_channels, cells, cells)
     plane = {0: "batch", 2: "height", 3: "width"}
+    axes: dict[str, dict[int, str]] = {}
     inputs: dict[str, Tensor]
     module: nn.Module
     if part == "encoder":
@@ -166,6 +184,12 @@ def _write_graph(loaded: LoadedModel, part: str, folder: Path) -> None:
         inputs = {"condition": torch.zeros(1, task.condition_channels, side, side)}
         inputs |= {"hints": hints} if loaded.hint_channels else {}
         outputs = ["cond", "null_cond"]
+    elif part == TEXT_ENCODER:
+        assert loaded.model.text_encoder is not None
+        module = _Text(loaded.model.text_encoder)
+        inputs = {"tokens": loaded.model.tokenize(["two words"])}
+        outputs = ["words"]
+        axes = {"tokens": {0: "batch", 1: "length"}, "words": {0: "batch"}}
     else:
         module = _Unet(loaded.model)
         inputs = {"x_t": torch.zeros(1, task.space.channels, cells, cells), "t": torch.zeros(1)}
@@ -173,8 +197,12 @@ def _write_graph(loaded: LoadedModel, part: str, folder: Path) -> None:
             encoder = loaded.model.encoder
             grid = cells // encoder.patch_size
             inputs["cond"] = torch.zeros(1, encoder.out_channels, grid, grid)
+        if loaded.model.text_encoder is not None:
+            inputs["words"] = torch.zeros(1, loaded.model.text_encoder.config["out_channels"])
+            axes = {"words": {0: "batch"}}
         outputs = ["model_output"]
-    axes = {name: plane for name in [*inputs, *outputs] if name != "t"}
+    if part != TEXT_ENCODER:
+        axes |= {name: plane for name in [*inputs, *outputs] if name not in ("t", "words")}
     buffer = io.BytesIO()
     with warnings.catch_warnings():  # of tracing, and of this exporter's age
         warnings.simplefilter("ignore")

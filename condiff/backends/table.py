@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from condiff.backends.graphs import GraphBackend, Run, open_onnx, open_openvino
 from condiff.errors import ConfigError, ModelError, install_command
-from condiff.models.info import ModelInfo
+from condiff.models.info import TEXT_ENCODER, ModelInfo
 
 Array = Any  # float32, of NumPy or torch
 Words = tuple[str, str]  # a prompt and a negative prompt
@@ -110,7 +110,8 @@ def has_graphs(folder: ModelInfo) -> bool:
 
 def parts_of(folder: ModelInfo) -> tuple[str, ...]:
     """The parts of a model that have a graph; an unconditional model has no encoder graph."""
-    return PARTS if folder.task.condition_channels else PARTS[1:]
+    parts = PARTS if folder.task.condition_channels else PARTS[1:]
+    return parts if folder.text_buckets is None else (*parts, TEXT_ENCODER)
 
 
 def choose_engine(folder: ModelInfo, engine: str, device: str) -> str:
@@ -169,7 +170,14 @@ def build_engine(folder: ModelInfo, engine: str, *, device: str, threads: int) -
             f"The graphs in {folder.path} cannot be opened by {engine}: {reason}; write them "
             f"anew with `condiff export {folder.path}`."
         ) from error
-    return GraphBackend(engine, runs.get("encoder"), runs["unet"], folder.hint_channels)
+    return GraphBackend(
+        engine,
+        runs.get("encoder"),
+        runs["unet"],
+        folder.hint_channels,
+        runs.get(TEXT_ENCODER),
+        folder.text_buckets or 1,
+    )
 
 
 def find_device(name: str, *, engine: str = "auto") -> str:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from condiff.errors import ConfigError
 from condiff.models.condition_encoder import ConditionEncoder
+from condiff.words import WithWords, with_words
 
 
 class TorchBackend:
@@ -37,15 +38,20 @@ class TorchBackend:
         guided: bool,
         words: tuple[str, str] = ("", ""),
     ) -> tuple[Any, ...]:
-        """As Backend says; no model of it takes words."""
+        """As Backend says."""
         with self._at_work():
             given = condition.contiguous(memory_format=torch.channels_last)
             encoder = self.model.encoder
+            conds: tuple[Tensor, Tensor | None]
             if guided:
-                return encode_both(encoder, given, hints=hints, size=size)
-            return encoder(given, hints=hints, size=size), None
+                conds = encode_both(encoder, given, hints=hints, size=size)
+            else:
+                conds = encoder(given, hints=hints, size=size), None
+            if self.model.text_encoder is None:
+                return conds
+            return with_words(conds, *(self.model.embed([text]) for text in words))
 
-    def predict(self, x_t: Tensor, t: float, cond: Tensor) -> Tensor:
+    def predict(self, x_t: Tensor, t: float, cond: Tensor | WithWords) -> Tensor:
         """As Backend says."""
         with self._at_work():
             step = torch.tensor([t], dtype=torch.float32, device=self.device)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import NotRequired, TypedDict
 
@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from condiff.color.degradation import add_dust, add_frame, narrow_levels
 from condiff.config import DataConfig
+from condiff.data.captions import vary_caption
 from condiff.data.photos import Photo, Photos
 from condiff.data.upscale_pairs import make_small, sample_window
 from condiff.inputs import Lines, View, fit_stored
@@ -31,7 +32,8 @@ class Batch(TypedDict):
     [-1,1]: L*/50 - 1, or ink 1 on paper -1, for `upscale` after the small picture's RGB; N is 0 for
     a task that has none. features: the frozen backbone's maps by stride, where they are cached.
 
-    Of a task that takes words, texts are the captions. For a base, x_0 and condition are pictures
+    Of a task that takes words, texts are the captions, and tokens (B,n,2) what the text encoder
+    takes of them. For a base, x_0 and condition are pictures
     at first, x_0 in RGB; encoded, x_0 is mean and standard deviation of its latents (B,2C,h,w),
     condition the latents of the condition image (B,C,h,w), and words are embeddings (B,n,d).
     """
@@ -40,6 +42,7 @@ class Batch(TypedDict):
     condition: Tensor
     features: Features | None
     texts: NotRequired[list[str]]
+    tokens: NotRequired[Tensor]
     words: NotRequired[Tensor]
 
 
@@ -114,11 +117,24 @@ def cut(pixels: np.ndarray, crop: Crop) -> np.ndarray:
     return np.ascontiguousarray(shown[:, ::-1] if crop.flip else shown)
 
 
+def make_row(photo: Photo, rng: np.random.Generator, settings: CropSettings) -> Batch:
+    """A random view of a photo, with its caption where the task takes words."""
+    view = _cut_view(photo, rng, settings)
+    if not settings.task.takes_text:
+        return to_row(*_encode_view(view, rng, settings))
+    text, pixels = vary_caption(photo.text, view.pixels, rng, settings.config)
+    return to_row(*_encode_view(replace(view, pixels=pixels), rng, settings), text=text)
+
+
 def make_crop(
     photo: Photo, rng: np.random.Generator, settings: CropSettings
 ) -> tuple[np.ndarray, np.ndarray]:
     """A random view of a photo: x_0 (C,s,s) and condition (N,S,S), both of the same crop."""
-    task, config, size = settings.task, settings.config, settings.size
+    return _encode_view(_cut_view(photo, rng, settings), rng, settings)
+
+
+def _cut_view(photo: Photo, rng: np.random.Generator, settings: CropSettings) -> View:
+    config = settings.config
     pixels = photo.read("image")
     height, width = pixels.shape[:2]
     crop = sample_crop(height, width, rng, config)
@@ -129,7 +145,13 @@ def make_crop(
     shown = cut(pixels, crop)
     if config.frame and rng.random() < config.frame:
         shown = add_frame(shown, rng)
-    view = View(shown, photo.kinds, read)
+    return View(shown, photo.kinds, read)
+
+
+def _encode_view(
+    view: View, rng: np.random.Generator, settings: CropSettings
+) -> tuple[np.ndarray, np.ndarray]:
+    task, config, size = settings.task, settings.config, settings.size
     if task.enlarges:
         return _make_window(view, rng, settings)
     x_0 = _planes(task.space.encode(view.pixels, settings.sample_size))
@@ -195,18 +217,19 @@ class CropDataset(Dataset[Batch]):
     def __getitem__(self, key: tuple[int, int]) -> Batch:
         epoch, index = key
         rng = np.random.default_rng((self.seed, epoch, index))
-        photo = self.photos[index]
-        return to_row(*make_crop(photo, rng, self.settings), text=text_of(photo, self.settings))
+        return make_row(self.photos[index], rng, self.settings)
 
     def fingerprint(self) -> str:
         """SHA-256 of everything that views depend on: photos, task, settings, sizes, seed."""
         settings = self.settings
         config = settings.config
-        parts = (
+        parts: tuple[object, ...] = (
             "views 2", settings.task.name, self.photos_fingerprint, config.min_crop, config.flip,
             config.rotate, config.degrade, config.levels, config.dust, config.frame,
             config.conditions, settings.size, settings.sample_size, self.seed,
         )  # fmt: skip
+        if settings.task.takes_text:
+            parts += (config.color_words, config.recolor)
         return sha256(repr(parts).encode()).hexdigest()
 
     def describe(self) -> str:
@@ -231,11 +254,6 @@ def to_row(x_0: np.ndarray, condition: np.ndarray, *, text: str | None = None) -
     if text is not None:
         row["texts"] = [text]
     return row
-
-
-def text_of(photo: Photo, settings: CropSettings) -> str | None:
-    """The photo's caption, "" without one; None for a task that takes no words."""
-    return photo.text if settings.task.takes_text else None
 
 
 def _planes(pixels: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from torch.utils.data import Dataset
 
-from condiff.data.crops import Batch, CropSettings, make_crop, text_of, to_row
+from condiff.data.crops import Batch, CropSettings, make_row
 from condiff.data.photos import open_item, training_columns, training_parts, training_split
 from condiff.errors import DataError
 from condiff.inputs import PictureInput
@@ -37,7 +37,7 @@ class StreamCrops(Dataset[Batch]):
         epoch, number, item = key
         rng = np.random.default_rng((self.seed, epoch, number))
         photo = open_item(item, self.settings.task.picture)
-        return to_row(*make_crop(photo, rng, self.settings), text=text_of(photo, self.settings))
+        return make_row(photo, rng, self.settings)
 
 
 class StreamDataset:

@@ -1,6 +1,7 @@
 """The model that is trained and sampled: a condition encoder and a U-Net."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,7 +11,9 @@ from torch import Tensor, nn
 from condiff.config import ModelConfig
 from condiff.models.backbone import load_pretrained
 from condiff.models.condition_encoder import ConditionEncoder, Features, from_patches, to_patches
+from condiff.models.text_encoder import TextEncoder
 from condiff.tasks import Task
+from condiff.words import WithWords, tokenize
 
 
 class Denoiser(nn.Module, ABC):
@@ -47,13 +50,17 @@ class Denoiser(nn.Module, ABC):
 class Model(Denoiser):
     """The denoising network: a U-Net of t and of x_t joined to the encoded condition.
 
+    With a text encoder, the embedding of the words is added to that of t.
+
     The U-Net works on patches of x_t, as in DiT (Peebles and Xie 2022, arXiv:2212.09748): with
     `patch_size` 2 it has four times the channels at its ends, and a quarter of the pixels.
     """
 
-    def __init__(self, encoder: ConditionEncoder, unet: UNet2DModel):
+    def __init__(
+        self, encoder: ConditionEncoder, unet: UNet2DModel, text_encoder: TextEncoder | None = None
+    ):
         super().__init__()
-        self.encoder, self.unet = encoder, unet
+        self.encoder, self.unet, self.text_encoder = encoder, unet, text_encoder
         self.patch_size = int(encoder.patch_size)
 
     @property
@@ -75,17 +82,41 @@ class Model(Denoiser):
         features: Features | None = None,
         hints: Tensor | None = None,
         kept: Tensor | None = None,
+        tokens: Tensor | None = None,
+        words_kept: Tensor | None = None,
     ) -> Tensor:
-        """Model output (B,C,h,w) for x_t (B,C,h,w), t (B,) and a condition image (B,N,H,W)."""
+        """Model output (B,C,h,w) for x_t (B,C,h,w), t (B,) and a condition image (B,N,H,W).
+
+        `tokens` (B,n,2) are those of `tokenize`; where `words_kept` (B,1,1) is 0 instead of 1 the
+        words are left out.
+        """
         size = (x_t.shape[-2], x_t.shape[-1])
         cond = self.encoder(condition, features=features, hints=hints, size=size, kept=kept)
+        if self.text_encoder is not None:
+            assert tokens is not None
+            cond = WithWords(cond, self.text_encoder(tokens, kept=words_kept))
         return self.predict(x_t, t, cond)
 
-    def predict(self, x_t: Tensor, t: Tensor, cond: Tensor) -> Tensor:
-        """Model output (B,C,h,w) for a condition that is encoded already, cond (B,K,h/p,w/p)."""
-        joined = torch.cat([to_patches(x_t, self.patch_size), cond], dim=1)
-        output = self.unet(joined.contiguous(memory_format=self._memory_format(joined)), t).sample
-        return from_patches(output, self.patch_size)
+    def predict(self, x_t: Tensor, t: Tensor, cond: Tensor | WithWords) -> Tensor:
+        """Model output (B,C,h,w) for a condition that is encoded already, cond (B,K,h/p,w/p).
+
+        A model of words takes it with their embeddings (B,d).
+        """
+        picture, words = cond if isinstance(cond, WithWords) else (cond, None)
+        joined = torch.cat([to_patches(x_t, self.patch_size), picture], dim=1)
+        joined = joined.contiguous(memory_format=self._memory_format(joined))
+        return from_patches(self.unet(joined, t, class_labels=words).sample, self.patch_size)
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """The tokens (B,n,2) of texts."""
+        assert self.text_encoder is not None
+        buckets = self.text_encoder.config["buckets"]
+        return torch.from_numpy(tokenize(texts, buckets=buckets)).to(self.unet.device)
+
+    def embed(self, texts: Sequence[str]) -> Tensor:
+        """The embeddings (B,d) of texts; that of "" is zero."""
+        assert self.text_encoder is not None
+        return self.text_encoder(self.tokenize(texts))
 
 
 def build_model(config: ModelConfig, task: Task) -> Model:
@@ -116,7 +147,18 @@ def build_model(config: ModelConfig, task: Task) -> Model:
         attention_head_dim=min(config.attention_head_dim, config.block_out_channels[-1]),
         add_attention=task.attends,
     )
-    return freeze(Model(encoder, unet))
+    model = Model(encoder, unet)
+    if config.text_channels is not None:
+        add_text_encoder(model, channels=config.text_channels)
+    return freeze(model)
+
+
+def add_text_encoder(model: Model, *, channels: int) -> None:
+    """Give a model a text encoder of so many channels; at first the words change nothing."""
+    first = model.unet.config["block_out_channels"][0]
+    model.text_encoder = TextEncoder(out_channels=4 * first, channels=channels)
+    model.unet.class_embedding = nn.Identity()
+    model.unet.register_to_config(class_embed_type="identity")
 
 
 def freeze(model: Model) -> Model:

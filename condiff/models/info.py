@@ -14,6 +14,7 @@ from condiff.tasks import Task, find_task
 EMBEDDED = Path(__file__).parents[1] / "weights"
 INDEX = "model_index.json"
 OWN_INDEX = "condiff.json"  # what a model on a base has beside the index of a stock pipeline
+TEXT_ENCODER = "text_encoder"  # the part of a model that takes words
 BACKBONE_STRIDE = 32
 DDPM_DEFAULTS = {  # of diffusers, for a folder whose scheduler leaves them out
     "beta_schedule": "linear",
@@ -36,6 +37,7 @@ class ModelInfo:
     hint_channels: int = 0
     fold: int = 1  # the condition's pixels on a side that are folded into one of cond's
     patch_size: int = 1  # pixels of x_t on a side that are one of cond's
+    text_buckets: int | None = None  # of the text encoder's vocabulary; None: it takes no tokens
     sampling: SamplingConfig = SamplingConfig()  # how it is sampled by default
     looks: Mapping[str, Look] = field(default_factory=dict)  # by name; only colorizers have any
     second_stage: str | None = None  # the embedded model or folder that enlarges its pictures
@@ -81,7 +83,7 @@ class ModelInfo:
                 flag = f"--{name.replace('_', '-')}"
                 raise UsageError(
                     f"The model {self.path.name} takes no words: leave {flag} out, or give a model "
-                    "that was trained with captions on a base (condiff train --base)."
+                    "that was trained with captions."
                 )
 
     def find_look(self, name: str = NATURAL) -> Look:
@@ -167,7 +169,10 @@ def read_model_info(name: str | Path) -> ModelInfo:
         index = read_index(folder)
         on_base = "base" in index
         task = find_task(index.get("task", ""))
-        task = task.on_base() if on_base else task
+        if on_base:
+            task = task.on_base()
+        elif TEXT_ENCODER in index:
+            task = task.with_text()
         unet = _read_json(folder / "unet" / "config.json")
         encoder = {} if on_base else _read_json(folder / "encoder" / "config.json")
         scheduler = _read_json(folder / "scheduler" / "scheduler_config.json")
@@ -182,6 +187,7 @@ def read_model_info(name: str | Path) -> ModelInfo:
             looks=read_looks(index, task),
             second_stage=index.get("second_stage"),
             base=index.get("base", {}),
+            text_buckets=_read_buckets(folder) if TEXT_ENCODER in index and not on_base else None,
             **read_sizes(unet, encoder),
         )
     except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
@@ -193,6 +199,10 @@ def read_index(folder: Path) -> dict[str, Any]:
     """What a folder says of its model: its index, and the one of condiff's own on a base."""
     own = folder / OWN_INDEX
     return _read_json(folder / INDEX) | (_read_json(own) if own.is_file() else {})
+
+
+def _read_buckets(folder: Path) -> int:
+    return int(_read_json(folder / TEXT_ENCODER / "config.json")["buckets"])
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from diffusers import UNet2DModel
 
 from condiff.config import ModelConfig, TrainConfig, parse_config
 from condiff.errors import ModelError
-from condiff.models.denoiser import Model, build_model
+from condiff.models.denoiser import Model, add_text_encoder, build_model
 from condiff.models.info import EMBEDDED, INDEX, read_index
 from condiff.models.loading import load_model
 from condiff.tasks import Task
@@ -24,7 +24,8 @@ SHAPE = (  # of a model, as the section `model` of the configuration names it
 def load_init(name: str, config: ModelConfig, task: Task) -> Model:
     """A model for the task that starts from the weights of a folder or a Hugging Face Hub id.
 
-    A condiff folder of the same task is loaded as it is. From anything else only the U-Net is
+    A condiff folder of the same task is loaded as it is; where the task takes words and the folder
+    has no text encoder, it gets a new one. From anything else only the U-Net is
     taken, with its own architecture; `conv_in` is widened with zeros for the condition's channels,
     so that at first its output is the pretrained one's, whatever the condition. Raises ModelError
     where there are no weights that fit.
@@ -33,7 +34,11 @@ def load_init(name: str, config: ModelConfig, task: Task) -> Model:
     if folder is not None and "vae" in read_index(folder):
         raise ModelError(f"{name} has a VAE: start from it by --base, not --init.")
     if folder is not None and _task_of(folder) == task.name:
-        return load_model(folder).model.train()
+        model = load_model(folder).model
+        if task.takes_text and model.text_encoder is None:
+            assert config.text_channels is not None
+            add_text_encoder(model, channels=config.text_channels)
+        return model.train()
     unet = _load_unet(folder if folder is not None else name)
     x_0_channels = task.space.channels * config.patch_size**2
     for side in ("in_channels", "out_channels"):
@@ -58,6 +63,8 @@ def adopt_shape(config: TrainConfig, model: Model) -> TrainConfig:
     shape = {key: own[key] for key in SHAPE if own.get(key) is not None}
     if model.encoder.config["in_channels"]:
         shape["backbone_variant"] = model.encoder.config["backbone_variant"]
+    if model.text_encoder is not None:
+        shape["text_channels"] = model.text_encoder.config["channels"]
     values = config.model_dump()
     values["model"] |= shape
     return parse_config(values, origin="the settings, with the shape of the weights to start from")

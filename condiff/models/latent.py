@@ -5,7 +5,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -20,18 +20,12 @@ from condiff.models.denoiser import Denoiser
 from condiff.models.info import INDEX, OWN_INDEX, ModelInfo
 from condiff.models.loading import CAME_FROM, dump_looks, whole_folder
 from condiff.tasks import Task
+from condiff.words import WithWords
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 # LoRA on attention, and on conv_in: its new channels begin at zero, and a file of LoRA without them
 # would ignore the picture.
 LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "conv_in")
-
-
-class LatentCond(NamedTuple):
-    """An encoded condition: the picture's latents (B,4,h,w) and the words (B,n,d)."""
-
-    picture: Tensor
-    words: Tensor
 
 
 class LatentModel(Denoiser):
@@ -73,9 +67,9 @@ class LatentModel(Denoiser):
             condition = condition * kept
         if words_kept is not None:
             words = torch.where(words_kept > 0, words, self.null_words.to(words.dtype))
-        return self.predict(x_t, t, LatentCond(condition, words))
+        return self.predict(x_t, t, WithWords(condition, words))
 
-    def predict(self, x_t: Tensor, t: Tensor, cond: LatentCond) -> Tensor:
+    def predict(self, x_t: Tensor, t: Tensor, cond: WithWords) -> Tensor:
         """Model output (B,4,h,w) for a condition that is encoded already."""
         joined = torch.cat([x_t, cond.picture], dim=1)
         joined = joined.contiguous(memory_format=self._memory_format(joined))

@@ -4,6 +4,7 @@ model_index.json   task, noise process and objective, and which class each part 
 unet/              a stock diffusers UNet2DModel
 scheduler/         a stock diffusers DDPMScheduler
 encoder/           condiff's ConditionEncoder, the frozen backbone included
+text_encoder/      condiff's TextEncoder, of a model that takes words
 */model.onnx       graphs that point into the safetensors (`condiff export`), if there are any
 config.yaml        how it was trained
 README.md          the model card
@@ -15,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import UNet2DModel
@@ -25,7 +27,8 @@ from condiff.diffusion.diffusers_schedulers import build_scheduler
 from condiff.errors import ModelError
 from condiff.models.condition_encoder import ConditionEncoder
 from condiff.models.denoiser import Model, freeze
-from condiff.models.info import INDEX, ModelInfo, read_model_info
+from condiff.models.info import INDEX, TEXT_ENCODER, ModelInfo, read_model_info
+from condiff.models.text_encoder import TextEncoder
 from condiff.tasks import Task
 
 CAME_FROM = "_name_or_path"  # diffusers' note of a path on the machine that trained
@@ -67,8 +70,12 @@ def save_model(
         "scheduler": ["diffusers", "DDPMScheduler"],
         "unet": ["diffusers", "UNet2DModel"],
     }
+    modules: dict[str, Any] = {"unet": model.unet, "encoder": model.encoder}
+    if model.text_encoder is not None:
+        index[TEXT_ENCODER] = ["condiff.models.text_encoder", "TextEncoder"]
+        modules[TEXT_ENCODER] = model.text_encoder
     with whole_folder(folder) as part:
-        for name, module in (("unet", model.unet), ("encoder", model.encoder)):
+        for name, module in modules.items():
             config = {key: value for key, value in module.config.items() if key != CAME_FROM}
             copy = type(module).from_config(config)
             copy.load_state_dict(module.state_dict())
@@ -126,10 +133,11 @@ def load_model(name: str | Path, *, device: str | torch.device = "cpu") -> Loade
             index.path, subfolder="unet", use_safetensors=True, torch_dtype=torch.float32
         )
         encoder = _load_encoder(index.path)
+        text_encoder = _load_text_encoder(index.path) if index.task.takes_text else None
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(f"The model folder {index.path} cannot be loaded: {reason}") from error
-    model = freeze(Model(encoder, unet)).eval().to(device)
+    model = freeze(Model(encoder, unet, text_encoder)).eval().to(device)
     told = {field.name: getattr(index, field.name) for field in fields(index)}
     return LoadedModel(**told, model=model)
 
@@ -143,4 +151,10 @@ def _load_encoder(folder: Path) -> ConditionEncoder:
         )
     return ConditionEncoder.from_pretrained(
         folder, subfolder="encoder", use_safetensors=True, torch_dtype=torch.float32
+    )
+
+
+def _load_text_encoder(folder: Path) -> TextEncoder:
+    return TextEncoder.from_pretrained(
+        folder, subfolder=TEXT_ENCODER, use_safetensors=True, torch_dtype=torch.float32
     )

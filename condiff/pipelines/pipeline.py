@@ -440,7 +440,8 @@ class Pipeline:
         encoded = self.encode_condition(condition, guided=False)
         patch = self.loaded.patch_size
         rows, columns = (max(1, side // patch) for side in encoded.inside)
-        windows = [self.backend.to_numpy(cond)[0] for cond, _ in encoded.conds]
+        pictures = [getattr(cond, "picture", cond) for cond, _ in encoded.conds]
+        windows = [self.backend.to_numpy(picture)[0] for picture in pictures]
         windows = [window[self.loaded.feature_channels] for window in windows]
         maps = np.zeros((len(windows[0]), *(side // patch for side in encoded.size)), np.float32)
         for part, window in zip(encoded.windows.parts, windows, strict=True):

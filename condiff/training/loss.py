@@ -71,11 +71,15 @@ def batch_error(
         kept, words_kept = drop_words_and_picture(
             total, prob=drop_prob, generator=generator, device=device
         )
-        given = {"words": batch["words"], "kept": kept[share], "words_kept": words_kept[share]}
+        given["words_kept"] = words_kept[share]
     else:
         kept = torch.ones((total, 1, 1, 1), device=device)
-        kept = drop_condition(kept, prob=drop_prob, generator=generator)[share]
-        given = {"features": batch["features"], "hints": None, "kept": kept}
+        kept = drop_condition(kept, prob=drop_prob, generator=generator)
+    given["kept"] = kept[share]
+    if task.space.is_latent:
+        given["words"] = batch["words"]
+    else:
+        given |= {"features": batch["features"], "hints": None, "tokens": batch.get("tokens")}
     if task.hint_channels:
         mask = sample_hint_mask(
             (total, size, size),

@@ -42,6 +42,7 @@ def make_card(
         **_describe_base(config, licence),
         "backbone (frozen)": (model.backbone_variant if task.condition_channels else None)
         or "none",
+        **_describe_words(config),
         "parameters trained": f"{parameters / 1e6:.2f} M",
         "prediction type": diffusion.prediction_type,
         "noise schedule": diffusion.beta_schedule
@@ -69,6 +70,13 @@ def make_card(
         front, template_path=str(TEMPLATE), task=task, rows=rows, rank=config.base.lora_rank
     )
     return f"{card}\n"
+
+
+def _describe_words(config: TrainConfig) -> dict[str, str]:
+    """The row of a card that only a model with a text encoder of its own has."""
+    if config.model.text_channels is None:
+        return {}
+    return {"words": f"a text encoder of {config.model.text_channels} channels, trained with it"}
 
 
 def _describe_base(config: TrainConfig, licence: str | None) -> dict[str, str]:

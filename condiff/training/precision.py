@@ -139,7 +139,11 @@ def _random_batch(model: Denoiser, config: TrainConfig, task: Task) -> Batch:
     features = None
     if config.data.cache_features and isinstance(model, Model):
         features = model.encoder.features(condition)
-    return {"x_0": x_0, "condition": condition, "features": features or None}
+    batch: Batch = {"x_0": x_0, "condition": condition, "features": features or None}
+    if task.takes_text:
+        assert isinstance(model, Model)
+        batch["tokens"] = model.tokenize(["some words of a caption"] * count)
+    return batch
 
 
 def _time_step(

@@ -12,9 +12,9 @@ from condiff.data.crops import Batch
 from condiff.diffusion.sampler import sample, sample_initial_noise
 from condiff.figures import make_contact_sheet
 from condiff.models.denoiser import Denoiser, Model
-from condiff.models.latent import LatentCond
 from condiff.tasks import Task
 from condiff.training.latents import LatentParts
+from condiff.words import WithWords
 
 SIDE = 128  # pixels of a picture in the grid, at most
 
@@ -76,11 +76,14 @@ def _encode(model: Denoiser, batch: Batch, photos: int, size: int) -> Any:
     """The condition of the first photos, encoded for x_t of `size`."""
     condition = batch["condition"][:photos]
     if not isinstance(model, Model):
-        return LatentCond(condition, batch["words"][:photos])
+        return WithWords(condition, batch["words"][:photos])
     features = batch["features"]
     if features is not None:
         features = {stride: maps[:photos] for stride, maps in features.items()}
-    return model.encoder(condition, features=features, size=(size, size))
+    cond = model.encoder(condition, features=features, size=(size, size))
+    if model.text_encoder is None:
+        return cond
+    return WithWords(cond, model.text_encoder(batch["tokens"][:photos]))
 
 
 def to_pictures(x_0: Tensor, condition: Tensor, task: Task) -> list[Image.Image]:

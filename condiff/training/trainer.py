@@ -220,8 +220,12 @@ class Trainer:
         return map(self._encoded, loaded)
 
     def _encoded(self, batch: Batch) -> Batch:
-        """A batch as the loss takes it: pictures for a base become latents."""
-        return self.parts.encode_batch(batch) if self.parts else batch
+        """A batch as the loss takes it: pictures for a base become latents, captions tokens."""
+        if self.parts is not None:
+            return self.parts.encode_batch(batch)
+        if isinstance(self.model, Model) and self.model.text_encoder is not None:
+            batch["tokens"] = self.model.tokenize(batch["texts"])
+        return batch
 
     def first_batch(self, batch_size: int) -> Batch:
         """The first images of the run, the same in every process."""

@@ -156,6 +156,11 @@ class Task:
                 f"{model.fold}, by which the base's VAE makes pictures smaller: set data.size "
                 "alone, to a multiple of that."
             )
+        if model.text_channels is not None:
+            raise ConfigError(
+                "model.text_channels does not go with a base, which has a text encoder: leave it "
+                "out."
+            )
         if config.data.cache == "device":
             raise ConfigError(
                 "data.cache: device does not go with a base: set it to none; data.cache_features "

@@ -15,6 +15,8 @@ from condiff.models.text_encoder import TextEncoder
 from condiff.tasks import Task
 from condiff.words import WithWords, tokenize
 
+DEFAULTS = "_use_default_values"  # of a configuration of diffusers
+
 
 class Denoiser(nn.Module, ABC):
     """What is trained: a network of x_t, t and a condition, around a U-Net of diffusers."""
@@ -158,7 +160,9 @@ def add_text_encoder(model: Model, *, channels: int) -> None:
     first = model.unet.config["block_out_channels"][0]
     model.text_encoder = TextEncoder(out_channels=4 * first, channels=channels)
     model.unet.class_embedding = nn.Identity()
-    model.unet.register_to_config(class_embed_type="identity")
+    # A copy by `from_config` gives what is named there its default.
+    defaults = [key for key in model.unet.config.get(DEFAULTS, ()) if key != "class_embed_type"]
+    model.unet.register_to_config(class_embed_type="identity", **{DEFAULTS: defaults})
 
 
 def freeze(model: Model) -> Model:

@@ -215,10 +215,10 @@ def render(
     if targets.animation is not None:
         record = {"source": source, "animation": str(targets.animation), "seed": seed}
         report_result(record, targets.animation, as_json=as_json)
-    scale = config.guidance_scale
+    scales = " and ".join(f"{s:g}" for s in pipeline.guidance_scales(config) if s != 1)
     options.report(
         f"{pictures[0].width}x{pictures[0].height}, seed {seed}, {config.steps} steps of "
-        f"{config.scheduler}{f', guidance {scale:g}' if scale != 1 else ''}, "
+        f"{config.scheduler}{f', guidance {scales}' if scales else ''}, "
         f"{pipeline.backend.name} on {pipeline.device}, {time.perf_counter() - started:.1f} s",
         quiet=quiet,
     )

@@ -222,7 +222,7 @@ class Pipeline:
         if edits.references:
             guide = self._match(condition, edits, size=config.size)
             prepared = replace(prepared, guide=guide)
-        guided = any(scale != 1 for scale in self._guidance_scales(config))
+        guided = any(scale != 1 for scale in self.guidance_scales(config))
         source = opened.source if opened else None
         words = (config.prompt, config.negative_prompt)
         return self.encode_condition(condition, source, prepared, guided=guided, words=words)
@@ -286,7 +286,7 @@ class Pipeline:
         """
         config = config or self.sampling
         space, backend = self.loaded.task.space, self.backend
-        scales = self._guidance_scales(config)
+        scales = self.guidance_scales(config)
         branches = guidance_branches(scales)
         if branches[-1] > 0 and encoded.conds[0][1] is None:
             raise ConfigError(
@@ -449,7 +449,7 @@ class Pipeline:
             maps[(slice(None), *place)] = window
         return np.ascontiguousarray(maps[:, :rows, :columns].transpose(1, 2, 0))
 
-    def _guidance_scales(self, config: SamplingConfig) -> tuple[float, ...]:
+    def guidance_scales(self, config: SamplingConfig) -> tuple[float, ...]:
         """The scales of guidance along the conditions of `Backend.encode`; 1 is off.
 
         They are of the words and of the picture, for a model that takes both; of the picture alone

@@ -1,10 +1,12 @@
 """Reading films: what a file contains, and its frames with their planes as they were decoded."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +16,13 @@ from numpy.typing import NDArray
 
 from condiff.errors import DependencyError, FilmError
 from condiff.files import reason_of
+from condiff.video.deinterlacing import Deinterlace, deinterlace
 from condiff.video.motion import Guide, guide_size
 from condiff.video.yuv import MATRICES, Coding, luma_to_lightness
 
 if TYPE_CHECKING:
     from av.container import InputContainer
+    from av.video.format import VideoFormat
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
@@ -29,7 +33,9 @@ HDR = {16: "PQ", 18: "HLG"}  # transfer characteristics of H.273
 WIDE = 9  # its colour primaries of BT.2020
 FULL_RANGE = 2  # of FFmpeg's color_range
 UNSPECIFIED = 2  # of primaries, transfer and matrix
+_PLANAR = re.compile(r"yuv[aj]?4\d\dp(\d+le)?|gray(16le)?")  # that bwdif takes, too
 KEPT_FORMATS = ("yuv420p", "yuv422p", "yuv444p")  # with what they are followed by: depth, "le"
+FIRST = 8  # frames at the start by which a film is known
 SEEN = 512  # short side of the picture that a key frame shows the model, at most
 MISSING = 0.02  # share of a film that may be missing at its end, at most a second: rounding
 MAX_DAMAGED = 1000  # packets in a row, after which a film is taken to end
@@ -54,6 +60,8 @@ class Film:
     seconds: float | None  # length by the header
     seconds_of_all: bool  # whether it is counted from zero, to the end of the longest stream
     expected: int | None  # frames by the header, or by length and rate
+    interlaced: bool = False  # whether frames at its start are marked so
+    deinterlace: Deinterlace = "auto"
     metadata: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # sentences on what a user may want to know of it
 
@@ -154,15 +162,17 @@ def open_film(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
         yield container, streams[0]
 
 
-def read_film(path: Path) -> Film:
-    """What a film is like, by its header and its first frame.
+def read_film(path: Path, *, deinterlace: Deinterlace = "auto") -> Film:
+    """What a film is like, by its header and its first frames.
 
     Raises FilmError for a film whose colours cannot be computed, such as HDR.
     """
     with open_film(path) as (container, stream):
-        frame = next(_decode(container, stream, [], []), None)
-        if frame is None:
+        first = [*islice(_decode(container, stream, [], []), FIRST)]
+        if not first:
             raise FilmError(f"cannot read {path}: none of its frames can be decoded")
+        frame = first[0]
+        interlaced = any(frame.interlaced_frame for frame in first)
         tags = _read_tags(frame, stream)
         _refuse_hdr(path, tags)
         seconds, of_all = _find_seconds(container, stream)
@@ -186,44 +196,57 @@ def read_film(path: Path) -> Film:
             seconds=seconds,
             seconds_of_all=of_all,
             expected=expected,
+            interlaced=interlaced,
+            deinterlace=deinterlace,
             metadata=dict(stream.metadata),
-            notes=_find_notes(frame),
+            notes=_find_notes(frame, interlaced, deinterlace),
         )
 
 
 def read_frames(film: Film, faults: list[str], *, threads: int = 1) -> Iterator[FilmFrame]:
     """The frames in order, with times that increase; `faults` gets a sentence for each fault.
 
-    What is damaged is left out, and what is missing at the end is found by the header's length.
+    Interlaced frames become whole pictures, as the film says. What is damaged is left out, and what
+    is missing at the end is found by the header's length.
     """
     with open_film(film.path) as (container, stream):
         stream.codec_context.thread_count = threads
-        step = max(1, round(1 / (film.rate * film.time_base)))
-        last: int | None = None
-        count = shown = 0
-        ends: list[float] = []
-        for frame in _decode(container, stream, faults, ends):
-            if (frame.width, frame.height) != (film.width, film.height):
-                raise FilmError(
-                    f"{film.path} changes its size from {film.width}x{film.height} to "
-                    f"{frame.width}x{frame.height} at frame {count}: cut it there into two files"
-                )
-            pts = frame.pts
-            if pts is None:
-                pts = 0 if last is None else last + step
-            elif last is not None and pts <= last:
-                pts = last + 1
-            last, count, shown = pts, count + 1, max(step, frame.duration or 0)
+        timed = _read_timed(film, container, stream, faults)
+        planar = ((_to_planar(frame, film), pts) for frame, pts in timed)
+        for frame, pts in deinterlace(planar, film.deinterlace):
             yield FilmFrame(film, _read_luma(frame, film), pts)
-        if last is None:
-            return
-        seconds = float((last + shown) * film.time_base)
-        if film.seconds_of_all:  # from zero on, and the sound may be longer than the pictures
-            seconds = max(seconds, *ends)
-        else:
-            seconds -= float(int(stream.start_time or 0) * film.time_base)
-        if fault := _find_shortage(film, count, seconds):
-            faults.append(fault)
+
+
+def _read_timed(
+    film: Film, container: "InputContainer", stream: "VideoStream", faults: list[str]
+) -> Iterator[tuple["VideoFrame", int]]:
+    """Decoded frames with their times, which increase; FilmError for a frame of another size."""
+    step = max(1, round(1 / (film.rate * film.time_base)))
+    last: int | None = None
+    count = shown = 0
+    ends: list[float] = []
+    for frame in _decode(container, stream, faults, ends):
+        if (frame.width, frame.height) != (film.width, film.height):
+            raise FilmError(
+                f"{film.path} changes its size from {film.width}x{film.height} to "
+                f"{frame.width}x{frame.height} at frame {count}: cut it there into two files"
+            )
+        pts = frame.pts
+        if pts is None:
+            pts = 0 if last is None else last + step
+        elif last is not None and pts <= last:
+            pts = last + 1
+        last, count, shown = pts, count + 1, max(step, frame.duration or 0)
+        yield frame, pts
+    if last is None:
+        return
+    seconds = float((last + shown) * film.time_base)
+    if film.seconds_of_all:  # from zero on, and the sound may be longer than the pictures
+        seconds = max(seconds, *ends)
+    else:
+        seconds -= float(int(stream.start_time or 0) * film.time_base)
+    if fault := _find_shortage(film, count, seconds):
+        faults.append(fault)
 
 
 def _decode(
@@ -295,10 +318,16 @@ def _read_tags(frame: "VideoFrame", stream: "VideoStream") -> dict[str, int]:
     }
 
 
-def _find_notes(frame: "VideoFrame") -> tuple[str, ...]:
+def _find_notes(frame: "VideoFrame", interlaced: bool, mode: Deinterlace) -> tuple[str, ...]:
     notes = []
-    if frame.interlaced_frame:
-        notes.append("it is interlaced; colours are steadier if it is deinterlaced first")
+    if interlaced and mode == "off":
+        notes.append(
+            "it is interlaced, its lines are kept, and the film that is written is not marked so"
+        )
+    elif interlaced:
+        notes.append(
+            "it is interlaced: every other line is interpolated (--deinterlace off keeps all lines)"
+        )
     if frame.format.name.startswith("yuva") or len(frame.format.components) in (2, 4):
         notes.append("its transparency is not kept")
     return tuple(notes)
@@ -324,7 +353,7 @@ def _find_layout(frame: "VideoFrame", tags: dict[str, int]) -> tuple[str, Coding
     matrix = tags["colorspace"]
     if matrix not in MATRICES:  # untagged: as players guess it, by the size
         matrix = 1 if frame.height > 576 or frame.width > 1024 else 6
-    if format.is_rgb or not format.components or format.components[0].bits > 16:
+    if _is_rgb(format) or format.components[0].bits > 16:
         return "yuv444p", Coding(matrix, full_range=False), (0, 0)
     grey = name.startswith("gray")
     full = tags["color_range"] == FULL_RANGE or name.startswith("yuvj")
@@ -336,17 +365,26 @@ def _find_layout(frame: "VideoFrame", tags: dict[str, int]) -> tuple[str, Coding
     return base if bits == 8 else f"{base}{bits}le", Coding(matrix, full, bits), shift
 
 
+def _is_rgb(format: "VideoFormat") -> bool:
+    """Whether frames of a format have no Y of the film's coding, so that it is computed."""
+    no_coding = ("mono", "ya", "xyz", "pal", "bayer")
+    return format.is_rgb or not format.components or format.name.startswith(no_coding)
+
+
+def _to_planar(frame: "VideoFrame", film: Film) -> "VideoFrame":
+    """The frame in a layout whose first plane is Y: the decoder's own values, or those of RGB."""
+    if _PLANAR.fullmatch(frame.format.name):
+        return frame
+    if not _is_rgb(frame.format):  # the same levels in another order: no range is converted
+        return frame.reformat(format=film.pix_fmt, src_color_range="JPEG", dst_color_range="JPEG")
+    range_ = "JPEG" if film.coding.full_range else "MPEG"
+    matrix = "ITU709" if film.coding.matrix == 1 else "ITU601"
+    return frame.reformat(format=film.pix_fmt, dst_colorspace=matrix, dst_color_range=range_)
+
+
 def _read_luma(frame: "VideoFrame", film: Film) -> Levels:
-    """Y (H,W) of a frame, the decoder's own values; computed where the film is RGB."""
-    format = frame.format
-    plain = not format.is_rgb and format.name.startswith(("yuv", "gray", "nv12", "nv16", "nv21"))
-    deep = film.coding.bits > 8
-    if not plain or (deep and not format.name.endswith("le")):
-        target = film.pix_fmt
-        range_ = "JPEG" if film.coding.full_range else "MPEG"
-        matrix = "ITU709" if film.coding.matrix == 1 else "ITU601"
-        frame = frame.reformat(format=target, dst_colorspace=matrix, dst_color_range=range_)
+    """Y (H,W) of a planar frame."""
     plane = frame.planes[0]
-    data = np.frombuffer(memoryview(plane), np.uint16 if deep else np.uint8)
+    data = np.frombuffer(memoryview(plane), np.uint16 if film.coding.bits > 8 else np.uint8)
     rows = data.reshape(-1, plane.line_size // data.itemsize)
     return rows[: film.height, : film.width].copy()

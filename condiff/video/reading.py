@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from condiff.errors import DependencyError, FilmError
 from condiff.files import reason_of
 from condiff.video.deinterlacing import Deinterlace, deinterlace
+from condiff.video.light import HDR, WIDE
 from condiff.video.motion import Guide, guide_size
-from condiff.video.yuv import MATRICES, Coding, luma_to_lightness
+from condiff.video.yuv import MATRICES, Coding
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -29,9 +30,10 @@ if TYPE_CHECKING:
 Levels = NDArray[Any]  # uint8 or uint16
 Pixels = NDArray[Any]  # uint8
 
-HDR = {16: "PQ", 18: "HLG"}  # transfer characteristics of H.273
-WIDE = 9  # its colour primaries of BT.2020
+OTHER_CURVES = {8: "linear", 9: "logarithmic", 10: "logarithmic", 17: "SMPTE ST 428"}  # of H.273
 FULL_RANGE = 2  # of FFmpeg's color_range
+BT_2020 = 9  # of primaries and matrix
+DEPTHS = (8, 9, 10, 12, 14, 16)  # bits a sample, of planar YUV
 UNSPECIFIED = 2  # of primaries, transfer and matrix
 _PLANAR = re.compile(r"yuv[aj]?4\d\dp(\d+le)?|gray(16le)?")  # that bwdif takes, too
 KEPT_FORMATS = ("yuv420p", "yuv422p", "yuv444p")  # with what they are followed by: depth, "le"
@@ -105,7 +107,8 @@ class FilmFrame:
     def guide(self) -> Guide:
         """L* (h,w) uint8 at the size at which motion is estimated."""
         small = cv2.resize(self.y, self.film.guide_size, interpolation=cv2.INTER_AREA)
-        L = luma_to_lightness(self.film.coding.luma(small))
+        coding = self.film.coding
+        L = coding.lightness(coding.luma(small))
         return np.rint(L * np.float32(2.55)).astype(np.uint8)
 
     def luma_of_chroma(self) -> NDArray[Any]:
@@ -125,7 +128,8 @@ class FilmFrame:
         scale = min(1.0, SEEN / min(width, height))
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         small = cv2.resize(self.y, size, interpolation=cv2.INTER_AREA)
-        grey = np.rint(self.film.coding.luma(small) * 255).astype(np.uint8)
+        coding = self.film.coding
+        grey = np.rint(coding.to_srgb(coding.luma(small)) * 255).astype(np.uint8)
         return np.ascontiguousarray(np.rot90(grey, self.film.turns))[..., None].repeat(3, axis=2)
 
 
@@ -165,7 +169,7 @@ def open_film(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
 def read_film(path: Path, *, deinterlace: Deinterlace = "auto") -> Film:
     """What a film is like, by its header and its first frames.
 
-    Raises FilmError for a film whose colours cannot be computed, such as HDR.
+    Raises FilmError for a film whose colours cannot be computed.
     """
     with open_film(path) as (container, stream):
         first = [*islice(_decode(container, stream, [], []), FIRST)]
@@ -174,7 +178,7 @@ def read_film(path: Path, *, deinterlace: Deinterlace = "auto") -> Film:
         frame = first[0]
         interlaced = any(frame.interlaced_frame for frame in first)
         tags = _read_tags(frame, stream)
-        _refuse_hdr(path, tags)
+        _check_matrix(path, tags)
         seconds, of_all = _find_seconds(container, stream)
         rate = Fraction(stream.average_rate or stream.guessed_rate or 25)
         expected = stream.frames or (round(seconds * rate) if seconds else None)
@@ -199,7 +203,7 @@ def read_film(path: Path, *, deinterlace: Deinterlace = "auto") -> Film:
             interlaced=interlaced,
             deinterlace=deinterlace,
             metadata=dict(stream.metadata),
-            notes=_find_notes(frame, interlaced, deinterlace),
+            notes=(*_find_notes(frame, interlaced, deinterlace), *_find_color_notes(tags)),
         )
 
 
@@ -333,17 +337,26 @@ def _find_notes(frame: "VideoFrame", interlaced: bool, mode: Deinterlace) -> tup
     return tuple(notes)
 
 
-def _refuse_hdr(path: Path, tags: dict[str, int]) -> None:
-    kind = HDR.get(tags["color_trc"]) or ("BT.2020" if tags["color_primaries"] == WIDE else None)
+def _find_color_notes(tags: dict[str, int]) -> Iterator[str]:
+    """Sentences on a film whose colours are not those of sRGB."""
+    hdr, wide = HDR.get(tags["color_trc"]), WIDE.get(tags["color_primaries"])
+    primaries = wide[0] if wide else "BT.709"
+    if hdr:
+        yield (
+            f"it is HDR ({hdr}, {primaries}): its Y and tags are kept, the model sees it "
+            f"tone-mapped, and U and V are those of sRGB's colours in {primaries}"
+        )
+    elif wide:
+        yield f"its Y and tags are kept, and sRGB's colours are written in {primaries}"
+    if curve := OTHER_CURVES.get(tags["color_trc"]):
+        yield f"its {curve} curve is read as sRGB's: convert it first if it looks too light or dark"
+
+
+def _check_matrix(path: Path, tags: dict[str, int]) -> None:
     if tags["colorspace"] not in (0, UNSPECIFIED, *MATRICES):
         raise FilmError(
             f"{path} has the colour matrix {tags['colorspace']}, which is not known here: convert "
             "it to BT.709 first"
-        )
-    if kind:
-        raise FilmError(
-            f"{path} is HDR or of a wide gamut ({kind}), where sRGB's colours would be wrong: "
-            "tone-map it to BT.709 first"
         )
 
 
@@ -351,18 +364,22 @@ def _find_layout(frame: "VideoFrame", tags: dict[str, int]) -> tuple[str, Coding
     """The pixel format that frames are written in, their coding, and the shifts of U and V."""
     name, format = frame.format.name, frame.format
     matrix = tags["colorspace"]
-    if matrix not in MATRICES:  # untagged: as players guess it, by the size
-        matrix = 1 if frame.height > 576 or frame.width > 1024 else 6
-    if _is_rgb(format) or format.components[0].bits > 16:
-        return "yuv444p", Coding(matrix, full_range=False), (0, 0)
+    if matrix not in MATRICES:  # untagged: as players guess it, by primaries and size
+        large = frame.height > 576 or frame.width > 1024
+        matrix = BT_2020 if tags["color_primaries"] == BT_2020 else 1 if large else 6
+    light = {"transfer": tags["color_trc"], "primaries": tags["color_primaries"]}
+    bits = max((c.bits for c in format.components), default=8)
+    bits = next((depth for depth in DEPTHS if bits <= depth), 8)  # of floats there is no other
+    if _is_rgb(format):
+        layout = "yuv444p" if bits == 8 else f"yuv444p{bits}le"
+        return layout, Coding(matrix, full_range=False, bits=bits, **light), (0, 0)
     grey = name.startswith("gray")
     full = tags["color_range"] == FULL_RANGE or name.startswith("yuvj")
     full = full or (grey and tags["color_range"] == 0)
-    bits = max(8, format.components[0].bits)
     known = next((k for k in KEPT_FORMATS if name.replace("yuvj", "yuv").startswith(k)), None)
     base = known or "yuv420p"
     shift = {"yuv420p": (1, 1), "yuv422p": (1, 0), "yuv444p": (0, 0)}[base]
-    return base if bits == 8 else f"{base}{bits}le", Coding(matrix, full, bits), shift
+    return base if bits == 8 else f"{base}{bits}le", Coding(matrix, full, bits, **light), shift
 
 
 def _is_rgb(format: "VideoFormat") -> bool:
@@ -378,7 +395,7 @@ def _to_planar(frame: "VideoFrame", film: Film) -> "VideoFrame":
     if not _is_rgb(frame.format):  # the same levels in another order: no range is converted
         return frame.reformat(format=film.pix_fmt, src_color_range="JPEG", dst_color_range="JPEG")
     range_ = "JPEG" if film.coding.full_range else "MPEG"
-    matrix = "ITU709" if film.coding.matrix == 1 else "ITU601"
+    matrix = {6: 5}.get(film.coding.matrix, film.coding.matrix)  # FFmpeg names one of BT.601's two
     return frame.reformat(format=film.pix_fmt, dst_colorspace=matrix, dst_color_range=range_)
 
 

@@ -33,12 +33,14 @@ def write_film(
     tags: dict[str, int] | None = None,
     subtitles: bool = False,
     chapters: bool = False,
+    interlaced: str = "",
+    options: dict[str, str] | None = None,
 ) -> Path:
     """A film whose Y planes are the frames (H,W); U and V are neutral. 25 a second, or `times`."""
     frames = list(frames)
     height, width = frames[0].shape
     with av.open(str(path), "w") as made:
-        stream = made.add_stream(codec, rate=25)
+        stream = made.add_stream(codec, rate=25, options=options or {})
         context = stream.codec_context
         stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
         context.time_base = stream.time_base = time_base
@@ -70,6 +72,8 @@ def write_film(
             frame.time_base = time_base
             for name, value in (tags or {}).items():
                 setattr(frame, name, value)
+            if interlaced:
+                (frame,) = mark_interlaced([frame], interlaced)
             made.mux(stream.encode(frame))
         made.mux(stream.encode(None))
         if subtitles:
@@ -85,6 +89,35 @@ def write_film(
             made.mux(audio.encode(sounds))
             made.mux(audio.encode(None))
     return path
+
+
+def weave_frames(count: int, width: int, height: int, *, step: int = 4):
+    """Interlaced frames (H,W): the lines 1, 3, ... were taken half a frame after the others."""
+    fields = list(draw_frames(2 * count, width, height, step=step))
+    for first, second in zip(fields[::2], fields[1::2], strict=True):
+        frame = first.copy()
+        frame[1::2] = second[1::2]
+        yield frame
+
+
+def mark_interlaced(frames, mode: str = "tff"):
+    """Frames of PyAV with the mark that they are interlaced, the upper field first or last."""
+    graph = None
+    for frame in frames:
+        if graph is None:
+            graph = av.filter.Graph()
+            source = graph.add_buffer(
+                width=frame.width,
+                height=frame.height,
+                format=frame.format.name,
+                time_base=frame.time_base,
+            )
+            mark, sink = graph.add("setfield", mode), graph.add("buffersink")
+            source.link_to(mark)
+            mark.link_to(sink)
+            graph.configure()
+        graph.push(frame)
+        yield graph.pull()
 
 
 def read_planes(path: Path):

@@ -147,13 +147,13 @@ def test_a_film_that_is_cut_short_is_written_and_reported(run, tmp_path):
 
 def test_what_is_no_film_is_one_sentence_and_nothing_is_written(run, film, tmp_path):
     (tmp_path / "garbage.mp4").write_bytes(b"\0\1garbage" * 99)
-    hdr = {"color_primaries": 9, "color_trc": 16, "colorspace": 9}
-    write_film(tmp_path / "hdr.mkv", draw_frames(2, 64, 48), pix_fmt="yuv420p10le", tags=hdr)
+    constant = {"color_primaries": 9, "color_trc": 16, "colorspace": 10}
+    write_film(tmp_path / "cl.mkv", draw_frames(2, 64, 48), pix_fmt="yuv420p10le", tags=constant)
     there = sorted(tmp_path.iterdir())
     for source, target, word in (
         ("garbage.mp4", "out.mkv", "no film"),
         ("missing.mp4", "out.mkv", "No such file"),
-        ("hdr.mkv", "out.mkv", "HDR"),
+        ("cl.mkv", "out.mkv", "matrix 10"),
         ("grey.mkv", "out.avi", ".mkv"),
         ("grey.mkv", "nowhere/out.mkv", "no folder"),
         ("grey.mkv", "out.webm", "audio (pcm_s16le)"),

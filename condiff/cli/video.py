@@ -16,6 +16,7 @@ from condiff.cli import options, outputs
 from condiff.cli.progress import stopped_by_sigterm
 from condiff.cli.sampling import Group, SamplingFlags, expand_groups
 from condiff.errors import FilmError
+from condiff.video.deinterlacing import Deinterlace
 
 if TYPE_CHECKING:
     from condiff.color.edits import ColorEdits
@@ -49,6 +50,13 @@ class FilmFlags(Group):
             "h265, 24 for vp9).",
         ),
     ] = None
+    deinterlace: Annotated[
+        Deinterlace,
+        typer.Option(
+            help="Make whole pictures of interlaced frames before they are coloured: of those that "
+            "are marked as interlaced, of all, or of none.",
+        ),
+    ] = "auto"
     audio: Annotated[
         bool, typer.Option("--audio/--no-audio", help="Copy the sound, or leave it out.")
     ] = True
@@ -217,7 +225,8 @@ class FilmTask:
         from condiff.video.writing import choose_encoding, choose_format, choose_streams
 
         encoding = choose_encoding(target, flags.codec, flags.crf, threads=machine.threads)
-        film = choose_format(read_film(Path(source)), encoding)
+        film = read_film(Path(source), deinterlace=flags.deinterlace)
+        film = choose_format(film, encoding)
         notes = choose_streams(film, target, encoding, skip=flags.skip)
         check_target(target, flags.force)
         for note in (*notes, *film.notes):
@@ -272,8 +281,10 @@ class FramesTask:
         from condiff.video.frames import list_frames, plan_targets
         from condiff.video.parts import Parts
 
-        if flags.codec or flags.crf is not None:
-            raise typer.BadParameter("--codec and --crf are for films, not for folders of frames.")
+        if flags.codec or flags.crf is not None or flags.deinterlace != "auto":
+            raise typer.BadParameter(
+                "--codec, --crf and --deinterlace are for films, not for folders of frames."
+            )
         if target.exists() and not target.is_dir():
             raise FilmError(f"cannot write {target}: it is a file; give a folder for the frames")
         paths = list_frames(source)

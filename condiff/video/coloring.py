@@ -20,7 +20,7 @@ from condiff.photos.provenance import add_provenance
 from condiff.pipelines.pipeline import Pipeline
 from condiff.video.reading import Film, FilmFrame
 from condiff.video.steady import EVERY, Colored, Steady, Strokes
-from condiff.video.yuv import luma_to_lightness, solve_chroma
+from condiff.video.yuv import solve_chroma
 
 Plane = NDArray[Any]  # float32
 Pixels = NDArray[Any]  # uint8 or uint16
@@ -186,5 +186,5 @@ def chroma_planes(colored: Colored[FilmFrame]) -> tuple[NDArray[Any], NDArray[An
     coding = frame.film.coding
     luma = frame.luma_of_chroma()
     if ab.shape[:2] != luma.shape:
-        ab = upsample_chroma(ab, luma_to_lightness(luma))
+        ab = upsample_chroma(ab, coding.lightness(luma))
     return coding.chroma_levels(*solve_chroma(luma, ab, coding))

@@ -27,6 +27,7 @@ def describe_settings(film: Film, coloring: Coloring, encoding: Encoding) -> dic
     return {
         "film": [film.path.name, status.st_size, status.st_mtime_ns],
         **coloring.describe(),
+        "deinterlace": film.deinterlace,
         "encoding": [encoding.codec, encoding.quality, encoding.threads],
     }
 

@@ -1,10 +1,12 @@
 """Reading films: what a file contains, and its frames with their planes as they were decoded."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,22 +16,28 @@ from numpy.typing import NDArray
 
 from condiff.errors import DependencyError, FilmError
 from condiff.files import reason_of
+from condiff.video.deinterlacing import Deinterlace, deinterlace
+from condiff.video.light import HDR, WIDE
 from condiff.video.motion import Guide, guide_size
-from condiff.video.yuv import MATRICES, Coding, luma_to_lightness
+from condiff.video.yuv import MATRICES, Coding
 
 if TYPE_CHECKING:
     from av.container import InputContainer
+    from av.video.format import VideoFormat
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
 Levels = NDArray[Any]  # uint8 or uint16
 Pixels = NDArray[Any]  # uint8
 
-HDR = {16: "PQ", 18: "HLG"}  # transfer characteristics of H.273
-WIDE = 9  # its colour primaries of BT.2020
+OTHER_CURVES = {8: "linear", 9: "logarithmic", 10: "logarithmic", 17: "SMPTE ST 428"}  # of H.273
 FULL_RANGE = 2  # of FFmpeg's color_range
+BT_2020 = 9  # of primaries and matrix
+DEPTHS = (8, 9, 10, 12, 14, 16)  # bits a sample, of planar YUV
 UNSPECIFIED = 2  # of primaries, transfer and matrix
+_PLANAR = re.compile(r"yuv[aj]?4\d\dp(\d+le)?|gray(16le)?")  # that bwdif takes, too
 KEPT_FORMATS = ("yuv420p", "yuv422p", "yuv444p")  # with what they are followed by: depth, "le"
+FIRST = 8  # frames at the start by which a film is known
 SEEN = 512  # short side of the picture that a key frame shows the model, at most
 MISSING = 0.02  # share of a film that may be missing at its end, at most a second: rounding
 MAX_DAMAGED = 1000  # packets in a row, after which a film is taken to end
@@ -54,6 +62,8 @@ class Film:
     seconds: float | None  # length by the header
     seconds_of_all: bool  # whether it is counted from zero, to the end of the longest stream
     expected: int | None  # frames by the header, or by length and rate
+    interlaced: bool = False  # whether frames at its start are marked so
+    deinterlace: Deinterlace = "auto"
     metadata: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # sentences on what a user may want to know of it
 
@@ -97,7 +107,8 @@ class FilmFrame:
     def guide(self) -> Guide:
         """L* (h,w) uint8 at the size at which motion is estimated."""
         small = cv2.resize(self.y, self.film.guide_size, interpolation=cv2.INTER_AREA)
-        L = luma_to_lightness(self.film.coding.luma(small))
+        coding = self.film.coding
+        L = coding.lightness(coding.luma(small))
         return np.rint(L * np.float32(2.55)).astype(np.uint8)
 
     def luma_of_chroma(self) -> NDArray[Any]:
@@ -117,7 +128,8 @@ class FilmFrame:
         scale = min(1.0, SEEN / min(width, height))
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         small = cv2.resize(self.y, size, interpolation=cv2.INTER_AREA)
-        grey = np.rint(self.film.coding.luma(small) * 255).astype(np.uint8)
+        coding = self.film.coding
+        grey = np.rint(coding.to_srgb(coding.luma(small)) * 255).astype(np.uint8)
         return np.ascontiguousarray(np.rot90(grey, self.film.turns))[..., None].repeat(3, axis=2)
 
 
@@ -154,17 +166,19 @@ def open_film(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
         yield container, streams[0]
 
 
-def read_film(path: Path) -> Film:
-    """What a film is like, by its header and its first frame.
+def read_film(path: Path, *, deinterlace: Deinterlace = "auto") -> Film:
+    """What a film is like, by its header and its first frames.
 
-    Raises FilmError for a film whose colours cannot be computed, such as HDR.
+    Raises FilmError for a film whose colours cannot be computed.
     """
     with open_film(path) as (container, stream):
-        frame = next(_decode(container, stream, [], []), None)
-        if frame is None:
+        first = [*islice(_decode(container, stream, [], []), FIRST)]
+        if not first:
             raise FilmError(f"cannot read {path}: none of its frames can be decoded")
+        frame = first[0]
+        interlaced = any(frame.interlaced_frame for frame in first)
         tags = _read_tags(frame, stream)
-        _refuse_hdr(path, tags)
+        _check_matrix(path, tags)
         seconds, of_all = _find_seconds(container, stream)
         rate = Fraction(stream.average_rate or stream.guessed_rate or 25)
         expected = stream.frames or (round(seconds * rate) if seconds else None)
@@ -186,44 +200,57 @@ def read_film(path: Path) -> Film:
             seconds=seconds,
             seconds_of_all=of_all,
             expected=expected,
+            interlaced=interlaced,
+            deinterlace=deinterlace,
             metadata=dict(stream.metadata),
-            notes=_find_notes(frame),
+            notes=(*_find_notes(frame, interlaced, deinterlace), *_find_color_notes(tags)),
         )
 
 
 def read_frames(film: Film, faults: list[str], *, threads: int = 1) -> Iterator[FilmFrame]:
     """The frames in order, with times that increase; `faults` gets a sentence for each fault.
 
-    What is damaged is left out, and what is missing at the end is found by the header's length.
+    Interlaced frames become whole pictures, as the film says. What is damaged is left out, and what
+    is missing at the end is found by the header's length.
     """
     with open_film(film.path) as (container, stream):
         stream.codec_context.thread_count = threads
-        step = max(1, round(1 / (film.rate * film.time_base)))
-        last: int | None = None
-        count = shown = 0
-        ends: list[float] = []
-        for frame in _decode(container, stream, faults, ends):
-            if (frame.width, frame.height) != (film.width, film.height):
-                raise FilmError(
-                    f"{film.path} changes its size from {film.width}x{film.height} to "
-                    f"{frame.width}x{frame.height} at frame {count}: cut it there into two files"
-                )
-            pts = frame.pts
-            if pts is None:
-                pts = 0 if last is None else last + step
-            elif last is not None and pts <= last:
-                pts = last + 1
-            last, count, shown = pts, count + 1, max(step, frame.duration or 0)
+        timed = _read_timed(film, container, stream, faults)
+        planar = ((_to_planar(frame, film), pts) for frame, pts in timed)
+        for frame, pts in deinterlace(planar, film.deinterlace):
             yield FilmFrame(film, _read_luma(frame, film), pts)
-        if last is None:
-            return
-        seconds = float((last + shown) * film.time_base)
-        if film.seconds_of_all:  # from zero on, and the sound may be longer than the pictures
-            seconds = max(seconds, *ends)
-        else:
-            seconds -= float(int(stream.start_time or 0) * film.time_base)
-        if fault := _find_shortage(film, count, seconds):
-            faults.append(fault)
+
+
+def _read_timed(
+    film: Film, container: "InputContainer", stream: "VideoStream", faults: list[str]
+) -> Iterator[tuple["VideoFrame", int]]:
+    """Decoded frames with their times, which increase; FilmError for a frame of another size."""
+    step = max(1, round(1 / (film.rate * film.time_base)))
+    last: int | None = None
+    count = shown = 0
+    ends: list[float] = []
+    for frame in _decode(container, stream, faults, ends):
+        if (frame.width, frame.height) != (film.width, film.height):
+            raise FilmError(
+                f"{film.path} changes its size from {film.width}x{film.height} to "
+                f"{frame.width}x{frame.height} at frame {count}: cut it there into two files"
+            )
+        pts = frame.pts
+        if pts is None:
+            pts = 0 if last is None else last + step
+        elif last is not None and pts <= last:
+            pts = last + 1
+        last, count, shown = pts, count + 1, max(step, frame.duration or 0)
+        yield frame, pts
+    if last is None:
+        return
+    seconds = float((last + shown) * film.time_base)
+    if film.seconds_of_all:  # from zero on, and the sound may be longer than the pictures
+        seconds = max(seconds, *ends)
+    else:
+        seconds -= float(int(stream.start_time or 0) * film.time_base)
+    if fault := _find_shortage(film, count, seconds):
+        faults.append(fault)
 
 
 def _decode(
@@ -295,26 +322,41 @@ def _read_tags(frame: "VideoFrame", stream: "VideoStream") -> dict[str, int]:
     }
 
 
-def _find_notes(frame: "VideoFrame") -> tuple[str, ...]:
+def _find_notes(frame: "VideoFrame", interlaced: bool, mode: Deinterlace) -> tuple[str, ...]:
     notes = []
-    if frame.interlaced_frame:
-        notes.append("it is interlaced; colours are steadier if it is deinterlaced first")
+    if interlaced and mode == "off":
+        notes.append(
+            "it is interlaced, its lines are kept, and the film that is written is not marked so"
+        )
+    elif interlaced:
+        notes.append(
+            "it is interlaced: every other line is interpolated (--deinterlace off keeps all lines)"
+        )
     if frame.format.name.startswith("yuva") or len(frame.format.components) in (2, 4):
         notes.append("its transparency is not kept")
     return tuple(notes)
 
 
-def _refuse_hdr(path: Path, tags: dict[str, int]) -> None:
-    kind = HDR.get(tags["color_trc"]) or ("BT.2020" if tags["color_primaries"] == WIDE else None)
+def _find_color_notes(tags: dict[str, int]) -> Iterator[str]:
+    """Sentences on a film whose colours are not those of sRGB."""
+    hdr, wide = HDR.get(tags["color_trc"]), WIDE.get(tags["color_primaries"])
+    primaries = wide[0] if wide else "BT.709"
+    if hdr:
+        yield (
+            f"it is HDR ({hdr}, {primaries}): its Y and tags are kept, the model sees it "
+            f"tone-mapped, and U and V are those of sRGB's colours in {primaries}"
+        )
+    elif wide:
+        yield f"its Y and tags are kept, and sRGB's colours are written in {primaries}"
+    if curve := OTHER_CURVES.get(tags["color_trc"]):
+        yield f"its {curve} curve is read as sRGB's: convert it first if it looks too light or dark"
+
+
+def _check_matrix(path: Path, tags: dict[str, int]) -> None:
     if tags["colorspace"] not in (0, UNSPECIFIED, *MATRICES):
         raise FilmError(
             f"{path} has the colour matrix {tags['colorspace']}, which is not known here: convert "
             "it to BT.709 first"
-        )
-    if kind:
-        raise FilmError(
-            f"{path} is HDR or of a wide gamut ({kind}), where sRGB's colours would be wrong: "
-            "tone-map it to BT.709 first"
         )
 
 
@@ -322,31 +364,44 @@ def _find_layout(frame: "VideoFrame", tags: dict[str, int]) -> tuple[str, Coding
     """The pixel format that frames are written in, their coding, and the shifts of U and V."""
     name, format = frame.format.name, frame.format
     matrix = tags["colorspace"]
-    if matrix not in MATRICES:  # untagged: as players guess it, by the size
-        matrix = 1 if frame.height > 576 or frame.width > 1024 else 6
-    if format.is_rgb or not format.components or format.components[0].bits > 16:
-        return "yuv444p", Coding(matrix, full_range=False), (0, 0)
+    if matrix not in MATRICES:  # untagged: as players guess it, by primaries and size
+        large = frame.height > 576 or frame.width > 1024
+        matrix = BT_2020 if tags["color_primaries"] == BT_2020 else 1 if large else 6
+    light = {"transfer": tags["color_trc"], "primaries": tags["color_primaries"]}
+    bits = max((c.bits for c in format.components), default=8)
+    bits = next((depth for depth in DEPTHS if bits <= depth), 8)  # of floats there is no other
+    if _is_rgb(format):
+        layout = "yuv444p" if bits == 8 else f"yuv444p{bits}le"
+        return layout, Coding(matrix, full_range=False, bits=bits, **light), (0, 0)
     grey = name.startswith("gray")
     full = tags["color_range"] == FULL_RANGE or name.startswith("yuvj")
     full = full or (grey and tags["color_range"] == 0)
-    bits = max(8, format.components[0].bits)
     known = next((k for k in KEPT_FORMATS if name.replace("yuvj", "yuv").startswith(k)), None)
     base = known or "yuv420p"
     shift = {"yuv420p": (1, 1), "yuv422p": (1, 0), "yuv444p": (0, 0)}[base]
-    return base if bits == 8 else f"{base}{bits}le", Coding(matrix, full, bits), shift
+    return base if bits == 8 else f"{base}{bits}le", Coding(matrix, full, bits, **light), shift
+
+
+def _is_rgb(format: "VideoFormat") -> bool:
+    """Whether frames of a format have no Y of the film's coding, so that it is computed."""
+    no_coding = ("mono", "ya", "xyz", "pal", "bayer")
+    return format.is_rgb or not format.components or format.name.startswith(no_coding)
+
+
+def _to_planar(frame: "VideoFrame", film: Film) -> "VideoFrame":
+    """The frame in a layout whose first plane is Y: the decoder's own values, or those of RGB."""
+    if _PLANAR.fullmatch(frame.format.name):
+        return frame
+    if not _is_rgb(frame.format):  # the same levels in another order: no range is converted
+        return frame.reformat(format=film.pix_fmt, src_color_range="JPEG", dst_color_range="JPEG")
+    range_ = "JPEG" if film.coding.full_range else "MPEG"
+    matrix = {6: 5}.get(film.coding.matrix, film.coding.matrix)  # FFmpeg names one of BT.601's two
+    return frame.reformat(format=film.pix_fmt, dst_colorspace=matrix, dst_color_range=range_)
 
 
 def _read_luma(frame: "VideoFrame", film: Film) -> Levels:
-    """Y (H,W) of a frame, the decoder's own values; computed where the film is RGB."""
-    format = frame.format
-    plain = not format.is_rgb and format.name.startswith(("yuv", "gray", "nv12", "nv16", "nv21"))
-    deep = film.coding.bits > 8
-    if not plain or (deep and not format.name.endswith("le")):
-        target = film.pix_fmt
-        range_ = "JPEG" if film.coding.full_range else "MPEG"
-        matrix = "ITU709" if film.coding.matrix == 1 else "ITU601"
-        frame = frame.reformat(format=target, dst_colorspace=matrix, dst_color_range=range_)
+    """Y (H,W) of a planar frame."""
     plane = frame.planes[0]
-    data = np.frombuffer(memoryview(plane), np.uint16 if deep else np.uint8)
+    data = np.frombuffer(memoryview(plane), np.uint16 if film.coding.bits > 8 else np.uint8)
     rows = data.reshape(-1, plane.line_size // data.itemsize)
     return rows[: film.height, : film.width].copy()

@@ -95,21 +95,25 @@ def choose_format(film: Film, encoding: Encoding) -> Film:
     U and V keep their size, or get the size of Y where the codec needs even sides. Raises
     FilmError where the codec does not take the depth.
     """
-    av = import_av()
     codec = CODECS[encoding.codec]
-    known = {format.name for format in av.Codec(codec.encoder, "w").video_formats}
     base = film.pix_fmt
     odd = film.width % 2 or (film.height % 2 and film.chroma_shift[1])
     if codec.only_even and film.chroma_shift[0] and odd:
         base = base.replace("yuv420p", "yuv444p").replace("yuv422p", "yuv444p")
-    if base not in known:
+    if base not in _formats_of(codec):
+        deeper = next(name for name in ("h265", "ffv1") if base in _formats_of(CODECS[name]))
         raise FilmError(
             f"{film.path} has {film.coding.bits} bits a sample, which {encoding.codec} does not "
-            "take: add --codec h265, or --codec ffv1 and a name in .mkv"
+            f"take: add --codec {deeper}{' and a name in .mkv' if deeper == 'ffv1' else ''}"
         )
     if base == film.pix_fmt:
         return film
     return replace(film, pix_fmt=base, chroma_shift=(0, 0))
+
+
+def _formats_of(codec: Codec) -> set[str]:
+    av = import_av()
+    return {format.name for format in av.Codec(codec.encoder, "w").video_formats}
 
 
 class SegmentWriter:
@@ -266,6 +270,9 @@ def _fill(
         video = made.add_stream_from_template(first.streams.video[0])
     video.time_base = film.time_base
     video.codec_context.framerate = film.rate
+    for name, value in film.tags.items():  # segments hold none, and ffv1 and vp9 not all of them
+        if value:
+            setattr(video.codec_context, name, value)
     video.metadata.update(film.metadata)
     if film.rotation:
         video.set_display_rotation(film.rotation)

@@ -2,7 +2,8 @@
 
 A film's luma Y' is a weighted sum of the gamma-coded R', G', B', not a function of L*. So that Y'
 is kept, L* of a pixel is solved for: it is the one at which a colour of the wanted (a,b) has this
-Y'. R', G', B' are read as sRGB, as players show them.
+Y'. R', G', B' are read as sRGB, as players show them, unless the film is HDR or of wide primaries:
+`light` is for these.
 """
 
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from condiff.color.lab import reduce_chroma
+from condiff.video.light import HDR, WIDE, solve_colors, to_srgb_table
 
 Plane = NDArray[Any]  # float32
 Levels = NDArray[Any]  # uint8 or uint16
@@ -32,16 +34,34 @@ TABLE = 4096  # entries of L* over Y'
 
 @dataclass(frozen=True)
 class Coding:
-    """How levels stand for R', G', B': matrix coefficients, range, and bits a sample."""
+    """How levels stand for R', G', B', and these for light; numbers are those of H.273."""
 
     matrix: int  # a key of MATRICES
     full_range: bool
-    bits: int = 8
+    bits: int = 8  # a sample
+    transfer: int = 1  # all but those of HDR are read as sRGB's
+    primaries: int = 1  # all but those of WIDE are read as sRGB's
+
+    @property
+    def is_srgb(self) -> bool:
+        """Whether R', G', B' are those of sRGB."""
+        return self.transfer not in HDR and self.primaries not in WIDE
 
     def luma(self, levels: Levels) -> Plane:
         """Levels of Y -> Y' in [0,1], float32."""
         low, span, _ = self._scale()
         return ((levels.astype(np.float32) - low) / span).clip(0, 1)
+
+    def to_srgb(self, luma: Plane) -> Plane:
+        """Y' in [0,1] -> the grey of sRGB in [0,1] that stands for it, tone-mapped if it is HDR."""
+        if self.transfer not in HDR:
+            return luma
+        table = to_srgb_table(self.transfer, TABLE)
+        return table.take((luma * (TABLE - 1) + 0.5).astype(np.int32), mode="clip")
+
+    def lightness(self, luma: Plane) -> Plane:
+        """Y' in [0,1] -> L* of the grey that stands for it."""
+        return luma_to_lightness(self.to_srgb(luma))
 
     def chroma_levels(self, cb: Plane, cr: Plane) -> tuple[Levels, Levels]:
         """Cb and Cr in [-0.5,0.5] -> levels of U and V."""
@@ -80,18 +100,22 @@ def solve_chroma(luma: Plane, ab: Plane, coding: Coding) -> tuple[Plane, Plane]:
     """Y' (h,w) in [0,1] and (a,b) (h,w,2) -> Cb and Cr (h,w) of colours with both.
 
     Where sRGB has no such colour, its chroma is reduced at constant hue, and what is still outside
-    at constant Cb : Cr.
+    at constant Cb : Cr. Of HDR and wide primaries it is the chromaticity that stays.
     """
     kr, kb = MATRICES[coding.matrix]
     weights = np.array([[kr, 1 - kr - kb, kb]], np.float32)
-    L = wanted = luma_to_lightness(luma)
+    L = wanted = coding.lightness(luma)
     lab = reduce_chroma(np.dstack([L, ab]).astype(np.float32))
-    for step in range(SOLVER_STEPS):
-        rgb = cv2.cvtColor(lab, cv2.COLOR_Lab2RGB)
+    if coding.is_srgb:
+        for step in range(SOLVER_STEPS):
+            rgb = cv2.cvtColor(lab, cv2.COLOR_Lab2RGB)
+            own = cv2.transform(rgb, weights).reshape(luma.shape)
+            if step < SOLVER_STEPS - 1:
+                L = (L + wanted - luma_to_lightness(own)).clip(0, 100)
+                lab[..., 0] = L
+    else:
+        rgb = solve_colors(luma, lab, weights, coding.transfer, coding.primaries)
         own = cv2.transform(rgb, weights).reshape(luma.shape)
-        if step < SOLVER_STEPS - 1:
-            L = (L + wanted - luma_to_lightness(own)).clip(0, 100)
-            lab[..., 0] = L
     red, _, blue = cv2.split(rgb)
     cb, cr = (blue - own) / (2 * (1 - kb)), (red - own) / (2 * (1 - kr))
     room = _room(luma, cb, cr, kr, kb)

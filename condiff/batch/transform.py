@@ -14,7 +14,7 @@ from condiff.color.hints import draw_strokes, find_shortfall
 from condiff.color.lab import lightness
 from condiff.color.references import MIN_SHARE
 from condiff.color.scans import NEGATIVE, is_colour_negative
-from condiff.config import NATURAL, SamplingConfig
+from condiff.config import SamplingConfig
 from condiff.errors import ImageError
 from condiff.models.info import ModelInfo
 from condiff.photos.photo import Photo, Pixels
@@ -74,12 +74,8 @@ def build_settings(
     `others` are the fields of `ColorizeSettings` that are left. Raises ConfigError for a look that
     the model lacks, and for values out of range.
     """
-    chosen = info.find_look(look or NATURAL)
-    sampling = info.sampling.override(chosen.sampling()).override(overrides)
-    info.check_words(sampling)
-    return ColorizeSettings(
-        sampling=sampling, edits=edits.with_saturation(chosen.saturation), **others
-    )
+    sampling, edits = info.configure(edits, look=look, overrides=overrides)
+    return ColorizeSettings(sampling=sampling, edits=edits, **others)
 
 
 def build_transform(pipeline: Pipeline, settings: ColorizeSettings) -> Transform:

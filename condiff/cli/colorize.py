@@ -263,9 +263,8 @@ def _colorize(
             outputs.keep_date(Path(job.source), path)
         record = {"source": job.source, "target": str(path or "-"), "seed": noted.info["seed"]}
         outputs.report_result(record, path, as_json=messages.as_json)
-    config, seconds = settings.sampling, time.perf_counter() - started
     options.report(
-        f"{width}x{height}, seed {seed}, {config.steps} steps of {config.scheduler}, "
-        f"{pipeline.backend.name} on {pipeline.device}, {seconds:.1f} s",
+        f"{width}x{height}, seed {seed}, {settings.sampling.describe()}, "
+        f"{pipeline.backend.name} on {pipeline.device}, {time.perf_counter() - started:.1f} s",
         quiet=quiet,
     )

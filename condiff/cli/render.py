@@ -215,10 +215,8 @@ def render(
     if targets.animation is not None:
         record = {"source": source, "animation": str(targets.animation), "seed": seed}
         report_result(record, targets.animation, as_json=as_json)
-    scale = config.guidance_scale
     options.report(
-        f"{pictures[0].width}x{pictures[0].height}, seed {seed}, {config.steps} steps of "
-        f"{config.scheduler}{f', guidance {scale:g}' if scale != 1 else ''}, "
+        f"{pictures[0].width}x{pictures[0].height}, seed {seed}, {config.describe()}, "
         f"{pipeline.backend.name} on {pipeline.device}, {time.perf_counter() - started:.1f} s",
         quiet=quiet,
     )

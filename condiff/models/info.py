@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from condiff.color.edits import ColorEdits
 from condiff.config import LOOKS, NATURAL, WORDS, DiffusionConfig, Look, SamplingConfig
 from condiff.errors import ConfigError, ModelError, UsageError
 from condiff.inputs import Opened, UserPicture
@@ -90,8 +91,7 @@ class ModelInfo:
         natural is the SamplingConfig of any model.
         """
         if name == NATURAL:
-            sampling = self.sampling
-            return Look(guidance_scale=sampling.guidance_scale, variety=sampling.variety)
+            return Look.of(self.sampling)
         if name in self.looks:
             return self.looks[name]
         if not self.looks:
@@ -100,6 +100,21 @@ class ModelInfo:
             )
         known = ", ".join([NATURAL, *self.looks])
         raise ConfigError(f"The model {self.path.name} has no look {name}: choose from {known}.")
+
+    def configure(
+        self, edits: ColorEdits, *, look: str | None = None, overrides: Mapping[str, Any]
+    ) -> tuple[SamplingConfig, ColorEdits]:
+        """How a picture is sampled and edited: as the look has it, natural if None.
+
+        `overrides` are fields of `SamplingConfig` that are set otherwise where they are not None;
+        the edits keep a saturation of their own. Raises ConfigError for a look that the model
+        lacks and for values out of range, UsageError for words that it does not take.
+        """
+        chosen = self.find_look(look or NATURAL)
+        config = self.sampling.override(chosen.sampling()).override(overrides)
+        self.check_words(config)
+        keeps_photo = self.task.space.keeps_photo
+        return config, edits.with_saturation(chosen.saturation) if keeps_photo else edits
 
 
 def read_sizes(unet: Mapping[str, Any], encoder: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,12 +133,13 @@ def read_sizes(unet: Mapping[str, Any], encoder: Mapping[str, Any]) -> dict[str,
 def read_sampling(index: Mapping[str, Any]) -> SamplingConfig:
     """The sampling settings of a model folder's index.
 
-    Folders of version 0.1.0 have two of them beside "task", and take 4 steps for photos.
+    Folders of version 0.1.0 have some of them beside "task", and take 4 steps for photos.
     """
     if "sampling" in index:
         return SamplingConfig(**index["sampling"])
-    older = {key: index[key] for key in ("guidance_scale", "variety") if key in index}
-    return SamplingConfig(steps=4 if index.get("task") == "colorize" else 25, **older)
+    older: dict[str, Any] = {"steps": 4} if index.get("task") == "colorize" else {}
+    beside = {key: index[key] for key in SamplingConfig.model_fields if key in index}
+    return SamplingConfig(**older | beside)
 
 
 def read_looks(index: Mapping[str, Any], task: Task) -> dict[str, Look]:

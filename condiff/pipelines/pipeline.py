@@ -137,11 +137,10 @@ class Pipeline:
         UsageError for words where it takes none, ImageError for a photo where a drawing is
         expected.
         """
-        chosen = self.loaded.find_look(look)
-        if self.loaded.task.space.keeps_photo:
-            edits = edits.with_saturation(chosen.saturation)
-        config = self.sampling.override(chosen.sampling()).override(
-            {
+        config, edits = self.loaded.configure(
+            edits,
+            look=look,
+            overrides={
                 "prompt": prompt,
                 "negative_prompt": negative_prompt,
                 "steps": steps,
@@ -150,7 +149,7 @@ class Pipeline:
                 "image_guidance_scale": image_guidance_scale,
                 "variety": variety,
                 "size": size,
-            }
+            },
         )
         return list(self.run(image, config=config, seed=seed, samples=samples, edits=edits))
 
@@ -310,7 +309,7 @@ class Pipeline:
 
             return predict_in_tiles(one, x_t, encoded.conds, tiles=encoded.windows, weight=weight)
 
-        return self._find_sampler(config.scheduler)(
+        return find_sampler(config.scheduler)(
             predict,
             backend.to_device(noise),
             scheduler=config.scheduler,
@@ -461,15 +460,16 @@ class Pipeline:
         same = config.prompt == config.negative_prompt  # then nothing lies between the two
         return (of_picture if same else config.guidance_scale, of_picture)
 
-    def _find_sampler(self, scheduler: str) -> Callable[..., Iterator[Any]]:
-        """The sampling function of a scheduler: condiff's own where there is one, or diffusers'."""
-        if scheduler in SAMPLERS:
-            return sample
-        if not find_spec("diffusers"):
-            raise DependencyError(
-                f"The scheduler {scheduler} needs torch and diffusers: pip install torch "
-                f"diffusers, or use {', '.join(SAMPLERS)}."
-            )
-        from condiff.diffusion.diffusers_schedulers import sample_with_diffusers
 
-        return sample_with_diffusers
+def find_sampler(scheduler: str) -> Callable[..., Iterator[Any]]:
+    """The sampling function of a scheduler: condiff's own where there is one, or diffusers'."""
+    if scheduler in SAMPLERS:
+        return sample
+    if not find_spec("diffusers"):
+        raise DependencyError(
+            f"The scheduler {scheduler} needs torch and diffusers: pip install torch "
+            f"diffusers, or use {', '.join(SAMPLERS)}."
+        )
+    from condiff.diffusion.diffusers_schedulers import sample_with_diffusers
+
+    return sample_with_diffusers

@@ -184,9 +184,9 @@ def read_model_info(name: str | Path) -> ModelInfo:
         on_base = "base" in index
         task = find_task(index.get("task", ""))
         task = task.on_base() if on_base else task
-        unet = _read_json(folder / "unet" / "config.json")
-        encoder = {} if on_base else _read_json(folder / "encoder" / "config.json")
-        scheduler = _read_json(folder / "scheduler" / "scheduler_config.json")
+        unet = read_json(folder / "unet" / "config.json")
+        encoder = {} if on_base else read_json(folder / "encoder" / "config.json")
+        scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
         known = set(DiffusionConfig.model_fields)
         process = {**DDPM_DEFAULTS, **scheduler, **index.get("diffusion", {})}
         return ModelInfo(
@@ -208,10 +208,11 @@ def read_model_info(name: str | Path) -> ModelInfo:
 def read_index(folder: Path) -> dict[str, Any]:
     """What a folder says of its model: its index, and the one of condiff's own on a base."""
     own = folder / OWN_INDEX
-    return _read_json(folder / INDEX) | (_read_json(own) if own.is_file() else {})
+    return read_json(folder / INDEX) | (read_json(own) if own.is_file() else {})
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; ValueError where it contains something else."""
     values = json.loads(path.read_text("utf-8"))
     if not isinstance(values, dict):
         raise ValueError(f"{path.name} is no JSON object")

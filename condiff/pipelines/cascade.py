@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from condiff.backends.table import Backend, build_engine, choose_engine, find_device
+from condiff.backends.table import Backend
 from condiff.color.edits import NO_EDITS, ColorEdits
 from condiff.conditions.drawing_cleanup import LARGEST, Drawing, shrink_ink
 from condiff.config import SamplingConfig
@@ -25,11 +25,11 @@ from condiff.diffusion.sampler import NoiseSource
 from condiff.diffusion.tiles import plan_tiles, predict_in_tiles
 from condiff.errors import ConfigError
 from condiff.inputs import Lines, Opened, UserPicture
-from condiff.models.info import ModelInfo, read_model_info
+from condiff.models.info import ModelInfo
 from condiff.photos.metadata import Metadata
 from condiff.photos.photo import Photo
 from condiff.photos.provenance import DRAWN, add_provenance
-from condiff.pipelines.pipeline import Encoded, Pipeline, find_sampler
+from condiff.pipelines.pipeline import Encoded, Pipeline, find_sampler, open_model
 from condiff.resize import fit_size, pad_to_stride
 
 UPSCALER = "upscale"  # the embedded model's name
@@ -60,10 +60,7 @@ class Upscaler:
         threads: int = 1,
     ) -> Self:
         """The embedded model of that name, or the model folder at that path."""
-        folder = read_model_info(name)
-        device = find_device(device, engine=engine)
-        chosen = choose_engine(folder, engine, device)
-        return cls(folder, build_engine(folder, chosen, device=device, threads=threads))
+        return cls(*open_model(name, device=device, engine=engine, threads=threads))
 
     def __call__(
         self,

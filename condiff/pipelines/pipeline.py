@@ -88,10 +88,7 @@ class Pipeline:
         graphs, else torch. Another number of processor threads rounds differently, so that results
         differ slightly.
         """
-        folder = read_model_info(name)
-        found = find_device(device, engine=engine)
-        chosen = choose_engine(folder, engine, found)
-        return cls(folder, build_engine(folder, chosen, device=found, threads=threads))
+        return cls(*open_model(name, device=device, engine=engine, threads=threads))
 
     @property
     def device(self) -> str:
@@ -459,6 +456,16 @@ class Pipeline:
         of_picture = config.image_guidance_scale
         same = config.prompt == config.negative_prompt  # then nothing lies between the two
         return (of_picture if same else config.guidance_scale, of_picture)
+
+
+def open_model(
+    name: str | Path, *, device: str, engine: str, threads: int
+) -> tuple[ModelInfo, Backend]:
+    """A model folder, or the embedded model of that name, and what runs it."""
+    info = read_model_info(name)
+    found = find_device(device, engine=engine)
+    chosen = choose_engine(info, engine, found)
+    return info, build_engine(info, chosen, device=found, threads=threads)
 
 
 def find_sampler(scheduler: str) -> Callable[..., Iterator[Any]]:

@@ -15,11 +15,12 @@ from condiff import Pipeline
 from condiff.conditions.drawing_cleanup import Drawing
 from condiff.config import SamplingConfig, parse_config, read_config
 from condiff.data.loading import build_dataset, load_batches
-from condiff.data.upscale_pairs import MARGIN, bring_up, make_small, sample_window
+from condiff.data.upscale_pairs import MARGIN, make_small, sample_window
 from condiff.diffusion.tiles import plan_tiles
 from condiff.errors import ConfigError
 from condiff.models.loading import load_model
 from condiff.pipelines.cascade import ENLARGING, Upscaler, enlarged_size, resample
+from condiff.resize import bring_up
 from condiff.tasks import find_task
 from condiff.training.run_folder import begin, find_start
 from condiff.training.trainer import Trainer

@@ -20,7 +20,6 @@ from condiff.backends.table import Backend
 from condiff.color.edits import NO_EDITS, ColorEdits
 from condiff.conditions.drawing_cleanup import LARGEST, Drawing, shrink_ink
 from condiff.config import SamplingConfig
-from condiff.data.upscale_pairs import FACTORS, bring_up
 from condiff.diffusion.sampler import NoiseSource
 from condiff.diffusion.tiles import plan_tiles, predict_in_tiles
 from condiff.errors import ConfigError
@@ -30,7 +29,7 @@ from condiff.photos.metadata import Metadata
 from condiff.photos.photo import Photo
 from condiff.photos.provenance import DRAWN, add_provenance
 from condiff.pipelines.pipeline import Encoded, Pipeline, find_sampler, open_model
-from condiff.resize import fit_size, pad_to_stride
+from condiff.resize import FACTORS, bring_up, fit_size, pad_to_stride
 
 UPSCALER = "upscale"  # the embedded model's name
 ENLARGING = SamplingConfig(steps=2)  # more steps add grain: docs/notes/decisions.md

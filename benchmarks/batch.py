@@ -138,8 +138,9 @@ def batch(photos: Path, out: Path, model: str, workers: int) -> dict[str, float]
     from condiff.batch.local import run
     from condiff.batch.plan import plan
     from condiff.batch.storage import open_storage
-    from condiff.batch.transform import ColorizeSettings, build_transform
+    from condiff.batch.worker import build_transform
     from condiff.photos.reading import list_images, read_photo
+    from condiff.pipelines.colorizing import ColorizeSettings
     from condiff.pipelines.pipeline import Pipeline
 
     pipeline = Pipeline.from_pretrained(model, device="cpu")

@@ -102,6 +102,14 @@ class SamplingConfig(Section):
             value = fault["input"]
             raise ConfigError(f"{name}: {_sentence(fault['msg'])}, not {value!r}.") from error
 
+    def describe(self) -> str:
+        """Steps, scheduler and guidance, where that is on, in words."""
+        scales = [self.guidance_scale, self.image_guidance_scale]
+        if self.image_guidance_scale != 1 and self.prompt == self.negative_prompt:
+            scales = scales[1:]  # there are no words that guidance could lead along
+        guided = " and ".join(f"{scale:g}" for scale in scales if scale != 1)
+        return f"{self.steps} steps of {self.scheduler}{f', guidance {guided}' if guided else ''}"
+
     def note(self) -> dict[str, Any]:
         """The settings for a note in a result: those of words only where a model takes them."""
         default = SamplingConfig()
@@ -116,9 +124,14 @@ class Look(Section):
     variety: Probability
     saturation: Annotated[float, Field(ge=0, le=5)] = 1.0
 
+    @classmethod
+    def of(cls, sampling: SamplingConfig) -> Self:
+        """The look that a model's own settings are."""
+        return cls(guidance_scale=sampling.guidance_scale, variety=sampling.variety)
+
     def sampling(self) -> dict[str, float]:
         """The fields of `SamplingConfig` that the look decides."""
-        return {"guidance_scale": self.guidance_scale, "variety": self.variety}
+        return self.model_dump(exclude={"saturation"})
 
 
 NATURAL = "natural"  # the look that is a model's SamplingConfig, and the default

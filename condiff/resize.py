@@ -5,6 +5,7 @@ import numpy as np
 
 MODEL_SIZE = 256  # short side of L* as the embedded colorizer sees it
 MAX_ASPECT = 3  # what a network takes in one piece: the long side is this many short sides
+FACTORS = (2, 3, 4)  # by which a model of the task upscale enlarges in one stage
 MAX_STRIP = 32  # the same of what is taken in overlapping windows
 
 
@@ -53,3 +54,12 @@ def pad_to_stride(condition: np.ndarray, stride: int) -> np.ndarray:
     """(H,W,N) mirrored at its right and lower edge up to multiples of the stride."""
     pad = [(0, -side % stride) for side in condition.shape[:2]]
     return np.pad(condition, [*pad, (0, 0)], mode="symmetric")
+
+
+def bring_up(small: np.ndarray, *, width: int, height: int) -> np.ndarray:
+    """A picture (h,w,C) enlarged to (height,width,C) float32, cubic.
+
+    It is what models of the task upscale are trained on.
+    """
+    large = cv2.resize(small.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
+    return large.reshape(height, width, -1)

@@ -158,10 +158,10 @@ class Chroma(Space):
         return [lab_to_rgb(np.ascontiguousarray(lab)) for lab in labs]
 
 
-class Latents(Space):
+class Latents(RGB):
     """x_0 is what the VAE of a Stable Diffusion base makes of a picture, `channels` at an eighth.
 
-    The VAE belongs to the model. So here are the two ends outside of it: the picture that it
+    The VAE belongs to the model. So here are the two ends outside of it: the RGB picture that it
     encodes, and what becomes of the one that it decodes, which is finished as `pictures` does.
     For a colorizer, that takes its chroma alone and joins it to the photo's L*: what the VAE loses
     of lightness does not matter.
@@ -172,12 +172,6 @@ class Latents(Space):
     def __init__(self, pictures: Space):
         self.pictures, self.keeps_photo = pictures, pictures.keeps_photo
         self.scale = pictures.scale
-
-    def encode(self, crop: Pixels, size: int) -> Plane:
-        return resize_square(crop, size) / np.float32(127.5) - 1
-
-    def encode_batch(self, rgb: "Tensor") -> "Tensor":
-        return 2 * rgb - 1
 
     def decode(
         self, x_0: Plane, source: Pixels | None = None, edits: PreparedEdits = UNEDITED
@@ -194,10 +188,6 @@ class Latents(Space):
 
     def hint_values(self, rgb: Pixels) -> Plane:
         return self.pictures.hint_values(rgb)
-
-    def decode_batch(self, x_0: "Tensor", condition: "Tensor") -> list[Pixels]:
-        """Decoded pictures (B,3,H,W) in [-1,1] -> RGB (H,W,3) uint8 each."""
-        return SPACES["rgb"].decode_batch(x_0, condition)
 
 
 SPACES: dict[str, Space] = {space.name: space for space in (RGB(), Chroma())}

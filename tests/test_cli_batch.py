@@ -14,13 +14,14 @@ import pytest
 from PIL import Image
 
 from condiff.batch import plan
-from condiff.batch.transform import ColorizeSettings, build_transform
+from condiff.batch.worker import build_transform
 from condiff.cli import main
 from condiff.cli.progress import shown
 from condiff.config import LOOKS, SamplingConfig
 from condiff.errors import ImageError
 from condiff.photos.photo import Photo
 from condiff.pipelines import pipeline
+from condiff.pipelines.colorizing import ColorizeSettings
 
 from .conftest import make_photo
 from .test_batch import files_of, make_photos

@@ -19,7 +19,7 @@ from condiff.diffusion.loss import (
     sample_timesteps_and_noise,
     squared_error,
 )
-from condiff.diffusion.parameterization import add_noise, from_x_0, guide
+from condiff.diffusion.parameterization import add_noise, from_x_0, guide_along
 from condiff.models.denoiser import build_model
 from condiff.tasks import find_task
 from condiff.training.loss import batch_error
@@ -323,6 +323,10 @@ def test_a_dropped_drawing_trains_the_null_cond_that_guidance_leads_away_from():
     assert torch.equal(error(drawing, dropping), error(-drawing, dropping))
     assert not torch.allclose(error(drawing, keeping), error(drawing, dropping), rtol=1e-3)
     assert not torch.allclose(error(-torch.ones_like(drawing), keeping), error(drawing, dropping))
+
+
+def guide(cond, uncond, scale):
+    return guide_along({0: cond, 1: uncond}, (scale,))
 
 
 def test_guidance_goes_from_blind_past_plain_to_exaggerated():

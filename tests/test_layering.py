@@ -11,7 +11,7 @@ from condiff.cli import COMMANDS
 
 PACKAGE = Path(condiff.__file__).parent
 LEVELS = [
-    {"errors", "resize"},
+    {"_version", "errors", "resize"},
     {"config", "files", "words"},
     {"photos"},
     {"color", "conditions", "diffusion"},
@@ -40,7 +40,7 @@ def imports_of(path: Path) -> set[str]:
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "condiff":
             module = (node.module or "").removeprefix("condiff").removeprefix(".")
             inside = {f"{module}.{alias.name}".removeprefix(".") for alias in node.names}
-            found |= inside & MODULES.keys() or {module} - {""}
+            found |= inside & MODULES.keys() or {module or "__init__"}
         elif isinstance(node, ast.Import):
             names = {alias.name for alias in node.names}
             found |= {n.removeprefix("condiff.") for n in names if n.startswith("condiff.")}

@@ -132,7 +132,7 @@ from condiff.batch import ray
 from condiff.batch.journal import open_journal
 from condiff.batch.plan import plan
 from condiff.batch.storage import open_storage
-from condiff.batch.transform import ColorizeSettings
+from condiff.pipelines.colorizing import ColorizeSettings
 from condiff.config import SamplingConfig
 
 TRIES = sys.argv[4]

@@ -141,7 +141,7 @@ def test_a_disk_without_room_for_the_features_is_told_before_the_work(photo_fold
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
     try:
-        with pytest.raises(DataError, match="Cannot keep 0.3 MB of features in .*File too large"):
+        with pytest.raises(DataError, match="Cannot keep 0.3 MB in .*File too large"):
             Trainer(tiny(data=data, model=model), photo_folder, tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

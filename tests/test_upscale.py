@@ -13,13 +13,14 @@ from safetensors.torch import load_file
 
 from condiff import Pipeline
 from condiff.conditions.drawing_cleanup import Drawing
-from condiff.config import parse_config, read_config
+from condiff.config import SamplingConfig, parse_config, read_config
 from condiff.data.loading import build_dataset, load_batches
-from condiff.data.upscale_pairs import MARGIN, bring_up, make_small, sample_window
+from condiff.data.upscale_pairs import MARGIN, make_small, sample_window
 from condiff.diffusion.tiles import plan_tiles
 from condiff.errors import ConfigError
 from condiff.models.loading import load_model
-from condiff.pipelines.cascade import Upscaler, enlarged_size, resample
+from condiff.pipelines.cascade import ENLARGING, Upscaler, enlarged_size, resample
+from condiff.resize import bring_up
 from condiff.tasks import find_task
 from condiff.training.run_folder import begin, find_start
 from condiff.training.trainer import Trainer
@@ -264,29 +265,28 @@ def drawing():
 )
 def test_any_size_and_aspect(upscaler, drawing, size, side, expected):
     picture = make_photo(*size)
-    result = upscaler(picture, drawing, size=side, seed=0, steps=1)
+    result = upscaler(picture, drawing, size=side, seed=0, config=SamplingConfig(steps=1))
     assert result.size == expected == enlarged_size(size, side) == resample(picture, side).size
 
 
 def test_a_result_is_a_function_of_its_arguments(upscaler, drawing):
     def enlarge(**changed):
-        given = {"size": 40, "seed": 1, "steps": 2} | changed
+        given = {"size": 40, "seed": 1} | changed
         return upscaler(make_photo(24, 16), drawing, **given).tobytes()
 
     assert enlarge() == enlarge()
     assert enlarge() != enlarge(seed=2)
     assert enlarge() != enlarge(tile=8)
     blank = Drawing(np.zeros_like(drawing.ink))
-    assert enlarge() != upscaler(make_photo(24, 16), blank, size=40, seed=1, steps=2).tobytes()
-    with pytest.raises(ConfigError, match="at least 1"):
-        enlarge(steps=0)
-    with pytest.raises(ConfigError, match="schedulers ddpm, ddim, dpm"):
-        enlarge(scheduler="heun")
+    assert enlarge() != upscaler(make_photo(24, 16), blank, size=40, seed=1).tobytes()
+    default, others = enlarge(), [{"steps": 3}, {"scheduler": "dpmsolver++"}, {"scheduler": "heun"}]
+    assert enlarge(config=SamplingConfig(steps=2)) == default
+    assert len({default, *(enlarge(config=ENLARGING.override(o)) for o in others)}) == 4
 
 
 def test_a_picture_of_one_tile_is_as_without_tiles(upscaler, drawing):
     small, ink = np.asarray(make_photo(16, 12)), np.zeros((24, 32), np.uint8)
-    one, whole = (upscaler.enlarge(small, ink, seed=3, steps=2, tile=t) for t in (32, 4096))
+    one, whole = (upscaler.enlarge(small, ink, seed=3, tile=t) for t in (32, 4096))
     assert np.array_equal(one, whole)
 
 
@@ -295,8 +295,9 @@ def test_tiles_of_a_real_network_meet_without_a_seam(upscaler):
     y, x = np.mgrid[0:24, 0:48] // 4
     board = np.repeat(((x + y) % 2 * 255).astype(np.uint8)[..., None], 3, axis=2)
     ink = np.zeros((72, 144), np.uint8)
+    three = SamplingConfig(steps=3)
     whole, tiled = (
-        upscaler.enlarge(board, ink, seed=0, steps=3, tile=t).astype(float) for t in (1024, 32)
+        upscaler.enlarge(board, ink, seed=0, config=three, tile=t).astype(float) for t in (1024, 32)
     )
     jumps = np.abs(np.diff(tiled - whole, axis=1)).mean(axis=(0, 2))
     columns = plan_tiles(72, 144, side=32, overlap=8).columns
@@ -311,7 +312,7 @@ def test_the_tone_is_the_small_pictures(upscaler, drawing):
     picture = make_photo(48, 32)
 
     def off(**changed):
-        given = {"size": 96, "seed": 0, "steps": 2} | changed
+        given = {"size": 96, "seed": 0} | changed
         result = upscaler(picture, drawing, **given).resize(picture.size, Image.Resampling.BOX)
         wide = (
             result.resize((12, 8), Image.Resampling.BOX),

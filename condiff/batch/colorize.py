@@ -15,8 +15,7 @@ from condiff.batch.journal import Journal, compare_settings, open_journal
 from condiff.batch.plan import Choice, Plan, plan
 from condiff.batch.status import Result, list_states
 from condiff.batch.storage import open_storage
-from condiff.batch.transform import ColorizeSettings, build_transform
-from condiff.batch.worker import Transform
+from condiff.batch.worker import Transform, build_transform
 from condiff.color.album import AlbumStyle, ChromaMeans
 from condiff.color.edits import NO_EDITS, ColorEdits
 from condiff.config import SamplingConfig
@@ -24,6 +23,7 @@ from condiff.errors import ConfigError, ModelError, UsageError
 from condiff.models.info import ModelInfo, read_index, read_model_info
 from condiff.photos.photo import Photo
 from condiff.photos.reading import MAX_PIXELS
+from condiff.pipelines.colorizing import ColorizeSettings
 from condiff.pipelines.pipeline import Pipeline
 
 RAY = "ray"  # the one --engine that is not an engine of the network

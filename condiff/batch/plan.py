@@ -12,8 +12,7 @@ from pathlib import Path, PurePosixPath
 from condiff.batch.storage import EXCLUDED, Storage
 from condiff.errors import ConfigError, install_command
 from condiff.files import MAX_NAME
-from condiff.photos.formats import FORMATS, RAW
-from condiff.sources.schema import is_photo
+from condiff.photos.formats import FORMATS, RAW, is_photo
 
 UNWRITTEN_SUFFIX = ".png"  # of the result of a photo whose own format is only read
 NOT_A_PHOTO = "not a photo by its suffix"

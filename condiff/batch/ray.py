@@ -16,15 +16,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from condiff import __version__
+from condiff._version import __version__
 from condiff.batch.journal import Entry, Journal
 from condiff.batch.local import BUSY_WAIT
 from condiff.batch.plan import Job, Plan, file_seed, hash_name
 from condiff.batch.status import BatchStatus, Result
 from condiff.batch.storage import Storage
-from condiff.batch.transform import ColorizeSettings, build_transform
-from condiff.batch.worker import NO_MEMORY, process_photo
+from condiff.batch.worker import NO_MEMORY, build_transform, process_photo
 from condiff.errors import ConfigError, DependencyError
+from condiff.pipelines.colorizing import ColorizeSettings
 
 OBJECT_STORE = 256 * 2**20  # bytes, of a local Ray; small, as photos never pass through it
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}

@@ -1,10 +1,13 @@
-"""One photo from file to file: its result complete in place, or the reason why not."""
+"""One photo from file to file: its result complete in place, or the reason why not.
+
+A grey result is a failure.
+"""
 
 import hashlib
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from PIL import Image
@@ -12,11 +15,13 @@ from PIL import Image
 from condiff.batch.journal import Entry, Outcome, part_name
 from condiff.batch.plan import Job, hash_name
 from condiff.batch.storage import Storage
-from condiff.errors import CondiffError
+from condiff.errors import CondiffError, ImageError
 from condiff.photos.photo import Photo
 from condiff.photos.provenance import is_own_file
 from condiff.photos.reading import read_image, read_photo
 from condiff.photos.writing import check_photo, losses, write_photo
+from condiff.pipelines.colorizing import ColorizeSettings, is_blank, is_grey, note_making
+from condiff.pipelines.pipeline import Pipeline
 
 OWN_RESULT = "its colours were made by condiff"
 NO_MEMORY = "not enough memory even alone; scale it down, or give a smaller --size or --device cpu"
@@ -37,6 +42,26 @@ class Pictures:
 Transform = Callable[[Photo, int, Pictures | None], Photo]  # (photo, seed, pictures) -> result
 Read = Callable[[Path], Photo]
 Room = Callable[[Photo], AbstractContextManager[None]]
+
+
+def build_transform(pipeline: Pipeline, settings: ColorizeSettings) -> Transform:
+    """The function (photo, seed, pictures) -> result; it raises ImageError for a grey result."""
+
+    def transform(photo: Photo, seed: int, pictures: Pictures | None) -> Photo:
+        edits, own = settings.edits, settings
+        if pictures and pictures.mask is not None:
+            edits = replace(edits, mask=pictures.mask)
+            own = replace(settings, edits=edits)
+        if pictures and pictures.hints is not None:
+            edits = replace(edits, hints=pictures.hints)
+        (result,) = pipeline.run(photo, config=settings.sampling, seed=seed, edits=edits)
+        wanted = edits.saturation != 0 and edits.mask is None
+        if wanted and is_grey(result.pixels) and not is_blank(photo.pixels):
+            raise ImageError("the model gave it no colour; try another --size")
+        strokes = {"strokes": pictures.digest[:16]} if pictures and pictures.digest else None
+        return note_making(result, pipeline, own, hints=strokes)
+
+    return transform
 
 
 def process_photo(

@@ -12,7 +12,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from condiff import __version__
+from condiff._version import __version__
 from condiff.errors import NO_MEMORY, CondiffError, UsageError
 
 # The commands in the order of the help, and the first sentence of each one's help.

@@ -14,9 +14,9 @@ from condiff.cli.sampling import Group, SamplingFlags, expand_groups
 from condiff.errors import CondiffError
 
 if TYPE_CHECKING:
-    from condiff.batch.transform import ColorizeSettings
     from condiff.color.edits import ColorEdits
     from condiff.photos.photo import Photo
+    from condiff.pipelines.colorizing import ColorizeSettings
     from condiff.pipelines.pipeline import Pipeline
 
 
@@ -99,8 +99,8 @@ def colorize(
             job.read(reading, edits, quiet=messages.quiet)
         print("\n".join(str(path or "-") for job in jobs for path in job.paths()))
         return
-    from condiff.batch.transform import build_settings
     from condiff.models.info import read_model_info
+    from condiff.pipelines.colorizing import build_settings
 
     seed = secrets.randbits(31) if seed is None else seed
     settings = build_settings(
@@ -198,9 +198,9 @@ class _Job:
 
         Raises ImageError for a photo that cannot be read, or that the targets cannot hold.
         """
-        from condiff.batch.transform import describe_shortfall, list_remarks
         from condiff.photos.reading import read_photo
         from condiff.photos.writing import check_photo, check_size
+        from condiff.pipelines.colorizing import describe_shortfall, list_remarks
 
         source = options.open_input(self.source)
         photo = read_photo(
@@ -238,7 +238,7 @@ def _colorize(
     messages: options.Messages,
 ) -> None:
     """Colour one photo and write all that is made of it."""
-    from condiff.batch.transform import describe_grey, describe_match, note_making
+    from condiff.pipelines.colorizing import describe_grey, describe_match, note_making
 
     started = time.perf_counter()
     quiet, (width, height) = messages.quiet, photo.size
@@ -263,9 +263,8 @@ def _colorize(
             outputs.keep_date(Path(job.source), path)
         record = {"source": job.source, "target": str(path or "-"), "seed": noted.info["seed"]}
         outputs.report_result(record, path, as_json=messages.as_json)
-    config, seconds = settings.sampling, time.perf_counter() - started
     options.report(
-        f"{width}x{height}, seed {seed}, {config.steps} steps of {config.scheduler}, "
-        f"{pipeline.backend.name} on {pipeline.device}, {seconds:.1f} s",
+        f"{width}x{height}, seed {seed}, {settings.sampling.describe()}, "
+        f"{pipeline.backend.name} on {pipeline.device}, {time.perf_counter() - started:.1f} s",
         quiet=quiet,
     )

@@ -154,7 +154,7 @@ def reverse(
     if target:
         print(target)
     width, height = shown[0].size
-    how = f"seed {seed}, {config.steps} steps of {config.scheduler}"
+    how = f"seed {seed}, {config.describe()}"
     options.report(f"{len(shown)} frames of {width}x{height}, {how}", quiet=quiet)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from condiff import __version__
+from condiff._version import __version__
 from condiff.cli import options
 
 if TYPE_CHECKING:

@@ -215,10 +215,8 @@ def render(
     if targets.animation is not None:
         record = {"source": source, "animation": str(targets.animation), "seed": seed}
         report_result(record, targets.animation, as_json=as_json)
-    scales = " and ".join(f"{s:g}" for s in pipeline.guidance_scales(config) if s != 1)
     options.report(
-        f"{pictures[0].width}x{pictures[0].height}, seed {seed}, {config.steps} steps of "
-        f"{config.scheduler}{f', guidance {scales}' if scales else ''}, "
+        f"{pictures[0].width}x{pictures[0].height}, seed {seed}, {config.describe()}, "
         f"{pipeline.backend.name} on {pipeline.device}, {time.perf_counter() - started:.1f} s",
         quiet=quiet,
     )

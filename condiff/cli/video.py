@@ -336,7 +336,6 @@ def build_coloring(
     seed: int,
 ) -> "Coloring":
     """The loaded model and what the flags say of colours, for frames of that width and height."""
-    from condiff.config import NATURAL
     from condiff.pipelines.pipeline import Pipeline
     from condiff.video.coloring import Coloring, check_model, to_shares
 
@@ -345,12 +344,14 @@ def build_coloring(
         model, device=machine.device, engine=machine.engine, threads=machine.threads
     )
     check_model(pipeline)
-    look = pipeline.loaded.find_look(adjustment.look or NATURAL)
+    config, edits = pipeline.loaded.configure(
+        edits, look=adjustment.look, overrides=sampling.given()
+    )
     return Coloring(
         pipeline,
-        sampling.override(pipeline.sampling.override(look.sampling())),
+        config,
         seed,
-        to_shares(edits.with_saturation(look.saturation), size),
+        to_shares(edits, size),
         every=content.every,
         hint_shots=tuple(content.hint_shot),
     )

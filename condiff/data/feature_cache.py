@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,20 +31,11 @@ class FeatureCache(Dataset[Batch]):
         self.folder, self.views, self.strides = folder, views, tuple(channels)
         self.seed, self.num_workers = views.seed, views.num_workers
         self.num_photos, self.scale = len(views), task.space.scale
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            claim(folder / "views.sha256", f"{views.fingerprint()} {channels}\n")
-            self.arrays = {
-                name: open_array(folder / f"{name}.npy", (len(views), *shape), np.float16)
-                for name, shape in shapes.items()
-            }
-            self.done = open_array(folder / "done.npy", (len(views),), np.bool_)
-        except OSError as error:
-            need = 2 * len(views) * sum(math.prod(shape) for shape in shapes.values())
-            raise DataError(
-                f"Cannot keep {need / 1e6:.1f} MB of features in {folder}: {error.strerror}. Make "
-                "room, choose another folder, or set data.cache_features to false."
-            ) from error
+        rows = len(views)
+        arrays = {name: ((rows, *shape), np.float16) for name, shape in shapes.items()}
+        key = f"{views.fingerprint()} {channels}"
+        self.arrays = open_arrays(folder, arrays | {"done": ((rows,), np.bool_)}, key=key)
+        self.done = self.arrays.pop("done")
 
     def __len__(self) -> int:
         return len(self.views)
@@ -93,7 +84,30 @@ class FeatureCache(Dataset[Batch]):
         }
 
 
-def claim(path: Path, key: str) -> None:
+def open_arrays(
+    folder: Path, arrays: Mapping[str, tuple[tuple[int, ...], type]], *, key: str
+) -> dict[str, np.memmap]:
+    """The memory-mapped arrays of a cache's folder, by name, of these shapes and types.
+
+    `key` says what the cache depends on. Raises DataError where the folder was made with another
+    one, or there is no room for it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _claim(folder / "views.sha256", f"{key}\n")
+        return {
+            name: _open_array(folder / f"{name}.npy", shape, dtype)
+            for name, (shape, dtype) in arrays.items()
+        }
+    except OSError as error:
+        need = sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in arrays.values())
+        raise DataError(
+            f"Cannot keep {need / 1e6:.1f} MB in {folder}: {error.strerror}. Make room, choose "
+            "another folder, or set data.cache_features to false."
+        ) from error
+
+
+def _claim(path: Path, key: str) -> None:
     """Write the key into a new folder; raise DataError if the folder has another key."""
     if not path.exists():
         path.write_text(key, "utf-8")
@@ -101,7 +115,7 @@ def claim(path: Path, key: str) -> None:
         raise DataError(f"{path.parent} was made from other data or settings: remove that folder.")
 
 
-def open_array(path: Path, shape: tuple[int, ...], dtype: type) -> np.memmap:
+def _open_array(path: Path, shape: tuple[int, ...], dtype: type) -> np.memmap:
     """The array in a .npy file, memory-mapped; a new one has all its room on the disk."""
     if path.exists():
         array = np.lib.format.open_memmap(path, mode="r+")

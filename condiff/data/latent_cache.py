@@ -12,8 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from condiff.data.crops import Batch, CropDataset
-from condiff.data.feature_cache import claim, open_array
-from condiff.errors import DataError
+from condiff.data.feature_cache import open_arrays
 
 # Uncached batch -> moments (B,2C,h,w), latents of the condition (B,C,h,w); texts -> (B,n,d).
 Encode = Callable[[Batch], tuple[Tensor, Tensor]]
@@ -47,28 +46,17 @@ class LatentCache(Dataset[Batch]):
         number = {text: i for i, text in enumerate(self.texts)}
         self.text_of = [number[text] for text in texts]
         side, channels = views.settings.size // frozen.factor, views.settings.task.space.channels
-        shapes = {
-            "moments": (len(views), 2 * channels, side, side),
-            "condition": (len(views), channels, side, side),
-            "words": (len(self.texts), *frozen.words),
+        rows, captions = len(views), sha256(repr(texts).encode("utf-8", "surrogatepass"))
+        arrays: dict[str, tuple[tuple[int, ...], type]] = {
+            "moments": ((rows, 2 * channels, side, side), np.float32),
+            "condition": ((rows, channels, side, side), np.float32),
+            "words": ((len(self.texts), *frozen.words), np.float32),
+            "done": ((rows,), np.bool_),
+            "words_done": ((len(self.texts),), np.bool_),
         }
-        captions = sha256(repr(texts).encode("utf-8", "surrogatepass")).hexdigest()
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            key = f"{views.fingerprint()} {captions} {frozen.fingerprint}\n"
-            claim(folder / "views.sha256", key)
-            self.arrays = {
-                name: open_array(folder / f"{name}.npy", shape, np.float32)
-                for name, shape in shapes.items()
-            }
-            self.done = open_array(folder / "done.npy", (len(views),), np.bool_)
-            self.words_done = open_array(folder / "words_done.npy", (len(self.texts),), np.bool_)
-        except OSError as error:
-            need = 4 * sum(int(np.prod(shape)) for shape in shapes.values())
-            raise DataError(
-                f"Cannot keep {need / 1e6:.1f} MB of latents in {folder}: {error.strerror}. Make "
-                "room, choose another folder, or set data.cache_features to false."
-            ) from error
+        key = f"{views.fingerprint()} {captions.hexdigest()} {frozen.fingerprint}"
+        self.arrays = open_arrays(folder, arrays, key=key)
+        self.done, self.words_done = self.arrays.pop("done"), self.arrays.pop("words_done")
 
     def __len__(self) -> int:
         return len(self.views)

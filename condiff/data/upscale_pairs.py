@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-FACTORS = (2, 3, 4)  # how much smaller the small picture is
+from condiff.resize import FACTORS, bring_up
+
 MARGIN = 16  # pixels about a window that are seen too, so that lines and cubics know no border
 BLUR = 1.0  # at most, a standard deviation in pixels of the small picture
 NOISE = 16.0  # at most, a standard deviation, of 255
@@ -60,9 +61,3 @@ def make_small(pixels: np.ndarray, rng: np.random.Generator, *, degrade: float) 
         grain = rng.standard_normal(small.shape, dtype=np.float32)
         small = (small + np.float32(rng.uniform(0, NOISE)) * grain).clip(0, 255)
     return bring_up(small, width=len(pixels), height=len(pixels)).clip(0, 255)
-
-
-def bring_up(small: np.ndarray, *, width: int, height: int) -> np.ndarray:
-    """A picture (h,w,C) enlarged to (height,width,C) float32, cubic, as the model is trained on."""
-    large = cv2.resize(small.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
-    return large.reshape(height, width, -1)

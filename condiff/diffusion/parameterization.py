@@ -58,14 +58,6 @@ def from_x_0(prediction_type: PredictionType, x_0: Array, x_t: Array, alpha_bar:
     return target(prediction_type, x_0, to_eps(x_0, x_t, alpha_bar), alpha_bar)
 
 
-def guide(cond_output: Array, null_output: Array, guidance_scale: float) -> Array:
-    """Classifier-free guidance: null + guidance_scale (cond - null), so that 1 is off.
-
-    Ho & Salimans 2022 (arXiv:2207.12598).
-    """
-    return null_output + guidance_scale * (cond_output - null_output)
-
-
 def guidance_branches(scales: Sequence[float]) -> list[int]:
     """The numbers of the outputs that `guide_along` needs for these scales: the others cancel."""
     own = [*scales, 1.0]
@@ -74,11 +66,12 @@ def guidance_branches(scales: Sequence[float]) -> list[int]:
 
 
 def guide_along(outputs: Mapping[int, Array], scales: Sequence[float]) -> Array:
-    """Guidance along a chain of conditions: e_n + sum of scales[i] (e_i - e_i+1).
+    """Classifier-free guidance along a chain of conditions: e_n + sum of scales[i] (e_i - e_i+1).
 
     `outputs` are the e_i that `guidance_branches` names: e_0 of all that is given, each following
-    one of less, e_n of nothing. Of one scale this is `guide`; of two, words and picture, it is
-    eq. 3 of InstructPix2Pix (Brooks et al. 2022, arXiv:2211.09800).
+    one of less, e_n of nothing. With one scale w this is null + w (cond - null), so that 1 is off
+    (Ho & Salimans 2022, arXiv:2207.12598); with two, of words and picture, it is eq. 3 of
+    InstructPix2Pix (Brooks et al. 2022, arXiv:2211.09800).
     """
     numbers = sorted(outputs)
     guided = outputs[numbers[-1]]

@@ -11,7 +11,6 @@ Anything else is told apart by its name: see `refuse_others`.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +24,8 @@ from condiff.config import (
     read_values,
 )
 from condiff.errors import ConfigError, DependencyError, ModelError, UsageError
+from condiff.models.info import INDEX, read_json
 
-INDEX = "model_index.json"
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 FROZEN = ("vae", "text_encoder", "tokenizer")  # what a trained model takes over as it is
 LATENT_CHANNELS = 4
@@ -109,14 +108,14 @@ def read_base(name: str) -> Base:
     if not (path / INDEX).is_file():
         raise ModelError(f"The base {name} has no {INDEX}: it is to be {SHAPES}.")
     try:
-        index = _read(path / INDEX)
+        index = read_json(path / INDEX)
         refuse_others(name, index)
         missing = [part for part in PARTS if not (path / part).is_dir()]
         if missing:
             raise ModelError(f"The base {name} has no {missing[0]}/: it is to be {SHAPES}.")
-        unet, vae = (_read(path / part / "config.json") for part in ("unet", "vae"))
-        scheduler = _read(path / "scheduler" / "scheduler_config.json")
-        text = _read(path / "text_encoder" / "config.json")
+        unet, vae = (read_json(path / part / "config.json") for part in ("unet", "vae"))
+        scheduler = read_json(path / "scheduler" / "scheduler_config.json")
+        text = read_json(path / "text_encoder" / "config.json")
         base = Base(name, path, index, unet, vae, text, scheduler)
         _check_shapes(base)
         DiffusionConfig(**base.process())
@@ -332,7 +331,7 @@ def _find(name: str) -> Path:
     try:
         index = Path(snapshot_download(name, allow_patterns=[INDEX])) / INDEX
         if index.is_file():
-            refuse_others(name, _read(index))  # before gigabytes of another shape are fetched
+            refuse_others(name, read_json(index))  # before gigabytes of another shape are fetched
         wanted += [f"{part}/*.safetensors" for part in ("unet", "vae", "text_encoder")]
         skipped = ["*.fp16.*", "*non_ema*", "safety_checker/*"]
         return Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=skipped))
@@ -342,10 +341,3 @@ def _find(name: str) -> Path:
             f"There is no base {name}: there is no such folder here, and it is not to be had from "
             f"the Hugging Face Hub: {reason}."
         ) from error
-
-
-def _read(path: Path) -> dict[str, Any]:
-    values = json.loads(path.read_text("utf-8"))
-    if not isinstance(values, dict):
-        raise ValueError(f"{path.name} is no JSON object")
-    return values

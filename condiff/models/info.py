@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from condiff.color.edits import ColorEdits
 from condiff.config import LOOKS, NATURAL, WORDS, DiffusionConfig, Look, SamplingConfig
 from condiff.errors import ConfigError, ModelError, UsageError
 from condiff.inputs import Opened, UserPicture
@@ -92,8 +93,7 @@ class ModelInfo:
         natural is the SamplingConfig of any model.
         """
         if name == NATURAL:
-            sampling = self.sampling
-            return Look(guidance_scale=sampling.guidance_scale, variety=sampling.variety)
+            return Look.of(self.sampling)
         if name in self.looks:
             return self.looks[name]
         if not self.looks:
@@ -102,6 +102,21 @@ class ModelInfo:
             )
         known = ", ".join([NATURAL, *self.looks])
         raise ConfigError(f"The model {self.path.name} has no look {name}: choose from {known}.")
+
+    def configure(
+        self, edits: ColorEdits, *, look: str | None = None, overrides: Mapping[str, Any]
+    ) -> tuple[SamplingConfig, ColorEdits]:
+        """How a picture is sampled and edited: as the look has it, natural if None.
+
+        `overrides` are fields of `SamplingConfig` that are set otherwise where they are not None;
+        the edits keep a saturation of their own. Raises ConfigError for a look that the model
+        lacks and for values out of range, UsageError for words that it does not take.
+        """
+        chosen = self.find_look(look or NATURAL)
+        config = self.sampling.override(chosen.sampling()).override(overrides)
+        self.check_words(config)
+        keeps_photo = self.task.space.keeps_photo
+        return config, edits.with_saturation(chosen.saturation) if keeps_photo else edits
 
 
 def read_sizes(unet: Mapping[str, Any], encoder: Mapping[str, Any]) -> dict[str, Any]:
@@ -120,12 +135,13 @@ def read_sizes(unet: Mapping[str, Any], encoder: Mapping[str, Any]) -> dict[str,
 def read_sampling(index: Mapping[str, Any]) -> SamplingConfig:
     """The sampling settings of a model folder's index.
 
-    Folders of version 0.1.0 have two of them beside "task", and take 4 steps for photos.
+    Folders of version 0.1.0 have some of them beside "task", and take 4 steps for photos.
     """
     if "sampling" in index:
         return SamplingConfig(**index["sampling"])
-    older = {key: index[key] for key in ("guidance_scale", "variety") if key in index}
-    return SamplingConfig(steps=4 if index.get("task") == "colorize" else 25, **older)
+    older: dict[str, Any] = {"steps": 4} if index.get("task") == "colorize" else {}
+    beside = {key: index[key] for key in SamplingConfig.model_fields if key in index}
+    return SamplingConfig(**older | beside)
 
 
 def read_looks(index: Mapping[str, Any], task: Task) -> dict[str, Look]:
@@ -173,9 +189,9 @@ def read_model_info(name: str | Path) -> ModelInfo:
             task = task.on_base()
         elif TEXT_ENCODER in index:
             task = task.with_text()
-        unet = _read_json(folder / "unet" / "config.json")
-        encoder = {} if on_base else _read_json(folder / "encoder" / "config.json")
-        scheduler = _read_json(folder / "scheduler" / "scheduler_config.json")
+        unet = read_json(folder / "unet" / "config.json")
+        encoder = {} if on_base else read_json(folder / "encoder" / "config.json")
+        scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
         known = set(DiffusionConfig.model_fields)
         process = {**DDPM_DEFAULTS, **scheduler, **index.get("diffusion", {})}
         return ModelInfo(
@@ -198,14 +214,15 @@ def read_model_info(name: str | Path) -> ModelInfo:
 def read_index(folder: Path) -> dict[str, Any]:
     """What a folder says of its model: its index, and the one of condiff's own on a base."""
     own = folder / OWN_INDEX
-    return _read_json(folder / INDEX) | (_read_json(own) if own.is_file() else {})
+    return read_json(folder / INDEX) | (read_json(own) if own.is_file() else {})
 
 
 def _read_buckets(folder: Path) -> int:
-    return int(_read_json(folder / TEXT_ENCODER / "config.json")["buckets"])
+    return int(read_json(folder / TEXT_ENCODER / "config.json")["buckets"])
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; ValueError where it contains something else."""
     values = json.loads(path.read_text("utf-8"))
     if not isinstance(values, dict):
         raise ValueError(f"{path.name} is no JSON object")

@@ -1,5 +1,6 @@
 """The formats of photo files: their suffixes, what each one can hold, and how it is saved."""
 
+import os
 from dataclasses import dataclass
 
 # What is written: the suffixes, and the format that each one means.
@@ -50,6 +51,11 @@ HOLDS = {
 # browsers and Pillow, decode 32,768 at most; libpng's limit is the same both ways.
 MAX_SIDE = {"JPEG": 65_500, "WEBP": 16_383, "AVIF": 32_768, "GIF": 65_535, "PNG": 1_000_000}
 NOTHING = Holds()  # any other format that Pillow writes, by its name
+
+
+def is_photo(name: str) -> bool:
+    """Whether a file is a photo by its name, so that even a broken link is reported."""
+    return os.path.splitext(name)[1].lower() in FORMATS.keys() | READ_ONLY
 
 
 def find_format(name: str) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from condiff import __version__
+from condiff._version import __version__
 from condiff.photos import png, xmp
 from condiff.photos.metadata import Metadata
 from condiff.photos.opening import open_image, without_pillow_limit

@@ -16,25 +16,23 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from condiff.backends.table import Backend, build_engine, choose_engine, find_device
+from condiff.backends.table import Backend
 from condiff.color.edits import NO_EDITS, ColorEdits
 from condiff.conditions.drawing_cleanup import LARGEST, Drawing, shrink_ink
 from condiff.config import SamplingConfig
-from condiff.data.upscale_pairs import FACTORS, bring_up
-from condiff.diffusion.sampler import SAMPLERS, NoiseSource, sample
+from condiff.diffusion.sampler import NoiseSource
 from condiff.diffusion.tiles import plan_tiles, predict_in_tiles
 from condiff.errors import ConfigError
 from condiff.inputs import Lines, Opened, UserPicture
-from condiff.models.info import ModelInfo, read_model_info
+from condiff.models.info import ModelInfo
 from condiff.photos.metadata import Metadata
 from condiff.photos.photo import Photo
 from condiff.photos.provenance import DRAWN, add_provenance
-from condiff.pipelines.pipeline import Encoded, Pipeline
-from condiff.resize import fit_size, pad_to_stride
+from condiff.pipelines.pipeline import Encoded, Pipeline, find_sampler, open_model
+from condiff.resize import FACTORS, bring_up, fit_size, pad_to_stride
 
 UPSCALER = "upscale"  # the embedded model's name
-STEPS = 2  # more add grain: docs/notes/decisions.md
-SCHEDULER = "ddim"
+ENLARGING = SamplingConfig(steps=2)  # more steps add grain: docs/notes/decisions.md
 TILE = 2  # side of a tile, as a multiple of the windows that were trained on
 OVERLAP = 4  # neighbouring tiles share at least a quarter of their side
 TONE = 2.0  # sigma of the blur that leaves a picture's tone, in pixels of the small picture
@@ -61,10 +59,7 @@ class Upscaler:
         threads: int = 1,
     ) -> Self:
         """The embedded model of that name, or the model folder at that path."""
-        folder = read_model_info(name)
-        device = find_device(device, engine=engine)
-        chosen = choose_engine(folder, engine, device)
-        return cls(folder, build_engine(folder, chosen, device=device, threads=threads))
+        return cls(*open_model(name, device=device, engine=engine, threads=threads))
 
     def __call__(
         self,
@@ -73,16 +68,16 @@ class Upscaler:
         *,
         size: int,
         seed: int,
-        steps: int = STEPS,
-        scheduler: str = SCHEDULER,
+        config: SamplingConfig = ENLARGING,
         tile: int | None = None,
         keep_tone: bool = True,
     ) -> Image.Image:
         """The picture in RGB, enlarged to a short side of `size`.
 
         It takes several stages where `size` is more than the largest factor that was trained. A
-        result depends on the arguments alone. `tile` is the side of a tile in pixels. `keep_tone`
-        gives the result the small picture's colours in broad areas.
+        result depends on the arguments alone: of `config` on its steps and scheduler. `tile` is the
+        side of a tile in pixels. `keep_tone` gives the result the small picture's colours in broad
+        areas.
         """
         small = np.asarray(picture.convert("RGB"))
         width, height = enlarged_size(picture.size, size)
@@ -92,9 +87,7 @@ class Upscaler:
             if scale < 1:
                 stage = (round(scale * width), max(FACTORS) * small.shape[0])
             lines = shrink_ink(drawing.ink, *stage)
-            large = self.enlarge(
-                small, lines, seed=seed, steps=steps, scheduler=scheduler, tile=tile
-            )
+            large = self.enlarge(small, lines, seed=seed, config=config, tile=tile)
             small = _match_tone(large, small) if keep_tone else large
         return Image.fromarray(small)
 
@@ -104,15 +97,10 @@ class Upscaler:
         ink: np.ndarray,
         *,
         seed: int,
-        steps: int = STEPS,
-        scheduler: str = SCHEDULER,
+        config: SamplingConfig = ENLARGING,
         tile: int | None = None,
     ) -> np.ndarray:
         """One stage: RGB (h,w,3) uint8 enlarged to the size of its lines, ink (H,W) uint8."""
-        if steps < 1:
-            raise ConfigError(f"steps are at least 1, not {steps}.")
-        if scheduler not in SAMPLERS:
-            raise ConfigError(f"The second stage has the schedulers {', '.join(SAMPLERS)}.")
         task, backend = self.loaded.task, self.backend
         height, width = ink.shape
         brought = bring_up(small, width=width, height=height).clip(0, 255)
@@ -138,12 +126,12 @@ class Upscaler:
         def sample_noise(shape: tuple[int, ...]) -> Any:
             return backend.to_device(source(shape))
 
-        *_, x_0 = sample(
+        *_, x_0 = find_sampler(config.scheduler)(
             predict,
             sample_noise((1, task.space.channels, *size)),
-            scheduler=scheduler,
+            scheduler=config.scheduler,
             config=self.loaded.diffusion,
-            steps=steps,
+            steps=config.steps,
             clip=task.space.clip,
             sample_noise=sample_noise,
         )

@@ -88,10 +88,7 @@ class Pipeline:
         graphs, else torch. Another number of processor threads rounds differently, so that results
         differ slightly.
         """
-        folder = read_model_info(name)
-        found = find_device(device, engine=engine)
-        chosen = choose_engine(folder, engine, found)
-        return cls(folder, build_engine(folder, chosen, device=found, threads=threads))
+        return cls(*open_model(name, device=device, engine=engine, threads=threads))
 
     @property
     def device(self) -> str:
@@ -137,11 +134,10 @@ class Pipeline:
         UsageError for words where it takes none, ImageError for a photo where a drawing is
         expected.
         """
-        chosen = self.loaded.find_look(look)
-        if self.loaded.task.space.keeps_photo:
-            edits = edits.with_saturation(chosen.saturation)
-        config = self.sampling.override(chosen.sampling()).override(
-            {
+        config, edits = self.loaded.configure(
+            edits,
+            look=look,
+            overrides={
                 "prompt": prompt,
                 "negative_prompt": negative_prompt,
                 "steps": steps,
@@ -150,7 +146,7 @@ class Pipeline:
                 "image_guidance_scale": image_guidance_scale,
                 "variety": variety,
                 "size": size,
-            }
+            },
         )
         return list(self.run(image, config=config, seed=seed, samples=samples, edits=edits))
 
@@ -222,7 +218,7 @@ class Pipeline:
         if edits.references:
             guide = self._match(condition, edits, size=config.size)
             prepared = replace(prepared, guide=guide)
-        guided = any(scale != 1 for scale in self.guidance_scales(config))
+        guided = any(scale != 1 for scale in self._guidance_scales(config))
         source = opened.source if opened else None
         words = (config.prompt, config.negative_prompt)
         return self.encode_condition(condition, source, prepared, guided=guided, words=words)
@@ -286,7 +282,7 @@ class Pipeline:
         """
         config = config or self.sampling
         space, backend = self.loaded.task.space, self.backend
-        scales = self.guidance_scales(config)
+        scales = self._guidance_scales(config)
         branches = guidance_branches(scales)
         if branches[-1] > 0 and encoded.conds[0][1] is None:
             raise ConfigError(
@@ -310,7 +306,7 @@ class Pipeline:
 
             return predict_in_tiles(one, x_t, encoded.conds, tiles=encoded.windows, weight=weight)
 
-        return self._find_sampler(config.scheduler)(
+        return find_sampler(config.scheduler)(
             predict,
             backend.to_device(noise),
             scheduler=config.scheduler,
@@ -449,7 +445,7 @@ class Pipeline:
             maps[(slice(None), *place)] = window
         return np.ascontiguousarray(maps[:, :rows, :columns].transpose(1, 2, 0))
 
-    def guidance_scales(self, config: SamplingConfig) -> tuple[float, ...]:
+    def _guidance_scales(self, config: SamplingConfig) -> tuple[float, ...]:
         """The scales of guidance along the conditions of `Backend.encode`; 1 is off.
 
         They are of the words and of the picture, for a model that takes both; of the picture alone
@@ -462,15 +458,26 @@ class Pipeline:
         same = config.prompt == config.negative_prompt  # then nothing lies between the two
         return (of_picture if same else config.guidance_scale, of_picture)
 
-    def _find_sampler(self, scheduler: str) -> Callable[..., Iterator[Any]]:
-        """The sampling function of a scheduler: condiff's own where there is one, or diffusers'."""
-        if scheduler in SAMPLERS:
-            return sample
-        if not find_spec("diffusers"):
-            raise DependencyError(
-                f"The scheduler {scheduler} needs torch and diffusers: pip install torch "
-                f"diffusers, or use {', '.join(SAMPLERS)}."
-            )
-        from condiff.diffusion.diffusers_schedulers import sample_with_diffusers
 
-        return sample_with_diffusers
+def open_model(
+    name: str | Path, *, device: str, engine: str, threads: int
+) -> tuple[ModelInfo, Backend]:
+    """A model folder, or the embedded model of that name, and what runs it."""
+    info = read_model_info(name)
+    found = find_device(device, engine=engine)
+    chosen = choose_engine(info, engine, found)
+    return info, build_engine(info, chosen, device=found, threads=threads)
+
+
+def find_sampler(scheduler: str) -> Callable[..., Iterator[Any]]:
+    """The sampling function of a scheduler: condiff's own where there is one, or diffusers'."""
+    if scheduler in SAMPLERS:
+        return sample
+    if not find_spec("diffusers"):
+        raise DependencyError(
+            f"The scheduler {scheduler} needs torch and diffusers: pip install torch "
+            f"diffusers, or use {', '.join(SAMPLERS)}."
+        )
+    from condiff.diffusion.diffusers_schedulers import sample_with_diffusers
+
+    return sample_with_diffusers

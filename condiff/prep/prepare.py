@@ -21,9 +21,9 @@ from PIL import Image
 
 from condiff.color.lab import rgb_to_lab
 from condiff.errors import DataError, ImageError
+from condiff.photos.formats import is_photo
 from condiff.photos.reading import read_image
 from condiff.prep.parquet_writer import Row, columns_of
-from condiff.sources.schema import is_photo
 from condiff.sources.source import Item
 
 CHUNK_ITEMS, CHUNK_BYTES = 16, 4 << 20  # limits of what is sent to a worker at once

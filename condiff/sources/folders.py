@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from condiff.errors import DataError
+from condiff.photos.formats import is_photo
 from condiff.sources.hub import hub_source, is_saved, saved_source
 from condiff.sources.parquet import parquet_part
-from condiff.sources.schema import is_photo, text_of
+from condiff.sources.schema import text_of
 from condiff.sources.source import UNREADABLE, File, Item, Part, Source, faulty, one_file
 from condiff.sources.tar import SUFFIXES as TAR_SUFFIXES
 from condiff.sources.tar import tar_part

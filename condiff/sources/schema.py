@@ -4,23 +4,16 @@ Files and folders that are named val, valid, validation or test (test-00.parquet
 rows with such a `split`, are held out for validation and tests.
 """
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from condiff.errors import DataError
 from condiff.inputs import PictureInput
-from condiff.photos.formats import FORMATS, IMAGE_COLUMNS, READ_ONLY
+from condiff.photos.formats import IMAGE_COLUMNS
 
 PREPARED = "conditioning_image"  # a prepared data set's only condition; of several: conditioning_…
-PHOTO_SUFFIXES = FORMATS.keys() | READ_ONLY
 TEXT_KEYS = ("text", "caption")  # the first that is there
-
-
-def is_photo(name: str) -> bool:
-    """Whether a file is a photo by its name, so that even a broken link is reported."""
-    return os.path.splitext(name)[1].lower() in PHOTO_SUFFIXES
 
 
 def is_held_out(name: str) -> bool:

@@ -7,7 +7,8 @@ from itertools import islice
 from pathlib import Path
 
 from condiff.errors import DataError
-from condiff.sources.schema import is_photo, text_of
+from condiff.photos.formats import is_photo
+from condiff.sources.schema import text_of
 from condiff.sources.source import File, Item, Part
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz")

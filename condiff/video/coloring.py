@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from condiff import __version__
+from condiff._version import __version__
 from condiff.color.edits import NO_EDITS, ColorEdits
 from condiff.color.hints import DAB_RADIUS, Hint
 from condiff.color.lab import lightness, upsample_chroma

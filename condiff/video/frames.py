@@ -16,11 +16,10 @@ from PIL import Image
 from condiff.color.lab import join_chroma, lightness
 from condiff.errors import FilmError
 from condiff.files import EXISTS, reason_of
-from condiff.photos.formats import FORMATS
+from condiff.photos.formats import FORMATS, is_photo
 from condiff.photos.photo import Photo, to_8_bits, with_pixels
 from condiff.photos.reading import read_photo
 from condiff.photos.writing import write_photo
-from condiff.sources.schema import is_photo
 from condiff.video.coloring import Coloring
 from condiff.video.film import Progress
 from condiff.video.motion import Guide, guide_size

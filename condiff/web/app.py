@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from condiff import __version__
+from condiff._version import __version__
 from condiff.color.lab import finish_in_threads
 from condiff.color.references import Reference
 from condiff.errors import CondiffError, ConfigError, ImageError

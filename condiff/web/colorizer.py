@@ -16,16 +16,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from condiff.batch.transform import (
-    NOTED_AS,
-    ColorizeSettings,
-    build_settings,
-    describe_grey,
-    describe_match,
-    describe_shortfall,
-    list_remarks,
-    note_making,
-)
 from condiff.color.edits import UNEDITED, ColorEdits, PreparedEdits
 from condiff.color.references import Guide, Reference
 from condiff.color.sample_selection import measure_deviation
@@ -36,6 +26,16 @@ from condiff.inputs import Opened
 from condiff.photos.photo import Photo, flatten, to_8_bits, with_pixels
 from condiff.photos.reading import MAX_PIXELS, read_image, read_photo
 from condiff.photos.writing import check_photo, default_target, losses, write_photo
+from condiff.pipelines.colorizing import (
+    NOTED_AS,
+    ColorizeSettings,
+    build_settings,
+    describe_grey,
+    describe_match,
+    describe_shortfall,
+    list_remarks,
+    note_making,
+)
 from condiff.pipelines.pipeline import Encoded, Pipeline
 from condiff.resize import resize
 from condiff.web.controls import read_edits

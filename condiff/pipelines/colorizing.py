@@ -1,4 +1,4 @@
-"""What is done to each photo of a batch; a grey result is a failure."""
+"""The settings that a photo is coloured with, their note in the result, and what users are told."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -8,14 +8,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from condiff.batch.worker import Pictures, Transform
 from condiff.color.edits import NO_EDITS, ColorEdits
 from condiff.color.hints import draw_strokes, find_shortfall
 from condiff.color.lab import lightness
 from condiff.color.references import MIN_SHARE
 from condiff.color.scans import NEGATIVE, is_colour_negative
-from condiff.config import NATURAL, SamplingConfig
-from condiff.errors import ImageError
+from condiff.config import SamplingConfig
 from condiff.models.info import ModelInfo
 from condiff.photos.photo import Photo, Pixels
 from condiff.photos.provenance import add_provenance, is_own_result
@@ -74,32 +72,8 @@ def build_settings(
     `others` are the fields of `ColorizeSettings` that are left. Raises ConfigError for a look that
     the model lacks, and for values out of range.
     """
-    chosen = info.find_look(look or NATURAL)
-    sampling = info.sampling.override(chosen.sampling()).override(overrides)
-    info.check_words(sampling)
-    return ColorizeSettings(
-        sampling=sampling, edits=edits.with_saturation(chosen.saturation), **others
-    )
-
-
-def build_transform(pipeline: Pipeline, settings: ColorizeSettings) -> Transform:
-    """The function (photo, seed, pictures) -> result; it raises ImageError for a grey result."""
-
-    def transform(photo: Photo, seed: int, pictures: Pictures | None) -> Photo:
-        edits, own = settings.edits, settings
-        if pictures and pictures.mask is not None:
-            edits = replace(edits, mask=pictures.mask)
-            own = replace(settings, edits=edits)
-        if pictures and pictures.hints is not None:
-            edits = replace(edits, hints=pictures.hints)
-        (result,) = pipeline.run(photo, config=settings.sampling, seed=seed, edits=edits)
-        wanted = edits.saturation != 0 and edits.mask is None
-        if wanted and is_grey(result.pixels) and not is_blank(photo.pixels):
-            raise ImageError("the model gave it no colour; try another --size")
-        strokes = {"strokes": pictures.digest[:16]} if pictures and pictures.digest else None
-        return note_making(result, pipeline, own, hints=strokes)
-
-    return transform
+    sampling, edits = info.configure(edits, look=look, overrides=overrides)
+    return ColorizeSettings(sampling=sampling, edits=edits, **others)
 
 
 def note_making(

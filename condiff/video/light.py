@@ -63,7 +63,8 @@ def solve_colors(luma: Plane, lab: Plane, weights: Plane, transfer: int, primari
     linear = cv2.cvtColor(lab, cv2.COLOR_Lab2LRGB)
     linear = np.maximum(cv2.transform(linear, _from_srgb(primaries)), np.float32(1e-6))
     wanted = to_light(luma, transfer)
-    linear = linear / cv2.transform(linear, _luminance(primaries)).reshape(*luma.shape, 1)
+    luminance = cv2.transform(linear, _luminance(primaries)).reshape(*luma.shape, 1)
+    linear = np.asarray(linear / luminance, np.float32)
     scale = wanted
     for _ in range(STEPS):
         own = cv2.transform(to_signal(linear * scale[..., None], transfer), weights)

@@ -82,6 +82,42 @@ def test_a_colour_whose_outline_is_missing_stays():
     np.testing.assert_allclose(filled[5, 5], 1, atol=0.1)
 
 
+def test_a_blotch_beside_a_shape_becomes_paper():
+    ink = draw_ring()
+    small = disc_of(ink, RED, np.ones(3))
+    small[3:8, 14:20], small[13:16, 13:17] = BLUE, np.ones(3)
+    filled = finish_along_lines(small, ink, keep_lines=False, flat=1.0)
+    np.testing.assert_allclose(filled[10:26, 72:98], 1, atol=0.02)
+    np.testing.assert_allclose(filled[55:105, 55:105].reshape(-1, 3) - RED, 0, atol=0.02)
+
+
+@pytest.mark.parametrize("margin", [3, 6, 9])
+def test_paper_between_an_outline_and_the_border_is_white_and_the_shape_keeps_its_colour(margin):
+    ink = np.zeros((160, 160), np.uint8)
+    cv2.rectangle(ink, (margin, margin), (159 - margin, 120), 255, 2)
+    inside = np.zeros((160, 160), bool)
+    inside[margin + 2 : 119, margin + 2 : 158 - margin] = True
+    picture = np.where(inside[..., None], RED, np.float32(1)).astype(np.float32)
+    small = cv2.resize(picture, (32, 32), interpolation=cv2.INTER_AREA)
+    small[4:10, :2], small[:2, 12:20] = BLUE, RED  # cells that err by the side of it
+    filled = finish_along_lines(small, ink, keep_lines=False, flat=1.0)
+    rim = np.concatenate([filled[0], filled[-1], filled[:, 0], filled[:, -1]])
+    np.testing.assert_allclose(rim, 1, atol=0.02)
+    core = cv2.erode(inside.astype(np.uint8), np.ones((3, 3))) > 0
+    np.testing.assert_allclose(filled[core] - RED, 0, atol=0.05)
+
+
+@pytest.mark.parametrize("short", [0, 4])  # pixels that are missing at each end of the line
+def test_a_shape_that_the_border_cuts_keeps_its_colour(short):
+    ink = np.zeros((160, 160), np.uint8)
+    cv2.line(ink, (short, 110), (159 - short, 100), 255, 2)
+    small = np.ones((32, 32, 3), np.float32)
+    small[21:] = BLUE
+    filled = finish_along_lines(small, ink, keep_lines=False, flat=1.0)
+    np.testing.assert_allclose(filled[125:].reshape(-1, 3) - BLUE, 0, atol=0.02)
+    np.testing.assert_allclose(filled[:90], 1, atol=0.02)
+
+
 def test_a_large_drawing_is_filled_as_a_small_one():
     small_ink, large_ink = draw_ring(gap=3), cv2.resize(draw_ring(gap=3), (800, 800))
     small = disc_of(small_ink, RED, np.ones(3))

@@ -20,7 +20,11 @@ SMALLEST_BALL = 0.5  # in pixels
 SAMPLES = 48  # of a region's colours, at most, of which the most central one is its colour
 ALIKE = 0.12  # regions whose colours differ by less in each channel, in [0,1], are joined
 PAPER = 0.82  # the least channel of a background that is paper
-SAME, OTHER = 0.35, 0.6  # up to SAME a colour is its region's, from OTHER on something else's
+OTHER = 0.35  # a colour that differs by more from its region's, in a channel, is another thing's
+SMOOTHED = 1.0  # sigma at which the difference is taken, in cells
+STRIP = 2.0, 4.0  # width at most, and length at least, of a strip beside the border, in cells
+SHAPE = 6.0  # area of the smallest thing whose outline is missing in part, in cells
+OUTLINED = 0.75  # share of its outline that is there
 SMALLEST = 1.5  # area of the smallest region that is filled, in cells
 EDGE = 0.7  # sigma of the blur where two regions meet, in pixels
 
@@ -32,20 +36,23 @@ def fill_regions(
 
     `clear` (H,W) is the distance from the nearest line, and `cell` the side of the small picture's
     cells, both in pixels. Colours count by their distance from lines. What is smaller than a cell
-    stays as it is, and so does a colour that is far from its region's: its outline is missing. A
-    light background becomes white paper. `hints` are colours (h,w,3) in [0,1] and a mask (h,w) of
-    where they are given, of any size: a region with a hint has the hint's colour.
+    stays as it is. A part of a region with another colour is a thing of its own if most of its
+    outline is drawn, else a blotch, which gets the region's colour. A light background becomes
+    white paper. `hints` are colours (h,w,3) in [0,1] and a mask (h,w) of where they are given, of
+    any size: a region with a hint has the hint's colour.
     """
     weight = (np.minimum(clear, cell / 2) * 2 / cell) ** 4 + np.float32(1e-4)
-    labels = label_regions(clear, BALL * cell)
-    centers, size = _join(labels, clear, *_central_colors(colors, weight, labels))
+    labels = _join_strips(label_regions(clear, BALL * cell), clear, cell)
+    labels, centers = _join(labels, clear, *_central_colors(colors, weight, labels))
+    parted = _part_shapes(labels, colors - centers[labels - 1], weight, clear, cell)
+    if parted.max() > len(centers):
+        labels, (centers, _) = parted, _central_colors(colors, weight, parted)
     centers = _whiten_paper(centers, labels)
     centers, hinted = _apply_hints(centers, labels, hints)
-    change = centers[labels - 1] - colors
-    far = np.abs(change).max(axis=2)
-    alike = ((OTHER - far) / (OTHER - SAME)).clip(0, 1) * (size >= SMALLEST * cell**2)[labels - 1]
-    share = np.where(hinted[labels - 1], np.float32(1), alike)
-    return colors + cv2.GaussianBlur(change * share[..., None], (0, 0), EDGE)
+    size = np.bincount(labels.reshape(-1), minlength=len(centers) + 1)[1:]
+    filled = (size >= SMALLEST * cell**2) | hinted
+    change = (centers[labels - 1] - colors) * filled[labels - 1, None]
+    return colors + cv2.GaussianBlur(change, (0, 0), EDGE)
 
 
 def label_regions(clear: Plane, ball: float) -> Labels:
@@ -59,22 +66,52 @@ def label_regions(clear: Plane, ball: float) -> Labels:
         ball = max(ball, SMALLEST_BALL)
         free = (clear > ball) & (labels == 0)
         count, parts = cv2.connectedComponents(free.astype(np.uint8), connectivity=4)
-        rest = np.zeros(count, bool)  # parts at the edges of regions that were found before
-        if found:
-            beside = cv2.dilate((labels > 0).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
-            rest[parts[beside & free]] = True
-        new = ~rest
-        new[0] = False  # what is not free
-        numbers = np.where(new, found + np.cumsum(new), 0).astype(np.int32)
+        numbers = np.zeros(count, np.int32)  # of the parts: 0 for what is not free
+        if found:  # what lies open to a region that was found before is a part of it
+            beside = free & (cv2.dilate((labels > 0).astype(np.uint8), np.ones((3, 3))) > 0)
+            pairs = np.stack([parts[beside], _nearest(labels)[0][beside]], axis=1)
+            pairs, lengths = np.unique(pairs, axis=0, return_counts=True)
+            for part, label in pairs[np.argsort(lengths, kind="stable")]:
+                numbers[part] = label
+        new = numbers == 0
+        new[0] = False
+        numbers[new] = found + np.arange(1, new.sum() + 1)
         found += int(new.sum())
         labels = np.where(free, numbers[parts], labels)
         if found:
-            nearest, distance = _nearest(labels)
-            reached = (labels == 0) & (clear > 0) & ((distance <= ball) | (free & rest[parts]))
+            # Only what a ball covers: from a pixel at a line, the nearest may be across it.
+            nearest, distance = _nearest(np.where(clear > ball, labels, 0))
+            reached = (labels == 0) & (clear > 0) & (distance <= ball)
             labels[reached] = nearest[reached]
         if ball == SMALLEST_BALL:
             return _nearest(labels)[0] if found else np.ones(clear.shape, np.int32)
         ball /= 2
+
+
+def _join_strips(labels: Labels, clear: Plane, cell: float) -> Labels:
+    """Labels with one for all regions that follow each other along the drawing's border.
+
+    Between an outline and the border there may be so little paper that no ball passes: the paper
+    would fall into pieces. A line that reaches the border, or nearly, still parts what it parts.
+    """
+    width, length = (n * cell for n in STRIP)
+    around, distance = _rim(labels), _rim(clear)
+    root = np.arange(int(labels.max()) + 1)
+    narrow = (distance > 0) & (distance < width)
+    ends = np.flatnonzero(np.diff(np.concatenate([[False], narrow, [False]])))
+    for start, end in ends.reshape(-1, 2):
+        if end - start < length:
+            continue
+        found = {*root[around[max(0, start - 1) : end + 1]]}
+        root[np.isin(root, [*found])] = min(found)
+    numbers = np.unique(root, return_inverse=True)[1]
+    return numbers.astype(np.int32)[labels]
+
+
+def _rim(plane: NDArray[Any]) -> NDArray[Any]:
+    """The border pixels (N,) of a plane (H,W), in their order around it."""
+    sides = plane[0, :-1], plane[:-1, -1], plane[-1, :0:-1], plane[:0:-1, 0]
+    return np.concatenate(sides)
 
 
 def _nearest(labels: Labels) -> tuple[Labels, Plane]:
@@ -110,15 +147,12 @@ def _central_colors(colors: Plane, weight: Plane, labels: Labels) -> tuple[Plane
     return centers, mass
 
 
-def _join(
-    labels: Labels, clear: Plane, centers: Plane, mass: Plane
-) -> tuple[Plane, NDArray[np.int64]]:
-    """Colours (n,C) and sizes (n,) of the regions once neighbours of like colours are joined.
+def _join(labels: Labels, clear: Plane, centers: Plane, mass: Plane) -> tuple[Labels, Plane]:
+    """Labels and colours (m,C) of the regions once neighbours of like colours are joined.
 
     Neighbours between which there is a line are not.
     """
     n = len(centers)
-    size = np.bincount(labels.reshape(-1), minlength=n + 1)[1:]
     sides = [_open_borders(labels, clear, axis) for axis in (0, 1)]
     pairs, lengths = np.unique(np.concatenate(sides), axis=0, return_counts=True)
     colors, mass, root = centers.copy(), mass.copy(), np.arange(n)
@@ -136,19 +170,44 @@ def _join(
         share = np.float32(mass[other] / (mass[one] + mass[other]))
         colors[one] += share * (colors[other] - colors[one])
         root[other] = one
-        size[one] += size[other]
         mass[one] += mass[other]
-    roots = [find(region) for region in range(n)]
-    return colors[roots], size[roots]
+    left, numbers = np.unique([find(region) for region in range(n)], return_inverse=True)
+    return (numbers + 1).astype(np.int32)[labels - 1], colors[left]
+
+
+def _part_shapes(labels: Labels, change: Plane, weight: Plane, clear: Plane, cell: float) -> Labels:
+    """Labels with new ones for things whose outline has a wide gap, so that they lie in a region.
+
+    `change` (H,W,C) is how far the colours are from their regions'.
+    """
+    blur = cell * SMOOTHED
+    total = cv2.GaussianBlur(weight, (0, 0), blur)
+    smooth = cv2.GaussianBlur(change * weight[..., None], (0, 0), blur) / total[..., None]
+    other = (np.abs(smooth).max(axis=2) > OTHER).astype(np.uint8)
+    side = 2 * round(cell) + 1
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
+    other = cv2.morphologyEx(other, cv2.MORPH_OPEN, disc)
+    parted, found = labels.copy(), int(labels.max())
+    for n in np.unique(labels[other > 0]):
+        inside = ((labels == n) & (other > 0)).astype(np.uint8)
+        count, parts, stats, _ = cv2.connectedComponentsWithStats(inside, connectivity=4)
+        for part in range(1, count):
+            if stats[part, cv2.CC_STAT_AREA] < SHAPE * cell**2:
+                continue
+            shape = (parts == part).astype(np.uint8)
+            outline = shape - cv2.erode(shape, np.ones((3, 3), np.uint8), borderValue=0)
+            if np.mean(clear[outline > 0] <= cell) >= OUTLINED:
+                found += 1
+                parted[shape > 0] = found
+    return parted
 
 
 def _whiten_paper(centers: Plane, labels: Labels) -> Plane:
     """The colours (n,C) of the regions, white for light ones that reach the drawing's border."""
-    rim = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
     white = centers.copy()
-    for color in np.unique(centers[np.unique(rim) - 1], axis=0):
-        if color.min() >= PAPER:
-            white[(centers == color).all(axis=1)] = 1
+    for n in np.unique(_rim(labels)) - 1:
+        if centers[n].min() >= PAPER:
+            white[n] = 1
     return white
 
 

@@ -101,6 +101,8 @@ def tagged_jpeg():
 
 STROKES = Image.new("RGBA", (60, 44))
 STROKES.paste((40, 120, 50, 255), (10, 10, 30, 20))
+MASK = Image.new("RGBA", (120, 88), "white")  # opaque, as a browser's canvas has it
+MASK.paste((0, 0, 0, 255), (0, 0, 60, 88))
 
 
 @pytest.mark.parametrize(
@@ -127,17 +129,18 @@ STROKES.paste((40, 120, 50, 255), (10, 10, 30, 20))
             ["--background", "white", "--as-is"],
         ),
         ("strokes.jpg", encode(make_photo(60, 44)), {"strokes": STROKES}, ["--hints"]),
+        ("mask.jpg", encode(make_photo(60, 44)), {"mask": MASK}, ["--mask"]),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_download_is_the_file_of_the_command_line(
     client, session, models, tmp_path, name, content, values, flags
 ):
-    if "strokes" in values:
-        png = encode(values["strokes"], "PNG")
-        (tmp_path / "strokes.PNG").write_bytes(png)
-        values = {"strokes": base64.b64encode(png).decode()}
-        flags = [*flags, str(tmp_path / "strokes.PNG")]
+    for picture in values.keys() & {"strokes", "mask"}:
+        png = encode(values[picture], "PNG")
+        (tmp_path / f"{picture}.PNG").write_bytes(png)
+        values = {picture: base64.b64encode(png).decode()}
+        flags = [*flags, str(tmp_path / f"{picture}.PNG")]
     upload = find(send(client, session, content, name), "upload")
     result = find(order(client, session, upload, **values), "result")
     shown, made = download(client, session, upload, result)
@@ -192,6 +195,31 @@ def test_strokes_give_a_draft_at_once_and_the_sample_is_kept(client, session, se
     assert not any("step" in event for event in again)
 
 
+def test_a_mask_leaves_a_part_grey_and_is_kept_packed(client, session, server):
+    content, mask = encode(make_photo(60, 44)), base64.b64encode(encode(MASK, "PNG")).decode()
+    upload = find(send(client, session, content), "upload")
+    plain = order(client, session, upload)
+    events = order(client, session, upload, mask=mask)
+    assert not any("step" in event for event in events)  # the sample is that without a mask
+    assert find(events, "result") != find(plain, "result")
+    preview = client.get(f"{session}/files/{upload}/{find(events, 'preview')}").content
+    pixels = np.asarray(Image.open(io.BytesIO(preview)).convert("RGB"), float)
+    chroma = pixels.max(axis=2) - pixels.min(axis=2)
+    assert chroma[:, :16].mean() < 3 < chroma[:, 36:].mean() / 2  # a JPEG's, which bleeds
+    kept = server.sessions.find(session.rsplit("/", 1)[1]).find(upload).results.values()
+    assert [result.settings.edits.mask for result in kept] == [None, None]
+
+
+@pytest.mark.parametrize("mask", [Image.new("L", (10, 90)), None])
+def test_a_wrong_mask_gives_a_sentence(client, session, mask):
+    upload = find(send(client, session, encode(make_photo(60, 44))), "upload")
+    content = b"no PNG" if mask is None else encode(mask, "PNG")
+    values = {"seed": 3, "mask": base64.b64encode(content).decode()}
+    response = client.post(f"{session}/make/{upload}", json=values)
+    said = json.loads(response.text.splitlines()[-1])["error"]
+    assert ("aspect" if mask else "cannot read") in said
+
+
 def test_a_drawing_gives_the_pictures_of_the_command_line(client, session, models, tmp_path):
     drawing = Image.new("L", (96, 80), 255)
     drawing.paste(0, (20, 20, 70, 23))
@@ -208,6 +236,23 @@ def test_a_drawing_gives_the_pictures_of_the_command_line(client, session, model
     command = ["render", str(tmp_path / "sketch.png"), "-m", models["drawing_model"]]
     assert main([*command, "--steps", "2", "--seed", "4"]) == 0
     _, made = download(client, session, upload, results[1]["result"])
+    assert made == (tmp_path / "sketch.render.png").read_bytes()
+
+
+def test_colours_on_a_drawing_are_the_command_lines_hints(client, session, models, tmp_path):
+    drawing, colors = Image.new("L", (96, 80), 255), Image.new("RGBA", (48, 40))
+    drawing.paste(0, (20, 20, 70, 23))
+    colors.paste((200, 30, 30, 255), (5, 20, 30, 26))
+    files = {"sketch.png": encode(drawing, "PNG"), "colors.png": encode(colors, "PNG")}
+    upload = find(send(client, session, files["sketch.png"], "sketch.png", "drawing"), "upload")
+    strokes = base64.b64encode(files["colors.png"]).decode()
+    events = order(client, session, upload, kind="drawing", strokes=strokes)
+    _, made = download(client, session, upload, find(events, "result"))
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    command = ["render", str(tmp_path / "sketch.png"), "-m", models["drawing_model"]]
+    command += ["--hints", str(tmp_path / "colors.png")]
+    assert main([*command, "--steps", "2", "--seed", "3"]) == 0
     assert made == (tmp_path / "sketch.render.png").read_bytes()
 
 
@@ -325,7 +370,7 @@ def test_what_a_foreign_page_can_send_unasked_is_refused(client, session):
     assert "access-control-allow-origin" not in response.headers
 
 
-@pytest.mark.parametrize("url", ["/", "/static/app.js", "/api/settings", "/nothing"])
+@pytest.mark.parametrize("url", ["/", "/static/zoom.js", "/api/settings", "/nothing"])
 def test_every_answer_has_the_headers(client, url):
     headers = client.get(url).headers
     assert {name: headers[name] for name in HEADERS} == HEADERS
@@ -406,6 +451,30 @@ def test_controls_are_the_fields_of_the_settings(client):
     assert not edits.keys() & {"hints", "mask", "keep_lines"}
     assert [control["name"] for control in known["draw"]["edits"]] == ["keep_lines", "flat"]
     assert list(known["colorize"]["looks"]) == ["quiet", "natural", "vivid"]
+    assert known["colorize"]["hints"]
+
+
+def test_a_model_that_takes_words_has_fields_for_them_whatever_its_name(sketch_folder, tiny_folder):
+    import dataclasses
+
+    from condiff.config import WORDS
+    from condiff.inputs import Text
+    from condiff.models.info import read_model_info
+
+    for folder in (sketch_folder, tiny_folder):
+        info = read_model_info(folder)
+        task = dataclasses.replace(info.task, inputs=(*info.task.inputs, Text()))
+        for each, there in ((info, set()), (dataclasses.replace(info, task=task), set(WORDS))):
+            named = {control["name"] for control in describe(each)["sampling"]}
+            assert named & set(WORDS) == there
+
+
+def test_words_for_a_drawing_that_takes_none_give_a_sentence(client, session):
+    drawing = Image.new("L", (96, 80), 255)
+    drawing.paste(0, (20, 20, 70, 23))
+    upload = find(send(client, session, encode(drawing, "PNG"), "a.png", "drawing"), "upload")
+    events = order(client, session, upload, kind="drawing", sampling={"prompt": "a red house"})
+    assert "takes no words" in find(events, "error")
 
 
 def test_every_control_has_a_text_in_the_pages_table(client):

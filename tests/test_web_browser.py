@@ -288,6 +288,287 @@ def test_a_stroke_by_keys_alone(browser, tiny_server, tmp_path):
         assert np.array_equal(shown(page), first)
 
 
+def look_at(page, selector="#stage"):
+    """The place of the frame's layer: zoom, and the corner of what is seen as shares of it."""
+    return page.evaluate(
+        """(selector) => {
+            const frame = document.querySelector(selector).getBoundingClientRect();
+            const layer = document.querySelector(`${selector} .layer`).getBoundingClientRect();
+            return [layer.width / frame.width, (frame.x - layer.x) / layer.width,
+                    (frame.y - layer.y) / layer.height];
+        }""",
+        selector,
+    )
+
+
+def strokes_of(page, selector="#stage canvas"):
+    """What is painted on a canvas: (H,W,4)."""
+    size, data = page.locator(selector).evaluate(
+        """(canvas) => [[canvas.height, canvas.width],
+            [...canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data]]"""
+    )
+    return np.array(data, np.uint8).reshape(*size, 4)
+
+
+def center_of(strokes):
+    """The middle of what is painted, as shares of width and height."""
+    rows, columns = np.nonzero(strokes[..., 3] > 128)
+    return columns.mean() / strokes.shape[1], rows.mean() / strokes.shape[0]
+
+
+def test_a_stroke_lands_where_the_zoomed_picture_shows_it(browser, tiny_server, tmp_path):
+    make_photo(400, 300).save(tmp_path / "photo.jpg")
+    with opened(browser, tiny_server[0], viewport={"width": 1200, "height": 900}) as page:
+        page.set_input_files("#files", tmp_path / "photo.jpg")
+        until(page, "#message")
+        page.locator("#stage").scroll_into_view_if_needed()
+        box = page.locator("#stage").bounding_box()
+        point = 0.75, 0.4  # of the frame, and, since wheels zoom around it, of the picture
+        page.mouse.move(box["x"] + point[0] * box["width"], box["y"] + point[1] * box["height"])
+        page.mouse.wheel(0, -500)
+        page.wait_for_function("document.querySelector('#stage').matches('.zoomed')")
+        zoom, x, y = look_at(page)
+        assert zoom == pytest.approx(np.exp(1.25), rel=0.01)
+        assert (x + point[0] / zoom, y + point[1] / zoom) == pytest.approx(point, abs=0.002)
+
+        page.mouse.down()  # away from the divider: the picture moves, and the divider stays
+        page.mouse.move(box["x"] + 0.65 * box["width"], box["y"] + 0.3 * box["height"], steps=4)
+        page.mouse.up()
+        moved = look_at(page)
+        assert moved == pytest.approx([zoom, x + 0.1 / zoom, y + 0.1 / zoom], abs=0.003)
+        assert page.input_value("#divide") == "50"
+        clip = page.locator("#stage .after").evaluate("e => getComputedStyle(e).clipPath")
+        share = float(clip.split()[-1].rstrip("%)")) / 100  # of the picture, at the frame's middle
+        assert share == pytest.approx(moved[1] + 0.5 / zoom, abs=0.003)
+
+        page.click("#mode-paint")
+        stroke(page, "#stage", (0.3, 0.6), (0.31, 0.6))
+        until(page, "#message")
+        wanted = moved[1] + 0.305 / zoom, moved[2] + 0.6 / zoom
+        assert center_of(strokes_of(page)) == pytest.approx(wanted, abs=0.004)
+        page.focus("#stage")
+        page.keyboard.press("0")
+        assert look_at(page) == pytest.approx([1, 0, 0], abs=1e-6)
+        for key in ("+", "+", "ArrowRight", "ArrowDown"):
+            page.keyboard.press(key)
+        assert look_at(page) == pytest.approx([2.25, 0.278 + 0.044, 0.278 + 0.044], abs=0.002)
+        page.click("#zoom button:last-of-type")
+        assert look_at(page)[0] == pytest.approx(1)
+
+
+def test_two_fingers_zoom_and_one_paints(browser, tiny_server, tmp_path):
+    make_photo(400, 300).save(tmp_path / "photo.jpg")
+    phone = {"viewport": {"width": 400, "height": 800}, "has_touch": True, "is_mobile": True}
+    with opened(browser, tiny_server[0], **phone) as page:
+        page.set_input_files("#files", tmp_path / "photo.jpg")
+        until(page, "#message")
+        page.locator("#stage").scroll_into_view_if_needed()
+        send = page.context.new_cdp_session(page).send
+
+        def touch(kind, *points):
+            box = page.locator("#stage").bounding_box()
+            at = [
+                {"x": box["x"] + x * box["width"], "y": box["y"] + y * box["height"], "id": number}
+                for number, (x, y) in enumerate(points)
+            ]
+            send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": at})
+
+        def pinch(center):
+            x, y = center
+            touch("touchStart", (x - 0.1, y))
+            touch("touchStart", (x - 0.1, y), (x + 0.1, y))
+            for reach in (0.13, 0.17, 0.2):
+                touch("touchMove", (x - reach, y), (x + reach, y))
+            touch("touchEnd", (x - 0.2, y))
+            touch("touchEnd")
+
+        pinch((0.6, 0.5))
+        zoom, x, y = look_at(page)
+        assert zoom == pytest.approx(2, abs=0.05)
+        assert (x + 0.6 / zoom, y + 0.5 / zoom) == pytest.approx((0.6, 0.5), abs=0.02)
+        assert page.input_value("#divide") == "50"
+
+        page.click("#mode-paint")
+        page.locator("#stage").scroll_into_view_if_needed()
+        touch("touchStart", (0.4, 0.4))
+        touch("touchMove", (0.45, 0.4))
+        touch("touchEnd")
+        sync_api.expect(page.locator("#undo")).to_be_enabled()
+        painted = strokes_of(page)
+        wanted = x + 0.425 / zoom, y + 0.4 / zoom
+        assert center_of(painted) == pytest.approx(wanted, abs=0.02)
+        until(page, "#message")
+        pinch((0.5, 0.5))  # its first finger leaves no stroke
+        assert look_at(page)[0] == pytest.approx(2 * zoom, abs=0.1)
+        assert np.array_equal(strokes_of(page), painted)
+        assert page.evaluate("visualViewport.scale") == 1
+
+
+def test_an_eraser_and_undo_and_redo_of_strokes(browser, tiny_server, tmp_path):
+    make_photo(60, 44).save(tmp_path / "photo.jpg")
+    with opened(browser, tiny_server[0]) as page:
+        page.set_input_files("#files", tmp_path / "photo.jpg")
+        until(page, "#message")
+        first = shown(page)
+        page.click("#mode-paint")
+        page.fill("#brush-size", "12")
+        stroke(page, "#stage", (0.2, 0.5), (0.8, 0.5))
+        until(page, "#message")
+        whole = (strokes_of(page)[..., 3] > 128).sum()
+        page.click("#brush-erase")
+        stroke(page, "#stage", (0.5, 0.3), (0.5, 0.7))
+        until(page, "#message")
+        strokes = strokes_of(page)[..., 3]
+        assert 0 < (strokes > 128).sum() < whole
+        assert strokes[22, 30] == 0
+        page.click("#clear")
+        until(page, "#message")
+        assert np.array_equal(shown(page), first)
+        page.keyboard.press("Control+z")
+        page.keyboard.press("Control+z")
+        assert (strokes_of(page)[..., 3] > 128).sum() == whole
+        page.keyboard.press("Control+Shift+z")
+        assert np.array_equal(strokes_of(page)[..., 3], strokes)
+        until(page, "#message")
+
+
+def test_what_is_painted_grey_stays_grey_and_swapped_alone_has_colours(
+    browser, tiny_server, tmp_path
+):
+    make_photo(480, 352).save(tmp_path / "photo.jpg")
+    with opened(browser, tiny_server[0]) as page:
+        page.set_input_files("#files", tmp_path / "photo.jpg")
+        until(page, "#message")
+        page.click("#mode-mask")
+        page.fill("#brush-size", "24")
+        stroke(page, "#stage", (0.1, 0.3), (0.4, 0.3))
+        until(page, "#message")
+        inside, outside = (slice(98, 113), slice(80, 160)), (slice(240, 320), slice(280, 440))
+        after = np.abs(chroma(shown(page)))
+        assert after[inside].mean() < 2 < after[outside].mean() / 2
+        page.click("#swap")
+        until(page, "#message")
+        swapped = np.abs(chroma(shown(page)))
+        assert swapped[outside].mean() < 2 < swapped[inside].mean() / 2
+        page.click("#mode-paint")  # has strokes of its own
+        sync_api.expect(page.locator("#undo")).to_be_disabled()
+        with page.expect_download() as download:
+            page.click("#download")
+        made = np.asarray(Image.open(download.value.path()).convert("RGB"), float)
+        assert np.abs(chroma(made))[outside].mean() < 2
+
+
+def test_settings_and_colours_are_remembered_and_words_and_photos_are_not(
+    browser, tiny_server, tmp_path
+):
+    make_photo(60, 44).save(tmp_path / "photo.jpg")
+    with opened(browser, tiny_server[0]) as page:
+        page.set_input_files("#files", tmp_path / "photo.jpg")
+        until(page, "#message")
+        page.click("text=Vivid")
+        page.fill("#colorize-saturation", "1.5")
+        page.click("#colorize summary")
+        page.fill("#colorize-background", "#336699")
+        page.press("#colorize-background", "Tab")
+        page.click("#mode-paint")
+        for color in ("#123456", "#abcdef"):
+            page.fill("#color", color)
+            stroke(page, "#stage", (0.4, 0.4), (0.6, 0.4))
+        until(page, "#message")
+        page.reload()
+        page.wait_for_selector("body[data-ready]")
+        assert page.locator("#list li").count() == 0
+        page.set_input_files("#files", tmp_path / "photo.jpg")
+        until(page, "#message")
+        assert page.is_checked("#looks input[value=vivid]")
+        assert page.input_value("#colorize-saturation") == "1.5"
+        assert page.input_value("#colorize-background") == ""
+        used = page.locator("#swatches [aria-label*='used before']")
+        colors = used.evaluate_all("buttons => buttons.map((button) => button.dataset.color)")
+        assert colors == ["#abcdef", "#123456"]
+        page.click("#mode-paint")
+        used.nth(1).click()
+        assert page.input_value("#color") == "#123456"
+        kept = page.evaluate("JSON.stringify(localStorage)")
+        assert "336699" not in kept
+        assert "photo" not in kept
+        page.click("#reset")
+        until(page, "#message")
+        page.reload()
+        page.wait_for_selector("body[data-ready]")
+        assert page.is_checked("#looks input[value=natural]")
+
+
+def test_what_was_remembered_for_another_model_is_left_out(browser, tiny_server, tmp_path):
+    make_photo(60, 44).save(tmp_path / "photo.jpg")
+    with opened(browser, tiny_server[0]) as page:
+        page.evaluate(
+            """localStorage.condiff = JSON.stringify({look: "loud", colors: ["red", "#00ff00"],
+                colorize: {steps: 0, scheduler: "none such", saturation: 2, nothing: 1}})"""
+        )
+        page.reload()
+        page.wait_for_selector("body[data-ready]")
+        page.set_input_files("#files", tmp_path / "photo.jpg")
+        until(page, "#message")
+        assert page.is_checked("#looks input[value=natural]")
+        assert page.input_value("#colorize-saturation") == "2"
+        assert page.input_value("#colorize-steps") == ""
+
+
+def test_from_one_photo_to_the_next(browser, tiny_server, tmp_path):
+    for number in range(3):
+        make_photo(60 + number, 44, seed=number).save(tmp_path / f"{number}.jpg")
+    with opened(browser, tiny_server[0]) as page:
+        page.set_input_files("#files", sorted(tmp_path.glob("*.jpg")))
+        sync_api.expect(page.locator("#count")).to_have_text("3 of 3 coloured", timeout=WAIT)
+        sync_api.expect(page.locator("#turned")).to_have_text("1 of 3")
+        assert page.is_disabled("#previous")
+        page.click("#next")
+        page.click("#next")
+        sync_api.expect(page.locator("#turned")).to_have_text("3 of 3")
+        assert page.is_disabled("#next")
+        assert shown(page).shape == (44, 62, 3)
+        page.click("#previous")
+        assert shown(page).shape == (44, 61, 3)
+
+
+def test_colours_on_a_drawing(browser, tiny_server, tmp_path):
+    drawing = Image.new("L", (200, 100), 255)
+    drawing.paste(0, (20, 20, 180, 23))
+    drawing.save(tmp_path / "drawing.png")
+    with opened(browser, tiny_server[0]) as page:
+        page.click("#tab-draw")
+        page.click("#draw summary")
+        page.fill("#draw-steps", "2")
+        page.press("#draw-steps", "Tab")
+        page.set_input_files("#drawing", tmp_path / "drawing.png")
+        until(page, "#pad-message")
+        page.check("#keep-seed")
+        pictures = page.locator("#pictures button.pick:not([disabled])")
+        page.click("#render")
+        until(page, "#pad-message")
+        sync_api.expect(pictures).to_have_count(4)
+        plain = shown(page, "#pictures figure:nth-child(1) img")
+        page.click("#crayons button[data-color='#2c4fa0']")
+        page.click("#pad-zoom [aria-label='Zoom in']")
+        _, x, y = look_at(page, "#pad-frame")
+        stroke(page, "#pad-frame", (0.4, 0.7), (0.6, 0.7))
+        painted = strokes_of(page, "#pad-colors")
+        assert painted.shape == (100, 200, 4)
+        wanted = x + 0.5 / 1.5, y + 0.7 / 1.5
+        assert center_of(painted) == pytest.approx(wanted, abs=0.01)
+        page.click("#render")
+        until(page, "#pad-message")
+        sync_api.expect(pictures).to_have_count(4)
+        colored = shown(page, "#pictures figure:nth-child(1) img")
+        column, row = (round(share * side) for share, side in zip(wanted, (200, 100), strict=True))
+        assert np.abs(colored[row, column] - (0x2C, 0x4F, 0xA0)).max() < 12
+        assert np.abs(plain[row, column] - (0x2C, 0x4F, 0xA0)).max() > 40
+        page.click("#back-to-pad")
+        assert page.locator("#pad").is_visible()
+        assert not strokes_of(page, "#pad-colors").any()
+
+
 def test_two_tabs_at_once_and_a_closed_one_takes_its_files_along(browser, tiny_server, tmp_path):
     url, folder = tiny_server
     (root,) = folder.glob("condiff-web-*")
@@ -314,7 +595,9 @@ def test_the_page_on_a_phone(browser, tiny_server, tmp_path, scheme):
     with opened(browser, tiny_server[0], **phone) as page:
         page.set_input_files("#files", tmp_path / "photo.jpg")
         until(page, "#message")
-        for button in ("#mode-paint", "#colorize summary", "#tab-draw", "#draw summary"):
+        assert page.locator("#stage").bounding_box()["y"] < 400
+        buttons = ("#mode-paint", "#mode-mask", "#colorize summary")
+        for button in (*buttons, "#tab-draw", "#crayon", "#draw summary"):
             page.click(button)
             assert page.evaluate("document.documentElement.scrollWidth") == 360
         unnamed = page.evaluate(

@@ -37,16 +37,17 @@ from condiff.web.sessions import Gone, Session, Sessions, Upload
 from condiff.web.worker import Busy, Event, Job, Worker
 
 STATIC = Path(__file__).parent / "static"
-TYPES = {
-    "index.html": "text/html; charset=utf-8",
-    "style.css": "text/css; charset=utf-8",
-    "app.js": "text/javascript; charset=utf-8",
-    "strings.js": "text/javascript; charset=utf-8",
-    "icon.svg": "image/svg+xml",
+KINDS = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
 }
+# The page's files, by name: what is handed out is one of these.
+PARTS = {path.name: path for path in STATIC.iterdir() if path.suffix in KINDS}
 MAX_UPLOAD = 500_000_000  # bytes
 MAX_REFERENCES = 8
-MAX_STROKES = 16 << 20  # bytes of their PNG
+MAX_STROKES = 16 << 20  # bytes of a PNG of strokes, or of a mask
 SWEEP_SECONDS = 300
 ROOM = 500_000_000  # bytes of the disk that uploads leave free
 NO_ROOM = "There is no room for this file on the disk of temporary files: free some, or set TMPDIR."
@@ -186,10 +187,10 @@ class Server:
 
     async def page(self, request: Request) -> Response:
         """The page and its parts, by a fixed table of names."""
-        name = request.path_params.get("name", "index.html")
-        if name not in TYPES:
+        path = PARTS.get(request.path_params.get("name", "index.html"))
+        if path is None:
             raise HTTPException(404, "There is no such page.")
-        return Response((STATIC / name).read_bytes(), media_type=TYPES[name])
+        return Response(path.read_bytes(), media_type=KINDS[path.suffix])
 
     async def describe(self, request: Request) -> Response:
         """The controls, looks and limits."""
@@ -337,8 +338,9 @@ class Server:
         """Free an upload's memory, in the thread that uses it."""
 
         def run() -> Iterator[Event]:
-            if "colorizer" in self.models.__dict__:
-                self.models.colorizer.forget(upload)
+            for loaded in ("colorizer", "drawer"):
+                if loaded in self.models.__dict__:
+                    getattr(self.models, loaded).forget(upload)
             yield {}
 
         with suppress(Busy):
@@ -384,17 +386,26 @@ async def read_order(request: Request, session: Session) -> tuple[str, Order]:
     if not isinstance(references, list) or len(references) > MAX_REFERENCES:
         raise ConfigError(f"A photo takes up to {MAX_REFERENCES} references.")
     taken = [find_reference(session, number) for number in references]
-    strokes = b""
-    if given := values.get("strokes"):
-        try:
-            strokes = base64.b64decode(str(given), validate=True)
-        except ValueError:
-            raise ConfigError("The strokes are no PNG in base64.") from None
-        if len(strokes) > MAX_STROKES:
-            raise ConfigError("The picture of the strokes is too large.")
+    strokes, mask = (read_png(values, name) for name in ("strokes", "mask"))
     whole = None if palette is None else find_reference(session, palette)
-    order = await asyncio.to_thread(Order.read, values, strokes, taken, whole)
+    order = await asyncio.to_thread(
+        Order.read, values, strokes, mask, references=taken, palette=whole
+    )
     return str(values.get("kind", "photo")), order
+
+
+def read_png(values: dict[str, Any], name: str) -> bytes:
+    """The bytes of a picture in base64; empty where there is none."""
+    given = values.get(name)
+    if not given:
+        return b""
+    try:
+        content = base64.b64decode(str(given), validate=True)
+    except ValueError:
+        raise ConfigError(f"The {name} are no PNG in base64.") from None
+    if len(content) > MAX_STROKES:
+        raise ConfigError(f"The picture of the {name} is too large.")
+    return content
 
 
 def find_reference(session: Session, number: object) -> Reference:

@@ -54,7 +54,7 @@ Prepare = Callable[[tuple[int, int]], PreparedEdits]  # edits for a condition of
 
 @dataclass(frozen=True)
 class Order:
-    """How a photo is to be coloured, as the page sent it; `strokes` is a PNG, or empty."""
+    """How a photo is to be coloured, as the page sent it; strokes and mask are PNGs, or empty."""
 
     seed: int
     samples: int
@@ -62,6 +62,7 @@ class Order:
     sampling: Mapping[str, Any]
     edits: ColorEdits
     strokes: bytes = b""
+    mask: bytes = b""
     # What is different in all samples but the first, such as a variety that sets them apart.
     others: Mapping[str, Any] = field(default_factory=dict)
     page: int | None = None
@@ -71,6 +72,8 @@ class Order:
         cls,
         values: Mapping[str, Any],
         strokes: bytes = b"",
+        mask: bytes = b"",
+        *,
         references: Sequence[Reference] = (),
         palette: Reference | None = None,
     ) -> "Order":
@@ -88,10 +91,22 @@ class Order:
         pictures: dict[str, Any] = {"references": references, "palette": palette}
         if strokes:
             pictures["hints"] = read_image(strokes, max_pixels=MAX_STROKES)
+        if mask:
+            pictures["mask"] = read_image(mask, max_pixels=MAX_STROKES).convert("L")
         edits = read_edits(fields["edits"], **pictures)
         if page is not None and (type(page) is not int or page < 1):
             raise ConfigError(f"Pages are counted from 1, not {page!r}.")
-        return cls(seed, samples, look, fields["sampling"], edits, strokes, fields["others"], page)
+        return cls(
+            seed,
+            samples,
+            look,
+            fields["sampling"],
+            edits,
+            strokes,
+            mask,
+            fields["others"],
+            page,
+        )
 
     @property
     def note(self) -> dict[str, str]:
@@ -158,27 +173,32 @@ class Sample:
 
 @dataclass(frozen=True)
 class Result:
-    """A sample with the settings that it is finished with; its strokes are packed, as a PNG."""
+    """A sample with the settings that it is finished with; strokes and mask are packed, as PNGs."""
 
     sample: Sample
-    settings: ColorizeSettings  # without hints
+    settings: ColorizeSettings  # without hints and mask
     seed: int
     note: Mapping[str, str] = field(default_factory=dict)
     page: int | None = None
     strokes: bytes = b""
+    mask: bytes = b""
 
     @classmethod
     def of(
         cls, sample: Sample, settings: ColorizeSettings, seed: int, order: Order, page: int | None
     ) -> "Result":
         """The result of an order for one of its samples."""
-        bare = replace(settings, edits=replace(settings.edits, hints=()))
-        return cls(sample, bare, seed, order.note, page, order.strokes)
+        bare = replace(settings, edits=replace(settings.edits, hints=(), mask=None))
+        return cls(sample, bare, seed, order.note, page, order.strokes, order.mask)
 
-    def open_edits(self) -> ColorEdits:
-        """The edits with the strokes."""
-        edits = self.settings.edits
-        return replace(edits, hints=read_image(self.strokes)) if self.strokes else edits
+    def open_settings(self) -> ColorizeSettings:
+        """The settings with strokes and mask."""
+        pictures: dict[str, Any] = {}
+        if self.strokes:
+            pictures["hints"] = read_image(self.strokes)
+        if self.mask:
+            pictures["mask"] = read_image(self.mask).convert("L")
+        return replace(self.settings, edits=replace(self.settings.edits, **pictures))
 
 
 class Colorizer:
@@ -274,7 +294,7 @@ class Colorizer:
             result = Result.of(sample, settings, seed, order, upload.page)
             pixels = self._preview(sample, shown, edits, prepare)
             previews.append(pixels)
-            yield self._publish(upload, shown, result, pixels, remark)
+            yield self._publish(upload, shown, result, edits, pixels, remark)
         while len(self._samples) > KEPT_SAMPLES:
             self._samples.popitem(last=False)
         if len(previews) > 1:
@@ -289,9 +309,9 @@ class Colorizer:
         wanted = default_target(Path(upload.name), "color").name
         path = upload.folder / f"{name}.file{Path(wanted).suffix}"
         if path.name not in upload.files:
-            settings = result.settings
+            settings = result.open_settings()
             shown = self._show(replace(upload, page=result.page), settings.edits)
-            prepared = self._prepare(result.open_edits(), shown.opened, result.sample.size)
+            prepared = self._prepare(settings.edits, shown.opened, result.sample.size)
             encoded = result.sample.beside(shown.opened.source, prepared)
             pixels = self.pipeline.decode(result.sample.x_0, encoded)
             made = with_pixels(shown.photo, pixels, seed=result.seed)
@@ -373,7 +393,13 @@ class Colorizer:
         )
 
     def _publish(
-        self, upload: Upload, shown: Shown, result: Result, pixels: np.ndarray, remark: str
+        self,
+        upload: Upload,
+        shown: Shown,
+        result: Result,
+        edits: ColorEdits,
+        pixels: np.ndarray,
+        remark: str,
     ) -> Event:
         """The event of a result, whose preview is written under a name of its own."""
         name = _name(result)
@@ -387,7 +413,7 @@ class Colorizer:
         remarks = [
             remark,
             describe_match(result.sample.guide.share if result.sample.guide else None),
-            describe_grey(shown.photo, Photo(pixels), result.settings.edits),
+            describe_grey(shown.photo, Photo(pixels), edits),
             f"the file's format has no place for {lost}" if lost else "",
         ]
         return {
@@ -442,5 +468,6 @@ def _name(result: Result) -> str:
     edits, sampling = result.settings.edits, result.settings.sampling.model_dump()
     names = [name for name in edits.changed() if name != "hints"]
     changed = {name: str(getattr(edits, NOTED_AS.get(name, name))) for name in names}
-    told = [result.seed, result.page, sampling, dict(result.note), changed]
+    mask = hashlib.sha256(result.mask).hexdigest() if result.mask else ""
+    told = [result.seed, result.page, sampling, dict(result.note), changed, mask]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]

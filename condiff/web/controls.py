@@ -71,7 +71,7 @@ def list_edits(info: ModelInfo) -> list[Control]:
 
 
 def describe(info: ModelInfo) -> dict[str, Any]:
-    """What the page needs of a model: its name, looks and controls."""
+    """What the page needs of a model: its name, looks, controls, and whether it takes hints."""
     looks: dict[str, Any] = {}
     if info.task.space.keeps_photo:
         names = sorted([NATURAL, *info.looks], key=lambda name: info.find_look(name).saturation)
@@ -79,6 +79,7 @@ def describe(info: ModelInfo) -> dict[str, Any]:
     return {
         "model": info.path.name,
         "looks": looks,
+        "hints": info.hint_channels > 0,
         "sampling": list_sampling(info),
         "edits": list_edits(info),
         "reading": [_control("page", int | None, default=None, least=1, most=None)],

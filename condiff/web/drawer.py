@@ -62,6 +62,7 @@ class Drawer:
         opened = self._open(upload)
         cascade, pipeline = self.cascade, self.cascade.pipeline
         config = cascade.sampling.override(order.sampling)
+        pipeline.loaded.check_words(config)
         encoded = cascade.encode(opened, config=config, edits=order.edits)
         small = self._shrink(encoded)
         for number in range(order.samples):
@@ -79,6 +80,11 @@ class Drawer:
                 }
             picture = cascade.finish(x_0, encoded, opened, seed=seed)
             yield self._save(upload, picture, order, config)
+
+    def forget(self, upload: Upload) -> None:
+        """Free the memory of a drawing."""
+        if self._opened is not None and self._opened[0] == upload.id:
+            self._opened = None
 
     def write(self, upload: Upload, name: str) -> Iterator[Event]:
         """Yield the event of a picture's file, which is written already."""

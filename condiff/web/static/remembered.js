@@ -1,0 +1,17 @@
+// What the browser remembers between visits: settings and colours, never photos or words.
+const KEY = "condiff";
+let kept = {};
+try {
+  kept = Object(JSON.parse(localStorage.getItem(KEY)));
+} catch { /* no storage, or not ours: nothing is remembered */ }
+
+/** What was remembered under a name, or `otherwise`. */
+export const recall = (name, otherwise) => kept[name] ?? otherwise;
+
+/** Remember a value; undefined forgets it. */
+export function remember(name, value) {
+  kept[name] = value;
+  try {
+    localStorage.setItem(KEY, JSON.stringify(kept));
+  } catch { /* a private window, or no room */ }
+}

@@ -1,0 +1,172 @@
+// Asks the server of `condiff web`; what runs there is shown with its progress and a Cancel.
+import { $, megabytes, showIf, text } from "./page.js";
+
+let session = "";
+export let known; // what /api/settings says: controls, looks, limits
+
+/** Read what the server knows, and begin a session. */
+export async function begin() {
+  known = await (await fetch("/api/settings")).json();
+  session = (await (await post("/api/session")).json()).session;
+}
+
+export const path = (...parts) => ["/api", ...[session, ...parts].map(encodeURIComponent)].join("/");
+export const fileOf = (upload, name) => path("files", upload, name);
+
+/** POST JSON or a file; the Response, or an Error with the server's sentence. */
+export async function post(where, body = {}, signal) {
+  const isFile = body instanceof Blob;
+  let response;
+  try {
+    response = await fetch(where, {
+      method: "POST", signal,
+      headers: { "Content-Type": isFile ? "application/octet-stream" : "application/json" },
+      body: isFile ? body : JSON.stringify(body),
+    });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Error(text("lost"));
+  }
+  if (response.ok) return response;
+  const answer = await response.text();
+  let sentence = answer;
+  try { sentence = JSON.parse(answer).error ?? answer; } catch { /* a plain sentence */ }
+  throw new Error(sentence);
+}
+
+/** POST, and hand every event of the answer to `hear`; resolves to all events joined into one. */
+export async function stream(where, body, hear = () => {}, signal) {
+  const response = await post(where, body, signal);
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "", all = {}, ended = false;
+  for (;;) {
+    const { value, done } = await read(reader);
+    if (done) break;
+    rest += value;
+    const lines = rest.split("\n");
+    rest = lines.pop();
+    for (const line of lines) {
+      const event = JSON.parse(line);
+      if (event.error) throw new Error(event.error);
+      if (event.canceled) throw new DOMException("canceled", "AbortError");
+      all = { ...all, ...event };
+      ended ||= Boolean(event.done);
+      hear(event);
+    }
+  }
+  if (!ended) throw new Error(text("lost")); // the server went away in the middle
+  return all;
+}
+
+/** The next piece of an answer; an Error with a sentence where the server went away. */
+async function read(reader) {
+  try {
+    return await reader.read();
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Error(text("lost"));
+  }
+}
+
+/** Send a file as it is, for a photo, a drawing or a reference; resolves to what the server says. */
+export function upload(kind, file, name, hear, signal) {
+  if (file.size > known.max_upload) throw new Error(text("too_large", { name, size: megabytes(known.max_upload) }));
+  return stream(`${path(kind, "upload")}?name=${encodeURIComponent(name)}`, file, hear, signal);
+}
+
+/** Hand a file that the server wrote to the browser's downloads. */
+export function save(number, file, name) {
+  const link = document.createElement("a");
+  link.href = `${fileOf(number, file)}?name=${encodeURIComponent(name)}`;
+  link.download = name;
+  document.body.append(link);
+  link.click();
+  link.remove();
+}
+
+export const remove = (number) => post(path("remove", number)).catch(() => {});
+
+/** The end of the session, from a page that is about to go. */
+export function end() {
+  navigator.sendBeacon(path("end"), new Blob(["{}"], { type: "application/json" }));
+}
+
+/** Show how many jobs the server has; it hears that this page is alive. */
+export async function showQueue() {
+  try {
+    const { queue } = await (await post(path("alive"))).json();
+    $("#queue").textContent = queue ? text("queue", { count: queue }) : "";
+  } catch { /* the next action says so */ }
+}
+
+/** What runs for one part of the page: its progress, its message, its Cancel. */
+export class Task {
+  constructor(prefix) {
+    this.progress = $(`#${prefix}progress`);
+    this.message = $(`#${prefix}message`);
+    this.cancelButton = $(`#${prefix}cancel`);
+    this.trouble = $(`#${prefix}trouble`);
+    this.running = null;
+    this.cancelButton.addEventListener("click", () => this.cancel(true));
+  }
+
+  /** Run `work(hear, signal)`; false if it failed or was canceled. `doing` says what it is. */
+  async run(doing, work) {
+    this.cancel();
+    const running = { abort: new AbortController(), job: null };
+    this.running = running;
+    showIf(this.trouble, false);
+    this.show(doing);
+    const hear = (event) => {
+      if (this.running !== running) return;
+      if (event.job) running.job = event.job;
+      if (event.waiting) this.show(text("waiting", { count: event.waiting }));
+      if (event.steps) {
+        this.progress.value = event.step / event.steps;
+        this.show(doing, event);
+      }
+    };
+    let ok = false;
+    try {
+      await work(hear, running.abort.signal);
+      ok = true;
+      if (this.running === running) this.message.textContent = text("ready");
+    } catch (error) {
+      if (this.running === running) {
+        if (error.name === "AbortError") this.message.textContent = text("canceled");
+        else { this.message.textContent = ""; this.trouble.textContent = error.message; showIf(this.trouble, true); }
+      }
+    }
+    if (this.running === running) {
+      this.running = null;
+      showIf(this.progress, false);
+      showIf(this.cancelButton, false);
+    }
+    showQueue();
+    return ok;
+  }
+
+  show(doing, event) {
+    showIf(this.progress, true);
+    showIf(this.cancelButton, true);
+    if (!event) this.progress.removeAttribute("value");
+    this.message.textContent = event ? `${doing} · ${text("thinking", event)}` : doing;
+  }
+
+  /** Let what runs go on unseen, as the page turns to something else. */
+  leave() {
+    this.running = null;
+    this.message.textContent = "";
+    showIf(this.progress, false);
+    showIf(this.cancelButton, false);
+  }
+
+  /** End what runs: on the server at the sampler's next step. */
+  cancel(byUser = false) {
+    const running = this.running;
+    if (!running) return;
+    if (running.job) post(path("cancel", running.job)).catch(() => {});
+    if (byUser && running.job) return; // the server's answer ends the stream
+    running.abort.abort();
+  }
+}

@@ -1,10 +1,15 @@
 """Films that are unlike a plain one: interlaced, HDR, of odd layouts, with missing parts."""
 
+import signal
+import subprocess
+import sys
 from fractions import Fraction
+from io import BytesIO
 
 import av
 import numpy as np
 import pytest
+from PIL import Image
 from skimage import color
 
 from condiff.cli import main
@@ -201,3 +206,112 @@ def test_frames_are_deinterlaced_where_they_are_marked_or_always_or_never(run, t
     assert np.array_equal(auto[6], on[6])
     assert run(film, tmp_path / "b.mkv", "--deinterlace", "sometimes")[0] == 2
     assert run(film, tmp_path / "b.mkv", "--deinterlace", "off", "-q")[0] == 0
+
+
+def test_the_film_is_the_stream_that_moves_and_a_picture_before_it_is_told(run, tmp_path):
+    frames = list(draw_frames(6, 64, 48))
+    jpeg = BytesIO()
+    Image.fromarray(frames[0]).save(jpeg, "JPEG")
+    with av.open(str(tmp_path / "a.mkv"), "w") as made:
+        cover = made.add_stream("mjpeg", rate=1)
+        cover.width, cover.height, cover.pix_fmt = 64, 48, "yuvj420p"
+        video = made.add_stream("ffv1", rate=25)
+        video.width, video.height, video.pix_fmt = 64, 48, "gray"
+        made.start_encoding()
+        packet = av.Packet(jpeg.getvalue())
+        packet.stream, packet.pts, packet.dts = cover, 0, 0
+        packet.time_base = Fraction(1, 1000)
+        made.mux(packet)
+        for y in frames:
+            made.mux(video.encode(av.VideoFrame.from_ndarray(y, "gray")))
+        made.mux(video.encode(None))
+    code, _, err = run(tmp_path / "a.mkv", tmp_path / "out.mkv", "--codec", "ffv1")
+    assert code == 0 and "its other video (stream 0) is not copied" in err
+    assert np.array_equal(read_planes(tmp_path / "out.mkv")[1], np.stack(frames))
+
+
+@pytest.mark.parametrize(("degrees", "flips"), [(0, "hflip"), (0, "vflip"), (90, "hflip")])
+def test_mirrored_films_stay_mirrored_and_are_seen_as_they_are_shown(run, tmp_path, degrees, flips):
+    """A hint lies where it is given on what is shown."""
+    grey = np.full((48, 64), 128, np.uint8)
+    with av.open(str(tmp_path / "a.mp4"), "w") as made:
+        stream = made.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.set_display_rotation(degrees, **{flips: True})
+        for _ in range(2):
+            frame = av.VideoFrame.from_ndarray(grey, "gray")
+            made.mux(stream.encode(frame.reformat(format="yuv420p")))
+        made.mux(stream.encode(None))
+    film = read_film(tmp_path / "a.mp4")
+    corner = np.zeros((48, 64), np.uint8)
+    corner[:16, :16] = 1
+    # set_display_rotation turns first, clockwise in pixels that go down, and then flips.
+    shown = np.rot90(corner, degrees // 90)
+    shown = shown[:, ::-1] if flips == "hflip" else shown[::-1]
+    assert np.array_equal(film.upright(corner), shown)
+    assert np.array_equal(film.stored(shown), corner)
+    assert run(tmp_path / "a.mp4", tmp_path / "out.mp4", "--hint", "0.1,0.1,#c02020")[0] == 0
+    assert read_film(tmp_path / "out.mp4").display == film.display
+
+
+def test_frames_too_small_for_a_codec_and_shapes_of_pixels_it_loses_are_told(run, tmp_path):
+    film = write_film(tmp_path / "a.mp4", draw_frames(2, 64, 48), codec="libx264",
+                      aspect=Fraction(16, 15))  # fmt: skip
+    code, _, err = run(film, tmp_path / "out.mkv", "--codec", "ffv1")
+    assert code == 0 and "its pixels are 16:15, which is lost with ffv1" in err
+    tiny = write_film(tmp_path / "t.mkv", [np.full((5, 3), 90, np.uint8)] * 2, codec="rawvideo",
+                      pix_fmt="gray")  # fmt: skip
+    for codec in ("h265", "ffv1"):
+        code, _, err = run(tiny, tmp_path / "t.out.mkv", "--codec", codec)
+        assert code == 1 and f"{codec} cannot encode frames of 3x5" in err
+    assert run(tiny, tmp_path / "t.out.mkv")[0] == 0
+    assert not list(tmp_path.glob(".*.condiff"))
+
+
+def test_names_that_ffmpeg_or_the_disk_would_not_take(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_film(tmp_path / "a.mkv", draw_frames(2, 64, 48))
+    (tmp_path / "a.mkv").rename(tmp_path / "reel:1.mkv")
+    assert run("reel:1.mkv", "concat:1.mp4")[0] == 0
+    (tmp_path / "there.mkv").mkdir()
+    for target, word in (("y" * 260 + ".mkv", "too long"), ("there.mkv", "is a folder"),
+                         (".", "is no film")):  # fmt: skip
+        code, out, err = run("reel:1.mkv", target, "--force")
+        assert (code, out, err.count("\n")) == (1, "", 1) and word in err, err
+
+
+def test_frames_of_another_size_and_a_film_as_their_target_are_refused_before_the_work(
+    run, tmp_path
+):
+    folder = tmp_path / "roll [1]"
+    folder.mkdir()
+    for n, y in enumerate(draw_frames(3, 64, 48)):
+        Image.fromarray(y).save(folder / f"{n}.png")
+    assert run(f"{folder}/*.png", tmp_path / "out")[0] == 0
+    assert len(list((tmp_path / "out").iterdir())) == 3
+    Image.new("L", (64, 40)).save(folder / "9.png")
+    for target, word in (("film.mp4", "names a film"), ("other", "64x40")):
+        code, _, err = run(folder, tmp_path / target)
+        assert code == 1 and word in err and err.count("\n") == 1, err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "roll [1]"]
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_a_sentence_and_the_parts_stay(tiny_folder, tmp_path):
+    """The limit of a file's size stands for the disk's end."""
+    resource = pytest.importorskip("resource")
+    rng = np.random.default_rng(0)
+    noise = [rng.integers(0, 255, (96, 128)).astype(np.uint8) for _ in range(12)]
+    film = write_film(tmp_path / "a.mkv", noise)
+    command = [sys.executable, "-m", "condiff", "video", film, tmp_path / "out.mkv", "-m",
+               tiny_folder, *QUICK, "--codec", "ffv1"]  # fmt: skip
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
+    assert "File too large" in done.stderr and not (tmp_path / "out.mkv").exists()
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from condiff.cli import options
+from condiff.files import unwritten
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -46,8 +47,26 @@ def number_targets(target: Path | None, samples: int) -> list[Path | None]:
 def keep_source(source: str, written: Iterable[Path | None], *, what: str = "photo") -> None:
     """Raise BadParameter if the input is among the files to be written, even with --force."""
     for path in written:
-        if path is not None and path.exists() and Path(source).exists() and path.samefile(source):
+        if path is not None and _is_there(path) and _is_same(path, source):
             raise typer.BadParameter(f"{source} is the {what} itself: give another output.")
+
+
+def _is_there(path: Path) -> bool:
+    """Whether a file is there; ImageError for a name that none can have."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise unwritten(str(path), error) from error
+    return True
+
+
+def _is_same(path: Path, source: str) -> bool:
+    try:
+        return path.samefile(source)
+    except OSError:  # the source is not there, or no file
+        return False
 
 
 def check_distinct(paths: Iterable[Path | None]) -> None:

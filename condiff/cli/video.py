@@ -278,8 +278,9 @@ class FramesTask:
     ) -> "FramesTask":
         """List the frames, and raise an error for what cannot be done, before any work."""
         from condiff.photos.reading import read_photo
-        from condiff.video.frames import list_frames, plan_targets
+        from condiff.video.frames import check_sizes, list_frames, plan_targets
         from condiff.video.parts import Parts
+        from condiff.video.writing import CONTAINERS
 
         if flags.codec or flags.crf is not None or flags.deinterlace != "auto":
             raise typer.BadParameter(
@@ -287,9 +288,13 @@ class FramesTask:
             )
         if target.exists() and not target.is_dir():
             raise FilmError(f"cannot write {target}: it is a file; give a folder for the frames")
+        if target.suffix.lower() in CONTAINERS and not target.is_dir():
+            raise FilmError(f"{source} has frames, which become a folder: {target} names a film")
         paths = list_frames(source)
         targets = plan_targets(paths, target)
-        return cls(source, target, paths, targets, Parts(target), read_photo(paths[0]).size)
+        size = read_photo(paths[0]).size
+        check_sizes(paths, size)
+        return cls(source, target, paths, targets, Parts(target), size)
 
     @property
     def expected(self) -> int | None:
@@ -318,6 +323,8 @@ def check_target(target: Path, force: bool) -> None:
     """Raise FilmError for a film that is there, or whose folder is not."""
     from condiff.files import EXISTS
 
+    if target.is_dir():
+        raise FilmError(f"cannot write {target}: it is a folder; name a file")
     if target.exists() and not force:
         raise FilmError(f"cannot write {target}: {EXISTS}")
     if not target.parent.is_dir():

@@ -165,19 +165,14 @@ def steady_for(film: Film, coloring: Coloring) -> Steady[FilmFrame]:
     upright = (high, wide) if film.turns % 2 else (wide, high)
 
     def sample(frame: FilmFrame, strokes: Strokes | None) -> Plane:
-        picture = None if strokes is None else Image.fromarray(_turn(strokes, film.turns), "RGBA")
-        chroma = coloring.sample(frame.picture(), upright, picture)
-        return _turn(chroma, -film.turns)
+        picture = None if strokes is None else Image.fromarray(film.upright(strokes), "RGBA")
+        return film.stored(coloring.sample(frame.picture(), upright, picture))
 
     def strokes_of(_: FilmFrame, shot: int) -> Strokes | None:
         strokes = coloring.strokes_of(shot, upright)
-        return None if strokes is None else _turn(strokes, -film.turns)
+        return None if strokes is None else film.stored(strokes)
 
     return Steady(sample, strokes_of, every=coloring.every)
-
-
-def _turn(values: NDArray[Any], turns: int) -> NDArray[Any]:
-    return np.ascontiguousarray(np.rot90(values, turns))
 
 
 def chroma_planes(colored: Colored[FilmFrame]) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -1,6 +1,7 @@
 """Frames as photos in a folder: steady colours for them, at their own depth and format."""
 
 import glob
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from condiff.color.lab import join_chroma, lightness
 from condiff.errors import FilmError
 from condiff.files import EXISTS, reason_of
 from condiff.photos.formats import FORMATS, is_photo
+from condiff.photos.opening import open_image
 from condiff.photos.photo import Photo, to_8_bits, with_pixels
 from condiff.photos.reading import read_photo
 from condiff.photos.writing import write_photo
@@ -26,6 +28,9 @@ from condiff.video.motion import Guide, guide_size
 from condiff.video.parts import SEGMENT, Parts
 from condiff.video.reading import SEEN
 from condiff.video.steady import Colored, Steady, Strokes
+
+PLAIN = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")  # whose headers have the size of the photo
+ORIENTATION = 274  # EXIF's tag
 
 Plane = NDArray[Any]  # float32
 Pixels = NDArray[Any]  # uint8 or uint16
@@ -61,7 +66,11 @@ def is_frames(source: str) -> bool:
 def list_frames(source: str) -> list[Path]:
     """The photos of a folder, or those that a glob matches; 9.png comes before 10.png."""
     folder = Path(source)
-    paths = [*folder.iterdir()] if folder.is_dir() else [Path(p) for p in glob.glob(source)]
+    if folder.is_dir():
+        paths = [*folder.iterdir()]
+    else:  # "roll [1]/*.tif": a folder that is there is meant as it is
+        parent = glob.escape(str(folder.parent)) if folder.parent.is_dir() else folder.parent
+        paths = [Path(p) for p in glob.glob(os.path.join(parent, folder.name))]
     found = [p for p in paths if is_photo(p.name) and not p.name.startswith(".")]
     if not found:
         raise FilmError(f"{source} has no frames: give a folder of photos, or a glob of them")
@@ -72,6 +81,25 @@ def _natural(name: str) -> list[Any]:
     return [
         (int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)
     ]
+
+
+def check_sizes(paths: Sequence[Path], size: tuple[int, int]) -> None:
+    """Raise FilmError for the first frame that is not of (width, height), by their headers.
+
+    Frames whose header Pillow does not know are left for later.
+    """
+    for path in paths:
+        try:
+            with open(path, "rb") as file, open_image(file, PLAIN) as image:
+                turned = image.getexif().get(ORIENTATION, 1) > 4
+                found = image.size[::-1] if turned else image.size
+        except (OSError, ValueError, SyntaxError):
+            continue
+        if found != size:
+            raise FilmError(
+                f"{path} is {found[0]}x{found[1]} and {paths[0].name} {size[0]}x{size[1]}: give "
+                "frames of one size"
+            )
 
 
 def plan_targets(paths: Sequence[Path], out: Path) -> list[Path]:

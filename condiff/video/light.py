@@ -60,8 +60,8 @@ def solve_colors(luma: Plane, lab: Plane, weights: Plane, transfer: int, primari
     `weights` are those of R', G', B' in Y'. R', G', B' may lie above 1, where the film has no such
     colour.
     """
-    linear = cv2.cvtColor(lab, cv2.COLOR_Lab2LRGB)
-    linear = np.maximum(cv2.transform(linear, _from_srgb(primaries)), np.float32(1e-6))
+    srgb = cv2.cvtColor(lab, cv2.COLOR_Lab2LRGB)
+    linear: Plane = np.maximum(cv2.transform(srgb, _from_srgb(primaries)), np.float32(1e-6))
     wanted = to_light(luma, transfer)
     luminance = cv2.transform(linear, _luminance(primaries)).reshape(*luma.shape, 1)
     linear = np.asarray(linear / luminance, np.float32)

@@ -4,6 +4,8 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +52,18 @@ class Parts:
                 self._claim()
                 return True
         self.remove()
-        try:
+        with self._writing():
             self.folder.mkdir(exist_ok=True)
             self._claim()
             record.write_text(json.dumps(settings), "utf-8")
+        return False
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise FilmError(f"cannot write beside {self.target}: {reason_of(error)}") from error
-        return False
 
     def _claim(self) -> None:
         """Hold the folder until `close`, or the process ends; FilmError if another one does.
@@ -102,7 +109,7 @@ class Parts:
         """Note that a segment begins at frame `first`, a key frame."""
         strokes = np.zeros(0, np.uint8) if key.strokes is None else key.strokes
         path = self.folder / f"{number:05}.npz"
-        with open(path.with_suffix(".part"), "wb") as file:
+        with self._writing(), open(path.with_suffix(".part"), "wb") as file:
             np.savez(file, first=first, chroma=key.chroma, strokes=strokes, shot=key.shot)
         path.with_suffix(".part").replace(path)
 
@@ -123,7 +130,8 @@ class Parts:
         """Note that all frames are in segments."""
         record = {"frames": frames, "shots": shots, "faults": faults}
         part = self.folder / "end.part"
-        part.write_text(json.dumps(record), "utf-8")
+        with self._writing():
+            part.write_text(json.dumps(record), "utf-8")
         part.replace(self.folder / "end.json")
 
     def end(self) -> dict[str, Any] | None:

@@ -1,5 +1,7 @@
 """Reading films: what a file contains, and its frames with their planes as they were decoded."""
 
+import math
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -58,6 +60,7 @@ class Film:
     rate: Fraction  # average, frames a second
     aspect: Fraction  # width of a pixel by its height
     rotation: int  # how frames are turned for display, degrees counterclockwise
+    display: tuple[int, ...]  # the matrix of a film that is mirrored for display, else empty
     codec: str
     seconds: float | None  # length by the header
     seconds_of_all: bool  # whether it is counted from zero, to the end of the longest stream
@@ -76,6 +79,15 @@ class Film:
     def turns(self) -> int:
         """Quarter turns counterclockwise that put a frame upright."""
         return round(self.rotation / 90) % 4
+
+    def upright(self, values: NDArray[Any]) -> NDArray[Any]:
+        """A frame's (h,w,...) as it is displayed."""
+        return np.ascontiguousarray(np.rot90(values[:, :: -1 if self.display else 1], self.turns))
+
+    def stored(self, values: NDArray[Any]) -> NDArray[Any]:
+        """The inverse of `upright`."""
+        turned = np.rot90(values, -self.turns)
+        return np.ascontiguousarray(turned[:, :: -1 if self.display else 1])
 
     @property
     def shown_size(self) -> tuple[int, int]:
@@ -130,7 +142,7 @@ class FilmFrame:
         small = cv2.resize(self.y, size, interpolation=cv2.INTER_AREA)
         coding = self.film.coding
         grey = np.rint(coding.to_srgb(coding.luma(small)) * 255).astype(np.uint8)
-        return np.ascontiguousarray(np.rot90(grey, self.film.turns))[..., None].repeat(3, axis=2)
+        return self.film.upright(grey)[..., None].repeat(3, axis=2)
 
 
 def import_av() -> Any:
@@ -144,13 +156,14 @@ def import_av() -> Any:
 
 @contextmanager
 def open_film(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
-    """The file and its video stream, which is not a cover picture.
+    """The file and its video stream, FFmpeg's choice of several, which is not a cover picture.
 
     Raises FilmError for what is no film or cannot be read.
     """
     av = import_av()
     try:
-        container = av.open(str(path), metadata_errors="replace")
+        # A whole path: in "a:b.mkv" FFmpeg would take "a" for a protocol.
+        container = av.open(os.path.abspath(path), metadata_errors="replace")
     except (av.FFmpegError, OSError) as error:
         reason = "it is no film, or its header is damaged"
         if not isinstance(error, av.error.InvalidDataError):
@@ -160,10 +173,10 @@ def open_film(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
         cover = av.stream.Disposition.attached_pic
         if container.format.name.endswith("_pipe") or container.format.name == "image2":
             raise FilmError(f"{path} is a photo: use `condiff colorize {path}`")
-        streams = [s for s in container.streams.video if not s.disposition & cover]
-        if not streams or not streams[0].codec_context:
+        stream = container.streams.best("video")
+        if not stream or stream.disposition & cover or not stream.codec_context:
             raise FilmError(f"{path} has no pictures: it is no film")
-        yield container, streams[0]
+        yield container, stream
 
 
 def read_film(path: Path, *, deinterlace: Deinterlace = "auto") -> Film:
@@ -184,6 +197,7 @@ def read_film(path: Path, *, deinterlace: Deinterlace = "auto") -> Film:
         expected = stream.frames or (round(seconds * rate) if seconds else None)
         layout, coding, shift = _find_layout(frame, tags)
         time_base = stream.time_base or 1 / rate
+        rotation, display = _read_display(frame)
         return Film(
             path=path,
             width=frame.width,
@@ -195,7 +209,8 @@ def read_film(path: Path, *, deinterlace: Deinterlace = "auto") -> Film:
             time_base=Fraction(time_base),
             rate=rate,
             aspect=Fraction(stream.sample_aspect_ratio or 1),
-            rotation=int(frame.rotation),
+            rotation=rotation,
+            display=display,
             codec=stream.codec_context.name,
             seconds=seconds,
             seconds_of_all=of_all,
@@ -322,6 +337,19 @@ def _read_tags(frame: "VideoFrame", stream: "VideoStream") -> dict[str, int]:
     }
 
 
+def _read_display(frame: "VideoFrame") -> tuple[int, tuple[int, ...]]:
+    """The rotation for display, and the matrix if frames are mirrored left to right before it."""
+    av = import_av()
+    side_data: Any = frame.side_data  # PyAV's types say that it contains names
+    matrices = [d for d in side_data if d.type == av.sidedata.sidedata.Type.DISPLAYMATRIX]
+    if matrices:
+        matrix = tuple(int(n) for n in np.frombuffer(bytes(matrices[0]), np.int32))
+        a, b, _, c, d = matrix[:5]
+        if a * d < b * c:
+            return round(-math.degrees(math.atan2(-b, -a))), matrix
+    return int(frame.rotation), ()
+
+
 def _find_notes(frame: "VideoFrame", interlaced: bool, mode: Deinterlace) -> tuple[str, ...]:
     notes = []
     if interlaced and mode == "off":
@@ -376,7 +404,7 @@ def _find_layout(frame: "VideoFrame", tags: dict[str, int]) -> tuple[str, Coding
     grey = name.startswith("gray")
     full = tags["color_range"] == FULL_RANGE or name.startswith("yuvj")
     full = full or (grey and tags["color_range"] == 0)
-    known = next((k for k in KEPT_FORMATS if name.replace("yuvj", "yuv").startswith(k)), None)
+    known = next((k for k in KEPT_FORMATS if re.sub("yuv[aj]", "yuv", name).startswith(k)), None)
     base = known or "yuv420p"
     shift = {"yuv420p": (1, 1), "yuv422p": (1, 0), "yuv444p": (0, 0)}[base]
     return base if bits == 8 else f"{base}{bits}le", Coding(matrix, full, bits, **light), shift

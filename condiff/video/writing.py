@@ -1,6 +1,7 @@
 """Writing films: segments of coloured frames, and the film they make with the source's sound."""
 
 import heapq
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -73,7 +74,7 @@ def choose_encoding(target: Path, codec: str | None, crf: int | None, *, threads
     suffix = target.suffix.lower()
     if suffix not in CONTAINERS:
         raise ConfigError(
-            f"{target.name} is no film that can be written: name it {', '.join(CONTAINERS)}, or "
+            f"{target} is no film that can be written: name it {', '.join(CONTAINERS)}, or "
             "give a folder of frames for a folder of frames."
         )
     fitting = CONTAINERS[suffix][1]
@@ -116,29 +117,35 @@ def _formats_of(codec: Codec) -> set[str]:
     return {format.name for format in av.Codec(codec.encoder, "w").video_formats}
 
 
+def _add_video(container: "OutputContainer", film: Film, encoding: Encoding) -> Any:
+    """A stream that frames of the film are encoded for."""
+    codec = CODECS[encoding.codec]
+    options = dict(codec.options)
+    if encoding.quality is not None:
+        options["crf"] = str(encoding.quality)
+    if encoding.threads == 1 and codec.encoder == "libx265":
+        options["x265-params"] += ":pools=none:frame-threads=1"
+    stream: Any = container.add_stream(codec.encoder, rate=film.rate, options=options)
+    context = stream.codec_context
+    context.width, context.height, context.pix_fmt = film.width, film.height, film.pix_fmt
+    context.time_base = stream.time_base = film.time_base
+    context.sample_aspect_ratio = film.aspect
+    context.thread_count = encoding.threads
+    for name, value in film.tags.items():
+        if value:
+            setattr(context, name, value)
+    return stream
+
+
 class SegmentWriter:
     """Encodes frames into a file of their own, whose times are the film's."""
 
     def __init__(self, path: Path, film: Film, encoding: Encoding):
         av = import_av()
-        codec = CODECS[encoding.codec]
         self.film, self.path = film, path
-        options = dict(codec.options)
-        if encoding.quality is not None:
-            options["crf"] = str(encoding.quality)
-        if encoding.threads == 1 and codec.encoder == "libx265":
-            options["x265-params"] += ":pools=none:frame-threads=1"
         bitexact = {"fflags": "+bitexact", "avoid_negative_ts": "disabled"}
         self._container = av.open(str(path), "w", format="nut", options=bitexact)
-        self._stream = self._container.add_stream(codec.encoder, rate=film.rate, options=options)
-        context = self._stream.codec_context
-        context.width, context.height, context.pix_fmt = film.width, film.height, film.pix_fmt
-        context.time_base = self._stream.time_base = film.time_base
-        context.sample_aspect_ratio = film.aspect
-        context.thread_count = encoding.threads
-        for name, value in film.tags.items():
-            if value:
-                setattr(context, name, value)
+        self._stream = _add_video(self._container, film, encoding)
 
     def write(self, frame: FilmFrame, u: Levels, v: Levels) -> None:
         """Encode Y of a frame with these U and V."""
@@ -180,27 +187,36 @@ def choose_streams(
     """
     av = import_av()
     notes = []
+    if film.aspect != 1 and encoding.codec in ("ffv1", "vp9"):  # PyAV cannot tell a container
+        notes.append(
+            f"its pixels are {film.aspect.numerator}:{film.aspect.denominator}, which is lost with "
+            f"{encoding.codec}: players show it as if they were square; h264 and h265 keep it"
+        )
     last: Stream | None = None
     with open_film(film.path) as (container, video):
         for stream in container.streams:
-            if stream.type not in COPIED and stream is not video:
-                notes.append(f"a stream of the kind {stream.type} is not copied")
+            if stream.type not in COPIED and stream.index != video.index:
+                cover = stream.disposition & av.stream.Disposition.attached_pic
+                kind = "cover" if cover else f"other {stream.type}"
+                notes.append(f"its {kind} (stream {stream.index}) is not copied")
         try:
             streams = _streams_to_copy(container, skip)
             with av.open(BytesIO(), "w", format=CONTAINERS[target.suffix.lower()][0]) as trial:
-                made = trial.add_stream(CODECS[encoding.codec].encoder, rate=film.rate)
-                made.width, made.height, made.pix_fmt = film.width, film.height, film.pix_fmt
+                _add_video(trial, film, encoding)
                 for stream in streams:
                     last = stream
                     _copy_stream(trial, stream)
                 last = None  # what fails now is none of them
                 trial.start_encoding()
         except (av.FFmpegError, ValueError) as error:
-            what = "one of its streams"
-            if last is not None:
-                name = last.codec_context.name if last.codec_context else "unknown"
-                what = f"its {last.type} ({name})"
-            flag = "--no-audio" if last is not None and last.type == "audio" else "--no-subtitles"
+            if last is None:
+                raise FilmError(
+                    f"{encoding.codec} cannot encode frames of {film.width}x{film.height} like "
+                    f"those of {film.path}: try another --codec"
+                ) from error
+            name = last.codec_context.name if last.codec_context else "unknown"
+            what = f"its {last.type} ({name})"
+            flag = "--no-audio" if last.type == "audio" else "--no-subtitles"
             other = "" if target.suffix.lower() == ".mkv" else "name the film .mkv, or "
             raise FilmError(
                 f"{target.suffix} does not hold all of {film.path}: {what} does not fit; {other}"
@@ -243,7 +259,7 @@ def join_film(
             format = CONTAINERS[target.suffix.lower()][0]
             if format in ("mp4", "mov"):
                 options["movflags"] = "+faststart"
-            with av.open(file.name, "w", format=format, options=options) as made:
+            with av.open(os.path.abspath(file.name), "w", format=format, options=options) as made:
                 _fill(made, source, film, segments, skip, comment)
     except (av.FFmpegError, OSError) as error:
         if isinstance(error, FileExistsError):
@@ -274,7 +290,9 @@ def _fill(
         if value:
             setattr(video.codec_context, name, value)
     video.metadata.update(film.metadata)
-    if film.rotation:
+    if film.display:
+        video.set_display_matrix(film.display)
+    elif film.rotation:
         video.set_display_rotation(film.rotation)
     copies: dict[int, Stream] = {}
     for stream in _streams_to_copy(source, skip):

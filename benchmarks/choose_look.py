@@ -26,7 +26,7 @@ from condiff.evaluation.colorization import Row, evaluate
 from condiff.evaluation.feature_extractors import Extractor, Lite0Extractor
 from condiff.evaluation.metrics import Pixels
 from condiff.evaluation.pairs import read_truths
-from condiff.evaluation.report import figure_cells, markdown_table, to_json
+from condiff.evaluation.report import figure_cells, markdown_table, to_json_lines
 from condiff.pipelines.pipeline import Encoded, Pipeline
 
 GUIDANCE = (1.0, 1.25, 1.5, 2.0)
@@ -71,7 +71,7 @@ def main() -> None:
     truths = spread(read_truths(arguments.data), arguments.photos)
     rows = measure(pipeline, settings, truths, Lite0Extractor())
     if arguments.json:
-        arguments.json.write_text(to_json(rows), "utf-8")
+        arguments.json.write_text(to_json_lines(rows), "utf-8")
     print(table(rows))
     chosen = choose(rows[: len(settings)])
     bars = f"gaudy ≤ {MOST_GAUDY:.1%} and worse than grey ≤ {MOST_WORSE:.0%}"

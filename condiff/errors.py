@@ -2,15 +2,21 @@
 
 CondiffError
 ├── UsageError     arguments that do not go together
+│   └── ConfigError    a configuration or a flag's value is wrong
 ├── DependencyError  an optional package is not installed
 ├── ImageError     a photo cannot be read or written
 ├── FilmError      a film cannot be read or written
 ├── ModelError     a model folder is missing, broken or of another kind
-├── ConfigError    a configuration or a flag's value does not hold together
-├── ConditionError a condition is unknown, or lacks a package, weights or an aligned image
+├── ConditionError a condition lacks a package, weights or an aligned image
+├── StorageError   the folder of a batch or a run cannot be written, locked or listed
+├── ClusterError   a Ray cluster cannot be reached, or gives up
 ├── DataError      a training or evaluation set cannot be used
 └── TrainingError  a run cannot go on
     └── CheckpointError  its state cannot be written
+
+Names that a user gave and that do not exist are UsageErrors as well: UnknownModelError,
+UnknownConditionError, UnknownFormatError. The command line exits 2 for every UsageError, which is
+raised before work begins, and 1 for the others.
 """
 
 from pathlib import Path
@@ -20,7 +26,7 @@ NO_MEMORY = "There is not enough memory: close other programs, or scale the pict
 
 
 class CondiffError(Exception):
-    """Any failure that is not a bug of condiff; the command line prints it and exits 1."""
+    """Any failure that is not a bug of condiff; the command line prints it and exits 1 or 2."""
 
 
 class UsageError(CondiffError):
@@ -44,16 +50,36 @@ class FilmError(CondiffError):
     """A film cannot be read or written."""
 
 
+class UnknownFormatError(ImageError, UsageError):
+    """The name of a result has no suffix of a format that can be written."""
+
+
 class ModelError(CondiffError):
     """A model folder is missing, broken, or made for another task."""
 
 
-class ConfigError(CondiffError):
+class UnknownModelError(ModelError, UsageError):
+    """There is no model of that name, and the folder, if there is one, contains none."""
+
+
+class ConfigError(UsageError):
     """A configuration file, an override or a combination of settings is wrong."""
 
 
 class ConditionError(CondiffError):
-    """A condition is unknown, or its package, weights or aligned image are missing."""
+    """A condition cannot be drawn: its package, weights or aligned image are missing."""
+
+
+class UnknownConditionError(ConditionError, UsageError):
+    """There is no condition of that name, or it has no such parameter or value."""
+
+
+class StorageError(CondiffError):
+    """The folder of a batch or a run cannot be written, locked or listed."""
+
+
+class ClusterError(CondiffError):
+    """A Ray cluster cannot be reached, does not fit, or gives up."""
 
 
 class DataError(CondiffError):

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from condiff.config import DiffusionConfig
-from condiff.errors import ConfigError, DependencyError, ImageError
+from condiff.errors import ConfigError, DependencyError, ImageError, UnknownFormatError
 from condiff.photos.writing import check_target
 
 GAP = 2
@@ -245,7 +245,7 @@ def write_animation(
 def check_animation(target: Path, force: bool = False) -> None:
     """Raise ImageError or ConfigError if an animation cannot be written there, before the work."""
     if target.suffix.lower() not in ANIMATIONS:
-        raise ImageError(
+        raise UnknownFormatError(
             f"cannot write {target}: an animation is a {', '.join(ANIMATIONS)}; choose one of them"
         )
     check_target(target, force, format=ANIMATIONS[target.suffix.lower()])

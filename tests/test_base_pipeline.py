@@ -260,7 +260,7 @@ def test_a_batch_notes_its_prompt_and_resumes_only_with_it(folder, tmp_path, cap
     assert main([*command, "--prompt", "a red house"]) == 0
     with Image.open(tmp_path / "out" / "a.png") as made:
         assert "a red house" in made.info["XML:com.adobe.xmp"]
-    assert main([*command, "--prompt", "a blue tree"]) == 1
+    assert main([*command, "--prompt", "a blue tree"]) == 2
     assert "was begun with other settings" in capsys.readouterr().err
 
 

@@ -23,7 +23,7 @@ from condiff.batch.local import run
 from condiff.batch.plan import Choice, Plan, file_seed
 from condiff.batch.status import Result, list_states
 from condiff.batch.storage import open_storage
-from condiff.errors import ConfigError, ImageError
+from condiff.errors import ConfigError, ImageError, StorageError
 from condiff.photos.reading import read_photo
 
 from . import tint as program
@@ -445,7 +445,7 @@ def test_no_second_run_can_begin_anew_while_one_is_at_work(photos, tmp_path):
     ) as other:
         assert other.stdout is not None
         other.stdout.readline()
-        with pytest.raises(ConfigError, match="Another run"):
+        with pytest.raises(StorageError, match="Another run"):
             go(photos, tmp_path, force=True)
         other.communicate("\n")
     go(photos, tmp_path, force=True)

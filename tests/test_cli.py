@@ -136,9 +136,64 @@ def test_what_is_missing_is_one_sentence(run, tmp_path, grey):
     assert run("colorize", tmp_path / "none.jpg")[0] == 1
     assert run("colorize", grey, "-o", tmp_path / "no" / "where.jpg")[0] == 1
     code, _, err = run("colorize", grey, "-o", tmp_path / "x.xyz")
-    assert code == 1
+    assert code == 2
     assert ".xyz" in err
     assert list(tmp_path.iterdir()) == [grey]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--hint", "0.5,0.5,nocolour"],
+        ["--background", "nocolour"],
+        ["--look", "loud"],
+        ["--device", "tpu"],
+        ["--engine", "abacus"],
+        ["-m", "nothing"],
+        ["-o", "x.xyz"],
+        ["--gif", "x.avi"],
+        ["--prompt", "a red house"],
+        ["--pick", "best"],
+        ["--palette", "nocolour"],
+    ],
+)
+def test_a_wrong_value_exits_2_at_once_and_leaves_nothing(
+    wrong, tiny_folder, grey, capsys, monkeypatch, tmp_path
+):
+    """Also where there are several photos, of which each could fail on its own; and with -n."""
+    monkeypatch.chdir(tmp_path)
+    other = tmp_path / "other.jpg"
+    other.write_bytes(grey.read_bytes())
+    for sources in ([grey], [grey, other]):
+        for more in ([], ["-n"]):
+            command = ["colorize", *map(str, sources), "-m", str(tiny_folder), *wrong, *more]
+            code, (out, err) = main(command), capsys.readouterr()
+            assert (code, out) == (2, ""), err
+            assert "Traceback" not in err and not err.startswith("condiff: other.jpg")
+    assert sorted(tmp_path.iterdir()) == [grey, other]
+
+
+@pytest.mark.parametrize("command", ["colorize", "render", "batch", "info"])
+def test_json_is_one_object_a_line(command, run, grey, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jpg").write_bytes(grey.read_bytes())
+    arguments = {
+        "colorize": [grey, "--samples", 2, "-n"],
+        "render": [grey, "--as-is", "--samples", 2, "-n"],
+        "batch": [tmp_path / "in", tmp_path / "out", "-n"],
+        "info": [],
+    }[command]
+    code, out, err = run(command, *arguments, "--json")
+    assert code == 0, err
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert all(isinstance(row, dict) for row in rows) and rows
+    if command == "batch":
+        assert rows[0]["outcome"] == "to do"
+        assert rows[-1] == {"to do": 1, "skipped": 0, "failed": 0}
+    elif command == "info":
+        assert "cpu" in rows[0]["devices"] and "colorize" in rows[0]["models"]
+    else:
+        assert len(rows) == 3 and {row["source"] for row in rows} == {str(grey)}
 
 
 def test_wrong_usage_exits_2(run, grey):
@@ -206,7 +261,7 @@ def test_train_writes_a_model_that_colorizes(run, photo_folder, grey, tmp_path):
     code = main(["colorize", str(grey), "-m", str(output / "model"), *QUICK])
     assert code == 0
     code, _, err = run(*command, "-o", output, *quick)
-    assert code == 1
+    assert code == 2
     assert "begun with train_batch_size = 4, not 16" in err
     assert "--force" in err
 
@@ -227,7 +282,7 @@ def test_train_without_data_or_with_a_wrong_key_is_one_sentence(run, tmp_path):
     code, _, err = run("train", "--data", tmp_path / "none", *there)
     assert (code, err.count("\n")) == (1, 1)
     code, _, err = run("train", "--data", tmp_path, *there, "--set", "optimizer.learning_rat=1")
-    assert code == 1
+    assert code == 2
     assert "did you mean optimizer.learning_rate" in err
 
 
@@ -241,7 +296,7 @@ def test_info_of_machine_and_model(run, tiny_folder):
     assert told["looks"]["vivid"] == LOOKS["vivid"].model_dump()
     assert told["looks"]["natural"] == {"guidance_scale": 1, "variety": 1, "saturation": 1}
     assert "natural (guidance_scale 1, variety 1, saturation 1);" in run("info", tiny_folder)[1]
-    assert run("info", "nothing")[0] == 1
+    assert run("info", "nothing")[0] == 2
 
 
 def test_help_imports_nothing_heavy():
@@ -283,7 +338,7 @@ def test_eval_of_folders_and_of_a_model(run, tmp_path, tiny_folder):
         photo.convert("L").save(tmp_path / "result" / f"{index}.color.png")
     code, out, _ = run("eval", tmp_path / "result", tmp_path / "truth", "--json")
     assert code == 0
-    rows = {row["method"]: row for row in json.loads(out)}
+    rows = {row["method"]: row for row in map(json.loads, out.splitlines())}
     assert rows["truth"]["psnr"] == 60
     assert rows[str(tmp_path / "result")]["colorfulness"] < 1
     page = tmp_path / "page.html"

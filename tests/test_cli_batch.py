@@ -167,8 +167,8 @@ def test_edits_and_hints_give_the_bytes_of_colorize_and_new_hints_make_anew(run,
     (hints / "a.png").unlink()
     assert read_json(run(*how)[1])[1]["failed"] == 0
     assert files_of(out)["a.jpg"] == before["a.jpg"]
-    assert run(photos, out, "--saturation", 2)[0] == 1  # begun with another
-    assert run(photos, out, "--hints", tmp_path / "none")[0] == 1
+    assert run(photos, out, "--saturation", 2)[0] == 2  # begun with another
+    assert run(photos, out, "--hints", tmp_path / "none")[0] == 2
 
 
 def test_guidance_and_variety_give_the_bytes_of_colorize(run, photos, tmp_path):
@@ -201,8 +201,8 @@ def test_a_batch_keeps_its_look_by_value(run, photos, tmp_path):
         assert run(*arguments, command="colorize")[0] == 0
         assert one.read_bytes() == Path(line["target"]).read_bytes()
     code, _, stderr = run(photos, out, "--look", "vivid")
-    assert code == 1 and "begun with other settings" in stderr
-    assert run(photos, tmp_path / "new", "--look", "loud")[0] == 1
+    assert code == 2 and "begun with other settings" in stderr
+    assert run(photos, tmp_path / "new", "--look", "loud")[0] == 2
     assert not (tmp_path / "new").exists()
 
 
@@ -217,7 +217,7 @@ def test_a_batch_goes_on_with_the_settings_that_it_was_begun_with(run, photos, t
     assert files_of(parts) == files_of(whole)
     for other in (["--guidance-scale", 2], ["--variety", 1], ["--quality", 90]):
         code, _, stderr = run(photos, parts, *other)
-        assert (code, "other settings" in stderr) == (1, True)
+        assert (code, "other settings" in stderr) == (2, True)
     plain = tmp_path / "plain"
     assert run(photos, plain, "--seed", 3)[0] == 0
     kept = json.loads((plain / ".condiff" / "settings.json").read_text())["settings"]
@@ -300,11 +300,11 @@ def test_wrong_usage_and_refusals(run, photos, tmp_path):
         [tmp_path / "none", out],
     ):
         code, stdout, stderr = run(*refused)
-        assert (code, stdout, stderr.count("\n")) == (1, "", 1)
+        assert (code, stdout, stderr.count("\n")) == (2, "", 1)
     assert not out.exists()
     assert run(photos, out, "--seed", 1)[0] == 0
     code, _, stderr = run(photos, out, "--seed", 2)
-    assert code == 1
+    assert code == 2
     assert "seed: 1 there, 2 asked" in stderr
     before = files_of(out)
     assert run(photos, out, "--seed", 2, "--force")[0] == 0

@@ -71,8 +71,8 @@ def test_a_sheet_goes_on_past_kinds_that_are_missing(photo, tmp_path, monkeypatc
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
-        (["--kind", "cany"], 1, "did you mean canny?"),
-        (["--kind", "canny", "--set", "lo=3"], 1, "no parameter lo"),
+        (["--kind", "cany"], 2, "did you mean canny?"),
+        (["--kind", "canny", "--set", "lo=3"], 2, "no parameter lo"),
         (["--kind", "canny", "--set", "low"], 2, "NAME=NUMBER"),
         (["--kind", "image:no.png"], 1, "no.png"),
         ([], 2, "--kind NAME, or --all"),

@@ -76,7 +76,7 @@ def test_reverse_shrinks_and_thins(run, tiny_folder, photo_path, tmp_path):
 
 def test_a_model_of_photos_wants_one(run, tiny_folder):
     code, out, err = reverse(run, tiny_folder)
-    assert (code, out) == (1, "")
+    assert (code, out) == (2, "")
     assert "takes a photo" in err
 
 
@@ -91,7 +91,7 @@ def test_dry_runs_say_where_and_write_nothing(run, photo_path, tmp_path):
 def test_wrong_files_and_usage(run, tmp_path):
     assert run("forward", tmp_path / "none.jpg")[0] == 1
     code, _, err = run("reverse", tmp_path / "none.jpg", "-o", "a.avi")
-    assert code == 1
+    assert code == 2
     assert ".webp" in err
     assert run("forward", "-")[0] == 2
     assert run("backward")[0] == 2

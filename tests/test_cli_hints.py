@@ -78,17 +78,17 @@ def test_a_look_is_three_settings_and_flags_go_before(run, grey, tmp_path):
     told = json.loads(Image.open(tmp_path / "c.png").text["condiff"])
     assert "saturation" not in told and told["guidance_scale"] == vivid.guidance_scale
     code, out, err = run(grey, "-o", tmp_path / "d.png", "--look", "loud")
-    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert (code, out, err.count("\n")) == (2, "", 1)
     assert "choose from natural, quiet, vivid" in err and not (tmp_path / "d.png").exists()
 
 
 def test_wrong_hints_are_one_sentence_and_nothing_is_written(run, grey, tmp_path):
     Image.new("RGB", (50, 40)).save(tmp_path / "opaque.png")
     there = sorted(tmp_path.iterdir())
-    for wrong in (["--hint", "red"], ["--hint", "50,3,red"], ["--hints", tmp_path / "opaque.png"],
-                  ["--hints", tmp_path / "missing.png"]):  # fmt: skip
+    for wrong in (["--hint", "red"], ["--hint", "50,3,red"], ["--hints", tmp_path / "opaque.png"]):
         code, out, err = run(grey, *wrong)
-        assert (code, out, err.count("\n")) == (1, "", 1), err
+        assert (code, out, err.count("\n")) == (2, "", 1), err
+    assert run(grey, "--hints", tmp_path / "missing.png")[:2] == (1, "")
     assert run(grey, "--hint", "1,1,red", "--hints", tmp_path / "opaque.png")[0] == 2
     assert run(grey, "--saturation", "-1")[0] == 2
     assert sorted(tmp_path.iterdir()) == there
@@ -150,7 +150,7 @@ def test_a_dry_run_tells_all_files_and_finds_wrong_hints(run, grey, tmp_path):
     names = ["grey.color.1.png", "grey.color.2.png", "grey.color.sheet.png", "map.png", "way.gif"]
     assert (code, out.splitlines()) == (0, [str(tmp_path / name) for name in names])
     code, _, err = run(grey, "--hint", "50,0,red", "-n")
-    assert code == 1 and "outside the photo" in err
+    assert code == 2 and "outside the photo" in err
     assert list(tmp_path.iterdir()) == [grey]
 
 

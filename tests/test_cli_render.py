@@ -148,7 +148,7 @@ def test_what_cannot_enlarge_is_one_sentence(
 ):
     def told(*arguments, **changed):
         code, out, err = run(*arguments, **changed)
-        assert (code, out, err.count("\n")) == (1, "", 1)
+        assert (code, out, err.count("\n")) == (2, "", 1)
         return err
 
     assert "does not enlarge" in told(sketch, "--size", 50, "--upscale", sketch_folder)
@@ -275,17 +275,17 @@ def test_a_model_of_nothing_takes_nothing(run, sketch, none_folder):
     with Image.open("sample.1.png") as image:
         assert image.size == (32, 32)
     code, _, err = run(sketch, model=none_folder)
-    assert (code, err.count("\n")) == (1, 1)
+    assert (code, err.count("\n")) == (2, 1)
     assert "unconditional" in err
 
 
 def test_wrong_models_are_one_sentence(run, sketch, tiny_folder):
     for model, told in ((tiny_folder, "condiff colorize"), ("no-such", "There is no model")):
         code, out, err = run(sketch, model=model)
-        assert (code, out, err.count("\n")) == (1, "", 1)
+        assert (code, out, err.count("\n")) == (2, "", 1)
         assert told in err
     code, _, err = run("-o", "x.png")
-    assert code == 1
+    assert code == 2
     assert "takes a drawing" in err
 
 

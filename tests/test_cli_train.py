@@ -92,7 +92,7 @@ def test_more_steps_extend_a_run_and_force_starts_over(run, tmp_path):
     steps = [json.loads(line)["step"] for line in log.read_text().splitlines()]
     assert steps == [1, 2, 3, 4, 5, 6]
     code, _, err = run("--seed", 3)
-    assert code == 1
+    assert code == 2
     assert "begun with seed = 0, not 3" in err
     assert run("--seed", 3, "--force", "--max-steps", 2)[0] == 0
     assert len(log.read_text().splitlines()) == 2

@@ -288,7 +288,7 @@ def test_export_writes_checks_and_tells(tmp_path, capsys):
 
 
 def test_export_refuses_what_it_cannot_use(folders, tmp_path, capsys):
-    assert main(["export", str(tmp_path)]) == 1
+    assert main(["export", str(tmp_path)]) == 2
     assert "not a model folder" in capsys.readouterr().err
     (tmp_path / "file").touch()
     assert main(["export", str(folders / "none"), str(tmp_path / "file" / "new")]) == 1

@@ -38,7 +38,7 @@ from condiff.evaluation.colorization import (
 from condiff.evaluation.feature_extractors import Lite0Extractor, PhotoFeatures
 from condiff.evaluation.metrics import ciede2000, colorfulness, diversity
 from condiff.evaluation.pairs import pair_folders, read_photo, read_truths
-from condiff.evaluation.report import markdown_table, to_json
+from condiff.evaluation.report import markdown_table, to_json_lines
 from condiff.pipelines.pipeline import Pipeline
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
@@ -258,7 +258,8 @@ def test_a_bar_in_a_name_does_not_break_the_table():
 
 
 def test_json_holds_every_field(rows):
-    found = json.loads(to_json(list(rows.values())))
+    lines = to_json_lines(list(rows.values())).splitlines()
+    found = [json.loads(line) for line in lines]
     assert found == [dataclasses.asdict(row) for row in rows.values()]
 
 

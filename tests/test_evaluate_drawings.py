@@ -108,20 +108,20 @@ def test_eval_of_a_model_of_drawings(sketch_folder, none_folder, upscale_folder,
         Image.fromarray(textured(seed)).save(tmp_path / f"{seed}.png")
     command = ["eval", "--data", str(tmp_path), "--samples", "2", *QUICK, "--json", "--model"]
     assert main([*command, str(sketch_folder), "--condition", "pencil"]) == 0
-    rows = json.loads(capsys.readouterr().out)
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert rows[0]["method"] == str(sketch_folder)
     assert 0 <= rows[0]["edge_f1"] <= 1 == rows[-1]["edge_f1"]
     assert rows[0]["diversity"] > 0
     assert (
         main([*command, str(sketch_folder), "--size", "50", "--upscale", str(upscale_folder)]) == 0
     )
-    enlarged = json.loads(capsys.readouterr().out)
-    assert enlarged[0]["edge_f1"] != rows[0]["edge_f1"]
-    assert main([*command, str(upscale_folder)]) == 1
+    enlarged = json.loads(capsys.readouterr().out.splitlines()[0])
+    assert enlarged["edge_f1"] != rows[0]["edge_f1"]
+    assert main([*command, str(upscale_folder)]) == 2
     assert "give it with --upscale" in capsys.readouterr().err
     assert main([*command, str(none_folder), "--metric-weights", str(tmp_path)]) == 0
     out, err = capsys.readouterr()
-    assert json.loads(out)[0]["edge_f1"] is None
+    assert json.loads(out.splitlines()[0])["edge_f1"] is None
     assert "FID, KID and LPIPS are for colours: not measured." in err
 
 

@@ -10,7 +10,7 @@ from condiff.color.lab import lab_to_rgb, rgb_to_lab
 from condiff.evaluation.baselines import GREY
 from condiff.evaluation.color_groups import GROUPS, cast, find_group, mean_groups, measure_groups
 from condiff.evaluation.colorization import TRUTH, evaluate, format_groups, format_table
-from condiff.evaluation.report import to_json
+from condiff.evaluation.report import to_json_lines
 
 SKIN, SKY, LEAF, GRASS = (70, 16, 18), (70, -8, -30), (45, -28, 35), (60, -5, 60)
 
@@ -166,4 +166,4 @@ def test_rows_hold_casts_and_groups():
     (line,) = [line for line in table.splitlines() if line.startswith("| skin, chroma")]
     assert [cell.strip() for cell in line.split("|")[-4:-1]][::2] == ["0.00", "1.00"]
     assert "skin" not in format_table(rows) and "cast, Δa" in format_table(rows)
-    assert json.loads(to_json(rows))[0]["groups"]["sky"]["photos"] == 1
+    assert json.loads(to_json_lines(rows).splitlines()[0])["groups"]["sky"]["photos"] == 1

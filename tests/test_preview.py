@@ -8,7 +8,7 @@ import yaml
 from PIL import ImageColor
 
 from condiff.config import TrainConfig
-from condiff.errors import ConfigError
+from condiff.errors import TrainingError
 from condiff.figures import COLORS
 from condiff.tasks import TASKS, find_task
 from condiff.training.curves import make_curves, read_metrics, smooth
@@ -79,7 +79,7 @@ def test_curves_are_drawn_from_the_metrics(tmp_path):
         assert columns[-1] - columns[0] > 400  # from the first step to the last
         rows = [np.flatnonzero(near[:400, column]).mean() for column in columns]
         assert rows[-1] - rows[0] > 100 if color == COLORS[1] else np.ptp(rows) < 2
-    with pytest.raises(ConfigError, match="Cannot read the metrics"):
+    with pytest.raises(TrainingError, match="Cannot read the metrics"):
         read_metrics(tmp_path / "none.jsonl")
 
 

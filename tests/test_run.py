@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from condiff.config import TrainConfig
-from condiff.errors import CheckpointError, ConfigError
+from condiff.errors import CheckpointError, ConfigError, TrainingError
 from condiff.training.run_folder import (
     begin,
     check_output,
@@ -91,7 +91,7 @@ def test_other_first_weights_are_refused(tmp_path):
 
 def test_a_run_folder_that_cannot_be_written_is_told(tmp_path):
     (tmp_path / "file").write_text("no folder", "utf-8")
-    with pytest.raises(ConfigError, match="Cannot write into .*file: Not a directory"):
+    with pytest.raises(TrainingError, match="Cannot write into .*file: Not a directory"):
         begin(tmp_path / "file", config(), None)
 
 

@@ -37,7 +37,7 @@ def settle_style(
     """The style of a batch: that which it was begun with, or one measured now and kept.
 
     Photos that cannot be read or coloured do not count; the batch reports them. Means that were
-    measured by a run that was stopped are used. Raises ConfigError where OUT cannot be written to.
+    measured by a run that was stopped are used. Raises StorageError where OUT cannot be written to.
     """
     key = hash_name(ALBUM)
     while (style := read_style(plan, seed)) is None:

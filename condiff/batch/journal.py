@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from condiff.batch.storage import Storage
-from condiff.errors import ConfigError
+from condiff.errors import ConfigError, StorageError
 
 SCRATCH = ".condiff"
 ALBUM, ALBUM_LINES = f"{SCRATCH}/album.json", f"{SCRATCH}/album.jsonl"  # see album.py
@@ -82,7 +82,7 @@ class Locks:
         except (BlockingIOError, PermissionError):
             return False
         except OSError as error:
-            raise ConfigError(
+            raise StorageError(
                 f"The file system of OUT has no locks ({error.strerror}): write to a disk of this"
                 " machine and copy the results."
             ) from error
@@ -132,7 +132,7 @@ class Journal:
     def write(self, entry: Entry) -> None:
         """Append a line; locked, so that lines of several machines do not mix.
 
-        Raises ConfigError where the disk or the store refuses.
+        Raises StorageError where the disk or the store refuses.
         """
         line = json.dumps(asdict(entry)).encode() + b"\n"
         with self._mutex, self._locks.hold(WRITING):
@@ -144,7 +144,7 @@ class Journal:
                 self._upload()
 
     def keep(self, name: str, content: str) -> None:
-        """Write a file of the batch, whole; ConfigError where the disk or the store refuses."""
+        """Write a file of the batch, whole; StorageError where the disk or the store refuses."""
         _publish(self.out, name, content.encode() + b"\n")
 
     def add_line(self, name: str, line: str) -> None:
@@ -189,7 +189,8 @@ def open_journal(
     """Begin a batch in `out`, or resume the one there; `force` starts over and replaces results.
 
     A setting that is None takes the value of the batch that is resumed, or that of `defaults`.
-    Raises ConfigError where `out` cannot be written to, or holds a batch with other settings.
+    Raises StorageError where `out` cannot be written to or locked, ConfigError where it holds a
+    batch with other settings.
     """
     parts = out.path_of(PARTS)
     try:
@@ -197,11 +198,11 @@ def open_journal(
             parts.mkdir(parents=True, exist_ok=True)
         locks = Locks(out.path_of(f"{SCRATCH}/lock"))
     except OSError as error:
-        raise ConfigError(f"cannot write to {out}: {error.strerror}; choose another.") from error
+        raise StorageError(f"cannot write to {out}: {error.strerror}; choose another.") from error
     try:
         with locks.hold(WRITING):
             if force and not locks.take(PRESENT, wait=False):
-                raise ConfigError(f"Another run is at work in {out}: stop it before --force.")
+                raise StorageError(f"Another run is at work in {out}: stop it before --force.")
             kept, replace, begins = _settle(out, settings, defaults=defaults, force=force)
             if begins:
                 out.remove([*_list_journals(out), ALBUM, ALBUM_LINES])
@@ -308,7 +309,7 @@ def _append(path: Path, line: bytes) -> None:
             if file.write(line) != len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}.") from error
+        raise StorageError(f"cannot write {path}: {error.strerror}.") from error
 
 
 def _publish(out: Storage, name: str, content: bytes) -> None:
@@ -316,7 +317,7 @@ def _publish(out: Storage, name: str, content: bytes) -> None:
         with out.publish(name, part=f"{PARTS}/{name.rpartition('/')[2]}") as path:
             path.write_bytes(content)
     except OSError as error:
-        raise ConfigError(f"cannot write {out.locate(name)}: {error}.") from error
+        raise StorageError(f"cannot write {out.locate(name)}: {error}.") from error
 
 
 def _clear_parts(journal: Journal) -> None:

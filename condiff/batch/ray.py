@@ -23,7 +23,7 @@ from condiff.batch.plan import Job, Plan, file_seed, hash_name
 from condiff.batch.status import BatchStatus, Result
 from condiff.batch.storage import Storage
 from condiff.batch.worker import NO_MEMORY, build_transform, process_photo
-from condiff.errors import ConfigError, DependencyError
+from condiff.errors import ClusterError, DependencyError
 from condiff.pipelines.colorizing import ColorizeSettings
 
 OBJECT_STORE = 256 * 2**20  # bytes, of a local Ray; small, as photos never pass through it
@@ -55,7 +55,7 @@ def run_on_ray(
 ) -> Generator[Result, None, None]:
     """Like `local.run`, on `workers` Ray actors (None: one per core or GPU of the cluster).
 
-    Without an address, Ray is started on this machine and stopped at the end. Raises ConfigError
+    Without an address, Ray is started on this machine and stopped at the end. Raises ClusterError
     where Ray cannot be reached or gives up.
     """
     status = BatchStatus(plan, journal, seed=seed, retry_failed=retry_failed)
@@ -110,7 +110,7 @@ class _Pool:
         kind = "GPU" if settings.device.startswith("cuda") else "CPU"
         there = int(ray.cluster_resources().get(kind, 0))
         if not there:
-            raise ConfigError(f"The Ray cluster has no {kind}: give another --device.")
+            raise ClusterError(f"The Ray cluster has no {kind}: give another --device.")
         self.settings, self.gpus = settings, int(kind == "GPU")
         self.workers = min(workers or there, there)
         # In a list, so that it stays a reference and is copied once to each machine.
@@ -143,9 +143,9 @@ class _Pool:
                 raise _gave_up(error) from error
 
 
-def _gave_up(error: Exception) -> ConfigError:
+def _gave_up(error: Exception) -> ClusterError:
     reason = str(error).strip().splitlines()[-1]
-    return ConfigError(f"Ray gave up: {reason}; the same command goes on from here.")
+    return ClusterError(f"Ray gave up: {reason}; the same command goes on from here.")
 
 
 class Worker:
@@ -160,7 +160,7 @@ class Worker:
         self.out: Storage
         self.source, self.out, content = ray.get(shared[0])
         if content["version"] != __version__:
-            raise ConfigError(
+            raise ClusterError(
                 f"A worker has condiff {__version__}, the driver {content['version']}: install"
                 " the same on all machines."
             )
@@ -231,7 +231,7 @@ def _connect(address: str | None, workers: int | None) -> Iterator[None]:
         ray.init(**started, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         where = f"at {address}" if address else "on this machine"
-        raise ConfigError(f"Ray cannot be started or reached {where}: {error}.") from error
+        raise ClusterError(f"Ray cannot be started or reached {where}: {error}.") from error
     try:
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray has taken it
         yield

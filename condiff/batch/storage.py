@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
-from condiff.errors import ConfigError
+from condiff.errors import ConfigError, StorageError
 
 # Keys of a listing that change with a file; each file system has some of them.
 VERSION_KEYS = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "updated", "mtime")
@@ -208,7 +208,7 @@ class Remote(Storage):
         except FileNotFoundError:
             return {}
         except OSError as error:
-            raise ConfigError(f"{self.url} cannot be listed: {error}.") from error
+            raise StorageError(f"{self.url} cannot be listed: {error}.") from error
         return {
             path.removeprefix(self.root).lstrip("/"): Status(info["size"] or 0, _version(info))
             for path, info in found.items()

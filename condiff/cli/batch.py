@@ -162,7 +162,7 @@ def batch(
     )
     found, asked = plan_batch(source, out, asked)
     if flags.dry_run:
-        describe(found, force=flags.force)
+        describe(found, force=flags.force, as_json=flags.as_json)
         return
     options.quiet_libraries()
     if flags.album and (flags.force or not found.out.exists(ALBUM)):

@@ -94,17 +94,14 @@ def colorize(
         raise typer.BadParameter(f"--mask {content.masks} is a folder, which is for a batch.")
     given = hints.read()
     edits = content.edit(adjustment, references, given)
-    if results.dry_run:
-        for job in jobs:
-            job.read(reading, edits, quiet=messages.quiet)
-        print("\n".join(str(path or "-") for job in jobs for path in job.paths()))
-        return
     from condiff.models.info import read_model_info
     from condiff.pipelines.colorizing import build_settings
 
     seed = secrets.randbits(31) if seed is None else seed
+    info = read_model_info(model)
+    machine.check(info)
     settings = build_settings(
-        read_model_info(model),
+        info,
         look=adjustment.look,
         overrides=sampling.given(),
         edits=edits,
@@ -116,6 +113,12 @@ def colorize(
         page=reading.page,
         max_pixels=reading.max_pixels,
     )
+    if results.dry_run:
+        for job in jobs:
+            job.read(reading, edits, quiet=messages.quiet)
+        for job in jobs:
+            outputs.report_plan(job.source, job.paths(), as_json=messages.as_json)
+        return
     pipeline = None
     failed = 0
     for job in jobs:

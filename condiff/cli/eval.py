@@ -109,7 +109,7 @@ def evaluate(
     from condiff.evaluation.colorization import format_groups, format_table
     from condiff.evaluation.feature_extractors import Lite0Extractor
     from condiff.evaluation.metrics import load_scikit_image
-    from condiff.evaluation.report import to_json
+    from condiff.evaluation.report import to_json_lines
     from condiff.photos.writing import check_target
 
     if flags.html is not None:
@@ -138,10 +138,7 @@ def evaluate(
         inception, lpips = _load_networks(flags.metric_weights)
         results = _colorize(pipeline, truths, repeats, quiet=flags.quiet)
     rows = measure({name: results}, truths, extractor=extractor, inception=inception, lpips=lpips)
-    print(
-        to_json(rows) if flags.as_json else format_table(rows),
-        end="\n" if not flags.as_json else "",
-    )
+    print(to_json_lines(rows) if flags.as_json else format_table(rows) + "\n", end="")
     if flags.groups and not flags.as_json:
         print(format_groups(rows))
     if flags.html is not None:
@@ -238,7 +235,7 @@ def _measure_drawings(
     """Print the figures of what a model makes of each photo's lines, beside the baselines'."""
     import numpy as np
 
-    from condiff.evaluation.report import to_json
+    from condiff.evaluation.report import to_json_lines
     from condiff.evaluation.sketches import evaluate_drawings, format_table, prepare_truth
 
     if cascade.remark:
@@ -251,7 +248,7 @@ def _measure_drawings(
     ]
     fitted = [truth for truth, _ in given]
     rows = evaluate_drawings({name: painted}, fitted, kind=kind, extractor=extractor)
-    print(to_json(rows) if as_json else format_table(rows), end="")
+    print(to_json_lines(rows) if as_json else format_table(rows), end="")
 
 
 def _read_pairs(

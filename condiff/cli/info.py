@@ -40,11 +40,13 @@ def info(
     """Show versions and devices, or describe a model."""
     told = describe_model(model) if model else describe_machine()
     if as_json:
-        print(json.dumps(told, indent=2))
+        print(json.dumps(told))
         return
     card = told.pop("card", None)
     for key, value in told.items():
-        if isinstance(value, dict):
+        if isinstance(value, list):
+            value = ", ".join(value) or "none"
+        elif isinstance(value, dict):
             value = "; ".join(f"{name} ({_fields(row)})" for name, row in value.items())
         print(f"{key:<12} {value}")
     if card:
@@ -69,10 +71,10 @@ def describe_machine() -> dict[str, object]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         **{name: _version(name) for name in PACKAGES},
-        "devices": ", ".join(devices),
-        "engines": ", ".join(engines) or "none",
+        "devices": devices,
+        "engines": engines,
         "threads": threads,
-        "models": ", ".join(available_models()) or "none",
+        "models": available_models(),
     }
 
 

@@ -16,6 +16,7 @@ from condiff.errors import ImageError
 if TYPE_CHECKING:
     from condiff.color.edits import ColorEdits
     from condiff.color.hints import Hints
+    from condiff.models.info import ModelInfo
 
 Input = Annotated[str, typer.Argument(metavar="INPUT", help="A photo, or - for standard input.")]
 OUTPUT = typer.Option(
@@ -193,6 +194,12 @@ class Machine(Group):
     device: Device = "auto"
     engine: Engine = "auto"
     threads: Threads = 1
+
+    def check(self, model: "ModelInfo") -> None:
+        """Raise ConfigError or ModelError where the model cannot run so; nothing is loaded."""
+        from condiff.backends.table import choose_engine, find_device
+
+        choose_engine(model, self.engine, find_device(self.device, engine=self.engine))
 
 
 @dataclass(frozen=True)

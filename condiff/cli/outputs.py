@@ -123,6 +123,13 @@ def report_result(record: dict[str, Any], target: Path | None, *, as_json: bool)
         print(json.dumps(record) if as_json else target, file=stream)
 
 
+def report_plan(source: str | None, paths: Iterable[Path | None], *, as_json: bool) -> None:
+    """`--dry-run`: print each path that would be written, - for stdout, or JSON of it."""
+    for path in paths:
+        target = str(path or "-")
+        print(json.dumps({"source": source, "target": target}) if as_json else target)
+
+
 SHEET_SIDE = 384  # of a sample in the sheet, pixels
 SHEET_COLUMNS = 4
 FILM_SIDE = 512

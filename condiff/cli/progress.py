@@ -21,20 +21,31 @@ if TYPE_CHECKING:
 OUTCOMES = ("done", "skipped", "failed")
 
 
-def describe(plan: "Plan", *, force: bool) -> None:
-    """`--dry-run`: print a line for every photo, then the counts."""
+def describe(plan: "Plan", *, force: bool, as_json: bool = False) -> None:
+    """`--dry-run`: print a line for every photo, then the counts; each as JSON, if wanted."""
     from condiff.batch.journal import read_entries
     from condiff.batch.status import list_states
 
     entries = {} if force else read_entries(plan.out)
     states = list(list_states(plan, entries, replace=force))
+    counts = Counter(state for state, _ in states)
+    failed = counts["failed"] + len(plan.faults)
+    if as_json:
+        for job, (state, reason) in zip(plan.jobs, states, strict=True):
+            record = {"source": job.name, "target": plan.out.locate(job.target), "outcome": state}
+            print(json.dumps(record | ({"reason": reason} if reason else {})))
+        for fault in plan.faults:
+            record = {"source": fault.name, "outcome": "failed", "reason": fault.reason}
+            print(json.dumps(record))
+        print(
+            json.dumps({name: counts[name] for name in ("to do", "skipped")} | {"failed": failed})
+        )
+        return
     for job, (state, reason) in zip(plan.jobs, states, strict=True):
         why = f" ({shown(reason)})" if reason else ""
         print(f"{state}: {shown(job.name)} -> {shown(plan.out.locate(job.target))}{why}")
     for fault in plan.faults:
         print(f"failed: {shown(fault.name)}: {shown(fault.reason)}")
-    counts = Counter(state for state, _ in states)
-    failed = counts["failed"] + len(plan.faults)
     print(f"{counts['to do']} to do, {counts['skipped']} skipped, {failed} failed")
 
 

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from condiff.cli import options
-from condiff.cli.outputs import choose_target, keep_source, number_targets, report_result
+from condiff.cli.outputs import (
+    choose_target,
+    keep_source,
+    number_targets,
+    report_plan,
+    report_result,
+)
 from condiff.cli.sampling import Group, SamplingFlagsWithoutSize, expand_groups
 
 if TYPE_CHECKING:
@@ -52,10 +58,10 @@ class Targets:
         for path in self.pictures:
             check_size(size, path.suffix if path else "png", str(path or "standard output"))
 
-    def describe(self) -> list[str]:
-        """One line per file that would be written, - for standard output."""
+    def paths(self) -> list[Path | None]:
+        """All files that are written; None is standard output."""
         others = [path for path in (self.sheet, self.animation) if path is not None]
-        return [str(path or "-") for path in (*self.pictures, *others)]
+        return [*self.pictures, *others]
 
 
 Source = Annotated[
@@ -175,8 +181,10 @@ def render(
     opened = None
     if source is not None:
         opened = _open(source, info, reading, as_is=flags.as_is, quiet=quiet)
+    machine.check(info)
+    edits = ColorEdits(hints=hints.read(), keep_lines=looks.keep_lines, flat=looks.flat)
     if flags.dry_run:
-        print("\n".join(targets.describe()))
+        report_plan(source, targets.paths(), as_json=as_json)
         return
 
     options.quiet_libraries()
@@ -193,7 +201,6 @@ def render(
     pipeline = cascade.pipeline
     config = sampling.override(pipeline.sampling)
     seed = secrets.randbits(31) if flags.seed is None else flags.seed
-    edits = ColorEdits(hints=hints.read(), keep_lines=looks.keep_lines, flat=looks.flat)
     side = cascade.size or cascade.native_side
     targets.check_size(cascade.fit(opened.size if opened else (side, side)))
     pictures: list[Image.Image] = []

@@ -16,7 +16,7 @@ import numpy as np
 
 from condiff.conditions import filters as ex
 from condiff.conditions.annotators import GRID, annotate, weights_folder
-from condiff.errors import ConditionError
+from condiff.errors import ConditionError, UnknownConditionError
 from condiff.photos.reading import read_image
 from condiff.resize import resize
 
@@ -202,14 +202,16 @@ CONDITIONS: dict[str, Condition] = {
 
 
 def find_condition(name: str) -> Condition:
-    """The row of that name, or of `image:PATH`; ConditionError if there is none."""
+    """The row of that name, or of `image:PATH`; UnknownConditionError if there is none."""
     kind, _, path = name.partition(":")
     row = CONDITIONS.get(kind)
     if row is None or bool(path) != (kind == "image"):
         near = difflib.get_close_matches(kind, [*CONDITIONS], n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near and near[0] not in (name, "image") else ""
         choices = ", ".join(k if k != "image" else "image:PATH" for k in CONDITIONS)
-        raise ConditionError(f"There is no condition {name!r}: {hint or f'choose from {choices}.'}")
+        raise UnknownConditionError(
+            f"There is no condition {name!r}: {hint or f'choose from {choices}.'}"
+        )
     return row
 
 
@@ -218,16 +220,18 @@ def choose_params(
 ) -> dict[str, float]:
     """A condition's parameters: those given; the others are defaults, or with a seed random.
 
-    Raises ConditionError for unknown parameters and values out of range.
+    Raises UnknownConditionError for unknown parameters and values out of range.
     """
     params = find_condition(name).params
     for key in given.keys() - params.keys():
         known = f"it takes {', '.join(params)}" if params else "it takes none"
-        raise ConditionError(f"The condition {name} has no parameter {key}: {known}.")
+        raise UnknownConditionError(f"The condition {name} has no parameter {key}: {known}.")
     for key, value in given.items():
         least, most = params[key].limits
         if not least <= value <= most:
-            raise ConditionError(f"{key} of {name} is from {least:g} to {most:g}, not {value:g}.")
+            raise UnknownConditionError(
+                f"{key} of {name} is from {least:g} to {most:g}, not {value:g}."
+            )
     if seed is None:
         chosen = {key: param.default for key, param in params.items()}
     else:

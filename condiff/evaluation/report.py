@@ -62,9 +62,9 @@ def format_cells(values: Sequence[float | None], form: str) -> list[str]:
     return ["–" if value is None else format(value, form) for value in values]
 
 
-def to_json(rows: Sequence[Any]) -> str:
-    """Rows (dataclasses) as a JSON list of objects; what was not measured is null."""
-    return json.dumps([asdict(row) for row in rows], indent=2, allow_nan=False) + "\n"
+def to_json_lines(rows: Sequence[Any]) -> str:
+    """Rows (dataclasses) as one JSON object a line; what was not measured is null."""
+    return "".join(json.dumps(asdict(row), allow_nan=False) + "\n" for row in rows)
 
 
 def markdown_table(table: Sequence[Sequence[str]]) -> str:

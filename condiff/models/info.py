@@ -8,7 +8,7 @@ from typing import Any
 
 from condiff.color.edits import ColorEdits
 from condiff.config import LOOKS, NATURAL, WORDS, DiffusionConfig, Look, SamplingConfig
-from condiff.errors import ConfigError, ModelError, UsageError
+from condiff.errors import ConfigError, ModelError, UnknownModelError, UsageError
 from condiff.inputs import Opened, UserPicture
 from condiff.tasks import Task, find_task
 
@@ -165,14 +165,19 @@ def available_models() -> list[str]:
 
 
 def find_model(name: str | Path) -> Path:
-    """The model folder at that path, or that of the embedded model; ModelError if there is none."""
+    """The model folder at that path, or that of the embedded model.
+
+    Raises UnknownModelError if there is none.
+    """
     for folder in (Path(name), EMBEDDED / str(name)):
         if (folder / INDEX).is_file():
             return folder
     if Path(name).exists():
-        raise ModelError(f"{name} is not a model folder: it has no {INDEX}.")
+        raise UnknownModelError(f"{name} is not a model folder: it has no {INDEX}.")
     known = ", ".join(available_models()) or "none"
-    raise ModelError(f"There is no model {name}: give a folder, or an embedded one ({known}).")
+    raise UnknownModelError(
+        f"There is no model {name}: give a folder, or an embedded one ({known})."
+    )
 
 
 def read_model_info(name: str | Path) -> ModelInfo:

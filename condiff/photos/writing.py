@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from condiff.errors import ImageError
+from condiff.errors import ImageError, UnknownFormatError
 from condiff.files import EXISTS, publish, shorten_stem, unwritten
 from condiff.photos import ifd, png, tiff, xmp
 from condiff.photos import metadata as meta
@@ -367,14 +367,17 @@ def _extended_xmp(packet: bytes) -> list[tuple[bytes, bytes]]:
 def check_target(target: Path, force: bool = False, *, format: str | None = None) -> None:
     """Raise ImageError if a file cannot be written there; to be called before the work.
 
-    Without `format` the suffix is to be that of an image format.
+    Without `format` the suffix is to be that of an image format, else UnknownFormatError is raised.
     """
+    if format is None and target.suffix.lower() not in FORMATS:
+        ending = f"the suffix {target.suffix}" if target.suffix else "a name without a suffix"
+        raise UnknownFormatError(
+            f"cannot write {target}: {ending} means no known format; use .jpg, .png, .webp, .avif "
+            "or .tif"
+        )
     why = None
     try:
-        if format is None and target.suffix.lower() not in FORMATS:
-            ending = f"the suffix {target.suffix}" if target.suffix else "a name without a suffix"
-            why = f"{ending} means no known format; use .jpg, .png, .webp, .avif or .tif"
-        elif target.is_dir():
+        if target.is_dir():
             why = "it is a folder; give a file name"
         elif os.path.lexists(target) and not force:
             why = EXISTS

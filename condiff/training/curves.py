@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from condiff.errors import ConfigError
+from condiff.errors import TrainingError
 from condiff.figures import Panel, make_plot
 
 
@@ -15,7 +15,7 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     try:
         return [json.loads(line) for line in path.read_text("utf-8").splitlines() if line]
     except (OSError, ValueError) as error:
-        raise ConfigError(f"Cannot read the metrics {path}: {error}.") from error
+        raise TrainingError(f"Cannot read the metrics {path}: {error}.") from error
 
 
 def make_curves(metrics: list[dict[str, float]]) -> Image.Image:

@@ -142,7 +142,7 @@ def begin(output: Path, config: TrainConfig, start: Checkpoint | None) -> None:
         (output / "samples").mkdir(parents=True, exist_ok=True)
         (output / "config.yaml").write_text(to_yaml(config), "utf-8")
     except OSError as error:
-        raise ConfigError(
+        raise TrainingError(
             f"Cannot write into {output}: {error.strerror}. Choose another folder by -o."
         ) from error
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -158,6 +159,59 @@ def test_heic_is_read_or_the_extra_is_named(tmp_path):
     photo = read_photo(tmp_path / "a.heic")
     assert np.abs(photo.pixels.astype(int) - np.asarray(make_photo(64, 48))).mean() < 4
     assert photo.metadata.format == "HEIF"
+
+
+def ramps() -> np.ndarray:
+    """A smooth picture (48,64,3) of 16 bits with 3072 levels, 0 and 65,535 among them."""
+    ramp = np.linspace(0, 65_535, 48 * 64).reshape(64, 48).T
+    return np.rint(np.dstack([ramp, ramp[::-1], ramp[:, ::-1]])).astype(np.uint16)
+
+
+@pytest.mark.parametrize("mode", ["RGB;16", "RGBA;16", "I;16"])
+def test_a_heic_of_ten_bits_is_read_in_sixteen(mode):
+    pillow_heif = pytest.importorskip("pillow_heif")
+    given = ramps()
+    alpha = given[..., 0]
+    content = {"RGB;16": given, "RGBA;16": np.dstack([given, alpha]), "I;16": alpha}[mode]
+    file = io.BytesIO()
+    heif = pillow_heif.from_bytes(mode=mode, size=(64, 48), data=content.tobytes())
+    heif.save(file, quality=-1, chroma=444)
+    photo = read_photo(file.getvalue())
+    wanted = np.dstack([alpha] * 3) if mode == "I;16" else given
+    assert photo.pixels.dtype == np.uint16
+    assert np.abs(photo.pixels.astype(int) - wanted).max() < 130  # two levels of ten bits
+    assert len(np.unique(photo.pixels)) > 600
+    assert photo.pixels.max() > 65_400
+    if mode == "RGBA;16":
+        assert np.abs(photo.alpha.astype(int) - alpha).max() < 130
+
+
+@pytest.mark.parametrize("bits", [10, 12])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
+def test_an_avif_of_more_than_eight_bits_is_read_in_sixteen(bits, mode, monkeypatch):
+    imagecodecs = pytest.importorskip("imagecodecs")
+    given = ramps()
+    alpha = given[..., 0]
+    content = {"RGB": given, "RGBA": np.dstack([given, alpha]), "L": alpha}[mode]
+    data = imagecodecs.avif_encode(content >> (16 - bits), bitspersample=bits, level=100)
+    photo = read_photo(data)
+    wanted = np.dstack([alpha] * 3) if mode == "L" else given
+    assert photo.pixels.dtype == np.uint16
+    assert np.abs(photo.pixels.astype(int) - wanted).max() <= 65_535 / (2**bits - 1)
+    if mode == "RGBA":
+        assert np.abs(photo.alpha.astype(int) - alpha).max() <= 65_535 / (2**bits - 1)
+    monkeypatch.setitem(sys.modules, "imagecodecs", None)
+    assert read_photo(data).pixels.dtype == np.uint8
+    assert read_photo(saved(make_photo(8, 8), "AVIF")).pixels.dtype == np.uint8
+
+
+def test_an_hdr_avif_is_told(tmp_path):
+    imagecodecs = pytest.importorskip("imagecodecs")
+    data = imagecodecs.avif_encode(ramps() >> 6, bitspersample=10, level=100)
+    at = data.index(b"colrnclx")
+    pq = data[: at + 10] + (16).to_bytes(2, "big") + data[at + 12 :]
+    assert any("HDR" in note for note in read_photo(pq).info["warnings"])
+    assert not read_photo(data).info.get("warnings")
 
 
 # ---- the command

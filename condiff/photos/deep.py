@@ -1,7 +1,8 @@
-"""Decodes in full depth what Pillow cuts to 8 bits a channel: PNG, JPEG XL, JPEG 2000."""
+"""Decodes in full depth what Pillow cuts to 8 bits: PNG, HEIC, AVIF, JPEG XL, JPEG 2000."""
 
 import io
 import struct
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, BinaryIO
 
@@ -25,32 +26,57 @@ def decode_deep(image: Image.Image, file: BinaryIO, notes: list[str]) -> Decoded
     """The samples of an opened image of more than 8 bits; None where Pillow has them all."""
     if image.format == "PNG":
         return _decode_png(image, file, notes)
-    if image.format in ("JXL", "JPEG2000") and image.mode in ("RGB", "RGBA", "LA"):
+    if image.format == "HEIF" and image.info.get("bit_depth", 8) > 8:
+        return _decode_heif(image, file)
+    if image.format in BITS and image.mode in CHANNELS and not image.tell():
         file.seek(0)
         return _decode_by_imagecodecs(image, file.read())
     return None
 
 
+def _decode_heif(image: Image.Image, file: BinaryIO) -> Decoded | None:
+    """A HEIC of 10 or 12 bits by pillow-heif, which gives them as the upper ones of 16."""
+    import pillow_heif
+
+    file.seek(0)
+    heif = pillow_heif.open_heif(file, convert_hdr_to_8bit=False)
+    samples: NDArray[Any] = np.asarray(heif[heif.primary_index])
+    channels = {"I;16": (), "RGB;16": (3,), "RGBA;16": (4,)}.get(heif.mode)
+    if samples.dtype != np.uint16 or channels is None:
+        return None
+    if samples.shape != (*image.size[::-1], *channels):
+        return None
+    bits = image.info["bit_depth"]
+    levels = np.rint((samples >> (16 - bits)) * (65_535 / (2**bits - 1))).astype(np.uint16)
+    alpha = np.ascontiguousarray(levels[..., 3]) if channels == (4,) else None
+    return np.ascontiguousarray(levels[..., :3] if channels else levels), alpha
+
+
 def _decode_by_imagecodecs(image: Image.Image, data: bytes) -> Decoded | None:
-    """JPEG XL and JPEG 2000; None where imagecodecs is not installed or does not read the file."""
-    is_jxl = image.format == "JXL"
-    bits = jxl.read_bits(io.BytesIO(data)) if is_jxl else _read_bits(data)
+    """The samples by imagecodecs; None where it is not installed or does not read the file."""
+    assert image.format is not None
+    bits = BITS[image.format](data)
     if bits <= 8:
         return None
     with suppress(Exception):  # whatever a codec makes of data that Pillow may decode all the same
         import imagecodecs
 
         with caught_stderr():
-            decode = imagecodecs.jpegxl_decode if is_jxl else imagecodecs.jpeg2k_decode
+            decode: Any = {
+                "JXL": imagecodecs.jpegxl_decode,
+                "JPEG2000": imagecodecs.jpeg2k_decode,
+                "AVIF": imagecodecs.avif_decode,
+            }[image.format]
             samples: NDArray[Any] = decode(data)
-        channels = {"RGB": 3, "RGBA": 4, "LA": 2}[image.mode]
+        channels = CHANNELS[image.mode]
+        samples = samples.reshape(*samples.shape[:2], -1)
         if samples.dtype == np.uint8 or samples.shape != (*image.size[::-1], channels):
             return None
-        if not is_jxl:
+        if image.format != "JXL":
             samples = np.rint(samples * (65_535 / (2**bits - 1))).astype(np.uint16)
         levels = to_16_bits(samples, deep=samples.dtype.kind != "f")
         alpha = np.ascontiguousarray(levels[..., -1]) if channels in (2, 4) else None
-        colour = levels[..., 0] if channels == 2 else levels[..., :3]
+        colour = levels[..., 0] if channels <= 2 else levels[..., :3]
         return np.ascontiguousarray(colour), alpha
     return None
 
@@ -66,6 +92,24 @@ def _read_bits(data: bytes) -> int:
         signed_or_subsampled = any(p[0] & 0x80 or p[1:] != b"\1\1" for p in parts)
         return 0 if signed_or_subsampled or len({p[0] for p in parts}) > 1 else parts[0][0] + 1
     return 0
+
+
+def _read_avif_bits(data: bytes) -> int:
+    """The depth of an AVIF by its first picture's configuration (AV1-ISOBMFF, 2.3.3)."""
+    at = data.find(b"av1C")
+    if at < 0 or at + 7 > len(data):
+        return 0
+    high, twelve = data[at + 6] & 0x40, data[at + 6] & 0x20
+    return (12 if twelve else 10) if high else 8
+
+
+# The formats that imagecodecs decodes deeper than Pillow, and how deep a file of them is.
+BITS: dict[str, Callable[[bytes], int]] = {
+    "JXL": lambda data: jxl.read_bits(io.BytesIO(data)),
+    "JPEG2000": _read_bits,
+    "AVIF": _read_avif_bits,
+}
+CHANNELS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}
 
 
 def _decode_png(image: Image.Image, file: BinaryIO, notes: list[str]) -> Decoded | None:

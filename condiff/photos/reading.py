@@ -58,6 +58,7 @@ TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 ONE_PHOTO = {"MPO", "HEIF", "JXL"}
 # The tags of a raw file that are true of the developed photo: who, when, with which camera.
 RAW_TAGS = {270, 271, 272, 282, 283, 296, 305, 306, 315, 700, 33432, 33723, 34665, 34853}
+HDR_NOTE = "its HDR colours (PQ or HLG) were read as those of sRGB"
 SAME_GAMMA = 0.05  # libpng's threshold: below it a gamma is that of sRGB
 
 FLOAT_SLACK = 1e-3  # what resizing may leave of values beyond [0,1]
@@ -345,7 +346,7 @@ def _read_png(file: BinaryIO, max_pixels: int, page: int | None, notes: list[str
     if kind == 0 and bits in (2, 4) and len(key) >= 2:  # Pillow spreads the greys, not the key
         info["transparency"] = (key[1] & (1 << bits) - 1) * (255 // ((1 << bits) - 1))
     if colours.hdr:
-        notes.append("its HDR colours (PQ or HLG) were read as those of sRGB")
+        notes.append(HDR_NOTE)
     photo = _read_by_pillow(
         io.BytesIO(picture), max_pixels, page, notes, original=others, info=info
     )
@@ -393,9 +394,23 @@ def _read_by_pillow(
         turned = orientation(image) > 4
         metadata = read_metadata(image, original or file, turned=turned, notes=notes)
         pixels, alpha = _decode_pixels(image, file, notes)
+        if image.format in ("HEIF", "AVIF") and _is_hdr(image, file):
+            notes.append(HDR_NOTE)
         if image.format == "HEIF":
             notes += map(meta.say_lost, _find_auxiliaries(image))
     return Photo(pixels, alpha, metadata)
+
+
+def _is_hdr(image: Image.Image, file: BinaryIO) -> bool:
+    """Whether the transfer characteristics of a HEIC or AVIF are PQ or HLG (ITU-T H.273)."""
+    if image.format == "HEIF":
+        transfer = (image.info.get("nclx_profile") or {}).get("transfer_characteristics", 0)
+    else:
+        file.seek(0)
+        head = file.read(1 << 16)
+        at = head.find(b"colrnclx")
+        transfer = int.from_bytes(head[at + 10 : at + 12], "big") if at >= 0 else 0
+    return transfer in (16, 18)
 
 
 def _find_auxiliaries(image: Image.Image) -> list[str]:

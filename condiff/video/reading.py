@@ -340,7 +340,7 @@ def _read_tags(frame: "VideoFrame", stream: "VideoStream") -> dict[str, int]:
 def _read_display(frame: "VideoFrame") -> tuple[int, tuple[int, ...]]:
     """The rotation for display, and the matrix if frames are mirrored left to right before it."""
     av = import_av()
-    side_data: Any = frame.side_data  # PyAV's types say that it contains names
+    side_data: Any = frame.side_data
     matrices = [d for d in side_data if d.type == av.sidedata.sidedata.Type.DISPLAYMATRIX]
     if matrices:
         matrix = tuple(int(n) for n in np.frombuffer(bytes(matrices[0]), np.int32))

@@ -287,7 +287,7 @@ def _open_borders(labels: Labels, clear: Plane, axis: int) -> NDArray[np.int32]:
 def _open_sides(
     labels: Labels, blank: NDArray[np.bool_], axis: int
 ) -> tuple[Labels, Labels, NDArray[np.bool_]]:
-    """Labels of all pixels along an axis, of the next ones, and where they differ on blank paper."""
+    """Labels along an axis, those of the next pixels, and where both differ, on blank paper."""
     one, other = np.moveaxis(labels, axis, 0)[:-1], np.moveaxis(labels, axis, 0)[1:]
     free = np.moveaxis(blank, axis, 0)
     return one, other, (one != other) & free[:-1] & free[1:]

@@ -82,6 +82,26 @@ def test_a_colour_whose_outline_is_missing_stays():
     np.testing.assert_allclose(filled[5, 5], 1, atol=0.1)
 
 
+def test_a_narrow_passage_between_lines_that_go_on_parts_nothing():
+    ink = np.zeros((160, 160), np.uint8)
+    cv2.rectangle(ink, (20, 20), (140, 140), 255, 2)  # a wall, and a window close to its top
+    cv2.rectangle(ink, (70, 32), (90, 128), 255, 2)
+    small = np.ones((32, 32, 3), np.float32)
+    small[4:28, 4:14], small[4:28, 18:28] = RED, RED + np.float32([0, 0.25, 0.25])
+    filled = finish_along_lines(small, ink, keep_lines=False, flat=1.0)
+    np.testing.assert_allclose(filled[80, 40], filled[80, 120], atol=0.02)
+    np.testing.assert_allclose(filled[80, 5], 1, atol=0.02)
+
+
+def test_a_gap_of_two_cells_at_which_the_outline_ends_is_closed():
+    ink = draw_ring(gap=12)
+    small = disc_of(ink, RED, np.ones(3))
+    small[10:22, 10:22] = RED + np.float32(0.1)
+    filled = finish_along_lines(small, ink, keep_lines=False, flat=1.0)
+    assert np.abs(filled[80, 80] - RED).max() < 0.12
+    np.testing.assert_allclose(filled[80, 150], 1, atol=0.02)
+
+
 def test_a_blotch_beside_a_shape_becomes_paper():
     ink = draw_ring()
     small = disc_of(ink, RED, np.ones(3))

@@ -62,7 +62,7 @@ def _spread_and_fill(
 ) -> Plane:
     colors, clear = _spread_colors(small, ink, cell)
     if flat:
-        filled = fill_regions(colors, clear, cell=cell, hints=hints)
+        filled = fill_regions(colors, ink, clear, cell=cell, hints=hints)
         colors = colors + np.float32(flat) * (filled - colors)
     return colors
 

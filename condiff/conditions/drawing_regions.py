@@ -12,10 +12,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from condiff.conditions.filters import find_ends
+
 Plane = NDArray[Any]  # float32
 Labels = NDArray[np.int32]
 
-BALL = 1.0  # radius of the largest ball, in cells of the small picture
+BALL = 1.5  # radius of the largest ball, in cells of the small picture
 SMALLEST_BALL = 0.5  # in pixels
 SAMPLES = 48  # of a region's colours, at most, of which the most central one is its colour
 ALIKE = 0.12  # regions whose colours differ by less in each channel, in [0,1], are joined
@@ -24,15 +26,24 @@ OTHER = 0.35  # a colour that differs by more from its region's, in a channel, i
 SMOOTHED = 1.0  # sigma at which the difference is taken, in cells
 STRIP = 2.0, 4.0  # width at most, and length at least, of a strip beside the border, in cells
 SHAPE = 6.0  # area of the smallest thing whose outline is missing in part, in cells
-OUTLINED = 0.75  # share of its outline that is there
+OUTLINED, BESIDE = 0.75, 0.6  # share of its outline that is a line, nearer than so many cells
+STROKE = 0.25  # weaker ink, as a share of the strongest, is no stroke that ends
+TWIG = 0.5  # strokes of fewer cells are twigs of others
+AT_END = 0.5  # cells from the end of a stroke that are still at it
+PASSAGE = 1.5  # half the width of the narrowest passage, in pixels
 SMALLEST = 1.5  # area of the smallest region that is filled, in cells
 EDGE = 0.7  # sigma of the blur where two regions meet, in pixels
 
 
 def fill_regions(
-    colors: Plane, clear: Plane, *, cell: float, hints: tuple[Plane, Plane] | None = None
+    colors: Plane,
+    ink: NDArray[np.uint8],
+    clear: Plane,
+    *,
+    cell: float,
+    hints: tuple[Plane, Plane] | None = None,
 ) -> Plane:
-    """RGB (H,W,3) -> RGB (H,W,3) with one colour in each region.
+    """RGB (H,W,3) -> RGB (H,W,3) with one colour in each region of a drawing, its ink (H,W).
 
     `clear` (H,W) is the distance from the nearest line, and `cell` the side of the small picture's
     cells, both in pixels. Colours count by their distance from lines. What is smaller than a cell
@@ -43,6 +54,7 @@ def fill_regions(
     """
     weight = (np.minimum(clear, cell / 2) * 2 / cell) ** 4 + np.float32(1e-4)
     labels = _join_strips(label_regions(clear, BALL * cell), clear, cell)
+    labels = _join_passages(labels, ink, clear, cell)
     labels, centers = _join(labels, clear, *_central_colors(colors, weight, labels))
     parted = _part_shapes(labels, colors - centers[labels - 1], weight, clear, cell)
     if parted.max() > len(centers):
@@ -106,6 +118,45 @@ def _join_strips(labels: Labels, clear: Plane, cell: float) -> Labels:
         root[np.isin(root, [*found])] = min(found)
     numbers = np.unique(root, return_inverse=True)[1]
     return numbers.astype(np.int32)[labels]
+
+
+def _join_passages(labels: Labels, ink: NDArray[np.uint8], clear: Plane, cell: float) -> Labels:
+    """Labels with one for regions between which there is no gap, but a narrow passage.
+
+    At a gap in an outline strokes end: two of them, or one where it is less wide than two cells.
+    Where a ball does not pass between two strokes that go on, both sides are one.
+    """
+    strokes = (ink > STROKE * ink.max()).astype(np.uint8)
+    ends = find_ends(strokes, shortest=max(3, round(TWIG * cell)))
+    if ends.any():
+        from_end, nearest = cv2.distanceTransformWithLabels(
+            1 - ends, cv2.DIST_L2, 3, labelType=cv2.DIST_LABEL_CCOMP
+        )
+    else:
+        from_end, nearest = np.full(clear.shape, np.inf), np.zeros(clear.shape, np.int32)
+    sides = [_open_sides(labels, (strokes == 0) & (clear > 0), axis) for axis in (0, 1)]
+    borders = np.zeros(labels.shape, np.uint8)
+    for axis, (_, _, free) in enumerate(sides):
+        np.moveaxis(borders, axis, 0)[:-1][free] = 1
+    _, parts = cv2.connectedComponents(borders, connectivity=8)
+    rows = []
+    for axis, (one, other, free) in enumerate(sides):
+        planes = (np.moveaxis(p, axis, 0)[:-1][free] for p in (parts, nearest, from_end, clear))
+        pair = np.minimum(one, other)[free], np.maximum(one, other)[free]
+        rows.append(np.stack([*pair, *planes], axis=1))
+    table = np.concatenate(rows)
+    passages, which = np.unique(table[:, :3], axis=0, return_inverse=True)
+    which, half = which.reshape(-1), np.zeros(len(passages))
+    np.maximum.at(half, which, table[:, 5])
+    at_end = table[:, 4] <= half[which] + AT_END * cell
+    met = np.unique(np.stack([which[at_end], table[at_end, 3]], axis=1), axis=0)
+    count = np.bincount(met[:, 0].astype(int), minlength=len(passages))
+    gap = (count >= 2) | ((count == 1) & (half <= cell))
+    root = np.arange(int(labels.max()) + 1)
+    for low, high in passages[~gap & (half >= PASSAGE), :2].astype(int):
+        one, other = sorted((root[low], root[high]))
+        root[root == other] = one
+    return np.unique(root, return_inverse=True)[1].astype(np.int32)[labels]
 
 
 def _rim(plane: NDArray[Any]) -> NDArray[Any]:
@@ -196,7 +247,7 @@ def _part_shapes(labels: Labels, change: Plane, weight: Plane, clear: Plane, cel
                 continue
             shape = (parts == part).astype(np.uint8)
             outline = shape - cv2.erode(shape, np.ones((3, 3), np.uint8), borderValue=0)
-            if np.mean(clear[outline > 0] <= cell) >= OUTLINED:
+            if np.mean(clear[outline > 0] <= BESIDE * cell) >= OUTLINED:
                 found += 1
                 parted[shape > 0] = found
     return parted
@@ -229,7 +280,14 @@ def _apply_hints(
 
 def _open_borders(labels: Labels, clear: Plane, axis: int) -> NDArray[np.int32]:
     """The pairs of labels (N,2), the smaller first, of border pixels that no line covers."""
-    one, two = np.moveaxis(labels, axis, 0)[:-1], np.moveaxis(labels, axis, 0)[1:]
-    free = np.moveaxis(clear, axis, 0) > 0
-    border = (one != two) & free[:-1] & free[1:]
-    return np.sort(np.stack([one[border], two[border]], axis=1), axis=1)
+    one, other, free = _open_sides(labels, clear > 0, axis)
+    return np.sort(np.stack([one[free], other[free]], axis=1), axis=1)
+
+
+def _open_sides(
+    labels: Labels, blank: NDArray[np.bool_], axis: int
+) -> tuple[Labels, Labels, NDArray[np.bool_]]:
+    """Labels along an axis, those of the next pixels, and where both differ, on blank paper."""
+    one, other = np.moveaxis(labels, axis, 0)[:-1], np.moveaxis(labels, axis, 0)[1:]
+    free = np.moveaxis(blank, axis, 0)
+    return one, other, (one != other) & free[:-1] & free[1:]

@@ -157,6 +157,15 @@ def thin(shapes: np.ndarray) -> np.ndarray:
     return lines
 
 
+def find_ends(strokes: np.ndarray, *, shortest: int) -> np.ndarray:
+    """Strokes (H,W) of 0 and 1 -> (H,W) of 0 and 1: where they end, twigs left out.
+
+    A branch of less than `shortest` pixels is a twig.
+    """
+    lines = _prune(thin(strokes), shortest)
+    return lines & cv2.LUT(_code(lines), _LONELY)
+
+
 def _thinning_tables() -> tuple[np.ndarray, np.ndarray]:
     """Whether a pixel goes in the first and second pass, by the code of its neighbours."""
     codes = np.arange(256)

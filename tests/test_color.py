@@ -37,6 +37,32 @@ def one_thread():
     cv2.setNumThreads(before)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_grey_is_looked_up_and_is_the_same_to_the_bit(dtype):
+    rng = np.random.default_rng(0)
+    for width in [*range(1, 30), 127, 128, 129, 190, 201, 256, 1001, 4243]:
+        grey = rng.integers(0, np.iinfo(dtype).max + 1, (5, width), dtype=dtype)
+        pixels = np.dstack([grey, grey, grey])
+        assert np.array_equal(lightness(pixels), rgb_to_lab(pixels)[..., 0])
+        pixels[3, width // 3, 1] ^= 1  # one pixel that is not grey
+        assert np.array_equal(lightness(pixels), rgb_to_lab(pixels)[..., 0])
+
+
+def test_beyond_the_doubt_about_the_table_no_colour_is_inside():
+    """Only colours within it, and the hollow towards yellow, are checked exactly."""
+    hue = np.linspace(0, 2 * np.pi, 720, dtype=np.float32)[None]
+    factor, summand = color.DOUBT
+    beyond = np.arange(0, 40, 0.5, dtype=np.float32)[:, None]
+    for L in np.r_[0:3:0.1, 3:86:2.0, 86:100:0.25].astype(np.float32):
+        level = np.full_like(hue, L)
+        chroma = factor * color._look_up_max_chroma(level, hue) + summand + beyond
+        inside = color._is_displayable(level, chroma * np.cos(hue), chroma * np.sin(hue))
+        hollow = (
+            (hue > color.YELLOW[0]) & (hue < color.YELLOW[1]) & (level > color.YELLOW_LIGHTNESS)
+        )
+        assert not (inside & ~hollow).any(), L
+
+
 def shrink(ab: np.ndarray, side: int) -> np.ndarray:
     return cv2.resize(ab, (side, side), interpolation=cv2.INTER_AREA)
 

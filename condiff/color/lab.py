@@ -35,9 +35,13 @@ ABOVE, BELOW = 3e-3, 1e-4
 # Towards yellow the gamut is hollow: with growing chroma a colour first leaves it, by up to 3 % of
 # red, and then comes back. This much red counts as inside there, so that full yellow is reached.
 HOLLOW_LIGHTNESS, HOLLOW_RED = (88.0, 95.0, 97.5, 99.0), (0.0, 0.03, 0.03, 0.0)
+# Where the gamut is hollow. Elsewhere no colour is inside whose chroma is more than DOUBT, as a
+# factor and a summand, makes of what the table says.
+YELLOW, YELLOW_LIGHTNESS, DOUBT = (1.5, 2.0), 85.0, (1.08, 0.5)
 
 TABLE_SIZE = (256, 512)  # lightness x hue; errors of L* up to 0.42; 0.48 at half, 0.40 at twice
 TILE = 1 << 14  # cv2.remap takes no side beyond 2^15
+VECTOR = 64  # a multiple of the pixels that cv2 converts at once, on any processor
 STRIP_PIXELS = 1 << 18  # a strip's planes stay in the processor's cache
 MAX_THREADS = 8  # more would wait for memory
 
@@ -65,8 +69,35 @@ def rgb_to_lab(pixels: Pixels) -> Plane:
 
 
 def lightness(pixels: Pixels) -> Plane:
-    """(H,W,3) uint8 or uint16 sRGB -> (H,W) L* in [0,100]."""
-    return cv2.extractChannel(rgb_to_lab(pixels), 0)
+    """(H,W,3) uint8 or uint16 sRGB -> (H,W) L* in [0,100]; faster where it is grey."""
+    split = pixels.shape[1] // VECTOR * VECTOR - VECTOR
+    grey = _grey_channel(pixels[:, :split]) if split >= VECTOR else None
+    if grey is None:
+        return cv2.extractChannel(rgb_to_lab(pixels), 0)
+    L = np.empty(pixels.shape[:2], np.float32)
+    if pixels.dtype == np.uint16:
+        _lightness_of_grey(1 << 16).take(grey, out=L[:, :split], mode="clip")
+    else:
+        L[:, :split] = cv2.LUT(grey, _lightness_of_grey(1 << 8))
+    # cv2 rounds what is left of a row after its vectors in another way: that is computed as it is.
+    L[:, split:] = cv2.extractChannel(rgb_to_lab(pixels[:, split:]), 0)
+    return L
+
+
+def _grey_channel(pixels: Pixels) -> NDArray[Any] | None:
+    """(H,W,3) -> (H,W) if R = G = B everywhere, else None."""
+    red, green, blue = cv2.split(pixels[:1])
+    if not (np.array_equal(red, green) and np.array_equal(green, blue)):
+        return None
+    red, green, blue = cv2.split(pixels)
+    return red if np.array_equal(red, green) and np.array_equal(green, blue) else None
+
+
+@cache
+def _lightness_of_grey(levels: int) -> Plane:
+    """L* of the 256 or 65536 levels of grey."""
+    grey = np.arange(levels).astype(np.uint8 if levels == 1 << 8 else np.uint16)
+    return cv2.extractChannel(rgb_to_lab(np.dstack([grey, grey, grey])), 0).ravel()
 
 
 def rgb_to_lab_batch(rgb: "Tensor") -> "Tensor":
@@ -153,13 +184,17 @@ def _merge_reduced(L: Plane, a: Plane, b: Plane) -> Plane:
     """Planes (H,W) of Lab -> (H,W,3), reduced as by `reduce_chroma`; a and b are changed."""
     chroma, hue = cv2.cartToPolar(a, b)
     limit = _look_up_max_chroma(L, hue)
-    over = np.flatnonzero(chroma > limit)
-    # The table is coarse at the gamut's corners (pure yellow): check those colours exactly.
-    over = over[~_is_displayable(*(plane.ravel()[over] for plane in (L, a, b)))]
-    if len(over):
-        scale = limit.ravel()[over] / np.maximum(chroma.ravel()[over], 1e-6)
-        for plane in (a, b):
-            plane.ravel()[over] *= scale
+    over = chroma > limit
+    if over.any():
+        # The table is coarse at the gamut's corners (pure yellow): check those colours exactly.
+        hollow = (hue > YELLOW[0]) & (hue < YELLOW[1]) & (L > YELLOW_LIGHTNESS)
+        near = chroma <= np.float32(DOUBT[0]) * limit + np.float32(DOUBT[1])
+        doubtful = np.flatnonzero(over & (hollow | near))
+        colours = (np.take(plane, doubtful) for plane in (L, a, b))
+        over.ravel()[doubtful] = ~_is_displayable(*colours)
+        scale = np.where(over, limit / np.maximum(chroma, 1e-6), np.float32(1))
+        a *= scale
+        b *= scale
     return cv2.merge([L, a, b])
 
 
@@ -208,20 +243,17 @@ def _apply_fit(fit: Plane, L: Plane, top: int, height: int) -> tuple[Plane, Plan
     flat = fit[first:last].reshape(-1, columns)
     wide = cv2.resize(flat, (width, len(flat)), interpolation=cv2.INTER_LINEAR)
     wide = wide.reshape(last - first, planes, width)
-    a, b = np.empty_like(L), np.empty_like(L)
+    ab = np.empty((count, 2, width), np.float32)
     row = np.empty((planes, width), np.float32)  # stays in the processor's nearest cache
-    slopes, offsets, least, most = row.reshape(4, 2, width)
+    slope, offset, least, most = row.reshape(4, 2, width)
     for n, (k, w) in enumerate(zip(above - first, weight, strict=True)):
         cv2.addWeighted(wide[k], 1 - w, wide[min(k + 1, len(wide) - 1)], w, 0, dst=row)
         np.maximum(least, most, out=most)
-        for plane, slope, offset, low, high in zip(
-            (a[n], b[n]), slopes, offsets, least, most, strict=True
-        ):
-            np.multiply(slope, L[n], out=plane)
-            np.add(plane, offset, out=plane)
-            np.maximum(plane, low, out=plane)
-            np.minimum(plane, high, out=plane)
-    return a, b
+        np.multiply(slope, L[n], out=ab[n])
+        np.add(ab[n], offset, out=ab[n])
+        np.maximum(ab[n], least, out=ab[n])
+        np.minimum(ab[n], most, out=ab[n])
+    return ab[:, 0], ab[:, 1]
 
 
 def _strips(height: int, width: int, *, parts: int = 1) -> Iterator[slice]:

@@ -89,7 +89,10 @@ BROKEN = Damage("its colour profile is damaged and was ignored")
 
 
 def image_to_srgb(image: Image.Image, profile: bytes, notes: list[str]) -> Image.Image:
-    """An image of 8 bits (L, RGB or CMYK) -> RGB in sRGB; a useless profile goes to `notes`."""
+    """An image of 8 bits (L, RGB or CMYK) -> sRGB, as RGB or as L where it is grey and stays so.
+
+    A useless profile goes to `notes`.
+    """
     spaces = {"L": (b"GRAY", b"RGB "), "RGB": (b"RGB ",), "CMYK": (b"CMYK",)}
     if profile and profile[16:20] not in spaces.get(image.mode, ()):
         notes.append(MISFIT if profile[36:40] == b"acsp" else BROKEN)
@@ -98,7 +101,7 @@ def image_to_srgb(image: Image.Image, profile: bytes, notes: list[str]) -> Image
             image = to_srgb(image, ImageCms.ImageCmsProfile(io.BytesIO(profile)))
         except UNUSABLE:
             notes.append(BROKEN)
-    return image if image.mode == "RGB" else image.convert("RGB")
+    return image if image.mode in ("L", "RGB") else image.convert("RGB")
 
 
 def array_to_srgb(pixels: NDArray, profile: bytes, notes: list[str]) -> NDArray:

@@ -108,13 +108,14 @@ def flatten(photo: Photo, background: str) -> Photo:
 
 
 def to_array(image: Image.Image) -> Pixels:
-    """An RGB image as (H,W,3) uint8, in strips: np.asarray would hold three copies of it."""
+    """An image in RGB or L as (H,W,3) uint8, in strips: np.asarray would hold copies of it."""
     width, height = image.size
     pixels = np.empty((height, width, 3), np.uint8)
     rows = max(1, STRIP_PIXELS // width)
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
-        pixels[top:bottom] = np.asarray(image.crop((0, top, width, bottom)))
+        strip = np.asarray(image.crop((0, top, width, bottom)))
+        pixels[top:bottom] = cv2.merge([strip] * 3) if strip.ndim == 2 else strip
     return pixels
 
 

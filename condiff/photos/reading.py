@@ -614,7 +614,7 @@ def _alpha(image: Image.Image) -> Pixels | None:
 
 
 def _to_rgb(image: Image.Image, profile: bytes, notes: list[str]) -> Image.Image:
-    """The colours of an image of any mode as an sRGB image, transparency aside."""
+    """The colours of an image of any mode as sRGB in RGB or L, transparency aside."""
     if "transparency" in image.info:  # it would make convert("RGB") warn or blend
         image = image.copy()
         image.info = {}

@@ -1,9 +1,10 @@
 """What references, palettes and albums change: errors and palettes, on photos of a parquet.
 
-    python benchmarks/references.py reference|palette|album --data val.parquet --photos 40 --skip 7
+    python benchmarks/references.py reference|palette|album|hints --data val.parquet --photos 40
 
 reference: CIEDE2000 without one, with a second view of the scene, and with an unrelated photo
 palette: the same with their palettes, and how far the result's chroma is from the photo's
+hints: what a second view gives as hints, and what `data.reference_prob` simulates of it in training
 album: how far the photos of a set differ, alone and as an album: crops of one photo, and any photos
 
 A photo is a crop of a true one. Its second view is made of the same true photo: another crop, seen
@@ -18,16 +19,20 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from PIL import Image
 
 from condiff import ColorEdits, Pipeline
 from condiff.color.album import AlbumStyle, ChromaMeans
 from condiff.color.lab import rgb_to_lab
-from condiff.color.references import MIN_SHARE
+from condiff.color.references import HINT_WEIGHT, MIN_SHARE
 from condiff.evaluation.metrics import ciede2000, gaudy
 from condiff.photos.icc import decode_srgb, encode_srgb
+from condiff.photos.photo import Photo
 from condiff.photos.reading import read_image
+from condiff.resize import resize
 from condiff.sources.folders import open_source
+from condiff.training.reference_hints import add_references, sample_matches
 
 PHOTO, VIEW = (0.7, 0.9), (0.6, 0.85)  # shares of a true photo's sides that are seen
 SET, OF_SET = 5, (0.5, 0.8)  # crops of one photo in a set, and their shares of its sides
@@ -39,7 +44,7 @@ NAMES = ("automatic", "second view", "unrelated photo")
 def main() -> None:
     """Parse the arguments and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["reference", "palette", "album"])
+    parser.add_argument("what", choices=["reference", "palette", "album", "hints"])
     parser.add_argument("--data", type=Path, required=True, help="true photos")
     parser.add_argument("--photos", type=int, default=40, help="so many, evenly spaced")
     parser.add_argument("--skip", type=int, default=0, help="shifts the choice by so many rows")
@@ -49,6 +54,8 @@ def main() -> None:
     colorize = Pipeline.from_pretrained(arguments.model)
     if arguments.what == "album":
         print_albums(colorize, truths)
+    elif arguments.what == "hints":
+        print_hints(colorize, truths)
     elif arguments.what == "reference":
         print_references(colorize, truths)
     else:
@@ -91,6 +98,44 @@ def print_palettes(colorize: Pipeline, truths: Sequence[np.ndarray]) -> None:
         for value in values[:2]:
             line += [f"{value[column]:.2f}", f"{value[column] / value[0]:.3f}"]
         print("|", " | ".join([*line, f"{values[2][column]:.2%}"]), "|")
+
+
+def print_hints(colorize: Pipeline, truths: Sequence[np.ndarray]) -> None:
+    """One row for the hints that second views give, one for simulated ones."""
+    found: list[list[tuple[float, ...]]] = [[], []]
+    for number, truth in enumerate(truths):
+        rng = np.random.default_rng(number)
+        photo, view = crop(truth, rng), make_second_view(truth, rng)
+        _, condition = colorize.prepare(Photo(photo), size=None)
+        guide = colorize._match(condition, ColorEdits(references=[view]), size=None)
+        lab = resize(rgb_to_lab(photo), *guide.weight.shape)
+        found[0].append(measure_hints(guide.chroma, guide.weight >= HINT_WEIGHT, lab))
+        planes = torch.from_numpy(lab.transpose(2, 0, 1)[None])
+        matches = sample_matches(
+            (1, *guide.weight.shape), prob=1, generator=torch.Generator().manual_seed(number)
+        )
+        none = torch.zeros(1, 3, *guide.weight.shape)
+        (hints,) = add_references(none, planes[:, 1:], planes[:, :1] / 50 - 1, matches, scale=1)
+        chroma = hints[:2].permute(1, 2, 0).numpy()
+        found[1].append(measure_hints(chroma, hints[2].numpy() > 0, lab))
+    print("| hints of | cells with one | distance from the truth, median | 90 % | strength |")
+    print("|---|---|---|---|---|")
+    for name, rows in zip(("second views", "simulated ones"), found, strict=True):
+        cover, middle, far, strength = np.nanmean(rows, axis=0)
+        spread = np.nanstd(np.log([row[3] for row in rows]))
+        line = [name, f"{cover:.0%}", f"{middle:.1f}", f"{far:.1f}"]
+        print("|", " | ".join([*line, f"{strength:.2f}, e^±{spread:.2f}"]), "|")
+
+
+def measure_hints(chroma: np.ndarray, taken: np.ndarray, lab: np.ndarray) -> tuple[float, ...]:
+    """Share of cells, median and 90 % of the distance to Lab's chroma there, and their ratio."""
+    if not taken.any():
+        return 0.0, np.nan, np.nan, np.nan
+    given, true = chroma[taken], lab[..., 1:][taken]
+    apart = np.linalg.norm(given - true, axis=1)
+    ratio = float((given * true).sum() / (true * true).sum())
+    middle, far = np.quantile(apart, [0.5, 0.9])
+    return float(taken.mean()), float(middle), float(far), max(ratio, 0.1)
 
 
 def print_albums(colorize: Pipeline, truths: Sequence[np.ndarray]) -> None:

@@ -1,9 +1,11 @@
 """What references, palettes and albums change: errors and palettes, on photos of a parquet.
 
-    python benchmarks/references.py reference|palette|album --data val.parquet --photos 40 --skip 7
+    python benchmarks/references.py reference|palette|album|hints --data val.parquet --photos 40
 
 reference: CIEDE2000 without one, with a second view of the scene, and with an unrelated photo
 palette: the same with their palettes, and how far the result's chroma is from the photo's
+pairs: the same with real second photos of a scene or of like things, whose rows are given by --rows
+hints: what a second view gives as hints, and what `data.reference_prob` simulates of it in training
 album: how far the photos of a set differ, alone and as an album: crops of one photo, and any photos
 
 A photo is a crop of a true one. Its second view is made of the same true photo: another crop, seen
@@ -12,22 +14,27 @@ unrelated photo is that of another row of the data. Ratios are to automatic resu
 """
 
 import argparse
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from PIL import Image
 
 from condiff import ColorEdits, Pipeline
 from condiff.color.album import AlbumStyle, ChromaMeans
 from condiff.color.lab import rgb_to_lab
-from condiff.color.references import MIN_SHARE
+from condiff.color.references import HINT_WEIGHT, MIN_SHARE
 from condiff.evaluation.metrics import ciede2000, gaudy
 from condiff.photos.icc import decode_srgb, encode_srgb
+from condiff.photos.photo import Photo
 from condiff.photos.reading import read_image
+from condiff.resize import resize
 from condiff.sources.folders import open_source
+from condiff.training.reference_hints import add_references, sample_matches
 
 PHOTO, VIEW = (0.7, 0.9), (0.6, 0.85)  # shares of a true photo's sides that are seen
 SET, OF_SET = 5, (0.5, 0.8)  # crops of one photo in a set, and their shares of its sides
@@ -39,16 +46,22 @@ NAMES = ("automatic", "second view", "unrelated photo")
 def main() -> None:
     """Parse the arguments and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["reference", "palette", "album"])
+    parser.add_argument("what", choices=["reference", "pairs", "palette", "album", "hints"])
     parser.add_argument("--data", type=Path, required=True, help="true photos")
     parser.add_argument("--photos", type=int, default=40, help="so many, evenly spaced")
     parser.add_argument("--skip", type=int, default=0, help="shifts the choice by so many rows")
     parser.add_argument("--model", default="colorize")
+    parser.add_argument("--rows", nargs="*", default=[], help="of pairs, as 12-345")
     arguments = parser.parse_args()
+    if arguments.what == "pairs":
+        print_pairs(Pipeline.from_pretrained(arguments.model), arguments.data, arguments.rows)
+        return
     truths = load(arguments.data, arguments.photos, arguments.skip)
     colorize = Pipeline.from_pretrained(arguments.model)
     if arguments.what == "album":
         print_albums(colorize, truths)
+    elif arguments.what == "hints":
+        print_hints(colorize, truths)
     elif arguments.what == "reference":
         print_references(colorize, truths)
     else:
@@ -58,12 +71,32 @@ def main() -> None:
 def print_references(colorize: Pipeline, truths: Sequence[np.ndarray]) -> None:
     """One row a kind of reference."""
     rows = colour_each(colorize, truths, lambda view: ColorEdits(references=[view]))
+    print_errors(rows, NAMES)
+
+
+def print_pairs(colorize: Pipeline, data: Path, pairs: Sequence[str]) -> None:
+    """One row a kind of reference, for both photos of each pair of rows of the data."""
+    numbers = [tuple(int(n) for n in pair.split("-")) for pair in pairs]
+    photos = load_rows(data, {n for pair in numbers for n in pair})
+    cases = [(photos[a], photos[b]) for pair in numbers for a, b in (pair, pair[::-1])]
+    rows = []
+    for number, (photo, second) in enumerate(cases):
+        other = cases[(number + 2) % len(cases)][1]
+        rows.append(colour(colorize, photo, (second, other), number))
+        labs, truth, shares, _ = rows[-1]
+        errors = " ".join(f"{ciede2000(lab, truth).mean():.2f}" for lab in labs)
+        print(f"{pairs[number // 2]}: {errors}, matched {shares[1]:.0%}", file=sys.stderr)
+    print_errors(rows, ("automatic", "second photo", "unrelated photo"))
+
+
+def print_errors(rows: "Sequence[Row]", names: Sequence[str]) -> None:
+    """The table of errors, shares that matched and times, a row a kind of reference."""
     errors = np.array([[ciede2000(lab, true).mean() for lab in row] for row, true, _, _ in rows])
     seconds = np.array([taken for *_, taken in rows])
     ratios = errors / errors[:, :1]
     print("| reference | CIEDE2000 | ratio | worst photo | matched | strict takes | time, ratio |")
     print("|---|---|---|---|---|---|---|")
-    for column, name in enumerate(NAMES):
+    for column, name in enumerate(names):
         mean = errors[:, column].mean()
         line = [name, f"{mean:.2f}", f"{mean / errors[:, 0].mean():.3f}"]
         line.append(f"{ratios[:, column].max():.2f}")
@@ -91,6 +124,44 @@ def print_palettes(colorize: Pipeline, truths: Sequence[np.ndarray]) -> None:
         for value in values[:2]:
             line += [f"{value[column]:.2f}", f"{value[column] / value[0]:.3f}"]
         print("|", " | ".join([*line, f"{values[2][column]:.2%}"]), "|")
+
+
+def print_hints(colorize: Pipeline, truths: Sequence[np.ndarray]) -> None:
+    """One row for the hints that second views give, one for simulated ones."""
+    found: list[list[tuple[float, ...]]] = [[], []]
+    for number, truth in enumerate(truths):
+        rng = np.random.default_rng(number)
+        photo, view = crop(truth, rng), make_second_view(truth, rng)
+        _, condition = colorize.prepare(Photo(photo), size=None)
+        guide = colorize._match(condition, ColorEdits(references=[view]), size=None)
+        lab = resize(rgb_to_lab(photo), *guide.weight.shape)
+        found[0].append(measure_hints(guide.chroma, guide.weight >= HINT_WEIGHT, lab))
+        planes = torch.from_numpy(lab.transpose(2, 0, 1)[None])
+        matches = sample_matches(
+            (1, *guide.weight.shape), prob=1, generator=torch.Generator().manual_seed(number)
+        )
+        none = torch.zeros(1, 3, *guide.weight.shape)
+        (hints,) = add_references(none, planes[:, 1:], planes[:, :1] / 50 - 1, matches, scale=1)
+        chroma = hints[:2].permute(1, 2, 0).numpy()
+        found[1].append(measure_hints(chroma, hints[2].numpy() > 0, lab))
+    print("| hints of | cells with one | distance from the truth, median | 90 % | strength |")
+    print("|---|---|---|---|---|")
+    for name, rows in zip(("second views", "simulated ones"), found, strict=True):
+        cover, middle, far, strength = np.nanmean(rows, axis=0)
+        spread = np.nanstd(np.log([row[3] for row in rows]))
+        line = [name, f"{cover:.0%}", f"{middle:.1f}", f"{far:.1f}"]
+        print("|", " | ".join([*line, f"{strength:.2f}, e^±{spread:.2f}"]), "|")
+
+
+def measure_hints(chroma: np.ndarray, taken: np.ndarray, lab: np.ndarray) -> tuple[float, ...]:
+    """Share of cells, median and 90 % of the distance to Lab's chroma there, and their ratio."""
+    if not taken.any():
+        return 0.0, np.nan, np.nan, np.nan
+    given, true = chroma[taken], lab[..., 1:][taken]
+    apart = np.linalg.norm(given - true, axis=1)
+    ratio = float((given * true).sum() / (true * true).sum())
+    middle, far = np.quantile(apart, [0.5, 0.9])
+    return float(taken.mean()), float(middle), float(far), max(ratio, 0.1)
 
 
 def print_albums(colorize: Pipeline, truths: Sequence[np.ndarray]) -> None:
@@ -127,24 +198,39 @@ def measure_album(colorize: Pipeline, photos: Sequence[np.ndarray]) -> np.ndarra
     return np.array(figures)
 
 
+# The results by NAMES and the truth as Lab, the shares that matched, and seconds.
+Row = tuple[list[np.ndarray], np.ndarray, list[float], list[float]]
+
+
 def colour_each(
     colorize: Pipeline, truths: Sequence[np.ndarray], edit: Callable[[np.ndarray], ColorEdits]
-) -> list[tuple[list[np.ndarray], np.ndarray, list[float], list[float]]]:
-    """For each photo the results by NAMES and the truth as Lab, shares that matched, seconds."""
+) -> list[Row]:
+    """The results of each photo, alone, with its second view and with an unrelated photo."""
     rows = []
     for number, truth in enumerate(truths):
         rng = np.random.default_rng(number)
         photo, view = crop(truth, rng), make_second_view(truth, rng)
         other = truths[(number + 1) % len(truths)]
-        labs, shares, seconds = [], [], []
-        for edits in (ColorEdits(), edit(view), edit(other)):
-            began = time.perf_counter()
-            (result,) = colorize(Image.fromarray(photo), seed=number, edits=edits)
-            seconds.append(time.perf_counter() - began)
-            labs.append(rgb_to_lab(np.asarray(result)))
-            shares.append(float(result.info.get("matched", 0)))
-        rows.append((labs, rgb_to_lab(photo), shares, seconds))
+        rows.append(colour(colorize, photo, (view, other), number, edit))
     return rows
+
+
+def colour(
+    colorize: Pipeline,
+    photo: np.ndarray,
+    references: Sequence[np.ndarray],
+    seed: int,
+    edit: Callable[[np.ndarray], ColorEdits] = lambda view: ColorEdits(references=[view]),
+) -> Row:
+    """The results of a photo without edits, and with those that each reference stands for."""
+    labs, shares, seconds = [], [], []
+    for edits in (ColorEdits(), *map(edit, references)):
+        began = time.perf_counter()
+        (result,) = colorize(Image.fromarray(photo), seed=seed, edits=edits)
+        seconds.append(time.perf_counter() - began)
+        labs.append(rgb_to_lab(np.asarray(result)))
+        shares.append(float(result.info.get("matched", 0)))
+    return labs, rgb_to_lab(photo), shares, seconds
 
 
 def compare_chroma(lab: np.ndarray, other: np.ndarray) -> float:
@@ -158,13 +244,18 @@ def compare_chroma(lab: np.ndarray, other: np.ndarray) -> float:
 
 def load(data: Path, count: int, skip: int) -> list[np.ndarray]:
     """(H,W,3) uint8 of so many photos, evenly spaced over the data."""
-    source = open_source(str(data))
-    total = source.total
+    total = open_source(str(data)).total
     assert total, "the number of photos is known"
     spaced = np.linspace(0, total - 1, min(count, total)).round().astype(int)
-    wanted = {(int(n) + skip) % total for n in spaced}
-    items = (item for number, item in enumerate(source.items()) if number in wanted)
-    return [np.asarray(read_image(item.image.opened()).convert("RGB")) for item in items]
+    return [*load_rows(data, {(int(n) + skip) % total for n in spaced}).values()]
+
+
+def load_rows(data: Path, wanted: set[int]) -> dict[int, np.ndarray]:
+    """(H,W,3) uint8 of the photos in these rows, by row."""
+    items = (item for item in enumerate(open_source(str(data)).items()) if item[0] in wanted)
+    return {
+        number: np.asarray(read_image(item.image.opened()).convert("RGB")) for number, item in items
+    }
 
 
 def crop(

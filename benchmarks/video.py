@@ -3,6 +3,7 @@
     python benchmarks/video.py                      # warp errors
     python benchmarks/video.py --film bikes.mp4     # warp errors of a real film in colour
     python benchmarks/video.py --speed              # frames a second at 480p and 1080p
+    python benchmarks/video.py --speed --threads 1 2    # the same with two threads, and the ratio
 
 Clips are made from photos that come with scikit-image: the camera pans and zooms over each, and in
 one a figure moves over a moving background, so that the motion of every pixel is known. The warp
@@ -56,20 +57,23 @@ def main() -> None:
     parser.add_argument("--every", type=int, nargs="*", default=[EVERY])
     parser.add_argument("--own-share", type=float, nargs="*", default=[OWN_SHARE])
     parser.add_argument("--speed", action="store_true")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, nargs="*", default=[1])
     parser.add_argument("--model", default="colorize")
     arguments = parser.parse_args()
-    colorize = Pipeline.from_pretrained(arguments.model, threads=arguments.threads)
-    coloring = Coloring(colorize, colorize.sampling, seed=1)
+
+    def load(threads: int) -> Coloring:
+        colorize = Pipeline.from_pretrained(arguments.model, threads=threads)
+        return Coloring(colorize, colorize.sampling, seed=1)
+
     with tempfile.TemporaryDirectory() as folder:
         if arguments.speed:
-            print_speed(coloring, Path(folder), arguments.frames, threads=arguments.threads)
+            print_speed({n: load(n) for n in arguments.threads}, Path(folder), arguments.frames)
         else:
             settings = [(n, share) for n in arguments.every for share in arguments.own_share]
             clips = {name: list(CLIPS[name](arguments.frames, SIZE)) for name in arguments.clips}
             if arguments.film:
                 clips = {arguments.film.stem: read_views(arguments.film, arguments.frames)}
-            print_warp_errors(coloring, Path(folder), clips, settings)
+            print_warp_errors(load(arguments.threads[0]), Path(folder), clips, settings)
 
 
 def photo(name: str) -> np.ndarray:
@@ -272,31 +276,40 @@ def print_row(name: str, cells: list[str], errors: list[float]) -> None:
     print(f"| {name} |", " | ".join([*cells, *ratios]), "|", flush=True)
 
 
-def print_speed(coloring: Coloring, folder: Path, frames: int, *, threads: int) -> None:
-    """Frames a second from H.264 to H.264, with the model loaded.
+def print_speed(colorings: dict[int, Coloring], folder: Path, frames: int) -> None:
+    """Frames a second from H.264 to H.264 by number of threads, with the model loaded.
 
-    On a busy machine the clock says little: the second figure is of processor time.
+    On a busy machine the clock says little: the other figures are of processor time.
     """
-    print("| film | frames/s | frames in a second of processor time | a key frame, processor s |")
-    print("|---|---|---|---|")
+    print("| film | threads | frames/s | ratio | by processor time | a key frame, processor s |")
+    print("|---|---|---|---|---|---|")
     for size in ((854, 480), (1920, 1080)):
         path = folder / f"{size[1]}.mp4"
         views = CLIPS["astronaut"](frames, size)
         write_grey(path, [view.pixels for view in views], codec="libx264")
-        film = read_film(path)
-        parts = Parts(folder / f"{size[1]}.out.mp4")
-        parts.folder.mkdir()
-        first = next(read_frames(film, []))
-        coloring.sample(first.picture(), film.guide_size, None)  # the engine's own start
-        started = time.process_time()
-        coloring.sample(first.picture(), film.guide_size, None)
-        one = time.process_time() - started
-        clock, started = time.perf_counter(), time.process_time()
-        for _ in color_segments(film, parts, coloring, Encoding("h264", None, threads)):
-            pass
-        seconds, clock = time.process_time() - started, time.perf_counter() - clock
-        row = f"{frames / clock:.1f} | {frames / seconds:.1f} | {one:.2f}"
-        print(f"| {size[0]}x{size[1]} | {row} |", flush=True)
+        first = None
+        for threads, coloring in colorings.items():
+            clock, seconds, key = time_film(path, coloring, threads)
+            first = first or clock
+            cells = (f"{frames / clock:.1f}", f"{first / clock:.2f}", f"{frames / seconds:.1f}")
+            print(f"| {size[0]}x{size[1]} | {threads} |", " | ".join(cells), f"| {key:.2f} |",
+                  flush=True)  # fmt: skip
+
+
+def time_film(path: Path, coloring: Coloring, threads: int) -> tuple[float, float, float]:
+    """Seconds, and seconds of the processor, that a film takes; and the latter of a key frame."""
+    film = read_film(path)
+    parts = Parts(path.with_suffix(f".{threads}.mp4"))
+    parts.folder.mkdir()
+    frame = next(read_frames(film, []))
+    coloring.sample(frame.picture(), film.guide_size, None)  # the engine's own start
+    started = time.process_time()
+    coloring.sample(frame.picture(), film.guide_size, None)
+    key = time.process_time() - started
+    clock, started = time.perf_counter(), time.process_time()
+    for _ in color_segments(film, parts, coloring, Encoding("h264", None, threads)):
+        pass
+    return time.perf_counter() - clock, time.process_time() - started, key
 
 
 if __name__ == "__main__":

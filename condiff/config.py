@@ -254,6 +254,7 @@ class DataConfig(Section):
     recolor: Probability = 0.0  # how often all hues are turned, under a caption that names them
     hint_prob: Probability = 0.5
     max_hints: NonNegativeInt = 32
+    reference_prob: Probability = 0.0  # hints as of a reference photo; of the task colorize
     cache: Literal["none", "ram", "device"] = "none"  # where decoded photos are kept
     # Run the frozen backbone, or a base's VAE and text encoder, once per photo; keep the output.
     cache_features: bool = False

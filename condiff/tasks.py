@@ -119,6 +119,11 @@ class Task:
                 "diffusion.perceptual_weight compares photos through the backbone: it is for the "
                 "task colorize with a model.backbone_variant; set it to 0."
             )
+        if config.data.reference_prob and not (self.space.keeps_photo and self.hint_channels):
+            raise ConfigError(
+                "data.reference_prob simulates references for the task colorize; the task "
+                f"{self.name} takes none: set it to 0."
+            )
         worn = [key for key in ("levels", "dust", "frame") if getattr(config.data, key)]
         if worn and not self.space.keeps_photo:
             raise ConfigError(

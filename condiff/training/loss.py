@@ -21,6 +21,7 @@ from condiff.diffusion.loss import (
 from condiff.diffusion.parameterization import to_x_0
 from condiff.spaces import Chroma
 from condiff.tasks import Task
+from condiff.training.reference_hints import add_references, sample_matches
 
 PERCEIVED_SIZE = 128  # side of the pictures that the perceptual term compares
 PERCEIVED_STRIDES = (4, 8, 16, 32)  # of the backbone's maps
@@ -89,6 +90,11 @@ def batch_error(
             device=device,
         )
         given["hints"] = hints_from_mask(x_0, mask[share])
+        if prob := config.data.reference_prob:
+            matches = sample_matches((total, size, size), prob=prob, generator=generator)
+            given["hints"] = add_references(
+                given["hints"], x_0, condition, matches.rows(share), scale=task.space.scale
+            )
     made: dict[str, Tensor] = {}
 
     def predict(x_t: Tensor, t: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 python examples/tiny_base.py base/
 python examples/tiny_base.py base/ --prediction-type v_prediction --scheduler LCMScheduler
+python examples/tiny_base.py base/ --autoencoder AutoencoderTiny
 
 It has all the parts of a real one (U-Net with cross-attention, VAE of 4 latent channels that makes
 pictures 8 times smaller, CLIP text encoder, tokenizer), 1.4 M parameters, and draws nothing
@@ -14,7 +15,12 @@ from pathlib import Path
 
 import diffusers
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderTiny,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -42,12 +48,40 @@ def make_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=LENGTH)
 
 
+def make_vae() -> AutoencoderKL:
+    """A VAE of 4 latent channels, which makes pictures 8 times smaller."""
+    vae = AutoencoderKL(
+        block_out_channels=(8, 16, 16, 16),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        latent_channels=4,
+        norm_num_groups=4,
+        sample_size=64,
+        scaling_factor=5.0,
+    )
+    with torch.no_grad():  # latents of next to no deviation, as of a VAE that was trained
+        vae.quant_conv.weight[4:] = 0
+        vae.quant_conv.bias[4:] = -20
+    return vae
+
+
+def make_tiny_autoencoder() -> AutoencoderTiny:
+    """An autoencoder of TAESD's shape, narrower: no distribution, no scaling factor."""
+    return AutoencoderTiny(
+        encoder_block_out_channels=(8, 8, 8, 8),
+        decoder_block_out_channels=(8, 8, 8, 8),
+        num_encoder_blocks=(1, 1, 1, 1),
+        num_decoder_blocks=(1, 1, 1, 1),
+    )
+
+
 def make_base(
     folder: Path,
     *,
     prediction_type: str = "epsilon",
     scheduler: str = "DDIMScheduler",
     in_channels: int = 4,
+    autoencoder: str = "AutoencoderKL",
     seed: int = 0,
 ) -> None:
     """Write the folder, as diffusers' StableDiffusionPipeline saves itself."""
@@ -66,18 +100,7 @@ def make_base(
             pad_token_id=tokenizer.pad_token_id,
         )
     )
-    vae = AutoencoderKL(
-        block_out_channels=(8, 16, 16, 16),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        latent_channels=4,
-        norm_num_groups=4,
-        sample_size=64,
-        scaling_factor=5.0,
-    )
-    with torch.no_grad():  # latents of next to no deviation, as of a VAE that was trained
-        vae.quant_conv.weight[4:] = 0
-        vae.quant_conv.bias[4:] = -20
+    vae = make_tiny_autoencoder() if autoencoder == "AutoencoderTiny" else make_vae()
     unet = UNet2DConditionModel(
         sample_size=8,
         in_channels=in_channels,
@@ -120,9 +143,17 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--prediction-type", default="epsilon", help="epsilon or v_prediction")
     parser.add_argument("--scheduler", default="DDIMScheduler", help="a scheduler of diffusers")
+    parser.add_argument(
+        "--autoencoder", default="AutoencoderKL", choices=["AutoencoderKL", "AutoencoderTiny"]
+    )
     options = parser.parse_args()
     diffusers.utils.logging.disable_progress_bar()
-    make_base(options.folder, prediction_type=options.prediction_type, scheduler=options.scheduler)
+    make_base(
+        options.folder,
+        prediction_type=options.prediction_type,
+        scheduler=options.scheduler,
+        autoencoder=options.autoencoder,
+    )
     print(options.folder)
 
 

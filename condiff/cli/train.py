@@ -239,7 +239,7 @@ def _show_memory(config: "TrainConfig", data: str, *, push_to_hub: str | None) -
     from condiff.data.loading import build_dataset
     from condiff.models.base import read_base
     from condiff.tasks import task_of
-    from condiff.training.memory import make_table
+    from condiff.training.memory import describe_frozen, make_table
 
     dataset = build_dataset(
         config,
@@ -254,6 +254,7 @@ def _show_memory(config: "TrainConfig", data: str, *, push_to_hub: str | None) -
     print(f"# {config.task}: {dataset.describe()}")
     for line in make_table(base, config, words=base.words):
         print(f"# {line}")
+    print(f"# {describe_frozen(base, config)}")
     if push_to_hub:
         print(f"# would be pushed to {push_to_hub}")
 

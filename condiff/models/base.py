@@ -2,7 +2,7 @@
 
 model_index.json   which class each part is
 unet/              UNet2DConditionModel: 4 latent channels, or 8 of an InstructPix2Pix
-vae/               AutoencoderKL of 4 latent channels
+vae/               AutoencoderKL of 4 latent channels, or AutoencoderTiny, as TAESD is
 text_encoder/      CLIPTextModel
 tokenizer/         CLIPTokenizer
 scheduler/         any of diffusers: the noise process that the base was trained with
@@ -29,6 +29,7 @@ from condiff.models.info import INDEX, read_json
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 FROZEN = ("vae", "text_encoder", "tokenizer")  # what a trained model takes over as it is
 LATENT_CHANNELS = 4
+VAES = ("AutoencoderKL", "AutoencoderTiny")
 DROP_PROB = 0.05  # of InstructPix2Pix (Brooks et al. 2022, arXiv:2211.09800): words, picture, both
 GUIDANCE = {"guidance_scale": 7.0, "image_guidance_scale": 1.5}  # its defaults in diffusers
 # Schedulers of bases that were distilled to few steps, as condiff's samplers name them.
@@ -59,7 +60,13 @@ class Base:
     @property
     def factor(self) -> int:
         """How many pixels one of a latent is wide."""
-        return int(2 ** (len(self.vae["block_out_channels"]) - 1))
+        blocks = self.vae.get("block_out_channels") or self.vae["encoder_block_out_channels"]
+        return int(2 ** (len(blocks) - 1))
+
+    @property
+    def autoencoder(self) -> str:
+        """The class of its VAE, one of VAES."""
+        return str(self.index["vae"][1])
 
     @property
     def sampler(self) -> str | None:
@@ -149,19 +156,34 @@ def refuse_others(name: str, index: Mapping[str, Any]) -> None:
             f"{name} is a {kind}, which has no VAE: start from a U-Net of pixels by --init, or "
             f"take {SHAPES}."
         )
-    classes = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
-    classes |= {"text_encoder": "CLIPTextModel"}
+    classes: dict[str, tuple[str, ...]] = {"unet": ("UNet2DConditionModel",), "vae": VAES}
+    classes |= {"text_encoder": ("CLIPTextModel",)}
     for part, wanted in classes.items():
         found = index.get(part) or [None, None]
-        if found[1] != wanted:
+        if found[1] not in wanted:
             raise ModelError(
-                f"{name} is a {kind} whose {part} is {found[1]}, not {wanted}: take {SHAPES}."
+                f"{name} is a {kind} whose {part} is {found[1]}, not {' or '.join(wanted)}: take "
+                f"{SHAPES}."
             )
 
 
 def _check_shapes(base: Base) -> None:
     """Raise ModelError for networks that do not go together as in Stable Diffusion 1 and 2."""
     unet, name = base.unet, base.name
+    stored = base.vae.get("_class_name", base.autoencoder)
+    if stored != base.autoencoder:
+        raise ModelError(
+            f"The VAE of {name} is {base.autoencoder} by its {INDEX}, and {stored} by its own "
+            f"config.json: write the class of what is in vae/ into {INDEX}."
+        )
+    sides = [
+        base.vae.get(f"{part}_block_out_channels", ()) for part in ("encoder", "decoder")
+    ]  # of an AutoencoderTiny
+    if len(sides[0]) != len(sides[1]):
+        raise ModelError(
+            f"The VAE of {name} makes pictures smaller {len(sides[0])} times and larger "
+            f"{len(sides[1])} times: take {SHAPES}."
+        )
     latents = int(base.vae.get("latent_channels", LATENT_CHANNELS))
     if latents != LATENT_CHANNELS:
         raise ModelError(

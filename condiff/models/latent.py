@@ -9,7 +9,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from diffusers import __version__ as diffusers_version
 from torch import Tensor, nn
 
@@ -22,6 +22,7 @@ from condiff.models.loading import CAME_FROM, dump_looks, whole_folder
 from condiff.tasks import Task
 from condiff.words import WithWords
 
+AUTOENCODERS = {kind.__name__: kind for kind in (AutoencoderKL, AutoencoderTiny)}
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 # LoRA on attention, and on conv_in: its new channels begin at zero, and a file of LoRA without them
 # would ignore the picture.
@@ -91,7 +92,7 @@ class FrozenParts:
     def vae(self) -> Any:
         """The VAE, loaded where it is not."""
         if self._vae is None:
-            self._vae = _load(AutoencoderKL, self.folder, "vae").to(self.device)
+            self._vae = _load_vae(self.folder).to(self.device)
         return self._vae
 
     def load(self) -> None:
@@ -113,14 +114,23 @@ class FrozenParts:
 
     @torch.no_grad()
     def moments(self, pictures: Tensor) -> Tensor:
-        """Pictures (B,3,H,W) in [-1,1] -> mean and standard deviation of x_0, (B,8,h,w)."""
-        found = self.vae.encode(pictures.to(self.device)).latent_dist
-        return torch.cat([found.mean, found.std], dim=1) * self.vae.config.scaling_factor
+        """Pictures (B,3,H,W) in [-1,1] -> mean and standard deviation of x_0, (B,8,h,w).
+
+        A tiny autoencoder has no distribution: its deviation is 0.
+        """
+        return torch.cat(self._encode(pictures), dim=1) * self.vae.config.scaling_factor
 
     @torch.no_grad()
     def condition(self, pictures: Tensor) -> Tensor:
         """Pictures (B,3,H,W) in [-1,1] -> latents (B,4,h,w) of a condition: modes, not scaled."""
-        return self.vae.encode(pictures.to(self.device)).latent_dist.mode()
+        return self._encode(pictures)[0]
+
+    def _encode(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean, which is the mode, and standard deviation of the latents, not scaled."""
+        encoded = self.vae.encode(pictures.to(self.device))
+        if isinstance(self.vae, AutoencoderTiny):
+            return encoded.latents, torch.zeros_like(encoded.latents)
+        return encoded.latent_dist.mean, encoded.latent_dist.std
 
     @torch.no_grad()
     def decode(self, x_0: Tensor) -> Tensor:
@@ -202,6 +212,16 @@ def _load(kind: Any, folder: Path, part: str) -> Any:
     return module.eval()
 
 
+def _load_vae(folder: Path) -> Any:
+    """The VAE, of the class that its configuration names."""
+    try:
+        settings = json.loads((folder / "vae" / "config.json").read_text("utf-8"))
+        kind = AUTOENCODERS[settings.get("_class_name", AutoencoderKL.__name__)]
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{folder / 'vae'} cannot be loaded: {error}") from error
+    return _load(kind, folder, "vae")
+
+
 def _load_texts(folder: Path, device: torch.device | str) -> tuple[Any, Any]:
     """The tokenizer and the text encoder."""
     from transformers import CLIPTextModel, CLIPTokenizer
@@ -264,7 +284,7 @@ def save_latent_model(
             if (base.path / name).is_file():
                 shutil.copy(base.path / name, part / name)
         _write_json(part / OWN_INDEX, own)
-        _write_json(part / INDEX, _stock_index(kind))
+        _write_json(part / INDEX, _stock_index(kind, base.autoencoder))
 
 
 def scheduler_of(base: Base, diffusion: DiffusionConfig) -> tuple[str, dict[str, Any]]:
@@ -299,8 +319,8 @@ def load_latent_model(
     return model.eval().to(device), frozen
 
 
-def _stock_index(scheduler: str) -> dict[str, Any]:
-    """model_index.json of the stock pipeline; `scheduler` is the name of its class."""
+def _stock_index(scheduler: str, autoencoder: str) -> dict[str, Any]:
+    """model_index.json of the stock pipeline, by the names of these parts' classes."""
     nothing: list[str | None] = [None, None]
     return {
         "_class_name": "StableDiffusionInstructPix2PixPipeline",
@@ -313,7 +333,7 @@ def _stock_index(scheduler: str) -> dict[str, Any]:
         "text_encoder": ["transformers", "CLIPTextModel"],
         "tokenizer": ["transformers", "CLIPTokenizer"],
         "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
+        "vae": ["diffusers", autoencoder],
     }
 
 

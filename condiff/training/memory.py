@@ -12,7 +12,7 @@ from torch._subclasses import FakeTensorMode
 
 from condiff.config import TrainConfig
 from condiff.models.base import LATENT_CHANNELS, Base
-from condiff.models.latent import add_lora
+from condiff.models.latent import AUTOENCODERS, add_lora
 
 Precision = Literal["no", "bf16"]
 NAMES = {"no": "float32", "bf16": "mixed precision"}
@@ -158,6 +158,24 @@ def make_table(base: Base, config: TrainConfig, *, words: tuple[int, int]) -> li
             row += f"{_in_words(found):>16}{' <' if choice == chosen else '  '}"
         lines.append(row.rstrip())
     return lines
+
+
+def count_frozen(base: Base) -> tuple[int, int]:
+    """Bytes of the weights of the base's VAE and of its text encoder, in single precision."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    with torch.device("meta"):
+        vae = AUTOENCODERS[base.autoencoder].from_config(dict(base.vae))
+        texts = CLIPTextModel(CLIPTextConfig(**base.text))
+    vae_size, text_size = (4 * sum(p.numel() for p in part.parameters()) for part in (vae, texts))
+    return vae_size, text_size
+
+
+def describe_frozen(base: Base, config: TrainConfig) -> str:
+    """A line of what the frozen parts take, and when."""
+    vae, texts = map(_in_words, count_frozen(base))
+    when = "until latents are cached" if config.data.cache_features else "in each step, on top"
+    return f"weights of the {base.autoencoder} {vae}, of the text encoder {texts}, {when}"
 
 
 def _in_words(size: int) -> str:

@@ -79,6 +79,15 @@ class SamplingConfig(Section):
             "1: samples differ as much as the model allows.",
         ),
     ] = 1.0
+    vividness: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=2,
+            description="How vivid colours are: by this factor every step draws the colours of "
+            "the picture that it predicts away from grey. 1: as the model has them.",
+        ),
+    ] = 1.0
     size: Annotated[
         int | None,
         Field(

@@ -54,6 +54,10 @@ class Space(ABC):
         """What a backend has decoded of x_0, (h,w,C), as `decode` takes it: the same."""
         return planes
 
+    def saturate(self, x_0: Any, factor: float) -> Any:
+        """x_0 (B,C,h,w), of NumPy or torch, with its colours drawn away from grey by a factor."""
+        return x_0 * factor
+
     @abstractmethod
     def from_picture(self, picture: Plane) -> Plane:
         """A picture (h,w,3) in [-1,1] as `decode` takes it: (h,w,C)."""
@@ -93,6 +97,10 @@ class RGB(Space):
                 picture, source, keep_lines=edits.keep_lines, flat=edits.flat, hints=hints
             )
         return np.asarray(picture * 255 + 0.5, np.uint8)
+
+    def saturate(self, x_0: Any, factor: float) -> Any:
+        grey = x_0.mean(1)[:, None]
+        return grey + factor * (x_0 - grey)
 
     def from_picture(self, picture: Plane) -> Plane:
         return picture

@@ -138,7 +138,7 @@ def run_batch(found: Plan, options: BatchOptions) -> Generator[Result, None, Non
     """Carry out a plan; yields results as they come, first those that need no work."""
     info = read_model_info(options.model)
     engine, device = choose_network(info, options.engine, options.device)
-    info.check_words(info.sampling.override(options.overrides))
+    info.check_sampling(info.sampling.override(options.overrides))
     default = info.sampling
     if default.size is None:
         default = default.override({"size": info.condition_size})

@@ -177,7 +177,7 @@ def render(
     targets.check(force=flags.force)
     started = time.perf_counter()
     info = read_model_info(flags.model)
-    info.check_words(sampling.override(info.sampling))
+    info.check_sampling(sampling.override(info.sampling))
     opened = None
     if source is not None:
         opened = _open(source, info, reading, as_is=flags.as_is, quiet=quiet)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from condiff.conditions.drawing_cleanup import shrink_ink
-from condiff.conditions.drawing_regions import fill_regions
+from condiff.conditions.drawing_regions import fill_regions, find_regions
 
 Plane = NDArray[Any]  # float32
 
@@ -57,6 +57,38 @@ def finish_along_lines(
     return np.asarray(colors.clip(0, 1), np.float32)
 
 
+def share_of_regions(ink: NDArray[np.uint8], cells: tuple[int, int]) -> Plane:
+    """The part of each cell (h,w,n) of a small picture that each region of a drawing covers.
+
+    `cells` are h and w, and the ink (H,W) is several times as large.
+    """
+    clear = _measure_clearance(*_find_barriers(ink, ink.shape[0] / cells[0]))
+    labels = find_regions(ink, clear, ink.shape[0] / cells[0])
+    planes = [
+        cv2.resize((labels == n).astype(np.float32), cells[::-1], interpolation=cv2.INTER_AREA)
+        for n in range(1, int(labels.max()) + 1)
+    ]
+    return np.stack(planes, axis=2)
+
+
+def _find_barriers(
+    ink: NDArray[np.uint8], cell: float
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Where (H,W) a line is crossed, going across and going down.
+
+    Lines of a width of several pixels are barriers at their middle only, so that the colours of
+    both sides meet there.
+    """
+    dark = ink.astype(np.float32) / 255
+    middle = cv2.GaussianBlur(dark, (0, 0), max(0.8, cell / 4))
+    return _ridge(middle, dark, axis=1), _ridge(middle, dark, axis=0)
+
+
+def _measure_clearance(across: NDArray[np.bool_], down: NDArray[np.bool_]) -> Plane:
+    """The distance (H,W) from the nearest line, in pixels."""
+    return cv2.distanceTransform((~(across | down)).astype(np.uint8), cv2.DIST_L2, 3)
+
+
 def _spread_and_fill(
     small: NDArray, ink: NDArray, cell: float, flat: float, hints: tuple[Plane, Plane] | None
 ) -> Plane:
@@ -70,12 +102,8 @@ def _spread_and_fill(
 def _spread_colors(small: NDArray, ink: NDArray, cell: float) -> tuple[Plane, Plane]:
     """RGB (H,W,3) along the lines, and the distance (H,W) from the nearest line, in pixels."""
     height, width = ink.shape
-    dark = ink.astype(np.float32) / 255
-    # Lines of a width of several pixels are barriers at their middle only, so that the colours of
-    # both sides meet there.
-    middle = cv2.GaussianBlur(dark, (0, 0), max(0.8, cell / 4))
-    across, down = _ridge(middle, dark, axis=1), _ridge(middle, dark, axis=0)
-    clear = cv2.distanceTransform((~(across | down)).astype(np.uint8), cv2.DIST_L2, 3)
+    across, down = _find_barriers(ink, cell)
+    clear = _measure_clearance(across, down)
     reach = np.float32(cell * CLEARANCE)
     weight = (np.minimum(clear, reach) / reach) ** 4 + np.float32(FLOOR)
     upright = cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)

@@ -53,8 +53,7 @@ def fill_regions(
     any size: a region with a hint has the hint's colour.
     """
     weight = (np.minimum(clear, cell / 2) * 2 / cell) ** 4 + np.float32(1e-4)
-    labels = _join_strips(label_regions(clear, BALL * cell), clear, cell)
-    labels = _join_passages(labels, ink, clear, cell)
+    labels = find_regions(ink, clear, cell)
     labels, centers = _join(labels, clear, *_central_colors(colors, weight, labels))
     parted = _part_shapes(labels, colors - centers[labels - 1], weight, clear, cell)
     if parted.max() > len(centers):
@@ -65,6 +64,12 @@ def fill_regions(
     filled = (size >= SMALLEST * cell**2) | hinted
     change = (centers[labels - 1] - colors) * filled[labels - 1, None]
     return colors + cv2.GaussianBlur(change, (0, 0), EDGE)
+
+
+def find_regions(ink: NDArray[np.uint8], clear: Plane, cell: float) -> Labels:
+    """Labels 1, 2, … (H,W) of the regions of a drawing, as `fill_regions` takes its arguments."""
+    labels = _join_strips(label_regions(clear, BALL * cell), clear, cell)
+    return _join_passages(labels, ink, clear, cell)
 
 
 def label_regions(clear: Plane, ball: float) -> Labels:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from condiff.config import DiffusionConfig
 from condiff.diffusion.parameterization import from_x_0, to_x_0
-from condiff.diffusion.sampler import Array, Predict, SampleNoise
+from condiff.diffusion.sampler import Array, Correct, Predict, SampleNoise, as_predicted
 from condiff.diffusion.schedule import compute_betas
 from condiff.errors import ConfigError
 
@@ -75,6 +75,7 @@ def sample_with_diffusers(
     steps: int,
     clip: float,
     sample_noise: SampleNoise | None = None,
+    correct: Correct = as_predicted,
 ) -> Iterator[Array]:
     """`sampler.sample` by unipc, euler or heun; arrays stay of NumPy or of torch.
 
@@ -90,13 +91,17 @@ def sample_with_diffusers(
             return torch.from_numpy(predict(x_t.contiguous().numpy(), t))
         return predict(x_t, t)
 
+    def corrected(x_0: Tensor) -> Tensor:
+        return torch.from_numpy(correct(x_0.contiguous().numpy())) if in_numpy else correct(x_0)
+
     solver.set_timesteps(steps)
     yield noise
     x_t = (torch.from_numpy(noise) if in_numpy else noise) * solver.init_noise_sigma
     for t in solver.timesteps:
         x_in = solver.scale_model_input(x_t, t)
         alpha_bar = _alpha_bar(solver, t).to(x_t)
-        x_0 = to_x_0(kind, model(x_in, float(t)), x_in, alpha_bar).clamp(-clip, clip)
+        x_0 = to_x_0(kind, model(x_in, float(t)), x_in, alpha_bar)
+        x_0 = corrected(x_0).clamp(-clip, clip)
         x_t = solver.step(from_x_0(kind, x_0, x_in, alpha_bar), t, x_t).prev_sample
         result = x_t * _alpha_bar(solver, t).sqrt().to(x_t) if in_sigma_space else x_t
         yield result.numpy() if in_numpy else result

@@ -22,6 +22,7 @@ Array = Any  # of NumPy or torch, float32
 Predict = Callable[[Array, float], Array]  # (x_t, t) -> model output
 PredictX0 = Callable[[Array, int, float], Array]  # (x_t, t, alpha_bar) -> x_0
 SampleNoise = Callable[[tuple[int, ...]], Array]  # a shape -> standard normal noise
+Correct = Callable[[Array], Array]  # a predicted x_0 -> the x_0 that the step goes on with
 Sampler = Callable[[PredictX0, Array, NDArray[Any], int, SampleNoise], Iterator[Array]]
 
 TCD_GAMMA = 0.3  # that of its authors, and of diffusers
@@ -79,6 +80,11 @@ def damp_broad_noise(
     return (noise - (1 - variety) * broad).astype(np.float32)
 
 
+def as_predicted(x_0: Array) -> Array:
+    """x_0 itself."""
+    return x_0
+
+
 def sample(
     predict: Predict,
     noise: Array,
@@ -88,17 +94,18 @@ def sample(
     steps: int,
     clip: float,
     sample_noise: SampleNoise | None = None,
+    correct: Correct = as_predicted,
 ) -> Iterator[Array]:
     """Yield the pure noise (B,C,h,w), then x_t after every step; the last one is the sample.
 
-    Every predicted x_0 is clipped to ±clip. `sample_noise` gives the noise that ddpm, lcm and tcd
-    add in each step, as an array of the same kind as `noise`.
+    Every predicted x_0 is corrected by `correct`, and clipped to ±clip. `sample_noise` gives the
+    noise that ddpm, lcm and tcd add in each step, as an array of the same kind as `noise`.
     """
     alphas_bar = compute_alphas_bar(config)
     kind = config.prediction_type
 
     def predict_x_0(x_t: Array, t: int, alpha_bar: float) -> Array:
-        return to_x_0(kind, predict(x_t, float(t)), x_t, alpha_bar).clip(-clip, clip)
+        return correct(to_x_0(kind, predict(x_t, float(t)), x_t, alpha_bar)).clip(-clip, clip)
 
     def no_noise(shape: tuple[int, ...]) -> Array:
         raise ConfigError(f"The sampler {scheduler} adds noise: give it a source of noise.")

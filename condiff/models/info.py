@@ -74,8 +74,13 @@ class ModelInfo:
             raise ConfigError(f"The model {self.path.name} is unconditional: it takes no picture.")
         return self.task.picture.open(picture, as_is=as_is)
 
-    def check_words(self, config: SamplingConfig) -> None:
-        """Raise UsageError for words that the model does not take."""
+    def check_sampling(self, config: SamplingConfig) -> None:
+        """Raise UsageError for words or a vividness that the model does not take."""
+        if config.vividness != 1 and self.task.space.is_latent:
+            raise UsageError(
+                f"The model {self.path.name} samples latents, which have no grey: leave "
+                "--vividness out."
+            )
         if self.task.takes_text:
             return
         default = SamplingConfig()
@@ -114,7 +119,7 @@ class ModelInfo:
         """
         chosen = self.find_look(look or NATURAL)
         config = self.sampling.override(chosen.sampling()).override(overrides)
-        self.check_words(config)
+        self.check_sampling(config)
         keeps_photo = self.task.space.keeps_photo
         return config, edits.with_saturation(chosen.saturation) if keeps_photo else edits
 

@@ -323,7 +323,7 @@ class Cascade:
         """What the first stage needs of a picture, whatever the number of samples."""
         encoded = self.pipeline.encode(opened, config=self._configure(config), edits=edits)
         if not self.along_lines:
-            return replace(encoded, source=None)
+            return replace(encoded, source=None, flat=None)
         if opened is None or not isinstance(opened.picture, Drawing):
             return encoded
         width, height = self.fit(opened.size)

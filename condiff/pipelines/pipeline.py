@@ -40,6 +40,7 @@ from condiff.inputs import Opened, UserPicture
 from condiff.models.info import ModelInfo, read_model_info
 from condiff.photos.photo import Photo, as_memory_error, to_8_bits, with_pixels
 from condiff.photos.reading import as_photo
+from condiff.pipelines.flat_colors import FlatColors
 from condiff.resize import MAX_ASPECT, pad_to_stride
 
 MIN_SIZE = 32  # the stride of the backbone
@@ -58,6 +59,7 @@ class Encoded:
     conds: list[tuple[Any | None, ...]]
     size: tuple[int, int]  # of x_t, padded to the U-Net's stride
     inside: tuple[int, int]  # rows and columns of x_t that the picture covers
+    flat: FlatColors | None = None  # of a drawing whose regions are to have even colours
 
 
 class Pipeline:
@@ -116,6 +118,7 @@ class Pipeline:
         guidance_scale: float | None = None,
         image_guidance_scale: float | None = None,
         variety: float | None = None,
+        vividness: float | None = None,
         size: int | None = None,
     ) -> list[Any]:
         """Make one result for each of the seeds seed, seed + 1, …, `samples` in all.
@@ -145,6 +148,7 @@ class Pipeline:
                 "guidance_scale": guidance_scale,
                 "image_guidance_scale": image_guidance_scale,
                 "variety": variety,
+                "vividness": vividness,
                 "size": size,
             },
         )
@@ -210,7 +214,7 @@ class Pipeline:
         model takes another kind of picture, ImageError for a photo where a drawing is expected.
         """
         config = config or self.sampling
-        self.loaded.check_words(config)
+        self.loaded.check_sampling(config)
         if edits.invert and not isinstance(image, (Drawing, Opened, type(None))):
             image = edits.begin(as_photo(image))
         opened, condition = self.prepare(image, size=config.size, as_is=edits.as_is)
@@ -257,7 +261,17 @@ class Pipeline:
             conds.append(
                 self.backend.encode(move(given[pixels]), shown, window, guided=guided, words=words)
             )
-        return Encoded(source, edits, windows, conds, size, (rows, columns))
+        flat = None
+        if source is not None and source.ndim == 2 and edits.flat and not space.is_latent:
+            ink = np.asarray((condition[..., 0] + 1) * 127.5, np.uint8)
+            flat = FlatColors.build(
+                ink,
+                (rows, columns),
+                strength=edits.flat,
+                strokes=edits.strokes,
+                to_device=self.backend.to_device,
+            )
+        return Encoded(source, edits, windows, conds, size, (rows, columns), flat)
 
     def _plan_windows(self, size: tuple[int, int], inside: tuple[int, int]) -> Tiles:
         """One window for x_t of `size`, or for long strips several that lie over each other.
@@ -306,6 +320,11 @@ class Pipeline:
 
             return predict_in_tiles(one, x_t, encoded.conds, tiles=encoded.windows, weight=weight)
 
+        def correct(x_0: Any) -> Any:
+            if encoded.flat is not None:
+                x_0 = encoded.flat(x_0)
+            return x_0 if config.vividness == 1 else space.saturate(x_0, config.vividness)
+
         return find_sampler(config.scheduler)(
             predict,
             backend.to_device(noise),
@@ -314,6 +333,7 @@ class Pipeline:
             steps=config.steps,
             clip=space.clip,
             sample_noise=sample_noise,
+            correct=correct,
         )
 
     def decode(self, x_0: Any, encoded: Encoded) -> np.ndarray:

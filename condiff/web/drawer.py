@@ -62,7 +62,7 @@ class Drawer:
         opened = self._open(upload)
         cascade, pipeline = self.cascade, self.cascade.pipeline
         config = cascade.sampling.override(order.sampling)
-        pipeline.loaded.check_words(config)
+        pipeline.loaded.check_sampling(config)
         encoded = cascade.encode(opened, config=config, edits=order.edits)
         small = self._shrink(encoded)
         for number in range(order.samples):

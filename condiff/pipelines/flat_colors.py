@@ -1,0 +1,108 @@
+"""Even colours in the regions of a drawing, from the first step of sampling on.
+
+A model that is little trained gives one region many colours, and a finish that evens them out at
+the end mixes them. Here every predicted x_0 is evened out, so that the following steps go on from a
+picture of flat colours, as illustrations are: a projection in each step, as ILVR (Choi et al. 2021,
+arXiv:2108.02938) projects the predicted image onto a reference.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from condiff.color.hints import Strokes
+from condiff.conditions.drawing_finish import share_of_regions
+from condiff.conditions.drawing_regions import PAPER
+
+Array = Any  # float32, of NumPy or torch
+PURE = 4  # the power of a cell's share by which it counts for a region: cells of lines hardly do
+LEAST = 2.0  # cells that a region has at least; a smaller one keeps the model's colours
+
+
+@dataclass(frozen=True)
+class FlatColors:
+    """Evens out x_0 (1,C,h,w) by the regions of a drawing; arrays are the backend's.
+
+    The drawing covers the first `rows` and `columns` of the N cells of x_0.
+    """
+
+    inside: tuple[int, int]  # rows and columns
+    shares: Array  # (N,n): the part of each cell that each region covers
+    weights: Array  # (n,N): what each cell counts for a region's colour; rows add up to 1
+    rest: Array  # (N,1): the part of each cell that no region of these covers
+    hinted: Array  # (n,1): 1 for regions whose colour is given, else 0
+    given: Array  # (n,C): these colours
+    outer: Array  # (n,1): 1 for regions that reach the drawing's border: paper, if they are light
+    strength: float = 1.0  # 0 leaves x_0 as it is, 1 makes it flat
+
+    @classmethod
+    def build(
+        cls,
+        ink: NDArray[np.uint8],
+        cells: tuple[int, int],
+        *,
+        strength: float,
+        strokes: Strokes | None,
+        to_device: Callable[[NDArray[Any]], Array],
+    ) -> "FlatColors":
+        """For the ink (H,W) of a drawing and x_0's rows and columns that it covers.
+
+        `strokes` are hints, whose values are in the units of x_0.
+        """
+        shares = share_of_regions(ink, cells).reshape(cells[0] * cells[1], -1)
+        shares = shares[:, shares.sum(0) >= LEAST]
+        weights = shares**PURE
+        weights /= np.maximum(weights.sum(0), np.float32(1e-9))
+        hinted, given = np.zeros((shares.shape[1], 1), np.float32), np.zeros((shares.shape[1], 3))
+        if strokes is not None:
+            hinted, given = _find_hinted(shares.reshape(*cells, -1), strokes)
+        outer = _rim(shares.reshape(*cells, -1)).max(axis=0, initial=0)[:, None] > 0
+
+        def move(array: NDArray[Any]) -> Array:
+            return to_device(np.ascontiguousarray(array, np.float32))
+
+        return cls(
+            inside=cells,
+            shares=move(shares),
+            weights=move(weights.T),
+            rest=move(1 - shares.sum(1, keepdims=True)),
+            hinted=move(hinted),
+            given=move(given),
+            outer=move(outer),
+            strength=strength,
+        )
+
+    def __call__(self, x_0: Array) -> Array:
+        """x_0 (1,C,h,w) with one colour a region, and white paper."""
+        rows, columns = self.inside
+        cells = x_0[0, :, :rows, :columns].reshape(x_0.shape[1], -1).T
+        colors = self.weights @ cells
+        light = (colors >= 2 * PAPER - 1).all(1)[:, None]
+        colors = colors + light * self.outer * (1 - colors)
+        colors = colors + self.hinted * (self.given - colors)
+        even = self.shares @ colors + self.rest * cells
+        cells = cells + self.strength * (even - cells)
+        result = 1 * x_0
+        result[0, :, :rows, :columns] = cells.T.reshape(x_0.shape[1], rows, columns)
+        return result
+
+
+def _rim(shares: NDArray[Any]) -> NDArray[Any]:
+    """The shares (M,n) of the cells at the border of (h,w,n)."""
+    return np.concatenate([shares[0], shares[-1], shares[:, 0], shares[:, -1]])
+
+
+def _find_hinted(shares: NDArray[Any], strokes: Strokes) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Which regions (n,1) have a hint, and its colour (n,C): that of most of its pixels' cells."""
+    rows, columns, count = shares.shape
+    y, x = np.nonzero(strokes.mask)
+    height, width = strokes.mask.shape
+    there = shares[y * rows // height, x * columns // width]  # (P,n)
+    region = there.argmax(1)
+    hinted, given = np.zeros((count, 1), np.float32), np.zeros((count, strokes.values.shape[2]))
+    for n in np.unique(region[there.max(1) > 0]):
+        hinted[n], given[n] = 1, np.median(strokes.values[y, x][region == n], axis=0)
+    return hinted, given

@@ -1,4 +1,4 @@
-"""Choose a colorizer's guidance, variety, steps and saturation by what people notice.
+"""Choose a colorizer's guidance, variety, vividness, steps and saturation by what people notice.
 
     python benchmarks/choose_look.py --data val.parquet --photos 150 --steps 4 --guidance 1 1.5 2
 
@@ -57,16 +57,17 @@ def main() -> None:
     parser.add_argument("--variety", type=float, nargs="+", default=VARIETY)
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS)
     parser.add_argument("--saturation", type=float, nargs="+", default=(1.0,))
+    parser.add_argument("--vividness", type=float, nargs="+", default=(1.0,))
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to this file")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     pipeline = Pipeline.from_pretrained(arguments.model, engine=arguments.engine)
+    fields = ("steps", "guidance_scale", "variety", "vividness")
+    choices = (arguments.steps, arguments.guidance, arguments.variety, arguments.vividness)
     settings = [
-        (pipeline.sampling.override({"guidance_scale": g, "variety": v, "steps": s}), saturation)
-        for s, g, v, saturation in product(
-            arguments.steps, arguments.guidance, arguments.variety, arguments.saturation
-        )
+        (pipeline.sampling.override(dict(zip(fields, values, strict=True))), saturation)
+        for *values, saturation in product(*choices, arguments.saturation)
     ]
     truths = spread(read_truths(arguments.data), arguments.photos)
     rows = measure(pipeline, settings, truths, Lite0Extractor())
@@ -104,6 +105,8 @@ def name_of(setting: Setting) -> str:
     """The settings that are compared, as the table names them."""
     config, saturation = setting
     name = f"guidance {config.guidance_scale:g}, variety {config.variety:g}, {config.steps} steps"
+    if config.vividness != 1:
+        name = f"{name}, vividness {config.vividness:g}"
     return name if saturation == 1 else f"{name}, saturation {saturation:g}"
 
 

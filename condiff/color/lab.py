@@ -43,6 +43,7 @@ TABLE_SIZE = (256, 512)  # lightness x hue; errors of L* up to 0.42; 0.48 at hal
 TILE = 1 << 14  # cv2.remap takes no side beyond 2^15
 VECTOR = 64  # a multiple of the pixels that cv2 converts at once, on any processor
 STRIP_PIXELS = 1 << 18  # a strip's planes stay in the processor's cache
+SMALL_PIXELS = 1 << 14  # whose planes are never fetched from the system anew
 MAX_THREADS = 8  # more would wait for memory
 
 EDGE_VARIANCE = 4.0  # in L*^2: contrast below 2 L* counts as texture, not as a colour edge
@@ -131,7 +132,14 @@ def lab_to_rgb(lab: Plane) -> Pixels:
 
 
 def _is_displayable(L: Plane, a: Plane, b: Plane) -> NDArray[np.bool_]:
-    """Whether each Lab colour lies in sRGB, to within the tolerances above."""
+    """Whether each Lab colour lies in sRGB, to within the tolerances above: (n,…) planes."""
+    L, a, b = np.broadcast_arrays(L, a, b)
+    rows = max(1, SMALL_PIXELS // max(1, a[:1].size))
+    parts = (slice(top, top + rows) for top in range(0, max(1, len(a)), rows))
+    return np.concatenate([_is_inside(L[part], a[part], b[part]) for part in parts])
+
+
+def _is_inside(L: Plane, a: Plane, b: Plane) -> NDArray[np.bool_]:
     f_y = (L + 16) / 116
     f = np.stack(np.broadcast_arrays(f_y + a / 500, f_y, f_y - b / 200))
     xyz = np.where(f > 6 / 29, f * f * f, (f - 4 / 29) * np.float32(108 / 841))

@@ -5,7 +5,7 @@ XMP Specification Part 1 (ISO 16684-1), serialised as RDF/XML.
 
 import re
 from collections.abc import Mapping
-from xml.sax.saxutils import escape
+from html import escape  # xml.sax would bring urllib and ssl
 
 NAMESPACES = {
     "Iptc4xmpExt": "http://iptc.org/std/Iptc4xmpExt/2008-02-29/",
@@ -69,7 +69,9 @@ def merge_properties(packet: bytes, properties: Mapping[str, str]) -> bytes:
     subject = about[1] if about else '""'
     prefixes = sorted({name.split(":")[0] for name in properties})
     spaces = " ".join(f'xmlns:{prefix}="{NAMESPACES[prefix]}"' for prefix in prefixes)
-    lines = [f"  <{name}>{escape(value)}</{name}>" for name, value in properties.items()]
+    lines = [
+        f"  <{name}>{escape(value, quote=False)}</{name}>" for name, value in properties.items()
+    ]
     added = "\n".join(
         [
             f"\n <{rdf}:Description {rdf}:about={subject} {spaces}>",

@@ -246,6 +246,26 @@ def test_cancel_and_go_on(browser, tiny_server, tmp_path):
         until(page, "#message")
 
 
+def test_a_page_says_when_condiff_was_stopped(browser, tiny_folder, tmp_path):
+    make_photo(60, 44).save(tmp_path / "photo.jpg")
+    with serving(tmp_path / "temporary", "-m", str(tiny_folder)) as url:
+        context = browser.new_context()
+        page = context.new_page()
+        page.set_default_timeout(WAIT)
+        page.goto(url)
+        page.wait_for_selector("body[data-ready]")
+        page.set_input_files("#files", tmp_path / "photo.jpg")
+        until(page, "#message")
+        page.click("#colorize summary")
+        page.fill("#colorize-steps", "1000")
+        page.press("#colorize-steps", "Tab")
+        sync_api.expect(page.locator("#message")).to_contain_text("of 1000", timeout=WAIT)
+    sync_api.expect(page.locator("#trouble")).to_contain_text("condiff was stopped")
+    page.click("text=Vivid")
+    sync_api.expect(page.locator("#trouble")).to_contain_text("cannot reach condiff any more")
+    context.close()
+
+
 def test_a_reference_is_added_and_taken_away(browser, tiny_server, tmp_path):
     make_photo(60, 44).convert("L").save(tmp_path / "photo.png")
     make_photo(60, 44).save(tmp_path / "colors.png")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from condiff.web.app import WebSettings
 
 AUTH = "CONDIFF_WEB_AUTH"
+MAX_REQUESTS = 256  # at once; a tab has at most six
 
 
 @expand_groups
@@ -99,6 +100,13 @@ def _serve(settings: "WebSettings", host: str, port: int, *, browser: bool, quie
 
     from condiff.web.app import Server
 
+    class Listener(uvicorn.Server):
+        """Ends the streams of jobs before it waits for all streams to end."""
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            server.worker.stop()
+            await super().shutdown(sockets)
+
     listening = _listen(host, port)
     port = listening.getsockname()[1]
     shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
@@ -112,6 +120,7 @@ def _serve(settings: "WebSettings", host: str, port: int, *, browser: bool, quie
             server_header=False,
             proxy_headers=False,
             timeout_graceful_shutdown=2,
+            limit_concurrency=MAX_REQUESTS,
             lifespan="on",
         )
         print(url, flush=True)
@@ -122,7 +131,7 @@ def _serve(settings: "WebSettings", host: str, port: int, *, browser: bool, quie
         if browser:
             threading.Thread(target=_open_browser, args=(url,), daemon=True).start()
         with suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run(sockets=[listening])
+            Listener(config).run(sockets=[listening])
     finally:
         server.close()
         listening.close()

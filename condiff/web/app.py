@@ -34,7 +34,7 @@ from condiff.web.colorizer import Colorizer, Order
 from condiff.web.drawer import Drawer
 from condiff.web.security import Guard
 from condiff.web.sessions import Gone, Session, Sessions, Upload
-from condiff.web.worker import Busy, Event, Job, Worker
+from condiff.web.worker import NO_ROOM, Busy, Event, Job, Worker
 
 STATIC = Path(__file__).parent / "static"
 KINDS = {
@@ -50,7 +50,8 @@ MAX_REFERENCES = 8
 MAX_STROKES = 16 << 20  # bytes of a PNG of strokes, or of a mask
 SWEEP_SECONDS = 300
 ROOM = 500_000_000  # bytes of the disk that uploads leave free
-NO_ROOM = "There is no room for this file on the disk of temporary files: free some, or set TMPDIR."
+CHECKED = 64 << 20  # bytes of an upload after which the room is looked at again
+REST_SECONDS = 300  # without work, after which photos leave the memory
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -184,6 +185,8 @@ class Server:
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             self.sessions.sweep()
+            if self.worker.rests_for > REST_SECONDS:
+                self._release()
 
     async def page(self, request: Request) -> Response:
         """The page and its parts, by a fixed table of names."""
@@ -228,14 +231,17 @@ class Server:
         kind = request.path_params["kind"]
         if kind not in ("photo", "drawing", "reference"):
             raise HTTPException(404, "There is no such page.")
-        room = shutil.disk_usage(self.sessions.root).free - ROOM
-        if int(request.headers.get("content-length", 0)) > room:
-            raise HTTPException(507, NO_ROOM)
+        self._check_room(int(request.headers.get("content-length", 0)))
         upload = session.add(request.query_params.get("name", ""))
         try:
             with open(upload.path, "xb") as file:
+                unchecked = 0
                 async for chunk in request.stream():
                     await asyncio.to_thread(file.write, chunk)
+                    unchecked += len(chunk)
+                    if unchecked > CHECKED:  # others write, too, and a length may not be given
+                        self._check_room()
+                        unchecked = 0
         except (HTTPException, ClientDisconnect):
             session.remove(upload.id)
             raise
@@ -294,10 +300,17 @@ class Server:
         failed = [str(line)[:1000] for line in lines][:1000]
         if not chosen:
             raise ConfigError("There is no result to put into a ZIP yet.")
+        if session.packed is not None:
+            session.remove(session.packed)  # a tab has one ZIP at a time
         packed = session.add("photos.zip")
+        session.packed = packed.id
 
         def run() -> Iterator[Event]:
-            yield from pack(packed, chosen, failed, write=self._writer)
+            try:
+                yield from while_there(packed, pack(packed, chosen, failed, write=self._writer))
+            except BaseException:
+                session.remove(packed.id)
+                raise
             yield {"upload": packed.id, "file": packed.path.name, "name": "photos.color.zip"}
 
         return self._stream(run)
@@ -326,6 +339,11 @@ class Server:
         kind = None if shown else "application/octet-stream"
         return FileResponse(upload.folder / name, filename=wanted, media_type=kind)
 
+    def _check_room(self, wanted: int = 0) -> None:
+        """Raise HTTPException 507 where so many bytes would leave too little of the disk free."""
+        if shutil.disk_usage(self.sessions.root).free - wanted < ROOM:
+            raise HTTPException(507, NO_ROOM)
+
     def _session(self, request: Request) -> Session:
         return self.sessions.find(request.path_params["session"])
 
@@ -336,11 +354,19 @@ class Server:
 
     def _forget(self, upload: Upload) -> None:
         """Free an upload's memory, in the thread that uses it."""
+        self._tidy(lambda model: model.forget(upload))
+
+    def _release(self) -> None:
+        """Free the memory of all photos, which are read again when they are needed."""
+        self._tidy(lambda model: model.release())
+
+    def _tidy(self, act: Callable[[Colorizer | Drawer], None]) -> None:
+        """Do something with what is loaded, in the thread that uses it."""
 
         def run() -> Iterator[Event]:
-            for loaded in ("colorizer", "drawer"):
-                if loaded in self.models.__dict__:
-                    getattr(self.models, loaded).forget(upload)
+            for name in ("colorizer", "drawer"):
+                if name in self.models.__dict__:
+                    act(getattr(self.models, name))
             yield {}
 
         with suppress(Busy):
@@ -371,12 +397,17 @@ async def to_lines(job: Job) -> AsyncIterator[str]:
 async def read_json(request: Request) -> dict[str, Any]:
     """The object in a request's body; ConfigError where it is none."""
     try:
-        values = json.loads(await request.body())
+        values = json.loads(await request.body(), parse_constant=refuse_constant)
     except (ValueError, RecursionError):
         values = None
     if not isinstance(values, dict):
         raise ConfigError("The request is no JSON object.")
     return values
+
+
+def refuse_constant(name: str) -> None:
+    """Refuse NaN and Infinity, which are no JSON."""
+    raise ValueError(name)
 
 
 async def read_order(request: Request, session: Session) -> tuple[str, Order]:

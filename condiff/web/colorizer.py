@@ -47,6 +47,7 @@ PREVIEW_QUALITY = 90
 MAX_SAMPLES = 8
 MAX_STROKES = 20_000_000  # pixels of their picture
 KEPT_PHOTOS = 2  # in memory, at their full size
+KEPT_BYTES = 400_000_000  # of their pixels; the one in work may be larger
 KEPT_SAMPLES = 64  # x_0, which are small
 
 Prepare = Callable[[tuple[int, int]], PreparedEdits]  # edits for a condition of the size (h,w)
@@ -324,9 +325,15 @@ class Colorizer:
         yield {"file": path.name, "name": wanted, "bytes": path.stat().st_size}
 
     def forget(self, upload: Upload) -> None:
-        """Free the memory of a photo."""
+        """Free the memory of a photo, and of what was sampled for it."""
         for key in [key for key in self._shown if key[0] == upload.id]:
             del self._shown[key]
+        for name in [name for name in self._samples if name.startswith(f'["{upload.id}"')]:
+            del self._samples[name]
+
+    def release(self) -> None:
+        """Free the memory of all photos, which are read again when they are needed."""
+        self._shown.clear()
 
     def _publish_before(self, upload: Upload, shown: Shown) -> Event:
         """The event of a photo's size and of what shows it as it was."""
@@ -338,12 +345,20 @@ class Colorizer:
     def _show(self, upload: Upload, edits: ColorEdits) -> Shown:
         key = (upload.id, upload.page, edits.invert, edits.as_is)
         if key not in self._shown:
+            self._make_room(0)
             photo = _read(upload, self.max_pixels)
-            while len(self._shown) >= KEPT_PHOTOS:
-                self._shown.popitem(last=False)
+            self._make_room(photo.pixels.nbytes)
             self._shown[key] = Shown.open(photo, self.pipeline, edits)
         self._shown.move_to_end(key)
         return self._shown[key]
+
+    def _make_room(self, size: int) -> None:
+        """Forget the photos that were shown longest ago, for another one of so many bytes."""
+        while self._shown:
+            held = sum(shown.photo.pixels.nbytes for shown in self._shown.values())
+            if len(self._shown) < KEPT_PHOTOS and held + size <= KEPT_BYTES:
+                return
+            self._shown.popitem(last=False)
 
     def _encode(
         self, shown: Shown, settings: ColorizeSettings

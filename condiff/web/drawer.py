@@ -86,6 +86,10 @@ class Drawer:
         if self._opened is not None and self._opened[0] == upload.id:
             self._opened = None
 
+    def release(self) -> None:
+        """Free the memory of the last drawing, which is read again when it is needed."""
+        self._opened = None
+
     def write(self, upload: Upload, name: str) -> Iterator[Event]:
         """Yield the event of a picture's file, which is written already."""
         made: Made = upload.find(name)

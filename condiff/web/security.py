@@ -5,6 +5,7 @@ import base64
 import hmac
 import ipaddress
 from collections.abc import Collection
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -57,7 +58,7 @@ class Guard:
         max_upload: int,
     ):
         self.app, self.hosts, self.private = app, frozenset(hosts), private
-        self.login = None if auth is None else base64.b64encode(auth.encode()).decode()
+        self.logins = None if auth is None else Logins(auth)
         self.max_upload = max_upload
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -75,9 +76,7 @@ class Guard:
 
         headers = Headers(scope=scope)
         refusal = self._refuse(scope, headers)
-        if refusal is None and not self._knows(headers):
-            if headers.get("authorization"):
-                await asyncio.sleep(LOGIN_DELAY)
+        if refusal is None and self.logins and not await self.logins.check(scope, headers):
             refusal = PlainTextResponse(
                 "This page asks for a name and a password.",
                 401,
@@ -106,13 +105,48 @@ class Guard:
             return PlainTextResponse(too_large(limit), 413)
         return None
 
-    def _knows(self, headers: Headers) -> bool:
-        if self.login is None:
-            return True
+
+@dataclass
+class Guesses:
+    """Requests of one address that wait for an answer to a password."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    waiting: int = 0
+
+
+class Logins:
+    """Checks the name and the password of requests; wrong ones take LOGIN_DELAY each.
+
+    While an address waits for the answer to a wrong one, all its other requests wait behind it, so
+    that many guesses at once are no faster.
+    """
+
+    def __init__(self, login: str):
+        self._expected = base64.b64encode(login.encode())
+        self._guesses: dict[str, Guesses] = {}
+
+    async def check(self, scope: Scope, headers: Headers) -> bool:
+        """Whether a request has the right name and password."""
         scheme, _, given = headers.get("authorization", "").partition(" ")
-        return scheme.lower() == "basic" and hmac.compare_digest(
-            given.strip().encode(), self.login.encode()
+        if not given:
+            return False
+        right = scheme.lower() == "basic" and hmac.compare_digest(
+            given.strip().encode(), self._expected
         )
+        address = str((scope.get("client") or ("",))[0])
+        if right and address not in self._guesses:
+            return True
+        guesses = self._guesses.setdefault(address, Guesses())
+        guesses.waiting += 1
+        try:
+            async with guesses.lock:
+                if not right:
+                    await asyncio.sleep(LOGIN_DELAY)
+        finally:
+            guesses.waiting -= 1
+            if not guesses.waiting:
+                self._guesses.pop(address, None)
+        return right
 
 
 def too_large(limit: int) -> str:

@@ -87,6 +87,7 @@ class Session:
     id: str
     folder: Path
     uploads: dict[str, Upload] = field(default_factory=dict)
+    packed: str | None = None  # the id of its newest ZIP
     seen: float = field(default_factory=time.monotonic)
 
     def add(self, name: str) -> Upload:
@@ -200,6 +201,8 @@ def new_id() -> str:
 def clean_name(name: str) -> str:
     """A file's name as a browser sent it, without folders and control characters."""
     name = re.split(r"[/\\]", name)[-1]
+    if len(name) > 400:  # the end, which is its format, and the beginning
+        name = name[:200] + name[-20:]
     name = "".join(c for c in name if c.isprintable()).strip(" .") or "photo.jpg"
     while len(os.fsencode(name)) > 200:
         stem, dot, ending = name.rpartition(".")

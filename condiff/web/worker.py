@@ -1,9 +1,11 @@
 """One thread that runs jobs one after the other, so that one model serves every tab of the page."""
 
 import asyncio
+import errno
 import itertools
 import sys
 import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -13,6 +15,9 @@ from condiff.errors import NO_MEMORY, CondiffError
 
 Event = dict[str, Any]
 MAX_WAITING = 200
+STEP_SECONDS = 10.0  # that the end waits for a step in work
+NO_ROOM = "There is no room for this file on the disk of temporary files: free some, or set TMPDIR."
+STOPPED = "condiff was stopped: start `condiff web` again, and reload this page."
 FAILED = "Something failed inside condiff; the terminal that runs it shows what."
 
 
@@ -67,9 +72,18 @@ class Job:
             self.emit({"error": str(error)})
         except MemoryError:
             self.emit({"error": NO_MEMORY})
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                self.emit({"error": NO_ROOM})
+            else:
+                self._fail()
         except Exception:  # a bug ends this job, and must not end the server
-            traceback.print_exc(file=sys.stderr)
-            self.emit({"error": FAILED})
+            self._fail()
+
+    def _fail(self) -> None:
+        """Show a bug's traceback in the terminal, and a sentence on the page."""
+        traceback.print_exc(file=sys.stderr)
+        self.emit({"error": FAILED})
 
 
 class Worker:
@@ -82,7 +96,8 @@ class Worker:
         self._changed = threading.Condition()
         self._numbers = itertools.count(1)
         self._running: Job | None = None
-        self._closed = False
+        self._closed, self._closed_at = False, 0.0
+        self._ended = time.monotonic()  # the last job
         self._thread = threading.Thread(target=self._work, name="condiff-web", daemon=True)
         self._thread.start()
 
@@ -92,9 +107,18 @@ class Worker:
         with self._changed:
             return len(self._jobs) + (self._running is not None)
 
+    @property
+    def rests_for(self) -> float:
+        """Seconds since the last job ended; 0 while there is one."""
+        with self._changed:
+            busy = bool(self._jobs) or self._running is not None
+            return 0.0 if busy else time.monotonic() - self._ended
+
     def submit(self, make: Callable[[], Iterator[Event]]) -> Job:
         """Queue a job, from within an event loop. Raises Busy where too many wait."""
         with self._changed:
+            if self._closed:
+                raise Busy(STOPPED)
             if len(self._jobs) >= MAX_WAITING:
                 raise Busy(f"{MAX_WAITING} jobs are waiting already: try again in a minute.")
             job = Job(next(self._numbers), make)
@@ -111,15 +135,22 @@ class Worker:
             job.cancel()
         return bool(known)
 
-    def close(self) -> None:
-        """Cancel everything and wait for the step in work."""
+    def stop(self) -> None:
+        """Cancel everything and take nothing more; every job's listener hears it at once."""
         with self._changed:
-            self._closed = True
+            if not self._closed:
+                self._closed, self._closed_at = True, time.monotonic()
             for job in (*self._jobs, self._running):
                 if job is not None:
                     job.cancel()
+                    job.emit({"error": STOPPED})
             self._changed.notify()
-        self._thread.join(timeout=10)
+
+    def close(self) -> None:
+        """Stop, and wait for the step in work, but not for ever."""
+        if not self._closed:
+            self.stop()
+        self._thread.join(timeout=max(0.0, self._closed_at + STEP_SECONDS - time.monotonic()))
 
     def _work(self) -> None:
         self._begin()
@@ -134,4 +165,4 @@ class Worker:
                     job.emit({"waiting": ahead})
             self._running.run()
             with self._changed:
-                self._running = None
+                self._running, self._ended = None, time.monotonic()

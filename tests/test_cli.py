@@ -196,6 +196,21 @@ def test_json_is_one_object_a_line(command, run, grey, tmp_path):
         assert len(rows) == 3 and {row["source"] for row in rows} == {str(grey)}
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["batch", "", "OUT"], ["batch", "IN", ""], ["colorize", ""], ["colorize", "a.jpg", "-o", ""],
+     ["render", "a.png", "--output="], ["train", "--data", "", "-o", "run"]],
+)  # fmt: skip
+def test_an_empty_argument_is_not_the_present_folder(words, capsys, tmp_path, monkeypatch):
+    """As `condiff batch "$IN" out` has one where IN is not set."""
+    (tmp_path / "here").mkdir()
+    make_photo(20, 20).save(tmp_path / "here" / "a.jpg")
+    monkeypatch.chdir(tmp_path / "here")
+    assert main([{"OUT": str(tmp_path / "out"), "IN": "."}.get(word, word) for word in words]) == 2
+    assert "is empty" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.rglob("*")] == ["here", "a.jpg"]
+
+
 def test_wrong_usage_exits_2(run, grey):
     assert run("colorize")[0] == 2
     assert run("colorize", grey, "--no-such-flag")[0] == 2

@@ -36,6 +36,7 @@ WRONG_TORCHVISION = (
     "from loading: pip uninstall torchvision (condiff does without it), or install the one that "
     "goes with your torch."
 )
+MAY_BE_EMPTY = {"--prompt", "--negative-prompt"}
 VERBOSE = re.compile("--verbose|-[fnqv]*v[fnqv]*")  # alone, or with other short flags: -qv
 
 # Plain help, which takes a tenth of a second less of imports.
@@ -138,6 +139,9 @@ codecs.register_error("condiff", escape_unprintable)
 def main(argv: list[str] | None = None) -> int:
     """Run a command; returns 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     arguments = sys.argv[1:] if argv is None else argv
+    if place := _find_empty(arguments):
+        print(f"condiff: {place} is empty: is a variable of the shell not set?", file=sys.stderr)
+        return 2
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="condiff")  # a name that its encoding lacks costs no photo
     # Pillow warns developers of odd metadata; what matters to a user is an ImageError.
@@ -158,6 +162,18 @@ def main(argv: list[str] | None = None) -> int:
         print(f"condiff: {told}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     return 0
+
+
+def _find_empty(arguments: list[str]) -> str | None:
+    """The place of an empty argument, which would be taken for the present folder."""
+    for number, argument in enumerate(arguments):
+        flag = arguments[number - 1] if number else ""
+        if argument == "" and flag not in MAY_BE_EMPTY:
+            return f"The value of {flag}" if flag.startswith("-") else f"Argument {number + 1}"
+        name, is_set, value = argument.partition("=")
+        if name.startswith("--") and is_set and not value and name not in MAY_BE_EMPTY:
+            return f"The value of {name}"
+    return None
 
 
 def _sentence_for(error: Exception) -> str | None:

@@ -1,6 +1,6 @@
 """A sheet of the first illustrations of each set, beside their line drawings.
 
-    python data_prep/illustrations_sheet.py illustrations/ docs/illustrations.jpg --each 6
+    python data_prep/illustrations_sheet.py illustrations/ docs/illustrations.jpg
 
 The folder is one that illustrations.py wrote; nothing is chosen.
 """
@@ -44,9 +44,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="of illustrations.py, or one of its files")
     parser.add_argument("output", type=Path)
-    parser.add_argument("--each", type=int, default=5, help="pictures of a set")
+    parser.add_argument("--each", type=int, default=4, help="pictures of a set")
     parser.add_argument("--across", type=int, default=2, help="sets side by side")
-    parser.add_argument("--side", type=int, default=72, help="of a picture, in pixels")
+    parser.add_argument("--side", type=int, default=64, help="of a picture, in pixels")
     parser.add_argument("--lines", default="conditioning_image", help="column of the drawings")
     parser.add_argument("--by", default="set", help="column of the sets")
     args = parser.parse_args()
@@ -60,7 +60,7 @@ def main() -> None:
                 small = Image.open(file).convert("RGB").resize((args.side, args.side))
                 pictures.append(small)
     sheet = lay_out(dict(sorted(sets.items())), side=args.side, across=args.across)
-    sheet.save(args.output, quality=82)
+    sheet.save(args.output, quality=75)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
     python data_prep/illustrations.py OUT/                        # every set, 160 x 160 pixels
     python data_prep/illustrations.py OUT/ --sets noto,twemoji --size 256 --draw canny,outline
+    python data_prep/illustrations.py OUT/ --split val            # the 322 for validation alone
 
 illustrations.tsv pins each set's package by version and hash, with its licence and credit; packages
 are fetched once and kept. illustrations.csv.xz lists the pictures that are taken, with names,
@@ -350,6 +351,14 @@ class Recipe:
     size: int
     kinds: tuple[str, ...]
     limit: int | None
+    split: str | None = None  # None: both
+
+    def choose(self, pictures: Sequence[Picture]) -> list[Picture]:
+        """Those that are written, in their order."""
+        chosen = [
+            each for each in pictures if each.set in self.sets and self.split in (None, each.split)
+        ]
+        return chosen[: self.limit]
 
 
 def write(
@@ -366,7 +375,7 @@ def write(
     Raises DataError where `out` contains other things, or was begun with other settings.
     """
     check_pyarrow()
-    chosen = [each for each in pictures if each.set in recipe.sets][: recipe.limit]
+    chosen = recipe.choose(pictures)
     listed = hashlib.sha256(repr((chosen, [packages[name] for name in recipe.sets])).encode())
     settings = {
         "sets": [*recipe.sets],
@@ -499,6 +508,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--size", type=int, default=160, help="side (default: %(default)s)")
     parser.add_argument("--limit", type=int, help="only so many pictures")
+    parser.add_argument("--split", choices=SPLITS, help="one split alone (default: both)")
     parser.add_argument("--draw", default="outline", help="conditions (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=1, help="processes (default: %(default)s)")
     options = parser.parse_args(argv)
@@ -512,7 +522,7 @@ def main(argv: list[str] | None = None) -> int:
         kinds = tuple(dict.fromkeys(options.draw.split(",")))
         for kind in kinds:
             find_condition(kind)
-        recipe = Recipe(chosen, options.size, kinds, options.limit)
+        recipe = Recipe(chosen, options.size, kinds, options.limit, options.split)
         cache = options.cache or cache_folder()
         written = write(
             options.out, recipe, packages, read_pictures(), cache, workers=options.workers

@@ -134,6 +134,15 @@ def test_packages_become_shards_with_pictures_drawings_and_words(
     )
 
 
+def test_a_split_alone_is_the_first_of_that_split(illustrations, packages, pictures, tmp_path):
+    recipe = illustrations.Recipe(("icons", "toys"), 32, ("outline",), 1, split="val")
+    out = tmp_path / "out"
+    assert illustrations.write(out, recipe, packages, pictures, tmp_path / "cache") == {"toys": 1}
+    assert [path.name for path in out.glob("*.parquet")] == ["val-00000.parquet"]
+    (ball,) = pq.read_table(out / "val-00000.parquet").to_pylist()
+    assert ball["source"] == "toys/round/ball"
+
+
 @pytest.mark.slow
 def test_the_same_bytes_on_every_run_and_after_a_run_that_was_stopped(
     illustrations, packages, pictures, tmp_path, monkeypatch

@@ -85,7 +85,8 @@ class SamplingConfig(Section):
             ge=0,
             le=2,
             description="How vivid colours are: by this factor every step draws the colours of "
-            "the picture that it predicts away from grey. 1: as the model has them.",
+            "the picture that it predicts away from grey. 1: as the model has them. With a prompt "
+            "guidance takes its place.",
         ),
     ] = 1.0
     size: Annotated[

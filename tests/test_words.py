@@ -152,6 +152,14 @@ def test_a_prompt_changes_the_picture_and_so_does_a_negative_one(folder, engine)
     assert away not in (red, plain)
 
 
+def test_vividness_is_for_pictures_without_words(folder):
+    pipeline = Pipeline.from_pretrained(folder, device="cpu", engine="torch")
+    make = partial(pipeline, drawing(), seed=1, steps=2)
+    assert make(vividness=1.5)[0].tobytes() != make(vividness=1.0)[0].tobytes()
+    red = [make(prompt="red", vividness=v)[0].tobytes() for v in (1.0, 1.5)]
+    assert red[0] == red[1]
+
+
 def test_guidance_along_words_and_picture_is_the_chain_of_three_outputs(folder):
     pipeline = Pipeline.from_pretrained(folder, device="cpu", engine="torch")
     config = pipeline.sampling.override(

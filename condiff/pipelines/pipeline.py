@@ -320,10 +320,12 @@ class Pipeline:
 
             return predict_in_tiles(one, x_t, encoded.conds, tiles=encoded.windows, weight=weight)
 
+        vividness = config.vividness if config.prompt == config.negative_prompt else 1.0
+
         def correct(x_0: Any) -> Any:
             if encoded.flat is not None:
                 x_0 = encoded.flat(x_0)
-            return x_0 if config.vividness == 1 else space.saturate(x_0, config.vividness)
+            return x_0 if vividness == 1 else space.saturate(x_0, vividness)
 
         return find_sampler(config.scheduler)(
             predict,

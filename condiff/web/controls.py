@@ -29,11 +29,14 @@ KINDS = {int: "number", float: "number", bool: "switch", str: "text"}
 def list_sampling(info: ModelInfo) -> list[Control]:
     """A control for each field of `SamplingConfig` that the model takes, with its default.
 
-    `size` is left out of drawings, whose pictures have a size of their own, as on the command line.
+    `size` is left out of drawings, whose pictures have a size of their own, as on the command line,
+    and `vividness` of latents, which have no grey.
     """
     left_out = set() if info.task.takes_text else set(WORDS)
     if not info.task.space.keeps_photo:
         left_out.add("size")
+    if info.task.space.is_latent:
+        left_out.add("vividness")
     defaults = info.sampling.model_dump()
     return [
         _control(

@@ -69,6 +69,7 @@ export const STRINGS = {
       saturation: ["Saturation", "Strength of all colours; 0 is grey."],
       temperature: ["Warmth", "Warmer to the right, cooler to the left."],
       variety: ["Variety", null],
+      vividness: ["Vividness", null],
       guidance_scale: ["Guidance", null],
       steps: ["Steps", null],
       scheduler: ["Sampler", null],

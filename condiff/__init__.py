@@ -47,6 +47,11 @@ _HOME = {
 }
 
 
+def __dir__() -> list[str]:
+    """The public names, also those that are not imported yet: for completion and help()."""
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
     """Import the public names on first use: `import condiff` alone costs nothing."""
     if name not in _HOME:

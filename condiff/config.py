@@ -458,4 +458,8 @@ def _set(values: dict[str, Any], override: str) -> None:
             raise ConfigError(f"--set {key}: {section} is a value, not a section.")
     import yaml
 
-    values[name] = yaml.safe_load(text)
+    try:
+        values[name] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"--set {key}: {text!r} is not valid YAML: {reason}.") from error

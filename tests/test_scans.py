@@ -368,7 +368,7 @@ def test_the_commands_pass_the_flags(tiny_folder, tmp_path, capsys):
     assert np.array_equal(result[:, :300], photo[:, :300])
     assert np.ptp(result[:, 300:].astype(int), axis=2).max() > 20
     capsys.readouterr()
-    assert main([flag for flag in batch if flag != "--invert"]) == 1
+    assert main([flag for flag in batch if flag != "--invert"]) == 2
     assert "invert: True there, False asked" in capsys.readouterr().err
 
 

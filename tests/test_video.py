@@ -159,8 +159,8 @@ def test_what_is_no_film_is_one_sentence_and_nothing_is_written(run, film, tmp_p
         ("grey.mkv", "out.webm", "audio (pcm_s16le)"),
     ):
         code, out, err = run(tmp_path / source, tmp_path / target)
-        usage = target == "out.avi"  # a wrong name exits 2, a wrong file 1
-        assert (code, out, err.count("\n")) == (2 if usage else 1, "", 1), err
+        expected = 2 if target == "out.avi" else 1  # a wrong name is wrong usage
+        assert (code, out, err.count("\n")) == (expected, "", 1), err
         assert word in err
     assert run(film, film)[0] == 2
     assert run(film, tmp_path / "o.webm", "--codec", "h264")[0] == 2

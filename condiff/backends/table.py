@@ -145,7 +145,12 @@ def choose_engine(folder: ModelInfo, engine: str, device: str) -> str:
 
 
 def build_engine(folder: ModelInfo, engine: str, *, device: str, threads: int) -> Backend:
-    """Load a model into the engine that `choose_engine` named; ModelError if it cannot be."""
+    """Load a model into the engine that `choose_engine` named.
+
+    Raises ModelError where it cannot be loaded, ConfigError for less than one thread.
+    """
+    if threads < 1:
+        raise ConfigError(f"threads are at least 1, not {threads}.")
     row = ENGINES[engine]
     if row.open_graph is None:
         from condiff.backends.torch_backend import TorchBackend

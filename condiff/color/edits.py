@@ -15,6 +15,7 @@ from condiff.color.album import AlbumStyle
 from condiff.color.hint_propagation import propagate_hints
 from condiff.color.hints import (
     MAX_ASPECT_ERROR,
+    Hint,
     Hints,
     Strokes,
     chroma_of,
@@ -37,6 +38,23 @@ DAYLIGHT = 1e6 / 6504  # mired of D65, the white of sRGB
 MAX_SATURATION = 5.0
 OF_DRAWINGS = ("keep_lines", "flat")  # the edits that only drawings take
 MIN_TEMPERATURE, MAX_TEMPERATURE = -100.0, 200.0  # mired: 18600 K and 2827 K
+
+
+def _check_kinds(hints: object, mask: object) -> None:
+    """Raise ConfigError for hints or a mask that are given as something else, such as a path."""
+    listed = isinstance(hints, (list, tuple)) and all(isinstance(hint, Hint) for hint in hints)
+    if not (listed or isinstance(hints, Image.Image)):
+        parts = hints if isinstance(hints, (list, tuple)) else ()
+        found = next((part for part in parts if not isinstance(part, Hint)), hints)
+        raise ConfigError(
+            f"hints are a list of Hint or an image of Pillow, not {type(found).__name__}: "
+            "give [Hint(0.5, 0.25, 'teal')], or open the picture of strokes by Image.open."
+        )
+    if not (mask is None or isinstance(mask, Image.Image)):
+        raise ConfigError(
+            f"The mask is an image of Pillow, not {type(mask).__name__}: open it by Image.open, or "
+            "make it by Image.fromarray."
+        )
 
 
 @dataclass(frozen=True)
@@ -73,6 +91,7 @@ class ColorEdits:
     album: AlbumStyle | None = None
 
     def __post_init__(self) -> None:
+        _check_kinds(self.hints, self.mask)
         given = self.references
         photos = given if isinstance(given, (list, tuple)) else [given]
         object.__setattr__(self, "references", tuple(map(Reference.open, photos)))

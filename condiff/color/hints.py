@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -30,19 +31,28 @@ class Hint:
 
     Ints are pixels of the upright photo, from 0; floats are shares of its width and height, 0 to 1.
     `color` is #rrggbb or a CSS name. In a photo only its hue and chroma count, lightness stays the
-    photo's; in a drawing all of it counts.
+    photo's; in a drawing all of it counts. Raises ConfigError for what is no point or no colour.
     """
 
     x: int | float
     y: int | float
     color: str
 
-    def locate(self, width: int, height: int) -> tuple[float, float]:
-        """The point in pixels of a photo of that size; ConfigError if it lies outside."""
+    def __post_init__(self) -> None:
+        for axis in ("x", "y"):
+            value = getattr(self, axis)  # NumPy's numbers are taken, too
+            if isinstance(value, bool) or not isinstance(value, Real):
+                raise ConfigError(f"{axis} of a hint is an int or a float, not {value!r}.")
+            number = int(value) if isinstance(value, Integral) else float(value)
+            object.__setattr__(self, axis, number)
         if isinstance(self.x, float) != isinstance(self.y, float):
             raise ConfigError(
                 f"The hint at {self.x},{self.y} mixes a share and pixels: give 0.5,0.25 or 300,200."
             )
+        _rgb_of(self.color)
+
+    def locate(self, width: int, height: int) -> tuple[float, float]:
+        """The point in pixels of a photo of that size; ConfigError if it lies outside."""
         relative = isinstance(self.x, float)
         limits = (1.0, 1.0) if relative else (width - 1, height - 1)
         if not (0 <= self.x <= limits[0] and 0 <= self.y <= limits[1]):
@@ -151,10 +161,10 @@ def _draw_dabs(
 
 
 def _rgb_of(color: str) -> tuple[int, ...]:
-    """The RGB of a colour by its name."""
+    """The RGB of a colour by its name; ConfigError if there is none."""
     try:
         return ImageColor.getrgb(color)[:3]
-    except ValueError:
+    except (ValueError, TypeError, AttributeError):  # the last two of what is no text
         raise ConfigError(
             f"{color!r} is no colour: give #rrggbb, or a name such as teal."
         ) from None

@@ -36,6 +36,12 @@ class Photo:
     metadata: Metadata = field(default_factory=Metadata)
     info: Mapping[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        """Size, depth and format in place of the pixels, which fill a notebook's page."""
+        (width, height), alpha = self.size, ", alpha" if self.alpha is not None else ""
+        told = f"{width}x{height}, {16 if self.is_deep else 8} bits{alpha}"
+        return f"<Photo {told}, {self.metadata.format or 'no format'}, info {dict(self.info)}>"
+
     @property
     def size(self) -> tuple[int, int]:
         """Width and height."""

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from condiff.errors import ImageError, install_command
+from condiff.errors import ConfigError, ImageError, install_command
 from condiff.files import reason_of
 from condiff.photos import icc, ifd, jpeg, jxl, png, psd, raw, tiff
 from condiff.photos import metadata as meta
@@ -90,11 +90,19 @@ def read_photo(
 
     `.info["warnings"]` says what was left out. A JPEG that lacks only its last bytes is read with
     such a warning; if `strict`, it is refused like any file that is damaged at all. Raises
-    ImageError where it cannot be read, or has several pages or frames and `page` is None.
+    ImageError where it cannot be read, or has several pages or frames and `page`, counted from 1,
+    is None.
     """
+    if page is not None and page < 1:
+        raise ConfigError(f"Pages are counted from 1, not {page}.")
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _read(io.BytesIO(source), "the bytes that were given", max_pixels, page, strict)
     if not isinstance(source, (str, os.PathLike)):
+        if not hasattr(source, "read"):
+            raise ImageError(
+                f"cannot read {type(source).__name__}: give a path, bytes or an open file; "
+                "Pipeline takes images and arrays as well"
+            )
         content = source.read()
         if not isinstance(content, bytes):
             raise ImageError("cannot read a file that is opened as text: open it with mode 'rb'")

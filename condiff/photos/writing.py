@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from condiff.errors import ImageError, UnknownFormatError
+from condiff.errors import ConfigError, ImageError, UnknownFormatError
 from condiff.files import EXISTS, publish, shorten_stem, unwritten
 from condiff.photos import ifd, png, tiff, xmp
 from condiff.photos import metadata as meta
@@ -211,7 +211,7 @@ def write_image(
 
 def write_photo(
     photo: Photo,
-    target: Path | BinaryIO,
+    target: str | os.PathLike[str] | BinaryIO,
     *,
     format: str | None = None,
     quality: int | None = None,
@@ -219,12 +219,20 @@ def write_photo(
 ) -> None:
     """Write a photo completely or not at all, at its own depth if the format has it.
 
-    `format` is by default that of the target's suffix, PNG for a stream. `quality` (1..100) is for
-    lossy formats. Raises ImageError where it cannot be written, or is there and not `force`.
+    `target` is a path or a file that is open for bytes. `format` is by default that of the path's
+    suffix, PNG for a file. `quality` (1..100) is for lossy formats. Raises ImageError where it
+    cannot be written, or is there and not `force`, ConfigError for a quality out of range.
     """
+    if not isinstance(photo, Photo):
+        raise ImageError(
+            f"cannot write {type(photo).__name__}: give a Photo, as read_photo and Pipeline make "
+            "it; an image of Pillow has a method save"
+        )
+    if quality is not None and not 1 <= quality <= 100:
+        raise ConfigError(f"quality is from 1 to 100, not {quality}.")
 
     def save(file: BinaryIO, name: str) -> None:
-        told = str(target) if isinstance(target, Path) else "standard output"
+        told = str(target) if isinstance(target, (str, os.PathLike)) else "standard output"
         check_photo(photo, name, told)
         kept = photo if HOLDS.get(name, NOTHING).alpha else replace(photo, alpha=None)
         with as_memory_error():
@@ -234,22 +242,22 @@ def write_photo(
 
 
 def _write(
-    target: Path | BinaryIO,
+    target: str | os.PathLike[str] | BinaryIO,
     save: Callable[[BinaryIO, str], None],
     *,
     format: str | None,
     force: bool,
 ) -> None:
     """Let `save(file, format)` write the target, completely or not at all; format as Pillow's."""
-    path = target if isinstance(target, Path) else None
+    path = Path(target) if isinstance(target, (str, os.PathLike)) else None
     if path:
         check_target(path, force, format=format)
     format = find_format(format or (path.suffix if path else "png"))
     try:
-        if isinstance(target, Path):
-            with publish(target, force) as file:
+        if path:
+            with publish(path, force) as file:
                 save(file, format)
-        else:
+        elif not isinstance(target, (str, os.PathLike)):
             encoded = io.BytesIO()  # some encoders seek, and a pipe cannot
             save(encoded, format)
             target.write(encoded.getbuffer())

@@ -213,8 +213,11 @@ class Cascade:
         `upscale` names a model of the task upscale; "lines" finishes along the drawing's lines,
         "none" resamples, and "auto" takes the model that the folder names, else the lines, else
         resampling. `size` is by default the drawing's own along lines, else the side at which the
-        model sees its condition. Raises ConfigError where the pipeline's model makes no pictures.
+        model sees its condition. Raises ConfigError where the pipeline's model makes no pictures,
+        or a size is below 1.
         """
+        if size is not None and size < 1:
+            raise ConfigError(f"size is at least 1, not {size}.")
         loaded, name = pipeline.loaded, pipeline.loaded.path.name
         _refuse_other_tasks(loaded)
         has_lines = isinstance(loaded.task.picture, Lines)

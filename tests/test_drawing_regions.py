@@ -156,6 +156,19 @@ def test_a_light_background_is_paper_and_a_coloured_one_is_not():
         np.testing.assert_allclose(filled[80, 80], RED, atol=0.02)
 
 
+def test_a_tint_is_paper_behind_everything_and_a_colour_in_a_shape_that_the_border_cuts():
+    tint = np.float32([0.76, 0.85, 0.8])
+    filled = finish_along_lines(disc_of(draw_ring(), RED, tint), draw_ring(), flat=1.0)
+    np.testing.assert_allclose(filled[5, 5], 1, atol=0.02)
+    ink = np.zeros((160, 160), np.uint8)
+    cv2.line(ink, (0, 120), (159, 120), 255, 2)
+    small = np.ones((32, 32, 3), np.float32)
+    small[24:] = tint
+    filled = finish_along_lines(small, ink, keep_lines=False, flat=1.0)
+    np.testing.assert_allclose(filled[150, 80], tint, atol=0.02)
+    np.testing.assert_allclose(filled[50, 80], 1, atol=0.02)
+
+
 def test_a_region_with_a_hint_has_its_colour_and_the_others_their_own():
     ink = draw_ring(gap=3)
     values, mask = np.zeros((16, 16, 3), np.float32), np.zeros((16, 16), np.float32)

@@ -21,7 +21,8 @@ BALL = 1.5  # radius of the largest ball, in cells of the small picture
 SMALLEST_BALL = 0.5  # in pixels
 SAMPLES = 48  # of a region's colours, at most, of which the most central one is its colour
 ALIKE = 0.12  # regions whose colours differ by less in each channel, in [0,1], are joined
-PAPER = 0.82  # the least channel of a background that is paper
+PAPER = 0.82  # the least channel of a region at the border that is paper
+TINTED = 0.7  # ... and of one that takes most of the border
 OTHER = 0.35  # a colour that differs by more from its region's, in a channel, is another thing's
 SMOOTHED = 1.0  # sigma at which the difference is taken, in cells
 STRIP = 2.0, 4.0  # width at most, and length at least, of a strip beside the border, in cells
@@ -261,8 +262,9 @@ def _part_shapes(labels: Labels, change: Plane, weight: Plane, clear: Plane, cel
 def _whiten_paper(centers: Plane, labels: Labels) -> Plane:
     """The colours (n,C) of the regions, white for light ones that reach the drawing's border."""
     white = centers.copy()
-    for n in np.unique(_rim(labels)) - 1:
-        if centers[n].min() >= PAPER:
+    found, count = np.unique(_rim(labels), return_counts=True)
+    for n, share in zip(found - 1, count / count.sum(), strict=True):
+        if centers[n].min() >= (TINTED if share > 0.5 else PAPER):
             white[n] = 1
     return white
 

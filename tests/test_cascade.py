@@ -65,7 +65,7 @@ def test_at_its_own_size_and_below_the_model_draws_alone(sketch, tmp_path):
         cascade = Cascade.from_pretrained(folder, size=size, upscale="none")
         (picture,) = cascade(sketch, seed=1, config=CONFIG)
         config = CONFIG.override({"size": seen})
-        encoded = replace(pipeline.encode(sketch, config=config), source=None)
+        encoded = replace(pipeline.encode(sketch, config=config), source=None, flat=None)
         *_, x_0 = pipeline.sample(encoded, config=config, seed=1)
         assert np.array_equal(np.asarray(picture), pipeline.decode(x_0, encoded))
 

@@ -198,7 +198,7 @@ def test_the_film_ends_with_the_picture(run, sketch):
     run(sketch, "--seed", 2, "--force")
     assert Path("sketch.render.png").read_bytes() == filmed
     code, _, err = run(sketch, "--gif", "way.txt", "--force")
-    assert code == 1
+    assert code == 2
     assert ".gif" in err
 
 
@@ -240,8 +240,8 @@ def test_neither_the_drawing_nor_a_picture_is_written_over(run, sketch, capsys):
 
 
 def test_a_dry_run_names_standard_output_once():
-    assert plan_targets("-", "-", 1, None).describe() == ["-"]
-    assert plan_targets("-", "-", 1, Path("way.gif")).describe() == ["-", "way.gif"]
+    assert plan_targets("-", "-", 1, None).paths() == [None]
+    assert plan_targets("-", "-", 1, Path("way.gif")).paths() == [None, Path("way.gif")]
 
 
 def test_a_drawing_of_standard_input_is_named_sample_in_a_folder():

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from condiff.backends.table import GRAPH, Backend, build_engine, list_engines, parts_of
 from condiff.backends.torch_backend import TorchBackend, encode_both
-from condiff.errors import ConfigError, DependencyError, ModelError
+from condiff.errors import DependencyError, ModelError, StorageError
 from condiff.models.condition_encoder import ConditionEncoder, from_patches, to_patches
 from condiff.models.denoiser import Model
 from condiff.models.info import TEXT_ENCODER, read_model_info
@@ -85,7 +85,8 @@ def write_graphs(name: str | Path, out: Path | None = None) -> Path:
 
     A colorizer's index gets the built-in looks where it has none.
 
-    Raises ConfigError where onnx is missing, or `out` exists or cannot be written.
+    Raises DependencyError where onnx is missing, StorageError where `out` exists or cannot be
+    written.
     """
     try:
         import onnx  # noqa: F401
@@ -95,7 +96,7 @@ def write_graphs(name: str | Path, out: Path | None = None) -> Path:
     folder = loaded.path
     if out is not None and out.resolve() != folder.resolve():
         if out.exists():
-            raise ConfigError(f"{out} is there already: give a new folder.")
+            raise StorageError(f"{out} is there already: give a new folder.")
         folder = out.with_name(f".{out.name}.part")
     try:
         if folder != loaded.path:
@@ -109,7 +110,7 @@ def write_graphs(name: str | Path, out: Path | None = None) -> Path:
         if folder != loaded.path:
             shutil.rmtree(folder, ignore_errors=True)
         reason = error.strerror or error
-        raise ConfigError(
+        raise StorageError(
             f"Cannot write graphs into {out or folder}: {reason}. Give another folder to write to."
         ) from error
 

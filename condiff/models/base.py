@@ -23,7 +23,7 @@ from condiff.config import (
     parse_config,
     read_values,
 )
-from condiff.errors import ConfigError, DependencyError, ModelError, UsageError
+from condiff.errors import ConfigError, DependencyError, ModelError, UnknownModelError, UsageError
 from condiff.models.info import INDEX, read_json
 
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
@@ -342,7 +342,7 @@ def _find(name: str) -> Path:
     if path.is_dir():
         return path
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise ModelError(
+        raise UnknownModelError(
             f"There is no base {name}: there is no such folder here, and an id of the Hugging Face "
             "Hub is owner/name."
         )

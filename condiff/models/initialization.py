@@ -7,7 +7,7 @@ import torch
 from diffusers import UNet2DModel
 
 from condiff.config import ModelConfig, TrainConfig, parse_config
-from condiff.errors import ModelError
+from condiff.errors import ConfigError, ModelError
 from condiff.models.denoiser import Model, add_text_encoder, build_model
 from condiff.models.info import EMBEDDED, INDEX, read_index
 from condiff.models.loading import load_model
@@ -32,7 +32,7 @@ def load_init(name: str, config: ModelConfig, task: Task) -> Model:
     """
     folder = next((f for f in (Path(name), EMBEDDED / name) if (f / INDEX).is_file()), None)
     if folder is not None and "vae" in read_index(folder):
-        raise ModelError(f"{name} has a VAE: start from it by --base, not --init.")
+        raise ConfigError(f"{name} has a VAE: start from it by --base, not --init.")
     if folder is not None and _task_of(folder) == task.name:
         model = load_model(folder).model
         if task.takes_text and model.text_encoder is None:

@@ -349,6 +349,6 @@ def test_a_folder_without_looks_has_the_built_in_ones_and_a_model_of_drawings_no
     (folder / "model_index.json").write_text(json.dumps(index), "utf-8")
     assert dict(read_model_info(folder).looks) == LOOKS
     assert read_model_info("sketch").looks == {}
-    assert read_model_info("sketch").find_look("natural").guidance_scale == 2
+    assert read_model_info("sketch").find_look("natural").guidance_scale == 4
     with pytest.raises(ConfigError, match="not a colorizer"):
         read_model_info("sketch").find_look("vivid")

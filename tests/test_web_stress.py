@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections import namedtuple
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -228,14 +229,18 @@ def test_a_server_that_is_stopped_at_work_says_so_and_leaves_nothing(tiny_folder
 
     environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "condiff", "web", "--port", "0", "--no-browser"]
-    with subprocess.Popen(
-        [*command, "-m", str(tiny_folder)], env=environment, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    ) as process:  # fmt: skip
+    with (
+        subprocess.Popen(
+            [*command, "-m", str(tiny_folder)], env=environment, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        ) as process,
+        ExitStack() as opened,
+    ):  # fmt: skip
         port = int(process.stdout.readline().strip().rsplit(":", 1)[1].strip("/"))
 
         def post(path, body=b"{}", headers=JSON):
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=280)
+            opened.callback(connection.close)
             connection.request("POST", path, body, headers)
             return connection.getresponse()
 

@@ -10,6 +10,7 @@ from condiff.color.lab import lab_to_rgb, rgb_to_lab
 from condiff.color.names import main_colors
 from condiff.config import DataConfig
 from condiff.resize import resize_square
+from condiff.tasks import CAPTION_SETTINGS
 
 Pixels = NDArray[Any]  # (n,n,3) uint8 RGB
 NAMED_SIZE = 48  # side at which a picture's colours are named
@@ -22,7 +23,10 @@ def vary_caption(
 
     The parts of a caption are those between its commas. Hues are turned, all by one angle, only
     under a caption that names the colours, so that a word of colour outweighs what the thing is.
+    Without any of these settings a caption stays as it is written.
     """
+    if not any(getattr(config, key) for key in CAPTION_SETTINGS):
+        return text, pixels
     if rng.random() < config.caption_dropout:
         return "", pixels
     parts = [part.strip() for part in text.split(",")]

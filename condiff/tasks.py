@@ -42,14 +42,21 @@ class Task:
         """Whether a user may give words."""
         return any(isinstance(each, Text) for each in self.inputs)
 
+    @property
+    def _follows_picture(self) -> bool:
+        """Whether a whole picture is made that follows another one."""
+        return self.picture is not None and not self.enlarges
+
     def with_text(self) -> "Task":
         """The task of a model that takes words, too, by a text encoder of its own.
 
         Raises ConfigError for a task that takes none.
         """
-        if self.picture is None or self.enlarges:
-            may = ", ".join(row.name for row in _ROWS if row.picture and not row.enlarges)
-            raise ConfigError(f"The task {self.name} takes no words: model.text is for {may}.")
+        if not self._follows_picture:
+            raise ConfigError(
+                f"The task {self.name} takes no words: model.text_channels is for "
+                f"{_list_following()}."
+            )
         return replace(self, inputs=(*self.inputs, Text()))
 
     def on_base(self) -> "Task":
@@ -57,9 +64,11 @@ class Task:
 
         Raises ConfigError for a task that no base is for.
         """
-        if self.picture is None or self.enlarges:
-            may = ", ".join(row.name for row in _ROWS if row.picture and not row.enlarges)
-            raise ConfigError(f"The task {self.name} is not learnt on a base: --base is for {may}.")
+        if not self._follows_picture:
+            raise ConfigError(
+                f"The task {self.name} is not learnt on a base: --base is for {_list_following()}."
+            )
+        assert self.picture is not None
         return replace(self, space=Latents(self.space), inputs=(self.picture, Text()))
 
     @property
@@ -218,6 +227,10 @@ _ROWS = (
 )
 TASKS: dict[str, Task] = {row.name: row for row in _ROWS}
 PREPARED_TASKS: dict[str, Task] = {row.name: row for row in _ROWS if row.prepares}
+
+
+def _list_following() -> str:
+    return ", ".join(row.name for row in _ROWS if row._follows_picture)
 
 
 def task_of(config: TrainConfig) -> Task:

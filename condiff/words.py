@@ -26,12 +26,15 @@ def with_words(
     """What guidance needs of cond and null_cond and of the embeddings of two texts.
 
     They are picture and prompt, picture and negative prompt, and the negative prompt alone; or the
-    first one and None, where null_cond is None.
+    first one and None, where null_cond is None. Of one text that is both prompts, the first two are
+    the same object.
     """
     cond, null_cond = conds
     if null_cond is None:
         return WithWords(cond, prompt), None
-    return WithWords(cond, prompt), WithWords(cond, negative), WithWords(null_cond, negative)
+    first = WithWords(cond, prompt)
+    second = first if prompt is negative else WithWords(cond, negative)
+    return first, second, WithWords(null_cond, negative)
 
 
 def split_words(text: str) -> list[str]:

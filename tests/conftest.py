@@ -151,3 +151,16 @@ def captioned_folder(tmp_path_factory):
         rows.append(json.dumps({"file_name": f"{index:02}.png", "text": text}))
     (folder / "metadata.jsonl").write_text("\n".join(rows) + "\n", "utf-8")
     return folder
+
+
+@pytest.fixture
+def run_video(tiny_folder, capsys):
+    """run_video(film, target, …): the exit code of a quick `condiff video`, and its outputs."""
+    from condiff.cli import main
+    from tests.films import QUICK
+
+    def call(*arguments):
+        code = main(["video", "-m", str(tiny_folder), *QUICK, *map(str, arguments)])
+        return code, *capsys.readouterr()
+
+    return call

@@ -7,6 +7,9 @@ from pathlib import Path
 import av
 import numpy as np
 
+# Flags of `condiff video` that a test has time for.
+QUICK = ["--steps", "1", "--size", "32", "--device", "cpu", "--seed", "5", "--every", "4"]
+
 
 def draw_frames(count: int, width: int, height: int, *, step: int = 1, seed: int = 0):
     """Grey pictures (H,W) uint8 of a texture that moves `step` pixels to the left a frame."""

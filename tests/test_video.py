@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from condiff.cli import main
 from condiff.color.lab import lightness
 from condiff.photos.photo import Photo
 from condiff.photos.provenance import is_own_file
@@ -21,18 +20,7 @@ from condiff.video import film as films
 from condiff.video import frames as folders
 from condiff.video.writing import order_decoding
 
-from .films import draw_frames, read_packets, read_planes, write_film
-
-QUICK = ["--steps", "1", "--size", "32", "--device", "cpu", "--seed", "5", "--every", "4"]
-
-
-@pytest.fixture
-def run(tiny_folder, capsys):
-    def call(*arguments):
-        code = main(["video", "-m", str(tiny_folder), *QUICK, *map(str, arguments)])
-        return code, *capsys.readouterr()
-
-    return call
+from .films import QUICK, draw_frames, read_packets, read_planes, write_film
 
 
 @pytest.fixture
@@ -40,9 +28,9 @@ def film(tmp_path):
     return write_film(tmp_path / "grey.mkv", draw_frames(10, 64, 48), sound=True)
 
 
-def test_y_is_kept_u_and_v_are_written_and_the_sound_is_copied(run, film, tmp_path):
+def test_y_is_kept_u_and_v_are_written_and_the_sound_is_copied(run_video, film, tmp_path):
     target = tmp_path / "out.mkv"
-    code, out, err = run(film, target, "--codec", "ffv1")
+    code, out, err = run_video(film, target, "--codec", "ffv1")
     assert (code, out) == (0, f"{target}\n"), err
     times, y, u, v = read_planes(target)
     before, grey, *_ = read_planes(film)
@@ -53,19 +41,19 @@ def test_y_is_kept_u_and_v_are_written_and_the_sound_is_copied(run, film, tmp_pa
     assert sorted(p.name for p in tmp_path.iterdir()) == ["grey.mkv", "out.mkv"]
 
 
-def test_frames_keep_their_own_times_in_every_container(run, tmp_path):
+def test_frames_keep_their_own_times_in_every_container(run_video, tmp_path):
     times = [0, 33, 100, 120, 250, 251, 400]
     film = write_film(tmp_path / "a.mkv", draw_frames(7, 64, 48), times=times)
     for name in ("out.mkv", "out.mp4", "out.mov", "out.webm"):
-        code, _, err = run(film, tmp_path / name)
+        code, _, err = run_video(film, tmp_path / name)
         assert code == 0, err
         assert read_planes(tmp_path / name)[0] == pytest.approx([t / 1000 for t in times], abs=1e-4)
 
 
-def test_every_codec_writes_what_it_says(run, film, tmp_path):
+def test_every_codec_writes_what_it_says(run_video, film, tmp_path):
     for codec, name in (("h264", "h264"), ("h265", "hevc"), ("vp9", "vp9"), ("ffv1", "ffv1")):
         target = tmp_path / f"{codec}.mkv"
-        assert run(film, target, "--codec", codec)[0] == 0
+        assert run_video(film, target, "--codec", codec)[0] == 0
         with av.open(str(target)) as made:
             assert made.streams.video[0].codec_context.name == name
         times, y, *_ = read_planes(target)
@@ -73,13 +61,13 @@ def test_every_codec_writes_what_it_says(run, film, tmp_path):
         assert np.abs(y.astype(int) - read_planes(film)[1]).mean() < 4
 
 
-def test_rotation_aspect_and_colour_tags_are_kept(run, tmp_path):
+def test_rotation_aspect_and_colour_tags_are_kept(run_video, tmp_path):
     tags = {"color_primaries": 1, "color_trc": 1, "colorspace": 1, "color_range": 1}
     film = write_film(
         tmp_path / "a.mp4", draw_frames(3, 64, 48), codec="libx264", rotation=90,
         aspect=Fraction(32, 27), tags=tags,
     )  # fmt: skip
-    assert run(film, tmp_path / "out.mp4")[0] == 0
+    assert run_video(film, tmp_path / "out.mp4")[0] == 0
     with av.open(str(tmp_path / "out.mp4")) as made:
         context = made.streams.video[0].codec_context
         assert {name: int(getattr(context, name)) for name in tags} == tags
@@ -87,41 +75,41 @@ def test_rotation_aspect_and_colour_tags_are_kept(run, tmp_path):
         assert next(made.decode(video=0)).rotation == 90
 
 
-def test_the_model_sees_frames_upright(run, tmp_path, tiny_folder):
+def test_the_model_sees_frames_upright(run_video, tmp_path, tiny_folder):
     """A film that is stored lying down gets the colours of the same film stored upright."""
     frames = list(draw_frames(2, 64, 48))
     upright = write_film(tmp_path / "up.mkv", frames)
     lying = write_film(tmp_path / "side.mp4", [np.rot90(f, -1) for f in frames],
                        codec="libx264", pix_fmt="yuv444p", rotation=90)  # fmt: skip
     hint = ["--hint", "0.2,0.2,#c02020"]
-    run(upright, tmp_path / "a.mkv", *hint)
-    run(lying, tmp_path / "b.mkv", *hint)
+    run_video(upright, tmp_path / "a.mkv", *hint)
+    run_video(lying, tmp_path / "b.mkv", *hint)
     a, b = read_planes(tmp_path / "a.mkv"), read_planes(tmp_path / "b.mkv")
     turned = np.rot90(b[3][0])[::2, ::2].astype(float)
     assert np.corrcoef(turned.ravel(), a[3][0].ravel())[0, 1] > 0.8
 
 
-def test_ten_bits_stay_ten_and_odd_sides_stay_odd(run, tmp_path):
+def test_ten_bits_stay_ten_and_odd_sides_stay_odd(run_video, tmp_path):
     deep = [frame.astype(np.uint16) * 3 + 70 for frame in draw_frames(3, 64, 48)]
     film = write_film(tmp_path / "deep.mkv", deep, pix_fmt="yuv420p10le")
-    assert run(film, tmp_path / "a.mkv", "--codec", "ffv1")[0] == 0
+    assert run_video(film, tmp_path / "a.mkv", "--codec", "ffv1")[0] == 0
     assert np.array_equal(read_planes(tmp_path / "a.mkv")[1], np.stack(deep))
-    assert run(film, tmp_path / "a.mp4")[0] == 0
+    assert run_video(film, tmp_path / "a.mp4")[0] == 0
     with av.open(str(tmp_path / "a.mp4")) as made:
         assert made.streams.video[0].codec_context.pix_fmt == "yuv420p10le"
-    code, _, err = run(film, tmp_path / "b.mkv", "--codec", "vp9")
+    code, _, err = run_video(film, tmp_path / "b.mkv", "--codec", "vp9")
     assert code == 1 and "10 bits" in err and "--codec h265" in err
     odd = write_film(tmp_path / "odd.mkv", draw_frames(3, 63, 47))
     for name in ("odd.out.mp4", "odd.out.mkv", "odd.out.webm"):
-        code, _, err = run(odd, tmp_path / name)
+        code, _, err = run_video(odd, tmp_path / name)
         assert code == 0, err
         assert read_planes(tmp_path / name)[1].shape == (3, 47, 63)
 
 
-def test_grey_and_rgb_films_are_coloured(run, tmp_path):
+def test_grey_and_rgb_films_are_coloured(run_video, tmp_path):
     frames = list(draw_frames(3, 64, 48))
     grey = write_film(tmp_path / "grey.mkv", frames, pix_fmt="gray")
-    assert run(grey, tmp_path / "a.mkv", "--codec", "ffv1")[0] == 0
+    assert run_video(grey, tmp_path / "a.mkv", "--codec", "ffv1")[0] == 0
     assert np.array_equal(read_planes(tmp_path / "a.mkv")[1], np.stack(frames))
     with av.open(str(tmp_path / "rgb.mkv"), "w") as made:
         stream = made.add_stream("ffv1", rate=25)
@@ -129,23 +117,23 @@ def test_grey_and_rgb_films_are_coloured(run, tmp_path):
         for frame in frames:
             made.mux(stream.encode(av.VideoFrame.from_ndarray(np.dstack([frame] * 3), "rgb24")))
         made.mux(stream.encode(None))
-    assert run(tmp_path / "rgb.mkv", tmp_path / "b.mkv", "--codec", "ffv1")[0] == 0
+    assert run_video(tmp_path / "rgb.mkv", tmp_path / "b.mkv", "--codec", "ffv1")[0] == 0
     y = read_planes(tmp_path / "b.mkv")[1]
     assert np.abs(y - (16 + np.stack(frames) * (219 / 255))).max() < 1.5
 
 
-def test_a_film_that_is_cut_short_is_written_and_reported(run, tmp_path):
+def test_a_film_that_is_cut_short_is_written_and_reported(run_video, tmp_path):
     film = write_film(tmp_path / "a.mkv", draw_frames(30, 64, 48))
     data = film.read_bytes()
     (tmp_path / "cut.mkv").write_bytes(data[: len(data) // 2])
-    code, out, err = run(tmp_path / "cut.mkv", tmp_path / "out.mkv", "--json")
+    code, out, err = run_video(tmp_path / "cut.mkv", tmp_path / "out.mkv", "--json")
     made = len(read_planes(tmp_path / "out.mkv")[0])
     record = json.loads(out)
     assert code == 1 and 5 < made < 25 and record["frames"] == made
     assert "cut short" in err and f"of 1.2 s could be read, {made} frames" in err
 
 
-def test_what_is_no_film_is_one_sentence_and_nothing_is_written(run, film, tmp_path):
+def test_what_is_no_film_is_one_sentence_and_nothing_is_written(run_video, film, tmp_path):
     (tmp_path / "garbage.mp4").write_bytes(b"\0\1garbage" * 99)
     constant = {"color_primaries": 9, "color_trc": 16, "colorspace": 10}
     write_film(tmp_path / "cl.mkv", draw_frames(2, 64, 48), pix_fmt="yuv420p10le", tags=constant)
@@ -158,42 +146,42 @@ def test_what_is_no_film_is_one_sentence_and_nothing_is_written(run, film, tmp_p
         ("grey.mkv", "nowhere/out.mkv", "no folder"),
         ("grey.mkv", "out.webm", "audio (pcm_s16le)"),
     ):
-        code, out, err = run(tmp_path / source, tmp_path / target)
+        code, out, err = run_video(tmp_path / source, tmp_path / target)
         expected = 2 if target == "out.avi" else 1  # a wrong name is wrong usage
         assert (code, out, err.count("\n")) == (expected, "", 1), err
         assert word in err
-    assert run(film, film)[0] == 2
-    assert run(film, tmp_path / "o.webm", "--codec", "h264")[0] == 2
-    assert run(film, tmp_path / "o.mkv", "--crf", "64")[0] == 2
+    assert run_video(film, film)[0] == 2
+    assert run_video(film, tmp_path / "o.webm", "--codec", "h264")[0] == 2
+    assert run_video(film, tmp_path / "o.mkv", "--crf", "64")[0] == 2
     assert sorted(tmp_path.iterdir()) == there
 
 
-def test_a_film_that_is_there_needs_force(run, film, tmp_path):
+def test_a_film_that_is_there_needs_force(run_video, film, tmp_path):
     target = tmp_path / "out.mkv"
     target.write_bytes(b"precious")
-    code, _, err = run(film, target)
+    code, _, err = run_video(film, target)
     assert code == 1 and "--force" in err and target.read_bytes() == b"precious"
-    assert run(film, target, "--force", "-q")[0] == 0
+    assert run_video(film, target, "--force", "-q")[0] == 0
     assert len(read_planes(target)[0]) == 10
 
 
-def test_subtitles_and_chapters_are_copied_or_refused_before_the_work(run, tmp_path):
+def test_subtitles_and_chapters_are_copied_or_refused_before_the_work(run_video, tmp_path):
     film = write_film(tmp_path / "a.mkv", draw_frames(6, 64, 48), subtitles=True, chapters=True)
-    assert run(film, tmp_path / "out.mkv")[0] == 0
+    assert run_video(film, tmp_path / "out.mkv")[0] == 0
     assert read_packets(tmp_path / "out.mkv", "subtitle") == [(40, b"At the station")]
     with av.open(str(tmp_path / "out.mkv")) as made:
         (chapter,) = made.chapters()
         assert chapter["metadata"] == {"title": "Arrival"}
-    code, _, err = run(film, tmp_path / "out.mp4")
+    code, _, err = run_video(film, tmp_path / "out.mp4")
     assert code == 1 and "subtitle" in err and "--no-subtitles" in err
-    assert run(film, tmp_path / "out.mp4", "--no-subtitles")[0] == 0
+    assert run_video(film, tmp_path / "out.mp4", "--no-subtitles")[0] == 0
 
 
-def test_a_film_that_was_stopped_goes_on_and_gets_the_same_bytes(run, tmp_path, monkeypatch):
+def test_a_film_that_was_stopped_goes_on_and_gets_the_same_bytes(run_video, tmp_path, monkeypatch):
     film = write_film(tmp_path / "a.mkv", draw_frames(22, 64, 48), sound=True)
     monkeypatch.setattr(films, "SEGMENT", 6)
     hint = ["--hint", "0.5,0.5,#c02020"]
-    assert run(film, tmp_path / "whole.mkv", *hint)[0] == 0
+    assert run_video(film, tmp_path / "whole.mkv", *hint)[0] == 0
     written, stop_at = [], 14
     write = films._write
 
@@ -204,14 +192,14 @@ def test_a_film_that_was_stopped_goes_on_and_gets_the_same_bytes(run, tmp_path, 
         write(item, writer)
 
     monkeypatch.setattr(films, "_write", stop)
-    code, out, err = run(film, tmp_path / "out.mkv", *hint)
+    code, out, err = run_video(film, tmp_path / "out.mkv", *hint)
     assert (code, out) == (130, "") and "goes on from here" in err
     parts = tmp_path / ".out.mkv.condiff"
     assert [p.name for p in sorted(parts.glob("*.nut"))] == ["00000.nut"]
-    code, _, err = run(film, tmp_path / "out.mkv")
+    code, _, err = run_video(film, tmp_path / "out.mkv")
     assert code == 2 and "another hints" in err
     stop_at = 99
-    code, _, err = run(film, tmp_path / "out.mkv", *hint)
+    code, _, err = run_video(film, tmp_path / "out.mkv", *hint)
     assert code == 0 and "goes on" in err
     assert written[14] == 8 * 40  # the second segment is done again
     assert (tmp_path / "out.mkv").read_bytes() == (tmp_path / "whole.mkv").read_bytes()
@@ -226,9 +214,9 @@ def test_decoding_times_increase_and_are_never_after_their_presentation():
     assert order_decoding([3, 5, 9]) == [3, 5, 9] and order_decoding([]) == []
 
 
-def test_a_seed_gives_a_film_and_another_seed_another(run, film, tmp_path):
+def test_a_seed_gives_a_film_and_another_seed_another(run_video, film, tmp_path):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        assert run(film, tmp_path / f"{name}.mkv", "--seed", seed, "--no-provenance")[0] == 0
+        assert run_video(film, tmp_path / f"{name}.mkv", "--seed", seed, "--no-provenance")[0] == 0
     a, b, c = ((tmp_path / f"{name}.mkv").read_bytes() for name in "abc")
     assert a == b and a != c
 
@@ -244,8 +232,8 @@ def folder(tmp_path):
     return folder
 
 
-def test_a_folder_of_frames_becomes_one_at_its_own_depth(run, folder, tmp_path):
-    code, out, err = run(folder, tmp_path / "out", "--json")
+def test_a_folder_of_frames_becomes_one_at_its_own_depth(run_video, folder, tmp_path):
+    code, out, err = run_video(folder, tmp_path / "out", "--json")
     assert code == 0, err
     assert json.loads(out)["frames"] == 10
     for n in range(10):
@@ -253,17 +241,17 @@ def test_a_folder_of_frames_becomes_one_at_its_own_depth(run, folder, tmp_path):
         assert after.pixels.dtype == np.uint16 and np.ptp(after.pixels, axis=2).max() > 300
         assert np.abs(lightness(after.pixels) - lightness(before.pixels)).max() < 0.05
     assert is_own_file(tmp_path / "out/shot-5.png")
-    code, _, err = run(folder, tmp_path / "out")
+    code, _, err = run_video(folder, tmp_path / "out")
     assert code == 1 and "--force" in err
-    assert run(folder, tmp_path / "out", "--force", "--no-provenance", "-q")[0] == 0
+    assert run_video(folder, tmp_path / "out", "--force", "--no-provenance", "-q")[0] == 0
     assert not is_own_file(tmp_path / "out/shot-5.png")
 
 
 def test_frames_of_a_glob_that_were_stopped_go_on_with_the_same_bytes(
-    run, folder, tmp_path, monkeypatch
+    run_video, folder, tmp_path, monkeypatch
 ):
     pattern = f"{folder}/shot-*.png"
-    assert run(pattern, tmp_path / "whole")[0] == 0
+    assert run_video(pattern, tmp_path / "whole")[0] == 0
     monkeypatch.setattr(folders, "SEGMENT", 3)
     written, write, stop_at = [], folders._write, 6
 
@@ -274,16 +262,16 @@ def test_frames_of_a_glob_that_were_stopped_go_on_with_the_same_bytes(
         write(item, target, coloring, **how)
 
     monkeypatch.setattr(folders, "_write", stop)
-    assert run(pattern, tmp_path / "out")[0] == 130
+    assert run_video(pattern, tmp_path / "out")[0] == 130
     stop_at = 99
-    assert run(pattern, tmp_path / "out")[0] == 0
+    assert run_video(pattern, tmp_path / "out")[0] == 0
     assert written == [f"shot-{n}.png" for n in (*range(5, 11), *range(9, 15))]
     for path in (tmp_path / "whole").iterdir():
         assert path.read_bytes() == (tmp_path / "out" / path.name).read_bytes()
     assert not (tmp_path / ".out.condiff").exists()
 
 
-def test_frames_that_do_not_fit_together_are_one_sentence(run, folder, tmp_path):
+def test_frames_that_do_not_fit_together_are_one_sentence(run_video, folder, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_bytes(b"")
     write_photo(Photo(np.zeros((40, 64, 3), np.uint8)), folder / "shot-7.png", force=True)
@@ -293,10 +281,10 @@ def test_frames_that_do_not_fit_together_are_one_sentence(run, folder, tmp_path)
         (folder, "file", "it is a file"),
         (folder, "other", "64x40"),
     ):
-        code, _, err = run(source, tmp_path / target)
+        code, _, err = run_video(source, tmp_path / target)
         assert code == 1 and word in err and err.count("\n") == 1, err
-    assert run(folder, folder)[0] == 2
-    assert run(folder, tmp_path / "out", "--codec", "h264")[0] == 2
+    assert run_video(folder, folder)[0] == 2
+    assert run_video(folder, tmp_path / "out", "--codec", "h264")[0] == 2
 
 
 @pytest.mark.slow
@@ -320,16 +308,16 @@ def test_a_film_that_was_killed_goes_on_and_gets_the_same_bytes(tiny_folder, tmp
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.mkv", "out.mkv", "whole.mkv"]
 
 
-def test_a_film_whose_sound_is_longer_is_not_cut_short(run, tmp_path):
+def test_a_film_whose_sound_is_longer_is_not_cut_short(run_video, tmp_path):
     film = write_film(tmp_path / "a.flv", draw_frames(5, 64, 48), codec="flv", sound=True)
     with av.open(str(film)) as opened:
         assert opened.streams.video[0].duration is None
         assert opened.duration > 390_000  # microseconds, of the sound; the pictures take 200_000
-    code, _, err = run(film, tmp_path / "out.mkv")
+    code, _, err = run_video(film, tmp_path / "out.mkv")
     assert code == 0, err
 
 
-def test_two_runs_at_once_do_not_spoil_a_film(run, film, tmp_path):
+def test_two_runs_at_once_do_not_spoil_a_film(run_video, film, tmp_path):
     fcntl = pytest.importorskip("fcntl")
     write = films._write
     with pytest.MonkeyPatch.context() as patch:
@@ -339,62 +327,62 @@ def test_two_runs_at_once_do_not_spoil_a_film(run, film, tmp_path):
             raise KeyboardInterrupt
 
         patch.setattr(films, "_write", stop)
-        assert run(film, tmp_path / "out.mkv")[0] == 130
+        assert run_video(film, tmp_path / "out.mkv")[0] == 130
     with open(tmp_path / ".out.mkv.condiff/lock", "w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        code, _, err = run(film, tmp_path / "out.mkv")
+        code, _, err = run_video(film, tmp_path / "out.mkv")
         assert code == 1 and "another run" in err
-    assert run(film, tmp_path / "out.mkv")[0] == 0
+    assert run_video(film, tmp_path / "out.mkv")[0] == 0
 
 
-def test_edits_that_do_not_fit_a_film_are_one_sentence_before_the_work(run, film, tmp_path):
+def test_edits_that_do_not_fit_a_film_are_one_sentence_before_the_work(run_video, film, tmp_path):
     Image.new("RGBA", (50, 80)).save(tmp_path / "tall.png")
     Image.new("L", (50, 80)).save(tmp_path / "mask.png")
     for wrong in (["--hint", "1.5,0.5,red"], ["--hint", "99,5,red"], ["--hint", "red"],
                   ["--hints", tmp_path / "tall.png"], ["--mask", tmp_path / "mask.png"],
                   ["--look", "loud"], ["-m", "sketch"]):  # fmt: skip
-        code, out, err = run(film, tmp_path / "out.mkv", *wrong)
+        code, out, err = run_video(film, tmp_path / "out.mkv", *wrong)
         assert (code, out, err.count("\n")) == (2, "", 1), err
     assert not (tmp_path / ".out.mkv.condiff").exists()
 
 
-def test_a_mask_keeps_a_part_grey_and_saturation_none_makes_all_grey(run, film, tmp_path):
+def test_a_mask_keeps_a_part_grey_and_saturation_none_makes_all_grey(run_video, film, tmp_path):
     mask = np.zeros((48, 64), np.uint8)
     mask[:, 32:] = 255
     Image.fromarray(mask).save(tmp_path / "mask.png")
     flags = ["--codec", "ffv1", "--saturation", "3"]
-    assert run(film, tmp_path / "a.mkv", *flags, "--mask", tmp_path / "mask.png")[0] == 0
+    assert run_video(film, tmp_path / "a.mkv", *flags, "--mask", tmp_path / "mask.png")[0] == 0
     _, _, u, v = read_planes(tmp_path / "a.mkv")
     away = np.abs(u[0].astype(int) - 128) + np.abs(v[0].astype(int) - 128)
     assert away[:, :14].max() <= 1 and away[:, 18:].mean() > 1
-    assert run(film, tmp_path / "b.mkv", "--codec", "ffv1", "--saturation", "0")[0] == 0
+    assert run_video(film, tmp_path / "b.mkv", "--codec", "ffv1", "--saturation", "0")[0] == 0
     _, _, u, v = read_planes(tmp_path / "b.mkv")
     assert (u == 128).all() and (v == 128).all()
 
 
-def test_without_pyav_the_sentence_says_what_to_install(run, film, tmp_path, monkeypatch):
+def test_without_pyav_the_sentence_says_what_to_install(run_video, film, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
-    code, _, err = run(film, tmp_path / "out.mkv")
+    code, _, err = run_video(film, tmp_path / "out.mkv")
     assert code == 1 and "pip install" in err and "video" in err
 
 
-def test_a_palette_is_that_of_the_film(run, film, tmp_path):
+def test_a_palette_is_that_of_the_film(run_video, film, tmp_path):
     for name, colour in (("warm", "#c04020"), ("cold", "#2040c0")):
         flags = ["--codec", "ffv1", "--palette", f"{colour},{colour}"]
-        assert run(film, tmp_path / f"{name}.mkv", *flags)[0] == 0
+        assert run_video(film, tmp_path / f"{name}.mkv", *flags)[0] == 0
     warm, cold = (read_planes(tmp_path / f"{name}.mkv") for name in ("warm", "cold"))
     assert warm[3].mean() > cold[3].mean() + 10 and warm[2].mean() < cold[2].mean() - 10
     assert np.array_equal(warm[1], cold[1])
 
 
-def test_times_of_a_variable_rate_hold_across_segments(run, tmp_path, monkeypatch):
+def test_times_of_a_variable_rate_hold_across_segments(run_video, tmp_path, monkeypatch):
     rng = np.random.default_rng(3)
     times = [int(t) for t in np.cumsum(rng.integers(1, 200, 24))]
     film = write_film(tmp_path / "a.mkv", draw_frames(24, 64, 48), times=times, sound=True)
     monkeypatch.setattr(films, "SEGMENT", 4)
     for name in ("out.mp4", "out.mkv"):
         flags = ["--codec", "h264"] if name == "out.mkv" else ["--no-audio"]
-        code, _, err = run(film, tmp_path / name, *flags)
+        code, _, err = run_video(film, tmp_path / name, *flags)
         assert code == 0, err
         with av.open(str(tmp_path / name)) as made:
             packets = [p for p in made.demux(made.streams.video[0]) if p.size]

@@ -12,22 +12,10 @@ import pytest
 from PIL import Image
 from skimage import color
 
-from condiff.cli import main
 from condiff.video.reading import read_film, read_frames
 from condiff.video.yuv import MATRICES, Coding, solve_chroma, to_rgb
 
-from .films import draw_frames, mark_interlaced, read_planes, weave_frames, write_film
-
-QUICK = ["--steps", "1", "--size", "32", "--device", "cpu", "--seed", "5", "--every", "4"]
-
-
-@pytest.fixture
-def run(tiny_folder, capsys):
-    def call(*arguments):
-        code = main(["video", "-m", str(tiny_folder), *QUICK, *map(str, arguments)])
-        return code, *capsys.readouterr()
-
-    return call
+from .films import QUICK, draw_frames, mark_interlaced, read_planes, weave_frames, write_film
 
 
 def combing(y):
@@ -47,7 +35,7 @@ def combing(y):
     ],
 )
 def test_interlaced_frames_become_whole_pictures_of_their_first_field(
-    run, tmp_path, codec, pix_fmt, first, options
+    run_video, tmp_path, codec, pix_fmt, first, options
 ):
     frames = list(weave_frames(9, 64, 48))
     if "10le" in pix_fmt:
@@ -57,7 +45,7 @@ def test_interlaced_frames_become_whole_pictures_of_their_first_field(
         options=options, times=range(9), time_base=Fraction(1, 25),
     )  # fmt: skip
     times, before, *_ = read_planes(film)
-    code, _, err = run(film, tmp_path / "out.mkv", "--codec", "ffv1")
+    code, _, err = run_video(film, tmp_path / "out.mkv", "--codec", "ffv1")
     assert code == 0 and "--deinterlace off" in err, err
     got, after, u, v = read_planes(tmp_path / "out.mkv")
     assert got == pytest.approx(times, abs=1e-3)
@@ -76,16 +64,16 @@ HDR_TAGS = {"color_primaries": 9, "color_trc": 16, "colorspace": 9, "color_range
     [(16, 9, "HDR (PQ, BT.2020)"), (18, 9, "HDR (HLG, BT.2020)"), (1, 9, "BT.2020"),
      (1, 12, "Display P3")],
 )  # fmt: skip
-def test_hdr_and_wide_gamut_keep_y_depth_and_tags(run, tmp_path, transfer, primaries, word):
+def test_hdr_and_wide_gamut_keep_y_depth_and_tags(run_video, tmp_path, transfer, primaries, word):
     matrix = 9 if primaries == 9 else 1
     tags = HDR_TAGS | {"color_trc": transfer, "color_primaries": primaries, "colorspace": matrix}
     deep = [frame.astype(np.uint16) * 2 + 64 for frame in draw_frames(3, 64, 48)]
     film = write_film(tmp_path / "a.mkv", deep, pix_fmt="yuv420p10le", tags=tags)
-    code, _, err = run(film, tmp_path / "out.mkv", "--codec", "ffv1", "--saturation", "2")
+    code, _, err = run_video(film, tmp_path / "out.mkv", "--codec", "ffv1", "--saturation", "2")
     assert code == 0 and word in err, err
     _, y, u, v = read_planes(tmp_path / "out.mkv")
     assert np.array_equal(y, np.stack(deep)) and np.abs(u.astype(int) - 512).max() > 8
-    code, _, err = run(film, tmp_path / "out.mp4", "--codec", "h265")
+    code, _, err = run_video(film, tmp_path / "out.mp4", "--codec", "h265")
     for name in ("out.mkv", "out.mp4"):
         with av.open(str(tmp_path / name)) as made:
             context, frame = made.streams.video[0].codec_context, next(made.decode(video=0))
@@ -95,10 +83,10 @@ def test_hdr_and_wide_gamut_keep_y_depth_and_tags(run, tmp_path, transfer, prima
 
 
 @pytest.mark.parametrize("codec", ["h264", "h265", "vp9", "ffv1"])
-def test_tags_of_range_and_colour_are_kept_by_every_codec(run, tmp_path, codec):
+def test_tags_of_range_and_colour_are_kept_by_every_codec(run_video, tmp_path, codec):
     tags = {"color_primaries": 1, "color_trc": 1, "colorspace": 1, "color_range": 2}
     film = write_film(tmp_path / "a.mkv", draw_frames(2, 64, 48), tags=tags)
-    assert run(film, tmp_path / "out.mkv", "--codec", codec)[0] == 0
+    assert run_video(film, tmp_path / "out.mkv", "--codec", codec)[0] == 0
     with av.open(str(tmp_path / "out.mkv")) as made:
         frame = next(made.decode(video=0))
         assert {tag: int(getattr(frame, tag)) for tag in tags} == tags
@@ -161,7 +149,7 @@ def test_greys_of_hdr_films_are_tone_mapped_from_black_to_white():
         assert coding.lightness(np.float32([0.38]))[0] == pytest.approx(43, abs=2)
 
 
-def test_rgb_films_keep_their_depth(run, tmp_path):
+def test_rgb_films_keep_their_depth(run_video, tmp_path):
     deep = [frame.astype(np.uint16) * 3 + 99 for frame in draw_frames(2, 64, 48)]
     with av.open(str(tmp_path / "rgb.mkv"), "w") as made:
         stream = made.add_stream("ffv1", rate=25)
@@ -172,13 +160,13 @@ def test_rgb_films_keep_their_depth(run, tmp_path):
                 np.frombuffer(memoryview(plane), np.uint16).reshape(48, -1)[:, :64] = y
             made.mux(stream.encode(frame))
         made.mux(stream.encode(None))
-    assert run(tmp_path / "rgb.mkv", tmp_path / "out.mp4")[0] == 0
-    assert run(tmp_path / "rgb.mkv", tmp_path / "out.mkv", "--codec", "ffv1")[0] == 0
+    assert run_video(tmp_path / "rgb.mkv", tmp_path / "out.mp4")[0] == 0
+    assert run_video(tmp_path / "rgb.mkv", tmp_path / "out.mkv", "--codec", "ffv1")[0] == 0
     y = read_planes(tmp_path / "out.mkv")[1]
     assert np.abs(y - (64 + np.stack(deep) * (876 / 1023))).max() < 3  # as FFmpeg rounds them
 
 
-def test_frames_are_deinterlaced_where_they_are_marked_or_always_or_never(run, tmp_path):
+def test_frames_are_deinterlaced_where_they_are_marked_or_always_or_never(run_video, tmp_path):
     """A film of four frames that are not marked, and four that are."""
     plain, woven = list(weave_frames(4, 64, 48)), list(weave_frames(4, 64, 48, step=3))
     film = tmp_path / "a.mkv"
@@ -204,11 +192,11 @@ def test_frames_are_deinterlaced_where_they_are_marked_or_always_or_never(run, t
         assert np.array_equal(auto[n], y) == (n < 4)
         assert not np.array_equal(on[n], y) and np.array_equal(on[n][::2], y[::2])
     assert np.array_equal(auto[6], on[6])
-    assert run(film, tmp_path / "b.mkv", "--deinterlace", "sometimes")[0] == 2
-    assert run(film, tmp_path / "b.mkv", "--deinterlace", "off", "-q")[0] == 0
+    assert run_video(film, tmp_path / "b.mkv", "--deinterlace", "sometimes")[0] == 2
+    assert run_video(film, tmp_path / "b.mkv", "--deinterlace", "off", "-q")[0] == 0
 
 
-def test_the_film_is_the_stream_that_moves_and_a_picture_before_it_is_told(run, tmp_path):
+def test_the_film_is_the_stream_that_moves_and_a_picture_before_it_is_told(run_video, tmp_path):
     frames = list(draw_frames(6, 64, 48))
     jpeg = BytesIO()
     Image.fromarray(frames[0]).save(jpeg, "JPEG")
@@ -225,13 +213,15 @@ def test_the_film_is_the_stream_that_moves_and_a_picture_before_it_is_told(run, 
         for y in frames:
             made.mux(video.encode(av.VideoFrame.from_ndarray(y, "gray")))
         made.mux(video.encode(None))
-    code, _, err = run(tmp_path / "a.mkv", tmp_path / "out.mkv", "--codec", "ffv1")
+    code, _, err = run_video(tmp_path / "a.mkv", tmp_path / "out.mkv", "--codec", "ffv1")
     assert code == 0 and "its other video (stream 0) is not copied" in err
     assert np.array_equal(read_planes(tmp_path / "out.mkv")[1], np.stack(frames))
 
 
 @pytest.mark.parametrize(("degrees", "flips"), [(0, "hflip"), (0, "vflip"), (90, "hflip")])
-def test_mirrored_films_stay_mirrored_and_are_seen_as_they_are_shown(run, tmp_path, degrees, flips):
+def test_mirrored_films_stay_mirrored_and_are_seen_as_they_are_shown(
+    run_video, tmp_path, degrees, flips
+):
     """A hint lies where it is given on what is shown."""
     grey = np.full((48, 64), 128, np.uint8)
     with av.open(str(tmp_path / "a.mp4"), "w") as made:
@@ -250,49 +240,49 @@ def test_mirrored_films_stay_mirrored_and_are_seen_as_they_are_shown(run, tmp_pa
     shown = shown[:, ::-1] if flips == "hflip" else shown[::-1]
     assert np.array_equal(film.upright(corner), shown)
     assert np.array_equal(film.stored(shown), corner)
-    assert run(tmp_path / "a.mp4", tmp_path / "out.mp4", "--hint", "0.1,0.1,#c02020")[0] == 0
+    assert run_video(tmp_path / "a.mp4", tmp_path / "out.mp4", "--hint", "0.1,0.1,#c02020")[0] == 0
     assert read_film(tmp_path / "out.mp4").display == film.display
 
 
-def test_frames_too_small_for_a_codec_and_shapes_of_pixels_it_loses_are_told(run, tmp_path):
+def test_frames_too_small_for_a_codec_and_shapes_of_pixels_it_loses_are_told(run_video, tmp_path):
     film = write_film(tmp_path / "a.mp4", draw_frames(2, 64, 48), codec="libx264",
                       aspect=Fraction(16, 15))  # fmt: skip
-    code, _, err = run(film, tmp_path / "out.mkv", "--codec", "ffv1")
+    code, _, err = run_video(film, tmp_path / "out.mkv", "--codec", "ffv1")
     assert code == 0 and "its pixels are 16:15, which is lost with ffv1" in err
     tiny = write_film(tmp_path / "t.mkv", [np.full((5, 3), 90, np.uint8)] * 2, codec="rawvideo",
                       pix_fmt="gray")  # fmt: skip
     for codec in ("h265", "ffv1"):
-        code, _, err = run(tiny, tmp_path / "t.out.mkv", "--codec", codec)
+        code, _, err = run_video(tiny, tmp_path / "t.out.mkv", "--codec", codec)
         assert code == 1 and f"{codec} cannot encode frames of 3x5" in err
-    assert run(tiny, tmp_path / "t.out.mkv")[0] == 0
+    assert run_video(tiny, tmp_path / "t.out.mkv")[0] == 0
     assert not list(tmp_path.glob(".*.condiff"))
 
 
-def test_names_that_ffmpeg_or_the_disk_would_not_take(run, tmp_path, monkeypatch):
+def test_names_that_ffmpeg_or_the_disk_would_not_take(run_video, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_film(tmp_path / "a.mkv", draw_frames(2, 64, 48))
     (tmp_path / "a.mkv").rename(tmp_path / "reel:1.mkv")
-    assert run("reel:1.mkv", "concat:1.mp4")[0] == 0
+    assert run_video("reel:1.mkv", "concat:1.mp4")[0] == 0
     (tmp_path / "there.mkv").mkdir()
     for target, word in (("y" * 260 + ".mkv", "too long"), ("there.mkv", "is a folder"),
                          (".", "is no film")):  # fmt: skip
-        code, out, err = run("reel:1.mkv", target, "--force")
+        code, out, err = run_video("reel:1.mkv", target, "--force")
         wanted = (2 if target == "." else 1, "", 1)  # a wrong name exits 2, a wrong file 1
         assert (code, out, err.count("\n")) == wanted and word in err, err
 
 
 def test_frames_of_another_size_and_a_film_as_their_target_are_refused_before_the_work(
-    run, tmp_path
+    run_video, tmp_path
 ):
     folder = tmp_path / "roll [1]"
     folder.mkdir()
     for n, y in enumerate(draw_frames(3, 64, 48)):
         Image.fromarray(y).save(folder / f"{n}.png")
-    assert run(f"{folder}/*.png", tmp_path / "out")[0] == 0
+    assert run_video(f"{folder}/*.png", tmp_path / "out")[0] == 0
     assert len(list((tmp_path / "out").iterdir())) == 3
     Image.new("L", (64, 40)).save(folder / "9.png")
     for target, word in (("film.mp4", "names a film"), ("other", "64x40")):
-        code, _, err = run(folder, tmp_path / target)
+        code, _, err = run_video(folder, tmp_path / target)
         assert code == 1 and word in err and err.count("\n") == 1, err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "roll [1]"]
 

@@ -84,6 +84,15 @@ def until(page, selector, text="Done"):
     sync_api.expect(page.locator(selector)).to_have_text(text, timeout=WAIT)
 
 
+@contextmanager
+def coloured(browser, url, photo, **options):
+    """The page in a fresh profile, once it has coloured a photo."""
+    with opened(browser, url, **options) as page:
+        page.set_input_files("#files", photo)
+        until(page, "#message")
+        yield page
+
+
 def shown(page, selector="#stage .after"):
     """What an image of the page shows: (H,W,3)."""
     source = page.locator(selector).get_attribute("src")
@@ -231,9 +240,7 @@ def test_twenty_photos_become_a_zip(browser, tiny_server, tmp_path):
 
 def test_cancel_and_go_on(browser, tiny_server, tmp_path):
     make_photo(60, 44).save(tmp_path / "photo.jpg")
-    with opened(browser, tiny_server[0]) as page:
-        page.set_input_files("#files", tmp_path / "photo.jpg")
-        until(page, "#message")
+    with coloured(browser, tiny_server[0], tmp_path / "photo.jpg") as page:
         page.click("#colorize summary")
         page.fill("#colorize-steps", "1000")
         page.press("#colorize-steps", "Tab")
@@ -285,9 +292,7 @@ def test_a_reference_is_added_and_taken_away(browser, tiny_server, tmp_path):
 
 def test_a_stroke_by_keys_alone(browser, tiny_server, tmp_path):
     make_photo(60, 44).save(tmp_path / "photo.jpg")
-    with opened(browser, tiny_server[0]) as page:
-        page.set_input_files("#files", tmp_path / "photo.jpg")
-        until(page, "#message")
+    with coloured(browser, tiny_server[0], tmp_path / "photo.jpg") as page:
         first = shown(page)
         page.focus("#mode-paint")
         page.keyboard.press("Enter")
@@ -338,9 +343,9 @@ def center_of(strokes):
 
 def test_a_stroke_lands_where_the_zoomed_picture_shows_it(browser, tiny_server, tmp_path):
     make_photo(400, 300).save(tmp_path / "photo.jpg")
-    with opened(browser, tiny_server[0], viewport={"width": 1200, "height": 900}) as page:
-        page.set_input_files("#files", tmp_path / "photo.jpg")
-        until(page, "#message")
+    with coloured(
+        browser, tiny_server[0], tmp_path / "photo.jpg", viewport={"width": 1200, "height": 900}
+    ) as page:
         page.locator("#stage").scroll_into_view_if_needed()
         box = page.locator("#stage").bounding_box()
         point = 0.75, 0.4  # of the frame, and, since wheels zoom around it, of the picture
@@ -379,9 +384,7 @@ def test_a_stroke_lands_where_the_zoomed_picture_shows_it(browser, tiny_server, 
 def test_two_fingers_zoom_and_one_paints(browser, tiny_server, tmp_path):
     make_photo(400, 300).save(tmp_path / "photo.jpg")
     phone = {"viewport": {"width": 400, "height": 800}, "has_touch": True, "is_mobile": True}
-    with opened(browser, tiny_server[0], **phone) as page:
-        page.set_input_files("#files", tmp_path / "photo.jpg")
-        until(page, "#message")
+    with coloured(browser, tiny_server[0], tmp_path / "photo.jpg", **phone) as page:
         page.locator("#stage").scroll_into_view_if_needed()
         send = page.context.new_cdp_session(page).send
 
@@ -426,9 +429,7 @@ def test_two_fingers_zoom_and_one_paints(browser, tiny_server, tmp_path):
 
 def test_an_eraser_and_undo_and_redo_of_strokes(browser, tiny_server, tmp_path):
     make_photo(60, 44).save(tmp_path / "photo.jpg")
-    with opened(browser, tiny_server[0]) as page:
-        page.set_input_files("#files", tmp_path / "photo.jpg")
-        until(page, "#message")
+    with coloured(browser, tiny_server[0], tmp_path / "photo.jpg") as page:
         first = shown(page)
         page.click("#mode-paint")
         page.fill("#brush-size", "12")
@@ -456,9 +457,7 @@ def test_what_is_painted_grey_stays_grey_and_swapped_alone_has_colours(
     browser, tiny_server, tmp_path
 ):
     make_photo(480, 352).save(tmp_path / "photo.jpg")
-    with opened(browser, tiny_server[0]) as page:
-        page.set_input_files("#files", tmp_path / "photo.jpg")
-        until(page, "#message")
+    with coloured(browser, tiny_server[0], tmp_path / "photo.jpg") as page:
         page.click("#mode-mask")
         page.fill("#brush-size", "24")
         stroke(page, "#stage", (0.1, 0.3), (0.4, 0.3))
@@ -482,9 +481,7 @@ def test_settings_and_colours_are_remembered_and_words_and_photos_are_not(
     browser, tiny_server, tmp_path
 ):
     make_photo(60, 44).save(tmp_path / "photo.jpg")
-    with opened(browser, tiny_server[0]) as page:
-        page.set_input_files("#files", tmp_path / "photo.jpg")
-        until(page, "#message")
+    with coloured(browser, tiny_server[0], tmp_path / "photo.jpg") as page:
         page.click("text=Vivid")
         page.fill("#colorize-saturation", "1.5")
         page.click("#colorize summary")
@@ -612,9 +609,7 @@ def test_two_tabs_at_once_and_a_closed_one_takes_its_files_along(browser, tiny_s
 def test_the_page_on_a_phone(browser, tiny_server, tmp_path, scheme):
     make_photo(60, 44).save(tmp_path / "photo.jpg")
     phone = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "color_scheme": scheme}
-    with opened(browser, tiny_server[0], **phone) as page:
-        page.set_input_files("#files", tmp_path / "photo.jpg")
-        until(page, "#message")
+    with coloured(browser, tiny_server[0], tmp_path / "photo.jpg", **phone) as page:
         assert page.locator("#stage").bounding_box()["y"] < 400
         buttons = ("#mode-paint", "#mode-mask", "#colorize summary")
         for button in (*buttons, "#tab-draw", "#crayon", "#draw summary"):

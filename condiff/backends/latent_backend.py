@@ -8,7 +8,7 @@ from torch import Tensor
 from condiff.backends.torch_backend import TorchBackend
 from condiff.models.latent import FrozenParts, LatentModel
 from condiff.tasks import Task
-from condiff.words import WithWords
+from condiff.words import WithWords, with_words
 
 logger = logging.getLogger(__name__)
 
@@ -42,11 +42,8 @@ class LatentBackend(TorchBackend):
         with self._at_work():
             picture = self.frozen.condition(self.task.picture.show(condition))
             prompt, negative = (self._embed(text) for text in words)
-            cond = WithWords(picture, prompt)
-            if not guided:
-                return cond, None
-            without = cond if words[0] == words[1] else WithWords(picture, negative)
-            return cond, without, WithWords(torch.zeros_like(picture), negative)
+            null = torch.zeros_like(picture) if guided else None
+            return with_words((picture, null), prompt, negative)
 
     def decode(self, x_0: Tensor) -> Tensor:
         """The picture (B,3,H,W), about in [-1,1]."""

@@ -32,6 +32,8 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 CALL_TOLERANCE = 1e-3  # largest difference of any number in one output, in x_0's units
 CHECK_TIMESTEPS = (0.0, 600.0)
 CHECK_WORDS = ("a red house, blue roof", "yellow")
+PLANE = {0: "batch", 2: "height", 3: "width"}  # axes of any length
+AXES = {"tokens": {0: "batch", 1: "length"}, "words": {0: "batch"}}  # of what is no plane
 CHECK_SIZES = ((1, 2), (2, 1))  # height and width of the condition, in strides
 
 
@@ -176,8 +178,6 @@ def _write_graph(loaded: LoadedModel, part: str, folder: Path) -> None:
     task, side = loaded.task, loaded.stride * 2
     cells = side // loaded.cell
     hints = torch.zeros(1, loaded.hint_channels, cells, cells)
-    plane = {0: "batch", 2: "height", 3: "width"}
-    axes: dict[str, dict[int, str]] = {}
     inputs: dict[str, Tensor]
     module: nn.Module
     if part == "encoder":
@@ -190,7 +190,6 @@ def _write_graph(loaded: LoadedModel, part: str, folder: Path) -> None:
         module = _Text(loaded.model.text_encoder)
         inputs = {"tokens": loaded.model.tokenize(["two words"])}
         outputs = ["words"]
-        axes = {"tokens": {0: "batch", 1: "length"}, "words": {0: "batch"}}
     else:
         module = _Unet(loaded.model)
         inputs = {"x_t": torch.zeros(1, task.space.channels, cells, cells), "t": torch.zeros(1)}
@@ -200,10 +199,8 @@ def _write_graph(loaded: LoadedModel, part: str, folder: Path) -> None:
             inputs["cond"] = torch.zeros(1, encoder.out_channels, grid, grid)
         if loaded.model.text_encoder is not None:
             inputs["words"] = torch.zeros(1, loaded.model.text_encoder.config["out_channels"])
-            axes = {"words": {0: "batch"}}
         outputs = ["model_output"]
-    if part != TEXT_ENCODER:
-        axes |= {name: plane for name in [*inputs, *outputs] if name not in ("t", "words")}
+    axes = {name: AXES.get(name, PLANE) for name in [*inputs, *outputs] if name != "t"}
     buffer = io.BytesIO()
     with warnings.catch_warnings():  # of tracing, and of this exporter's age
         warnings.simplefilter("ignore")

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -60,8 +61,6 @@ def main_colors(rgb: NDArray[Any], *, most: int = 3) -> list[str]:
 
 def find_paper(lab: NDArray[Any]) -> NDArray[np.bool_]:
     """Where (H,W) a picture in CIE Lab (H,W,3) is white, and joined to its border by white."""
-    import cv2
-
     white = (lab[..., 0] > PAPER) & (np.hypot(lab[..., 1], lab[..., 2]) < 4)
     _, parts = cv2.connectedComponents(white.astype(np.uint8), connectivity=4)
     outer = np.unique(np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]]))

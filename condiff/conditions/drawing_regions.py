@@ -113,7 +113,7 @@ def _join_strips(labels: Labels, clear: Plane, cell: float) -> Labels:
     would fall into pieces. A line that reaches the border, or nearly, still parts what it parts.
     """
     width, length = (n * cell for n in STRIP)
-    around, distance = _rim(labels), _rim(clear)
+    around, distance = rim_of(labels), rim_of(clear)
     root = np.arange(int(labels.max()) + 1)
     narrow = (distance > 0) & (distance < width)
     ends = np.flatnonzero(np.diff(np.concatenate([[False], narrow, [False]])))
@@ -165,8 +165,8 @@ def _join_passages(labels: Labels, ink: NDArray[np.uint8], clear: Plane, cell: f
     return np.unique(root, return_inverse=True)[1].astype(np.int32)[labels]
 
 
-def _rim(plane: NDArray[Any]) -> NDArray[Any]:
-    """The border pixels (N,) of a plane (H,W), in their order around it."""
+def rim_of(plane: NDArray[Any]) -> NDArray[Any]:
+    """The border pixels (N,…) of a plane (H,W,…), in their order around it."""
     sides = plane[0, :-1], plane[:-1, -1], plane[-1, :0:-1], plane[:0:-1, 0]
     return np.concatenate(sides)
 
@@ -262,7 +262,7 @@ def _part_shapes(labels: Labels, change: Plane, weight: Plane, clear: Plane, cel
 def _whiten_paper(centers: Plane, labels: Labels) -> Plane:
     """The colours (n,C) of the regions, white for light ones that reach the drawing's border."""
     white = centers.copy()
-    found, count = np.unique(_rim(labels), return_counts=True)
+    found, count = np.unique(rim_of(labels), return_counts=True)
     for n, share in zip(found - 1, count / count.sum(), strict=True):
         if centers[n].min() >= (TINTED if share > 0.5 else PAPER):
             white[n] = 1

@@ -17,7 +17,7 @@ from condiff.config import BaseConfig, DiffusionConfig, Look, SamplingConfig
 from condiff.errors import ModelError
 from condiff.models.base import FROZEN, LICENCES, Base, read_base
 from condiff.models.denoiser import Denoiser
-from condiff.models.info import INDEX, OWN_INDEX, ModelInfo
+from condiff.models.info import INDEX, OWN_INDEX, ModelInfo, read_json
 from condiff.models.loading import CAME_FROM, dump_looks, whole_folder
 from condiff.tasks import Task
 from condiff.words import WithWords
@@ -215,7 +215,7 @@ def _load(kind: Any, folder: Path, part: str) -> Any:
 def _load_vae(folder: Path) -> Any:
     """The VAE, of the class that its configuration names."""
     try:
-        settings = json.loads((folder / "vae" / "config.json").read_text("utf-8"))
+        settings = read_json(folder / "vae" / "config.json")
         kind = AUTOENCODERS[settings.get("_class_name", AutoencoderKL.__name__)]
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"{folder / 'vae'} cannot be loaded: {error}") from error

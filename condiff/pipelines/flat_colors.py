@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from condiff.color.hints import Strokes
 from condiff.conditions.drawing_finish import share_of_regions
-from condiff.conditions.drawing_regions import PAPER
+from condiff.conditions.drawing_regions import PAPER, rim_of
 
 Array = Any  # float32, of NumPy or torch
 PURE = 4  # the power of a cell's share by which it counts for a region: cells of lines hardly do
@@ -56,10 +56,11 @@ class FlatColors:
         shares = shares[:, shares.sum(0) >= LEAST]
         weights = shares**PURE
         weights /= np.maximum(weights.sum(0), np.float32(1e-9))
-        hinted, given = np.zeros((shares.shape[1], 1), np.float32), np.zeros((shares.shape[1], 3))
+        plane, count = shares.reshape(*cells, shares.shape[1]), shares.shape[1]
+        hinted, given = np.zeros((count, 1), np.float32), np.zeros((count, 3))
         if strokes is not None:
-            hinted, given = _find_hinted(shares.reshape(*cells, -1), strokes)
-        outer = _rim(shares.reshape(*cells, -1)).max(axis=0, initial=0)[:, None] > 0
+            hinted, given = _find_hinted(plane, strokes)
+        outer = np.any(rim_of(plane) > 0, axis=0)[:, None]
 
         def move(array: NDArray[Any]) -> Array:
             return to_device(np.ascontiguousarray(array, np.float32))
@@ -88,11 +89,6 @@ class FlatColors:
         result = 1 * x_0
         result[0, :, :rows, :columns] = cells.T.reshape(x_0.shape[1], rows, columns)
         return result
-
-
-def _rim(shares: NDArray[Any]) -> NDArray[Any]:
-    """The shares (M,n) of the cells at the border of (h,w,n)."""
-    return np.concatenate([shares[0], shares[-1], shares[:, 0], shares[:, -1]])
 
 
 def _find_hinted(shares: NDArray[Any], strokes: Strokes) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -61,6 +61,7 @@ class PictureInput(Input):
     draws: tuple[str, ...] = ()  # rows of the conditions table that training draws or reads
     # Guidance leaves out the backbone's features of this input, not the input itself.
     keeps_itself: ClassVar[bool] = False
+    is_ink: ClassVar[bool] = False  # 1 where lines are, -1 on paper
 
     @property
     def draws_or_reads(self) -> bool:
@@ -167,6 +168,7 @@ class Lines(PictureInput):
     name: ClassVar[str] = "lines"
     what: ClassVar[str] = "a drawing"
     channels: ClassVar[int] = 1  # type: ignore[misc]
+    is_ink: ClassVar[bool] = True
 
     def from_photo(
         self, view: View, size: int, rng: np.random.Generator, *, degrade_prob: float = 0.0

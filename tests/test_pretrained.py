@@ -128,3 +128,44 @@ def test_a_hub_id_in_the_cache_is_opened_like_a_folder(unet, tmp_path):
     line = [sys.executable, "-c", program]
     done = subprocess.run(line, env=environment, capture_output=True, text=True)
     assert done.stdout == "3\n", done.stderr
+
+
+@pytest.mark.parametrize("words", [None, 8])
+def test_a_backbone_is_added_where_it_is_named_and_changes_nothing_at_first(tmp_path, words):
+    torch.manual_seed(0)
+    shape = TINY.model_copy(update={"text_channels": words, "fold": 2, "patch_size": 2})
+    task = find_task("sketch").with_text() if words else find_task("sketch")
+    source = build_model(shape, task).eval()
+    folder = tmp_path / "m"
+    save_model(folder, source, task=task, diffusion=DiffusionConfig(), dtype=torch.float32)
+
+    asked = ModelConfig(backbone_variant="lite0", neck_channels=4, feature_strides=(8, 16))
+    model = load_init(str(folder), asked, task).eval()
+    assert model.backbone is not None and model.encoder.config["is_ink"]
+    inputs = {"hints": torch.randn(2, 4, 32, 32)}
+    if words:
+        inputs |= {"tokens": model.tokenize(["red", ""])}
+    x_t, t, ink = (
+        torch.randn(2, 3, 32, 32),
+        torch.tensor([5, 800]),
+        torch.rand(2, 1, 32, 32) * 2 - 1,
+    )
+    with torch.no_grad():
+        expected = source(x_t, t, ink, **inputs)
+        torch.testing.assert_close(model(x_t, t, ink, **inputs), expected)
+
+    settings = adopt_shape(TrainConfig(task="sketch", max_train_steps=1, model=asked), model)
+    assert settings.model.backbone_variant == "lite0"
+    assert settings.model.neck_channels == 4
+    assert load_init(str(folder), ModelConfig(), task).backbone is None  # not named: as it was
+
+
+def test_the_backbone_sees_ink_as_black_lines_on_white():
+    torch.manual_seed(0)
+    model = build_model(
+        TINY.model_copy(update={"backbone_variant": "lite0"}), find_task("sketch")
+    ).eval()
+    paper = torch.full((1, 1, 32, 32), -1.0)
+    white = model.backbone(torch.ones(1, 3, 32, 32))
+    for stride, expected in model.encoder.features(paper).items():
+        torch.testing.assert_close(expected, white[stride], atol=1e-3, rtol=1e-3)

@@ -21,7 +21,8 @@ class ConditionEncoder(ModelMixin, ConfigMixin):
     either: the model is unconditional.
 
     cond has a pixel for each patch of x_t, of `patch_size` by `patch_size` pixels; hints, which are
-    as large as x_t, are folded into it likewise.
+    as large as x_t, are folded into it likewise. A condition that `is_ink` has 1 where lines are:
+    the backbone, which learnt from photos, is shown them black on white.
     """
 
     @register_to_config
@@ -34,9 +35,11 @@ class ConditionEncoder(ModelMixin, ConfigMixin):
         neck_channels: int = 48,
         hint_channels: int = 3,
         patch_size: int = 1,
+        is_ink: bool = False,
     ):
         super().__init__()
         self.fold, self.patch_size, self.hint_channels = fold, patch_size, hint_channels
+        self.is_ink = is_ink
         self.feature_channels: dict[int, int] = {}  # by stride
         self.backbone = EfficientNetLite(backbone_variant) if backbone_variant else None
         if self.backbone:
@@ -54,10 +57,11 @@ class ConditionEncoder(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def features(self, condition: Tensor) -> Features:
-        """The backbone's maps {stride: (B,C,H/stride,W/stride)} of L* (B,1,H,W) in [-1,1]."""
+        """The backbone's maps {stride: (B,C,H/stride,W/stride)} of a condition (B,1,H,W) in [-1,1]."""
         if self.backbone is None:
             return {}
-        gray = lightness_to_gray((condition + 1) * 50)
+        shown = -condition if self.is_ink else condition
+        gray = lightness_to_gray((shown + 1) * 50)
         maps = self.backbone(gray.expand(-1, 3, -1, -1))
         return {stride: maps[stride] for stride in self.feature_channels}
 

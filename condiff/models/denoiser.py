@@ -123,18 +123,7 @@ class Model(Denoiser):
 
 def build_model(config: ModelConfig, task: Task) -> Model:
     """A new model for a task: the backbone pretrained and frozen, all other weights random."""
-    variant = config.backbone_variant if task.condition_channels else None
-    encoder = ConditionEncoder(
-        in_channels=task.condition_channels,
-        fold=config.fold,
-        backbone_variant=variant,
-        feature_strides=config.feature_strides,
-        neck_channels=config.neck_channels,
-        hint_channels=task.hint_channels,
-        patch_size=config.patch_size,
-    )
-    if variant:
-        encoder.backbone.load_state_dict(load_pretrained(variant).state_dict())
+    encoder = _build_encoder(config, task)
     levels = len(config.block_out_channels)
     x_0_channels = task.space.channels * config.patch_size**2
     unet = UNet2DModel(
@@ -165,8 +154,45 @@ def add_text_encoder(model: Model, *, channels: int) -> None:
     model.unet.register_to_config(class_embed_type="identity", **{DEFAULTS: defaults})
 
 
+def add_backbone(model: Model, config: ModelConfig, task: Task) -> Model:
+    """The model with a pretrained backbone and a new neck, of the shape that `config` names.
+
+    At first its output is the model's own: the neck's channels enter `conv_in` with weights of
+    zero, between those of the folded condition and those of the hints.
+    """
+    shape = {key: model.encoder.config[key] for key in ("fold", "patch_size")}
+    encoder = _build_encoder(config.model_copy(update=shape), task)
+    weights = model.unet.state_dict()
+    first = weights["conv_in.weight"]
+    hints = encoder.hint_channels * encoder.patch_size**2
+    before = first.shape[1] - hints
+    added = first.new_zeros((len(first), config.neck_channels, *first.shape[2:]))
+    wide = torch.cat([first[:, :before], added, first[:, before:]], dim=1)
+    unet = UNet2DModel.from_config({**model.unet.config, "in_channels": wide.shape[1]})
+    unet.load_state_dict({**weights, "conv_in.weight": wide})
+    return freeze(Model(encoder, unet, model.text_encoder))
+
+
 def freeze(model: Model) -> Model:
     """Freeze the model's backbone and lay its weights out channels last; returns the model."""
     if model.encoder.backbone is not None:
         model.encoder.backbone.requires_grad_(False)
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _build_encoder(config: ModelConfig, task: Task) -> ConditionEncoder:
+    variant = config.backbone_variant if task.condition_channels else None
+    picture = task.picture
+    encoder = ConditionEncoder(
+        in_channels=task.condition_channels,
+        fold=config.fold,
+        backbone_variant=variant,
+        feature_strides=config.feature_strides,
+        neck_channels=config.neck_channels,
+        hint_channels=task.hint_channels,
+        patch_size=config.patch_size,
+        is_ink=picture is not None and picture.is_ink,
+    )
+    if variant:
+        encoder.backbone.load_state_dict(load_pretrained(variant).state_dict())
+    return encoder

@@ -8,7 +8,7 @@ from diffusers import UNet2DModel
 
 from condiff.config import ModelConfig, TrainConfig, parse_config
 from condiff.errors import ConfigError, ModelError
-from condiff.models.denoiser import Model, add_text_encoder, build_model
+from condiff.models.denoiser import Model, add_backbone, add_text_encoder, build_model
 from condiff.models.info import EMBEDDED, INDEX, read_index
 from condiff.models.loading import load_model
 from condiff.tasks import Task
@@ -24,17 +24,20 @@ SHAPE = (  # of a model, as the section `model` of the configuration names it
 def load_init(name: str, config: ModelConfig, task: Task) -> Model:
     """A model for the task that starts from the weights of a folder or a Hugging Face Hub id.
 
-    A condiff folder of the same task is loaded as it is; where the task takes words and the folder
-    has no text encoder, it gets a new one. From anything else only the U-Net is
-    taken, with its own architecture; `conv_in` is widened with zeros for the condition's channels,
-    so that at first its output is the pretrained one's, whatever the condition. Raises ModelError
-    where there are no weights that fit.
+    A condiff folder of the same task is loaded as it is. Where `config` names a backbone
+    expressly, or the task takes words, and the folder has none of it, it is added, and changes
+    nothing at first. From anything else only the U-Net is taken, with its own architecture;
+    `conv_in` is widened with zeros for the condition's channels, so that at first its output is the
+    pretrained one's, whatever the condition. Raises ModelError where there are no weights that fit.
     """
     folder = next((f for f in (Path(name), EMBEDDED / name) if (f / INDEX).is_file()), None)
     if folder is not None and "vae" in read_index(folder):
         raise ConfigError(f"{name} has a VAE: start from it by --base, not --init.")
     if folder is not None and _task_of(folder) == task.name:
         model = load_model(folder).model
+        asked = "backbone_variant" in config.model_fields_set and config.backbone_variant
+        if asked and task.condition_channels and model.backbone is None:
+            model = add_backbone(model, config, task)
         if task.takes_text and model.text_encoder is None:
             assert config.text_channels is not None
             add_text_encoder(model, channels=config.text_channels)

@@ -81,8 +81,8 @@ def test_a_light_background_becomes_white_and_a_light_shape_does_not():
     flat = build()(np.full((1, 3, *CELLS), 0.8, np.float32))
     assert flat[0, :, 0, 0].min() == pytest.approx(1)
     assert flat[0, :, 8, 8].max() == pytest.approx(0.8, abs=1e-4)
-    dark = build()(np.full((1, 3, *CELLS), 0.4, np.float32))
-    assert dark[0, :, 0, 0].max() == pytest.approx(0.4, abs=1e-4)
+    dark = build()(np.full((1, 3, *CELLS), 0.3, np.float32))
+    assert dark[0, :, 0, 0].max() == pytest.approx(0.3, abs=1e-4)
 
 
 def test_a_hint_colours_its_region_in_every_step():

@@ -259,14 +259,20 @@ def _part_shapes(labels: Labels, change: Plane, weight: Plane, clear: Plane, cel
     return parted
 
 
+def paper_limits(rim: Plane) -> Plane:
+    """The least channel (n,), in [0,1], from which a region is paper: 2 for one that never is.
+
+    `rim` (n,) says how much of the drawing's border each region takes, adding up to 1 at most.
+    """
+    limits = np.where(rim > 0.5, TINTED, PAPER)
+    return np.where(rim > 0, limits, 2).astype(np.float32)
+
+
 def _whiten_paper(centers: Plane, labels: Labels) -> Plane:
     """The colours (n,C) of the regions, white for light ones that reach the drawing's border."""
-    white = centers.copy()
-    found, count = np.unique(rim_of(labels), return_counts=True)
-    for n, share in zip(found - 1, count / count.sum(), strict=True):
-        if centers[n].min() >= (TINTED if share > 0.5 else PAPER):
-            white[n] = 1
-    return white
+    count = np.bincount(rim_of(labels), minlength=len(centers) + 1)[1:]
+    limits = paper_limits(count / count.sum())
+    return np.where((centers.min(axis=1) >= limits)[:, None], np.float32(1), centers)
 
 
 def _apply_hints(

@@ -57,7 +57,7 @@ class ConditionEncoder(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def features(self, condition: Tensor) -> Features:
-        """The backbone's maps {stride: (B,C,H/stride,W/stride)} of a condition (B,1,H,W) in [-1,1]."""
+        """The maps {stride: (B,C,H/stride,W/stride)} of a condition (B,1,H,W) in [-1,1]."""
         if self.backbone is None:
             return {}
         shown = -condition if self.is_ink else condition

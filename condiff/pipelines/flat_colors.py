@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from condiff.color.hints import Strokes
 from condiff.conditions.drawing_finish import share_of_regions
-from condiff.conditions.drawing_regions import PAPER, rim_of
+from condiff.conditions.drawing_regions import paper_limits, rim_of
 
 Array = Any  # float32, of NumPy or torch
 PURE = 4  # the power of a cell's share by which it counts for a region: cells of lines hardly do
@@ -35,7 +35,7 @@ class FlatColors:
     rest: Array  # (N,1): the part of each cell that no region of these covers
     hinted: Array  # (n,1): 1 for regions whose colour is given, else 0
     given: Array  # (n,C): these colours
-    outer: Array  # (n,1): 1 for regions that reach the drawing's border: paper, if they are light
+    limits: Array  # (n,1): the least channel, in [-1,1], from which a region is paper
     strength: float = 1.0  # 0 leaves x_0 as it is, 1 makes it flat
 
     @classmethod
@@ -60,7 +60,7 @@ class FlatColors:
         hinted, given = np.zeros((count, 1), np.float32), np.zeros((count, 3))
         if strokes is not None:
             hinted, given = _find_hinted(plane, strokes)
-        outer = np.any(rim_of(plane) > 0, axis=0)[:, None]
+        limits = 2 * paper_limits(rim_of(plane).mean(axis=0)) - 1
 
         def move(array: NDArray[Any]) -> Array:
             return to_device(np.ascontiguousarray(array, np.float32))
@@ -72,7 +72,7 @@ class FlatColors:
             rest=move(1 - shares.sum(1, keepdims=True)),
             hinted=move(hinted),
             given=move(given),
-            outer=move(outer),
+            limits=move(limits[:, None]),
             strength=strength,
         )
 
@@ -81,8 +81,8 @@ class FlatColors:
         rows, columns = self.inside
         cells = x_0[0, :, :rows, :columns].reshape(x_0.shape[1], -1).T
         colors = self.weights @ cells
-        light = (colors >= 2 * PAPER - 1).all(1)[:, None]
-        colors = colors + light * self.outer * (1 - colors)
+        paper = (colors >= self.limits).all(1)[:, None]
+        colors = colors + paper * (1 - colors)
         colors = colors + self.hinted * (self.given - colors)
         even = self.shares @ colors + self.rest * cells
         cells = cells + self.strength * (even - cells)

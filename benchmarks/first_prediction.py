@@ -95,7 +95,7 @@ def to_cells(plane: Floats) -> Floats:
     return resize(plane, CELLS, CELLS)
 
 
-def make_conditions(loaded: LoadedModel, truths: list[Pixels], *, kind: str) -> list[Floats]:
+def make_conditions(loaded: LoadedModel, truths: list[Pixels], *, kind: str) -> Sequence[Floats]:
     """Conditions (1,s,s) in [-1,1] of the middle of pictures: their L*, or lines of a kind."""
     size, conditions = loaded.condition_size, []
     for truth in truths:

@@ -105,7 +105,7 @@ def colorize(
         look=adjustment.look,
         overrides=sampling.given(),
         edits=edits,
-        model=Path(model).name,
+        model=info.name,
         device=machine.device,
         engine=machine.engine,
         provenance=results.provenance,

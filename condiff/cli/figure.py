@@ -119,6 +119,14 @@ def reverse(
     size: Annotated[
         int, typer.Option(min=16, max=4096, help="Largest longer side of a frame, in pixels.")
     ] = 512,
+    as_is: Annotated[
+        bool,
+        typer.Option(
+            "--as-is",
+            help="Do not clean a drawing, nor refuse a photo in its place; show the model a "
+            "photo's own levels.",
+        ),
+    ] = False,
     device: options.Device = "auto",
     force: options.Force = False,
     dry_run: options.DryRun = False,
@@ -140,6 +148,7 @@ def reverse(
     if dry_run:
         print(target or "-")
         return
+    from condiff.color.edits import ColorEdits
     from condiff.pipelines.pipeline import Pipeline
 
     options.quiet_libraries()
@@ -148,7 +157,8 @@ def reverse(
     if photo is not None:
         photo.thumbnail((size, size))
     config = pipeline.sampling.override({"steps": FILM_STEPS, **sampling.given()})
-    made = pipeline.frames(photo, config=config, seed=seed)
+    edits = ColorEdits(as_is=as_is)
+    made = pipeline.frames(photo, config=config, seed=seed, edits=edits)
     shown = pick_frames([_shrink(frame, size) for frame in made], frames)
     write_animation(shown, target or sys.stdout.buffer, fps=fps, force=force)
     if target:

@@ -217,11 +217,9 @@ def render(
         report_result(record, path, as_json=as_json)
     if targets.sheet is not None:
         _write_sheet(pictures, opened, targets.sheet, seed=seed, force=flags.force)
-        record = {"source": source, "sheet": str(targets.sheet)}
-        report_result(record, targets.sheet, as_json=as_json)
+        options.report(f"contact sheet: {targets.sheet}", quiet=quiet)
     if targets.animation is not None:
-        record = {"source": source, "animation": str(targets.animation), "seed": seed}
-        report_result(record, targets.animation, as_json=as_json)
+        options.report(f"film: {targets.animation}", quiet=quiet)
     options.report(
         f"{pictures[0].width}x{pictures[0].height}, seed {seed}, {config.describe()}, "
         f"{pipeline.backend.name} on {pipeline.device}, {time.perf_counter() - started:.1f} s",

@@ -294,7 +294,8 @@ class ReferenceFlags(Group):
 
     def paths(self) -> list[Path]:
         """The photos that are read."""
-        photo = [Path(self.palette)] if self.palette and Path(self.palette).exists() else []
+        # Not Path.exists: a list of colours may be longer than a file's name.
+        photo = [Path(self.palette)] if self.palette and os.path.exists(self.palette) else []
         return [*self.reference, *photo]
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from condiff.cli import options
+from condiff.errors import ImageError
 from condiff.files import unwritten
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ def choose_target(
     `what` names the input in the error that standard input needs an output.
     """
     if output == "-":
+        if sys.stdout is None:
+            raise ImageError("cannot write to standard output: it is closed; give a file by -o.")
         return None
     if output is None and source == "-":
         raise typer.BadParameter(f"A {what} from standard input needs an output: -o FILE, or -o -.")

@@ -20,10 +20,10 @@ RAW = {
 # left out.
 READ_ONLY = RAW | {
     ".gif", ".heic", ".heif", ".hif", ".heics", ".heifs", ".pgm", ".pbm", ".pnm", ".pfm", ".j2k",
-    ".j2c", ".jpc", ".jpf", ".jpx", ".jls", ".jxl", ".psd", ".psb", ".mpo", ".apng", ".avifs", ".btf", ".dib",
-    ".pcx", ".dcx", ".tga", ".icb", ".vda", ".vst", ".sgi", ".rgb", ".rgba", ".bw", ".ras", ".pcd",
-    ".ico", ".cur", ".icns", ".qoi", ".dds", ".blp", ".ftc", ".ftu", ".fli", ".flc", ".gbr", ".iim",
-    ".im", ".msp", ".pxr", ".xbm", ".xpm",
+    ".j2c", ".jpc", ".jpf", ".jpx", ".jls", ".jxl", ".psd", ".psb", ".mpo", ".apng", ".avifs",
+    ".btf", ".dib", ".pcx", ".dcx", ".tga", ".icb", ".vda", ".vst", ".sgi", ".rgb", ".rgba", ".bw",
+    ".ras", ".pcd", ".ico", ".cur", ".icns", ".qoi", ".dds", ".blp", ".ftc", ".ftu", ".fli", ".flc",
+    ".gbr", ".iim", ".im", ".msp", ".pxr", ".xbm", ".xpm",
 }  # fmt: skip
 
 # The columns of photos in parquet files and hub data sets: the first that is there is taken.

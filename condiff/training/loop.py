@@ -15,7 +15,7 @@ from condiff.checks import as_path, check_kind
 from condiff.config import TrainConfig
 from condiff.errors import CheckpointError
 from condiff.training.progress import Filled, Step
-from condiff.training.run_folder import begin, check_output, find_start
+from condiff.training.run_folder import begin, check_output, find_start, lock_run
 from condiff.training.trainer import Trainer
 
 KEPT = 0.8  # of the smoothed losses, at each line of metrics
@@ -88,6 +88,7 @@ def start(
     if checkpoint is not None:
         trainer.resume(checkpoint)
     if trainer.is_main:  # all processes have met by now: none of them looks at the folder later
+        trainer.lock = lock_run(output)
         begin(output, config, checkpoint)
     return trainer
 

@@ -305,7 +305,8 @@ def open_input(source: str) -> Path | BytesIO:
         return Path(source)
     if sys.stdin is None:
         raise ImageError("cannot read standard input: it is closed; give the name of a file.")
-    return BytesIO(sys.stdin.buffer.read())
+    stdin = sys.stdin.buffer  # not read(): a signal between two of its reads would wait for the end
+    return BytesIO(b"".join(iter(lambda: stdin.read1(1 << 20), b"")))
 
 
 def report(message: Any, *, quiet: bool) -> None:

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -548,3 +549,24 @@ def test_a_plain_locale_prints_what_it_can(tmp_path):
     plain = "LC_ALL=C PYTHONUTF8=0 PYTHONCOERCECLOCALE=0 condiff colorize --help"
     done = shell(plain, tmp_path)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_results_are_written_before_what_goes_with_them(run, grey):
+    """A limit on the size of files stands for a disk that is full when the sheet is written."""
+    flags = ("--samples", 2, "--seed", 1)
+    assert run("colorize", grey, *flags)[0] == 0
+    results = [grey.with_name(f"grey.color.{n}.jpg") for n in (1, 2)]
+    sheet = grey.with_name("grey.color.sheet.jpg")
+    made, size = [path.read_bytes() for path in results], sheet.stat().st_size
+    assert size > max(map(len, made)) + 100
+    for path in (*results, sheet):
+        path.unlink()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size - 50, hard))
+    try:
+        code, out, err = run("colorize", grey, *flags)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (code, out.splitlines()) == (1, list(map(str, results))), err
+    assert "cannot write" in err and not sheet.exists()
+    assert [path.read_bytes() for path in results] == made

@@ -5,13 +5,13 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from condiff.cli import options, outputs
 from condiff.cli.sampling import Group, SamplingFlags, expand_groups
-from condiff.errors import CondiffError
+from condiff.errors import NO_MEMORY, CondiffError
 
 if TYPE_CHECKING:
     from condiff.color.edits import ColorEdits
@@ -92,7 +92,7 @@ def colorize(
         job.check(results, hints, content, references)
     if content.masks:
         raise typer.BadParameter(f"--mask {content.masks} is a folder, which is for a batch.")
-    given = hints.read()
+    given, hinted = hints.read(), hints.describe()
     edits = content.edit(adjustment, references, given)
     from condiff.models.info import read_model_info
     from condiff.pipelines.colorizing import build_settings
@@ -125,11 +125,12 @@ def colorize(
         try:
             photo = job.read(reading, edits, quiet=messages.quiet)
             pipeline = pipeline or _load(model, machine)
-            _colorize(job, photo, pipeline, settings, seed, results, hints, messages)
-        except CondiffError as error:
+            _colorize(job, photo, pipeline, settings, seed, results, hinted, messages)
+        except (CondiffError, MemoryError) as error:
             if len(jobs) == 1:
                 raise
             failed += 1
+            error = CondiffError(NO_MEMORY) if isinstance(error, MemoryError) else error
             name = "" if job.source in str(error) else f"{job.source}: "
             print(f"condiff: {name}{error}", file=sys.stderr)
     if failed:
@@ -237,7 +238,7 @@ def _colorize(
     settings: "ColorizeSettings",
     seed: int,
     results: ResultFlags,
-    hints: options.HintFlags,
+    hinted: dict[str, Any],
     messages: options.Messages,
 ) -> None:
     """Colour one photo and write all that is made of it."""
@@ -251,14 +252,9 @@ def _colorize(
         options.report(grey, quiet=quiet)
     if match := describe_match(made[0].info.get("matched")):
         options.report(match, quiet=quiet)
-    outputs.write_extras(made, job.extras, force=results.force, quiet=quiet)
-    made = outputs.choose(made, results.pick)
-    if job.extras.film:
-        frames = pipeline.frames(photo, seed=int(made[0].info["seed"]), **run)  # type: ignore[arg-type]
-        outputs.write_film(frames, job.extras.film, force=results.force, quiet=quiet)
-    del photo  # the encoders of a large photo need its room
-    for result, path in zip(made, job.targets, strict=True):
-        noted = note_making(result, pipeline, settings, hints=hints.describe())
+    chosen = outputs.choose(made, results.pick)
+    for result, path in zip(chosen, job.targets, strict=True):  # first: what else may fail
+        noted = note_making(result, pipeline, settings, hints=hinted)
         outputs.write_result(
             noted, path, quality=settings.quality, force=results.force, quiet=quiet
         )
@@ -266,6 +262,10 @@ def _colorize(
             outputs.keep_date(Path(job.source), path)
         record = {"source": job.source, "target": str(path or "-"), "seed": noted.info["seed"]}
         outputs.report_result(record, path, as_json=messages.as_json)
+    outputs.write_extras(made, job.extras, force=results.force, quiet=quiet)
+    if job.extras.film:
+        frames = pipeline.frames(photo, seed=int(chosen[0].info["seed"]), **run)  # type: ignore[arg-type]
+        outputs.write_film(frames, job.extras.film, force=results.force, quiet=quiet)
     options.report(
         f"{width}x{height}, seed {seed}, {settings.sampling.describe()}, "
         f"{pipeline.backend.name} on {pipeline.device}, {time.perf_counter() - started:.1f} s",

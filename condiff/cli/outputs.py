@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,9 +86,10 @@ def check_distinct(paths: Iterable[Path | None]) -> None:
 
 
 def keep_date(source: Path, target: Path) -> None:
-    """Give a result the modification date of its photo."""
-    status = source.stat()
-    os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
+    """Give a result the modification date of its photo, where the disk allows it."""
+    with suppress(OSError):  # the photo is gone by now, say: the result is there
+        status = source.stat()
+        os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def write_result(

@@ -182,6 +182,7 @@ def render(
     if source is not None:
         opened = _open(source, info, reading, as_is=flags.as_is, quiet=quiet)
     machine.check(info)
+    hinted = hints.describe()
     edits = ColorEdits(hints=hints.read(), keep_lines=looks.keep_lines, flat=looks.flat)
     if flags.dry_run:
         report_plan(source, targets.paths(), as_json=as_json)
@@ -206,12 +207,9 @@ def render(
     pictures: list[Image.Image] = []
     encoded = cascade.encode(opened, config=config, edits=edits)
     for number, path in enumerate(targets.pictures, start=seed):
-        if number == seed and targets.animation is not None:
-            film = list(cascade.frames(opened, config=config, seed=number, encoded=encoded))
-            _write_film(film, targets.animation, force=flags.force)
         picture = cascade.sample(encoded, opened, config=config, seed=number)
         pictures.append(picture)
-        noted = cascade.note(picture, config=config, edits=edits, hints=hints.describe())
+        noted = cascade.note(picture, config=config, edits=edits, hints=hinted)
         _write(noted if flags.provenance else picture, path, force=flags.force)
         record = {"source": source, "target": str(path or "-"), "seed": number}
         report_result(record, path, as_json=as_json)
@@ -219,6 +217,8 @@ def render(
         _write_sheet(pictures, opened, targets.sheet, seed=seed, force=flags.force)
         options.report(f"contact sheet: {targets.sheet}", quiet=quiet)
     if targets.animation is not None:
+        film = list(cascade.frames(opened, config=config, seed=seed, encoded=encoded))
+        _write_film(film, targets.animation, force=flags.force)
         options.report(f"film: {targets.animation}", quiet=quiet)
     options.report(
         f"{pictures[0].width}x{pictures[0].height}, seed {seed}, {config.describe()}, "

@@ -305,7 +305,7 @@ def open_input(source: str) -> Path | BytesIO:
         return Path(source)
     if sys.stdin is None:
         raise ImageError("cannot read standard input: it is closed; give the name of a file.")
-    stdin = sys.stdin.buffer  # not read(): a signal between two of its reads would wait for the end
+    stdin: Any = sys.stdin.buffer  # not read(): a signal between two of its reads would wait
     return BytesIO(b"".join(iter(lambda: stdin.read1(1 << 20), b"")))
 
 

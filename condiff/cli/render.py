@@ -166,7 +166,7 @@ def render(
     paper: uneven light and grain are removed, white lines on black inverted, and transparency is
     taken for paper. stderr says what was done. The picture for sketch.jpg is written beside it as
     sketch.render.png, and as sample.png if there is no drawing, unless -o says otherwise. Several
-    samples are numbered, and get a contact sheet. Paths are printed on stdout.
+    samples are numbered, and get a contact sheet. Paths of pictures are printed on stdout.
     """
     from condiff.color.edits import ColorEdits
     from condiff.models.info import read_model_info

@@ -251,13 +251,24 @@ def test_alpha_survives_the_command(run, tmp_path):
         assert np.array_equal(image.getchannel("A"), photo.getchannel("A"))
 
 
-@pytest.mark.parametrize("command", ["colorize", "condition --kind canny"])
+@pytest.mark.parametrize("command", ["colorize", "condition --kind canny", "figure forward"])
 def test_the_photo_itself_is_never_written_over(run, grey, command):
     before = grey.read_bytes()
     code, out, err = run(*command.split(), grey, "-o", grey, "--force")
     assert (code, out) == (2, "")
     assert "is the photo itself: give another output." in " ".join(err.split())
     assert grey.read_bytes() == before
+
+
+def test_a_photo_is_not_written_over_by_the_result_of_another(run, grey):
+    """Of grey.jpg the result is grey.color.jpg, which here is a photo that is given as well."""
+    other = grey.with_name("grey.color.jpg")
+    make_photo(30, 20, seed=5).save(other)
+    before = other.read_bytes()
+    code, out, err = run("colorize", grey, other, "--force")
+    assert (code, out) == (2, "")
+    assert "grey.color.jpg is the photo itself" in " ".join(err.split())
+    assert other.read_bytes() == before
 
 
 def test_train_writes_a_model_that_colorizes(run, photo_folder, grey, tmp_path):

@@ -87,7 +87,9 @@ def colorize(
     if not results.suffix or set(results.suffix) & set("/\\\0"):
         raise typer.BadParameter(f"--suffix is a part of a file's name, not {results.suffix!r}.")
     jobs = [_Job.plan(source, results, many=len(sources) > 1) for source in sources]
-    outputs.check_distinct([path for job in jobs for path in job.paths()])
+    written = [path for job in jobs for path in job.paths()]
+    outputs.check_distinct(written)
+    outputs.keep_sources(sources, written)  # a photo may have the name of another one's result
     for job in jobs:
         job.check(results, hints, content, references)
     if content.masks:
@@ -183,7 +185,6 @@ class _Job:
         """Raise an error for what cannot be written, before any work."""
         from condiff.photos.writing import check_target
 
-        outputs.keep_source(self.source, self.paths())
         if hints.hints is not None:
             outputs.keep_source(str(hints.hints), self.paths(), what="picture of hints")
         if content.mask is not None:

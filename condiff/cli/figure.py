@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from condiff.cli import options
-from condiff.cli.outputs import choose_target, write_picture
+from condiff.cli.outputs import choose_target, keep_source, write_picture
 from condiff.cli.sampling import SamplingFlagsWithoutSize, expand_groups
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ def forward(
     from condiff.photos.writing import check_target
 
     target = choose_target(output, _name(source, "forward.png"), source=source)
+    keep_source(source, [target])
     if target:
         check_target(target, force)
     photo = _read(source)
@@ -142,6 +143,8 @@ def reverse(
 
     beside = _name(source, "reverse.gif") if source else Path("reverse.gif")
     target = choose_target(output, beside, source=source)
+    if source:
+        keep_source(source, [target])
     if target:
         check_animation(target, force)
     photo = _read(source) if source else None

@@ -18,6 +18,7 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic._internal._model_construction import ModelMetaclass
 
 from condiff.errors import ConfigError
 
@@ -29,7 +30,20 @@ WORDS = ("prompt", "negative_prompt", "image_guidance_scale")  # settings of mod
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
-class Section(BaseModel):
+class _SectionType(ModelMetaclass):
+    """Calling a section in Python gives ConfigError for a wrong value, as `override` does.
+
+    pydantic makes the sections of a file without a call, so that their faults keep their place.
+    """
+
+    def __call__(cls, *args: Any, **fields: Any) -> Any:
+        try:
+            return super().__call__(*args, **fields)
+        except ValidationError as error:
+            raise _fault_of(cls.__name__, error) from error
+
+
+class Section(BaseModel, metaclass=_SectionType):
     """Base of all sections: immutable, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -105,12 +119,7 @@ class SamplingConfig(Section):
         try:
             return type(self).model_validate({**self.model_dump(), **given})
         except ValidationError as error:
-            fault = error.errors()[0]
-            name = ".".join(str(part) for part in fault["loc"])
-            if fault["type"] == "extra_forbidden":
-                raise ConfigError(f"There is no sampling setting {name}.") from error
-            value = fault["input"]
-            raise ConfigError(f"{name}: {_sentence(fault['msg'])}, not {value!r}.") from error
+            raise _fault_of(type(self).__name__, error) from error
 
     def describe(self) -> str:
         """Steps, scheduler and guidance, where that is on, in words."""
@@ -149,6 +158,21 @@ LOOKS = {  # beside natural, of models that have no table of their own
     "quiet": Look(guidance_scale=1.25, variety=0.0, saturation=0.85),
     "vivid": Look(guidance_scale=1.75, variety=0.0, saturation=1.15),
 }
+
+
+def _fault_of(section: str, error: ValidationError) -> ConfigError:
+    """The first fault of a section's values as a sentence."""
+    fault = error.errors()[0]
+    name = ".".join(str(part) for part in fault["loc"] if part != "function-after")
+    message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "extra_forbidden":
+        setting = "sampling setting" if section == "SamplingConfig" else f"setting of {section}"
+        return ConfigError(f"There is no {setting} {name}.")
+    if fault["type"] == "missing":
+        return ConfigError(f"{section} lacks {name}: give it.")
+    if fault["type"] == "value_error":
+        return ConfigError(f"{name or section}: {message}.")
+    return ConfigError(f"{name}: {_sentence(message)}, not {fault['input']!r}.")
 
 
 def _sentence(message: str) -> str:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from condiff.batch import local as batch
 from condiff.batch import plan as planning
-from condiff.batch.journal import Journal, open_journal, read_entries
+from condiff.batch.journal import Journal, compare_settings, open_journal, read_entries
 from condiff.batch.local import run
 from condiff.batch.plan import Choice, Plan, file_seed
 from condiff.batch.status import Result, list_states
@@ -491,3 +491,15 @@ def test_what_a_format_cannot_hold_fails_before_the_model_runs(tmp_path):
     assert results["strip.png"].reason.endswith("16,384 by 2; use .png or .tif")
     assert str(tmp_path / "out" / "strip.webp") in results["strip.png"].reason
     assert (16_384, 2) not in seen and (40, 30) in seen
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"settings": {}}'])
+def test_damaged_settings_of_a_batch_are_a_sentence(tmp_path, content):
+    out = open_storage(tmp_path)
+    with open_journal(out, {"seed": 1}):
+        pass
+    (tmp_path / ".condiff" / "settings.json").write_text(content, "utf-8")
+    with pytest.raises(StorageError, match=r"settings\.json is damaged: .*--force"):
+        compare_settings(out, {})
+    with open_journal(out, {"seed": 2}, force=True) as journal:
+        assert journal.settings == {"seed": 2}

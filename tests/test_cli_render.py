@@ -72,9 +72,10 @@ def test_a_jpeg_becomes_a_png(run, sketch):
 
 
 def test_several_samples_have_numbers_and_a_sheet(run, sketch, tmp_path):
-    code, out, _ = run(sketch, "--samples", 3, "--seed", 5)
+    code, out, err = run(sketch, "--samples", 3, "--seed", 5)
     expected = [f"sketch.render.{n}.png" for n in (1, 2, 3, "sheet")]
-    assert (code, out.splitlines()) == (0, expected)
+    assert (code, out.splitlines()) == (0, expected[:3])
+    assert "contact sheet: sketch.render.sheet.png\n" in err
     assert names(tmp_path) == sorted(["sketch.png", *expected])
     one, two, three = (Path(name).read_bytes() for name in expected[:3])
     assert len({one, two, three}) == 3
@@ -187,11 +188,11 @@ def test_odd_sizes_come_out_too(run, size):
 
 
 def test_the_film_ends_with_the_picture(run, sketch):
-    code, out, _ = run(sketch, "--gif", "way.gif", "--seed", 2, "--json")
-    picture, film = map(json.loads, out.splitlines())
+    code, out, err = run(sketch, "--gif", "way.gif", "--seed", 2, "--json")
     assert code == 0
-    assert picture == {"source": "sketch.png", "target": "sketch.render.png", "seed": 2}
-    assert film == {"source": "sketch.png", "animation": "way.gif", "seed": 2}
+    record = {"source": "sketch.png", "target": "sketch.render.png", "seed": 2}
+    assert list(map(json.loads, out.splitlines())) == [record]  # as of `colorize`
+    assert "film: way.gif\n" in err
     with Image.open("way.gif") as image:
         assert (image.n_frames, image.size) == (3, (96, 64))
     filmed = Path("sketch.render.png").read_bytes()
@@ -271,7 +272,7 @@ def test_a_photo_is_one_sentence_and_goes_as_is(run, tmp_path):
 
 def test_a_model_of_nothing_takes_nothing(run, sketch, none_folder):
     code, out, _ = run("--samples", 2, model=none_folder)
-    assert (code, out.split()) == (0, ["sample.1.png", "sample.2.png", "sample.sheet.png"])
+    assert (code, out.split()) == (0, ["sample.1.png", "sample.2.png"])
     with Image.open("sample.1.png") as image:
         assert image.size == (32, 32)
     code, _, err = run(sketch, model=none_folder)

@@ -11,7 +11,8 @@ from PIL import Image, JpegImagePlugin
 from condiff.cli import main
 from condiff.errors import ImageError
 from condiff.photos import writing
-from condiff.photos.formats import FORMATS, HOLDS, find_format
+from condiff.photos.formats import FORMATS, HOLDS, find_format, is_photo
+from condiff.photos.opening import NOT_BY_PILLOW
 from condiff.photos.photo import Photo
 from condiff.photos.provenance import SOURCE_TYPE
 from condiff.photos.reading import MAX_PIXELS, read_image, read_photo
@@ -293,3 +294,14 @@ def test_an_image_of_pillow_keeps_its_metadata_through_the_photo():
     photo = Photo.from_image(image)
     assert photo.metadata.dpi == pytest.approx((300, 300), abs=0.1)
     assert np.array_equal(photo.to_image(), image)
+
+
+NO_PICTURES = {"BUFR", "GRIB", "HDF5", "MPEG"}  # Pillow knows their names, and decodes none
+
+
+def test_every_suffix_that_is_opened_is_listed():
+    Image.init()
+    opened = (Image.OPEN.keys() | {"MPO"}) - NOT_BY_PILLOW - NO_PICTURES
+    suffixes = [s for s, format in Image.registered_extensions().items() if format in opened]
+    assert len(suffixes) > 50
+    assert [suffix for suffix in suffixes if not is_photo(f"a{suffix}")] == []

@@ -12,7 +12,7 @@ from condiff.cli import COMMANDS
 PACKAGE = Path(condiff.__file__).parent
 LEVELS = [
     {"_version", "errors", "resize"},
-    {"config", "files", "words"},
+    {"checks", "config", "files", "words"},
     {"photos"},
     {"color", "conditions", "diffusion"},
     {"inputs", "spaces"},

@@ -4,13 +4,27 @@ import io
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from condiff import Cascade, ColorEdits, Hint, Pipeline, read_photo, write_photo
-from condiff.errors import ConfigError, ImageError
+from condiff import (
+    Cascade,
+    ColorEdits,
+    CondiffError,
+    Hint,
+    Pipeline,
+    SamplingConfig,
+    colorize_folder,
+    read_photo,
+    train,
+    write_photo,
+)
+from condiff.batch.colorize import BatchOptions
+from condiff.config import TrainConfig
+from condiff.errors import ConfigError, ImageError, UnknownModelError
 
 from .conftest import make_photo
 
@@ -39,6 +53,14 @@ def test_a_photo_is_written_to_a_path_of_any_kind_and_to_an_open_file(photo, tmp
         ({"hints": [(0.5, 0.5, "red")]}, "not tuple"),
         ({"mask": np.zeros((20, 31), np.uint8)}, "not ndarray"),
         ({"mask": "mask.png"}, "not str"),
+        ({"saturation": "a"}, "saturation is a number, not 'a'"),
+        ({"saturation": True}, "not True"),
+        ({"temperature": None}, "not None"),
+        ({"flat": "a"}, "flat is a number"),
+        ({"background": 5}, "background 5 is no colour"),
+        ({"palette": [1, 2]}, "palette 1,2 has"),
+        ({"palette": []}, "no colour in it"),
+        ({"album": 5}, "not int"),
     ],
 )
 def test_edits_of_another_kind_are_refused_when_they_are_made(given, told):
@@ -48,7 +70,7 @@ def test_edits_of_another_kind_are_refused_when_they_are_made(given, told):
 
 @pytest.mark.parametrize(
     "point", [(0.5, 1, "red"), ("0.5", 0.5, "red"), (True, 1, "red"), (1, 1, "nocolour"),
-              (1, 1, (200, 0, 0))],
+              (1, 1, (200, 0, 0)), (float("nan"), 0.5, "red"), (0.5, float("inf"), "red")],
 )  # fmt: skip
 def test_a_hint_that_is_none_is_refused_when_it_is_made(point):
     with pytest.raises(ConfigError):
@@ -74,6 +96,85 @@ def test_arguments_out_of_range_are_refused_before_the_work(photo, tmp_path, ske
     with pytest.raises(ConfigError, match="size is at least 1"):
         Cascade.from_pretrained(sketch_folder, device="cpu", size=0)
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"steps": 0}, "steps: is to be greater than or equal to 1, not 0."),
+        ({"steps": "many"}, "steps: is to be a valid integer"),
+        ({"scheduler": "foo"}, "scheduler: is to be ddim, "),
+        ({"stepps": 4}, "There is no sampling setting stepps."),
+    ],
+)
+def test_a_wrong_setting_of_sampling_is_one_sentence(values, told):
+    with pytest.raises(ConfigError) as caught:
+        SamplingConfig(**values)
+    assert str(caught.value).startswith(told) and "\n" not in str(caught.value)
+
+
+def test_a_section_of_a_file_keeps_the_place_of_its_fault():
+    with pytest.raises(ConfigError, match=r"^sampling\.steps: "):
+        TrainConfig(max_train_steps=1, sampling={"steps": 0})
+    with pytest.raises(ConfigError, match="^TrainConfig: a run needs an end"):
+        TrainConfig()
+
+
+def test_arguments_of_another_kind_are_one_sentence(photo, tiny_folder, sketch_folder, tmp_path):
+    colorize = Pipeline.from_pretrained(tiny_folder, device="cpu", engine="torch")
+    draw = Cascade.from_pretrained(sketch_folder, device="cpu", engine="torch")
+    with open(tmp_path / "a.png", "rb") as closed:
+        pass
+    calls = [
+        *(lambda s=s: colorize(photo, seed=s) for s in (1.5, "a", True, -1, np.float64(3))),
+        *(lambda s=s: colorize(photo, samples=s) for s in (1.5, "a", 0)),
+        *(lambda e=e: colorize(photo, edits=e) for e in ({}, None)),
+        lambda: list(colorize.run(photo, config={"steps": 1})),
+        lambda: colorize.measure(photo, seed=1.5),
+        lambda: draw(seed=1.5),
+        lambda: draw(samples="a"),
+        lambda: draw(edits={}),
+        lambda: Cascade.behind(draw.pipeline, size="a"),
+        lambda: Pipeline.from_pretrained(tiny_folder, device=5),
+        lambda: Pipeline.from_pretrained(tiny_folder, device="cpu", threads=1.5),
+        lambda: Pipeline.from_pretrained(5),
+        lambda: colorize(closed),
+        lambda: read_photo(tmp_path / "a.png", page="a"),
+        lambda: read_photo(tmp_path / "a.png", max_pixels="a"),
+        *(lambda t=t: write_photo(photo, t) for t in (5, None, [])),
+        lambda: write_photo(photo, tmp_path / "b.jpg", quality="a"),
+        lambda: write_photo(photo, tmp_path / "b.jpg", format=5),
+        lambda: list(colorize_folder(tmp_path, None)),
+        lambda: list(colorize_folder(tmp_path, tmp_path / "out", {})),
+        lambda: train({}, tmp_path, tmp_path / "run"),
+        lambda: train(TrainConfig(max_train_steps=1), 5, tmp_path / "run"),
+    ]
+    for number, call in enumerate(calls):
+        with pytest.raises(CondiffError) as caught:
+            call()
+        assert "\n" not in str(caught.value), number
+    with pytest.raises(UnknownModelError, match="There is no model"):
+        Pipeline.from_pretrained("a" * 5000)
+    with pytest.raises(ImageError, match="there is no format FOO"):
+        write_photo(photo, tmp_path / "b.jpg", format="foo")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"seed": -1}, {"seed": 1.5}, {"quality": 500}, {"page": "a"}, {"max_pixels": 0},
+        {"workers": 0}, {"suffix": "foo"}, {"edits": 5}, {"choice": ["*.png"]}, {"overrides": []},
+        {"hints": 5}, {"masks": 5},
+    ],
+)  # fmt: skip
+def test_wrong_options_of_a_batch_are_refused_when_they_are_made(wrong):
+    with pytest.raises(ConfigError):
+        BatchOptions(**wrong)
+
+
+def test_folders_of_a_batch_are_paths_of_any_kind():
+    assert BatchOptions(hints="strokes", masks="masks").hints == Path("strokes")
 
 
 def test_photos_hints_and_edits_go_to_another_process(photo):

@@ -25,6 +25,8 @@ from condiff.sources.folders import open_source
 from condiff.sources.hub import hub_source, streamed_source
 from condiff.sources.source import File, Item
 
+from .conftest import make_photo
+
 PLAIN = ["--kind", "none", "--workers", "1"]
 
 
@@ -518,3 +520,26 @@ def test_two_runs_on_one_folder_do_not_mix(photos, tmp_path):
     first.close()
     assert len(prepared(photos, out, recipe)) == 29
     assert os.listdir(out / ".prep")
+
+
+def test_a_journal_that_lost_lines_is_decided_again_to_the_same_bytes(tmp_path):
+    """As a machine leaves it that lost its power: zeros in place of the last lines."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for n in range(6):
+        make_photo(40, 40, seed=n).save(folder / f"{n}.png")
+    recipe = PrepConfig(
+        kinds=("canny",), size=32, min_side=8, max_distance=None, val=0, shard_size=2
+    )
+    for out in (tmp_path / "one", tmp_path / "two"):
+        list(run(plan(open_source(str(folder)), out, recipe)))
+    journal = tmp_path / "two" / ".prep" / "journal.jsonl"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join(lines[:3]) + b"\0" * 200 + b"\n" + lines[-2])
+    (tmp_path / "two" / "dataset_info.json").unlink()
+    assert len(list(run(plan(open_source(str(folder)), tmp_path / "two", recipe)))) == 3
+    one, two = (
+        {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+        for out in (tmp_path / "one", tmp_path / "two")
+    )
+    assert len(one) == 6 and one == two

@@ -16,6 +16,7 @@ from condiff.training.run_folder import (
     check_output,
     find_checkpoints,
     find_start,
+    lock_run,
     prune_checkpoints,
     write_checkpoint,
 )
@@ -53,6 +54,49 @@ def test_half_written_checkpoints_are_passed_over(tmp_path, damage):
     else:
         broken.rename(broken.with_name("step-000009_half"))
     assert [c.step for c in find_checkpoints(tmp_path)] == [5]
+
+
+@pytest.mark.parametrize("damage", ["a byte", "a list", "no step"])
+def test_a_checkpoint_that_is_not_as_it_was_written_is_not_resumed_from(tmp_path, caplog, damage):
+    begin(tmp_path, config(), None)
+    write(tmp_path, 5)
+    broken = write(tmp_path, 9)
+    if damage == "a byte":
+        data = bytearray((broken / "model.safetensors").read_bytes())
+        data[-1] ^= 1
+        (broken / "model.safetensors").write_bytes(data)
+    elif damage == "a list":
+        (broken / "state.json").write_text("[]", "utf-8")
+    else:
+        (broken / "state.json").write_text('{"sizes": {}}', "utf-8")
+    assert find_start(tmp_path, config(), data="photos").step == 5
+    assert "step-000009 is damaged and passed over" in caplog.text
+
+
+def test_a_checkpoint_of_the_same_step_takes_the_place_of_the_one_before(tmp_path):
+    write(tmp_path, 5, value=1.0)
+    write(tmp_path, 5, value=2.0)
+    (checkpoint,) = find_checkpoints(tmp_path, resume=True)
+    assert checkpoint.read("model")["w"].tolist() == [2.0] * 3
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-000005"]
+
+
+def test_one_process_trains_in_a_folder(tmp_path):
+    program = f"""
+from pathlib import Path
+from condiff.errors import TrainingError
+from condiff.training.run_folder import lock_run
+try:
+    lock_run(Path({str(tmp_path)!r}))
+except TrainingError as error:
+    print(error)
+"""
+    lock = lock_run(tmp_path)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.startswith(f"Another process trains in {tmp_path}: "), done.stderr
+    lock.close()
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("", 0)
 
 
 def test_the_newest_and_the_best_are_kept(tmp_path, caplog):
@@ -166,6 +210,29 @@ except CheckpointError as error:
     assert "File too large" in done.stdout
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-000001"]
     assert CheckpointError.__mro__[1].__name__ == "TrainingError"
+
+
+def test_a_full_disk_leaves_the_settings_of_a_run(tmp_path):
+    """Without them the run could not go on: its folder would be taken for another's."""
+    begin(tmp_path, config(), None)
+    before = (tmp_path / "config.yaml").read_bytes()
+    program = f"""
+import resource
+from pathlib import Path
+from condiff.config import TrainConfig
+from condiff.errors import TrainingError
+from condiff.training.run_folder import Checkpoint, begin
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+try:
+    start = Checkpoint(Path("x"), {{"step": 1}})
+    begin(Path({str(tmp_path)!r}), TrainConfig(max_train_steps=9), start)
+except TrainingError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "File too large" in done.stdout, done.stderr
+    assert (tmp_path / "config.yaml").read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.yaml", "samples"]
 
 
 def test_the_best_checkpoint_is_the_one_before_a_loss_rises():

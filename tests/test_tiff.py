@@ -411,3 +411,23 @@ def test_a_chain_of_pages_that_leads_back_ends_there() -> None:
     with pytest.raises(ImageError, match="3 pages"):
         read(bytes(data))
     assert np.array_equal(read(bytes(data), page=3).pixels, SHALLOW)
+
+
+def test_values_that_are_no_numbers_are_told_of():
+    values = np.linspace(0.2, 0.8, 40 * 56, dtype=np.float32).reshape(40, 56)
+    values[3, 4:8] = np.nan
+    values[5, 5], values[6, 6] = np.inf, -np.inf
+    data = written(values)
+    photo = read(data)
+    assert photo.pixels[3, 4:8].max() == 0
+    assert (photo.pixels[5, 5] == photo.pixels.max()).all()
+    assert (photo.pixels[6, 6] == 0).all()
+    nan, infinite = photo.info["warnings"]
+    assert nan == "0.0018 of its values are no numbers (NaN) and became black"
+    assert infinite == "0.00089 of its values are infinite and became white or black"
+    whole = np.nan_to_num(values, nan=0.2, posinf=0.8, neginf=0.2)
+    assert "warnings" not in read(written(whole)).info
+    with pytest.raises(ImageError, match="no numbers"):
+        read(data, strict=True)
+    with pytest.raises(ImageError, match="none of its values is a number"):
+        read(written(np.full((8, 8), np.nan, np.float32)))

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from skimage import color
 
+from condiff.video.parts import Parts
 from condiff.video.reading import read_film, read_frames
 from condiff.video.yuv import MATRICES, Coding, solve_chroma, to_rgb
 
@@ -306,3 +307,34 @@ def test_a_full_disk_is_a_sentence_and_the_parts_stay(tiny_folder, tmp_path):
     assert "File too large" in done.stderr and not (tmp_path / "out.mkv").exists()
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_parts_of_a_film_that_is_being_made_are_left_alone(tmp_path):
+    program = f"""
+import sys
+from pathlib import Path
+from condiff.errors import FilmError
+from condiff.video.parts import Parts
+try:
+    Parts(Path({str(tmp_path / "film.mp4")!r})).begin({{"seed": 2}}, force=True)
+except FilmError as error:
+    print(error)
+"""
+    parts = Parts(tmp_path / "film.mp4")
+    parts.begin({"seed": 1}, force=False)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "is being made by another run" in done.stdout, done.stderr
+    assert parts.seed() == 1
+    parts.close()
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"seed": [1]}'])
+def test_settings_of_a_film_that_are_damaged_begin_it_anew(tmp_path, content):
+    parts = Parts(tmp_path / "film.mp4")
+    parts.begin({"seed": 1}, force=False)
+    parts.close()
+    (parts.folder / "settings.json").write_text(content, "utf-8")
+    assert parts.seed() is None
+    assert not parts.begin({"seed": 2}, force=False)
+    assert parts.seed() == 2
+    parts.remove()

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from condiff.backends.graphs import GraphBackend, Run, open_onnx, open_openvino
+from condiff.checks import as_int, check_kind
 from condiff.errors import ConfigError, ModelError, install_command
 from condiff.models.info import TEXT_ENCODER, ModelInfo
 
@@ -131,7 +132,7 @@ def choose_engine(folder: ModelInfo, engine: str, device: str) -> str:
         return engine
     if folder.task.space.is_latent:
         raise ConfigError(
-            f"The model {folder.path.name} is on a Stable Diffusion base, which torch alone runs: "
+            f"The model {folder.name} is on a Stable Diffusion base, which torch alone runs: "
             "leave --engine out."
         )
     if device != "cpu":
@@ -149,7 +150,7 @@ def build_engine(folder: ModelInfo, engine: str, *, device: str, threads: int) -
 
     Raises ModelError where it cannot be loaded, ConfigError for less than one thread.
     """
-    if threads < 1:
+    if as_int("threads", threads) < 1:
         raise ConfigError(f"threads are at least 1, not {threads}.")
     row = ENGINES[engine]
     if row.open_graph is None:
@@ -191,6 +192,7 @@ def find_device(name: str, *, engine: str = "auto") -> str:
     torch is imported only if the answer may be other than cpu. Raises ConfigError for a device
     that is not there.
     """
+    check_kind("device", name, str)
     if name == "auto" and engine in ENGINES and engine != "torch":
         return "cpu"
     if name == "cpu" or (name == "auto" and not (may_have_gpu() and find_spec("torch"))):

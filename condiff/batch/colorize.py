@@ -16,11 +16,13 @@ from condiff.batch.plan import Choice, Plan, plan
 from condiff.batch.status import Result, list_states
 from condiff.batch.storage import open_storage
 from condiff.batch.worker import Transform, build_transform
+from condiff.checks import as_int, as_path, as_seed, check_kind
 from condiff.color.album import AlbumStyle, ChromaMeans
 from condiff.color.edits import NO_EDITS, ColorEdits
 from condiff.config import SamplingConfig
 from condiff.errors import ConfigError, ModelError, UsageError
 from condiff.models.info import ModelInfo, read_index, read_model_info
+from condiff.photos.formats import FORMATS
 from condiff.photos.photo import Photo
 from condiff.photos.reading import MAX_PIXELS
 from condiff.pipelines.colorizing import ColorizeSettings
@@ -32,7 +34,10 @@ ENGINE_NAMES = ("auto", *ENGINES, RAY)
 
 @dataclass(frozen=True, kw_only=True)
 class BatchOptions:
-    """What is asked of a batch. None is the model's, the photo's, or the resumed batch's own."""
+    """What is asked of a batch. None is the model's, the photo's, or the resumed batch's own.
+
+    Raises ConfigError for a value of another kind, or out of range.
+    """
 
     model: str | Path = "colorize"
     look: str | None = None  # of the model: fields that neither `overrides` nor `edits` have
@@ -56,6 +61,28 @@ class BatchOptions:
     workers: int | None = None  # None: one a core
     retry_failed: bool = False
     force: bool = False  # begin anew, and replace results
+
+    def __post_init__(self) -> None:
+        check_kind("edits", self.edits, ColorEdits)
+        check_kind("choice", self.choice, Choice)
+        check_kind("overrides", self.overrides, Mapping)
+        if self.seed is not None:
+            object.__setattr__(self, "seed", as_seed(self.seed))
+        for name, most in (
+            ("quality", 100),
+            ("page", None),
+            ("max_pixels", None),
+            ("workers", 1024),
+        ):
+            value = getattr(self, name)
+            if value is not None and (as_int(name, value) < 1 or most and value > most):
+                limit = f"from 1 to {most}" if most else "at least 1"
+                raise ConfigError(f"{name} is {limit}, not {value}.")
+        for name in ("hints", "masks"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, as_path(name, getattr(self, name)))
+        if self.suffix is not None and self.suffix not in FORMATS:
+            raise ConfigError(f"suffix is one of {', '.join(FORMATS)}, not {self.suffix!r}.")
 
     def asked(self) -> dict[str, Any]:
         """The settings that a resumed batch must have been begun with; None: any."""
@@ -89,7 +116,10 @@ def colorize_folder(
     URLs of fsspec. Raises ConfigError where the settings are not those of the
     batch that is resumed.
     """
-    options = options or BatchOptions()
+    options = BatchOptions() if options is None else options
+    check_kind("options", options, BatchOptions)
+    for name, folder in (("source", source), ("out", out)):
+        as_path(name, folder)
     found, options = plan_batch(str(source), str(out), options)
     yield from run_batch(found, options)
 
@@ -139,6 +169,8 @@ def run_batch(found: Plan, options: BatchOptions) -> Generator[Result, None, Non
     info = read_model_info(options.model)
     engine, device = choose_network(info, options.engine, options.device)
     info.check_sampling(info.sampling.override(options.overrides))
+    if not found.jobs:
+        return  # no batch is begun in OUT, whose settings and seed later ones would have to take
     default = info.sampling
     if default.size is None:
         default = default.override({"size": info.condition_size})
@@ -153,7 +185,7 @@ def run_batch(found: Plan, options: BatchOptions) -> Generator[Result, None, Non
         settled = journal.settings  # what was not asked is as the batch was begun
         sampling = {name: settled.get(name) for name in SamplingConfig.model_fields}
         settings = ColorizeSettings(
-            model=info.path.name,
+            model=info.name,
             device=device,
             engine=engine,
             sampling=default.override(sampling),

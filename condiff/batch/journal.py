@@ -265,8 +265,8 @@ def _settle(
     force: bool,
 ) -> tuple[Settings, bool, bool]:
     """The settings of a run, whether it replaces results, and whether it begins a new batch."""
-    begun, replace = _read_settings(out)
-    if begun and not force:
+    begun, replace = ({}, False) if force else _read_settings(out)
+    if begun:
         compare_settings(out, settings)
         return begun, replace, False
     kept = {k: (defaults or {}).get(k) if v is None else v for k, v in settings.items()}
@@ -294,9 +294,13 @@ def _parse(content: bytes) -> tuple[dict[str, Entry], int]:
 def _read_settings(out: Storage) -> tuple[Settings, bool]:
     try:
         content = json.loads(out.read(SETTINGS))
+        return content["settings"], content["replace"]
     except FileNotFoundError:
         return {}, False
-    return content["settings"], content["replace"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise StorageError(
+            f"{out.locate(SETTINGS)} is damaged: give another folder, or --force to begin anew."
+        ) from error
 
 
 def _append(path: Path, line: bytes) -> None:

@@ -20,7 +20,7 @@ NOT_A_PHOTO = "not a photo by its suffix"
 DECODERS = (
     ("raw files", "rawpy", "raw", RAW),
     ("JPEG XL", "pillow_jxl", "jxl", {".jxl"}),
-    ("HEIC", "pillow_heif", "heif", {".heic", ".heif"}),
+    ("HEIC", "pillow_heif", "heif", {".heic", ".heif", ".hif", ".heics", ".heifs"}),
 )
 PLAIN_STARTS = (b"\xff\xd8", b"\x89PNG")  # of files that need none of them, whatever their suffix
 

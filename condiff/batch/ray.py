@@ -24,6 +24,7 @@ from condiff.batch.status import BatchStatus, Result
 from condiff.batch.storage import Storage
 from condiff.batch.worker import NO_MEMORY, build_transform, process_photo
 from condiff.errors import ClusterError, DependencyError
+from condiff.files import reason_of
 from condiff.pipelines.colorizing import ColorizeSettings
 
 OBJECT_STORE = 256 * 2**20  # bytes, of a local Ray; small, as photos never pass through it
@@ -229,9 +230,11 @@ def _connect(address: str | None, workers: int | None) -> Iterator[None]:
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(**started, log_to_driver=False, logging_level=logging.ERROR)
-    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+    except Exception as error:  # Ray's own are of every class, some of Exception itself
+        ray.shutdown()  # of what was started, nothing is to stay
         where = f"at {address}" if address else "on this machine"
-        raise ClusterError(f"Ray cannot be started or reached {where}: {error}.") from error
+        reason = reason_of(error).rstrip(".")
+        raise ClusterError(f"Ray cannot be started or reached {where}: {reason}.") from error
     try:
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray has taken it
         yield

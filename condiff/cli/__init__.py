@@ -2,10 +2,15 @@
 
 import codecs
 import io
+import os
 import re
+import signal
 import sys
+import threading
 import traceback
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -36,6 +41,8 @@ WRONG_TORCHVISION = (
     "from loading: pip uninstall torchvision (condiff does without it), or install the one that "
     "goes with your torch."
 )
+ENDED = {130: "interrupted", 143: "ended by SIGTERM"}
+OPENCV_NO_MEMORY = -4  # cv2.Error.StsNoMem
 MAY_BE_EMPTY = {"--prompt", "--negative-prompt"}
 VERBOSE = re.compile("--verbose|-[fnqv]*v[fnqv]*")  # alone, or with other short flags: -qv
 
@@ -139,29 +146,85 @@ codecs.register_error("condiff", escape_unprintable)
 def main(argv: list[str] | None = None) -> int:
     """Run a command; returns 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     arguments = sys.argv[1:] if argv is None else argv
+    _open_streams()
     if place := _find_empty(arguments):
         print(f"condiff: {place} is empty: is a variable of the shell not set?", file=sys.stderr)
         return 2
-    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors != "condiff":
         sys.stdout.reconfigure(errors="condiff")  # a name that its encoding lacks costs no photo
     # Pillow warns developers of odd metadata; what matters to a user is an ImageError.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     try:
-        app(arguments, prog_name="condiff")
+        with _ended_by_sigterm():
+            app(arguments, prog_name="condiff")
     except SystemExit as end:  # typer has printed usage errors (2) and caught Ctrl-C (130)
         code = end.code if isinstance(end.code, int) else 1
-        if code == 130:
-            print("condiff: interrupted.", file=sys.stderr)
-        return code
+        if code in ENDED:
+            print(f"condiff: {ENDED[code]}.", file=sys.stderr)
+        return code if code else _flush()
     except Exception as error:
         told = _sentence_for(error)
         if told is None:
             raise
         if any(VERBOSE.fullmatch(argument) for argument in arguments):
             traceback.print_exc()
-        print(f"condiff: {told}", file=sys.stderr)
+        print(f"condiff: {_on_one_line(told)}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
+    return _flush()
+
+
+def _open_streams() -> None:
+    """Let a stdin, stdout or stderr that is closed lead nowhere.
+
+    Else the next file that is opened takes its number, and what libraries write to stderr lands in
+    a photo; and print takes stdout for a stderr that is None.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number is free
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115  # for the whole process
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end a command by SystemExit, so that no part of a file is left behind."""
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _flush() -> int:
+    """Write what is still to go to stdout; 1 where that cannot be done, 0 else."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:  # as of `| head`: whoever reads has enough
+        sys.stdout = None  # type: ignore[assignment]  # nothing more is flushed at the end
+        return 1
+    except OSError as error:
+        print(f"condiff: cannot write to standard output: {error.strerror}.", file=sys.stderr)
+        sys.stdout = None  # type: ignore[assignment]
+        return 1
     return 0
+
+
+def _on_one_line(text: str) -> str:
+    """A sentence with the control characters escaped that a name in it may hold."""
+    return "".join(
+        c if c.isprintable() or "\udc80" <= c <= "\udcff" else ascii(c)[1:-1] for c in text
+    )
 
 
 def _find_empty(arguments: list[str]) -> str | None:
@@ -180,8 +243,12 @@ def _sentence_for(error: Exception) -> str | None:
     """What a user is told of an error; None of one that no user can bring about."""
     if isinstance(error, CondiffError):
         return str(error)
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or getattr(error, "code", None) == OPENCV_NO_MEMORY:
         return NO_MEMORY
+    if isinstance(error, OSError) and error.strerror and not isinstance(error, BrokenPipeError):
+        where = error.filename2 or error.filename  # of a name that is too long, say
+        what = f"cannot use {where}" if where else "cannot write on"
+        return f"{what}: {error.strerror}; what was finished before is whole."
     cause: BaseException | None = error
     while cause is not None:  # transformers wraps it where it is installed
         if isinstance(cause, RuntimeError) and "torchvision::" in str(cause):

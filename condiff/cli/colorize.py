@@ -5,13 +5,13 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from condiff.cli import options, outputs
 from condiff.cli.sampling import Group, SamplingFlags, expand_groups
-from condiff.errors import CondiffError
+from condiff.errors import NO_MEMORY, CondiffError
 
 if TYPE_CHECKING:
     from condiff.color.edits import ColorEdits
@@ -87,12 +87,14 @@ def colorize(
     if not results.suffix or set(results.suffix) & set("/\\\0"):
         raise typer.BadParameter(f"--suffix is a part of a file's name, not {results.suffix!r}.")
     jobs = [_Job.plan(source, results, many=len(sources) > 1) for source in sources]
-    outputs.check_distinct([path for job in jobs for path in job.paths()])
+    written = [path for job in jobs for path in job.paths()]
+    outputs.check_distinct(written)
+    outputs.keep_sources(sources, written)  # a photo may have the name of another one's result
     for job in jobs:
         job.check(results, hints, content, references)
     if content.masks:
         raise typer.BadParameter(f"--mask {content.masks} is a folder, which is for a batch.")
-    given = hints.read()
+    given, hinted = hints.read(), hints.describe()
     edits = content.edit(adjustment, references, given)
     from condiff.models.info import read_model_info
     from condiff.pipelines.colorizing import build_settings
@@ -105,7 +107,7 @@ def colorize(
         look=adjustment.look,
         overrides=sampling.given(),
         edits=edits,
-        model=Path(model).name,
+        model=info.name,
         device=machine.device,
         engine=machine.engine,
         provenance=results.provenance,
@@ -125,11 +127,12 @@ def colorize(
         try:
             photo = job.read(reading, edits, quiet=messages.quiet)
             pipeline = pipeline or _load(model, machine)
-            _colorize(job, photo, pipeline, settings, seed, results, hints, messages)
-        except CondiffError as error:
+            _colorize(job, photo, pipeline, settings, seed, results, hinted, messages)
+        except (CondiffError, MemoryError) as error:
             if len(jobs) == 1:
                 raise
             failed += 1
+            error = CondiffError(NO_MEMORY) if isinstance(error, MemoryError) else error
             name = "" if job.source in str(error) else f"{job.source}: "
             print(f"condiff: {name}{error}", file=sys.stderr)
     if failed:
@@ -182,7 +185,6 @@ class _Job:
         """Raise an error for what cannot be written, before any work."""
         from condiff.photos.writing import check_target
 
-        outputs.keep_source(self.source, self.paths())
         if hints.hints is not None:
             outputs.keep_source(str(hints.hints), self.paths(), what="picture of hints")
         if content.mask is not None:
@@ -237,7 +239,7 @@ def _colorize(
     settings: "ColorizeSettings",
     seed: int,
     results: ResultFlags,
-    hints: options.HintFlags,
+    hinted: dict[str, Any],
     messages: options.Messages,
 ) -> None:
     """Colour one photo and write all that is made of it."""
@@ -251,14 +253,9 @@ def _colorize(
         options.report(grey, quiet=quiet)
     if match := describe_match(made[0].info.get("matched")):
         options.report(match, quiet=quiet)
-    outputs.write_extras(made, job.extras, force=results.force, quiet=quiet)
-    made = outputs.choose(made, results.pick)
-    if job.extras.film:
-        frames = pipeline.frames(photo, seed=int(made[0].info["seed"]), **run)  # type: ignore[arg-type]
-        outputs.write_film(frames, job.extras.film, force=results.force, quiet=quiet)
-    del photo  # the encoders of a large photo need its room
-    for result, path in zip(made, job.targets, strict=True):
-        noted = note_making(result, pipeline, settings, hints=hints.describe())
+    chosen = outputs.choose(made, results.pick)
+    for result, path in zip(chosen, job.targets, strict=True):  # first: what else may fail
+        noted = note_making(result, pipeline, settings, hints=hinted)
         outputs.write_result(
             noted, path, quality=settings.quality, force=results.force, quiet=quiet
         )
@@ -266,6 +263,10 @@ def _colorize(
             outputs.keep_date(Path(job.source), path)
         record = {"source": job.source, "target": str(path or "-"), "seed": noted.info["seed"]}
         outputs.report_result(record, path, as_json=messages.as_json)
+    outputs.write_extras(made, job.extras, force=results.force, quiet=quiet)
+    if job.extras.film:
+        frames = pipeline.frames(photo, seed=int(chosen[0].info["seed"]), **run)  # type: ignore[arg-type]
+        outputs.write_film(frames, job.extras.film, force=results.force, quiet=quiet)
     options.report(
         f"{width}x{height}, seed {seed}, {settings.sampling.describe()}, "
         f"{pipeline.backend.name} on {pipeline.device}, {time.perf_counter() - started:.1f} s",

@@ -88,14 +88,17 @@ def make_sheet(photo: "Image.Image", *, seed: int | None, quiet: bool) -> "Image
     from condiff.errors import ConditionError
     from condiff.figures import make_contact_sheet
 
-    cells = {"photo": photo}
+    cells, missing = {"photo": photo}, dict[str, list[str]]()
     for name in CONDITIONS:
         if name == "image":
             continue
         try:
             cells[name] = to_image(apply(name, np.asarray(photo), seed=seed))
         except ConditionError as error:
-            options.report(f"left out: {error}", quiet=quiet)
+            missing.setdefault(str(error), []).append(name)
+    for reason, kinds in missing.items():
+        several = f"{', '.join(kinds)}: " if len(kinds) > 1 else ""
+        options.report(f"left out: {several}{reason}", quiet=quiet)
     names = [[*cells][start : start + COLUMNS] for start in range(0, len(cells), COLUMNS)]
     rows = [[cells[name] for name in row] for row in names]
     return make_contact_sheet(rows, side=CELL, captions=names)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from condiff.cli import options
-from condiff.cli.outputs import choose_target, write_picture
+from condiff.cli.outputs import choose_target, keep_source, write_picture
 from condiff.cli.sampling import SamplingFlagsWithoutSize, expand_groups
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ def forward(
     from condiff.photos.writing import check_target
 
     target = choose_target(output, _name(source, "forward.png"), source=source)
+    keep_source(source, [target])
     if target:
         check_target(target, force)
     photo = _read(source)
@@ -119,6 +120,14 @@ def reverse(
     size: Annotated[
         int, typer.Option(min=16, max=4096, help="Largest longer side of a frame, in pixels.")
     ] = 512,
+    as_is: Annotated[
+        bool,
+        typer.Option(
+            "--as-is",
+            help="Do not clean a drawing, nor refuse a photo in its place; show the model a "
+            "photo's own levels.",
+        ),
+    ] = False,
     device: options.Device = "auto",
     force: options.Force = False,
     dry_run: options.DryRun = False,
@@ -134,12 +143,15 @@ def reverse(
 
     beside = _name(source, "reverse.gif") if source else Path("reverse.gif")
     target = choose_target(output, beside, source=source)
+    if source:
+        keep_source(source, [target])
     if target:
         check_animation(target, force)
     photo = _read(source) if source else None
     if dry_run:
         print(target or "-")
         return
+    from condiff.color.edits import ColorEdits
     from condiff.pipelines.pipeline import Pipeline
 
     options.quiet_libraries()
@@ -148,7 +160,8 @@ def reverse(
     if photo is not None:
         photo.thumbnail((size, size))
     config = pipeline.sampling.override({"steps": FILM_STEPS, **sampling.given()})
-    made = pipeline.frames(photo, config=config, seed=seed)
+    edits = ColorEdits(as_is=as_is)
+    made = pipeline.frames(photo, config=config, seed=seed, edits=edits)
     shown = pick_frames([_shrink(frame, size) for frame in made], frames)
     write_animation(shown, target or sys.stdout.buffer, fps=fps, force=force)
     if target:

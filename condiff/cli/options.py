@@ -294,7 +294,8 @@ class ReferenceFlags(Group):
 
     def paths(self) -> list[Path]:
         """The photos that are read."""
-        photo = [Path(self.palette)] if self.palette and Path(self.palette).exists() else []
+        # Not Path.exists: a list of colours may be longer than a file's name.
+        photo = [Path(self.palette)] if self.palette and os.path.exists(self.palette) else []
         return [*self.reference, *photo]
 
 
@@ -304,7 +305,8 @@ def open_input(source: str) -> Path | BytesIO:
         return Path(source)
     if sys.stdin is None:
         raise ImageError("cannot read standard input: it is closed; give the name of a file.")
-    return BytesIO(sys.stdin.buffer.read())
+    stdin: Any = sys.stdin.buffer  # not read(): a signal between two of its reads would wait
+    return BytesIO(b"".join(iter(lambda: stdin.read1(1 << 20), b"")))
 
 
 def report(message: Any, *, quiet: bool) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from condiff.cli import options
+from condiff.errors import ImageError
 from condiff.files import unwritten
 
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ def choose_target(
     `what` names the input in the error that standard input needs an output.
     """
     if output == "-":
+        if sys.stdout is None:
+            raise ImageError("cannot write to standard output: it is closed; give a file by -o.")
         return None
     if output is None and source == "-":
         raise typer.BadParameter(f"A {what} from standard input needs an output: -o FILE, or -o -.")
@@ -46,27 +50,31 @@ def number_targets(target: Path | None, samples: int) -> list[Path | None]:
 
 def keep_source(source: str, written: Iterable[Path | None], *, what: str = "photo") -> None:
     """Raise BadParameter if the input is among the files to be written, even with --force."""
+    keep_sources([source], written, what=what)
+
+
+def keep_sources(
+    sources: Iterable[str], written: Iterable[Path | None], *, what: str = "photo"
+) -> None:
+    """The same for several inputs, of which none is to be written over by another one's result."""
+    inputs = {}
+    for source in sources:
+        with suppress(OSError):  # it is not there, or no file
+            inputs[_identify(os.stat(source))] = source
     for path in written:
-        if path is not None and _is_there(path) and _is_same(path, source):
-            raise typer.BadParameter(f"{source} is the {what} itself: give another output.")
+        try:
+            found = None if path is None else inputs.get(_identify(path.stat()))
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:  # a name that no file can have
+            raise unwritten(str(path), error) from error
+        if found is not None:
+            raise typer.BadParameter(f"{found} is the {what} itself: give another output.")
 
 
-def _is_there(path: Path) -> bool:
-    """Whether a file is there; ImageError for a name that none can have."""
-    try:
-        path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError as error:
-        raise unwritten(str(path), error) from error
-    return True
-
-
-def _is_same(path: Path, source: str) -> bool:
-    try:
-        return path.samefile(source)
-    except OSError:  # the source is not there, or no file
-        return False
+def _identify(status: os.stat_result) -> tuple[int, int]:
+    """Device and inode, which identify a file under any of its names."""
+    return status.st_dev, status.st_ino
 
 
 def check_distinct(paths: Iterable[Path | None]) -> None:
@@ -82,9 +90,10 @@ def check_distinct(paths: Iterable[Path | None]) -> None:
 
 
 def keep_date(source: Path, target: Path) -> None:
-    """Give a result the modification date of its photo."""
-    status = source.stat()
-    os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
+    """Give a result the modification date of its photo, where the disk allows it."""
+    with suppress(OSError):  # the photo is gone by now, say: the result is there
+        status = source.stat()
+        os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def write_result(

@@ -166,7 +166,7 @@ def render(
     paper: uneven light and grain are removed, white lines on black inverted, and transparency is
     taken for paper. stderr says what was done. The picture for sketch.jpg is written beside it as
     sketch.render.png, and as sample.png if there is no drawing, unless -o says otherwise. Several
-    samples are numbered, and get a contact sheet. Paths are printed on stdout.
+    samples are numbered, and get a contact sheet. Paths of pictures are printed on stdout.
     """
     from condiff.color.edits import ColorEdits
     from condiff.models.info import read_model_info
@@ -182,6 +182,7 @@ def render(
     if source is not None:
         opened = _open(source, info, reading, as_is=flags.as_is, quiet=quiet)
     machine.check(info)
+    hinted = hints.describe()
     edits = ColorEdits(hints=hints.read(), keep_lines=looks.keep_lines, flat=looks.flat)
     if flags.dry_run:
         report_plan(source, targets.paths(), as_json=as_json)
@@ -206,22 +207,19 @@ def render(
     pictures: list[Image.Image] = []
     encoded = cascade.encode(opened, config=config, edits=edits)
     for number, path in enumerate(targets.pictures, start=seed):
-        if number == seed and targets.animation is not None:
-            film = list(cascade.frames(opened, config=config, seed=number, encoded=encoded))
-            _write_film(film, targets.animation, force=flags.force)
         picture = cascade.sample(encoded, opened, config=config, seed=number)
         pictures.append(picture)
-        noted = cascade.note(picture, config=config, edits=edits, hints=hints.describe())
+        noted = cascade.note(picture, config=config, edits=edits, hints=hinted)
         _write(noted if flags.provenance else picture, path, force=flags.force)
         record = {"source": source, "target": str(path or "-"), "seed": number}
         report_result(record, path, as_json=as_json)
     if targets.sheet is not None:
         _write_sheet(pictures, opened, targets.sheet, seed=seed, force=flags.force)
-        record = {"source": source, "sheet": str(targets.sheet)}
-        report_result(record, targets.sheet, as_json=as_json)
+        options.report(f"contact sheet: {targets.sheet}", quiet=quiet)
     if targets.animation is not None:
-        record = {"source": source, "animation": str(targets.animation), "seed": seed}
-        report_result(record, targets.animation, as_json=as_json)
+        film = list(cascade.frames(opened, config=config, seed=seed, encoded=encoded))
+        _write_film(film, targets.animation, force=flags.force)
+        options.report(f"film: {targets.animation}", quiet=quiet)
     options.report(
         f"{pictures[0].width}x{pictures[0].height}, seed {seed}, {config.describe()}, "
         f"{pipeline.backend.name} on {pipeline.device}, {time.perf_counter() - started:.1f} s",

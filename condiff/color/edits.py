@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageColor
 
+from condiff.checks import as_number, check_kind
 from condiff.color.album import AlbumStyle
 from condiff.color.hint_propagation import propagate_hints
 from condiff.color.hints import (
@@ -99,21 +100,22 @@ class ColorEdits:
             raise UsageError("A strict reference needs a reference: give one, or leave strict out.")
         if self.palette is not None:
             object.__setattr__(self, "palette", Palette.open(self.palette))
-        if self.saturation is not None and not 0 <= self.saturation <= MAX_SATURATION:
-            raise ConfigError(
-                f"saturation is from 0 to {MAX_SATURATION:g}, not {self.saturation:g}."
-            )
-        if not MIN_TEMPERATURE <= self.temperature <= MAX_TEMPERATURE:
+        if self.album is not None:
+            check_kind("album", self.album, AlbumStyle)
+        saturation = 1.0 if self.saturation is None else as_number("saturation", self.saturation)
+        if not 0 <= saturation <= MAX_SATURATION:
+            raise ConfigError(f"saturation is from 0 to {MAX_SATURATION:g}, not {saturation:g}.")
+        if not MIN_TEMPERATURE <= as_number("temperature", self.temperature) <= MAX_TEMPERATURE:
             raise ConfigError(
                 f"temperature is from {MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g} mired, not "
                 f"{self.temperature:g}; 0 changes nothing, 50 is clearly warmer."
             )
-        if not 0 <= self.flat <= 1:
+        if not 0 <= as_number("flat", self.flat) <= 1:
             raise ConfigError(f"flat is from 0 to 1, not {self.flat:g}.")
         if self.background is not None:
             try:
                 ImageColor.getrgb(self.background)
-            except ValueError:
+            except (ValueError, TypeError, AttributeError):  # the last two of what is no text
                 raise ConfigError(
                     f"The background {self.background!r} is no colour: give #rrggbb, or a name "
                     "such as white."

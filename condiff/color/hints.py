@@ -1,5 +1,6 @@
 """Colour hints: colours that the user gives for some places of a photo or a drawing."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -44,6 +45,8 @@ class Hint:
             if isinstance(value, bool) or not isinstance(value, Real):
                 raise ConfigError(f"{axis} of a hint is an int or a float, not {value!r}.")
             number = int(value) if isinstance(value, Integral) else float(value)
+            if not math.isfinite(number):
+                raise ConfigError(f"{axis} of a hint is a place in the picture, not {number}.")
             object.__setattr__(self, axis, number)
         if isinstance(self.x, float) != isinstance(self.y, float):
             raise ConfigError(

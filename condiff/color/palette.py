@@ -58,13 +58,15 @@ class Palette:
         """The palette of colours, each as frequent as another."""
         try:
             rgb = [ImageColor.getrgb(color.strip())[:3] for color in colors]
-        except ValueError:
+        except (ValueError, TypeError, AttributeError):  # the last two of what is no text
             raise ConfigError(
-                f"The palette {','.join(colors)} has a part that is no colour: give "
+                f"The palette {','.join(map(str, colors))} has a part that is no colour: give "
                 "#rrggbb,#rrggbb,… or a photo."
             ) from None
-        lab = rgb_to_lab(np.array([rgb], np.uint8).reshape(1, -1, 3))[0]
-        if not len(lab) or np.linalg.norm(lab[:, 1:], axis=1).max() < MIN_CHROMA:
+        lab = (
+            rgb_to_lab(np.array([rgb], np.uint8).reshape(1, -1, 3))[0] if rgb else np.empty((0, 3))
+        )
+        if not rgb or np.linalg.norm(lab[:, 1:], axis=1).max() < MIN_CHROMA:
             raise ConfigError(
                 "The palette has no colour in it: give at least one that is not grey."
             )

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from condiff.checks import as_seed
 from condiff.config import DiffusionConfig
 from condiff.diffusion.parameterization import add_noise, to_eps, to_x_0
 from condiff.diffusion.schedule import compute_alphas_bar, space_timesteps
@@ -36,9 +37,8 @@ class NoiseSource:
     """
 
     def __init__(self, seed: int):
-        if seed < 0:
-            raise ConfigError(f"A seed is 0 or more, not {seed}.")
-        self.state = np.random.RandomState(np.random.MT19937(np.random.SeedSequence(seed)))
+        sequence = np.random.SeedSequence(as_seed(seed))
+        self.state = np.random.RandomState(np.random.MT19937(sequence))
 
     def __call__(self, shape: tuple[int, ...]) -> NDArray[Any]:
         """The next noise, float32."""

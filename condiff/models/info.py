@@ -1,11 +1,14 @@
 """The JSON files of a model folder, read without torch."""
 
 import json
+import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from condiff.checks import as_path, check_kind
 from condiff.color.edits import ColorEdits
 from condiff.config import LOOKS, NATURAL, WORDS, DiffusionConfig, Look, SamplingConfig
 from condiff.errors import ConfigError, ModelError, UnknownModelError, UsageError
@@ -17,6 +20,7 @@ INDEX = "model_index.json"
 OWN_INDEX = "condiff.json"  # what a model on a base has beside the index of a stock pipeline
 TEXT_ENCODER = "text_encoder"  # the part of a model that takes words
 BACKBONE_STRIDE = 32
+RUN_MODEL = "model"  # the folder of a run's model, whose name says nothing
 DDPM_DEFAULTS = {  # of diffusers, for a folder whose scheduler leaves them out
     "beta_schedule": "linear",
     "prediction_type": "epsilon",
@@ -45,6 +49,13 @@ class ModelInfo:
     base: Mapping[str, Any] = field(default_factory=dict)  # of a model on one: its name and licence
 
     @property
+    def name(self) -> str:
+        """What messages and notes call it: the folder's name, or RUN/model of a run's model."""
+        if self.path.name != RUN_MODEL:
+            return self.path.name
+        return f"{self.path.absolute().parent.name}/{RUN_MODEL}".lstrip("/")
+
+    @property
     def cell(self) -> int:
         """How many pixels of the condition one pixel of x_t (a cell) is wide."""
         return max(1, self.condition_size // self.sample_size)
@@ -71,15 +82,14 @@ class ModelInfo:
     def open(self, picture: UserPicture, *, as_is: bool = False) -> Opened:
         """A user's picture as the model takes it; ConfigError or ImageError for another kind."""
         if self.task.picture is None:
-            raise ConfigError(f"The model {self.path.name} is unconditional: it takes no picture.")
+            raise ConfigError(f"The model {self.name} is unconditional: it takes no picture.")
         return self.task.picture.open(picture, as_is=as_is)
 
     def check_sampling(self, config: SamplingConfig) -> None:
         """Raise UsageError for words or a vividness that the model does not take."""
         if config.vividness != 1 and self.task.space.is_latent:
             raise UsageError(
-                f"The model {self.path.name} samples latents, which have no grey: leave "
-                "--vividness out."
+                f"The model {self.name} samples latents, which have no grey: leave --vividness out."
             )
         if self.task.takes_text:
             return
@@ -88,7 +98,7 @@ class ModelInfo:
             if getattr(config, name) != getattr(default, name):
                 flag = f"--{name.replace('_', '-')}"
                 raise UsageError(
-                    f"The model {self.path.name} takes no words: leave {flag} out, or give a model "
+                    f"The model {self.name} takes no words: leave {flag} out, or give a model "
                     "that was trained with captions."
                 )
 
@@ -102,11 +112,9 @@ class ModelInfo:
         if name in self.looks:
             return self.looks[name]
         if not self.looks:
-            raise ConfigError(
-                f"The model {self.path.name} has no look {name}: it is not a colorizer."
-            )
+            raise ConfigError(f"The model {self.name} has no look {name}: it is not a colorizer.")
         known = ", ".join([NATURAL, *self.looks])
-        raise ConfigError(f"The model {self.path.name} has no look {name}: choose from {known}.")
+        raise ConfigError(f"The model {self.name} has no look {name}: choose from {known}.")
 
     def configure(
         self, edits: ColorEdits, *, look: str | None = None, overrides: Mapping[str, Any]
@@ -117,6 +125,7 @@ class ModelInfo:
         the edits keep a saturation of their own. Raises ConfigError for a look that the model
         lacks and for values out of range, UsageError for words that it does not take.
         """
+        check_kind("edits", edits, ColorEdits)
         chosen = self.find_look(look or NATURAL)
         config = self.sampling.override(chosen.sampling()).override(overrides)
         self.check_sampling(config)
@@ -174,10 +183,12 @@ def find_model(name: str | Path) -> Path:
 
     Raises UnknownModelError if there is none.
     """
-    for folder in (Path(name), EMBEDDED / str(name)):
-        if (folder / INDEX).is_file():
-            return folder
-    if Path(name).exists():
+    path = as_path("model", name)
+    with suppress(OSError):  # a name that is too long for a file
+        for folder in (path, EMBEDDED / path):
+            if (folder / INDEX).is_file():
+                return folder
+    if os.path.lexists(path):
         raise UnknownModelError(f"{name} is not a model folder: it has no {INDEX}.")
     known = ", ".join(available_models()) or "none"
     raise UnknownModelError(

@@ -30,7 +30,7 @@ def decode_deep(image: Image.Image, file: BinaryIO, notes: list[str]) -> Decoded
         return _decode_heif(image, file)
     if image.format in BITS and image.mode in CHANNELS and not image.tell():
         file.seek(0)
-        return _decode_by_imagecodecs(image, file.read())
+        return _decode_by_imagecodecs(image, file.read(), notes)
     return None
 
 
@@ -52,7 +52,7 @@ def _decode_heif(image: Image.Image, file: BinaryIO) -> Decoded | None:
     return np.ascontiguousarray(levels[..., :3] if channels else levels), alpha
 
 
-def _decode_by_imagecodecs(image: Image.Image, data: bytes) -> Decoded | None:
+def _decode_by_imagecodecs(image: Image.Image, data: bytes, notes: list[str]) -> Decoded | None:
     """The samples by imagecodecs; None where it is not installed or does not read the file."""
     assert image.format is not None
     bits = BITS[image.format](data)
@@ -74,7 +74,7 @@ def _decode_by_imagecodecs(image: Image.Image, data: bytes) -> Decoded | None:
             return None
         if image.format != "JXL":
             samples = np.rint(samples * (65_535 / (2**bits - 1))).astype(np.uint16)
-        levels = to_16_bits(samples, deep=samples.dtype.kind != "f")
+        levels = to_16_bits(samples, deep=samples.dtype.kind != "f", notes=notes)
         alpha = np.ascontiguousarray(levels[..., -1]) if channels in (2, 4) else None
         colour = levels[..., 0] if channels <= 2 else levels[..., :3]
         return np.ascontiguousarray(colour), alpha

@@ -15,10 +15,15 @@ RAW = {
     ".mef", ".mos", ".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2",
     ".srf", ".srw", ".x3f",
 }  # fmt: skip
-# What is only read. HEIC, JPEG XL and raw files need an extra package, but are listed all the same:
-# better a failure that is reported than a photo silently left out.
+# What is only read: all that Pillow opens, and more. HEIC, JPEG XL and raw files need an extra
+# package, but are listed all the same: better a failure that is reported than a photo silently
+# left out.
 READ_ONLY = RAW | {
-    ".gif", ".heic", ".heif", ".pgm", ".pbm", ".tga", ".j2k", ".jxl", ".psd", ".psb",
+    ".gif", ".heic", ".heif", ".hif", ".heics", ".heifs", ".pgm", ".pbm", ".pnm", ".pfm", ".j2k",
+    ".j2c", ".jpc", ".jpf", ".jpx", ".jls", ".jxl", ".psd", ".psb", ".mpo", ".apng", ".avifs",
+    ".btf", ".dib", ".pcx", ".dcx", ".tga", ".icb", ".vda", ".vst", ".sgi", ".rgb", ".rgba", ".bw",
+    ".ras", ".pcd", ".ico", ".cur", ".icns", ".qoi", ".dds", ".blp", ".ftc", ".ftu", ".fli", ".flc",
+    ".gbr", ".iim", ".im", ".msp", ".pxr", ".xbm", ".xpm",
 }  # fmt: skip
 
 # The columns of photos in parquet files and hub data sets: the first that is there is taken.

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageColor
 
-from condiff.photos.metadata import Metadata
+from condiff.photos.metadata import Damage, Metadata
 
 Pixels = NDArray[Any]  # uint8 or uint16
 
@@ -125,17 +125,18 @@ def to_array(image: Image.Image) -> Pixels:
     return pixels
 
 
-def to_16_bits(values: NDArray, *, deep: bool) -> Pixels:
+def to_16_bits(values: NDArray, *, deep: bool, notes: list[str]) -> Pixels:
     """Values as uint16: from [0,65535] if `deep`, else from [0,1]; others scaled by their range.
 
     Where less than a hundredth of floating point lies beyond [0,1], as lossy coding, resizing and
     highlights leave it, that is clipped. Floating point up to 255 or to 65,535 counts levels.
-    Integers above 16 bits are scaled by the range of their type, where none is negative.
+    Integers above 16 bits are scaled by the range of their type, where none is negative. What is
+    no number becomes black, what is infinite the greatest value there is, or black; `notes` gets a
+    sentence on it. Raises Unreadable where no value is a number.
     """
     if values.dtype.itemsize == 2 and values.dtype.kind == "u":
         return values.astype(np.uint16)
-    with np.errstate(invalid="ignore"):  # a NaN that signals
-        finite = np.nan_to_num(values.astype(np.float64), nan=0, posinf=0, neginf=0)
+    finite = _make_finite(values, notes)
     least, most = float(finite.min()), float(finite.max())
     white = 65_535.0 if deep else 1.0
     if values.dtype.kind in "ui" and least >= 0 and most > white:
@@ -147,6 +148,24 @@ def to_16_bits(values: NDArray, *, deep: bool) -> Pixels:
     elif least < 0 or most > white:
         finite, white = finite - least, max(most - least, 1e-12)
     return np.rint(finite * (65_535 / white)).astype(np.uint16)
+
+
+def _make_finite(values: NDArray, notes: list[str]) -> NDArray[np.float64]:
+    """Values in which nothing is infinite or no number."""
+    with np.errstate(invalid="ignore"):  # a NaN that signals
+        finite = values.astype(np.float64)
+    there = np.isfinite(finite)
+    if there.all():
+        return finite
+    if not there.any():
+        raise Unreadable("none of its values is a number (NaN or infinite); get a whole copy")
+    lost = np.isnan(finite)
+    if share := lost.mean():
+        notes.append(Damage(f"{share:.2g} of its values are no numbers (NaN) and became black"))
+    if share := (~there & ~lost).mean():
+        notes.append(Damage(f"{share:.2g} of its values are infinite and became white or black"))
+    black, white = min(0.0, float(finite[there].min())), float(finite[there].max())
+    return np.nan_to_num(finite, copy=False, nan=black, posinf=white, neginf=black)
 
 
 def _usual_white(most: float) -> float:

@@ -15,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from condiff.checks import as_int
 from condiff.errors import ConfigError, ImageError, install_command
 from condiff.files import reason_of
 from condiff.photos import icc, ifd, jpeg, jxl, png, psd, raw, tiff
 from condiff.photos import metadata as meta
 from condiff.photos.deep import decode_deep
-from condiff.photos.formats import FORMATS, READ_ONLY, name_content, name_known
+from condiff.photos.formats import is_photo, name_content, name_known
 from condiff.photos.metadata import Damage, Metadata, read_metadata
 from condiff.photos.opening import (
     open_image,
@@ -93,7 +94,8 @@ def read_photo(
     ImageError where it cannot be read, or has several pages or frames and `page`, counted from 1,
     is None.
     """
-    if page is not None and page < 1:
+    max_pixels = as_int("max_pixels", max_pixels)
+    if page is not None and as_int("page", page) < 1:
         raise ConfigError(f"Pages are counted from 1, not {page}.")
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _read(io.BytesIO(source), "the bytes that were given", max_pixels, page, strict)
@@ -103,7 +105,10 @@ def read_photo(
                 f"cannot read {type(source).__name__}: give a path, bytes or an open file; "
                 "Pipeline takes images and arrays as well"
             )
-        content = source.read()
+        try:
+            content = source.read()
+        except ValueError as error:  # it is closed
+            raise ImageError(f"cannot read the file that was given: {reason_of(error)}") from None
         if not isinstance(content, bytes):
             raise ImageError("cannot read a file that is opened as text: open it with mode 'rb'")
         return _read(io.BytesIO(content), "standard input", max_pixels, page, strict)
@@ -559,7 +564,7 @@ def list_images(root: Path) -> list[Path]:
     return sorted(
         path
         for path in root.rglob("*")
-        if path.suffix.lower() in FORMATS.keys() | READ_ONLY
+        if is_photo(path.name)
         and not any(part.startswith(".") for part in path.relative_to(root).parts)
         and path.is_file()
     )
@@ -591,7 +596,7 @@ def _decode_pixels(
         turn = orientation(image)  # after loading: Pillow has turned some by then
         alpha = _alpha(image)
         if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-            grey = to_16_bits(_grey_values(image), deep=image.mode != "F")
+            grey = to_16_bits(_grey_values(image), deep=image.mode != "F", notes=notes)
             pixels = icc.array_to_srgb(grey, profile, notes)
             alpha = None if alpha is None else alpha.astype(np.uint16) * 257
         else:

@@ -159,7 +159,7 @@ def read_page(page: "TiffPage", file: BinaryIO, notes: list[str]) -> tuple[Pixel
     pixels = _to_colours(colour, kind, bits, profile, page, notes)
     if found is None:
         return pixels, None
-    alpha = _to_levels(np.ascontiguousarray(samples[..., count + found]), bits)
+    alpha = _to_levels(np.ascontiguousarray(samples[..., count + found]), bits, notes)
     if alpha.dtype != pixels.dtype:
         pixels = pixels.astype(np.uint16) * 257 if pixels.dtype == np.uint8 else pixels
         alpha = alpha.astype(np.uint16) * 257 if alpha.dtype == np.uint8 else alpha
@@ -192,7 +192,7 @@ def _to_colours(
     if kind == PALETTE:
         levels = _look_up(colour[..., 0], bits, page)
     else:
-        levels = _to_levels(colour, bits)
+        levels = _to_levels(colour, bits, notes)
         if kind == WHITE_IS_ZERO:
             levels = np.iinfo(levels.dtype).max - levels
     if kind == CMYK:
@@ -204,7 +204,7 @@ def _to_colours(
     return icc.array_to_srgb(np.ascontiguousarray(levels), profile, notes)
 
 
-def _to_levels(values: NDArray, bits: int) -> Pixels:
+def _to_levels(values: NDArray, bits: int, notes: list[str]) -> Pixels:
     """Samples of any type -> uint8 up to 8 bits, else uint16, each over its whole range."""
     if values.dtype.kind == "u" and bits <= 8:
         return values if bits == 8 else np.rint(values * (255 / (2**bits - 1))).astype(np.uint8)
@@ -218,7 +218,7 @@ def _to_levels(values: NDArray, bits: int) -> Pixels:
     if values.dtype.kind == "i" and values.dtype.itemsize < 4 and values.min() >= 0:
         white = np.iinfo(values.dtype).max
         return np.rint(values.astype(np.float32) * (65_535 / white)).astype(np.uint16)
-    return to_16_bits(values, deep=values.dtype.kind != "f")
+    return to_16_bits(values, deep=values.dtype.kind != "f", notes=notes)
 
 
 def _look_up(index: NDArray, bits: int, page: "TiffPage") -> Pixels:

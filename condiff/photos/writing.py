@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from condiff.checks import as_int, check_kind
 from condiff.errors import ConfigError, ImageError, UnknownFormatError
 from condiff.files import EXISTS, publish, shorten_stem, unwritten
 from condiff.photos import ifd, png, tiff, xmp
@@ -228,7 +229,13 @@ def write_photo(
             f"cannot write {type(photo).__name__}: give a Photo, as read_photo and Pipeline make "
             "it; an image of Pillow has a method save"
         )
-    if quality is not None and not 1 <= quality <= 100:
+    if not (isinstance(target, (str, os.PathLike)) or hasattr(target, "write")):
+        raise ImageError(
+            f"cannot write to {type(target).__name__}: give a path, or a file open for bytes"
+        )
+    if format is not None:
+        check_kind("format", format, str)
+    if quality is not None and not 1 <= as_int("quality", quality) <= 100:
         raise ConfigError(f"quality is from 1 to 100, not {quality}.")
 
     def save(file: BinaryIO, name: str) -> None:
@@ -262,6 +269,11 @@ def _write(
             save(encoded, format)
             target.write(encoded.getbuffer())
     except ENCODER_FAILURES as error:
+        if isinstance(error, KeyError) and format not in Image.SAVE:
+            raise UnknownFormatError(
+                f"cannot write {path or 'standard output'}: there is no format {format}; give "
+                "JPEG, PNG, TIFF or WEBP"
+            ) from None
         raise unwritten(str(path or "standard output"), error) from None
 
 

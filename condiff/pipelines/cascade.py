@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from condiff.backends.table import Backend
+from condiff.checks import as_count, as_int, as_seed, check_kind
 from condiff.color.edits import NO_EDITS, ColorEdits
 from condiff.conditions.drawing_cleanup import LARGEST, Drawing, shrink_ink
 from condiff.config import SamplingConfig
@@ -26,7 +27,7 @@ from condiff.errors import ConfigError
 from condiff.inputs import Lines, Opened, UserPicture
 from condiff.models.info import ModelInfo
 from condiff.photos.metadata import Metadata
-from condiff.photos.photo import Photo
+from condiff.photos.photo import Photo, as_memory_error
 from condiff.photos.provenance import DRAWN, add_provenance
 from condiff.pipelines.pipeline import Encoded, Pipeline, find_sampler, open_model
 from condiff.resize import FACTORS, bring_up, fit_size, pad_to_stride
@@ -44,7 +45,7 @@ class Upscaler:
     def __init__(self, loaded: ModelInfo, backend: Backend):
         if not loaded.task.enlarges:
             raise ConfigError(
-                f"The model {loaded.path.name} is of the task {loaded.task.name}, and does not "
+                f"The model {loaded.name} is of the task {loaded.task.name}, and does not "
                 "enlarge: give a model of the task upscale, or none."
             )
         self.loaded, self.backend = loaded, backend
@@ -216,9 +217,9 @@ class Cascade:
         model sees its condition. Raises ConfigError where the pipeline's model makes no pictures,
         or a size is below 1.
         """
-        if size is not None and size < 1:
+        if size is not None and as_int("size", size) < 1:
             raise ConfigError(f"size is at least 1, not {size}.")
-        loaded, name = pipeline.loaded, pipeline.loaded.path.name
+        loaded, name = pipeline.loaded, pipeline.loaded.name
         _refuse_other_tasks(loaded)
         has_lines = isinstance(loaded.task.picture, Lines)
         automatic = upscale == AUTO
@@ -258,7 +259,8 @@ class Cascade:
 
     def _configure(self, config: SamplingConfig | None) -> SamplingConfig:
         """How the first stage is sampled: at its native side, or smaller if the picture is."""
-        config, size = config or self.sampling, None
+        config, size = self.sampling if config is None else config, None
+        check_kind("config", config, SamplingConfig)
         if self.along_lines:
             return config
         if self.size is not None and self.size < self.native_side:
@@ -290,6 +292,7 @@ class Cascade:
         """How the first stage is sampled by default."""
         return self.pipeline.sampling
 
+    @as_memory_error()
     def __call__(
         self,
         image: UserPicture | Opened | None = None,
@@ -300,9 +303,8 @@ class Cascade:
         edits: ColorEdits = NO_EDITS,
     ) -> list[Image.Image]:
         """One picture for each of the seeds seed, seed + 1, …; `config` is the model's if None."""
-        if samples < 1:
-            raise ConfigError(f"samples are at least 1, not {samples}.")
-        seed = secrets.randbits(31) if seed is None else seed
+        check_kind("edits", edits, ColorEdits)
+        seed, samples = secrets.randbits(31) if seed is None else as_seed(seed), as_count(samples)
         opened = self.open(image, as_is=edits.as_is)
         encoded = self.encode(opened, config=config, edits=edits)
         return [
@@ -336,7 +338,7 @@ class Cascade:
         """Size and upscaling, for a note in the result."""
         how = LINES if self.along_lines else NONE
         if self.upscaler is not None:
-            how = self.upscaler.loaded.path.name
+            how = self.upscaler.loaded.name
         return {"size": self.size, "upscale": how}
 
     def note(
@@ -358,7 +360,7 @@ class Cascade:
             settings["flat"] = edits.flat
         metadata = add_provenance(
             Metadata(format="PNG"),
-            model=self.pipeline.loaded.path.name,
+            model=self.pipeline.loaded.name,
             seed=picture.info["seed"],
             settings=settings,
             source_type=DRAWN,
@@ -412,7 +414,7 @@ class Cascade:
 
 def _refuse_other_tasks(loaded: ModelInfo) -> None:
     """Raise ConfigError for a model that draws no pictures, naming what to use it with."""
-    name = loaded.path.name
+    name = loaded.name
     if loaded.task.enlarges:
         raise ConfigError(
             f"The model {name} enlarges pictures: give it with --upscale, and a model of drawings "

@@ -20,6 +20,7 @@ from condiff.backends.table import (
     choose_engine,
     find_device,
 )
+from condiff.checks import as_count, as_seed, check_kind
 from condiff.color.album import ChromaMeans
 from condiff.color.edits import NO_EDITS, OF_DRAWINGS, UNEDITED, ColorEdits, PreparedEdits
 from condiff.color.lab import rgb_to_lab
@@ -164,9 +165,7 @@ class Pipeline:
         edits: ColorEdits = NO_EDITS,
     ) -> Iterator[Any]:
         """Yield the results of `__call__`, whose settings are those of `config`."""
-        if samples < 1:
-            raise ConfigError(f"samples are at least 1, not {samples}.")
-        seed = secrets.randbits(31) if seed is None else seed
+        seed, samples = secrets.randbits(31) if seed is None else as_seed(seed), as_count(samples)
         given = image if isinstance(image, (Drawing, Opened, type(None))) else as_photo(image)
         encoded = self.encode(given, config=config, edits=edits)
         for number in range(seed, seed + samples):
@@ -213,7 +212,9 @@ class Pipeline:
         The null condition is computed only if `config` has guidance. Raises ConfigError where the
         model takes another kind of picture, ImageError for a photo where a drawing is expected.
         """
-        config = config or self.sampling
+        config = self.sampling if config is None else config
+        check_kind("config", config, SamplingConfig)
+        check_kind("edits", edits, ColorEdits)
         self.loaded.check_sampling(config)
         if edits.invert and not isinstance(image, (Drawing, Opened, type(None))):
             image = edits.begin(as_photo(image))
@@ -360,7 +361,7 @@ class Pipeline:
         *_, x_0 = self.sample(encoded, config=config, seed=seed)
         source, prepared = encoded.source, encoded.edits
         if not self.loaded.task.space.keeps_photo or source is None:
-            raise ConfigError(f"The model {self.loaded.path.name} colours no photos.")
+            raise ConfigError(f"The model {self.loaded.name} colours no photos.")
         inside = source if prepared.box is None else source[prepared.box]
         cells = self.to_cells(x_0, encoded) * self.loaded.task.space.scale
         return ChromaMeans.of(prepared.recolor(cells, inside))
@@ -387,7 +388,7 @@ class Pipeline:
         and levels as they are. Raises ConfigError where the model takes another kind
         of picture, ImageError for a photo where a drawing is expected.
         """
-        name, task = self.loaded.path.name, self.loaded.task
+        name, task = self.loaded.name, self.loaded.task
         if task.enlarges:
             raise ConfigError(f"The model {name} enlarges pictures: `Cascade` runs it.")
         side = self.loaded.condition_size if size is None else size
@@ -411,7 +412,7 @@ class Pipeline:
         if "hints" in edits.changed() and not self.loaded.hint_channels:
             refused.append("hints")
         if refused:
-            name = self.loaded.path.name
+            name = self.loaded.name
             raise ConfigError(f"The model {name} takes no {refused[0]}.")
         if opened is None:
             return UNEDITED

@@ -9,7 +9,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -75,12 +75,16 @@ def plan(source: Source, out: Path, recipe: PrepConfig, *, force: bool = False) 
         )
     decided, ended = _read_journal(out)
     pending = {}
+    totals = Counter(verdict.split for verdict in decided if verdict.outcome == "done")
     rows: Counter[str] = Counter()
     for number, verdict in enumerate(decided):
         if verdict.outcome == "done":
             row = rows[verdict.split]
             rows[verdict.split] += 1
-            if not shard_path(out, verdict.split, row // recipe.shard_size).exists():
+            shard = row // recipe.shard_size
+            # A shard whose other rows are not in the journal, which lost them, is written anew.
+            whole = ended or (shard + 1) * recipe.shard_size <= totals[verdict.split]
+            if not (whole and shard_path(out, verdict.split, shard).exists()):
                 pending[number] = row
     finished = ended and not pending and (out / "dataset_info.json").exists()
     return Plan(source, out, recipe, decided, ended, pending, finished)
@@ -264,23 +268,35 @@ def _locked(scratch: Path) -> Iterator[None]:
 
 def _read_journal(out: Path) -> tuple[list[Decision], bool]:
     """Every photo's verdict in the order of the source, and whether that was its end."""
-    path = _scratch(out) / "journal.jsonl"
+    decided, ended, _ = _parse_journal(out)
+    return decided, ended
+
+
+def _parse_journal(out: Path) -> tuple[list[Decision], bool, int]:
+    """The same, and the number of bytes up to the first line that is cut short or damaged."""
     decided: list[Decision] = []
-    if path.exists():
-        for line in path.read_text("utf-8").split("\n")[:-1]:  # the last may have been cut short
-            row = json.loads(line)
-            if not row:
-                return decided, True
-            decided.append(Decision(**row))
-    return decided, False
+    length = 0
+    with suppress(FileNotFoundError), open(_scratch(out) / "journal.jsonl", "rb") as file:
+        for line in file:
+            try:
+                row = json.loads(line)
+                verdict = Decision(**row) if row else None
+            except (ValueError, TypeError):  # what came after is decided again, in the same way
+                break
+            if not line.endswith(b"\n"):
+                break
+            length += len(line)
+            if verdict is None:
+                return decided, True, length
+            decided.append(verdict)
+    return decided, False, length
 
 
 def _trim_journal(out: Path) -> None:
-    """Cut off a last line that a kill left unfinished."""
+    """Cut off what a kill left unfinished, or a machine that lost its power damaged."""
     path = _scratch(out) / "journal.jsonl"
     if path.exists():
-        content = path.read_bytes()
-        os.truncate(path, content.rfind(b"\n") + 1)
+        os.truncate(path, _parse_journal(out)[2])
 
 
 def _sync(file: IO[str]) -> None:

@@ -11,10 +11,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from condiff.checks import as_path, check_kind
 from condiff.config import TrainConfig
 from condiff.errors import CheckpointError
 from condiff.training.progress import Filled, Step
-from condiff.training.run_folder import begin, check_output, find_start
+from condiff.training.run_folder import begin, check_output, find_start, lock_run
 from condiff.training.trainer import Trainer
 
 KEPT = 0.8  # of the smoothed losses, at each line of metrics
@@ -62,10 +63,12 @@ def train(
     A run that OUTPUT contains is resumed bit for bit, or removed with `force`. `init` names the
     weights to start from. Raises ConfigError, DataError or TrainingError.
     """
-    trainer = start(config, data, Path(output), init=init, force=force)
+    folder = as_path("output", output)
+    as_path("data", data)
+    trainer = start(config, data, folder, init=init, force=force)
     for _ in run(trainer):
         pass
-    return Path(output) / "model"
+    return folder / "model"
 
 
 def start(
@@ -77,6 +80,7 @@ def start(
     force: bool = False,
 ) -> Trainer:
     """The trainer of a run that is begun, or resumed from its newest checkpoint."""
+    check_kind("config", config, TrainConfig)
     check_output(output, data=str(data))
     checkpoint = None if force else find_start(output, config, data=str(data), init=init)
     arithmetic = checkpoint.state.get("arithmetic") if checkpoint else None
@@ -84,6 +88,7 @@ def start(
     if checkpoint is not None:
         trainer.resume(checkpoint)
     if trainer.is_main:  # all processes have met by now: none of them looks at the folder later
+        trainer.lock = lock_run(output)
         begin(output, config, checkpoint)
     return trainer
 

@@ -13,10 +13,11 @@ import math
 import os
 import re
 import shutil
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import safetensors.torch
 from pydantic import BaseModel
@@ -28,7 +29,7 @@ from condiff.models.info import INDEX
 
 logger = logging.getLogger(__name__)
 
-STATE = "state.json"
+STATE, LOCK = "state.json", ".lock"
 NAME = re.compile(r"step-(\d{6,})")
 FOLDERS = ("checkpoints", "samples", "model")
 FILES = ("metrics.jsonl", "config.yaml", "curves.png")
@@ -104,7 +105,7 @@ def find_start(
     Raises ConfigError where the run was begun with other settings, data or weights, and where the
     folder holds a model but no checkpoint.
     """
-    newest = next(find_checkpoints(output), None)
+    newest = next(find_checkpoints(output, resume=True), None)
     if newest is None:
         if (output / "model").exists():
             raise ConfigError(
@@ -140,7 +141,7 @@ def begin(output: Path, config: TrainConfig, start: Checkpoint | None) -> None:
         else:
             cut_metrics(output / "metrics.jsonl", start.step)
         (output / "samples").mkdir(parents=True, exist_ok=True)
-        (output / "config.yaml").write_text(to_yaml(config), "utf-8")
+        _publish(output / "config.yaml", to_yaml(config))
     except OSError as error:
         raise TrainingError(
             f"Cannot write into {output}: {error.strerror}. Choose another folder by -o."
@@ -200,9 +201,46 @@ def cut_metrics(path: Path, step: int) -> None:
                 kept.append(line)
         except ValueError:
             continue
+    _publish(path, "".join(kept))
+
+
+def _publish(path: Path, text: str) -> None:
+    """Write a text file by way of a temporary one: a disk that is full leaves the one before."""
     part = path.with_name(f".{path.name}.part")
-    part.write_text("".join(kept), "utf-8")
-    part.replace(path)
+    try:
+        part.write_text(text, "utf-8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def lock_run(output: Path) -> IO[bytes] | None:
+    """Hold a run's folder for this process until the file that is returned is closed.
+
+    The system releases it however the process ends. Raises TrainingError where another process
+    trains in the folder, or the folder cannot be written to.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows: the user makes sure that there is one run at a time
+        return None
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        file = open(output / LOCK, "wb")  # noqa: SIM115  # open as long as it is held
+    except OSError as error:
+        raise TrainingError(
+            f"Cannot write into {output}: {error.strerror}. Choose another folder by -o."
+        ) from error
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        file.close()
+        raise TrainingError(
+            f"Another process trains in {output}: wait for it, or choose another folder by -o."
+        ) from None
+    except OSError:  # a network disk without locks
+        return file
+    return file
 
 
 def write_checkpoint(
@@ -217,14 +255,18 @@ def write_checkpoint(
     try:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-        sizes = {
-            name: _write(part / f"{name}.safetensors", safetensors.torch.save(values))
-            for name, values in tensors.items()
-        }
-        _write(part / STATE, json.dumps({**state, "sizes": sizes}).encode())
+        sizes, sums = {}, {}
+        for name, values in tensors.items():
+            data = safetensors.torch.save(values)
+            sizes[name], sums[name] = len(data), zlib.crc32(data)
+            _write(part / f"{name}.safetensors", data)
+        _write(part / STATE, json.dumps({**state, "sizes": sizes, "checksums": sums}).encode())
+        old = folder.with_name(f".{folder.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
         if folder.exists():
-            shutil.rmtree(folder)
+            folder.rename(old)
         part.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         shutil.rmtree(part, ignore_errors=True)
         raise CheckpointError(
@@ -234,16 +276,27 @@ def write_checkpoint(
     return folder
 
 
-def _write(path: Path, data: bytes) -> int:
+def _write(path: Path, data: bytes) -> None:
     with open(path, "xb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    return len(data)
 
 
-def find_checkpoints(output: Path, *, warn: bool = True) -> Iterator[Checkpoint]:
-    """The complete checkpoints of a run, newest first; damaged ones are skipped with a warning."""
+def _checksum(path: Path) -> int:
+    """CRC-32 of a file."""
+    value = 0
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            value = zlib.crc32(block, value)
+    return value
+
+
+def find_checkpoints(output: Path, *, resume: bool = False) -> Iterator[Checkpoint]:
+    """The complete checkpoints of a run, newest first.
+
+    To `resume` from one, its files are read, and damaged ones are passed over with a warning.
+    """
     folders = [p for p in (output / "checkpoints").glob("step-*") if NAME.fullmatch(p.name)]
     for folder in sorted(folders, key=lambda p: int(p.name[5:]), reverse=True):
         try:
@@ -251,15 +304,19 @@ def find_checkpoints(output: Path, *, warn: bool = True) -> Iterator[Checkpoint]
             for name, size in state["sizes"].items():
                 if (folder / f"{name}.safetensors").stat().st_size != size:
                     raise ValueError(f"{name}.safetensors is cut short")
+            int(state["step"]), float(state["smoothed_loss"])
+            for name, value in state.get("checksums", {}).items() if resume else ():
+                if _checksum(folder / f"{name}.safetensors") != value:
+                    raise ValueError(f"{name}.safetensors is not as it was written")
             yield Checkpoint(folder, state)
-        except (OSError, ValueError, KeyError) as error:
-            if warn:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            if resume:
                 logger.warning("%s is damaged and passed over: %s", folder, error)
 
 
 def prune_checkpoints(output: Path, *, keep: int) -> None:
     """Remove all checkpoints but the newest `keep` and the one of the lowest smoothed loss."""
-    whole = list(find_checkpoints(output, warn=False))  # warned of when the run began
+    whole = list(find_checkpoints(output))
     if not whole:
         return
     best = min(whole, key=lambda c: _finite(float(c.state["smoothed_loss"])))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from accelerate.utils import broadcast
@@ -125,6 +125,7 @@ class Trainer:
         self.parallel, self.optimizer = prepare(self.accelerator, self.model, optimizer)
         self.ema = build_average(self.model, config.optimizer.ema_decay)
         self.step, self.minutes, self.smoothed_loss = 0, 0.0, math.nan
+        self.lock: IO[bytes] | None = None  # on the run's folder, of the main process
         self.stop_signal = 0  # number of a signal that asks the run to stop after this step
 
     @property
@@ -366,6 +367,8 @@ class Trainer:
         self.parallel = self.model
         self.accelerator.free_memory()
         self.accelerator.end_training()
+        if self.lock is not None:
+            self.lock.close()
 
     def save_checkpoint(self) -> None:
         """Write a checkpoint and remove old ones, but for the newest and the best.

@@ -47,7 +47,7 @@ class Coloring:
             given = [[hint.x, hint.y, hint.color] for hint in hints]
         return {
             "version": __version__,
-            "model": self.pipeline.loaded.path.name,
+            "model": self.pipeline.loaded.name,
             "engine": self.pipeline.backend.name,
             "sampling": self.config.model_dump(mode="json"),
             "seed": self.seed,
@@ -106,14 +106,14 @@ class Coloring:
 
     def describe_making(self) -> str:
         """The note in a film that a model made its colours."""
-        model = self.pipeline.loaded.path.name
+        model = self.pipeline.loaded.name
         return f"Colours made by condiff {__version__}, model {model}, seed {self.seed}."
 
     def note_making(self, frame: Photo) -> Photo:
         """A frame with the note that a model made its colours."""
         metadata = add_provenance(
             frame.metadata,
-            model=self.pipeline.loaded.path.name,
+            model=self.pipeline.loaded.name,
             seed=self.seed,
             settings={**self.config.model_dump(mode="json"), "every": self.every},
         )
@@ -154,8 +154,7 @@ def check_model(pipeline: Pipeline) -> None:
     """Raise ConfigError for a model that is no colorizer."""
     if not pipeline.loaded.task.space.keeps_photo:
         raise ConfigError(
-            f"The model {pipeline.loaded.path.name} colours no photos: take one of the task "
-            "colorize."
+            f"The model {pipeline.loaded.name} colours no photos: take one of the task colorize."
         )
 
 

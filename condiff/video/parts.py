@@ -38,9 +38,8 @@ class Parts:
 
         Raises ConfigError for other settings, if they made a segment; `force` removes it.
         """
-        record = self.folder / "settings.json"
-        if record.is_file():
-            before = json.loads(record.read_text("utf-8"))
+        before = self._read_settings()
+        if before:
             done = self.segments() or self.latest()
             if before != settings and done and not force:
                 names = [n for n in settings if settings[n] != before.get(n)]
@@ -48,15 +47,26 @@ class Parts:
                     f"The film was begun with another {', '.join(names) or 'version'}: give the "
                     "same settings to go on, or --force to start over."
                 )
-            if before == settings:
-                self._claim()
-                return True
+        if self.folder.is_dir():
+            self._claim()  # another run may be at work in it
+        if before == settings:
+            return True
         self.remove()
         with self._writing():
             self.folder.mkdir(exist_ok=True)
             self._claim()
-            record.write_text(json.dumps(settings), "utf-8")
+            part = self.folder / "settings.part"
+            part.write_text(json.dumps(settings), "utf-8")
+            part.replace(self.folder / "settings.json")
         return False
+
+    def _read_settings(self) -> dict[str, Any]:
+        """The settings that the folder was made with; none where it is missing or damaged."""
+        try:
+            settings = json.loads((self.folder / "settings.json").read_text("utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return settings if isinstance(settings, dict) else {}
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -90,8 +100,8 @@ class Parts:
     def seed(self) -> int | None:
         """The seed of the film that was begun; None if there is none."""
         try:
-            return int(json.loads((self.folder / "settings.json").read_text("utf-8"))["seed"])
-        except (OSError, ValueError, KeyError):
+            return int(self._read_settings()["seed"])
+        except (ValueError, KeyError, TypeError):
             return None
 
     def segments(self) -> list[Path]:

@@ -80,7 +80,7 @@ def describe(info: ModelInfo) -> dict[str, Any]:
         names = sorted([NATURAL, *info.looks], key=lambda name: info.find_look(name).saturation)
         looks = {name: info.find_look(name).model_dump() for name in names}
     return {
-        "model": info.path.name,
+        "model": info.name,
         "looks": looks,
         "hints": info.hint_channels > 0,
         "sampling": list_sampling(info),

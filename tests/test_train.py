@@ -78,7 +78,7 @@ def test_learning_rate_warms_up_and_ends_at_zero_by_steps_and_by_the_clock(photo
     assert len(rates) == 20
     assert rates[0] < rates[1] > rates[-1]
     assert rates[-1] < 0.02 * max(rates)
-    _, by_clock = run(config(max_train_steps=None, max_minutes=0.03), photo_folder, tmp_path)
+    _, by_clock = run(config(max_train_steps=None, max_minutes=0.008), photo_folder, tmp_path)
     assert by_clock[-1].learning_rate < 0.3 * max(s.learning_rate for s in by_clock)
     assert all(b.progress >= a.progress for a, b in zip(by_clock, by_clock[1:], strict=False))
 

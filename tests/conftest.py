@@ -2,6 +2,8 @@
 
 import gc
 import os
+import shutil
+import subprocess
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Two threads beside another busy process are many times slower than one; commands inherit it.
@@ -175,6 +177,34 @@ def captioned_folder(tmp_path_factory):
         rows.append(json.dumps({"file_name": f"{index:02}.png", "text": text}))
     (folder / "metadata.jsonl").write_text("\n".join(rows) + "\n", "utf-8")
     return folder
+
+
+@pytest.fixture(scope="session")
+def run_exiftool():
+    """run_exiftool(argument, …): what exiftool prints. One process, as its start takes longest.
+
+    None where it is not installed. It never says "{ready}" to -q.
+    """
+    if shutil.which("exiftool") is None:
+        yield None
+        return
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "encoding": "utf-8"}
+    command = ["exiftool", "-stay_open", "True", "-@", "-"]
+    with subprocess.Popen(command, **pipes) as process:
+
+        def call(*arguments):
+            lines = [*map(str, arguments), "-echo3", "status ${status}", "-execute"]
+            process.stdin.write("\n".join(lines) + "\n")
+            process.stdin.flush()
+            printed = []
+            while (line := process.stdout.readline()) != "{ready}\n":
+                assert line, "exiftool ended"
+                printed.append(line)
+            assert printed.pop() == "status 0\n", printed
+            return "".join(printed)
+
+        yield call
+        process.communicate("-stay_open\nFalse\n")
 
 
 @pytest.fixture

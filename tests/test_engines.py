@@ -22,7 +22,7 @@ from condiff.errors import ConfigError, ModelError
 from condiff.evaluation.metrics import ciede2000
 from condiff.models.denoiser import build_model
 from condiff.models.info import EMBEDDED, INDEX, read_model_info
-from condiff.models.loading import save_model
+from condiff.models.loading import add_looks, save_model
 from condiff.tasks import find_task
 
 from .conftest import make_photo
@@ -82,7 +82,7 @@ def test_an_export_gives_a_folder_its_looks_and_keeps_those_that_it_has(tmp_path
     assert json.loads((folder / INDEX).read_text("utf-8")) == index | {"looks": written}
     own = index | {"looks": {"quiet": {"guidance_scale": 1.1, "variety": 0.2}}}
     (folder / INDEX).write_text(json.dumps(own), "utf-8")
-    write_graphs(folder)
+    add_looks(folder)  # the export's last act
     assert json.loads((folder / INDEX).read_text("utf-8")) == own
 
 
@@ -179,6 +179,7 @@ def test_single_precision_folders_and_backbones_are_exported(tmp_path):
     assert max(d.encoder for d in compare_engines(tmp_path / "m", ["onnx"])) < 1e-4
 
 
+@pytest.mark.slow
 def test_the_embedded_model_paints_the_same_picture():
     """After four steps: a CIEDE2000 below 1 everywhere."""
     photo = make_photo(200, 140)

@@ -71,7 +71,7 @@ def test_an_even_border_is_found_to_the_pixel(name, sides, level):
     assert find_frame(scan).box == inside
 
 
-@pytest.mark.parametrize(("number", "level"), enumerate(LEVELS))
+@pytest.mark.parametrize(("number", "level"), list(enumerate(LEVELS)))
 @pytest.mark.parametrize("name", ["cat", "coffee", "waves"])
 def test_within_a_border_the_colours_are_those_without_it_and_outside_there_are_none(
     pipeline, alone, name, number, level

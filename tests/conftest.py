@@ -27,6 +27,7 @@ def pytest_collection_finish():
 @pytest.hookimpl(optionalhook=True, tryfirst=True)
 def pytest_xdist_make_scheduler(config, log):
     """An equal share of neighbouring tests for each process: few fixtures are made in several."""
+    gc.enable()  # in the controller, which collects no tests
     if config.getvalue("dist") != "load":  # the default of -n; another was asked for
         return None
     from xdist.scheduler import WorkStealingScheduling

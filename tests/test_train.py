@@ -63,7 +63,7 @@ def test_the_same_seed_trains_the_same_weights(photo_folder, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-@pytest.mark.parametrize("kind", ["epsilon", "sample"])
+@pytest.mark.parametrize("kind", ["epsilon", pytest.param("sample", marks=pytest.mark.slow)])
 def test_other_objectives_train_too(photo_folder, tmp_path, kind):
     diffusion = {"prediction_type": kind, "rescale_betas_zero_snr": kind != "epsilon"}
     objective = config(diffusion=diffusion, max_train_steps=40)
@@ -126,7 +126,7 @@ def test_a_narrow_model_has_one_head_of_attention(photo_folder, tmp_path):
     assert trainer.model.unet.mid_block.attentions[0].heads == 1
 
 
-@pytest.mark.parametrize("task", ["none", "colorize"])
+@pytest.mark.parametrize("task", [pytest.param("none", marks=pytest.mark.slow), "colorize"])
 def test_a_model_of_patches_learns_and_makes_pictures_of_the_whole_size(
     photo_folder, tmp_path, task
 ):

@@ -131,11 +131,17 @@ def test_what_frozen_parts_take_is_that_of_their_weights(taesd_base, tiny_base, 
     assert list(count_frozen(base)) == sizes
 
 
+def test_what_frozen_parts_take_is_said_with_when_they_are_in_memory(taesd_base):
+    base = read_base(str(taesd_base))
+    for cached, when in ((True, "until latents are cached"), (False, "in each step, on top")):
+        line = describe_frozen(base, settings(taesd_base, data={"cache_features": cached}))
+        assert "AutoencoderTiny" in line and line.endswith(when)
+
+
+@pytest.mark.slow
 def test_a_dry_run_says_what_frozen_parts_take(taesd_base, captioned_folder, tmp_path, capsys):
     command = ["train", "--base", str(taesd_base), "--task", "sketch", "--max-steps", "9", "-n"]
     command += ["--data", str(captioned_folder), "-o", str(tmp_path / "run")]
     assert main(command) == 0
     (line,) = [each for each in capsys.readouterr().out.splitlines() if "weights of the" in each]
     assert "AutoencoderTiny" in line and "until latents are cached" in line
-    uncached = settings(taesd_base, data={"cache_features": False})
-    assert "in each step, on top" in describe_frozen(read_base(str(taesd_base)), uncached)

@@ -25,6 +25,8 @@ GAP = 2
 CAPTION = 18
 NARROWEST = 84  # width of a cell with a caption, at least
 MARGIN = 8
+PLOT_LEFT, PLOT_RIGHT = 94, 18  # of a plot's panel, pixels beside the axes
+LEGEND_COLUMNS = 4
 
 # Okabe and Ito's colours, told apart by colour-blind readers too.
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
@@ -116,12 +118,19 @@ def make_plot(panels: Sequence[Panel]) -> Image.Image:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
         raise DependencyError.of(f"A plot needs {error.name}", extra="figures") from error
-    figure = Figure(figsize=(6.4 * len(panels), 4.8), dpi=100, layout="constrained")
+    figure = Figure(figsize=(6.4 * len(panels), 4.8), dpi=100)
     canvas = FigureCanvasAgg(figure)  # no pyplot: it would keep state, and look for a display
     names = list(dict.fromkeys(name for panel in panels for name in panel.curves))
     color = {name: COLORS[i % len(COLORS)] for i, name in enumerate(names)}
     lines = {}
-    for axes, panel in zip(np.ravel(figure.subplots(1, len(panels))), panels, strict=True):
+    # Fixed margins: measuring all labels first, as matplotlib's layouts do, takes most of the time.
+    in_legend = -(-len(names) // LEGEND_COLUMNS) if len(names) > 1 else 0  # rows
+    wide, bottom = 640 * len(panels), 52 + 24 * in_legend
+    sides = {"left": PLOT_LEFT / wide, "right": 1 - PLOT_RIGHT / wide}
+    between = PLOT_LEFT + PLOT_RIGHT
+    inner = {"wspace": between / (640 - between), "top": 1 - 34 / 480, "bottom": bottom / 480}
+    rows = figure.subplots(1, len(panels), squeeze=False, gridspec_kw=sides | inner)
+    for axes, panel in zip(rows[0], panels, strict=True):
         for name, curve in panel.curves.items():
             x = range(len(curve)) if panel.x is None else panel.x
             width, alpha = (1, 0.4) if name in panel.faint else (2, 1)
@@ -139,7 +148,7 @@ def make_plot(panels: Sequence[Panel]) -> Image.Image:
         axes.spines[["top", "right"]].set_visible(False)
     if len(names) > 1:
         handles = [lines[name] for name in names]
-        figure.legend(handles, names, loc="outside lower center", ncols=4, frameon=False)
+        figure.legend(handles, names, loc="lower center", ncols=LEGEND_COLUMNS, frameon=False)
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 

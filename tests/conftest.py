@@ -1,22 +1,45 @@
 """What all tests share: one thread, and small real things to work on."""
 
+import gc
 import os
+import shutil
+import subprocess
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Two threads beside another busy process are many times slower than one; commands inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-torch.set_num_threads(1)  # two threads beside another busy process are many times slower than one
+gc.disable()  # until all is imported: nothing of that is garbage
+
+
+def pytest_collection_finish():
+    """What is loaded by now stays: no collection of garbage has to look through it again."""
+    gc.freeze()
+    gc.enable()
+
+
+@pytest.hookimpl(optionalhook=True, tryfirst=True)
+def pytest_xdist_make_scheduler(config, log):
+    """An equal share of neighbouring tests for each process: few fixtures are made in several."""
+    gc.enable()  # in the controller, which collects no tests
+    if config.getvalue("dist") != "load":  # the default of -n; another was asked for
+        return None
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log)
 
 
 @pytest.fixture(scope="session")
 def tiny_model():
     """A colorizer of a few thousand random parameters: no backbone, a U-Net of two levels."""
+    import torch
+
     from condiff.config import ModelConfig
     from condiff.models.denoiser import build_model
     from condiff.tasks import find_task
@@ -35,6 +58,8 @@ def tiny_model():
 @pytest.fixture(scope="session")
 def tiny_folder(tiny_model, tmp_path_factory):
     """The tiny model saved as a model folder, in single precision."""
+    import torch
+
     from condiff.config import DiffusionConfig
     from condiff.models.loading import save_model
     from condiff.tasks import find_task
@@ -79,6 +104,8 @@ def photo_folder(tmp_path_factory):
 
 def save_tiny(folder: Path, name: str, fold: int = 1) -> Path:
     """A model folder of a task with random parameters, x_t at 32², conditions at 32² times fold."""
+    import torch
+
     from condiff.config import DiffusionConfig, ModelConfig
     from condiff.models.denoiser import build_model
     from condiff.models.loading import save_model
@@ -151,6 +178,34 @@ def captioned_folder(tmp_path_factory):
         rows.append(json.dumps({"file_name": f"{index:02}.png", "text": text}))
     (folder / "metadata.jsonl").write_text("\n".join(rows) + "\n", "utf-8")
     return folder
+
+
+@pytest.fixture(scope="session")
+def run_exiftool():
+    """run_exiftool(argument, …): what exiftool prints. One process, as its start takes longest.
+
+    None where it is not installed. It never says "{ready}" to -q.
+    """
+    if shutil.which("exiftool") is None:
+        yield None
+        return
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "encoding": "utf-8"}
+    command = ["exiftool", "-stay_open", "True", "-@", "-"]
+    with subprocess.Popen(command, **pipes) as process:
+
+        def call(*arguments):
+            lines = [*map(str, arguments), "-echo3", "status ${status}", "-execute"]
+            process.stdin.write("\n".join(lines) + "\n")
+            process.stdin.flush()
+            printed = []
+            while (line := process.stdout.readline()) != "{ready}\n":
+                assert line, "exiftool ended"
+                printed.append(line)
+            assert printed.pop() == "status 0\n", printed
+            return "".join(printed)
+
+        yield call
+        process.communicate("-stay_open\nFalse\n")
 
 
 @pytest.fixture

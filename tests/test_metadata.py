@@ -4,7 +4,6 @@ import io
 import json
 import shutil
 import struct
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,21 +48,20 @@ GIVEN = {
 IPTC = {"IPTC:Caption-Abstract": "A caption", "IPTC:City": "Ulm", "IPTC:Keywords": "beetle"}
 
 
-def tags_of(path: Path) -> dict[str, object]:
-    """The tags that exiftool reads, numbers as numbers, without their group."""
-    command = ["exiftool", "-json", "-n", "-G1", "-a", str(path)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return json.loads(done.stdout)[0]
+@pytest.fixture
+def tags_of(run_exiftool):
+    """tags_of(path): the tags that exiftool reads, numbers as numbers, without their group."""
+    return lambda path: json.loads(run_exiftool("-json", "-n", "-G1", "-a", path))[0]
 
 
-def camera_file(folder: Path, suffix: str) -> Path:
+def camera_file(run_exiftool, folder: Path, suffix: str) -> Path:
     """A small photo as from a camera, its metadata written by exiftool."""
     path = folder / f"camera.{suffix}"
     picture().save(path, dpi=(300, 300))
     given = GIVEN | (IPTC if suffix in WITH_IPTC else {})
     given |= {"Comment": "a comment"} if suffix in ("jpg", "png") else {}
     options = [f"-{name}={value}" for name, value in given.items()]
-    subprocess.run(["exiftool", "-q", "-m", "-n", *options, str(path)], check=True)
+    run_exiftool("-m", "-n", *options, path)
     return path
 
 
@@ -74,8 +72,8 @@ def camera_file(folder: Path, suffix: str) -> Path:
     + [("png", "png"), ("png", "jpg"), ("tif", "tif"), ("tif", "jpg"), ("tif", "webp")]
     + [("webp", "webp"), ("avif", "avif"), ("avif", "jpg")],
 )
-def test_everything_a_format_has_room_for_arrives(source, target, tmp_path):
-    path = camera_file(tmp_path, source)
+def test_everything_a_format_has_room_for_arrives(source, target, run_exiftool, tags_of, tmp_path):
+    path = camera_file(run_exiftool, tmp_path, source)
     write_photo(read_photo(path), tmp_path / f"out.{target}")
     before, after = tags_of(path), tags_of(tmp_path / f"out.{target}")
     turned = {"ExifIFD:ExifImageWidth": 16, "ExifIFD:ExifImageHeight": 24}
@@ -99,14 +97,15 @@ def test_everything_a_format_has_room_for_arrives(source, target, tmp_path):
 
 @exiftool
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_exiftool_finds_no_fault_that_was_not_there(suffix, tmp_path):
-    path = camera_file(tmp_path, "jpg")
+def test_exiftool_finds_no_fault_that_was_not_there(suffix, run_exiftool, tmp_path):
+    path = camera_file(run_exiftool, tmp_path, "jpg")
     photo = read_photo(path)
     told = add_provenance(photo.metadata, model="colorize", seed=3, settings={"steps": 4})
     write_photo(replace(photo, metadata=told), tmp_path / f"out.{suffix}")
-    command = ["exiftool", "-validate", "-error", "-warning", "-a", tmp_path / f"out.{suffix}"]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
-    faults = [line for line in done.stdout.splitlines()[1:] if "not allowed in TIFF" not in line]
+    flags = ["-validate", "-error", "-warning", "-a"]
+    printed = run_exiftool(*flags, tmp_path / f"out.{suffix}").splitlines()
+    assert printed[0].startswith("Validate")
+    faults = [line for line in printed[1:] if "not allowed in TIFF" not in line]
     # exiftool 12.57 does not count Adobe's Deflate among TIFF's compressions, nor know AVIF's rules
     known = ("Compression", "GPSProcessingMethod", "IPTC-NAA")
     assert [line for line in faults if not any(word in line for word in known)] == []
@@ -285,7 +284,7 @@ def test_provenance_is_in_the_file(suffix, tmp_path):
 
 @exiftool
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_exiftool_reads_the_provenance(suffix, tmp_path):
+def test_exiftool_reads_the_provenance(suffix, tags_of, tmp_path):
     told = add_provenance(Metadata(), model="colorize", seed=7, settings={"steps": 4})
     write_photo(Photo(np.asarray(picture()), metadata=told), tmp_path / f"a.{suffix}")
     tags = tags_of(tmp_path / f"a.{suffix}")

@@ -56,6 +56,7 @@ def test_memory_grows_with_the_batch_by_the_activations(photo_folder, tmp_path):
     assert all(p.grad is None for p in run.model.parameters())
 
 
+@pytest.mark.slow
 def test_counting_leaves_a_network_to_be_compiled(photo_folder, tmp_path):
     """What torch meets first under a counter it would never compile: the profile would be wrong."""
     run, graphs = trainer(photo_folder, tmp_path), []

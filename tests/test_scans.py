@@ -1,6 +1,7 @@
 """Scans: borders, levels, negatives; what of a photo is coloured, and on what ground."""
 
 import json
+from functools import cache
 
 import cv2
 import numpy as np
@@ -50,23 +51,40 @@ def framed(pixels, sides, level, *, noise=0.0, seed=0):
     return (scan + noise * grain).clip(0, 255).round().astype(np.uint8)
 
 
-@pytest.mark.parametrize("level", [0, 24, 45, 220, 235, 255])
-@pytest.mark.parametrize("sides", [(8, 8, 8, 8), (60, 30, 12, 25), (90, 90, 110, 80)])
+SIDES = [(8, 8, 8, 8), (60, 30, 12, 25), (90, 90, 110, 80)]
+LEVELS = [0, 24, 45, 220, 235, 255]
+
+
+@pytest.fixture(scope="module")
+def alone(pipeline):
+    """alone(name): the grey photo of that name coloured without a border, once."""
+    return cache(lambda name: colored(pipeline, grey(PHOTOS[name])))
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("sides", SIDES)
 @pytest.mark.parametrize("name", ["cat", "coffee", "waves"])
-def test_within_a_border_the_colours_are_those_without_it_and_outside_there_are_none(
-    pipeline, name, sides, level
-):
-    photo = PHOTOS[name]
-    scan = framed(photo, sides, level)
+def test_an_even_border_is_found_to_the_pixel(name, sides, level):
+    scan = framed(PHOTOS[name], sides, level)
     top, bottom, left, right = sides
     inside = slice(top, scan.shape[0] - bottom), slice(left, scan.shape[1] - right)
-    result, alone = colored(pipeline, scan), colored(pipeline, grey(photo))
-    assert np.array_equal(result[inside], alone)
+    assert find_frame(scan).box == inside
+
+
+@pytest.mark.parametrize(("number", "level"), list(enumerate(LEVELS)))
+@pytest.mark.parametrize("name", ["cat", "coffee", "waves"])
+def test_within_a_border_the_colours_are_those_without_it_and_outside_there_are_none(
+    pipeline, alone, name, number, level
+):
+    scan = framed(PHOTOS[name], SIDES[number % 3], level)
+    inside = find_frame(scan).box
+    result = colored(pipeline, scan)
+    assert np.array_equal(result[inside], alone(name))
     outside = np.ones(scan.shape[:2], bool)
     outside[inside] = False
     assert np.array_equal(result[outside], scan[outside])
     as_is = colored(pipeline, scan, edits=ColorEdits(as_is=True))
-    assert not np.array_equal(as_is[inside], alone)
+    assert not np.array_equal(as_is[inside], alone(name))
 
 
 @pytest.mark.parametrize("level", [12, 240])
@@ -128,6 +146,7 @@ def test_dust_and_scratches_on_a_border_do_not_hide_it():
     )
 
 
+@cache
 def scenes():
     """Photos with even black or white up to an edge, but without a border."""
     y, x = np.mgrid[0:400, 0:600].astype(np.float32)

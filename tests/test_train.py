@@ -63,7 +63,7 @@ def test_the_same_seed_trains_the_same_weights(photo_folder, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-@pytest.mark.parametrize("kind", ["epsilon", "sample"])
+@pytest.mark.parametrize("kind", ["epsilon", pytest.param("sample", marks=pytest.mark.slow)])
 def test_other_objectives_train_too(photo_folder, tmp_path, kind):
     diffusion = {"prediction_type": kind, "rescale_betas_zero_snr": kind != "epsilon"}
     objective = config(diffusion=diffusion, max_train_steps=40)
@@ -78,7 +78,7 @@ def test_learning_rate_warms_up_and_ends_at_zero_by_steps_and_by_the_clock(photo
     assert len(rates) == 20
     assert rates[0] < rates[1] > rates[-1]
     assert rates[-1] < 0.02 * max(rates)
-    _, by_clock = run(config(max_train_steps=None, max_minutes=0.03), photo_folder, tmp_path)
+    _, by_clock = run(config(max_train_steps=None, max_minutes=0.008), photo_folder, tmp_path)
     assert by_clock[-1].learning_rate < 0.3 * max(s.learning_rate for s in by_clock)
     assert all(b.progress >= a.progress for a, b in zip(by_clock, by_clock[1:], strict=False))
 
@@ -126,7 +126,7 @@ def test_a_narrow_model_has_one_head_of_attention(photo_folder, tmp_path):
     assert trainer.model.unet.mid_block.attentions[0].heads == 1
 
 
-@pytest.mark.parametrize("task", ["none", "colorize"])
+@pytest.mark.parametrize("task", [pytest.param("none", marks=pytest.mark.slow), "colorize"])
 def test_a_model_of_patches_learns_and_makes_pictures_of_the_whole_size(
     photo_folder, tmp_path, task
 ):

@@ -11,6 +11,7 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -82,23 +83,26 @@ class LazyGroup(TyperGroup):
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """The command of that name, None if there is none."""
-        if cmd_name not in COMMANDS:
-            return None
-        function = "evaluate" if cmd_name == "eval" else cmd_name  # eval is Python's own
-        made = getattr(import_module(f"condiff.cli.{cmd_name}"), function)
-        if not isinstance(made, typer.Typer):
-            only = typer.Typer(add_completion=False, **PLAIN)
-            needs = cmd_name not in WITHOUT_ARGUMENTS
-            only.command(cmd_name, cls=PanelCommand, no_args_is_help=needs)(made)
-            made = only
-        command = typer.main.get_command(made)
-        command.name = cmd_name
-        return command
+        return _build_command(cmd_name) if cmd_name in COMMANDS else None
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write what each command does, without importing any."""
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
+
+
+@cache  # a program that calls `main` often builds each command once
+def _build_command(name: str) -> Any:
+    function = "evaluate" if name == "eval" else name  # eval is Python's own
+    made = getattr(import_module(f"condiff.cli.{name}"), function)
+    if not isinstance(made, typer.Typer):
+        only = typer.Typer(add_completion=False, **PLAIN)
+        needs = name not in WITHOUT_ARGUMENTS
+        only.command(name, cls=PanelCommand, no_args_is_help=needs)(made)
+        made = only
+    command = typer.main.get_command(made)
+    command.name = name
+    return command
 
 
 app = typer.Typer(

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -103,11 +104,12 @@ def run(trainer: Trainer) -> Iterator[Filled | Logged]:
     trainer.accelerator.init_trackers("condiff")
     smoothed: list[float] | None = None
     metrics = output / "metrics.jsonl" if trainer.is_main else os.devnull
+    saved = ""  # the name of what was saved after the last step, if anything was
     with open(metrics, "ab", buffering=0) as log:
         began, images = time.monotonic(), 0  # since the last line of metrics
         for step in trainer.steps():
             images += len(step.errors)
-            saves = step.step % config.sample_steps == 0
+            saves, saved = step.step % config.sample_steps == 0, ""
             if not (saves or step.step % config.log_steps == 0 or step.progress >= 1):
                 continue
             trainer.observe(step.loss)  # waits for the device, so the time below is the work's
@@ -120,13 +122,17 @@ def run(trainer: Trainer) -> Iterator[Filled | Logged]:
             scalars = {k: v for k, v in record.items() if isinstance(v, float)}
             trainer.accelerator.log(scalars, step=step.step)
             if saves:
-                save(trainer, name=f"step-{step.step:06d}")
+                saved = f"step-{step.step:06d}"
+                save(trainer, name=saved)
             yield logged
             began, images = time.monotonic(), 0
     if trainer.stop_signal:
         trainer.save_checkpoint()
-    else:
+    elif not saved:
         save(trainer, name="final")
+    elif trainer.is_main:
+        with _writing(output):
+            shutil.copyfile(_grid_path(output, saved), _grid_path(output, "final"))
     trainer.close()
 
 
@@ -141,9 +147,13 @@ def save(trainer: Trainer, *, name: str) -> None:
         grid = trainer.sample_grid()
         if grid is None:
             return
-        grid.save(output / "samples" / f"{name}.png")
+        grid.save(_grid_path(output, name))
         if find_spec("matplotlib"):  # optional: metrics.jsonl has the numbers
             make_curves(read_metrics(output / "metrics.jsonl")).save(output / "curves.png")
+
+
+def _grid_path(output: Path, name: str) -> Path:
+    return output / "samples" / f"{name}.png"
 
 
 def _smooth(before: list[float] | None, now: list[float]) -> list[float]:

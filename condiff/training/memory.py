@@ -1,8 +1,9 @@
 """What training on a base takes of a device's memory, by arithmetic: no weight is loaded."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, Literal
 
 import torch
@@ -56,23 +57,54 @@ def count_memory(base: Base, choice: Choice, *, side: int, words: tuple[int, int
     Tensors are fake: they have shapes and no content. With low-rank updates and mixed precision,
     the frozen weights are in half precision.
     """
-    with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config({**base.unet, "in_channels": 2 * LATENT_CHANNELS})
-        if choice.rank is not None:
-            add_lora(unet, choice.rank)
-    half = choice.rank is not None and choice.precision != "no"
+    return count_choices(base, [choice], side=side, words=words)[choice]
+
+
+def count_choices(
+    base: Base, choices: Iterable[Choice], *, side: int, words: tuple[int, int]
+) -> dict[Choice, Memory]:
+    """The memory of each choice; a U-Net is built once for all choices that share it."""
+    sharing: dict[tuple[int | None, bool], list[Choice]] = {}
+    for choice in choices:
+        half = choice.rank is not None and choice.precision != "no"
+        sharing.setdefault((choice.rank, half), []).append(choice)
+    found: dict[Choice, Memory] = {}
+    for (rank, half), group in sharing.items():
+        with torch.device("meta"):
+            config = {**base.unet, "in_channels": 2 * LATENT_CHANNELS}
+            unet = UNet2DConditionModel.from_config(config)
+            if rank is not None:
+                add_lora(unet, rank)
+        with FakeTensorMode():
+            _give_fake_weights(unet, half=half)
+            kept: dict[Choice, tuple[int, int]] = {}
+            for choice in sorted(group, key=lambda c: c.checkpointing):  # which stays on
+                step = replace(choice, eight_bit=False)  # it is of the weights alone
+                if step not in kept:
+                    kept[step] = _count_step(unet, step, side=side, words=words, half=half)
+                weights = _count_weights(unet, choice, half=half)
+                found[choice] = Memory(weights, *kept[step])
+    return found
+
+
+def _count_weights(unet: Any, choice: Choice, *, half: bool) -> int:
+    """Bytes of the weights, with gradients, moments and averages of what is trained."""
     trained = sum(p.numel() for p in unet.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in unet.parameters() if not p.requires_grad)
     of_trained = TRAINED_BYTES + MOMENT_BYTES[choice.eight_bit]
-    weights = of_trained * trained + (2 if half else 4) * frozen
-    with FakeTensorMode():
-        _give_fake_weights(unet, half=half)
-        shape = (2 * LATENT_CHANNELS, side, side)
-        of_one = _count_kept(unet, choice, (1, *shape), words)
-        if choice.precision == "no" or half:  # next to nothing is cast
-            return Memory(weights, of_one)
-        an_image = _count_kept(unet, choice, (2, *shape), words) - of_one
-    return Memory(weights, an_image, casts=of_one - an_image)
+    return of_trained * trained + (2 if half else 4) * frozen
+
+
+def _count_step(
+    unet: Any, choice: Choice, *, side: int, words: tuple[int, int], half: bool
+) -> tuple[int, int]:
+    """Bytes of activations of an image, and of casts whatever the batch."""
+    shape = (2 * LATENT_CHANNELS, side, side)
+    of_one = _count_kept(unet, choice, (1, *shape), words)
+    if choice.precision == "no" or half:  # next to nothing is cast
+        return of_one, 0
+    an_image = _count_kept(unet, choice, (2, *shape), words) - of_one
+    return an_image, of_one - an_image
 
 
 def _give_fake_weights(unet: Any, *, half: bool) -> None:
@@ -150,12 +182,16 @@ def make_table(base: Base, config: TrainConfig, *, words: tuple[int, int]) -> li
     ]
     rows = [(rank, checkpointing, False) for rank in ranks for checkpointing in (False, True)]
     rows.insert(2, (None, True, True))  # moments are much where all is trained
-    for rank, checkpointing, eight_bit in rows:
-        row = Choice(rank, checkpointing, eight_bit=eight_bit).describe().ljust(wide)
-        for precision in precisions:
-            choice = Choice(rank, checkpointing, precision, eight_bit)
-            found = count_memory(base, choice, side=side, words=words).total(batch)
-            row += f"{_in_words(found):>16}{' <' if choice == chosen else '  '}"
+    choices = [
+        [Choice(rank, checkpointing, precision, eight_bit) for precision in precisions]
+        for rank, checkpointing, eight_bit in rows
+    ]
+    found = count_choices(base, chain(*choices), side=side, words=words)
+    for of_row in choices:
+        row = of_row[0].describe().ljust(wide)
+        for choice in of_row:
+            size = found[choice].total(batch)
+            row += f"{_in_words(size):>16}{' <' if choice == chosen else '  '}"
         lines.append(row.rstrip())
     return lines
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from condiff.errors import ConditionError
+from condiff.errors import ConditionError, first_line
 
 PACKAGE = "controlnet_aux"
 INSTALL = "pip install controlnet-aux (where no torchvision fits torch: with --no-deps, and einops)"
@@ -90,10 +90,10 @@ def load_annotator(name: str, folder: Path) -> Any:
         with _loading_to_cpu(), redirect_stdout(sys.stderr):
             return detector.from_pretrained(str(folder), **row.options)
     except (OSError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         files = " and ".join(row.files)
         raise ConditionError(
-            f"{name} cannot use {files} in {folder} ({reason}): get it again from {row.hub}."
+            f"{name} cannot use {files} in {folder} ({first_line(error)}): get it again from "
+            f"{row.hub}."
         ) from error
 
 

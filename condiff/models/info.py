@@ -8,7 +8,7 @@ from typing import Any
 
 from condiff.color.edits import ColorEdits
 from condiff.config import LOOKS, NATURAL, WORDS, DiffusionConfig, Look, SamplingConfig
-from condiff.errors import ConfigError, ModelError, UnknownModelError, UsageError
+from condiff.errors import ConfigError, ModelError, UnknownModelError, UsageError, first_line
 from condiff.inputs import Opened, UserPicture
 from condiff.tasks import Task, find_task
 
@@ -217,8 +217,9 @@ def read_model_info(name: str | Path) -> ModelInfo:
             **read_sizes(unet, encoder),
         )
     except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"The model folder {folder} cannot be loaded: {reason}") from error
+        raise ModelError(
+            f"The model folder {folder} cannot be loaded: {first_line(error)}."
+        ) from error
 
 
 def read_index(folder: Path) -> dict[str, Any]:

@@ -7,8 +7,9 @@ import torch
 from diffusers import UNet2DModel
 
 from condiff.config import ModelConfig, TrainConfig, parse_config
-from condiff.errors import ConfigError, ModelError
+from condiff.errors import ConfigError, ModelError, first_line
 from condiff.models.denoiser import Model, add_backbone, add_text_encoder, build_model
+from condiff.models.hub import fetching
 from condiff.models.info import EMBEDDED, INDEX, read_index
 from condiff.models.loading import load_model
 from condiff.tasks import Task
@@ -100,40 +101,23 @@ def _load_unet(name: str | Path) -> UNet2DModel:
             name, subfolder=subfolder, use_safetensors=True, torch_dtype=torch.float32
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise ModelError(
-            f"Cannot start from {name}: {reason} It is to be a folder or a Hub id of a diffusers "
-            "UNet2DModel or DDPM pipeline with safetensors weights."
+            f"Cannot start from {name}: {first_line(error)}. It is to be a folder or a Hub id of a "
+            "diffusers UNet2DModel or DDPM pipeline with safetensors weights."
         ) from error
     return unet
 
 
 def _has_index(hub_id: str) -> bool:
     """Whether a repository on the Hub is a whole pipeline; asks the Hub, or its cache offline."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-    )
+    with fetching(hub_id, f"Cannot start from {hub_id}"):
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-    if hub_id.count("/") != 1 or hub_id.startswith((".", "/", "~")):
-        raise ModelError(
-            f"Cannot start from {hub_id}: there is no such folder here, and an id of the Hugging "
-            "Face Hub is owner/name."
-        )
-    try:
-        hf_hub_download(hub_id, INDEX)
-    except (LocalEntryNotFoundError, HFValidationError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise ModelError(
-            f"Cannot start from {hub_id}: there is no such folder here, and it is not to be had "
-            f"from the Hugging Face Hub: {reason}."
-        ) from error
-    except EntryNotFoundError:
-        return False
-    except (HfHubHTTPError, OSError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise ModelError(f"Cannot start from {hub_id}: {reason}.") from error
+        try:
+            hf_hub_download(hub_id, INDEX)
+        except LocalEntryNotFoundError:  # not in the cache, and the Hub could not be asked
+            raise
+        except EntryNotFoundError:
+            return False
     return True

@@ -14,7 +14,7 @@ from diffusers import __version__ as diffusers_version
 from torch import Tensor, nn
 
 from condiff.config import BaseConfig, DiffusionConfig, Look, SamplingConfig
-from condiff.errors import ModelError
+from condiff.errors import ModelError, first_line
 from condiff.models.base import FROZEN, LICENCES, Base, read_base
 from condiff.models.denoiser import Denoiser
 from condiff.models.info import INDEX, OWN_INDEX, ModelInfo, read_json
@@ -205,8 +205,7 @@ def _load(kind: Any, folder: Path, part: str) -> Any:
             folder, subfolder=part, use_safetensors=True, torch_dtype=torch.float32
         )
     except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"{folder / part} cannot be loaded: {reason}") from error
+        raise ModelError(f"{folder / part} cannot be loaded: {first_line(error)}.") from error
     if part != "unet":
         module.requires_grad_(False)
     return module.eval()
@@ -234,8 +233,9 @@ def _load_texts(folder: Path, device: torch.device | str) -> tuple[Any, Any]:
             folder, subfolder="text_encoder", use_safetensors=True, dtype=torch.float32
         )
     except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"The text encoder of {folder} cannot be loaded: {reason}") from error
+        raise ModelError(
+            f"The text encoder of {folder} cannot be loaded: {first_line(error)}."
+        ) from error
     return tokenizer, encoder.requires_grad_(False).eval().to(device)
 
 

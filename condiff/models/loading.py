@@ -24,7 +24,7 @@ from diffusers import __version__ as diffusers_version
 
 from condiff.config import LOOKS, DiffusionConfig, Look, SamplingConfig
 from condiff.diffusion.diffusers_schedulers import build_scheduler
-from condiff.errors import ModelError
+from condiff.errors import ModelError, first_line
 from condiff.models.condition_encoder import ConditionEncoder
 from condiff.models.denoiser import Model, freeze
 from condiff.models.info import INDEX, TEXT_ENCODER, ModelInfo, read_model_info
@@ -135,8 +135,9 @@ def load_model(name: str | Path, *, device: str | torch.device = "cpu") -> Loade
         encoder = _load_encoder(index.path)
         text_encoder = _load_text_encoder(index.path) if index.task.takes_text else None
     except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"The model folder {index.path} cannot be loaded: {reason}") from error
+        raise ModelError(
+            f"The model folder {index.path} cannot be loaded: {first_line(error)}."
+        ) from error
     model = freeze(Model(encoder, unet, text_encoder)).eval().to(device)
     told = {field.name: getattr(index, field.name) for field in fields(index)}
     return LoadedModel(**told, model=model)

@@ -19,7 +19,7 @@ from condiff.conditions.table import CONDITIONS, HELD_OUT, apply, draw_line_cond
 from condiff.errors import ConfigError, DataError, ImageError
 from condiff.photos.photo import to_8_bits
 from condiff.photos.reading import PhotoLike, as_photo
-from condiff.resize import MAX_STRIP, fit_size, resize, resize_square, shrink_to
+from condiff.resize import MAX_STRIP, fit_size, have_one_aspect, resize, resize_square, shrink_to
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -305,7 +305,7 @@ class SmallPicture(Input):
 def fit_stored(drawing: Pixels, pixels: Pixels) -> Pixels:
     """A stored condition image (h,w,C) resized to its photo; DataError if its aspect is another."""
     (h, w), (height, width) = drawing.shape[:2], pixels.shape[:2]
-    if abs(w * height - h * width) > max(h + w, height + width) / 2:
+    if not have_one_aspect((h, w), (height, width)):
         raise DataError(
             f"A photo of {width}x{height} has a condition image of {w}x{h}: they are to show the "
             "same, so make the data set anew with condiff prep."

@@ -24,6 +24,36 @@ def resize_square(pixels: np.ndarray, side: int) -> np.ndarray:
     return cv2.resize(pixels, (side, side), interpolation=how).reshape(side, side, -1)
 
 
+def shrink_short_side(pixels: np.ndarray, side: int) -> np.ndarray:
+    """(H,W[,C]) with that short side, its aspect kept; a smaller picture stays as it is."""
+    scale = side / min(pixels.shape[:2])
+    if scale >= 1:
+        return pixels
+    height, width = (max(side, round(length * scale)) for length in pixels.shape[:2])
+    return resize(pixels, height, width)
+
+
+def shrink_long_side(pixels: np.ndarray, side: int) -> np.ndarray:
+    """(H,W[,C]) with that long side, its aspect kept; a smaller picture stays as it is."""
+    scale = side / max(pixels.shape[:2])
+    if scale >= 1:
+        return pixels
+    height, width = (max(1, round(length * scale)) for length in pixels.shape[:2])
+    return resize(pixels, height, width)
+
+
+def middle_square(pixels: np.ndarray) -> np.ndarray:
+    """The largest square (n,n,C) in the middle of a picture (H,W,C)."""
+    short = min(pixels.shape[:2])
+    top, left = ((length - short) // 2 for length in pixels.shape[:2])
+    return pixels[top : top + short, left : left + short]
+
+
+def have_one_aspect(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether two (height, width) may be of one picture: rounding a side costs half a pixel."""
+    return abs(one[1] * other[0] - one[0] * other[1]) <= max(sum(one), sum(other)) / 2
+
+
 def shrink_to(
     pixels: np.ndarray, *, size: int = MODEL_SIZE, cell: int = 4, longest: int = MAX_ASPECT
 ) -> np.ndarray:

@@ -14,10 +14,10 @@ from PIL import Image, ImageColor
 from condiff.color.album import AlbumStyle
 from condiff.color.hint_propagation import propagate_hints
 from condiff.color.hints import (
-    MAX_ASPECT_ERROR,
     Hint,
     Hints,
     Strokes,
+    check_aspect,
     chroma_of,
     crop_hints,
     draw_strokes,
@@ -289,12 +289,7 @@ UNEDITED = PreparedEdits()
 
 def _fit_mask(mask: Image.Image, photo: tuple[int, int]) -> NDArray[np.uint8]:
     """A mask at the size of a photo of (width, height): (H,W)."""
-    stretch = mask.width * photo[1] / (mask.height * photo[0])
-    if abs(stretch - 1) > MAX_ASPECT_ERROR:
-        raise ConfigError(
-            f"The mask is {mask.width}x{mask.height} and the photo {photo[0]}x{photo[1]}: give it "
-            "in the photo's aspect."
-        )
+    check_aspect(mask, photo, "The mask is")
     return resize(np.array(mask.convert("L")), photo[1], photo[0])
 
 

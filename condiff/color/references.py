@@ -21,7 +21,7 @@ from condiff.color.hints import Strokes
 from condiff.color.lab import rgb_to_lab
 from condiff.errors import ImageError
 from condiff.photos.reading import PhotoLike, as_photo
-from condiff.resize import resize
+from condiff.resize import resize, shrink_short_side
 
 Plane = NDArray[Any]  # float32
 
@@ -50,12 +50,7 @@ class Reference:
         """A reference of whatever `as_photo` takes; ImageError for a photo without colours."""
         if isinstance(photo, Reference):
             return photo
-        pixels = as_photo(photo).pixels
-        scale = LARGEST_SIDE / min(pixels.shape[:2])
-        if scale < 1:
-            height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
-            pixels = resize(pixels, height, width)
-        pixels = np.ascontiguousarray(pixels)
+        pixels = np.ascontiguousarray(shrink_short_side(as_photo(photo).pixels, LARGEST_SIDE))
         if np.linalg.norm(rgb_to_lab(pixels)[..., 1:], axis=2).mean() < MIN_CHROMA:
             name = photo if isinstance(photo, (str, os.PathLike)) else "the reference"
             raise ImageError(f"{name} has no colours to take: give a colour photo")

@@ -18,7 +18,7 @@ from condiff.conditions import filters as ex
 from condiff.conditions.annotators import GRID, annotate, weights_folder
 from condiff.errors import ConditionError, UnknownConditionError
 from condiff.photos.reading import read_image
-from condiff.resize import resize
+from condiff.resize import have_one_aspect, resize
 
 LINE_KINDS = ("canny", "sketch", "pencil", "lineart")  # for training: fast, without weights
 # Never trained on, to test whether a model follows lines of any kind. It is the kind least like
@@ -95,9 +95,7 @@ def read_aligned(pixels: np.ndarray, *, path: Path) -> np.ndarray:
     """Another picture of the same view, resized to the photo; ConditionError for another aspect."""
     image = read_image(path).convert("RGB")
     height, width = pixels.shape[:2]
-    # Rounding a scaled picture's sides costs half a pixel each.
-    rounding = max(sum(image.size), height + width) / 2
-    if abs(image.width * height - image.height * width) > rounding:
+    if not have_one_aspect((image.height, image.width), (height, width)):
         raise ConditionError(
             f"{path} is {image.width}x{image.height}, the photo {width}x{height}: an aligned "
             "image has the photo's shape."

@@ -10,7 +10,7 @@ from condiff.data.photos import Photo, Photos
 from condiff.data.shared_memory import PackedImages, free_memory
 from condiff.errors import DataError
 from condiff.inputs import fit_stored
-from condiff.resize import resize
+from condiff.resize import shrink_short_side
 
 PROBED = 32  # photos that are decoded to know what all will take
 CHUNK = 256  # photos that are decoded, in parallel, before they are packed
@@ -66,17 +66,7 @@ def _decode(photo: Photo, short_side: int) -> tuple[np.ndarray, str]:
     pixels = photo.read("image")
     stored = [fit_stored(photo.read(kind), pixels) for kind in photo.kinds]
     planes = np.concatenate([pixels, *stored], axis=2) if stored else pixels
-    return shrink(planes, short_side), photo.text
-
-
-def shrink(pixels: np.ndarray, short_side: int) -> np.ndarray:
-    """(H,W,C) with that short side, its aspect kept; a smaller photo stays as it is."""
-    height, width = pixels.shape[:2]
-    scale = short_side / min(height, width)
-    if scale >= 1:
-        return pixels
-    shape = max(short_side, round(height * scale)), max(short_side, round(width * scale))
-    return resize(pixels, *shape)
+    return shrink_short_side(planes, short_side), photo.text
 
 
 def _check_memory(photos: Photos, short_side: int) -> None:

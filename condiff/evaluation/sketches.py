@@ -27,7 +27,7 @@ from condiff.evaluation.metrics import (
 )
 from condiff.evaluation.report import figure_cells, markdown_table
 from condiff.pipelines.cascade import Cascade
-from condiff.resize import shrink_to
+from condiff.resize import middle_square, resize, shrink_to
 
 TRUTH, OTHER, NOISE, BLURRED_MEAN = "truth", "another photo", "noise", "blurred mean"
 MEAN_SIDE = 64  # side of the mean picture, in pixels
@@ -82,14 +82,11 @@ def prepare_truth(
     For a model that takes no lines, `kind` None, it is the photo's middle square.
     """
     if kind is None:
-        short = min(photo.shape[:2])
-        top, left = ((long - short) // 2 for long in photo.shape[:2])
-        square = photo[top : top + short, left : left + short]
         side = cascade.size or cascade.native_side
-        return fit(square, (side, side, 3)), None
+        return resize(middle_square(photo), side, side), None
     seen = shrink_to(photo, size=cascade.lines_side, cell=cascade.pipeline.cell)
     columns, rows = cascade.fit((seen.shape[1], seen.shape[0]))
-    return fit(seen, (rows, columns, 3)), Drawing(draw_lines(seen, kind))
+    return resize(seen, rows, columns), Drawing(draw_lines(seen, kind))
 
 
 def evaluate_drawings(
@@ -114,9 +111,9 @@ def evaluate_drawings(
     mean = mean_picture(truths)
     everything: dict[str, Sequence[Sequence[Pixels]]] = {
         **methods,
-        BLURRED_MEAN: [[fit(mean, truth.shape)] for truth in truths],
+        BLURRED_MEAN: [[resize(mean, *truth.shape[:2])] for truth in truths],
         NOISE: [[make_noise(truth.shape, seed)] for seed, truth in enumerate(truths)],
-        OTHER: [[fit(truths[i - 1], truth.shape)] for i, truth in enumerate(truths)],
+        OTHER: [[resize(truths[i - 1], *t.shape[:2])] for i, t in enumerate(truths)],
         TRUTH: [[truth] for truth in truths],
     }
     lines = [draw_lines(truth, kind) for truth in truths] if kind else None
@@ -133,23 +130,14 @@ def evaluate_drawings(
 
 def mean_picture(truths: Sequence[Pixels]) -> Pixels:
     """The blurred mean of all photos, each resized to a square: (64,64,3) uint8."""
-    side = (MEAN_SIDE, MEAN_SIDE, 3)
-    mean = np.mean([fit(truth, side).astype(np.float32) for truth in truths], axis=0)
+    small = [resize(truth, MEAN_SIDE, MEAN_SIDE).astype(np.float32) for truth in truths]
+    mean = np.mean(small, axis=0)
     return cv2.GaussianBlur(mean, (0, 0), MEAN_BLUR).round().clip(0, 255).astype(np.uint8)
 
 
 def make_noise(shape: tuple[int, ...], seed: int) -> Pixels:
     """A picture (H,W,3) uint8 of random pixels."""
     return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
-
-
-def fit(pixels: Pixels, shape: tuple[int, ...]) -> Pixels:
-    """A picture resized to (height, width, …), whatever its aspect."""
-    if pixels.shape == shape:
-        return pixels
-    shrinks = pixels.shape[0] > shape[0] and pixels.shape[1] > shape[1]
-    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(pixels, (shape[1], shape[0]), interpolation=how), np.uint8)
 
 
 def format_table(rows: Sequence[DrawingRow]) -> str:

@@ -22,6 +22,7 @@ from condiff.photos.opening import open_image
 from condiff.photos.photo import Photo, to_8_bits, with_pixels
 from condiff.photos.reading import read_photo
 from condiff.photos.writing import write_photo
+from condiff.resize import shrink_short_side
 from condiff.video.coloring import Coloring
 from condiff.video.film import Progress
 from condiff.video.motion import Guide, guide_size
@@ -52,10 +53,7 @@ class PhotoFrame:
 
     def picture(self) -> Pixels:
         """The photo with its short side at most 512."""
-        width, height = self.photo.size
-        scale = min(1.0, SEEN / min(width, height))
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        return cv2.resize(to_8_bits(self.photo.pixels), size, interpolation=cv2.INTER_AREA)
+        return shrink_short_side(to_8_bits(self.photo.pixels), SEEN)
 
 
 def is_frames(source: str) -> bool:

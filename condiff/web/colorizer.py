@@ -37,7 +37,7 @@ from condiff.pipelines.colorizing import (
     note_making,
 )
 from condiff.pipelines.pipeline import Encoded, Pipeline
-from condiff.resize import resize
+from condiff.resize import resize, shrink_long_side
 from condiff.web.controls import read_edits
 from condiff.web.sessions import Upload
 from condiff.web.worker import Event
@@ -441,10 +441,7 @@ class Colorizer:
 
 def shrink(pixels: np.ndarray) -> np.ndarray:
     """RGB (H,W,3) of 8 or 16 bits -> (h,w,3) uint8 of at most PREVIEW_SIDE."""
-    height, width = pixels.shape[:2]
-    scale = min(1.0, PREVIEW_SIDE / max(height, width))
-    small = resize(pixels, max(1, round(height * scale)), max(1, round(width * scale)))
-    return to_8_bits(small)
+    return to_8_bits(shrink_long_side(pixels, PREVIEW_SIDE))
 
 
 def save_preview(pixels: np.ndarray, path: Path) -> None:

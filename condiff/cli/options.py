@@ -1,6 +1,5 @@
 """Flags that several commands share, and what they print to stderr."""
 
-import hashlib
 import os
 import sys
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import typer
 
 from condiff.cli.sampling import Group
 from condiff.errors import ImageError
+from condiff.files import short_digest
 
 if TYPE_CHECKING:
     from condiff.color.edits import ColorEdits
@@ -258,7 +258,7 @@ class HintFlags(Group):
     def describe(self) -> dict[str, Any]:
         """The hints for a note in a result: as they were given, or the digest of their picture."""
         if self.hints:
-            return {"strokes": hashlib.sha256(self.hints.read_bytes()).hexdigest()[:16]}
+            return {"strokes": short_digest(self.hints.read_bytes())}
         return {"hints": list(self.hint)} if self.hint else {}
 
 

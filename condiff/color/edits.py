@@ -1,6 +1,5 @@
 """A user's edits of the colours of a photo or a drawing: hints, saturation, temperature."""
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,6 +27,7 @@ from condiff.color.palette import Palette
 from condiff.color.references import Guide, Reference
 from condiff.color.scans import Frame
 from condiff.errors import ConfigError, UsageError
+from condiff.files import short_digest
 from condiff.photos.photo import Photo, flatten, invert
 from condiff.photos.reading import PhotoLike
 from condiff.resize import resize
@@ -149,7 +149,7 @@ class ColorEdits:
         if self.mask is None:
             return ""
         mask = self.mask.convert("L")
-        return hashlib.sha256(repr(mask.size).encode() + mask.tobytes()).hexdigest()[:16]
+        return short_digest(repr(mask.size).encode() + mask.tobytes())
 
     @property
     def reference_digests(self) -> list[str]:

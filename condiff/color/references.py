@@ -6,7 +6,6 @@ it is mutual and its neighbours' matches lie beside it, as in neighbourhood cons
 matches are dense, their chroma, smoothed along L*, becomes a guide; elsewhere there is none.
 """
 
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from condiff.color.hints import Strokes
 from condiff.color.lab import rgb_to_lab
 from condiff.errors import ImageError
+from condiff.files import short_digest
 from condiff.photos.reading import PhotoLike, as_photo
 from condiff.resize import resize, shrink_short_side
 
@@ -59,8 +59,7 @@ class Reference:
     @cached_property
     def digest(self) -> str:
         """16 hex digits of its content."""
-        content = repr(self.pixels.shape).encode() + self.pixels.tobytes()
-        return hashlib.sha256(content).hexdigest()[:16]
+        return short_digest(repr(self.pixels.shape).encode() + self.pixels.tobytes())
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ scheduler/         any of diffusers: the noise process that the base was trained
 Anything else is told apart by its name: see `refuse_others`.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from condiff.config import (
     read_values,
 )
 from condiff.errors import ConfigError, DependencyError, ModelError, UsageError, first_line
+from condiff.files import digest_files
 from condiff.models.hub import fetching
 from condiff.models.info import INDEX, read_json
 
@@ -86,14 +86,8 @@ class Base:
 
     def fingerprint(self) -> str:
         """SHA-256 of the weights and settings that latents and embeddings depend on."""
-        total = hashlib.sha256()
-        for part in FROZEN:
-            for file in sorted((self.path / part).iterdir()):
-                if file.is_file():
-                    total.update(f"{part}/{file.name}".encode())
-                    with open(file, "rb") as data:
-                        total.update(hashlib.file_digest(data, "sha256").digest())
-        return total.hexdigest()
+        files = [file for part in FROZEN for file in sorted((self.path / part).iterdir())]
+        return digest_files(self.path, [file for file in files if file.is_file()])
 
     def licence(self) -> str | None:
         """The licence that the base's card names, such as creativeml-openrail-m."""

@@ -25,6 +25,7 @@ from diffusers import __version__ as diffusers_version
 from condiff.config import LOOKS, DiffusionConfig, Look, SamplingConfig
 from condiff.diffusion.diffusers_schedulers import build_scheduler
 from condiff.errors import ModelError, first_line
+from condiff.files import write_text
 from condiff.models.condition_encoder import ConditionEncoder
 from condiff.models.denoiser import Model, freeze
 from condiff.models.info import INDEX, TEXT_ENCODER, ModelInfo, read_model_info
@@ -112,9 +113,8 @@ def add_looks(folder: Path) -> None:
     looks = read_model_info(folder).looks
     if "looks" in index or not looks:
         return
-    part = folder / f".{INDEX}.part"
-    part.write_text(json.dumps(index | {"looks": dump_looks(looks)}, indent=2) + "\n", "utf-8")
-    part.replace(folder / INDEX)
+    added = json.dumps(index | {"looks": dump_looks(looks)}, indent=2)
+    write_text(folder / INDEX, added + "\n")
 
 
 def load_model(name: str | Path, *, device: str | torch.device = "cpu") -> LoadedModel:

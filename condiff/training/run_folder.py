@@ -24,6 +24,7 @@ from torch import Tensor
 
 from condiff.config import TrainConfig, parse_config, read_yaml, to_yaml
 from condiff.errors import CheckpointError, ConfigError, TrainingError
+from condiff.files import write_text
 from condiff.models.info import INDEX
 
 logger = logging.getLogger(__name__)
@@ -200,9 +201,7 @@ def cut_metrics(path: Path, step: int) -> None:
                 kept.append(line)
         except ValueError:
             continue
-    part = path.with_name(f".{path.name}.part")
-    part.write_text("".join(kept), "utf-8")
-    part.replace(path)
+    write_text(path, "".join(kept))
 
 
 def write_checkpoint(

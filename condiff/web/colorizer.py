@@ -22,6 +22,7 @@ from condiff.color.sample_selection import measure_deviation
 from condiff.color.scans import Frame
 from condiff.errors import ConfigError, ImageError
 from condiff.figures import color_spread
+from condiff.files import short_digest
 from condiff.inputs import Opened
 from condiff.photos.photo import Photo, flatten, to_8_bits, with_pixels
 from condiff.photos.reading import MAX_PIXELS, read_image, read_photo
@@ -112,7 +113,7 @@ class Order:
     @property
     def note(self) -> dict[str, str]:
         """The strokes in the note of a result."""
-        return {"strokes": hashlib.sha256(self.strokes).hexdigest()[:16]} if self.strokes else {}
+        return {"strokes": short_digest(self.strokes)} if self.strokes else {}
 
 
 @dataclass(frozen=True)
@@ -481,5 +482,5 @@ def _name(result: Result) -> str:
     names = [name for name in edits.changed() if name != "hints"]
     changed = {name: str(getattr(edits, NOTED_AS.get(name, name))) for name in names}
     mask = hashlib.sha256(result.mask).hexdigest() if result.mask else ""
-    told = [result.seed, result.page, sampling, dict(result.note), changed, mask]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+    parts = [result.seed, result.page, sampling, dict(result.note), changed, mask]
+    return short_digest(json.dumps(parts).encode())

@@ -21,10 +21,9 @@ from numpy.typing import NDArray
 from condiff.backends.graphs import GraphBackend, Run, open_onnx, open_openvino
 from condiff.errors import ConfigError, ModelError, first_line, install_command
 from condiff.models.info import TEXT_ENCODER, ModelInfo
+from condiff.words import NO_WORDS, Words
 
 Array = Any  # float32, of NumPy or torch
-Words = tuple[str, str]  # a prompt and a negative prompt
-NO_WORDS: Words = ("", "")
 
 GRAPH = "model.onnx"
 PARTS = ("encoder", "unet")

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+from annotated_types import Ge, Le
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -18,6 +19,7 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 
 from condiff.errors import ConfigError
 
@@ -149,6 +151,13 @@ LOOKS = {  # beside natural, of models that have no table of their own
     "quiet": Look(guidance_scale=1.25, variety=0.0, saturation=0.85),
     "vivid": Look(guidance_scale=1.75, variety=0.0, saturation=1.15),
 }
+
+
+def limits_of(field: FieldInfo) -> tuple[Any, Any]:
+    """The least and the largest value of a section's field; None where there is no such limit."""
+    least = next((limit.ge for limit in field.metadata if isinstance(limit, Ge)), None)
+    most = next((limit.le for limit in field.metadata if isinstance(limit, Le)), None)
+    return least, most
 
 
 def _sentence(message: str) -> str:

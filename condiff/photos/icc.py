@@ -40,13 +40,15 @@ def decode_srgb(level: NDArray) -> NDArray:
     return np.where(level <= 0.04045, level / 12.92, ((level + 0.055) / 1.055) ** 2.4)
 
 
+def curve_srgb(light: NDArray) -> NDArray:
+    """Linear light in [0,1] -> sRGB values in [0,1]: the inverse of `decode_srgb`."""
+    return np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
+
+
 @cache
 def _encoding_table() -> Deep:
     """sRGB of 16 bits over the square root of linear light, where the curve is nowhere steep."""
-    light = (np.arange(ROOTS + 1) / ROOTS) ** 2
-    curved = 1.055 * light ** (1 / 2.4) - 0.055
-    level = np.where(light <= 0.0031308, light * 12.92, curved)
-    return np.rint(level * 65_535).astype(np.uint16)
+    return np.rint(curve_srgb((np.arange(ROOTS + 1) / ROOTS) ** 2) * 65_535).astype(np.uint16)
 
 
 def encode_srgb(light: NDArray) -> Deep:
@@ -195,9 +197,13 @@ def lab_to_srgb(lab: NDArray) -> Deep:
     for rows, target in _strips(lab, result):
         y = (rows[..., 0] + 16) / 116
         roots = np.stack([y + rows[..., 1] / 500, y, y - rows[..., 2] / 200], axis=2)
-        cubes = np.where(roots > 6 / 29, roots**3, (roots - 4 / 29) * (108 / 841))
-        target[:] = encode_srgb((cubes * D50).astype(np.float32) @ matrix.T)
+        target[:] = encode_srgb((_cube(roots) * D50).astype(np.float32) @ matrix.T)
     return result
+
+
+def _cube(root: NDArray) -> NDArray:
+    """f(t) of CIE Lab -> t, such as Y/Y_n of (L* + 16) / 116."""
+    return np.where(root > 6 / 29, root**3, (root - 4 / 29) * (108 / 841))
 
 
 def _read_shaper(profile: bytes) -> tuple[list[NDArray], NDArray] | None:
@@ -208,8 +214,7 @@ def _read_shaper(profile: bytes) -> tuple[list[NDArray], NDArray] | None:
     if profile[16:20] == b"GRAY" and b"kTRC" in tags:
         curve = _read_curve(tags[b"kTRC"])
         if profile[20:24] == b"Lab ":  # the curve gives L* (ICC.1:2010, F.2)
-            root = (curve * 100 + 16) / 116
-            curve = np.where(root > 6 / 29, root**3, (root - 4 / 29) * (108 / 841))
+            curve = _cube((curve * 100 + 16) / 116)
         return [curve.astype(np.float32)] * 3, np.eye(3, dtype=np.float32)
     if profile[16:20] != b"RGB " or not tags.keys() >= {*PRIMARIES, *CURVES}:
         return None

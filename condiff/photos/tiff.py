@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 MAX_PAGES = 10_000
 MAX_CHANNELS = 32
 RAW_PHOTOMETRIC = {32803, 34892}  # a sensor's pixels, and those of a linear DNG
-DNG_VERSION = 50706
 WHITE_IS_ZERO, PALETTE, CMYK, YCBCR, LABS = 0, 3, 5, 6, (8, 9, 10)
 COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 4: 1, 5: 4, 6: 3, 8: 3, 9: 3, 10: 3}  # channels of each kind
 KINDS = {1: "u", 2: "i", 3: "f", 4: "u"}  # SampleFormat; 4 is undefined

@@ -170,12 +170,12 @@ except CheckpointError as error:
 
 def test_the_best_checkpoint_is_the_one_before_a_loss_rises():
     """Losses as of an illustrations' run: a line in ten steps, and a spike that never ends."""
-    from condiff.training.progress import smooth_loss
+    from condiff.training.progress import move_average
 
     smoothed, at = math.nan, {}
     for line in range(1, 281):
         loss = 0.25 if line > 190 else 0.05 + 0.5 * math.exp(-line / 20)
-        smoothed = smooth_loss(smoothed, loss)
+        smoothed = move_average(smoothed, loss)
         at[10 * line] = smoothed
     assert at[1500] == pytest.approx(0.05, abs=0.01)
     assert min((500, 1000, 1500, 2000, 2500), key=at.__getitem__) == 1500

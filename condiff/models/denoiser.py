@@ -173,6 +173,20 @@ def add_backbone(model: Model, config: ModelConfig, task: Task) -> Model:
     return freeze(Model(encoder, unet, model.text_encoder))
 
 
+@torch.no_grad()
+def widen(unet: Any, *, in_channels: int) -> None:
+    """Give a U-Net of diffusers so many input channels; the weights of the new ones are zero."""
+    old = unet.conv_in
+    if old.in_channels == in_channels:
+        return
+    wide = nn.Conv2d(in_channels, old.out_channels, old.kernel_size, padding=old.padding)
+    wide.weight.zero_()
+    wide.weight[:, : old.in_channels] = old.weight
+    wide.bias.copy_(old.bias)  # type: ignore[union-attr]
+    unet.conv_in = wide
+    unet.register_to_config(in_channels=in_channels)
+
+
 def freeze(model: Model) -> Model:
     """Freeze the model's backbone and lay its weights out channels last; returns the model."""
     if model.encoder.backbone is not None:

@@ -8,7 +8,7 @@ from diffusers import UNet2DModel
 
 from condiff.config import ModelConfig, TrainConfig, parse_config
 from condiff.errors import ConfigError, ModelError, first_line
-from condiff.models.denoiser import Model, add_backbone, add_text_encoder, build_model
+from condiff.models.denoiser import Model, add_backbone, add_text_encoder, build_model, widen
 from condiff.models.hub import fetching
 from condiff.models.info import EMBEDDED, INDEX, read_index
 from condiff.models.loading import load_model
@@ -54,7 +54,8 @@ def load_init(name: str, config: ModelConfig, task: Task) -> Model:
             )
     model = build_model(config, task)
     channels = x_0_channels + model.encoder.out_channels
-    model.unet = widen(unet, in_channels=channels).to(memory_format=torch.channels_last)
+    widen(unet, in_channels=channels)
+    model.unet = unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model.train()
 
 
@@ -72,17 +73,6 @@ def adopt_shape(config: TrainConfig, model: Model) -> TrainConfig:
     values = config.model_dump()
     values["model"] |= shape
     return parse_config(values, origin="the settings, with the shape of the weights to start from")
-
-
-def widen(unet: UNet2DModel, *, in_channels: int) -> UNet2DModel:
-    """The U-Net with more input channels, whose weights are zero."""
-    wide = UNet2DModel.from_config({**unet.config, "in_channels": in_channels})
-    weights = unet.state_dict()
-    first = weights["conv_in.weight"]
-    padded = first.new_zeros((first.shape[0], in_channels, *first.shape[2:]))
-    padded[:, : first.shape[1]] = first
-    wide.load_state_dict({**weights, "conv_in.weight": padded})
-    return wide
 
 
 def _task_of(folder: Path) -> str | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from condiff.config import TrainConfig
 from condiff.errors import CheckpointError
-from condiff.training.progress import Filled, Step
+from condiff.training.progress import DECILES, Filled, Step, move_average
 from condiff.training.run_folder import begin, check_output, find_start
 from condiff.training.trainer import Trainer
 
@@ -96,7 +96,7 @@ def run(trainer: Trainer) -> Iterator[Filled | Logged]:
     config, output = trainer.config, trainer.output
     yield from trainer.fill_cache()
     trainer.accelerator.init_trackers("condiff")
-    smoothed: list[float] | None = None
+    smoothed = [math.nan] * DECILES
     metrics = output / "metrics.jsonl" if trainer.is_main else os.devnull
     with open(metrics, "ab", buffering=0) as log:
         began, images = time.monotonic(), 0  # since the last line of metrics
@@ -107,7 +107,8 @@ def run(trainer: Trainer) -> Iterator[Filled | Logged]:
                 continue
             trainer.observe(step.loss)  # waits for the device, so the time below is the work's
             rate = images / (time.monotonic() - began)
-            smoothed = _smooth(smoothed, step.decile_losses)
+            pairs = zip(smoothed, step.decile_losses, strict=True)
+            smoothed = [move_average(before, now, keep=KEPT) for before, now in pairs]
             logged = Logged(step, rate, smoothed, saved=saves)
             record = logged.record()
             with _writing(output):
@@ -139,16 +140,6 @@ def save(trainer: Trainer, *, name: str) -> None:
         grid.save(output / "samples" / f"{name}.png")
         if find_spec("matplotlib"):  # optional: metrics.jsonl has the numbers
             make_curves(read_metrics(output / "metrics.jsonl")).save(output / "curves.png")
-
-
-def _smooth(before: list[float] | None, now: list[float]) -> list[float]:
-    """The moving averages of the losses of each tenth of the timesteps."""
-    if before is None:
-        return now
-    return [
-        b if math.isnan(n) else n if math.isnan(b) else KEPT * b + (1 - KEPT) * n
-        for b, n in zip(before, now, strict=True)
-    ]
 
 
 @contextmanager

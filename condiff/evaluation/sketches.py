@@ -14,15 +14,17 @@ from condiff.color.lab import rgb_to_lab
 from condiff.conditions.drawing_cleanup import Drawing
 from condiff.conditions.table import apply, find_condition, to_ink
 from condiff.errors import ConditionError, DataError
-from condiff.evaluation.colorization import NO_DISTANCE
+from condiff.evaluation.baselines import check_methods, check_picture
 from condiff.evaluation.feature_extractors import Extractor, in_batches
 from condiff.evaluation.metrics import (
+    NO_DISTANCE,
     Floats,
     Pixels,
+    diversity,
     edge_f1,
     flat_regions,
     frechet_distance,
-    lab_diversity,
+    ratio,
     region_deviations,
 )
 from condiff.evaluation.report import figure_cells, markdown_table
@@ -104,10 +106,7 @@ def evaluate_drawings(
     of edges, so that its F1 has to be beaten; and another photo of the set, which looks real.
     Raises DataError where samples and truths do not match.
     """
-    if not truths:
-        raise DataError("there is no photo to evaluate: give at least one true photo.")
-    if taken := methods.keys() & {TRUTH, OTHER, NOISE, BLURRED_MEAN}:
-        raise DataError(f"'{taken.pop()}' is the name of a baseline: give the method another name.")
+    check_methods(methods, truths, (TRUTH, OTHER, NOISE, BLURRED_MEAN))
     mean = mean_picture(truths)
     everything: dict[str, Sequence[Sequence[Pixels]]] = {
         **methods,
@@ -123,9 +122,7 @@ def evaluate_drawings(
         for name, painted in everything.items()
     ]
     base = next(row.frechet for row in rows if row.method == BLURRED_MEAN)
-    if base is None or base < NO_DISTANCE:
-        return rows
-    return [replace(row, frechet_ratio=(row.frechet or 0.0) / base) for row in rows]
+    return [replace(row, frechet_ratio=ratio(row.frechet, base, NO_DISTANCE)) for row in rows]
 
 
 def mean_picture(truths: Sequence[Pixels]) -> Pixels:
@@ -160,16 +157,14 @@ def _row(
     if len(counts) > 1:
         raise DataError(f"'{method}' has not the same number of samples for each drawing.")
     for index, (samples, truth) in enumerate(zip(painted, truths, strict=True), start=1):
-        if wrong := next((s.shape for s in samples if s.shape != truth.shape), None):
-            raise DataError(
-                f"picture {index} of '{method}' is {wrong[1]}x{wrong[0]} but its truth is "
-                f"{truth.shape[1]}x{truth.shape[0]}: give pictures of the same size."
-            )
+        for sample in samples:
+            check_picture(method, index, sample, truth)
     first = [samples[0] for samples in painted]
     count = counts.pop()
     scores = _f1_scores(painted, lines, kind) if lines and kind else None
     found = _extract(first, extractor) if len(first) > 1 else None
-    differences = [lab_diversity(samples) for samples in painted] if count > 1 else None
+    labs = ([rgb_to_lab(sample) for sample in samples] for samples in painted)
+    differences = [diversity(each) for each in labs] if count > 1 else None
     return DrawingRow(
         method=method,
         pictures=len(first),

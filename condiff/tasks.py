@@ -111,6 +111,11 @@ class Task:
                 f"diffusion.cond_drop_prob does not go with the task {self.name} without a "
                 "backbone: it leaves out the backbone's features; set it to 0."
             )
+        if self.takes_text and 3 * dropped > 1:
+            raise ConfigError(
+                "diffusion.cond_drop_prob leaves out words, the picture, and both, each so often: "
+                f"for a model that takes words it is at most 1/3, not {dropped:g}."
+            )
         if config.diffusion.perceptual_weight and not (
             self.space.keeps_photo and model.backbone_variant and not whole
         ):

@@ -102,12 +102,12 @@ def test_a_folder_that_holds_other_peoples_files_is_no_runs_folder(tmp_path, nam
         (tmp_path / name).write_text("task: colorize\nmax_train_steps: 3\n", "utf-8")
     else:
         (tmp_path / name).mkdir()
-    with pytest.raises(ConfigError, match=f"holds {name}, but is no run's folder"):
+    with pytest.raises(ConfigError, match=f"holds {name}, but was not made by"):
         check_output(tmp_path, data="photos")
     begin(tmp_path / "run", config(), None)
     check_output(tmp_path / "run", data="photos")
     (tmp_path / "run" / "model_index.json").touch()  # the model folder of a run, mistaken for it
-    with pytest.raises(ConfigError, match="no run's folder"):
+    with pytest.raises(ConfigError, match="was not made by"):
         check_output(tmp_path / "run", data="photos")
     check_output(tmp_path / "new", data="photos")
 

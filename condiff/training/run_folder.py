@@ -80,8 +80,8 @@ def check_output(output: Path, *, data: str) -> None:
     found = next((name for name in (*FOLDERS, *FILES) if (output / name).exists()), None)
     if found and not _is_run(output):
         raise ConfigError(
-            f"{output} holds {found}, but is no run's folder: a run would overwrite it. Choose "
-            "another folder by -o."
+            f"{output} holds {found}, but was not made by `condiff train`: a run would overwrite "
+            "it. Choose another folder by -o."
         )
 
 

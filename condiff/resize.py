@@ -7,12 +7,16 @@ MODEL_SIZE = 256  # short side of L* as the embedded colorizer sees it
 MAX_ASPECT = 3  # what a network takes in one piece: the long side is this many short sides
 FACTORS = (2, 3, 4)  # by which a model of the task upscale enlarges in one stage
 MAX_STRIP = 32  # the same of what is taken in overlapping windows
+MAX_CHANNELS = 4  # that OpenCV averages at once
 
 
 def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     """Averaged where both sides shrink, else linear; the same array where nothing changes."""
     if pixels.shape[:2] == (height, width):
         return pixels
+    if pixels.ndim == 3 and pixels.shape[2] > MAX_CHANNELS:
+        parts = np.split(pixels, range(MAX_CHANNELS, pixels.shape[2], MAX_CHANNELS), axis=2)
+        return np.dstack([resize(part, height, width) for part in parts])
     shrinks = height <= pixels.shape[0] and width <= pixels.shape[1]
     how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     return cv2.resize(pixels, (width, height), interpolation=how)

@@ -78,10 +78,7 @@ class FeatureMap:
         height, width = max(1, int(height * scale)), max(1, int(width * scale))
 
         def fit(plane: Plane) -> Plane:
-            # OpenCV averages four channels at most.
-            planes = plane if plane.ndim == 3 else plane[..., None]
-            parts = np.split(planes, range(4, planes.shape[2], 4), axis=2)
-            return np.dstack([resize(part, height, width) for part in parts]).astype(np.float32)
+            return resize(plane, height, width).reshape(height, width, -1).astype(np.float32)
 
         return cls(fit(features), fit(L)[..., 0], None if chroma is None else fit(chroma))
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from condiff.color.lab import rgb_to_lab_batch
 from condiff.data.crops import Batch, CropSettings
-from condiff.data.photos import Photo
+from condiff.data.photos import TrainingPhoto
 from condiff.data.ram_cache import decode_all
 from condiff.data.shared_memory import free_memory
 from condiff.data.shuffling import Order, positions_of
@@ -38,7 +38,7 @@ class DeviceDataset:
 
     def __init__(
         self,
-        photos: Sequence[Photo],
+        photos: Sequence[TrainingPhoto],
         settings: CropSettings,
         *,
         seed: int,

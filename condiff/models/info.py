@@ -55,6 +55,11 @@ class ModelInfo:
         return 1 if self.task.space.is_latent else self.cell
 
     @property
+    def native_side(self) -> int:
+        """Short side of the picture that is drawn in training: x_t's, or what a VAE decodes."""
+        return self.condition_size // self.drawn_cell
+
+    @property
     def stride(self) -> int:
         """The number that the condition's sides must be multiples of, by padding."""
         return max(self.cell * self.unet_stride, BACKBONE_STRIDE if self.has_backbone else 1)

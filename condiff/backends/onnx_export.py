@@ -262,7 +262,7 @@ def read_offsets(weights: Path) -> Iterator[tuple[str, str, list[int], int, int]
     with open(weights, "rb") as file:
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(size))
-    for name, told in header.items():
+    for name, tensor in header.items():
         if name != "__metadata__":
-            start, end = told["data_offsets"]
-            yield name, told["dtype"], told["shape"], 8 + size + start, end - start
+            start, end = tensor["data_offsets"]
+            yield name, tensor["dtype"], tensor["shape"], 8 + size + start, end - start

@@ -21,8 +21,8 @@ from condiff.config import SamplingConfig
 from condiff.errors import ConfigError, ModelError, UsageError
 from condiff.files import digest_files
 from condiff.models.info import ModelInfo, read_index, read_model_info
+from condiff.photos.formats import MAX_PIXELS
 from condiff.photos.photo import Photo
-from condiff.photos.reading import MAX_PIXELS
 from condiff.pipelines.colorizing import ColorizeSettings
 from condiff.pipelines.pipeline import Pipeline
 

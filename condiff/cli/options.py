@@ -12,6 +12,7 @@ import typer
 from condiff.cli.sampling import Group
 from condiff.errors import ImageError
 from condiff.files import short_digest
+from condiff.photos.formats import MAX_PIXELS
 
 if TYPE_CHECKING:
     from condiff.color.edits import ColorEdits
@@ -64,8 +65,6 @@ Verbose = Annotated[
     bool, typer.Option("-v", "--verbose", help="Print the traceback of an error, too.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object per result on stdout.")]
-
-DEFAULT_MAX_PIXELS = 200_000_000
 
 Quality = Annotated[
     int | None,
@@ -121,7 +120,7 @@ class Reading(Group):
     panel = "What is read"
 
     page: Page = None
-    max_pixels: MaxPixels = DEFAULT_MAX_PIXELS
+    max_pixels: MaxPixels = MAX_PIXELS
     strict: Strict = False
 
 

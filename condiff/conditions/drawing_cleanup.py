@@ -95,9 +95,9 @@ def shrink_ink(ink: np.ndarray, width: int, height: int) -> np.ndarray:
     return np.asarray(cv2.resize(ink, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def limit_ink(ink: np.ndarray, side: int = LARGEST) -> np.ndarray:
-    """Ink (H,W) uint8 whose longer side is at most `side` pixels."""
-    scale = side / max(ink.shape)
+def limit_ink(ink: np.ndarray) -> np.ndarray:
+    """Ink (H,W) uint8 whose longer side is at most LARGEST pixels."""
+    scale = LARGEST / max(ink.shape)
     if scale >= 1:
         return ink
     height, width = (max(1, round(n * scale)) for n in ink.shape)

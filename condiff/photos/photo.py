@@ -39,8 +39,8 @@ class Photo:
     def __repr__(self) -> str:
         """Size, depth and format in place of the pixels, which fill a notebook's page."""
         (width, height), alpha = self.size, ", alpha" if self.alpha is not None else ""
-        told = f"{width}x{height}, {16 if self.is_deep else 8} bits{alpha}"
-        return f"<Photo {told}, {self.metadata.format or 'no format'}, info {dict(self.info)}>"
+        size = f"{width}x{height}, {16 if self.is_deep else 8} bits{alpha}"
+        return f"<Photo {size}, {self.metadata.format or 'no format'}, info {dict(self.info)}>"
 
     @property
     def size(self) -> tuple[int, int]:

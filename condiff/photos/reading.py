@@ -20,7 +20,7 @@ from condiff.files import reason_of
 from condiff.photos import icc, ifd, jpeg, jxl, png, psd, raw, tiff
 from condiff.photos import metadata as meta
 from condiff.photos.deep import decode_deep
-from condiff.photos.formats import FORMATS, READ_ONLY, name_content, name_known
+from condiff.photos.formats import MAX_PIXELS, is_photo, name_content, name_known
 from condiff.photos.metadata import Damage, Metadata, read_metadata
 from condiff.photos.opening import (
     open_image,
@@ -39,8 +39,6 @@ from condiff.photos.photo import (
     to_array,
     turn_upright,
 )
-
-MAX_PIXELS = 200_000_000
 
 # What decoders raise on damaged files.
 BROKEN = (
@@ -121,7 +119,7 @@ def _read(file: BinaryIO, name: str, max_pixels: int, page: int | None, strict: 
     """The photo in an open, seekable file."""
     head = file.read(256)
     notes: list[str] = []
-    with _told_of(name, head):
+    with _as_image_error(name, head):
         photo = _read_kind(file, head, max_pixels, page, notes)
         if strict and head.startswith(jpeg.START):
             notes += jpeg.find_damage(file)
@@ -134,7 +132,7 @@ def _read(file: BinaryIO, name: str, max_pixels: int, page: int | None, strict: 
 
 
 @contextmanager
-def _told_of(name: str, head: bytes = b"") -> Iterator[None]:
+def _as_image_error(name: str, head: bytes = b"") -> Iterator[None]:
     """Raise ImageError, with the name, for whatever a decoder raises; `head` are 256 bytes."""
     try:
         with as_memory_error(), without_pillow_limit():
@@ -466,7 +464,7 @@ def _read_image(image: Image.Image) -> Photo:
         return Photo.from_image(image)
     name = str(getattr(image, "filename", "") or "an image of Pillow")
     notes: list[str] = []
-    with _told_of(name):
+    with _as_image_error(name):
         if file := _undecoded(image):
             place = file.tell()
             try:
@@ -549,7 +547,7 @@ def _check_array(
         )
 
 
-# ---- pixels
+# ---- folders
 
 
 def list_images(root: Path) -> list[Path]:
@@ -559,10 +557,13 @@ def list_images(root: Path) -> list[Path]:
     return sorted(
         path
         for path in root.rglob("*")
-        if path.suffix.lower() in FORMATS.keys() | READ_ONLY
+        if is_photo(path.name)
         and not any(part.startswith(".") for part in path.relative_to(root).parts)
         and path.is_file()
     )
+
+
+# ---- pixels
 
 
 def orientation(image: Image.Image) -> int:

@@ -15,9 +15,10 @@ from condiff.color.references import MIN_SHARE
 from condiff.color.scans import NEGATIVE, is_colour_negative
 from condiff.config import SamplingConfig
 from condiff.models.info import ModelInfo
+from condiff.photos.formats import MAX_PIXELS
 from condiff.photos.photo import Photo, Pixels, strips
 from condiff.photos.provenance import add_provenance, is_own_result
-from condiff.photos.reading import MAX_PIXELS, read_photo
+from condiff.photos.reading import read_photo
 from condiff.pipelines.pipeline import Pipeline
 from condiff.resize import shrink_to
 

@@ -24,8 +24,9 @@ from condiff.errors import ConfigError, ImageError
 from condiff.figures import color_spread
 from condiff.files import short_digest
 from condiff.inputs import Opened
+from condiff.photos.formats import MAX_PIXELS
 from condiff.photos.photo import Photo, flatten, to_8_bits, with_pixels
-from condiff.photos.reading import MAX_PIXELS, read_image, read_photo
+from condiff.photos.reading import read_image, read_photo
 from condiff.photos.writing import check_photo, default_target, losses, write_photo
 from condiff.pipelines.colorizing import (
     NOTED_AS,

@@ -38,7 +38,7 @@ def load_init(name: str, config: ModelConfig, task: Task) -> Model:
         model = load_model(folder).model
         asked = "backbone_variant" in config.model_fields_set and config.backbone_variant
         if asked and task.condition_channels and model.backbone is None:
-            model = add_backbone(model, config, task)
+            add_backbone(model, config, task)
         if task.takes_text and model.text_encoder is None:
             assert config.text_channels is not None
             add_text_encoder(model, channels=config.text_channels)

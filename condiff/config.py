@@ -4,8 +4,9 @@ import difflib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
+from annotated_types import Ge, Le
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -18,9 +19,14 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from pydantic._internal._model_construction import ModelMetaclass
+from pydantic.fields import FieldInfo
 
 from condiff.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pydantic._internal._model_construction import ModelMetaclass
+else:
+    ModelMetaclass = type(BaseModel)
 
 PredictionType = Literal["epsilon", "v_prediction", "sample"]
 BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"]
@@ -173,6 +179,13 @@ def _fault_of(section: str, error: ValidationError) -> ConfigError:
     if fault["type"] == "value_error":
         return ConfigError(f"{name or section}: {message}.")
     return ConfigError(f"{name}: {_sentence(message)}, not {fault['input']!r}.")
+
+
+def limits_of(field: FieldInfo) -> tuple[Any, Any]:
+    """The least and the largest value of a section's field; None where there is no such limit."""
+    least = next((limit.ge for limit in field.metadata if isinstance(limit, Ge)), None)
+    most = next((limit.le for limit in field.metadata if isinstance(limit, Le)), None)
+    return least, most
 
 
 def _sentence(message: str) -> str:

@@ -94,6 +94,11 @@ class CheckpointError(TrainingError):
     """The state of a run cannot be written."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, without its full stop; its type where it has no text."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
 def install_command(extra: str) -> str:
     """The shell command that adds an extra ("heif") to this very installation.
 

@@ -1,9 +1,9 @@
-"""Where files are written: checked before the work, and there completely or not at all."""
+"""Files that are written completely or not at all, and digests of files."""
 
 import errno
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -41,9 +41,19 @@ def publish(target: Path, force: bool) -> Iterator[BinaryIO]:
         part.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, or replace it; it is never there incomplete."""
+    with publish(path, force=True) as file:
+        file.write(text.encode())
+
+
 def part_name(name: str) -> str:
     """The name of a file's unfinished part: hidden, its own for this process, never too long."""
-    ending = f".{os.getpid()}.part"
+    return hidden_name(name, f".{os.getpid()}.part")
+
+
+def hidden_name(name: str, ending: str) -> str:
+    """A hidden name beside a file's, with this ending; hashed where it would be too long."""
     if len(os.fsencode(name)) + len(ending) >= MAX_NAME:
         name = hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
     return f".{name}{ending}"
@@ -65,6 +75,26 @@ def _link(part: Path, target: Path) -> None:
             raise
         os.close(os.open(target, os.O_CREAT | os.O_EXCL))  # no hard links here (FAT): claim it
         part.replace(target)
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_files(root: Path, paths: Iterable[Path]) -> str:
+    """SHA-256 of the names below `root` and the contents of files, in the order that is given."""
+    total = hashlib.sha256()
+    for path in paths:
+        total.update(path.relative_to(root).as_posix().encode())
+        total.update(bytes.fromhex(digest_of(path)))
+    return total.hexdigest()
+
+
+def short_digest(content: bytes) -> str:
+    """The first 16 hex digits of SHA-256: what a note in a result says of a picture."""
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def reason_of(error: BaseException) -> str:

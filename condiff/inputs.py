@@ -15,11 +15,18 @@ from condiff.color.scans import Frame, fill_border, find_frame, normalise_levels
 from condiff.conditions.drawing_cleanup import Drawing, clean_drawing, limit_ink, shrink_ink
 from condiff.conditions.filters import to_gray
 from condiff.conditions.line_augmentation import augment_lines
-from condiff.conditions.table import CONDITIONS, HELD_OUT, apply, draw_line_condition, to_ink
+from condiff.conditions.table import (
+    CONDITIONS,
+    HELD_OUT,
+    LINE_KINDS,
+    apply,
+    draw_line_condition,
+    to_ink,
+)
 from condiff.errors import ConfigError, DataError, ImageError
 from condiff.photos.photo import to_8_bits
 from condiff.photos.reading import PhotoLike, as_photo
-from condiff.resize import MAX_STRIP, fit_size, resize, resize_square, shrink_to
+from condiff.resize import MAX_STRIP, fit_size, have_one_aspect, resize, resize_square, shrink_to
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,14 +66,10 @@ class PictureInput(Input):
     enters = "picture"
     what: ClassVar[str]  # what the user gives, with its article
     draws: tuple[str, ...] = ()  # rows of the conditions table that training draws or reads
-    # Guidance leaves out the backbone's features of this input, not the input itself.
-    keeps_itself: ClassVar[bool] = False
+    # Whether it is the photo itself: training draws and reads no other picture, and guidance leaves
+    # out the backbone's features of it alone.
+    is_photo: ClassVar[bool] = False
     is_ink: ClassVar[bool] = False  # 1 where lines are, -1 on paper
-
-    @property
-    def draws_or_reads(self) -> bool:
-        """Whether training needs another picture than the photo: drawn from it, or stored."""
-        return not self.keeps_itself
 
     @abstractmethod
     def from_photo(
@@ -122,7 +125,7 @@ class Opened:
 class Lightness(PictureInput):
     """L* of a photo; in training often made worse, as old prints and scans are."""
 
-    name, channels, what, keeps_itself = "lightness", 1, "a photo", True
+    name, channels, what, is_photo = "lightness", 1, "a photo", True
 
     def from_photo(
         self, view: View, size: int, rng: np.random.Generator, *, degrade_prob: float = 0.0
@@ -163,7 +166,7 @@ class Lightness(PictureInput):
 class Lines(PictureInput):
     """Lines: ink 1 on paper -1, drawn from the photo by one of the kinds `draws` at random."""
 
-    draws: tuple[str, ...] = ("canny", "sketch", "pencil", "lineart")
+    draws: tuple[str, ...] = LINE_KINDS
     augments: bool = True  # varied like hand drawings and scans
     name: ClassVar[str] = "lines"
     what: ClassVar[str] = "a drawing"
@@ -209,7 +212,7 @@ class Lines(PictureInput):
         return Opened(drawing, to_condition, done=drawing.done)
 
     def decode_stored(self, pixels: Pixels, kind: str, where: str) -> Pixels:
-        if kind in (HELD_OUT, "scribble"):
+        if kind in HELD_OUT:
             raise DataError(
                 f"{where} has a drawing of the kind {kind}, which is held out for testing: prepare "
                 "other kinds, or set data.conditions to online."
@@ -305,7 +308,7 @@ class SmallPicture(Input):
 def fit_stored(drawing: Pixels, pixels: Pixels) -> Pixels:
     """A stored condition image (h,w,C) resized to its photo; DataError if its aspect is another."""
     (h, w), (height, width) = drawing.shape[:2], pixels.shape[:2]
-    if abs(w * height - h * width) > max(h + w, height + width) / 2:
+    if not have_one_aspect((h, w), (height, width)):
         raise DataError(
             f"A photo of {width}x{height} has a condition image of {w}x{h}: they are to show the "
             "same, so make the data set anew with condiff prep."

@@ -7,12 +7,16 @@ MODEL_SIZE = 256  # short side of L* as the embedded colorizer sees it
 MAX_ASPECT = 3  # what a network takes in one piece: the long side is this many short sides
 FACTORS = (2, 3, 4)  # by which a model of the task upscale enlarges in one stage
 MAX_STRIP = 32  # the same of what is taken in overlapping windows
+MAX_CHANNELS = 4  # that OpenCV averages at once
 
 
 def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     """Averaged where both sides shrink, else linear; the same array where nothing changes."""
     if pixels.shape[:2] == (height, width):
         return pixels
+    if pixels.ndim == 3 and pixels.shape[2] > MAX_CHANNELS:
+        parts = np.split(pixels, range(MAX_CHANNELS, pixels.shape[2], MAX_CHANNELS), axis=2)
+        return np.dstack([resize(part, height, width) for part in parts])
     shrinks = height <= pixels.shape[0] and width <= pixels.shape[1]
     how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     return cv2.resize(pixels, (width, height), interpolation=how)
@@ -22,6 +26,36 @@ def resize_square(pixels: np.ndarray, side: int) -> np.ndarray:
     """A square (n,n,C) uint8 as (side,side,C): averaged if it shrinks, else cubic."""
     how = cv2.INTER_AREA if side < len(pixels) else cv2.INTER_CUBIC
     return cv2.resize(pixels, (side, side), interpolation=how).reshape(side, side, -1)
+
+
+def shrink_short_side(pixels: np.ndarray, side: int) -> np.ndarray:
+    """(H,W[,C]) with that short side, its aspect kept; a smaller picture stays as it is."""
+    scale = side / min(pixels.shape[:2])
+    if scale >= 1:
+        return pixels
+    height, width = (max(side, round(length * scale)) for length in pixels.shape[:2])
+    return resize(pixels, height, width)
+
+
+def shrink_long_side(pixels: np.ndarray, side: int) -> np.ndarray:
+    """(H,W[,C]) with that long side, its aspect kept; a smaller picture stays as it is."""
+    scale = side / max(pixels.shape[:2])
+    if scale >= 1:
+        return pixels
+    height, width = (max(1, round(length * scale)) for length in pixels.shape[:2])
+    return resize(pixels, height, width)
+
+
+def middle_square(pixels: np.ndarray) -> np.ndarray:
+    """The largest square (n,n,C) in the middle of a picture (H,W,C)."""
+    short = min(pixels.shape[:2])
+    top, left = ((length - short) // 2 for length in pixels.shape[:2])
+    return pixels[top : top + short, left : left + short]
+
+
+def have_one_aspect(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether two (height, width) may be of one picture: rounding a side costs half a pixel."""
+    return abs(one[1] * other[0] - one[0] * other[1]) <= max(sum(one), sum(other)) / 2
 
 
 def shrink_to(

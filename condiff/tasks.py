@@ -102,24 +102,19 @@ class Task:
         if self.space.is_latent:
             self._check_latents(config)
         if self.enlarges:
-            if (model.fold, model.patch_size, model.backbone_variant) != (1, 1, None):
-                raise ConfigError(
-                    f"the task {self.name} sees its condition pixel for pixel: set model.fold and "
-                    "model.patch_size to 1 and model.backbone_variant to null, as "
-                    "configs/upscale.yaml does."
-                )
-            if config.data.size < model.sample_size:
-                raise ConfigError(
-                    f"the task {self.name} cuts windows of model.sample_size {model.sample_size} "
-                    f"out of views of data.size {config.data.size}: make the views no smaller."
-                )
+            self._check_windows(config)
         dropped = config.diffusion.cond_drop_prob
         whole = self.space.is_latent  # guidance leaves the whole picture out
         backbone = whole or model.backbone_variant is not None
-        if given is not None and given.keeps_itself and dropped and not backbone:
+        if given is not None and given.is_photo and dropped and not backbone:
             raise ConfigError(
                 f"diffusion.cond_drop_prob does not go with the task {self.name} without a "
                 "backbone: it leaves out the backbone's features; set it to 0."
+            )
+        if self.takes_text and 3 * dropped > 1:
+            raise ConfigError(
+                "diffusion.cond_drop_prob leaves out words, the picture, and both, each so often: "
+                f"for a model that takes words it is at most 1/3, not {dropped:g}."
             )
         if config.diffusion.perceptual_weight and not (
             self.space.keeps_photo and model.backbone_variant and not whole
@@ -150,15 +145,30 @@ class Task:
                 f"data.{captions[0]} does not go with data.cache_features, which keeps the "
                 "embedding of each whole caption: leave one of them out."
             )
-        if config.data.conditions == "prepared" and not (given and given.draws_or_reads):
+        if config.data.conditions == "prepared" and (given is None or given.is_photo):
             raise ConfigError(
                 "data.conditions: prepared is for tasks with a condition image; the task "
                 f"{self.name} takes none: leave it out."
             )
-        if config.data.cache == "device" and given is not None and given.draws_or_reads:
+        if config.data.cache == "device" and given is not None and not given.is_photo:
             raise ConfigError(
                 f"data.cache: device does not go with the task {self.name}: its condition is drawn "
                 "by the CPU; set data.cache to ram."
+            )
+
+    def _check_windows(self, config: TrainConfig) -> None:
+        """Raise ConfigError for settings that do not go with windows that are made larger."""
+        model = config.model
+        if (model.fold, model.patch_size, model.backbone_variant) != (1, 1, None):
+            raise ConfigError(
+                f"the task {self.name} sees its condition pixel for pixel: set model.fold and "
+                "model.patch_size to 1 and model.backbone_variant to null, as "
+                "configs/upscale.yaml does."
+            )
+        if config.data.size < model.sample_size:
+            raise ConfigError(
+                f"the task {self.name} cuts windows of model.sample_size {model.sample_size} "
+                f"out of views of data.size {config.data.size}: make the views no smaller."
             )
 
     def _check_latents(self, config: TrainConfig) -> None:

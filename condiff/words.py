@@ -8,6 +8,8 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
+Words = tuple[str, str]  # a prompt and a negative prompt
+NO_WORDS: Words = ("", "")
 HASHES = 2  # numbers of a word: two words share both about once in buckets²
 MAX_WORDS = 24  # of a text that are read
 _WORD = re.compile(r"[^\W_]+")

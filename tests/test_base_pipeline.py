@@ -21,8 +21,9 @@ from condiff.diffusion.parameterization import guidance_branches, guide_along
 from condiff.diffusion.sampler import sample_initial_noise
 from condiff.errors import ConfigError, UsageError
 from condiff.models.base import read_base
+from condiff.models.denoiser import widen
 from condiff.models.info import read_model_info
-from condiff.models.latent import scheduler_of, widen
+from condiff.models.latent import scheduler_of
 from condiff.pipelines.cascade import Cascade
 from condiff.training.trainer import Trainer
 from tests.conftest import make_photo
@@ -288,7 +289,7 @@ def test_low_rank_updates_reload_as_the_run_had_them(tiny_base, pairs, tmp_path)
     merged = UNet2DConditionModel.from_pretrained(saved, subfolder="unet")
     torch.testing.assert_close(run(merged, joined), expected, atol=1e-5, rtol=1e-4)
     pipeline = DiffusionPipeline.from_pretrained(tiny_base)
-    pipeline.unet = widen(pipeline.unet, in_channels=8)
+    widen(pipeline.unet, in_channels=8)
     before = run(pipeline.unet, joined)
     pipeline.load_lora_weights(saved / "lora")
     after = run(pipeline.unet, joined)

@@ -99,3 +99,10 @@ def test_features_are_dropped_where_there_are_any():
     assert read_config(None, dropped).diffusion.cond_drop_prob == 0.1
     with pytest.raises(ConfigError, match="without a backbone"):
         find_task("colorize").check(read_config(None, [*dropped, "model.backbone_variant=null"]))
+
+
+def test_words_picture_and_both_are_dropped_a_third_of_the_time_each_at_most():
+    task = find_task("sketch").with_text()
+    task.check(read_config(None, ["max_train_steps=1", "diffusion.cond_drop_prob=0.33"]))
+    with pytest.raises(ConfigError, match="at most 1/3, not 0.5"):
+        task.check(read_config(None, ["max_train_steps=1", "diffusion.cond_drop_prob=0.5"]))

@@ -247,6 +247,19 @@ def test_photos_in_memory_are_those_of_the_files_made_small(photo_folder):
     assert small.memory == 12 * 20 * 24 * 3
 
 
+def test_photos_in_memory_have_all_their_drawings(photo_folder, tmp_path):
+    """OpenCV averages at most four planes at once, and a photo with two drawings has five."""
+    prepare(photo_folder, tmp_path / "set", "canny", "sketch")
+    lines = Lines(draws=("canny", "sketch"))
+    photos = find_photos(tmp_path / "set", DataConfig(), seed=0, condition=lines)
+    kept = RamPhotos(photos, short_side=20)[0]
+    small = photos[0].read("sketch")
+    assert kept.read("image").shape[2:] == (3,) and min(kept.read("image").shape[:2]) == 20
+    for kind in ("canny", "sketch"):
+        assert kept.read(kind).shape == (*kept.read("image").shape[:2], 1)
+    assert kept.read("sketch").mean() == pytest.approx(small.mean(), abs=2)
+
+
 def test_photos_that_do_not_fit_into_memory_are_refused(photo_folder, monkeypatch):
     assert 1 << 20 < free_memory() < 1 << 50
     monkeypatch.setattr("condiff.data.ram_cache.free_memory", lambda: 1000)

@@ -16,8 +16,8 @@ from condiff.color.degradation import (
 )
 from condiff.conditions.table import LINE_KINDS
 from condiff.config import DataConfig, TrainConfig
-from condiff.data.crops import Crop, CropSettings, cut, make_crop, sample_crop
-from condiff.data.photos import Photo
+from condiff.data.crops import Crop, CropSettings, cut, make_row, sample_crop
+from condiff.data.photos import TrainingPhoto
 from condiff.errors import ConfigError, DataError
 from condiff.inputs import Aligned, fit_stored
 from condiff.tasks import TASKS, find_task
@@ -31,12 +31,13 @@ STILL = {"min_crop": 1.0, "flip": 0.0, "degrade": 0.0}
 
 def photo_of(pixels, **drawings):
     arrays = {"image": pixels, **drawings}
-    return Photo(arrays.__getitem__, tuple(drawings))
+    return TrainingPhoto(arrays.__getitem__, tuple(drawings))
 
 
 def view(photo, task="colorize", seed=0, size=64, sample_size=16, **changes):
     chosen = CropSettings(find_task(task), DataConfig(**changes), size, sample_size)
-    return make_crop(photo, np.random.default_rng(seed), chosen)
+    row = make_row(photo, np.random.default_rng(seed), chosen)
+    return row["x_0"].numpy(), row["condition"].numpy()
 
 
 def test_a_view_is_the_photo_itself_when_nothing_is_varied():

@@ -22,7 +22,7 @@ from condiff.diffusion.loss import (
 from condiff.diffusion.parameterization import add_noise, from_x_0, guide_along
 from condiff.models.denoiser import build_model
 from condiff.tasks import find_task
-from condiff.training.loss import batch_error
+from condiff.training.loss import batch_error, seed_of
 
 PREDICTIONS = ["epsilon", "v_prediction", "sample"]
 SCHEDULES = get_args(BetaSchedule)
@@ -323,6 +323,24 @@ def test_a_dropped_drawing_trains_the_null_cond_that_guidance_leads_away_from():
     assert torch.equal(error(drawing, dropping), error(-drawing, dropping))
     assert not torch.allclose(error(drawing, keeping), error(drawing, dropping), rtol=1e-3)
     assert not torch.allclose(error(-torch.ones_like(drawing), keeping), error(drawing, dropping))
+
+
+def test_dropout_draws_other_numbers_than_timesteps_and_noise():
+    drawn = []
+
+    def network(x_t, t, condition, **_):
+        drawn.append(torch.rand(4))
+        return x_t
+
+    settings = parse_config({"task": "none", "max_train_steps": 1, "seed": 3}, origin="here")
+    batch = {"x_0": torch.zeros(1, 3, 64, 64), "condition": torch.zeros(1, 0, 256, 256)}
+    alphas_bar = build_scheduler("ddpm", settings.diffusion).alphas_cumprod
+    how = {"config": settings, "task": find_task("none"), "alphas_bar": alphas_bar}
+    for _ in range(2):
+        batch_error(network, {**batch, "features": None}, 5, **how)
+    assert torch.equal(*drawn)
+    noise = torch.rand(4, generator=torch.Generator().manual_seed(seed_of(3, 5)))
+    assert not torch.isin(drawn[0], noise).any()
 
 
 def guide(cond, uncond, scale):

@@ -178,7 +178,7 @@ def test_several_samples_are_scored_by_the_first_and_credited_for_the_best(rows,
     two = rows["two"]
     assert (two.samples, two.best_of_k) == (2, 0)
     assert two.ciede2000 == pytest.approx(rows[GREY].ciede2000)
-    pairs = [[rgb_to_lab(grey_passthrough(t)), rgb_to_lab(t)] for t in truths]
+    pairs = [[rgb_to_lab(p)[..., 1:] for p in (grey_passthrough(t), t)] for t in truths]
     assert two.diversity == pytest.approx(np.mean([diversity(pair) for pair in pairs]))
     assert rows["dull"].diversity is None and rows["dull"].best_of_k is None
 

@@ -11,11 +11,11 @@ from PIL import Image, JpegImagePlugin
 from condiff.cli import main
 from condiff.errors import ImageError
 from condiff.photos import writing
-from condiff.photos.formats import FORMATS, HOLDS, find_format, is_photo
+from condiff.photos.formats import FORMATS, HOLDS, MAX_PIXELS, find_format, is_photo
 from condiff.photos.opening import NOT_BY_PILLOW
 from condiff.photos.photo import Photo
 from condiff.photos.provenance import SOURCE_TYPE
-from condiff.photos.reading import MAX_PIXELS, read_image, read_photo
+from condiff.photos.reading import read_image, read_photo
 from condiff.photos.writing import write_photo
 
 from .conftest import make_photo

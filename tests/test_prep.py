@@ -20,7 +20,8 @@ from condiff.cli import main
 from condiff.errors import ConfigError, DataError
 from condiff.prep.dataset import plan, run
 from condiff.prep.parquet_writer import SPLITS
-from condiff.prep.prepare import PrepConfig, difference_hash, mean_chroma, prepare_in_order, shrink
+from condiff.prep.prepare import PrepConfig, difference_hash, mean_chroma, prepare_in_order
+from condiff.resize import shrink_short_side
 from condiff.sources.folders import open_source
 from condiff.sources.hub import hub_source, streamed_source
 from condiff.sources.source import File, Item
@@ -245,8 +246,8 @@ def test_dhash_of_a_ramp_and_chroma_of_a_known_colour():
 
 
 def test_size_shrinks_the_short_side_and_invents_nothing(photos, tmp_path):
-    assert shrink(np.zeros((300, 400, 3), np.uint8), 150).shape == (150, 200, 3)
-    assert shrink(np.zeros((100, 90, 3), np.uint8), 150).shape == (100, 90, 3)
+    assert shrink_short_side(np.zeros((300, 400, 3), np.uint8), 150).shape == (150, 200, 3)
+    assert shrink_short_side(np.zeros((100, 90, 3), np.uint8), 150).shape == (100, 90, 3)
     prepared(photos, tmp_path / "out", PrepConfig(size=72, limit=3))
     for row in rows_of(tmp_path / "out"):
         with Image.open(io.BytesIO(row["image"]["bytes"])) as image:

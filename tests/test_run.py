@@ -4,6 +4,8 @@ import json
 import math
 import os
 import resource
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -145,12 +147,12 @@ def test_a_folder_that_holds_other_peoples_files_is_no_runs_folder(tmp_path, nam
         (tmp_path / name).write_text("task: colorize\nmax_train_steps: 3\n", "utf-8")
     else:
         (tmp_path / name).mkdir()
-    with pytest.raises(ConfigError, match=f"holds {name}, but is no run's folder"):
+    with pytest.raises(ConfigError, match=f"holds {name}, but was not made by"):
         check_output(tmp_path, data="photos")
     begin(tmp_path / "run", config(), None)
     check_output(tmp_path / "run", data="photos")
     (tmp_path / "run" / "model_index.json").touch()  # the model folder of a run, mistaken for it
-    with pytest.raises(ConfigError, match="no run's folder"):
+    with pytest.raises(ConfigError, match="was not made by"):
         check_output(tmp_path / "run", data="photos")
     check_output(tmp_path / "new", data="photos")
 
@@ -229,12 +231,12 @@ except TrainingError as error:
 
 def test_the_best_checkpoint_is_the_one_before_a_loss_rises():
     """Losses as of an illustrations' run: a line in ten steps, and a spike that never ends."""
-    from condiff.training.progress import smooth_loss
+    from condiff.training.progress import move_average
 
     smoothed, at = math.nan, {}
     for line in range(1, 281):
         loss = 0.25 if line > 190 else 0.05 + 0.5 * math.exp(-line / 20)
-        smoothed = smooth_loss(smoothed, loss)
+        smoothed = move_average(smoothed, loss)
         at[10 * line] = smoothed
     assert at[1500] == pytest.approx(0.05, abs=0.01)
     assert min((500, 1000, 1500, 2000, 2500), key=at.__getitem__) == 1500

@@ -7,7 +7,7 @@ import pytest
 from skimage import color
 
 from condiff.video import motion
-from condiff.video.motion import Path, estimate, guide_size
+from condiff.video.motion import Track, estimate, guide_size
 from condiff.video.steady import Key, Steady
 from condiff.video.yuv import MATRICES, Coding, solve_chroma, to_rgb
 
@@ -88,7 +88,7 @@ def test_motion_is_that_of_the_texture_and_occlusions_are_found():
 
 def test_a_path_over_many_frames_leads_to_the_same_place_in_the_key_frame():
     frames = list(draw_frames(9, 160, 96, step=2))
-    path = Path.at(96, 160)
+    path = Track.at(96, 160)
     for before, after in zip(frames, frames[1:], strict=False):
         path = path.extend(estimate(before, after)[0])
     ramp = motion.grid(96, 160)

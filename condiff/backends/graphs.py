@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from condiff.words import WithWords, tokenize, with_words
+from condiff.words import NO_WORDS, WithWords, Words, tokenize, with_words
 
 Array = NDArray[Any]  # float32
 # Inputs of a graph by name, and names of outputs -> these outputs.
@@ -43,7 +43,7 @@ class GraphBackend:
         size: tuple[int, int],
         *,
         guided: bool,
-        words: tuple[str, str] = ("", ""),
+        words: Words = NO_WORDS,
     ) -> tuple[Any, ...]:
         """As Backend says."""
         conds = self._encode(condition, hints, size, guided=guided)

@@ -8,7 +8,7 @@ from torch import Tensor
 from condiff.backends.torch_backend import TorchBackend
 from condiff.models.latent import FrozenParts, LatentModel
 from condiff.tasks import Task
-from condiff.words import WithWords, with_words
+from condiff.words import NO_WORDS, WithWords, Words, with_words
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class LatentBackend(TorchBackend):
         size: tuple[int, int],
         *,
         guided: bool,
-        words: tuple[str, str] = ("", ""),
+        words: Words = NO_WORDS,
     ) -> tuple[WithWords | None, ...]:
         """As Backend says; equal texts give conditions that are the same object."""
         assert self.task.picture is not None

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from condiff.backends.table import GRAPH, Backend, build_engine, list_engines, parts_of
 from condiff.backends.torch_backend import TorchBackend, encode_both
 from condiff.errors import DependencyError, ModelError, StorageError
+from condiff.files import publish
 from condiff.models.condition_encoder import ConditionEncoder, from_patches, to_patches
 from condiff.models.denoiser import Model
 from condiff.models.info import TEXT_ENCODER, read_model_info
@@ -219,10 +220,8 @@ def _write_graph(loaded: LoadedModel, part: str, folder: Path) -> None:
     graph = onnx.load_from_string(buffer.getvalue())
     if (folder / WEIGHTS).is_file():
         _point_into(graph.graph, folder / WEIGHTS)
-    target = folder / GRAPH
-    part_file = target.with_name(f".{GRAPH}.part")
-    part_file.write_bytes(graph.SerializeToString(deterministic=True))
-    part_file.replace(target)
+    with publish(folder / GRAPH, force=True) as file:
+        file.write(graph.SerializeToString(deterministic=True))
 
 
 def _point_into(graph: Any, weights: Path) -> None:
@@ -263,7 +262,7 @@ def read_offsets(weights: Path) -> Iterator[tuple[str, str, list[int], int, int]
     with open(weights, "rb") as file:
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(size))
-    for name, told in header.items():
+    for name, tensor in header.items():
         if name != "__metadata__":
-            start, end = told["data_offsets"]
-            yield name, told["dtype"], told["shape"], 8 + size + start, end - start
+            start, end = tensor["data_offsets"]
+            yield name, tensor["dtype"], tensor["shape"], 8 + size + start, end - start

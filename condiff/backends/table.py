@@ -20,12 +20,11 @@ from numpy.typing import NDArray
 
 from condiff.backends.graphs import GraphBackend, Run, open_onnx, open_openvino
 from condiff.checks import as_int, check_kind
-from condiff.errors import ConfigError, ModelError, install_command
+from condiff.errors import ConfigError, ModelError, first_line, install_command
 from condiff.models.info import TEXT_ENCODER, ModelInfo
+from condiff.words import NO_WORDS, Words
 
 Array = Any  # float32, of NumPy or torch
-Words = tuple[str, str]  # a prompt and a negative prompt
-NO_WORDS: Words = ("", "")
 
 GRAPH = "model.onnx"
 PARTS = ("encoder", "unet")
@@ -171,10 +170,9 @@ def build_engine(folder: ModelInfo, engine: str, *, device: str, threads: int) -
         paths = {part: folder.path / part / GRAPH for part in parts_of(folder)}
         runs = {part: row.open_graph(path, threads) for part, path in paths.items()}
     except (RuntimeError, ValueError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise ModelError(
-            f"The graphs in {folder.path} cannot be opened by {engine}: {reason}; write them "
-            f"anew with `condiff export {folder.path}`."
+            f"The graphs in {folder.path} cannot be opened by {engine}: {first_line(error)}; write "
+            f"them anew with `condiff export {folder.path}`."
         ) from error
     return GraphBackend(
         engine,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from condiff.errors import ConfigError
 from condiff.models.condition_encoder import ConditionEncoder
-from condiff.words import WithWords, with_words
+from condiff.words import NO_WORDS, WithWords, Words, with_words
 
 
 class TorchBackend:
@@ -36,7 +36,7 @@ class TorchBackend:
         size: tuple[int, int],
         *,
         guided: bool,
-        words: tuple[str, str] = ("", ""),
+        words: Words = NO_WORDS,
     ) -> tuple[Any, ...]:
         """As Backend says."""
         with self._at_work():

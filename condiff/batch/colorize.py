@@ -1,6 +1,5 @@
 """Colours a folder: what is asked of a batch, and what is done to each of its photos."""
 
-import hashlib
 import os
 import secrets
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -21,10 +20,10 @@ from condiff.color.album import AlbumStyle, ChromaMeans
 from condiff.color.edits import NO_EDITS, ColorEdits
 from condiff.config import SamplingConfig
 from condiff.errors import ConfigError, ModelError, UsageError
+from condiff.files import digest_files
 from condiff.models.info import ModelInfo, read_index, read_model_info
-from condiff.photos.formats import FORMATS
+from condiff.photos.formats import FORMATS, MAX_PIXELS
 from condiff.photos.photo import Photo
-from condiff.photos.reading import MAX_PIXELS
 from condiff.pipelines.colorizing import ColorizeSettings
 from condiff.pipelines.pipeline import Pipeline
 
@@ -300,10 +299,5 @@ def fingerprint(folder: Path, task: str) -> str:
     there = read_index(folder).get("task")
     if there != task:
         raise ModelError(f"The model {folder} is for the task {there}, not {task}: give another.")
-    total = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.suffix in (".json", ".safetensors"):
-            with open(path, "rb") as file:
-                total.update(path.relative_to(folder).as_posix().encode())
-                total.update(hashlib.file_digest(file, "sha256").digest())
-    return total.hexdigest()[:16]
+    paths = (path for path in sorted(folder.rglob("*")) if path.suffix in (".json", ".safetensors"))
+    return digest_files(folder, paths)[:16]

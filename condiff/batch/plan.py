@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from condiff.batch.storage import EXCLUDED, Storage
 from condiff.errors import ConfigError, install_command
-from condiff.files import MAX_NAME
+from condiff.files import MAX_NAME, shorten_stem
 from condiff.photos.formats import FORMATS, RAW, is_photo
 
 UNWRITTEN_SUFFIX = ".png"  # of the result of a photo whose own format is only read
@@ -239,10 +239,8 @@ def _rename(name: str, suffix: str | None) -> str:
         suffix = UNWRITTEN_SUFFIX
     renamed = path.with_suffix(suffix)
     if len(os.fsencode(renamed.name)) > MAX_NAME:
-        stem, ending = path.stem, f"-{hash_name(path.name):016x}{suffix}"
-        while len(os.fsencode(stem + ending)) > MAX_NAME:
-            stem = stem[:-1]
-        renamed = path.with_name(stem + ending)
+        ending = f"-{hash_name(path.name):016x}{suffix}"
+        renamed = path.with_name(shorten_stem(path.stem, ending))
     return str(renamed)
 
 

@@ -16,6 +16,7 @@ from condiff.batch.journal import Entry, Outcome, part_name
 from condiff.batch.plan import Job, hash_name
 from condiff.batch.storage import Storage
 from condiff.errors import CondiffError, ImageError
+from condiff.files import digest_of
 from condiff.photos.photo import Photo
 from condiff.photos.provenance import is_own_file
 from condiff.photos.reading import read_image, read_photo
@@ -133,9 +134,3 @@ def digest_pictures(job: Job) -> str:
     if not digests[1]:
         return digests[0]
     return hashlib.sha256(":".join(digests).encode()).hexdigest()
-
-
-def digest_of(path: Path) -> str:
-    """SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

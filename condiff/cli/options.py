@@ -1,6 +1,5 @@
 """Flags that several commands share, and what they print to stderr."""
 
-import hashlib
 import os
 import sys
 from dataclasses import dataclass
@@ -12,6 +11,8 @@ import typer
 
 from condiff.cli.sampling import Group
 from condiff.errors import ImageError
+from condiff.files import short_digest
+from condiff.photos.formats import MAX_PIXELS
 
 if TYPE_CHECKING:
     from condiff.color.edits import ColorEdits
@@ -64,8 +65,6 @@ Verbose = Annotated[
     bool, typer.Option("-v", "--verbose", help="Print the traceback of an error, too.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object per result on stdout.")]
-
-DEFAULT_MAX_PIXELS = 200_000_000
 
 Quality = Annotated[
     int | None,
@@ -121,7 +120,7 @@ class Reading(Group):
     panel = "What is read"
 
     page: Page = None
-    max_pixels: MaxPixels = DEFAULT_MAX_PIXELS
+    max_pixels: MaxPixels = MAX_PIXELS
     strict: Strict = False
 
 
@@ -258,7 +257,7 @@ class HintFlags(Group):
     def describe(self) -> dict[str, Any]:
         """The hints for a note in a result: as they were given, or the digest of their picture."""
         if self.hints:
-            return {"strokes": hashlib.sha256(self.hints.read_bytes()).hexdigest()[:16]}
+            return {"strokes": short_digest(self.hints.read_bytes())}
         return {"hints": list(self.hint)} if self.hint else {}
 
 

@@ -12,10 +12,9 @@ from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args, get_type_hints
 
 import typer
-from annotated_types import Ge, Le
 from pydantic.fields import FieldInfo
 
-from condiff.config import SamplingConfig
+from condiff.config import SamplingConfig, limits_of
 
 
 class Group:
@@ -93,8 +92,7 @@ def _sampling_flag(field: FieldInfo) -> Any:
     kind: Any = field.annotation
     if isinstance(kind, UnionType):  # int | None
         kind = next(part for part in get_args(kind) if part is not NoneType)
-    least = next((limit.ge for limit in field.metadata if isinstance(limit, Ge)), None)
-    most = next((limit.le for limit in field.metadata if isinstance(limit, Le)), None)
+    least, most = limits_of(field)
     text = f"{(field.description or '').removesuffix('.')} (default: the model's own)."
     return Annotated[kind | None, typer.Option(help=text, min=least, max=most)]  # type: ignore[arg-type]
 

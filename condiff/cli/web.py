@@ -15,6 +15,7 @@ from condiff.cli import options
 from condiff.cli.sampling import expand_groups
 from condiff.errors import DependencyError, UsageError
 from condiff.files import reason_of
+from condiff.photos.formats import MAX_PIXELS
 
 if TYPE_CHECKING:
     from condiff.web.app import WebSettings
@@ -47,7 +48,7 @@ def web(
     drawing_model: Annotated[
         str, typer.Option(help="The model of the sketch pad: a name, or a model folder.")
     ] = "sketch",
-    max_pixels: options.MaxPixels = options.DEFAULT_MAX_PIXELS,
+    max_pixels: options.MaxPixels = MAX_PIXELS,
     max_upload: Annotated[
         int, typer.Option(min=1, help="Refuse files larger than so many megabytes.")
     ] = 500,

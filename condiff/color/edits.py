@@ -1,6 +1,5 @@
 """A user's edits of the colours of a photo or a drawing: hints, saturation, temperature."""
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,10 +14,10 @@ from condiff.checks import as_number, check_kind
 from condiff.color.album import AlbumStyle
 from condiff.color.hint_propagation import propagate_hints
 from condiff.color.hints import (
-    MAX_ASPECT_ERROR,
     Hint,
     Hints,
     Strokes,
+    check_aspect,
     chroma_of,
     crop_hints,
     draw_strokes,
@@ -29,6 +28,7 @@ from condiff.color.palette import Palette
 from condiff.color.references import Guide, Reference
 from condiff.color.scans import Frame
 from condiff.errors import ConfigError, UsageError
+from condiff.files import short_digest
 from condiff.photos.photo import Photo, flatten, invert
 from condiff.photos.reading import PhotoLike
 from condiff.resize import resize
@@ -151,7 +151,7 @@ class ColorEdits:
         if self.mask is None:
             return ""
         mask = self.mask.convert("L")
-        return hashlib.sha256(repr(mask.size).encode() + mask.tobytes()).hexdigest()[:16]
+        return short_digest(repr(mask.size).encode() + mask.tobytes())
 
     @property
     def reference_digests(self) -> list[str]:
@@ -291,12 +291,7 @@ UNEDITED = PreparedEdits()
 
 def _fit_mask(mask: Image.Image, photo: tuple[int, int]) -> NDArray[np.uint8]:
     """A mask at the size of a photo of (width, height): (H,W)."""
-    stretch = mask.width * photo[1] / (mask.height * photo[0])
-    if abs(stretch - 1) > MAX_ASPECT_ERROR:
-        raise ConfigError(
-            f"The mask is {mask.width}x{mask.height} and the photo {photo[0]}x{photo[1]}: give it "
-            "in the photo's aspect."
-        )
+    check_aspect(mask, photo, "The mask is")
     return resize(np.array(mask.convert("L")), photo[1], photo[0])
 
 

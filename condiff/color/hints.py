@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Plane = NDArray[Any]  # float32
 
 DAB_RADIUS = 1 / 64  # as a share of the short side; a dab is about as wide as a cell of x_t
-MAX_ASPECT_ERROR = 0.02  # how far the aspect of a picture of strokes may be off the photo's
+MAX_ASPECT_ERROR = 0.02  # how far the aspect of strokes or a mask may be off the photo's
 MAX_COLOR_ERROR = 8.0  # in ab; the user is told of hints that sRGB misses by more
 
 
@@ -195,11 +195,16 @@ def _check_strokes(picture: Image.Image, photo: tuple[int, int]) -> None:
         raise ConfigError(
             "The hints have no transparency: give a PNG that is transparent but for the strokes."
         )
+    check_aspect(picture, photo, "The hints are")
+
+
+def check_aspect(picture: Image.Image, photo: tuple[int, int], what: str) -> None:
+    """Raise ConfigError for a picture that has another aspect than a photo of (width, height)."""
     stretch = picture.width * photo[1] / (picture.height * photo[0])
     if abs(stretch - 1) > MAX_ASPECT_ERROR:
         raise ConfigError(
-            f"The hints are {picture.width}x{picture.height} and the photo {photo[0]}x{photo[1]}:"
-            " give them in the photo's aspect."
+            f"{what} {picture.width}x{picture.height} and the photo {photo[0]}x{photo[1]}: give a "
+            "picture of the photo's aspect."
         )
 
 

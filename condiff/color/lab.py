@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 from condiff.photos.icc import decode_srgb, encode_srgb
+from condiff.photos.photo import strips
 
 Pixels = NDArray[Any]  # uint8 or uint16; cv2's stubs know no dtypes
 Plane = NDArray[Any]  # float32
@@ -264,18 +265,12 @@ def _apply_fit(fit: Plane, L: Plane, top: int, height: int) -> tuple[Plane, Plan
     return ab[:, 0], ab[:, 1]
 
 
-def _strips(height: int, width: int, *, parts: int = 1) -> Iterator[slice]:
-    """Row ranges that cover an image, `parts` of them of about STRIP_PIXELS pixels."""
-    rows = max(1, STRIP_PIXELS // parts // width)
-    return (slice(top, min(top + rows, height)) for top in range(0, height, rows))
-
-
 def upsample_chroma(ab: Plane, guide: Plane) -> Plane:
     """(h,w,2) ab, (H,W) L* -> (H,W,2) ab that follows the edges of L* and invents no colour."""
     fit = _fit_chroma(ab, guide)
-    strips = _strips(*guide.shape)
+    parts = strips(*guide.shape, pixels=STRIP_PIXELS)
     return np.concatenate(
-        [np.dstack(_apply_fit(fit, guide[s], s.start, len(guide))) for s in strips]
+        [np.dstack(_apply_fit(fit, guide[s], s.start, len(guide))) for s in parts]
     )
 
 
@@ -318,7 +313,8 @@ def join_chroma(
             joined[strip][grey] = joined[strip][grey][:, 1:2]
 
     threads = _count_threads()
-    _for_each(finish, _strips(height, width, parts=threads), threads=threads)
+    parts = strips(height, width, pixels=STRIP_PIXELS // threads)
+    _for_each(finish, parts, threads=threads)
     return joined
 
 
@@ -344,20 +340,20 @@ def _count_threads() -> int:
     return max(1, min(cv2.getNumThreads(), MAX_THREADS))
 
 
-def _for_each(work: Callable[[slice], None], strips: Iterator[slice], *, threads: int) -> None:
+def _for_each(work: Callable[[slice], None], parts: Iterator[slice], *, threads: int) -> None:
     """Do work on strips that do not depend on each other."""
     if threads == 1:
-        for strip in strips:
-            work(strip)
+        for part in parts:
+            work(part)
         return
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(work, strips))  # list: an error of any strip is raised
+        list(pool.map(work, parts))  # list: an error of any strip is raised
 
 
 def to_grey(pixels: Pixels) -> Pixels:
     """(H,W,3) sRGB of 8 or 16 bits -> R = G = B of the same L*; what is grey already stays."""
     grey = np.empty_like(pixels)
-    for strip in _strips(*pixels.shape[:2]):
+    for strip in strips(*pixels.shape[:2], pixels=STRIP_PIXELS):
         L = lightness(pixels[strip])
         none = np.zeros_like(L)
         # Channels of chroma 0 may still differ in their last place.

@@ -6,7 +6,6 @@ it is mutual and its neighbours' matches lie beside it, as in neighbourhood cons
 matches are dense, their chroma, smoothed along L*, becomes a guide; elsewhere there is none.
 """
 
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,8 +19,9 @@ from numpy.typing import NDArray
 from condiff.color.hints import Strokes
 from condiff.color.lab import rgb_to_lab
 from condiff.errors import ImageError
+from condiff.files import short_digest
 from condiff.photos.reading import PhotoLike, as_photo
-from condiff.resize import resize
+from condiff.resize import resize, shrink_short_side
 
 Plane = NDArray[Any]  # float32
 
@@ -50,12 +50,7 @@ class Reference:
         """A reference of whatever `as_photo` takes; ImageError for a photo without colours."""
         if isinstance(photo, Reference):
             return photo
-        pixels = as_photo(photo).pixels
-        scale = LARGEST_SIDE / min(pixels.shape[:2])
-        if scale < 1:
-            height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
-            pixels = resize(pixels, height, width)
-        pixels = np.ascontiguousarray(pixels)
+        pixels = np.ascontiguousarray(shrink_short_side(as_photo(photo).pixels, LARGEST_SIDE))
         if np.linalg.norm(rgb_to_lab(pixels)[..., 1:], axis=2).mean() < MIN_CHROMA:
             name = photo if isinstance(photo, (str, os.PathLike)) else "the reference"
             raise ImageError(f"{name} has no colours to take: give a colour photo")
@@ -64,8 +59,7 @@ class Reference:
     @cached_property
     def digest(self) -> str:
         """16 hex digits of its content."""
-        content = repr(self.pixels.shape).encode() + self.pixels.tobytes()
-        return hashlib.sha256(content).hexdigest()[:16]
+        return short_digest(repr(self.pixels.shape).encode() + self.pixels.tobytes())
 
 
 @dataclass(frozen=True)
@@ -84,10 +78,7 @@ class FeatureMap:
         height, width = max(1, int(height * scale)), max(1, int(width * scale))
 
         def fit(plane: Plane) -> Plane:
-            # OpenCV averages four channels at most.
-            planes = plane if plane.ndim == 3 else plane[..., None]
-            parts = np.split(planes, range(4, planes.shape[2], 4), axis=2)
-            return np.dstack([resize(part, height, width) for part in parts]).astype(np.float32)
+            return resize(plane, height, width).reshape(height, width, -1).astype(np.float32)
 
         return cls(fit(features), fit(L)[..., 0], None if chroma is None else fit(chroma))
 

@@ -10,6 +10,7 @@ import importlib.util
 import os
 import pickle
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
@@ -19,12 +20,13 @@ from typing import Any
 
 import numpy as np
 
-from condiff.errors import ConditionError
+from condiff.errors import ConditionError, first_line
 
 PACKAGE = "controlnet_aux"
 INSTALL = "pip install controlnet-aux (where no torchvision fits torch: with --no-deps, and einops)"
 HUB = "lllyasviel/Annotators"  # has all files but TEED's under these names
 GRID = 64  # sides of the pictures that annotators take are multiples of this
+_loading = threading.Lock()  # a load changes torch.load and sys.stdout for the whole process
 
 
 @dataclass(frozen=True)
@@ -87,13 +89,13 @@ def load_annotator(name: str, folder: Path) -> Any:
             )
     try:
         # NormalBae tells of its progress on stdout, which may be the picture's.
-        with _loading_to_cpu(), redirect_stdout(sys.stderr):
+        with _loading, _loading_to_cpu(), redirect_stdout(sys.stderr):
             return detector.from_pretrained(str(folder), **row.options)
     except (OSError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         files = " and ".join(row.files)
         raise ConditionError(
-            f"{name} cannot use {files} in {folder} ({reason}): get it again from {row.hub}."
+            f"{name} cannot use {files} in {folder} ({first_line(error)}): get it again from "
+            f"{row.hub}."
         ) from error
 
 

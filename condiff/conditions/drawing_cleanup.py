@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from condiff.photos.photo import to_8_bits
+from condiff.resize import shrink_long_side
 
 Plane = np.ndarray  # (H,W) float32
 
@@ -55,10 +56,10 @@ def clean_drawing(
         sheet = _lay_on_paper(sheet, alpha, done)
     if as_is:
         return Drawing(255 - sheet.min(axis=2), tuple(done))
-    if _is_negative(_shrink(sheet, SMALL)):
+    if _is_negative(shrink_long_side(sheet, SMALL)):
         sheet = 255 - sheet
         done.append("light lines on dark inverted")
-    small = _shrink(sheet, SMALL)
+    small = shrink_long_side(sheet, SMALL)
     if np.ptp(small.mean(axis=2)) < ONE_TONE * 255:
         blank = np.zeros(sheet.shape[:2], np.uint8)
         return Drawing(blank, (*done, "the page is blank"))
@@ -68,7 +69,7 @@ def clean_drawing(
         ink = 255 - sheet.min(axis=2)
         shaded = float(np.mean((ink > 32) & (ink < 223)))
         return Drawing(ink, tuple(done), doubt if shaded > MAX_SHADED else "")
-    sheet = _shrink(sheet, LARGEST)
+    sheet = shrink_long_side(sheet, LARGEST)
     ink = _remove_grain(_divide(sheet, light))
     done.append("background flattened, grain removed, contrast stretched")
     if np.mean(ink > 0) < MIN_INK:
@@ -94,9 +95,9 @@ def shrink_ink(ink: np.ndarray, width: int, height: int) -> np.ndarray:
     return np.asarray(cv2.resize(ink, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def limit_ink(ink: np.ndarray, side: int = LARGEST) -> np.ndarray:
-    """Ink (H,W) uint8 whose longer side is at most `side` pixels."""
-    scale = side / max(ink.shape)
+def limit_ink(ink: np.ndarray) -> np.ndarray:
+    """Ink (H,W) uint8 whose longer side is at most LARGEST pixels."""
+    scale = LARGEST / max(ink.shape)
     if scale >= 1:
         return ink
     height, width = (max(1, round(n * scale)) for n in ink.shape)
@@ -218,14 +219,6 @@ def _remove_grain(ink: Plane) -> np.ndarray:
     full = float(np.percentile(ink[kept & strong], 75))
     stretched = ((ink - floor / 2) / (full - floor / 2)).clip(0, 1)
     return np.where(kept, (255 * stretched).round(), 0).astype(np.uint8)
-
-
-def _shrink(sheet: np.ndarray, longest: int) -> np.ndarray:
-    scale = longest / max(sheet.shape[:2])
-    if scale >= 1:
-        return sheet
-    height, width = (max(1, round(side * scale)) for side in sheet.shape[:2])
-    return np.asarray(cv2.resize(sheet, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _odd(side: float) -> int:

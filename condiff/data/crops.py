@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from condiff.color.degradation import add_dust, add_frame, narrow_levels
 from condiff.config import DataConfig
 from condiff.data.captions import vary_caption
-from condiff.data.photos import Photo, Photos
+from condiff.data.photos import Photos, TrainingPhoto
 from condiff.data.upscale_pairs import make_small, sample_window
 from condiff.inputs import Lines, View, fit_stored
 from condiff.resize import resize_square
@@ -117,7 +117,7 @@ def cut(pixels: np.ndarray, crop: Crop) -> np.ndarray:
     return np.ascontiguousarray(shown[:, ::-1] if crop.flip else shown)
 
 
-def make_row(photo: Photo, rng: np.random.Generator, settings: CropSettings) -> Batch:
+def make_row(photo: TrainingPhoto, rng: np.random.Generator, settings: CropSettings) -> Batch:
     """A random view of a photo, with its caption where the task takes words."""
     view = _cut_view(photo, rng, settings)
     if not settings.task.takes_text:
@@ -126,14 +126,7 @@ def make_row(photo: Photo, rng: np.random.Generator, settings: CropSettings) -> 
     return to_row(*_encode_view(replace(view, pixels=pixels), rng, settings), text=text)
 
 
-def make_crop(
-    photo: Photo, rng: np.random.Generator, settings: CropSettings
-) -> tuple[np.ndarray, np.ndarray]:
-    """A random view of a photo: x_0 (C,s,s) and condition (N,S,S), both of the same crop."""
-    return _encode_view(_cut_view(photo, rng, settings), rng, settings)
-
-
-def _cut_view(photo: Photo, rng: np.random.Generator, settings: CropSettings) -> View:
+def _cut_view(photo: TrainingPhoto, rng: np.random.Generator, settings: CropSettings) -> View:
     config = settings.config
     pixels = photo.read("image")
     height, width = pixels.shape[:2]
@@ -151,6 +144,7 @@ def _cut_view(photo: Photo, rng: np.random.Generator, settings: CropSettings) ->
 def _encode_view(
     view: View, rng: np.random.Generator, settings: CropSettings
 ) -> tuple[np.ndarray, np.ndarray]:
+    """x_0 (C,s,s) and condition (N,S,S) of a view."""
     task, config, size = settings.task, settings.config, settings.size
     if task.enlarges:
         return _make_window(view, rng, settings)
@@ -200,7 +194,7 @@ class CropDataset(Dataset[Batch]):
 
     def __init__(
         self,
-        photos: Sequence[Photo],
+        photos: Sequence[TrainingPhoto],
         settings: CropSettings,
         *,
         seed: int,

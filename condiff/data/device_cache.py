@@ -15,12 +15,12 @@ from torch import Tensor
 
 from condiff.color.lab import rgb_to_lab_batch
 from condiff.data.crops import Batch, CropSettings
-from condiff.data.photos import Photo
+from condiff.data.photos import TrainingPhoto
 from condiff.data.ram_cache import decode_all
 from condiff.data.shared_memory import free_memory
 from condiff.data.shuffling import Order, positions_of
 from condiff.errors import DataError
-from condiff.resize import resize_square
+from condiff.resize import middle_square, resize_square
 
 BLUR_RADIUS = 7  # four sigmas, at most 1.8 pixels
 GRAIN_SHIFTS = 512  # in each direction: places of the sheet of grain that views start from
@@ -38,7 +38,7 @@ class DeviceDataset:
 
     def __init__(
         self,
-        photos: Sequence[Photo],
+        photos: Sequence[TrainingPhoto],
         settings: CropSettings,
         *,
         seed: int,
@@ -158,11 +158,8 @@ def _blur(planes: Tensor, sigma: Tensor) -> Tensor:
 
 def _middle(image: np.ndarray, side: int) -> np.ndarray:
     """The middle square of a photo (H,W,3), brought to (3,side,side)."""
-    height, width = image.shape[:2]
-    short = min(height, width)
-    top, left = (height - short) // 2, (width - short) // 2
-    square = np.ascontiguousarray(image[top : top + short, left : left + short])
-    fitting = square if short == side else resize_square(square, side)
+    square = np.ascontiguousarray(middle_square(image))
+    fitting = square if len(square) == side else resize_square(square, side)
     return fitting.transpose(2, 0, 1).copy()
 
 

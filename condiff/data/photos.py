@@ -23,7 +23,7 @@ from condiff.sources.source import File, Item, Part
 _Place = tuple[Part, int]  # an item of a part
 
 
-class Photo(NamedTuple):
+class TrainingPhoto(NamedTuple):
     """A photo: read("image") is (H,W,3) uint8 RGB, read(kind) what the task's input makes of a
     stored condition image, (H,W,N) uint8."""
 
@@ -61,7 +61,7 @@ class PackedItems(Sequence[Item]):
 
 
 @dataclass(frozen=True)
-class Photos(Sequence[Photo]):
+class Photos(Sequence[TrainingPhoto]):
     """Encoded photos in a fixed order; each is decoded when it is read."""
 
     name: str
@@ -74,7 +74,7 @@ class Photos(Sequence[Photo]):
     def __len__(self) -> int:
         return len(self.entries)
 
-    def __getitem__(self, index: int) -> Photo:  # type: ignore[override]
+    def __getitem__(self, index: int) -> TrainingPhoto:  # type: ignore[override]
         entry = self.entries[index]
         if isinstance(entry, int):
             return open_item(self.items[entry], self.condition)
@@ -87,12 +87,12 @@ class Photos(Sequence[Photo]):
         return getattr(self.items, "num_bytes", 0)
 
 
-def open_item(item: Item, condition: PictureInput | None) -> Photo:
+def open_item(item: Item, condition: PictureInput | None) -> TrainingPhoto:
     """The photo of an item; its files are decoded when they are read. DataError for a fault."""
     if item.fault:
         raise DataError(f"{item.name} cannot be trained on: {item.fault}.")
     kinds = tuple(kind for kind in item.files if kind != "image")
-    return Photo(partial(_read, item, condition), kinds, item.text or "")
+    return TrainingPhoto(partial(_read, item, condition), kinds, item.text or "")
 
 
 def _read(item: Item, condition: PictureInput | None, kind: str) -> np.ndarray:

@@ -6,17 +6,17 @@ from functools import partial
 
 import numpy as np
 
-from condiff.data.photos import Photo, Photos
+from condiff.data.photos import Photos, TrainingPhoto
 from condiff.data.shared_memory import PackedImages, free_memory
 from condiff.errors import DataError
 from condiff.inputs import fit_stored
-from condiff.resize import resize
+from condiff.resize import shrink_short_side
 
 PROBED = 32  # photos that are decoded to know what all will take
 CHUNK = 256  # photos that are decoded, in parallel, before they are packed
 
 
-class RamPhotos(Sequence[Photo]):
+class RamPhotos(Sequence[TrainingPhoto]):
     """Photos as pixels, no larger than `short_side` needs, which workers share without a copy."""
 
     def __init__(self, photos: Photos, *, short_side: int):
@@ -35,9 +35,9 @@ class RamPhotos(Sequence[Photo]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> Photo:  # type: ignore[override]
+    def __getitem__(self, index: int) -> TrainingPhoto:  # type: ignore[override]
         read = partial(_planes, self.images[index], self.kinds, self.channels)
-        return Photo(read, self.kinds, self.texts[index])
+        return TrainingPhoto(read, self.kinds, self.texts[index])
 
     @property
     def memory(self) -> int:
@@ -51,7 +51,9 @@ def _planes(image: np.ndarray, kinds: tuple[str, ...], channels: int, name: str)
     return np.ascontiguousarray(image[..., first : first + count])
 
 
-def decode_all(photos: Sequence[Photo], short_side: int) -> Iterator[tuple[np.ndarray, str]]:
+def decode_all(
+    photos: Sequence[TrainingPhoto], short_side: int
+) -> Iterator[tuple[np.ndarray, str]]:
     """Each photo (H,W,3 + its condition images) uint8 and its caption in order.
 
     They are decoded on all cores, a chunk at a time.
@@ -62,21 +64,11 @@ def decode_all(photos: Sequence[Photo], short_side: int) -> Iterator[tuple[np.nd
             yield from pool.map(lambda i: _decode(photos[i], short_side), chunk)
 
 
-def _decode(photo: Photo, short_side: int) -> tuple[np.ndarray, str]:
+def _decode(photo: TrainingPhoto, short_side: int) -> tuple[np.ndarray, str]:
     pixels = photo.read("image")
     stored = [fit_stored(photo.read(kind), pixels) for kind in photo.kinds]
     planes = np.concatenate([pixels, *stored], axis=2) if stored else pixels
-    return shrink(planes, short_side), photo.text
-
-
-def shrink(pixels: np.ndarray, short_side: int) -> np.ndarray:
-    """(H,W,C) with that short side, its aspect kept; a smaller photo stays as it is."""
-    height, width = pixels.shape[:2]
-    scale = short_side / min(height, width)
-    if scale >= 1:
-        return pixels
-    shape = max(short_side, round(height * scale)), max(short_side, round(width * scale))
-    return resize(pixels, *shape)
+    return shrink_short_side(planes, short_side), photo.text
 
 
 def _check_memory(photos: Photos, short_side: int) -> None:

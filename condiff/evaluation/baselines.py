@@ -1,13 +1,33 @@
 """Baselines without a model: grey passthrough, and the mean colour of a set."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 
 from condiff.color.lab import join_chroma, rgb_to_lab
+from condiff.errors import DataError
 from condiff.evaluation.metrics import Floats, Pixels
 
 GREY, MEAN_COLOUR, TRUTH = "grey passthrough", "mean colour", "truth"
+
+
+def check_methods(
+    methods: Collection[str], truths: Sequence[Pixels], baselines: Collection[str]
+) -> None:
+    """Raise DataError where there is no photo, or a method has the name of a baseline."""
+    if not truths:
+        raise DataError("there is no photo to evaluate: give at least one true photo.")
+    if taken := set(methods) & set(baselines):
+        raise DataError(f"'{taken.pop()}' is the name of a baseline: give the method another name.")
+
+
+def check_picture(method: str, number: int, picture: Pixels, truth: Pixels) -> None:
+    """Raise DataError for a method's picture, counted from 1, that has not its truth's size."""
+    if picture.shape != truth.shape:
+        raise DataError(
+            f"picture {number} of '{method}' is {picture.shape[1]}x{picture.shape[0]} but its "
+            f"truth is {truth.shape[1]}x{truth.shape[0]}: give pictures of the same size."
+        )
 
 
 def grey_passthrough(pixels: Pixels) -> Pixels:

@@ -16,6 +16,8 @@ from condiff.evaluation.baselines import (
     GREY,
     MEAN_COLOUR,
     TRUTH,
+    check_methods,
+    check_picture,
     grey_passthrough,
     mean_chroma,
     with_chroma,
@@ -29,6 +31,7 @@ from condiff.evaluation.feature_extractors import (
     PhotoFeatures,
 )
 from condiff.evaluation.metrics import (
+    NO_DISTANCE,
     NO_VARIATION,
     Floats,
     Pixels,
@@ -44,6 +47,7 @@ from condiff.evaluation.metrics import (
     kernel_distance,
     lightness_error,
     psnr,
+    ratio,
     region_deviations,
     ssim,
 )
@@ -60,7 +64,6 @@ Result = Pixels | Sequence[Pixels]
 
 # A grey photo would make the mean of grey passthrough infinite; 60 dB is an error below rounding.
 HIGHEST_PSNR = 60.0
-NO_DISTANCE = 1e-6  # smaller Fréchet distances are rounding errors
 
 
 @dataclass(frozen=True)
@@ -144,10 +147,7 @@ def evaluate(
     KID, `lpips` LPIPS. Raises DataError where results and truths do not match.
     """
     truths = list(truths)
-    if not truths:
-        raise DataError("there is no photo to evaluate: give at least one true photo.")
-    if taken := methods.keys() & {GREY, MEAN_COLOUR, TRUTH}:
-        raise DataError(f"'{taken.pop()}' is the name of a baseline: give the method another name.")
+    check_methods(methods, truths, (GREY, MEAN_COLOUR, TRUTH))
     ab = mean_chroma(truths)
     greys = [grey_passthrough(truth) for truth in truths]
     everything: dict[str, Iterable[Result]] = {
@@ -167,8 +167,8 @@ def evaluate(
     return [
         replace(
             row,
-            frechet_ratio=_ratio(row.frechet, grey.frechet, NO_DISTANCE),
-            patches_ratio=_ratio(row.patches, truth.patches, NO_VARIATION),
+            frechet_ratio=ratio(row.frechet, grey.frechet, NO_DISTANCE),
+            patches_ratio=ratio(row.patches, truth.patches, NO_VARIATION),
         )
         for row in rows
     ]
@@ -196,11 +196,6 @@ def is_worse_than_grey(features: PhotoFeatures, baselines: Baselines) -> npt.NDA
     )
     lost = (grey.classes == true.classes) & (features.classes != true.classes)
     return np.asarray((distance > grey_distance) | lost)
-
-
-def _ratio(value: float | None, unit: float | None, least: float) -> float | None:
-    """value / unit; None where one is missing, or the unit is below `least`."""
-    return None if value is None or unit is None or unit < least else value / unit
 
 
 def format_table(rows: Sequence[Row]) -> str:
@@ -231,11 +226,11 @@ def _row(
     deviations: list[Floats] = []
     counts: set[int] = set()
     for samples, truth in _paired(method, results, baselines.truths):
-        lab, truth_lab = rgb_to_lab(samples[0]), rgb_to_lab(truth)
+        labs, truth_lab = [rgb_to_lab(sample) for sample in samples], rgb_to_lab(truth)
         pictures.append(samples[0])
-        figures.append(_photo_figures(samples, truth, extractors.lpips))
-        groups.append(measure_groups(lab, truth_lab))
-        deviations.append(region_deviations(lab, flat_regions(truth_lab)))
+        figures.append(_photo_figures(samples[0], labs, truth, truth_lab, extractors.lpips))
+        groups.append(measure_groups(labs[0], truth_lab))
+        deviations.append(region_deviations(labs[0], flat_regions(truth_lab)))
         counts.add(len(samples))
     if len(counts) > 1:
         raise DataError(f"'{method}' has not the same number of samples for each photo: give k.")
@@ -270,11 +265,13 @@ def _row(
 
 
 def _photo_figures(
-    samples: Sequence[Pixels], truth: Pixels, lpips: Distance | None
+    pixels: Pixels,
+    labs: Sequence[Floats],
+    truth: Pixels,
+    truth_lab: Floats,
+    lpips: Distance | None,
 ) -> dict[str, float]:
-    """The figures of a single photo, by their names in `Row`."""
-    pixels, truth_lab = samples[0], rgb_to_lab(truth)
-    labs = [rgb_to_lab(sample) for sample in samples]
+    """The figures of a photo's first sample, by their names in `Row`; `labs` are all samples."""
     differences = [float(ciede2000(lab, truth_lab).mean()) for lab in labs]
     cast_a, cast_b = cast(labs[0], truth_lab)
     figures = {
@@ -293,8 +290,9 @@ def _photo_figures(
     }
     if lpips:
         figures["lpips"] = lpips(pixels, truth)
-    if len(samples) > 1:
-        figures |= {"diversity": diversity(labs), "best_of_k": min(differences)}
+    if len(labs) > 1:
+        spread = diversity([lab[..., 1:] for lab in labs])
+        figures |= {"diversity": spread, "best_of_k": min(differences)}
     return figures
 
 
@@ -308,11 +306,7 @@ def _paired(
             raise DataError(f"'{method}' has {kind} pictures than there are truths, {len(truths)}.")
         samples = [result] if isinstance(result, np.ndarray) else result
         for sample in samples:
-            if sample.shape != truth.shape:
-                raise DataError(
-                    f"picture {index} of '{method}' is {sample.shape[1]}x{sample.shape[0]} but its "
-                    f"truth is {truth.shape[1]}x{truth.shape[0]}: give pictures of the same size."
-                )
+            check_picture(method, index, sample, truth)
         yield samples, truth
 
 

@@ -11,7 +11,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from condiff.color.lab import rgb_to_lab
 from condiff.errors import DataError, DependencyError
 
 Pixels = npt.NDArray[np.uint8]
@@ -25,6 +24,7 @@ FLAT_LIGHTNESS = 1.0
 # Units per pixel. cv2's Lab of a grey photo has up to 0.13 of chroma, whose gradients vary by 0.01;
 # noise of one 8-bit level varies by 0.11.
 NO_VARIATION = 0.05
+NO_DISTANCE = 1e-6  # smaller Fréchet distances are rounding errors
 
 
 def load_scikit_image() -> ModuleType:
@@ -154,15 +154,10 @@ def edge_alignment(lab: Floats) -> float:
     return float(np.corrcoef(edges, chroma_edges)[0, 1])
 
 
-def diversity(labs: Sequence[Floats]) -> float:
-    """Mean Euclidean ab distance of a pixel, over all pairs of at least two samples of a photo."""
-    chromas = [lab[..., 1:].astype(np.float64) for lab in labs]
-    distances = [
-        np.linalg.norm(one - other, axis=-1).mean()
-        for i, one in enumerate(chromas)
-        for other in chromas[:i]
-    ]
-    return float(np.mean(distances))
+def diversity(colors: Sequence[Floats]) -> float:
+    """Mean Euclidean distance of a pixel (…,C), over all pairs of at least two samples."""
+    pairs = combinations([sample.astype(np.float64) for sample in colors], 2)
+    return float(np.mean([np.linalg.norm(one - other, axis=-1).mean() for one, other in pairs]))
 
 
 def frechet_distance(features: Floats, truth_features: Floats) -> float:
@@ -198,6 +193,11 @@ def kernel_distance(features: Floats, truth_features: Floats) -> float:
         return float((similar.sum() - np.trace(similar)) / (len(one) * (len(one) - 1)))
 
     return mean_of_pairs(x) + mean_of_pairs(y) - 2 * float(kernel(x, y).mean())
+
+
+def ratio(value: float | None, unit: float | None, least: float) -> float | None:
+    """value / unit; None where one is missing, or the unit is below `least`."""
+    return None if value is None or unit is None or unit < least else value / unit
 
 
 def gradient(channels: Floats) -> npt.NDArray[np.float64]:
@@ -252,15 +252,6 @@ def edge_f1(ink: np.ndarray, truth: np.ndarray, *, tolerance: float = TOLERANCE)
     precision = float(np.mean(_distance_to(others)[lines] <= tolerance))
     recall = float(np.mean(_distance_to(lines)[others] <= tolerance))
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
-
-
-def lab_diversity(samples: Sequence[Pixels]) -> float:
-    """Mean Euclidean Lab distance of a pixel, over all pairs of at least two samples."""
-    labs = [rgb_to_lab(pixels) for pixels in samples]
-    distances = [
-        np.linalg.norm(one - other, axis=-1).mean() for one, other in combinations(labs, 2)
-    ]
-    return float(np.mean(distances))
 
 
 def _distance_to(lines: np.ndarray) -> np.ndarray:

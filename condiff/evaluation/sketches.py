@@ -14,20 +14,22 @@ from condiff.color.lab import rgb_to_lab
 from condiff.conditions.drawing_cleanup import Drawing
 from condiff.conditions.table import apply, find_condition, to_ink
 from condiff.errors import ConditionError, DataError
-from condiff.evaluation.colorization import NO_DISTANCE
+from condiff.evaluation.baselines import check_methods, check_picture
 from condiff.evaluation.feature_extractors import Extractor, in_batches
 from condiff.evaluation.metrics import (
+    NO_DISTANCE,
     Floats,
     Pixels,
+    diversity,
     edge_f1,
     flat_regions,
     frechet_distance,
-    lab_diversity,
+    ratio,
     region_deviations,
 )
 from condiff.evaluation.report import figure_cells, markdown_table
 from condiff.pipelines.cascade import Cascade
-from condiff.resize import shrink_to
+from condiff.resize import middle_square, resize, shrink_to
 
 TRUTH, OTHER, NOISE, BLURRED_MEAN = "truth", "another photo", "noise", "blurred mean"
 MEAN_SIDE = 64  # side of the mean picture, in pixels
@@ -82,14 +84,11 @@ def prepare_truth(
     For a model that takes no lines, `kind` None, it is the photo's middle square.
     """
     if kind is None:
-        short = min(photo.shape[:2])
-        top, left = ((long - short) // 2 for long in photo.shape[:2])
-        square = photo[top : top + short, left : left + short]
         side = cascade.size or cascade.native_side
-        return fit(square, (side, side, 3)), None
+        return resize(middle_square(photo), side, side), None
     seen = shrink_to(photo, size=cascade.lines_side, cell=cascade.pipeline.cell)
     columns, rows = cascade.fit((seen.shape[1], seen.shape[0]))
-    return fit(seen, (rows, columns, 3)), Drawing(draw_lines(seen, kind))
+    return resize(seen, rows, columns), Drawing(draw_lines(seen, kind))
 
 
 def evaluate_drawings(
@@ -107,16 +106,13 @@ def evaluate_drawings(
     of edges, so that its F1 has to be beaten; and another photo of the set, which looks real.
     Raises DataError where samples and truths do not match.
     """
-    if not truths:
-        raise DataError("there is no photo to evaluate: give at least one true photo.")
-    if taken := methods.keys() & {TRUTH, OTHER, NOISE, BLURRED_MEAN}:
-        raise DataError(f"'{taken.pop()}' is the name of a baseline: give the method another name.")
+    check_methods(methods, truths, (TRUTH, OTHER, NOISE, BLURRED_MEAN))
     mean = mean_picture(truths)
     everything: dict[str, Sequence[Sequence[Pixels]]] = {
         **methods,
-        BLURRED_MEAN: [[fit(mean, truth.shape)] for truth in truths],
+        BLURRED_MEAN: [[resize(mean, *truth.shape[:2])] for truth in truths],
         NOISE: [[make_noise(truth.shape, seed)] for seed, truth in enumerate(truths)],
-        OTHER: [[fit(truths[i - 1], truth.shape)] for i, truth in enumerate(truths)],
+        OTHER: [[resize(truths[i - 1], *t.shape[:2])] for i, t in enumerate(truths)],
         TRUTH: [[truth] for truth in truths],
     }
     lines = [draw_lines(truth, kind) for truth in truths] if kind else None
@@ -126,30 +122,19 @@ def evaluate_drawings(
         for name, painted in everything.items()
     ]
     base = next(row.frechet for row in rows if row.method == BLURRED_MEAN)
-    if base is None or base < NO_DISTANCE:
-        return rows
-    return [replace(row, frechet_ratio=(row.frechet or 0.0) / base) for row in rows]
+    return [replace(row, frechet_ratio=ratio(row.frechet, base, NO_DISTANCE)) for row in rows]
 
 
 def mean_picture(truths: Sequence[Pixels]) -> Pixels:
     """The blurred mean of all photos, each resized to a square: (64,64,3) uint8."""
-    side = (MEAN_SIDE, MEAN_SIDE, 3)
-    mean = np.mean([fit(truth, side).astype(np.float32) for truth in truths], axis=0)
+    small = [resize(truth, MEAN_SIDE, MEAN_SIDE).astype(np.float32) for truth in truths]
+    mean = np.mean(small, axis=0)
     return cv2.GaussianBlur(mean, (0, 0), MEAN_BLUR).round().clip(0, 255).astype(np.uint8)
 
 
 def make_noise(shape: tuple[int, ...], seed: int) -> Pixels:
     """A picture (H,W,3) uint8 of random pixels."""
     return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
-
-
-def fit(pixels: Pixels, shape: tuple[int, ...]) -> Pixels:
-    """A picture resized to (height, width, …), whatever its aspect."""
-    if pixels.shape == shape:
-        return pixels
-    shrinks = pixels.shape[0] > shape[0] and pixels.shape[1] > shape[1]
-    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(pixels, (shape[1], shape[0]), interpolation=how), np.uint8)
 
 
 def format_table(rows: Sequence[DrawingRow]) -> str:
@@ -172,16 +157,14 @@ def _row(
     if len(counts) > 1:
         raise DataError(f"'{method}' has not the same number of samples for each drawing.")
     for index, (samples, truth) in enumerate(zip(painted, truths, strict=True), start=1):
-        if wrong := next((s.shape for s in samples if s.shape != truth.shape), None):
-            raise DataError(
-                f"picture {index} of '{method}' is {wrong[1]}x{wrong[0]} but its truth is "
-                f"{truth.shape[1]}x{truth.shape[0]}: give pictures of the same size."
-            )
+        for sample in samples:
+            check_picture(method, index, sample, truth)
     first = [samples[0] for samples in painted]
     count = counts.pop()
     scores = _f1_scores(painted, lines, kind) if lines and kind else None
     found = _extract(first, extractor) if len(first) > 1 else None
-    differences = [lab_diversity(samples) for samples in painted] if count > 1 else None
+    labs = ([rgb_to_lab(sample) for sample in samples] for samples in painted)
+    differences = [diversity(each) for each in labs] if count > 1 else None
     return DrawingRow(
         method=method,
         pictures=len(first),

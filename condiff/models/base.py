@@ -10,7 +10,6 @@ scheduler/         any of diffusers: the noise process that the base was trained
 Anything else is told apart by its name: see `refuse_others`.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,9 @@ from condiff.config import (
     parse_config,
     read_values,
 )
-from condiff.errors import ConfigError, DependencyError, ModelError, UnknownModelError, UsageError
+from condiff.errors import ConfigError, DependencyError, ModelError, UsageError, first_line
+from condiff.files import digest_files
+from condiff.models.hub import fetching
 from condiff.models.info import INDEX, read_json
 
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
@@ -85,14 +86,8 @@ class Base:
 
     def fingerprint(self) -> str:
         """SHA-256 of the weights and settings that latents and embeddings depend on."""
-        total = hashlib.sha256()
-        for part in FROZEN:
-            for file in sorted((self.path / part).iterdir()):
-                if file.is_file():
-                    total.update(f"{part}/{file.name}".encode())
-                    with open(file, "rb") as data:
-                        total.update(hashlib.file_digest(data, "sha256").digest())
-        return total.hexdigest()
+        files = [file for part in FROZEN for file in sorted((self.path / part).iterdir())]
+        return digest_files(self.path, [file for file in files if file.is_file()])
 
     def licence(self) -> str | None:
         """The licence that the base's card names, such as creativeml-openrail-m."""
@@ -127,8 +122,7 @@ def read_base(name: str) -> Base:
         _check_shapes(base)
         DiffusionConfig(**base.process())
     except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"The base {name} cannot be read: {reason}") from error
+        raise ModelError(f"The base {name} cannot be read: {first_line(error)}.") from error
     return base
 
 
@@ -341,25 +335,13 @@ def _find(name: str) -> Path:
         )
     if path.is_dir():
         return path
-    if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise UnknownModelError(
-            f"There is no base {name}: there is no such folder here, and an id of the Hugging Face "
-            "Hub is owner/name."
-        )
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
     wanted = ["*.json", "*.txt", "LICENSE*", "README.md"]
-    try:
+    wanted += [f"{part}/*.safetensors" for part in ("unet", "vae", "text_encoder")]
+    skipped = ["*.fp16.*", "*non_ema*", "safety_checker/*"]
+    with fetching(name, f"There is no base {name}"):
+        from huggingface_hub import snapshot_download
+
         index = Path(snapshot_download(name, allow_patterns=[INDEX])) / INDEX
         if index.is_file():
             refuse_others(name, read_json(index))  # before gigabytes of another shape are fetched
-        wanted += [f"{part}/*.safetensors" for part in ("unet", "vae", "text_encoder")]
-        skipped = ["*.fp16.*", "*non_ema*", "safety_checker/*"]
         return Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=skipped))
-    except (LocalEntryNotFoundError, HFValidationError, HfHubHTTPError, OSError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise ModelError(
-            f"There is no base {name}: there is no such folder here, and it is not to be had from "
-            f"the Hugging Face Hub: {reason}."
-        ) from error

@@ -154,23 +154,38 @@ def add_text_encoder(model: Model, *, channels: int) -> None:
     model.unet.register_to_config(class_embed_type="identity", **{DEFAULTS: defaults})
 
 
-def add_backbone(model: Model, config: ModelConfig, task: Task) -> Model:
-    """The model with a pretrained backbone and a new neck, of the shape that `config` names.
+def add_backbone(model: Model, config: ModelConfig, task: Task) -> None:
+    """Give a model a pretrained backbone and a new neck, of the shape that `config` names.
 
-    At first its output is the model's own: the neck's channels enter `conv_in` with weights of
-    zero, between those of the folded condition and those of the hints.
+    At first its output stays: the neck's channels enter `conv_in`, between those of the folded
+    condition and those of the hints, with weights of zero.
     """
     shape = {key: model.encoder.config[key] for key in ("fold", "patch_size")}
     encoder = _build_encoder(config.model_copy(update=shape), task)
-    weights = model.unet.state_dict()
-    first = weights["conv_in.weight"]
+    channels = model.unet.config["in_channels"] + config.neck_channels
     hints = encoder.hint_channels * encoder.patch_size**2
-    before = first.shape[1] - hints
-    added = first.new_zeros((len(first), config.neck_channels, *first.shape[2:]))
-    wide = torch.cat([first[:, :before], added, first[:, before:]], dim=1)
-    unet = UNet2DModel.from_config({**model.unet.config, "in_channels": wide.shape[1]})
-    unet.load_state_dict({**weights, "conv_in.weight": wide})
-    return freeze(Model(encoder, unet, model.text_encoder))
+    widen(model.unet, in_channels=channels, last=hints)
+    model.encoder = encoder
+    freeze(model)
+
+
+@torch.no_grad()
+def widen(unet: Any, *, in_channels: int, last: int = 0) -> None:
+    """Give a U-Net of diffusers so many input channels; the weights of the new ones are zero.
+
+    The `last` of the old channels stay the last.
+    """
+    old = unet.conv_in
+    if old.in_channels == in_channels:
+        return
+    wide = nn.Conv2d(in_channels, old.out_channels, old.kernel_size, padding=old.padding)
+    first = old.in_channels - last
+    wide.weight.zero_()
+    wide.weight[:, :first] = old.weight[:, :first]
+    wide.weight[:, in_channels - last :] = old.weight[:, first:]
+    wide.bias.copy_(old.bias)  # type: ignore[union-attr]
+    unet.conv_in = wide
+    unet.register_to_config(in_channels=in_channels)
 
 
 def freeze(model: Model) -> Model:

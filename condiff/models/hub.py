@@ -1,8 +1,31 @@
-"""Sharing a model folder on the Hugging Face Hub."""
+"""The Hugging Face Hub: weights to start from are fetched there, model folders are shared."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from condiff.errors import ModelError
+from condiff.errors import ModelError, UnknownModelError, first_line
+
+
+@contextmanager
+def fetching(name: str, start: str) -> Iterator[None]:
+    """A block that fetches files of the repository `name`, whose failures are ModelErrors.
+
+    `start` begins their sentence, such as "There is no base a/b". Raises UnknownModelError where
+    the name is not owner/name.
+    """
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise UnknownModelError(
+            f"{start}: there is no such folder here, and an id of the Hugging Face Hub is "
+            "owner/name."
+        )
+    try:
+        yield
+    except _hub_errors() as error:
+        raise ModelError(
+            f"{start}: there is no such folder here, and it could not be fetched from the Hugging "
+            f"Face Hub: {first_line(error)}."
+        ) from error
 
 
 def check_repo_id(repo_id: str) -> str:
@@ -25,7 +48,7 @@ def check_login(repo_id: str) -> None:
         HfApi().whoami()
     except _hub_errors() as error:
         raise ModelError(
-            f"The model could not be pushed to {repo_id}: {_first_line(error)}. Log in with "
+            f"The model could not be pushed to {repo_id}: {first_line(error)}. Log in with "
             f"`hf auth login`, or train without --push-to-hub, then: hf upload {repo_id} RUN/model"
         ) from error
 
@@ -41,18 +64,15 @@ def push_to_hub(folder: Path, repo_id: str) -> str:
     except _hub_errors() as error:
         raise ModelError(
             f"The model lies in {folder} but could not be pushed to {repo_id}: "
-            f"{_first_line(error)}. Log in with `hf auth login`, then: hf upload {repo_id} {folder}"
+            f"{first_line(error)}. Log in with `hf auth login`, then: hf upload {repo_id} {folder}"
         ) from error
     return str(address)
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-
-
 def _hub_errors() -> tuple[type[Exception], ...]:
     """What the Hub's client raises: its own errors, and those of the HTTP library below it."""
-    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub import errors
 
-    below = [kind for kind in HfHubHTTPError.__mro__ if kind.__name__ == "HTTPError"]
-    return (HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled, OSError, *below)
+    below = [kind for kind in errors.HfHubHTTPError.__mro__ if kind.__name__ == "HTTPError"]
+    own = (errors.HfHubHTTPError, errors.HFValidationError, errors.LocalTokenNotFoundError)
+    return (*own, errors.OfflineModeIsEnabled, OSError, *below)

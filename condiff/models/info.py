@@ -11,7 +11,7 @@ from typing import Any
 from condiff.checks import as_path, check_kind
 from condiff.color.edits import ColorEdits
 from condiff.config import LOOKS, NATURAL, WORDS, DiffusionConfig, Look, SamplingConfig
-from condiff.errors import ConfigError, ModelError, UnknownModelError, UsageError
+from condiff.errors import ConfigError, ModelError, UnknownModelError, UsageError, first_line
 from condiff.inputs import Opened, UserPicture
 from condiff.tasks import Task, find_task
 
@@ -64,6 +64,11 @@ class ModelInfo:
     def drawn_cell(self) -> int:
         """How many pixels of the condition one pixel of the picture that is drawn is wide."""
         return 1 if self.task.space.is_latent else self.cell
+
+    @property
+    def native_side(self) -> int:
+        """Short side of the picture that is drawn in training: x_t's, or what a VAE decodes."""
+        return self.condition_size // self.drawn_cell
 
     @property
     def stride(self) -> int:
@@ -228,8 +233,9 @@ def read_model_info(name: str | Path) -> ModelInfo:
             **read_sizes(unet, encoder),
         )
     except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"The model folder {folder} cannot be loaded: {reason}") from error
+        raise ModelError(
+            f"The model folder {folder} cannot be loaded: {first_line(error)}."
+        ) from error
 
 
 def read_index(folder: Path) -> dict[str, Any]:

@@ -7,8 +7,9 @@ import torch
 from diffusers import UNet2DModel
 
 from condiff.config import ModelConfig, TrainConfig, parse_config
-from condiff.errors import ConfigError, ModelError
-from condiff.models.denoiser import Model, add_backbone, add_text_encoder, build_model
+from condiff.errors import ConfigError, ModelError, first_line
+from condiff.models.denoiser import Model, add_backbone, add_text_encoder, build_model, widen
+from condiff.models.hub import fetching
 from condiff.models.info import EMBEDDED, INDEX, read_index
 from condiff.models.loading import load_model
 from condiff.tasks import Task
@@ -37,7 +38,7 @@ def load_init(name: str, config: ModelConfig, task: Task) -> Model:
         model = load_model(folder).model
         asked = "backbone_variant" in config.model_fields_set and config.backbone_variant
         if asked and task.condition_channels and model.backbone is None:
-            model = add_backbone(model, config, task)
+            add_backbone(model, config, task)
         if task.takes_text and model.text_encoder is None:
             assert config.text_channels is not None
             add_text_encoder(model, channels=config.text_channels)
@@ -53,7 +54,8 @@ def load_init(name: str, config: ModelConfig, task: Task) -> Model:
             )
     model = build_model(config, task)
     channels = x_0_channels + model.encoder.out_channels
-    model.unet = widen(unet, in_channels=channels).to(memory_format=torch.channels_last)
+    widen(unet, in_channels=channels)
+    model.unet = unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model.train()
 
 
@@ -73,17 +75,6 @@ def adopt_shape(config: TrainConfig, model: Model) -> TrainConfig:
     return parse_config(values, origin="the settings, with the shape of the weights to start from")
 
 
-def widen(unet: UNet2DModel, *, in_channels: int) -> UNet2DModel:
-    """The U-Net with more input channels, whose weights are zero."""
-    wide = UNet2DModel.from_config({**unet.config, "in_channels": in_channels})
-    weights = unet.state_dict()
-    first = weights["conv_in.weight"]
-    padded = first.new_zeros((first.shape[0], in_channels, *first.shape[2:]))
-    padded[:, : first.shape[1]] = first
-    wide.load_state_dict({**weights, "conv_in.weight": padded})
-    return wide
-
-
 def _task_of(folder: Path) -> str | None:
     name = read_index(folder).get("task")
     return name if isinstance(name, str) else None
@@ -100,40 +91,23 @@ def _load_unet(name: str | Path) -> UNet2DModel:
             name, subfolder=subfolder, use_safetensors=True, torch_dtype=torch.float32
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise ModelError(
-            f"Cannot start from {name}: {reason} It is to be a folder or a Hub id of a diffusers "
-            "UNet2DModel or DDPM pipeline with safetensors weights."
+            f"Cannot start from {name}: {first_line(error)}. It is to be a folder or a Hub id of a "
+            "diffusers UNet2DModel or DDPM pipeline with safetensors weights."
         ) from error
     return unet
 
 
 def _has_index(hub_id: str) -> bool:
     """Whether a repository on the Hub is a whole pipeline; asks the Hub, or its cache offline."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-    )
+    with fetching(hub_id, f"Cannot start from {hub_id}"):
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-    if hub_id.count("/") != 1 or hub_id.startswith((".", "/", "~")):
-        raise ModelError(
-            f"Cannot start from {hub_id}: there is no such folder here, and an id of the Hugging "
-            "Face Hub is owner/name."
-        )
-    try:
-        hf_hub_download(hub_id, INDEX)
-    except (LocalEntryNotFoundError, HFValidationError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise ModelError(
-            f"Cannot start from {hub_id}: there is no such folder here, and it is not to be had "
-            f"from the Hugging Face Hub: {reason}."
-        ) from error
-    except EntryNotFoundError:
-        return False
-    except (HfHubHTTPError, OSError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise ModelError(f"Cannot start from {hub_id}: {reason}.") from error
+        try:
+            hf_hub_download(hub_id, INDEX)
+        except LocalEntryNotFoundError:  # not in the cache, and the Hub could not be asked
+            raise
+        except EntryNotFoundError:
+            return False
     return True

@@ -11,12 +11,12 @@ import safetensors.torch
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from diffusers import __version__ as diffusers_version
-from torch import Tensor, nn
+from torch import Tensor
 
 from condiff.config import BaseConfig, DiffusionConfig, Look, SamplingConfig
-from condiff.errors import ModelError
+from condiff.errors import ModelError, first_line
 from condiff.models.base import FROZEN, LICENCES, Base, read_base
-from condiff.models.denoiser import Denoiser
+from condiff.models.denoiser import Denoiser, widen
 from condiff.models.info import INDEX, OWN_INDEX, ModelInfo, read_json
 from condiff.models.loading import CAME_FROM, dump_looks, whole_folder
 from condiff.tasks import Task
@@ -168,27 +168,12 @@ def build_on_base(config: BaseConfig, task: Task) -> LatentModel:
     assert config.name is not None
     base = read_base(config.name)
     unet = _load(UNet2DConditionModel, base.path, "unet")
-    unet = widen(unet, in_channels=2 * task.space.channels)
+    widen(unet, in_channels=2 * task.space.channels)
     if config.lora_rank is not None:
         add_lora(unet, config.lora_rank)
     frozen = FrozenParts(base.path)
     model = LatentModel(unet, frozen.words([""]))
     return model.train()
-
-
-def widen(unet: UNet2DConditionModel, *, in_channels: int) -> UNet2DConditionModel:
-    """The U-Net with so many input channels; the new ones' weights are zero."""
-    if unet.config["in_channels"] == in_channels:
-        return unet
-    old = unet.conv_in
-    wide = nn.Conv2d(in_channels, old.out_channels, old.kernel_size, padding=old.padding)
-    with torch.no_grad():
-        wide.weight.zero_()
-        wide.weight[:, : old.in_channels] = old.weight
-        wide.bias.copy_(old.bias)  # type: ignore[union-attr]
-    unet.conv_in = wide
-    unet.register_to_config(in_channels=in_channels)
-    return unet
 
 
 def add_lora(unet: UNet2DConditionModel, rank: int) -> None:
@@ -205,8 +190,7 @@ def _load(kind: Any, folder: Path, part: str) -> Any:
             folder, subfolder=part, use_safetensors=True, torch_dtype=torch.float32
         )
     except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"{folder / part} cannot be loaded: {reason}") from error
+        raise ModelError(f"{folder / part} cannot be loaded: {first_line(error)}.") from error
     if part != "unet":
         module.requires_grad_(False)
     return module.eval()
@@ -234,8 +218,9 @@ def _load_texts(folder: Path, device: torch.device | str) -> tuple[Any, Any]:
             folder, subfolder="text_encoder", use_safetensors=True, dtype=torch.float32
         )
     except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"The text encoder of {folder} cannot be loaded: {reason}") from error
+        raise ModelError(
+            f"The text encoder of {folder} cannot be loaded: {first_line(error)}."
+        ) from error
     return tokenizer, encoder.requires_grad_(False).eval().to(device)
 
 
@@ -346,7 +331,8 @@ def merged_weights(unet: Any, base: Path) -> dict[str, Tensor]:
     from peft.tuners.lora import LoraLayer
 
     plain = _load(UNet2DConditionModel, base, "unet")
-    weights = widen(plain, in_channels=unet.config["in_channels"]).state_dict()
+    widen(plain, in_channels=unet.config["in_channels"])
+    weights = plain.state_dict()
     for name, module in unet.named_modules():
         if isinstance(module, LoraLayer):
             key = f"{name}.weight"

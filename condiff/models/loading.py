@@ -24,7 +24,8 @@ from diffusers import __version__ as diffusers_version
 
 from condiff.config import LOOKS, DiffusionConfig, Look, SamplingConfig
 from condiff.diffusion.diffusers_schedulers import build_scheduler
-from condiff.errors import ModelError
+from condiff.errors import ModelError, first_line
+from condiff.files import write_text
 from condiff.models.condition_encoder import ConditionEncoder
 from condiff.models.denoiser import Model, freeze
 from condiff.models.info import INDEX, TEXT_ENCODER, ModelInfo, read_model_info
@@ -112,9 +113,8 @@ def add_looks(folder: Path) -> None:
     looks = read_model_info(folder).looks
     if "looks" in index or not looks:
         return
-    part = folder / f".{INDEX}.part"
-    part.write_text(json.dumps(index | {"looks": dump_looks(looks)}, indent=2) + "\n", "utf-8")
-    part.replace(folder / INDEX)
+    added = json.dumps(index | {"looks": dump_looks(looks)}, indent=2)
+    write_text(folder / INDEX, added + "\n")
 
 
 def load_model(name: str | Path, *, device: str | torch.device = "cpu") -> LoadedModel:
@@ -122,24 +122,25 @@ def load_model(name: str | Path, *, device: str | torch.device = "cpu") -> Loade
 
     Raises ModelError where it cannot be loaded.
     """
-    index = read_model_info(name)
-    if index.task.space.is_latent:
+    info = read_model_info(name)
+    if info.task.space.is_latent:
         raise ModelError(
-            f"The model folder {index.path} is on a Stable Diffusion base: `Pipeline` runs it, and "
+            f"The model folder {info.path} is on a Stable Diffusion base: `Pipeline` runs it, and "
             "training goes on from it by --base."
         )
     try:
         unet = UNet2DModel.from_pretrained(
-            index.path, subfolder="unet", use_safetensors=True, torch_dtype=torch.float32
+            info.path, subfolder="unet", use_safetensors=True, torch_dtype=torch.float32
         )
-        encoder = _load_encoder(index.path)
-        text_encoder = _load_text_encoder(index.path) if index.task.takes_text else None
+        encoder = _load_encoder(info.path)
+        text_encoder = _load_text_encoder(info.path) if info.task.takes_text else None
     except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"The model folder {index.path} cannot be loaded: {reason}") from error
+        raise ModelError(
+            f"The model folder {info.path} cannot be loaded: {first_line(error)}."
+        ) from error
     model = freeze(Model(encoder, unet, text_encoder)).eval().to(device)
-    told = {field.name: getattr(index, field.name) for field in fields(index)}
-    return LoadedModel(**told, model=model)
+    known = {field.name: getattr(info, field.name) for field in fields(info)}
+    return LoadedModel(**known, model=model)
 
 
 def _load_encoder(folder: Path) -> ConditionEncoder:

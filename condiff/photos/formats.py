@@ -3,6 +3,8 @@
 import os
 from dataclasses import dataclass
 
+MAX_PIXELS = 200_000_000  # of a photo that is read, unless a caller wants more
+
 # What is written: the suffixes, and the format that each one means.
 FORMATS = {
     ".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".jfif": "JPEG", ".png": "PNG",

@@ -5,7 +5,6 @@ ICC.1:2010 (profile version 4.3); sRGB is IEC 61966-2-1.
 
 import io
 import struct
-from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from condiff.photos.metadata import Damage
-from condiff.photos.photo import to_array
+from condiff.photos.photo import strips, to_array
 
 Deep = NDArray[Any]  # uint16
 
@@ -40,13 +39,15 @@ def decode_srgb(level: NDArray) -> NDArray:
     return np.where(level <= 0.04045, level / 12.92, ((level + 0.055) / 1.055) ** 2.4)
 
 
+def curve_srgb(light: NDArray) -> NDArray:
+    """Linear light in [0,1] -> sRGB values in [0,1]: the inverse of `decode_srgb`."""
+    return np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
+
+
 @cache
 def _encoding_table() -> Deep:
     """sRGB of 16 bits over the square root of linear light, where the curve is nowhere steep."""
-    light = (np.arange(ROOTS + 1) / ROOTS) ** 2
-    curved = 1.055 * light ** (1 / 2.4) - 0.055
-    level = np.where(light <= 0.0031308, light * 12.92, curved)
-    return np.rint(level * 65_535).astype(np.uint16)
+    return np.rint(curve_srgb((np.arange(ROOTS + 1) / ROOTS) ** 2) * 65_535).astype(np.uint16)
 
 
 def encode_srgb(light: NDArray) -> Deep:
@@ -135,27 +136,20 @@ def deep_to_srgb(pixels: Deep, profile: bytes) -> Deep:
             return apply_shaper(pixels, *shaper)
     result = np.empty_like(pixels)
     grey = profile[16:20] == b"GRAY"
-    for rows, target in _strips(pixels, result):
-        image = Image.fromarray(np.rint(rows / 257).astype(np.uint8))
+    for strip in strips(*pixels.shape[:2], pixels=STRIP_PIXELS):
+        image = Image.fromarray(np.rint(pixels[strip] / 257).astype(np.uint8))
         image = image.getchannel(0) if grey else image
-        target[:] = np.asarray(to_srgb(image, opened).convert("RGB"), np.uint16) * 257
+        result[strip] = np.asarray(to_srgb(image, opened).convert("RGB"), np.uint16) * 257
     return result
 
 
 def apply_shaper(pixels: Deep, curves: list[NDArray], matrix: NDArray) -> Deep:
     """(H,W,3) uint16 by three curves (65536,) to linear light and a matrix to sRGB's primaries."""
     result = np.empty_like(pixels)
-    for rows, target in _strips(pixels, result):
-        light = np.stack([curves[c][rows[..., c]] for c in range(3)], axis=2)
-        target[:] = encode_srgb(light @ matrix.T)
+    for strip in strips(*pixels.shape[:2], pixels=STRIP_PIXELS):
+        light = np.stack([curves[c][pixels[strip, :, c]] for c in range(3)], axis=2)
+        result[strip] = encode_srgb(light @ matrix.T)
     return result
-
-
-def _strips(pixels: Deep, result: Deep) -> Iterator[tuple[Deep, Deep]]:
-    """Strips of a picture, each with its place in another one."""
-    step = max(1, STRIP_PIXELS // pixels.shape[1])
-    for top in range(0, len(pixels), step):
-        yield pixels[top : top + step], result[top : top + step]
 
 
 def gamma_shaper(
@@ -192,12 +186,17 @@ def lab_to_srgb(lab: NDArray) -> Deep:
     """(H,W,3) L* in [0,100], a* and b* under D50 -> (H,W,3) uint16 in sRGB."""
     matrix = np.linalg.inv(_primaries_matrix(SRGB_CHROMATICITIES)).astype(np.float32)
     result = np.empty(lab.shape, np.uint16)
-    for rows, target in _strips(lab, result):
-        y = (rows[..., 0] + 16) / 116
-        roots = np.stack([y + rows[..., 1] / 500, y, y - rows[..., 2] / 200], axis=2)
-        cubes = np.where(roots > 6 / 29, roots**3, (roots - 4 / 29) * (108 / 841))
-        target[:] = encode_srgb((cubes * D50).astype(np.float32) @ matrix.T)
+    for strip in strips(*lab.shape[:2], pixels=STRIP_PIXELS):
+        L, a, b = np.moveaxis(lab[strip], 2, 0)
+        y = (L + 16) / 116
+        roots = np.stack([y + a / 500, y, y - b / 200], axis=2)
+        result[strip] = encode_srgb((_cube(roots) * D50).astype(np.float32) @ matrix.T)
     return result
+
+
+def _cube(root: NDArray) -> NDArray:
+    """f(t) of CIE Lab -> t, such as Y/Y_n of (L* + 16) / 116."""
+    return np.where(root > 6 / 29, root**3, (root - 4 / 29) * (108 / 841))
 
 
 def _read_shaper(profile: bytes) -> tuple[list[NDArray], NDArray] | None:
@@ -208,8 +207,7 @@ def _read_shaper(profile: bytes) -> tuple[list[NDArray], NDArray] | None:
     if profile[16:20] == b"GRAY" and b"kTRC" in tags:
         curve = _read_curve(tags[b"kTRC"])
         if profile[20:24] == b"Lab ":  # the curve gives L* (ICC.1:2010, F.2)
-            root = (curve * 100 + 16) / 116
-            curve = np.where(root > 6 / 29, root**3, (root - 4 / 29) * (108 / 841))
+            curve = _cube((curve * 100 + 16) / 116)
         return [curve.astype(np.float32)] * 3, np.eye(3, dtype=np.float32)
     if profile[16:20] != b"RGB " or not tags.keys() >= {*PRIMARIES, *CURVES}:
         return None

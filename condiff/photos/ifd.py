@@ -15,9 +15,6 @@ POINTERS = {0x8769, 0x8825, 0xA005}  # the EXIF, GPS and interoperability direct
 MAX_VALUE = 1 << 24  # bytes; more is no metadata
 
 ORIENTATION, COLOR_SPACE, WIDTH, HEIGHT = 0x0112, 0xA001, 0xA002, 0xA003
-# How a TIFF's pixels are cut and packed, and where the pieces lie: strips, or tiles.
-GRID = {256, 257, 259, ORIENTATION, 278, 317, 322, 323}
-PIECES = {258, 273, 279, 324, 325, 339}
 
 
 @dataclass(frozen=True)

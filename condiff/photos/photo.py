@@ -39,8 +39,8 @@ class Photo:
     def __repr__(self) -> str:
         """Size, depth and format in place of the pixels, which fill a notebook's page."""
         (width, height), alpha = self.size, ", alpha" if self.alpha is not None else ""
-        told = f"{width}x{height}, {16 if self.is_deep else 8} bits{alpha}"
-        return f"<Photo {told}, {self.metadata.format or 'no format'}, info {dict(self.info)}>"
+        size = f"{width}x{height}, {16 if self.is_deep else 8} bits{alpha}"
+        return f"<Photo {size}, {self.metadata.format or 'no format'}, info {dict(self.info)}>"
 
     @property
     def size(self) -> tuple[int, int]:
@@ -104,24 +104,26 @@ def flatten(photo: Photo, background: str) -> Photo:
     white = np.iinfo(photo.pixels.dtype).max
     ground = color * (white / 255)
     flat = photo.pixels.copy()
-    rows = max(1, STRIP_PIXELS // photo.size[0])
-    for top in range(0, photo.size[1], rows):
-        strip = slice(top, top + rows)
+    for strip in strips(*photo.pixels.shape[:2]):
         cover = photo.alpha[strip, :, None] / np.float32(white)
         mixed = ground + cover * (photo.pixels[strip] - ground)
         flat[strip] = np.rint(mixed).astype(flat.dtype)
     return replace(photo, pixels=flat, alpha=None)
 
 
+def strips(height: int, width: int, *, pixels: int = STRIP_PIXELS) -> Iterator[slice]:
+    """Row ranges that cover a picture, each of about so many pixels."""
+    rows = max(1, pixels // width)
+    return (slice(top, min(top + rows, height)) for top in range(0, height, rows))
+
+
 def to_array(image: Image.Image) -> Pixels:
     """An image in RGB or L as (H,W,3) uint8, in strips: np.asarray would hold copies of it."""
     width, height = image.size
     pixels = np.empty((height, width, 3), np.uint8)
-    rows = max(1, STRIP_PIXELS // width)
-    for top in range(0, height, rows):
-        bottom = min(top + rows, height)
-        strip = np.asarray(image.crop((0, top, width, bottom)))
-        pixels[top:bottom] = cv2.merge([strip] * 3) if strip.ndim == 2 else strip
+    for rows in strips(height, width):
+        strip = np.asarray(image.crop((0, rows.start, width, rows.stop)))
+        pixels[rows] = cv2.merge([strip] * 3) if strip.ndim == 2 else strip
     return pixels
 
 

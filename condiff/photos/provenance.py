@@ -30,7 +30,7 @@ def add_provenance(
 
     It holds no time and no path, so the same seed still gives the same bytes.
     """
-    told = {"version": __version__, "model": model, "seed": seed, **settings}
+    note = {"version": __version__, "model": model, "seed": seed, **settings}
     properties = {
         "Iptc4xmpExt:DigitalSourceType": source_type,
         "condiff:Version": __version__,
@@ -42,7 +42,7 @@ def add_provenance(
     return replace(
         metadata,
         xmp=xmp.merge_properties(metadata.xmp, properties),
-        text=(*others, png.text_chunk(KEYWORD, json.dumps(told))),
+        text=(*others, png.text_chunk(KEYWORD, json.dumps(note))),
     )
 
 

@@ -21,7 +21,7 @@ from condiff.files import reason_of
 from condiff.photos import icc, ifd, jpeg, jxl, png, psd, raw, tiff
 from condiff.photos import metadata as meta
 from condiff.photos.deep import decode_deep
-from condiff.photos.formats import is_photo, name_content, name_known
+from condiff.photos.formats import MAX_PIXELS, is_photo, name_content, name_known
 from condiff.photos.metadata import Damage, Metadata, read_metadata
 from condiff.photos.opening import (
     open_image,
@@ -40,8 +40,6 @@ from condiff.photos.photo import (
     to_array,
     turn_upright,
 )
-
-MAX_PIXELS = 200_000_000
 
 # What decoders raise on damaged files.
 BROKEN = (
@@ -126,7 +124,7 @@ def _read(file: BinaryIO, name: str, max_pixels: int, page: int | None, strict: 
     """The photo in an open, seekable file."""
     head = file.read(256)
     notes: list[str] = []
-    with _told_of(name, head):
+    with _as_image_error(name, head):
         photo = _read_kind(file, head, max_pixels, page, notes)
         if strict and head.startswith(jpeg.START):
             notes += jpeg.find_damage(file)
@@ -139,7 +137,7 @@ def _read(file: BinaryIO, name: str, max_pixels: int, page: int | None, strict: 
 
 
 @contextmanager
-def _told_of(name: str, head: bytes = b"") -> Iterator[None]:
+def _as_image_error(name: str, head: bytes = b"") -> Iterator[None]:
     """Raise ImageError, with the name, for whatever a decoder raises; `head` are 256 bytes."""
     try:
         with as_memory_error(), without_pillow_limit():
@@ -471,7 +469,7 @@ def _read_image(image: Image.Image) -> Photo:
         return Photo.from_image(image)
     name = str(getattr(image, "filename", "") or "an image of Pillow")
     notes: list[str] = []
-    with _told_of(name):
+    with _as_image_error(name):
         if file := _undecoded(image):
             place = file.tell()
             try:
@@ -554,7 +552,7 @@ def _check_array(
         )
 
 
-# ---- pixels
+# ---- folders
 
 
 def list_images(root: Path) -> list[Path]:
@@ -568,6 +566,9 @@ def list_images(root: Path) -> list[Path]:
         and not any(part.startswith(".") for part in path.relative_to(root).parts)
         and path.is_file()
     )
+
+
+# ---- pixels
 
 
 def orientation(image: Image.Image) -> int:

@@ -25,7 +25,7 @@ from condiff.files import reason_of
 from condiff.photos import icc, ifd
 from condiff.photos.ifd import Directory, Entry, long, pack_directory, short
 from condiff.photos.opening import caught_stderr, open_image, register_jxl
-from condiff.photos.photo import Pixels, Unreadable, to_8_bits, to_16_bits, to_array
+from condiff.photos.photo import Pixels, Unreadable, strips, to_8_bits, to_16_bits, to_array
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 MAX_PAGES = 10_000
 MAX_CHANNELS = 32
 RAW_PHOTOMETRIC = {32803, 34892}  # a sensor's pixels, and those of a linear DNG
-DNG_VERSION = 50706
 WHITE_IS_ZERO, PALETTE, CMYK, YCBCR, LABS = 0, 3, 5, 6, (8, 9, 10)
 COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 4: 1, 5: 4, 6: 3, 8: 3, 9: 3, 10: 3}  # channels of each kind
 KINDS = {1: "u", 2: "i", 3: "f", 4: "u"}  # SampleFormat; 4 is undefined
@@ -171,11 +170,9 @@ def read_page(page: "TiffPage", file: BinaryIO, notes: list[str]) -> tuple[Pixel
 def _unmultiply(pixels: Pixels, alpha: Pixels) -> Pixels:
     most = np.iinfo(pixels.dtype).max
     result = np.empty_like(pixels)
-    for top in range(0, len(pixels), 64):
-        scale = most / np.maximum(alpha[top : top + 64], 1).astype(np.float32)
-        result[top : top + 64] = np.rint(
-            np.minimum(pixels[top : top + 64] * scale[..., None], most)
-        )
+    for strip in strips(*pixels.shape[:2]):
+        scale = most / np.maximum(alpha[strip], 1).astype(np.float32)
+        result[strip] = np.rint(np.minimum(pixels[strip] * scale[..., None], most))
     return result
 
 

@@ -233,9 +233,8 @@ class Cascade:
         if upscale == LINES:
             return cls(pipeline, size, along_lines=True)
         size = loaded.condition_size if size is None else size
-        native_side = loaded.condition_size // loaded.drawn_cell
-        if size <= native_side:
-            idle = f"{name} draws at {native_side}: nothing is enlarged to {size}"
+        if size <= loaded.native_side:
+            idle = f"{name} draws at {loaded.native_side}: nothing is enlarged to {size}"
             return cls(pipeline, size, remark="" if automatic or upscale == NONE else idle)
         if upscale == NONE:
             plain = "there are no lines: resampled plainly"
@@ -247,9 +246,8 @@ class Cascade:
 
     @property
     def native_side(self) -> int:
-        """The largest short side at which the model draws: that of x_t in training, or of the
-        picture that its VAE decodes."""
-        return self.pipeline.loaded.condition_size // self.pipeline.loaded.drawn_cell
+        """The largest short side at which the model draws."""
+        return self.pipeline.loaded.native_side
 
     @property
     def enlarges(self) -> int | None:

@@ -1,6 +1,6 @@
 """The settings that a photo is coloured with, their note in the result, and what users are told."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,14 @@ from condiff.color.references import MIN_SHARE
 from condiff.color.scans import NEGATIVE, is_colour_negative
 from condiff.config import SamplingConfig
 from condiff.models.info import ModelInfo
-from condiff.photos.photo import Photo, Pixels
+from condiff.photos.formats import MAX_PIXELS
+from condiff.photos.photo import Photo, Pixels, strips
 from condiff.photos.provenance import add_provenance, is_own_result
-from condiff.photos.reading import MAX_PIXELS, read_photo
+from condiff.photos.reading import read_photo
 from condiff.pipelines.pipeline import Pipeline
 from condiff.resize import shrink_to
 
-STRIP_ROWS = 64  # rows that are looked at together
+STRIP_PIXELS = 1 << 18  # that are looked at together
 # Edits that are noted by their digest, and those that a note leaves out.
 NOTED_AS = {
     "mask": "mask_digest",
@@ -149,16 +150,13 @@ def describe_grey(photo: Photo, result: Photo, edits: ColorEdits) -> str:
 
 def is_grey(pixels: Pixels) -> bool:
     """Whether R = G = B in every pixel of (H,W,3)."""
-    return all(bool((strip == strip[..., :1]).all()) for strip in _strips(pixels))
+    parts = (pixels[strip] for strip in strips(*pixels.shape[:2], pixels=STRIP_PIXELS))
+    return all(bool((part == part[..., :1]).all()) for part in parts)
 
 
 def is_blank(pixels: Pixels) -> bool:
     """Whether every channel of (H,W,3) is near black or near white, where no colour shows."""
     white = np.iinfo(pixels.dtype).max
     dark, bright = DARK * white, BRIGHT * white
-    return not any(bool(((s > dark) & (s < bright)).any()) for s in _strips(pixels))
-
-
-def _strips(pixels: Pixels) -> Iterator[Pixels]:
-    """The rows of an image, some at a time, to save memory."""
-    return (pixels[top : top + STRIP_ROWS] for top in range(0, len(pixels), STRIP_ROWS))
+    parts = (pixels[strip] for strip in strips(*pixels.shape[:2], pixels=STRIP_PIXELS))
+    return not any(bool(((part > dark) & (part < bright)).any()) for part in parts)

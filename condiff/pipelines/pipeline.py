@@ -12,14 +12,7 @@ from typing import Any, Self
 import numpy as np
 from PIL import Image
 
-from condiff.backends.table import (
-    NO_WORDS,
-    Backend,
-    Words,
-    build_engine,
-    choose_engine,
-    find_device,
-)
+from condiff.backends.table import Backend, build_engine, choose_engine, find_device
 from condiff.checks import as_count, as_seed, check_kind
 from condiff.color.album import ChromaMeans
 from condiff.color.edits import NO_EDITS, OF_DRAWINGS, UNEDITED, ColorEdits, PreparedEdits
@@ -38,13 +31,13 @@ from condiff.diffusion.sampler import (
 from condiff.diffusion.tiles import Tiles, plan_tiles, predict_in_tiles
 from condiff.errors import ConfigError, DependencyError, ImageError
 from condiff.inputs import Opened, UserPicture
-from condiff.models.info import ModelInfo, read_model_info
+from condiff.models.info import BACKBONE_STRIDE, ModelInfo, read_model_info
 from condiff.photos.photo import Photo, as_memory_error, to_8_bits, with_pixels
 from condiff.photos.reading import as_photo
 from condiff.pipelines.flat_colors import FlatColors
 from condiff.resize import MAX_ASPECT, pad_to_stride
+from condiff.words import NO_WORDS, Words
 
-MIN_SIZE = 32  # the stride of the backbone
 KEPT_VIEWS = 32  # of references, the last used
 
 
@@ -392,7 +385,7 @@ class Pipeline:
         if task.enlarges:
             raise ConfigError(f"The model {name} enlarges pictures: `Cascade` runs it.")
         side = self.loaded.condition_size if size is None else size
-        least = min(MIN_SIZE, self.loaded.condition_size)
+        least = min(BACKBONE_STRIDE, self.loaded.condition_size)
         if side < least:
             raise ConfigError(f"size is at least {least}, not {side}.")
         if image is not None:

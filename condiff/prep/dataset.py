@@ -18,6 +18,7 @@ from typing import IO, Any
 import numpy as np
 
 from condiff.errors import ConfigError, DataError
+from condiff.files import write_text
 from condiff.prep.parquet_writer import (
     SPLITS,
     ShardWriter,
@@ -27,7 +28,6 @@ from condiff.prep.parquet_writer import (
     shard_path,
     write_card,
     write_info,
-    write_text,
 )
 from condiff.prep.prepare import Decision, Prepared, PrepConfig, prepare_in_order
 from condiff.sources.source import Item, Source

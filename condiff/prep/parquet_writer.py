@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from condiff.errors import DependencyError
+from condiff.files import write_text
 
 SPLITS = ("train", "val")
 # A row group is the least that a reader loads, and what a writer keeps in memory; the hub's viewer
@@ -217,10 +218,3 @@ def write_card(out: Path, summary: Summary) -> None:
 
 def _yaml(value: str) -> str:
     return json.dumps(value, ensure_ascii=False)  # a JSON string is a YAML one
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file by way of a temporary one, so that it is never incomplete."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, "utf-8")
-    part.replace(path)

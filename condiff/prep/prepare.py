@@ -24,6 +24,7 @@ from condiff.errors import DataError, ImageError
 from condiff.photos.formats import is_photo
 from condiff.photos.reading import read_image
 from condiff.prep.parquet_writer import Row, columns_of
+from condiff.resize import shrink_short_side
 from condiff.sources.source import Item
 
 CHUNK_ITEMS, CHUNK_BYTES = 16, 4 << 20  # limits of what is sent to a worker at once
@@ -86,7 +87,7 @@ def prepare(item: Item, recipe: PrepConfig) -> Prepared | Decision:
         return Decision(item.name, "small", side)
     pixels = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     if recipe.size is not None:
-        pixels = shrink(pixels, recipe.size)
+        pixels = shrink_short_side(pixels, recipe.size)
     if recipe.min_chroma > 0 and (chroma := mean_chroma(pixels)) < recipe.min_chroma:
         reason = f"mean chroma {chroma:.1f}, below {recipe.min_chroma:g}"
         return Decision(item.name, "grey", reason)
@@ -126,16 +127,6 @@ def difference_hash(pixels: Pixels) -> int:
     gray = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     grid = cv2.resize(gray, (9, 8), interpolation=cv2.INTER_AREA)
     return int.from_bytes(np.packbits(grid[:, :-1] < grid[:, 1:]).tobytes(), "big")
-
-
-def shrink(pixels: Pixels, size: int) -> Pixels:
-    """(H,W,3) shrunk to a short side of `size`; a smaller photo is not enlarged."""
-    height, width = pixels.shape[:2]
-    scale = size / min(height, width)
-    if scale >= 1:
-        return pixels
-    shape = (max(size, round(width * scale)), max(size, round(height * scale)))
-    return cv2.resize(pixels, shape, interpolation=cv2.INTER_AREA)
 
 
 def _condition(kind: str, pixels: Pixels, *, seed: int) -> bytes:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from condiff.errors import DataError, DependencyError
+from condiff.errors import DataError, DependencyError, first_line
 from condiff.sources.schema import text_column
 from condiff.sources.source import Item, Part, Source, to_item
 
@@ -152,10 +152,9 @@ def load_hub(name: str, *, split: str | None, streaming: bool) -> Any:
         )
         raise DataError(f"There is no file or folder {name}, and {why}.") from error
     except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
             f"There is no file or folder {name}, and the hub's data set of that name cannot be "
-            f"read: {reason}"
+            f"read: {first_line(error)}."
         ) from error
 
 

@@ -1,6 +1,6 @@
 """What only a run on a Stable Diffusion base has: latents, embeddings, its model folder."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -8,12 +8,12 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from condiff.config import BaseConfig, ModelConfig, TrainConfig
+from condiff.config import BaseConfig, TrainConfig
 from condiff.data.crops import Batch
 from condiff.data.latent_cache import FrozenShape, LatentCache
 from condiff.models.base import Base, check_process, read_base
 from condiff.models.denoiser import Denoiser
-from condiff.models.latent import FrozenParts, LatentModel, build_on_base, save_latent_model
+from condiff.models.latent import FrozenParts, LatentModel, save_latent_model
 from condiff.tasks import Task
 from condiff.training.progress import Filled
 
@@ -40,11 +40,6 @@ class LatentParts:
         check_process(config, base)
         _, length, width = model.null_words.shape
         return cls(config.base, base, task, FrozenParts(base.path, device), (length, width))
-
-    @staticmethod
-    def maker(config: BaseConfig) -> Callable[[ModelConfig, Task], Denoiser]:
-        """The function that makes a run's model."""
-        return lambda _, task: build_on_base(config, task)
 
     def shape(self) -> FrozenShape:
         """What a cache needs to know of the frozen parts; reads their weights once."""

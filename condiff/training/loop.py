@@ -15,7 +15,7 @@ from typing import Any
 from condiff.checks import as_path, check_kind
 from condiff.config import TrainConfig
 from condiff.errors import CheckpointError
-from condiff.training.progress import Filled, Step
+from condiff.training.progress import DECILES, Filled, Step, move_average
 from condiff.training.run_folder import begin, check_output, find_start, lock_run
 from condiff.training.trainer import Trainer
 
@@ -102,7 +102,7 @@ def run(trainer: Trainer) -> Iterator[Filled | Logged]:
     config, output = trainer.config, trainer.output
     yield from trainer.fill_cache()
     trainer.accelerator.init_trackers("condiff")
-    smoothed: list[float] | None = None
+    smoothed = [math.nan] * DECILES
     metrics = output / "metrics.jsonl" if trainer.is_main else os.devnull
     saved = ""  # the name of what was saved after the last step, if anything was
     with open(metrics, "ab", buffering=0) as log:
@@ -114,7 +114,8 @@ def run(trainer: Trainer) -> Iterator[Filled | Logged]:
                 continue
             trainer.observe(step.loss)  # waits for the device, so the time below is the work's
             rate = images / (time.monotonic() - began)
-            smoothed = _smooth(smoothed, step.decile_losses)
+            pairs = zip(smoothed, step.decile_losses, strict=True)
+            smoothed = [move_average(before, now, keep=KEPT) for before, now in pairs]
             logged = Logged(step, rate, smoothed, saved=saves)
             record = logged.record()
             with _writing(output):
@@ -154,16 +155,6 @@ def save(trainer: Trainer, *, name: str) -> None:
 
 def _grid_path(output: Path, name: str) -> Path:
     return output / "samples" / f"{name}.png"
-
-
-def _smooth(before: list[float] | None, now: list[float]) -> list[float]:
-    """The moving averages of the losses of each tenth of the timesteps."""
-    if before is None:
-        return now
-    return [
-        b if math.isnan(n) else n if math.isnan(b) else KEPT * b + (1 - KEPT) * n
-        for b, n in zip(before, now, strict=True)
-    ]
 
 
 @contextmanager

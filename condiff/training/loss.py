@@ -9,7 +9,7 @@ from torch import Tensor
 
 from condiff.color.hints import hints_from_mask, sample_hint_mask
 from condiff.color.lab import lab_to_rgb_batch
-from condiff.config import TrainConfig
+from condiff.config import DataConfig, TrainConfig
 from condiff.data.crops import Batch
 from condiff.diffusion.loss import (
     drop_condition,
@@ -54,7 +54,8 @@ def batch_error(
     share = slice(len(x_0) * process, len(x_0) * (process + 1))
     total = len(x_0) * num_processes
     seed = seed_of(config.seed, number)
-    torch.manual_seed(seed + process)  # for dropout, where a pretrained U-Net has any
+    # For dropout, where a pretrained U-Net has any: not the numbers of timesteps and noise.
+    torch.manual_seed(seed + 1 + process)
     generator = torch.Generator(device).manual_seed(seed)
     if task.space.is_latent:
         x_0 = sample_latents(x_0, total, share, generator)
@@ -66,49 +67,21 @@ def batch_error(
         device=device,
     )
     t, eps = t[share], eps[share]
-    drop_prob = config.diffusion.cond_drop_prob
-    given: dict[str, Any] = {}
-    if task.takes_text:
-        kept, words_kept = drop_words_and_picture(
-            total, prob=drop_prob, generator=generator, device=device
-        )
-        given["words_kept"] = words_kept[share]
-    else:
-        kept = torch.ones((total, 1, 1, 1), device=device)
-        kept = drop_condition(kept, prob=drop_prob, generator=generator)
-    given["kept"] = kept[share]
+    prob = config.diffusion.cond_drop_prob
+    given: dict[str, Any] = _sample_kept(total, share, generator, prob=prob, words=task.takes_text)
     if task.space.is_latent:
         given["words"] = batch["words"]
     else:
         given |= {"features": batch["features"], "hints": None, "tokens": batch.get("tokens")}
     if task.hint_channels:
-        mask = sample_hint_mask(
-            (total, size, size),
-            hint_prob=config.data.hint_prob,
-            max_hints=config.data.max_hints,
-            generator=generator,
-            device=device,
-        )
-        given["hints"] = hints_from_mask(x_0, mask[share])
-        if prob := config.data.reference_prob:
-            matches = sample_matches((total, size, size), prob=prob, generator=generator)
-            given["hints"] = add_references(
-                given["hints"], x_0, condition, matches.rows(share), scale=task.space.scale
-            )
+        given["hints"] = _sample_hints(x_0, condition, total, share, generator, config=config.data)
     made: dict[str, Tensor] = {}
 
     def predict(x_t: Tensor, t: Tensor) -> Tensor:
         made.update(x_t=x_t, output=model(x_t, t, condition, **given))
         return made["output"]
 
-    error = squared_error(
-        predict,
-        x_0,
-        t,
-        eps,
-        alphas_bar=alphas_bar,
-        config=config.diffusion,
-    )
+    error = squared_error(predict, x_0, t, eps, alphas_bar=alphas_bar, config=config.diffusion)
     error = error * loss_weight(alphas_bar[t], config=config.diffusion)
     if perceptual is not None:
         alpha_bar = alphas_bar[t].view(-1, 1, 1, 1)
@@ -117,6 +90,48 @@ def batch_error(
         distance = perceptual(found, x_0, condition)
         error = error + config.diffusion.perceptual_weight * distance
     return error, t
+
+
+def _sample_kept(
+    total: int, share: slice, generator: torch.Generator, *, prob: float, words: bool
+) -> dict[str, Tensor]:
+    """1 or 0 for pictures, and for `words` if there are any: kept, or left out for guidance."""
+    device = generator.device
+    if words:
+        kept, words_kept = drop_words_and_picture(
+            total, prob=prob, generator=generator, device=device
+        )
+        return {"kept": kept[share], "words_kept": words_kept[share]}
+    whole = torch.ones((total, 1, 1, 1), device=device)
+    return {"kept": drop_condition(whole, prob=prob, generator=generator)[share]}
+
+
+def _sample_hints(
+    x_0: Tensor,
+    lightness: Tensor,
+    total: int,
+    share: slice,
+    generator: torch.Generator,
+    *,
+    config: DataConfig,
+) -> Tensor:
+    """Hints (B,C+1,h,w) for x_0 (B,C,h,w), the `share` of a whole batch of `total`.
+
+    They are a user's, and where the settings say so those of a reference.
+    """
+    shape = (total, x_0.shape[2], x_0.shape[3])
+    mask = sample_hint_mask(
+        shape,
+        hint_prob=config.hint_prob,
+        max_hints=config.max_hints,
+        generator=generator,
+        device=x_0.device,
+    )
+    hints = hints_from_mask(x_0, mask[share])
+    if not config.reference_prob:
+        return hints
+    matches = sample_matches(shape, prob=config.reference_prob, generator=generator)
+    return add_references(hints, x_0, lightness, matches.rows(share), scale=Chroma.scale)
 
 
 def sample_latents(moments: Tensor, total: int, share: slice, generator: torch.Generator) -> Tensor:

@@ -57,6 +57,8 @@ def learning_rate_at(optimizer: OptimizerConfig, *, step: int, progress: float) 
     return optimizer.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * fallen))
 
 
-def smooth_loss(before: float, loss: float) -> float:
-    """The moving average by which the best checkpoint is chosen; `before` is nan at first."""
-    return loss if math.isnan(before) else SMOOTHING * before + (1 - SMOOTHING) * loss
+def move_average(before: float, value: float, *, keep: float = SMOOTHING) -> float:
+    """An exponential moving average with one more value; nan is none, before or now."""
+    if math.isnan(before):
+        return value
+    return before if math.isnan(value) else keep * before + (1 - keep) * value

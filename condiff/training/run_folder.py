@@ -25,6 +25,7 @@ from torch import Tensor
 
 from condiff.config import TrainConfig, parse_config, read_yaml, to_yaml
 from condiff.errors import CheckpointError, ConfigError, TrainingError
+from condiff.files import write_text
 from condiff.models.info import INDEX
 
 logger = logging.getLogger(__name__)
@@ -80,8 +81,8 @@ def check_output(output: Path, *, data: str) -> None:
     found = next((name for name in (*FOLDERS, *FILES) if (output / name).exists()), None)
     if found and not _is_run(output):
         raise ConfigError(
-            f"{output} holds {found}, but is no run's folder: a run would overwrite it. Choose "
-            "another folder by -o."
+            f"{output} holds {found}, but was not made by `condiff train`: a run would overwrite "
+            "it. Choose another folder by -o."
         )
 
 
@@ -141,7 +142,7 @@ def begin(output: Path, config: TrainConfig, start: Checkpoint | None) -> None:
         else:
             cut_metrics(output / "metrics.jsonl", start.step)
         (output / "samples").mkdir(parents=True, exist_ok=True)
-        _publish(output / "config.yaml", to_yaml(config))
+        write_text(output / "config.yaml", to_yaml(config))
     except OSError as error:
         raise TrainingError(
             f"Cannot write into {output}: {error.strerror}. Choose another folder by -o."
@@ -201,17 +202,7 @@ def cut_metrics(path: Path, step: int) -> None:
                 kept.append(line)
         except ValueError:
             continue
-    _publish(path, "".join(kept))
-
-
-def _publish(path: Path, text: str) -> None:
-    """Write a text file by way of a temporary one: a disk that is full leaves the one before."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_text(text, "utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_text(path, "".join(kept))
 
 
 def lock_run(output: Path) -> IO[bytes] | None:

@@ -28,7 +28,7 @@ from condiff.diffusion.diffusers_schedulers import build_scheduler
 from condiff.errors import ConfigError
 from condiff.models.denoiser import Denoiser, Model, build_model
 from condiff.models.initialization import adopt_shape, load_init
-from condiff.models.latent import LatentModel
+from condiff.models.latent import LatentModel, build_on_base
 from condiff.models.loading import save_model
 from condiff.tasks import Task, task_of
 from condiff.training.accelerator import build_accelerator, prepare
@@ -40,7 +40,7 @@ from condiff.training.model_card import make_card
 from condiff.training.optimizer import build_optimizer
 from condiff.training.precision import choose_arithmetic, lay_out
 from condiff.training.preview import sample_grid
-from condiff.training.progress import Filled, Step, learning_rate_at, progress_of, smooth_loss
+from condiff.training.progress import Filled, Step, learning_rate_at, move_average, progress_of
 from condiff.training.run_folder import (
     Checkpoint,
     prune_checkpoints,
@@ -58,7 +58,7 @@ def find_maker(config: TrainConfig, init: str | None) -> Callable[[ModelConfig, 
     if config.base.name is not None:
         if init is not None:
             raise ConfigError("--init and --base both name weights to start from: give one.")
-        return LatentParts.maker(config.base)
+        return lambda _, task: build_on_base(config.base, task)
     return build_model if init is None else partial(load_init, init)
 
 
@@ -248,7 +248,7 @@ class Trainer:
         Raises TrainingError where the loss is not a finite number.
         """
         refuse_nan(self.output, loss, step=self.step)
-        self.smoothed_loss = smooth_loss(self.smoothed_loss, loss)
+        self.smoothed_loss = move_average(self.smoothed_loss, loss)
 
     def error(self, batch: Batch, number: int, *, alone: bool = False) -> tuple[Tensor, Tensor]:
         """Weighted squared error (B,) and timesteps (B,) of this process's share of batch `number`.
@@ -305,12 +305,17 @@ class Trainer:
         with averaged(self.ema, self.model, keep=self.is_main) as model:
             if model is None:
                 return None
-            how = {"config": self.config, "photos": photos, "steps": steps}
-            if self.parts is None:
-                return sample_grid(model, self.task, self.first_batch(photos), **how)  # type: ignore[arg-type]
-            with self.accelerator.autocast():  # frozen weights may be in half precision
-                batch = self.first_batch(photos)
-                return sample_grid(model, self.task, batch, **how, parts=self.parts)  # type: ignore[arg-type]
+            # A base's frozen weights may be in half precision.
+            with nullcontext() if self.parts is None else self.accelerator.autocast():
+                return sample_grid(
+                    model,
+                    self.task,
+                    self.first_batch(photos),
+                    config=self.config,
+                    photos=photos,
+                    steps=steps,
+                    parts=self.parts,
+                )
 
     def save(self, *, half: bool = True) -> Path:
         """Write the averaged weights to the folder OUTPUT/model; all processes must call this."""

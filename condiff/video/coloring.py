@@ -1,6 +1,5 @@
 """The chroma of key frames by a pipeline, with hints that follow what moves."""
 
-import hashlib
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +14,7 @@ from condiff.color.hints import DAB_RADIUS, Hint
 from condiff.color.lab import lightness, upsample_chroma
 from condiff.config import SamplingConfig
 from condiff.errors import ConfigError
+from condiff.files import short_digest
 from condiff.photos.photo import Photo
 from condiff.photos.provenance import add_provenance
 from condiff.pipelines.pipeline import Pipeline
@@ -42,7 +42,7 @@ class Coloring:
         edits, hints = self.edits, self.edits.hints
         given: Any
         if isinstance(hints, Image.Image):
-            given = hashlib.sha256(hints.tobytes()).hexdigest()[:16]
+            given = short_digest(hints.tobytes())
         else:
             given = [[hint.x, hint.y, hint.color] for hint in hints]
         return {

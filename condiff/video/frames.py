@@ -20,8 +20,9 @@ from condiff.files import EXISTS, reason_of
 from condiff.photos.formats import FORMATS, is_photo
 from condiff.photos.opening import open_image
 from condiff.photos.photo import Photo, to_8_bits, with_pixels
-from condiff.photos.reading import read_photo
+from condiff.photos.reading import orientation, read_photo
 from condiff.photos.writing import write_photo
+from condiff.resize import shrink_short_side
 from condiff.video.coloring import Coloring
 from condiff.video.film import Progress
 from condiff.video.motion import Guide, guide_size
@@ -30,7 +31,6 @@ from condiff.video.reading import SEEN
 from condiff.video.steady import Colored, Steady, Strokes
 
 PLAIN = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")  # whose headers have the size of the photo
-ORIENTATION = 274  # EXIF's tag
 
 Plane = NDArray[Any]  # float32
 Pixels = NDArray[Any]  # uint8 or uint16
@@ -52,10 +52,7 @@ class PhotoFrame:
 
     def picture(self) -> Pixels:
         """The photo with its short side at most 512."""
-        width, height = self.photo.size
-        scale = min(1.0, SEEN / min(width, height))
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        return cv2.resize(to_8_bits(self.photo.pixels), size, interpolation=cv2.INTER_AREA)
+        return shrink_short_side(to_8_bits(self.photo.pixels), SEEN)
 
 
 def is_frames(source: str) -> bool:
@@ -91,8 +88,7 @@ def check_sizes(paths: Sequence[Path], size: tuple[int, int]) -> None:
     for path in paths:
         try:
             with open(path, "rb") as file, open_image(file, PLAIN) as image:
-                turned = image.getexif().get(ORIENTATION, 1) > 4
-                found = image.size[::-1] if turned else image.size
+                found = image.size[::-1] if orientation(image) > 4 else image.size
         except (OSError, ValueError, SyntaxError):
             continue
         if found != size:

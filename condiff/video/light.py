@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from condiff.color.lab import RGB_OF_XYZ, XYZ_OF_RGB
+from condiff.photos.icc import curve_srgb, decode_srgb
 
 Plane = NDArray[Any]  # float32
 
@@ -50,8 +51,7 @@ def to_srgb_table(transfer: int, entries: int) -> Plane:
         return signal.astype(np.float32)
     light = _shown(_decode(signal, transfer), transfer)
     mapped = np.where(light > KNEE, 1 - (1 - KNEE) * np.exp((KNEE - light) / (1 - KNEE)), light)
-    curved = np.where(mapped > 0.0031308, 1.055 * mapped ** (1 / 2.4) - 0.055, 12.92 * mapped)
-    return curved.astype(np.float32)
+    return curve_srgb(mapped).astype(np.float32)
 
 
 def solve_colors(luma: Plane, lab: Plane, weights: Plane, transfer: int, primaries: int) -> Plane:
@@ -85,7 +85,7 @@ def _decode(signal: NDArray[Any], transfer: int) -> NDArray[Any]:
     if transfer == HLG:
         a, b, c = 0.17883277, 0.28466892, 0.55991073
         return np.where(signal <= 0.5, signal**2 / 3, (np.exp((signal - c) / a) + b) / 12)
-    return np.where(signal > 0.04045, ((signal + 0.055) / 1.055) ** 2.4, signal / 12.92)
+    return decode_srgb(signal)
 
 
 def _shown(light: NDArray[Any], transfer: int) -> NDArray[Any]:

@@ -88,21 +88,21 @@ def _check(flow: Plane, other: Plane, here: Guide, there: Guide) -> Plane:
 
 
 @dataclass(frozen=True)
-class Path:
+class Track:
     """Where each pixel of a frame is in a key frame: places (h,w,2), and how surely, 0 to 1."""
 
     places: Plane
     held: Plane
 
     @classmethod
-    def at(cls, height: int, width: int) -> "Path":
-        """The path of the key frame itself."""
+    def at(cls, height: int, width: int) -> "Track":
+        """The track of the key frame itself."""
         return cls(grid(height, width), np.ones((height, width), np.float32))
 
-    def extend(self, motion: Motion) -> "Path":
-        """The path of the next frame, whose motion to the frame of this path is given."""
+    def extend(self, motion: Motion) -> "Track":
+        """The track of the next frame, whose motion to the frame of this one is given."""
         places = grid(*motion.held.shape) + motion.flow
-        return Path(take(self.places, places), take(self.held, places) * motion.held)
+        return Track(take(self.places, places), take(self.held, places) * motion.held)
 
     def carry(self, values: Plane, how: int = cv2.INTER_LINEAR) -> Plane:
         """Values (h,w,C) of the key frame, brought to this frame."""

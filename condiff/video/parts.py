@@ -1,6 +1,5 @@
 """What a run leaves behind so that the next one goes on: finished segments and states between."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from condiff.errors import ConfigError, FilmError
-from condiff.files import MAX_NAME, reason_of
+from condiff.files import hidden_name, reason_of
 from condiff.video.steady import Key
 
 SEGMENT = 96  # frames; a segment ends at the first key frame after so many
@@ -28,10 +27,7 @@ class Parts:
         self.target = target
         self._lock: Any = None
         whole = Path(os.path.abspath(target))
-        name = f".{whole.name}.condiff"
-        if len(os.fsencode(name)) > MAX_NAME:
-            name = f".{hashlib.sha256(os.fsencode(name)).hexdigest()[:32]}.condiff"
-        self.folder = whole.with_name(name)
+        self.folder = whole.with_name(hidden_name(whole.name, ".condiff"))
 
     def begin(self, settings: dict[str, Any], *, force: bool) -> bool:
         """Make the folder, or check that it was made with these settings; whether it goes on.

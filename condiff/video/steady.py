@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from condiff.video.motion import Guide, Motion, Path, estimate
+from condiff.video.motion import Guide, Motion, Track, estimate
 
 Plane = NDArray[Any]  # float32
 Strokes = NDArray[Any]  # (h,w,4) uint8 RGBA, opaque where a colour is given
@@ -99,14 +99,14 @@ class Steady(Generic[F]):
 
     def _next_key(self, span: "_Span[F]") -> Key:
         """The state at the last frame of a span."""
-        path, strokes = span.paths[-1], span.key.strokes
+        track, strokes = span.tracks[-1], span.key.strokes
         if strokes is not None:
-            strokes = path.carry(strokes, cv2.INTER_NEAREST)
-            strokes[path.held < 0.5] = 0
+            strokes = track.carry(strokes, cv2.INTER_NEAREST)
+            strokes[track.held < 0.5] = 0
         own = self.sample(span.frames[-1], strokes)
         share = self.own_share if strokes is None else min(self.own_share, HINTED_SHARE)
-        weight = (path.held * (1 - share))[..., None]
-        chroma = weight * path.carry(span.key.chroma) + (1 - weight) * own
+        weight = (track.held * (1 - share))[..., None]
+        chroma = weight * track.carry(span.key.chroma) + (1 - weight) * own
         return Key(chroma, strokes, span.key.shot)
 
     def _close_shot(self, span: "_Span[F]") -> Iterator[Colored[F]]:
@@ -119,29 +119,29 @@ class Steady(Generic[F]):
 
 
 class _Span(Generic[F]):
-    """Frames from a key frame on, with the paths back to it and the motion ahead."""
+    """Frames from a key frame on, with the tracks back to it and the motion ahead."""
 
     def __init__(self, frame: F, key: Key):
         self.frames, self.key = [frame], key
-        self.paths = [Path.at(*frame.guide.shape)]
+        self.tracks = [Track.at(*frame.guide.shape)]
         self.ahead: list[Motion] = []
 
     def add(self, frame: F, back: Motion, ahead: Motion) -> None:
         self.frames.append(frame)
-        self.paths.append(self.paths[-1].extend(back))
+        self.tracks.append(self.tracks[-1].extend(back))
         self.ahead.append(ahead)
 
     def color(self, end: Key) -> Iterator[Colored[F]]:
         """All frames but the last, which is a key frame whose state is `end`."""
         length = len(self.frames) - 1
-        to_end = [Path.at(*self.frames[-1].guide.shape)]
+        to_end = [Track.at(*self.frames[-1].guide.shape)]
         for motion in reversed(self.ahead):
             to_end.append(to_end[-1].extend(motion))
         to_end.reverse()
         yield Colored(self.frames[0], self.key.chroma, self.key)
         for n in range(1, length):
             chroma = _blend(
-                (self.paths[n].carry(self.key.chroma), self.paths[n].held, 1 - n / length),
+                (self.tracks[n].carry(self.key.chroma), self.tracks[n].held, 1 - n / length),
                 (to_end[n].carry(end.chroma), to_end[n].held, n / length),
             )
             yield Colored(self.frames[n], chroma)

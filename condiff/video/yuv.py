@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from condiff.color.lab import reduce_chroma
+from condiff.photos.icc import decode_srgb
 from condiff.video.light import HDR, WIDE, solve_colors, to_srgb_table
 
 Plane = NDArray[Any]  # float32
@@ -82,8 +83,7 @@ class Coding:
 
 def _lightness_table() -> Plane:
     """L* of grey over Y' in [0,1]."""
-    level = np.linspace(0, 1, TABLE)
-    light = np.where(level <= 0.04045, level / 12.92, ((level + 0.055) / 1.055) ** 2.4)
+    light = decode_srgb(np.linspace(0, 1, TABLE))
     root = np.where(light > (6 / 29) ** 3, np.cbrt(light), light * 841 / 108 + 4 / 29)
     return (116 * root - 16).astype(np.float32)
 

@@ -25,8 +25,7 @@ from condiff.color.references import Reference
 from condiff.errors import CondiffError, ConfigError, ImageError
 from condiff.inputs import Lines
 from condiff.models.info import read_model_info
-from condiff.photos.formats import FORMATS, READ_ONLY
-from condiff.photos.reading import MAX_PIXELS
+from condiff.photos.formats import FORMATS, MAX_PIXELS, READ_ONLY
 from condiff.pipelines.cascade import Cascade
 from condiff.pipelines.pipeline import Pipeline
 from condiff.web import controls

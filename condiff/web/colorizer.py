@@ -22,9 +22,11 @@ from condiff.color.sample_selection import measure_deviation
 from condiff.color.scans import Frame
 from condiff.errors import ConfigError, ImageError
 from condiff.figures import color_spread
+from condiff.files import short_digest
 from condiff.inputs import Opened
+from condiff.photos.formats import MAX_PIXELS
 from condiff.photos.photo import Photo, flatten, to_8_bits, with_pixels
-from condiff.photos.reading import MAX_PIXELS, read_image, read_photo
+from condiff.photos.reading import read_image, read_photo
 from condiff.photos.writing import check_photo, default_target, losses, write_photo
 from condiff.pipelines.colorizing import (
     NOTED_AS,
@@ -37,7 +39,7 @@ from condiff.pipelines.colorizing import (
     note_making,
 )
 from condiff.pipelines.pipeline import Encoded, Pipeline
-from condiff.resize import resize
+from condiff.resize import resize, shrink_long_side
 from condiff.web.controls import read_edits
 from condiff.web.sessions import Upload
 from condiff.web.worker import Event
@@ -112,7 +114,7 @@ class Order:
     @property
     def note(self) -> dict[str, str]:
         """The strokes in the note of a result."""
-        return {"strokes": hashlib.sha256(self.strokes).hexdigest()[:16]} if self.strokes else {}
+        return {"strokes": short_digest(self.strokes)} if self.strokes else {}
 
 
 @dataclass(frozen=True)
@@ -441,10 +443,7 @@ class Colorizer:
 
 def shrink(pixels: np.ndarray) -> np.ndarray:
     """RGB (H,W,3) of 8 or 16 bits -> (h,w,3) uint8 of at most PREVIEW_SIDE."""
-    height, width = pixels.shape[:2]
-    scale = min(1.0, PREVIEW_SIDE / max(height, width))
-    small = resize(pixels, max(1, round(height * scale)), max(1, round(width * scale)))
-    return to_8_bits(small)
+    return to_8_bits(shrink_long_side(pixels, PREVIEW_SIDE))
 
 
 def save_preview(pixels: np.ndarray, path: Path) -> None:
@@ -484,5 +483,5 @@ def _name(result: Result) -> str:
     names = [name for name in edits.changed() if name != "hints"]
     changed = {name: str(getattr(edits, NOTED_AS.get(name, name))) for name in names}
     mask = hashlib.sha256(result.mask).hexdigest() if result.mask else ""
-    told = [result.seed, result.page, sampling, dict(result.note), changed, mask]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+    parts = [result.seed, result.page, sampling, dict(result.note), changed, mask]
+    return short_digest(json.dumps(parts).encode())

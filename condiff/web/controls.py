@@ -4,8 +4,6 @@ import dataclasses
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from annotated_types import Ge, Le
-
 from condiff.color.edits import (
     MAX_SATURATION,
     MAX_TEMPERATURE,
@@ -13,7 +11,7 @@ from condiff.color.edits import (
     OF_DRAWINGS,
     ColorEdits,
 )
-from condiff.config import NATURAL, WORDS, SamplingConfig
+from condiff.config import NATURAL, WORDS, SamplingConfig, limits_of
 from condiff.errors import ConfigError
 from condiff.models.info import ModelInfo
 
@@ -43,8 +41,7 @@ def list_sampling(info: ModelInfo) -> list[Control]:
             name,
             field.annotation,
             default=defaults[name],
-            least=next((limit.ge for limit in field.metadata if isinstance(limit, Ge)), None),
-            most=next((limit.le for limit in field.metadata if isinstance(limit, Le)), None),
+            limits=limits_of(field),
             text=field.description or "",
         )
         for name, field in SamplingConfig.model_fields.items()
@@ -64,11 +61,9 @@ def list_edits(info: ModelInfo) -> list[Control]:
         kind = _plain(types[field.name])
         applies = (field.name in OF_DRAWINGS) != keeps_photo and field.name != "strict_reference"
         if kind in KINDS and applies:
-            least, most = LIMITS.get(field.name, (None, None))
+            limits = LIMITS.get(field.name, (None, None))
             controls.append(
-                _control(
-                    field.name, types[field.name], default=field.default, least=least, most=most
-                )
+                _control(field.name, types[field.name], default=field.default, limits=limits)
             )
     return controls
 
@@ -85,7 +80,7 @@ def describe(info: ModelInfo) -> dict[str, Any]:
         "hints": info.hint_channels > 0,
         "sampling": list_sampling(info),
         "edits": list_edits(info),
-        "reading": [_control("page", int | None, default=None, least=1, most=None)],
+        "reading": [_control("page", int | None, default=None, limits=(1, None))],
     }
 
 
@@ -115,8 +110,7 @@ def _control(
     annotation: Any,
     *,
     default: Any,
-    least: Any,
-    most: Any,
+    limits: tuple[Any, Any],
     text: str = "",
 ) -> Control:
     kind = _plain(annotation)
@@ -125,5 +119,6 @@ def _control(
         return control | {"kind": "choice", "choices": list(get_args(kind))}
     control["kind"] = KINDS[kind]
     if control["kind"] == "number":
+        least, most = limits
         control |= {"min": least, "max": most, "step": 1 if kind is int else "any"}
     return control

@@ -11,7 +11,8 @@ from condiff.conditions.drawing_cleanup import Drawing, shrink_ink
 from condiff.config import SamplingConfig
 from condiff.errors import ImageError
 from condiff.inputs import Opened
-from condiff.photos.reading import MAX_PIXELS, read_photo
+from condiff.photos.formats import MAX_PIXELS
+from condiff.photos.reading import read_photo
 from condiff.photos.writing import write_photo
 from condiff.pipelines.cascade import Cascade
 from condiff.pipelines.pipeline import Encoded

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -537,3 +538,29 @@ def test_photos_of_all_suffixes_are_done(run, tmp_path):
     assert (code, out) == (0, "4 done, 0 skipped, 0 failed\n"), err
     there = {path.name for path in (tmp_path / "out").iterdir()} - {".condiff"}
     assert there == {Path(name).stem + ".png" for name in names}
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 100 kB, where this may be mounted."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("nothing may be mounted here")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk_stops_a_batch_that_then_goes_on(run, small_disk, tmp_path):
+    (tmp_path / "in").mkdir()
+    for n in range(4):
+        noise = random.Random(n).randbytes(160 * 160)
+        Image.frombytes("L", (160, 160), noise).save(tmp_path / "in" / f"{n}.png")
+    code, out, err = run(tmp_path / "in", small_disk / "out", "--workers", 1, "--json")
+    assert code == 1
+    assert f"condiff: There is no room left in {small_disk / 'out'}: " in err
+    assert "failed" not in out
+    subprocess.run(["mount", "-o", "remount,size=5m", str(small_disk)], check=True)
+    assert read_json(run(tmp_path / "in", small_disk / "out", "--json")[1])[1]["failed"] == 0
+    assert len(list((small_disk / "out").glob("*.png"))) == 4

@@ -11,7 +11,7 @@ from skimage.color import lab2rgb
 
 from condiff import Pipeline, read_photo
 from condiff.config import OptimizerConfig, SamplingConfig, TrainConfig
-from condiff.errors import ConfigError
+from condiff.errors import ConfigError, TrainingError
 from condiff.models.backbone import load_pretrained
 from condiff.models.loading import load_model
 from condiff.tasks import find_task
@@ -225,3 +225,13 @@ def test_the_perceptual_term_is_added_in_its_share_of_the_run(photo_folder):
     assert all(torch.equal(ours, its) for ours, its in frozen)
     with pytest.raises(ConfigError, match="perceptual_weight compares photos"):
         find_task("sketch").check(config(**shape, diffusion=late))
+
+
+def test_processes_that_do_not_know_of_each_other_are_refused(tmp_path, monkeypatch):
+    """As torchrun starts them on a machine without a GPU: each would train the whole run."""
+    from condiff.training.accelerator import build_accelerator
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(TrainingError, match="2 processes were started, and each would train alone"):
+        build_accelerator(TrainConfig(max_train_steps=1), tmp_path)

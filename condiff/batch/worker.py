@@ -3,6 +3,7 @@
 A grey result is a failure.
 """
 
+import errno
 import hashlib
 import os
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from PIL import Image
 from condiff.batch.journal import Entry, Outcome, part_name
 from condiff.batch.plan import Job, hash_name
 from condiff.batch.storage import Storage
-from condiff.errors import CondiffError, ImageError
+from condiff.errors import CondiffError, ImageError, StorageError
 from condiff.files import digest_of
 from condiff.photos.photo import Photo
 from condiff.photos.provenance import is_own_file
@@ -81,7 +82,8 @@ def process_photo(
 
     `room(photo)` is a context that the work is done in, to wait for free memory. Failures are
     entries with a reason, NO_MEMORY for MemoryError; what `room` raises passes through. A result
-    keeps its photo's date unless `touch`. A photo that condiff coloured is skipped.
+    keeps its photo's date unless `touch`. A photo that condiff coloured is skipped. Raises
+    StorageError where the disk is full, which no photo is to blame for.
     """
     size, version, digest, hints, reason = -1, 0, "", "", ""
     outcome: Outcome = "failed"
@@ -115,12 +117,26 @@ def process_photo(
     except MemoryError:
         reason = NO_MEMORY
     except CondiffError as error:
+        if _is_full(error.__context__):
+            raise _full(out) from error
         text = str(error).removeprefix(f"cannot read {path}: ")
         reason = text.replace(str(made), out.locate(job.target)) if made else text
     except OSError as error:
+        if _is_full(error):
+            raise _full(out) from error
         where = error.filename2 or error.filename or source.locate(job.name)
         reason = f"{error.strerror or error}: {where}"
     return Entry(job.name, outcome, reason, seed, size, version, digest, hints, warnings)
+
+
+def _is_full(error: BaseException | None) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def _full(out: Storage) -> StorageError:
+    return StorageError(
+        f"There is no room left in {out}: make some, and the same command goes on from here."
+    )
 
 
 def _read_pictures(job: Job) -> Pictures:

@@ -53,9 +53,23 @@ def build_accelerator(
         project_dir=output,
         fsdp_plugin=plugin,
     )
+    _check_processes(accelerator)
     if plugin is not None:
         shard_on_cpus(accelerator, plugin)
     return accelerator
+
+
+def _check_processes(accelerator: Accelerator) -> None:
+    """Raise TrainingError where a launcher's processes do not know of each other.
+
+    Each would train the whole run, in the same folder.
+    """
+    started = int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
+    if started > 1 and accelerator.num_processes == 1:
+        raise TrainingError(
+            f"{started} processes were started, and each would train alone: without GPUs set "
+            "ACCELERATE_USE_CPU=true, or start one process."
+        )
 
 
 def read_plugin() -> FullyShardedDataParallelPlugin | None:

@@ -7,7 +7,6 @@ import subprocess
 import sys
 
 import pytest
-import safetensors.torch
 import yaml
 from PIL import Image
 
@@ -15,7 +14,7 @@ from condiff.cli import main
 from condiff.errors import ModelError
 from condiff.models.hub import push_to_hub
 from condiff.models.loading import load_model
-from condiff.training.run_folder import find_checkpoints
+from condiff.training.run_folder import find_checkpoints, write_checkpoint
 
 TINY = {
     "train_batch_size": 4, "max_train_steps": 4, "sample_steps": 4, "log_steps": 1,
@@ -157,7 +156,8 @@ def test_a_loss_that_is_no_number_names_the_last_good_checkpoint(run, tmp_path):
     (checkpoint,) = find_checkpoints(tmp_path / "run")
     weights = checkpoint.read("model")
     weights["unet.conv_in.weight"].fill_(1e38)
-    (checkpoint.folder / "model.safetensors").write_bytes(safetensors.torch.save(weights))
+    tensors = {name: checkpoint.read(name) for name in ("ema", "optimizer")} | {"model": weights}
+    write_checkpoint(tmp_path / "run", checkpoint.state, tensors)
     code, _, err = run("--max-steps", 4, "--quiet")
     assert (code, err.count("\n")) == (1, 1)
     assert "The loss of step 3 is nan" in err

@@ -242,7 +242,7 @@ def test_old_scans_come_as_often_as_they_are_asked_for_and_only_with_photos():
         find_task("colorize").check(config)
         with pytest.raises(ConfigError, match=f"data.{key} is for tasks"):
             find_task("sketch").check(config)
-    with pytest.raises(ValueError, match="dust does not go with cache device"):
+    with pytest.raises(ConfigError, match="dust does not go with cache device"):
         DataConfig(cache="device", dust=0.1)
 
 

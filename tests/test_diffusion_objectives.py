@@ -20,6 +20,7 @@ from condiff.diffusion.loss import (
     squared_error,
 )
 from condiff.diffusion.parameterization import add_noise, from_x_0, guide_along
+from condiff.errors import ConfigError
 from condiff.models.denoiser import build_model
 from condiff.tasks import find_task
 from condiff.training.loss import batch_error, seed_of
@@ -151,7 +152,7 @@ def test_a_power_of_one_and_no_floor_change_no_bit():
     alphas_bar = alphas_bar_of(config)
     without = loss_weight(alphas_bar, config=config)
     assert torch.equal(loss_weight(alphas_bar, config=floored), without.clamp(min=0.2))
-    with pytest.raises(ValueError, match="leave one of them at 1"):
+    with pytest.raises(ConfigError, match="leave one of them at 1"):
         process(timestep_power=1.5, timestep_shift=2.0)
 
 

@@ -80,10 +80,15 @@ def test_what_is_no_hint_is_one_sentence(text):
         parse_hint(text)
 
 
-@pytest.mark.parametrize("hint", [(400, 0), (0, -1), (1.5, 0.5), (0.5, 1), (math.nan, 0.5)])
+@pytest.mark.parametrize("hint", [(400, 0), (0, -1), (1.5, 0.5), (0.5, 1)])
 def test_a_hint_outside_the_photo_or_of_two_kinds_is_refused(hint):
     with pytest.raises(ConfigError, match="The hint at"):
         Hint(*hint, "red").locate(400, 300)
+
+
+def test_a_hint_at_no_number_is_refused():
+    with pytest.raises(ConfigError, match="x of a hint is a place in the picture, not nan"):
+        Hint(math.nan, 0.5, "red")
 
 
 def test_strokes_of_any_size_arrive_in_place_with_their_colour():

@@ -88,6 +88,7 @@ def test_a_resumed_run_keeps_its_choice_and_is_exact(kind, photo_folder, tmp_pat
     assert all(torch.equal(ours, its) for ours, its in pairs)
     channels = [p for p in resumed.model.trainable() if p.dim() == 4 and min(p.shape[1:3]) > 1]
     assert channels and all(p.is_contiguous(memory_format=torch.channels_last) for p in channels)
+    resumed.close()
 
 
 def test_a_run_without_auto_computes_as_before(photo_folder):

@@ -14,7 +14,7 @@ from typing import Any
 
 from condiff.checks import as_path, check_kind
 from condiff.config import TrainConfig
-from condiff.errors import CheckpointError
+from condiff.errors import CheckpointError, TrainingError
 from condiff.training.progress import DECILES, Filled, Step, move_average
 from condiff.training.run_folder import begin, check_output, find_start, lock_run
 from condiff.training.trainer import Trainer
@@ -90,7 +90,11 @@ def start(
         trainer.resume(checkpoint)
     if trainer.is_main:  # all processes have met by now: none of them looks at the folder later
         trainer.lock = lock_run(output)
-        begin(output, config, checkpoint)
+        try:
+            begin(output, config, checkpoint)
+        except TrainingError:
+            trainer.release()
+            raise
     return trainer
 
 
@@ -98,7 +102,15 @@ def run(trainer: Trainer) -> Iterator[Filled | Logged]:
     """Train until the end or `trainer.stop_signal`; yields progress, saves at its intervals.
 
     At the end a model folder is written; after a signal only a checkpoint, to be resumed from.
+    However it ends, other processes may train in the folder then.
     """
+    try:
+        yield from _train(trainer)
+    finally:
+        trainer.release()
+
+
+def _train(trainer: Trainer) -> Iterator[Filled | Logged]:
     config, output = trainer.config, trainer.output
     yield from trainer.fill_cache()
     trainer.accelerator.init_trackers("condiff")

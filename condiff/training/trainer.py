@@ -372,6 +372,10 @@ class Trainer:
         self.parallel = self.model
         self.accelerator.free_memory()
         self.accelerator.end_training()
+        self.release()
+
+    def release(self) -> None:
+        """Let other processes train in the run's folder."""
         if self.lock is not None:
             self.lock.close()
 

@@ -4,8 +4,6 @@ import json
 import math
 import os
 import resource
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -13,6 +11,7 @@ import torch
 from condiff.config import TrainConfig
 from condiff.errors import CheckpointError, ConfigError, TrainingError
 from condiff.training.run_folder import (
+    Checkpoint,
     begin,
     check_output,
     find_checkpoints,
@@ -83,21 +82,26 @@ def test_a_checkpoint_of_the_same_step_takes_the_place_of_the_one_before(tmp_pat
 
 
 def test_one_process_trains_in_a_folder(tmp_path):
-    program = f"""
-from pathlib import Path
-from condiff.errors import TrainingError
-from condiff.training.run_folder import lock_run
-try:
-    lock_run(Path({str(tmp_path)!r}))
-except TrainingError as error:
-    print(error)
-"""
+    def in_another_process():
+        """What locking the folder says there: a fork, which has the libraries loaded."""
+        reader, writer = os.pipe()
+        if (child := os.fork()) == 0:
+            try:
+                lock_run(tmp_path)
+                said = ""
+            except TrainingError as error:
+                said = str(error)
+            os.write(writer, said.encode())
+            os._exit(0)
+        os.close(writer)
+        os.waitpid(child, 0)
+        with open(reader) as file:
+            return file.read()
+
     lock = lock_run(tmp_path)
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.stdout.startswith(f"Another process trains in {tmp_path}: "), done.stderr
+    assert in_another_process().startswith(f"Another process trains in {tmp_path}: ")
     lock.close()
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert (done.stdout, done.returncode) == ("", 0)
+    assert in_another_process() == ""
 
 
 def test_the_newest_and_the_best_are_kept(tmp_path, caplog):
@@ -210,21 +214,13 @@ def test_a_full_disk_leaves_the_settings_of_a_run(tmp_path):
     """Without them the run could not go on: its folder would be taken for another's."""
     begin(tmp_path, config(), None)
     before = (tmp_path / "config.yaml").read_bytes()
-    program = f"""
-import resource
-from pathlib import Path
-from condiff.config import TrainConfig
-from condiff.errors import TrainingError
-from condiff.training.run_folder import Checkpoint, begin
-resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
-try:
-    start = Checkpoint(Path("x"), {{"step": 1}})
-    begin(Path({str(tmp_path)!r}), TrainConfig(max_train_steps=9), start)
-except TrainingError as error:
-    print(error)
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert "File too large" in done.stdout, done.stderr
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(TrainingError, match="File too large"):
+            begin(tmp_path, config(max_train_steps=9), Checkpoint(tmp_path / "x", {"step": 1}))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert (tmp_path / "config.yaml").read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["config.yaml", "samples"]
 

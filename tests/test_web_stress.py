@@ -256,6 +256,6 @@ def test_a_server_that_is_stopped_at_work_says_so_and_leaves_nothing(tiny_folder
         last = answer.read().splitlines()[-1]
         said = process.stderr.read()
     assert json.loads(last) == {"error": STOPPED}
-    assert process.returncode in (0, -signal.SIGTERM)
+    assert process.returncode == (128 + stop if stop == signal.SIGTERM else 0)
     assert "Traceback" not in said
     assert not list(tmp_path.glob("condiff-web-*"))

@@ -13,16 +13,14 @@ export async function begin() {
 export const path = (...parts) => ["/api", ...[session, ...parts].map(encodeURIComponent)].join("/");
 export const fileOf = (upload, name) => path("files", upload, name);
 
-/** POST JSON or a file; the Response, or an Error with the server's sentence. */
-export async function post(where, body = {}, signal) {
-  const isFile = body instanceof Blob;
+/** POST an order as JSON; the Response, or an Error with the server's sentence. */
+export const post = (where, order = {}, signal) =>
+  send(where, JSON.stringify(order), "application/json", signal);
+
+async function send(where, body, type, signal) {
   let response;
   try {
-    response = await fetch(where, {
-      method: "POST", signal,
-      headers: { "Content-Type": isFile ? "application/octet-stream" : "application/json" },
-      body: isFile ? body : JSON.stringify(body),
-    });
+    response = await fetch(where, { method: "POST", headers: { "Content-Type": type }, body, signal });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Error(text("lost"));
@@ -34,9 +32,10 @@ export async function post(where, body = {}, signal) {
   throw new Error(sentence);
 }
 
-/** POST, and hand every event of the answer to `hear`; resolves to all events joined into one. */
-export async function stream(where, body, hear = () => {}, signal) {
-  const response = await post(where, body, signal);
+/** POST an order, and hand every event of the answer to `hear`; resolves to all events joined into one. */
+export const stream = async (where, order, hear, signal) => listen(await post(where, order, signal), hear);
+
+async function listen(response, hear = () => {}) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "", all = {}, ended = false;
   for (;;) {
@@ -69,9 +68,10 @@ async function read(reader) {
 }
 
 /** Send a file as it is, for a photo, a drawing or a reference; resolves to what the server says. */
-export function upload(kind, file, name, hear, signal) {
+export async function upload(kind, file, name, hear, signal) {
   if (file.size > known.max_upload) throw new Error(text("too_large", { name, size: megabytes(known.max_upload) }));
-  return stream(`${path(kind, "upload")}?name=${encodeURIComponent(name)}`, file, hear, signal);
+  const where = `${path(kind, "upload")}?name=${encodeURIComponent(name)}`;
+  return listen(await send(where, file, "application/octet-stream", signal), hear);
 }
 
 /** Hand a file that the server wrote to the browser's downloads. */

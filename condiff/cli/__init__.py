@@ -1,16 +1,9 @@
 """The command line: one file a command, imported only when that command runs or shows its help."""
 
-import codecs
-import io
-import os
 import re
-import signal
 import sys
-import threading
 import traceback
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from typing import Any
@@ -19,6 +12,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from condiff._version import __version__
+from condiff.cli.process import ended_by_sigterm, flush, on_one_line, open_streams
 from condiff.errors import NO_MEMORY, CondiffError, UsageError
 
 # The commands in the order of the help, and the first sentence of each one's help.
@@ -53,6 +47,14 @@ PLAIN: dict[str, Any] = {"pretty_exceptions_enable": False, "rich_markup_mode": 
 
 class PanelCommand(TyperCommand):
     """A command whose plain help lists its options by the panels of their groups."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the arguments; a wrong value is told without pydantic's name for its error."""
+        try:
+            return super().parse_args(ctx, args)
+        except typer.BadParameter as error:
+            error.message = error.message.removeprefix("Value error, ")
+            raise
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the arguments, then a section for each panel, in the order of their options."""
@@ -131,104 +133,32 @@ def common(
     """Colours for black-and-white photos, pictures from sketches: conditional diffusion."""
 
 
-def escape_unprintable(error: UnicodeError) -> tuple[bytes, int]:
-    """An error handler: bytes of names that are no text as they are, other characters escaped."""
-    assert isinstance(error, UnicodeEncodeError)
-    found = error.object[error.start : error.end]
-    escaped = (
-        bytes([ord(c) - 0xDC00])
-        if "\udc80" <= c <= "\udcff"
-        else c.encode("ascii", "backslashreplace")
-        for c in found
-    )
-    return b"".join(escaped), error.end
-
-
-codecs.register_error("condiff", escape_unprintable)
-
-
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; returns 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    """Run a command; returns 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 ended."""
     arguments = sys.argv[1:] if argv is None else argv
-    _open_streams()
+    open_streams()
     if place := _find_empty(arguments):
         print(f"condiff: {place} is empty: is a variable of the shell not set?", file=sys.stderr)
         return 2
-    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors != "condiff":
-        sys.stdout.reconfigure(errors="condiff")  # a name that its encoding lacks costs no photo
     # Pillow warns developers of odd metadata; what matters to a user is an ImageError.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     try:
-        with _ended_by_sigterm():
+        with ended_by_sigterm():
             app(arguments, prog_name="condiff")
     except SystemExit as end:  # typer has printed usage errors (2) and caught Ctrl-C (130)
         code = end.code if isinstance(end.code, int) else 1
         if code in ENDED:
             print(f"condiff: {ENDED[code]}.", file=sys.stderr)
-        return code if code else _flush()
+        return code if code else flush()
     except Exception as error:
         told = _sentence_for(error)
         if told is None:
             raise
         if any(VERBOSE.fullmatch(argument) for argument in arguments):
             traceback.print_exc()
-        print(f"condiff: {_on_one_line(told)}", file=sys.stderr)
+        print(f"condiff: {on_one_line(told)}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
-    return _flush()
-
-
-def _open_streams() -> None:
-    """Let a stdin, stdout or stderr that is closed lead nowhere.
-
-    Else the next file that is opened takes its number, and what libraries write to stderr lands in
-    a photo; and print takes stdout for a stderr that is None.
-    """
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number is free
-    if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115  # for the whole process
-
-
-@contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM end a command by SystemExit, so that no part of a file is left behind."""
-
-    def end(number: int, frame: object) -> None:
-        raise SystemExit(128 + number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _flush() -> int:
-    """Write what is still to go to stdout; 1 where that cannot be done, 0 else."""
-    try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except BrokenPipeError:  # as of `| head`: whoever reads has enough
-        sys.stdout = None  # type: ignore[assignment]  # nothing more is flushed at the end
-        return 1
-    except OSError as error:
-        print(f"condiff: cannot write to standard output: {error.strerror}.", file=sys.stderr)
-        sys.stdout = None  # type: ignore[assignment]
-        return 1
-    return 0
-
-
-def _on_one_line(text: str) -> str:
-    """A sentence with the control characters escaped that a name in it may hold."""
-    return "".join(
-        c if c.isprintable() or "\udc80" <= c <= "\udcff" else ascii(c)[1:-1] for c in text
-    )
+    return flush()
 
 
 def _find_empty(arguments: list[str]) -> str | None:
@@ -251,7 +181,7 @@ def _sentence_for(error: Exception) -> str | None:
         return NO_MEMORY
     if isinstance(error, OSError) and error.strerror and not isinstance(error, BrokenPipeError):
         where = error.filename2 or error.filename  # of a name that is too long, say
-        what = f"cannot use {where}" if where else "cannot write on"
+        what = f"cannot use {where}" if where else "cannot write"
         return f"{what}: {error.strerror}; what was finished before is whole."
     cause: BaseException | None = error
     while cause is not None:  # transformers wraps it where it is installed

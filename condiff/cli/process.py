@@ -1,0 +1,84 @@
+"""The process of a command: streams that may be closed, names of any bytes, and SIGTERM."""
+
+import codecs
+import io
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+ESCAPED = "condiff"  # the name of the error handler below
+
+
+def escape_unprintable(error: UnicodeError) -> tuple[bytes, int]:
+    """An error handler: bytes of names that are no text as they are, other characters escaped."""
+    assert isinstance(error, UnicodeEncodeError)
+    found = error.object[error.start : error.end]
+    escaped = (
+        bytes([ord(c) - 0xDC00])
+        if "\udc80" <= c <= "\udcff"
+        else c.encode("ascii", "backslashreplace")
+        for c in found
+    )
+    return b"".join(escaped), error.end
+
+
+codecs.register_error(ESCAPED, escape_unprintable)
+
+
+def open_streams() -> None:
+    """Let a stdin, stdout or stderr that is closed lead nowhere, and stdout take any name.
+
+    Else the next file that is opened takes the number of a closed one, and what libraries write to
+    stderr lands in a photo; and print takes stdout for a stderr that is None.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number is free
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115  # for the whole process
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors != ESCAPED:
+        sys.stdout.reconfigure(errors=ESCAPED)  # a name that its encoding lacks costs no photo
+
+
+@contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end a command by SystemExit, so that no part of a file is left behind."""
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def flush() -> int:
+    """Write what is still to go to stdout; 1 where that cannot be done, 0 else."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:  # as of `| head`: whoever reads has enough
+        sys.stdout = None  # type: ignore[assignment]  # nothing more is flushed at the end
+        return 1
+    except OSError as error:
+        print(f"condiff: cannot write to standard output: {error.strerror}.", file=sys.stderr)
+        sys.stdout = None  # type: ignore[assignment]
+        return 1
+    return 0
+
+
+def on_one_line(text: str) -> str:
+    """A sentence with the control characters escaped that a name in it may hold."""
+    return "".join(
+        c if c.isprintable() or "\udc80" <= c <= "\udcff" else ascii(c)[1:-1] for c in text
+    )

@@ -151,9 +151,10 @@ def read_cells(loaded: LoadedModel, x_0: Tensor) -> Floats:
 def show_backbone(loaded: LoadedModel, conditions: Sequence[Floats]) -> Floats:
     """What EfficientNet-Lite2 tells of conditions, (N,8,8,K): its maps, their mean, the input."""
     backbone, rows = load_pretrained("lite2").eval(), []
-    photos = loaded.task.space.keeps_photo
+    picture = loaded.task.picture
+    is_ink = picture is not None and picture.is_ink
     for condition in in_batches(conditions):
-        gray = lightness_to_gray(((condition if photos else -condition) + 1) * 50)
+        gray = lightness_to_gray(((-condition if is_ink else condition) + 1) * 50)
         maps = backbone(gray.expand(-1, 3, -1, -1))
         parts = [bring_to_cells(maps[stride]) for stride in (8, 16, 32)]
         parts.append(maps[32].mean((2, 3), keepdim=True).expand(-1, -1, CELLS, CELLS))

@@ -181,7 +181,7 @@ def _sentence_for(error: Exception) -> str | None:
         return NO_MEMORY
     if isinstance(error, OSError) and error.strerror and not isinstance(error, BrokenPipeError):
         where = error.filename2 or error.filename  # of a name that is too long, say
-        what = f"cannot use {where}" if where else "cannot write"
+        what = f"cannot use {where}" if where else "cannot write any further"
         return f"{what}: {error.strerror}; what was finished before is whole."
     cause: BaseException | None = error
     while cause is not None:  # transformers wraps it where it is installed

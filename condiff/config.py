@@ -204,6 +204,7 @@ class ModelConfig(Section):
         8, 16, 32,
     )  # fmt: skip
     neck_channels: PositiveInt = 48
+    decoder_channels: PositiveInt | None = None  # of a feature decoder beside the neck
     block_out_channels: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (48, 96, 192, 288)
     layers_per_block: PositiveInt = 1
     norm_num_groups: PositiveInt = 16
@@ -220,6 +221,11 @@ class ModelConfig(Section):
                 f"sample_size {self.sample_size} is no multiple of {stride}, which "
                 f"{len(self.block_out_channels)} levels of block_out_channels{patches} need; "
                 f"take {near}"
+            )
+        if self.decoder_channels and len(set(self.feature_strides)) < 2:
+            raise ValueError(
+                f"decoder_channels needs two or more feature_strides, and "
+                f"{self.feature_strides[0]} is alone; add another, or leave decoder_channels out"
             )
         if odd := [n for n in self.block_out_channels if n % self.norm_num_groups]:
             raise ValueError(

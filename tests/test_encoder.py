@@ -80,6 +80,59 @@ def test_cond_has_a_pixel_for_each_patch_and_hints_lose_nothing_in_it():
     assert encoder(condition, size=(16, 24)).shape == cond.shape
 
 
+def make_decoding_encoder(channels: int = 16) -> ConditionEncoder:
+    """An encoder whose decoder says something, as a trained one's does."""
+    torch.manual_seed(0)
+    encoder = ConditionEncoder(
+        backbone_variant="lite0", neck_channels=8, decoder_channels=channels
+    ).eval()
+    torch.nn.init.normal_(encoder.decoder.last.weight)
+    return encoder
+
+
+def test_a_new_decoder_changes_nothing_and_a_trained_one_the_necks_channels_alone(encoder):
+    condition = torch.rand(2, 1, 64, 96) * 2 - 1
+    plain = encoder(condition)
+    decoding = ConditionEncoder(backbone_variant="lite0", neck_channels=8, decoder_channels=16)
+    decoding.load_state_dict(encoder.state_dict(), strict=False)
+    assert_close(decoding.eval()(condition), plain)
+    torch.nn.init.normal_(decoding.decoder.last.weight)
+    cond = decoding(condition)
+    assert_close(cond[:, :16], plain[:, :16])
+    assert_close(cond[:, 24:], plain[:, 24:])
+    assert (cond[:, 16:24] - plain[:, 16:24]).abs().mean() > 0.1
+
+
+def test_the_decoder_tells_each_cell_what_the_whole_image_shows():
+    encoder = make_decoding_encoder()
+    torch.nn.init.normal_(encoder.decoder.fine_blocks[0].conv2.weight, std=0.1)
+    features = encoder.features(torch.rand(1, 1, 256, 256) * 2 - 1)
+    changed = dict(features)
+    changed[32] = features[32].clone()
+    changed[32][..., -1, -1] += 100
+    gap = (encoder.decoder(changed) - encoder.decoder(features)).abs().amax(dim=1)
+    assert gap.shape == (1, 16, 16)
+    assert (gap[0, 0, 0] > 1e-4).all()  # the corner farthest from what was changed
+
+
+def test_a_decoders_gradient_reaches_all_of_it():
+    encoder = make_decoding_encoder().train()
+    for block in (*encoder.decoder.coarse_blocks, *encoder.decoder.fine_blocks):
+        torch.nn.init.normal_(block.conv2.weight, std=0.1)
+    encoder(torch.rand(1, 1, 64, 64) * 2 - 1).square().mean().backward()
+    for name, weight in encoder.decoder.named_parameters():
+        assert weight.grad is not None and weight.grad.any(), name
+
+
+def test_with_a_decoder_saved_and_loaded_it_encodes_the_same(tmp_path):
+    encoder = make_decoding_encoder()
+    encoder.save_pretrained(tmp_path)
+    loaded = ConditionEncoder.from_pretrained(tmp_path).eval()
+    condition = torch.rand(1, 1, 64, 64) * 2 - 1
+    assert loaded.decoder is not None
+    assert_close(loaded(condition), encoder(condition))
+
+
 def test_saved_and_loaded_it_encodes_the_same(encoder, tmp_path):
     encoder.save_pretrained(tmp_path)
     loaded = ConditionEncoder.from_pretrained(tmp_path).eval()

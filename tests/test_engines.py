@@ -1,9 +1,11 @@
 """One model, several engines: the same numbers, the same pictures, torch only where it is asked."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from PIL import Image, ImageDraw
 from safetensors.numpy import load_file
 
 from condiff import Hint, Pipeline
+from condiff.backends.graphs import open_openvino
 from condiff.backends.onnx_export import compare_engines, read_offsets, write_graphs
 from condiff.backends.table import ENGINES, list_engines, may_have_gpu
 from condiff.cli import main
@@ -38,10 +41,9 @@ def save_tiny(folder, task, *, dtype=torch.float16, sample_size=16, **changes):
         "norm_num_groups": 4, "attention_head_dim": 8, "fold": 2,
     } | changes)  # fmt: skip
     model = build_model(config, find_task(task)).eval()
-    if not config.backbone_variant:  # no two tensors alike: of those the exporter keeps one
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter += 0.1 * torch.randn_like(parameter)
+    with torch.no_grad():  # no two tensors alike: of those the exporter keeps one
+        for parameter in model.trainable():
+            parameter += 0.1 * torch.randn_like(parameter)
     save_model(
         folder, model, task=find_task(task), diffusion=DiffusionConfig(), dtype=dtype,
         condition_size=sample_size * 4,
@@ -169,14 +171,40 @@ def test_graphs_hold_no_weights_and_point_into_the_files(folders):
         np.testing.assert_array_equal(onnx.numpy_helper.to_array(read[name]), values)
 
 
-def test_single_precision_folders_and_backbones_are_exported(tmp_path):
+@pytest.mark.parametrize("decoder_channels", [None, 16])
+def test_single_precision_folders_and_backbones_are_exported(tmp_path, decoder_channels):
     write_graphs(
         save_tiny(
             tmp_path / "m", "colorize", dtype=torch.float32, sample_size=8, fold=4,
             backbone_variant="lite0", feature_strides=(8, 16, 32), neck_channels=8,
+            decoder_channels=decoder_channels,
         )
     )  # fmt: skip
     assert max(d.encoder for d in compare_engines(tmp_path / "m", ["onnx"])) < 1e-4
+
+
+@pytest.mark.skipif("openvino" not in GRAPHS, reason="openvino is not installed")
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="needs Linux")
+def test_openvino_leaves_the_choice_of_cores_to_the_system(folders):
+    """Pinned, the threads of several processes would share their first cores."""
+    cores = os.sched_getaffinity(0)
+    if len(cores) < 2:
+        pytest.skip("needs two cores")
+    run = open_openvino(folders / "none" / "unet" / "model.onnx", 1)
+    inputs = {"x_t": np.zeros((1, 3, 16, 16), np.float32), "t": np.zeros(1, np.float32)}
+    thread, seen, done = threading.get_native_id(), set(), threading.Event()
+
+    def watch():
+        while not done.is_set():
+            seen.add(frozenset(os.sched_getaffinity(thread)))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    for _ in range(100):
+        run(inputs, ["model_output"])
+    done.set()
+    watcher.join()
+    assert seen == {frozenset(cores)}
 
 
 @pytest.mark.slow

@@ -160,6 +160,36 @@ def test_a_backbone_is_added_where_it_is_named_and_changes_nothing_at_first(tmp_
     assert load_init(str(folder), ModelConfig(), task).backbone is None  # not named: as it was
 
 
+def test_a_feature_decoder_is_added_where_it_is_named_and_kept_in_the_folder(tmp_path):
+    torch.manual_seed(0)
+    task = find_task("colorize")
+    shape = TINY.model_copy(update={"backbone_variant": "lite0", "neck_channels": 4})
+    source = build_model(shape, task).eval()
+    save = {"task": task, "diffusion": DiffusionConfig(), "dtype": torch.float32}
+    save_model(tmp_path / "m", source, **save)
+
+    asked = ModelConfig(decoder_channels=16)
+    model = load_init(str(tmp_path / "m"), asked, task).eval()
+    inputs = (
+        torch.randn(1, 2, 32, 32),
+        torch.tensor([800]),
+        torch.rand(1, 1, 32, 32) * 2 - 1,
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(model(*inputs), source(*inputs))
+        model.encoder.decoder.last.weight.normal_()
+        settings = adopt_shape(TrainConfig(task="colorize", max_train_steps=1), model)
+        assert settings.model.decoder_channels == 16
+        save_model(tmp_path / "n", model, **save)
+        again = load_init(str(tmp_path / "n"), ModelConfig(), task).eval()
+        torch.testing.assert_close(again(*inputs), model(*inputs))
+
+
+def test_a_decoder_takes_two_strides_or_more():
+    with pytest.raises(ConfigError, match="decoder_channels needs two or more feature_strides"):
+        ModelConfig(decoder_channels=16, feature_strides=(16,))
+
+
 def test_the_backbone_sees_ink_as_black_lines_on_white():
     torch.manual_seed(0)
     model = build_model(

@@ -122,7 +122,11 @@ def open_onnx(path: Path, threads: int) -> Run:
 def open_openvino(path: Path, threads: int) -> Run:
     """Open a graph with OpenVINO."""
     core = _openvino_core()
-    settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
+    settings = {
+        "INFERENCE_NUM_THREADS": threads,
+        "INFERENCE_PRECISION_HINT": "f32",
+        "ENABLE_CPU_PINNING": False,
+    }
     compiled = core.compile_model(core.read_model(path), "CPU", settings)
 
     def run(inputs: dict[str, Array], names: list[str]) -> list[Array]:

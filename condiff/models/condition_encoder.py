@@ -7,6 +7,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from condiff.models.backbone import EfficientNetLite, Variant
+from condiff.models.feature_decoder import FeatureDecoder, lateral
 
 Features = dict[int, Tensor]
 
@@ -16,9 +17,10 @@ class ConditionEncoder(ModelMixin, ConfigMixin):
 
     The channels of cond are: the condition folded by pixel-unshuffle (N·fold² channels, without
     loss), the features of a pretrained backbone joined by a feature-pyramid neck (`neck_channels`;
-    Lin et al. 2017, arXiv:1612.03144), and hints (`hint_channels`, zero if none are given). With a
-    backbone, H and W must be multiples of 32. If the condition has no channels, cond has none
-    either: the model is unconditional.
+    Lin et al. 2017, arXiv:1612.03144), and hints (`hint_channels`, zero if none are given). With
+    `decoder_channels`, a `FeatureDecoder` of that width adds to the neck's output. With a backbone,
+    H and W must be multiples of 32. If the condition has no channels, cond has none either: the
+    model is unconditional.
 
     cond has a pixel for each patch of x_t, of `patch_size` by `patch_size` pixels; hints, which are
     as large as x_t, are folded into it likewise. A condition that `is_ink` has 1 where lines are:
@@ -36,6 +38,7 @@ class ConditionEncoder(ModelMixin, ConfigMixin):
         hint_channels: int = 3,
         patch_size: int = 1,
         is_ink: bool = False,
+        decoder_channels: int | None = None,
     ):
         super().__init__()
         self.fold, self.patch_size, self.hint_channels = fold, patch_size, hint_channels
@@ -46,14 +49,22 @@ class ConditionEncoder(ModelMixin, ConfigMixin):
             channels = self.backbone.feature_channels
             self.feature_channels = {stride: channels[stride] for stride in feature_strides}
             self.laterals = nn.ModuleDict(
-                {str(s): _lateral(c, neck_channels) for s, c in self.feature_channels.items()}
+                {str(s): lateral(c, neck_channels) for s, c in self.feature_channels.items()}
             )
             self.smooth = nn.Conv2d(neck_channels, neck_channels, 3, padding=1)
+        self.decoder = (
+            self.make_decoder(decoder_channels) if self.backbone and decoder_channels else None
+        )
         self.out_channels = (
             in_channels * fold**2
             + (neck_channels if backbone_variant else 0)
             + hint_channels * patch_size**2
         )
+
+    def make_decoder(self, channels: int) -> FeatureDecoder:
+        """A new feature decoder for this encoder."""
+        neck_channels = self.smooth.out_channels
+        return FeatureDecoder(self.feature_channels, channels=channels, out_channels=neck_channels)
 
     @torch.no_grad()
     def features(self, condition: Tensor) -> Features:
@@ -98,11 +109,12 @@ class ConditionEncoder(ModelMixin, ConfigMixin):
             condition = _resize(condition, full)
         parts = [F.pixel_unshuffle(condition, self.fold)]
         if self.backbone:
-            levels = [
-                _resize(self.laterals[str(s)](features[s].to(condition.dtype)), cells)
-                for s in self.feature_channels
-            ]
-            parts.append(self.smooth(F.silu(torch.stack(levels).sum(0))))
+            maps = {s: features[s].to(condition.dtype) for s in self.feature_channels}
+            levels = [_resize(self.laterals[str(s)](maps[s]), cells) for s in maps]
+            neck = self.smooth(F.silu(torch.stack(levels).sum(0)))
+            if self.decoder is not None:
+                neck = neck + _resize(self.decoder(maps), cells)
+            parts.append(neck)
         if self.hint_channels:
             if hints is None:
                 height, width = (side * self.patch_size for side in cells)
@@ -119,11 +131,6 @@ def to_patches(x: Tensor, patch_size: int) -> Tensor:
 def from_patches(x: Tensor, patch_size: int) -> Tensor:
     """The inverse of `to_patches`."""
     return x if patch_size == 1 else F.pixel_shuffle(x, patch_size)
-
-
-def _lateral(in_channels: int, out_channels: int) -> nn.Module:
-    # The maps' scales differ by an order of magnitude; the norm makes them equal.
-    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1), nn.GroupNorm(1, out_channels))
 
 
 def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:

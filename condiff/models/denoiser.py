@@ -149,9 +149,7 @@ def add_text_encoder(model: Model, *, channels: int) -> None:
     first = model.unet.config["block_out_channels"][0]
     model.text_encoder = TextEncoder(out_channels=4 * first, channels=channels)
     model.unet.class_embedding = nn.Identity()
-    # A copy by `from_config` gives what is named there its default.
-    defaults = [key for key in model.unet.config.get(DEFAULTS, ()) if key != "class_embed_type"]
-    model.unet.register_to_config(class_embed_type="identity", **{DEFAULTS: defaults})
+    _record(model.unet, class_embed_type="identity")
 
 
 def add_backbone(model: Model, config: ModelConfig, task: Task) -> None:
@@ -166,6 +164,13 @@ def add_backbone(model: Model, config: ModelConfig, task: Task) -> None:
     hints = encoder.hint_channels * encoder.patch_size**2
     widen(model.unet, in_channels=channels, last=hints)
     model.encoder = encoder
+    freeze(model)
+
+
+def add_decoder(model: Model, *, channels: int) -> None:
+    """Give a model a new feature decoder, so many channels wide; at first its output stays."""
+    model.encoder.decoder = model.encoder.make_decoder(channels)
+    _record(model.encoder, decoder_channels=channels)
     freeze(model)
 
 
@@ -195,6 +200,13 @@ def freeze(model: Model) -> Model:
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
+def _record(module: Any, **values: Any) -> None:
+    """Write values into the configuration of a module of diffusers."""
+    # A copy by `from_config` gives what is named there its default.
+    defaults = [key for key in module.config.get(DEFAULTS, ()) if key not in values]
+    module.register_to_config(**values, **{DEFAULTS: defaults})
+
+
 def _build_encoder(config: ModelConfig, task: Task) -> ConditionEncoder:
     variant = config.backbone_variant if task.condition_channels else None
     picture = task.picture
@@ -204,6 +216,7 @@ def _build_encoder(config: ModelConfig, task: Task) -> ConditionEncoder:
         backbone_variant=variant,
         feature_strides=config.feature_strides,
         neck_channels=config.neck_channels,
+        decoder_channels=config.decoder_channels,
         hint_channels=task.hint_channels,
         patch_size=config.patch_size,
         is_ink=picture is not None and picture.is_ink,

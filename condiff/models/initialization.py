@@ -8,7 +8,14 @@ from diffusers import UNet2DModel
 
 from condiff.config import ModelConfig, TrainConfig, parse_config
 from condiff.errors import ConfigError, ModelError, first_line
-from condiff.models.denoiser import Model, add_backbone, add_text_encoder, build_model, widen
+from condiff.models.denoiser import (
+    Model,
+    add_backbone,
+    add_decoder,
+    add_text_encoder,
+    build_model,
+    widen,
+)
 from condiff.models.hub import fetching
 from condiff.models.info import EMBEDDED, INDEX, read_index
 from condiff.models.loading import load_model
@@ -17,7 +24,7 @@ from condiff.tasks import Task
 logger = logging.getLogger(__name__)
 
 SHAPE = (  # of a model, as the section `model` of the configuration names it
-    "fold", "patch_size", "feature_strides", "neck_channels",
+    "fold", "patch_size", "feature_strides", "neck_channels", "decoder_channels",
     "block_out_channels", "layers_per_block", "norm_num_groups", "attention_head_dim",
 )  # fmt: skip
 
@@ -26,10 +33,11 @@ def load_init(name: str, config: ModelConfig, task: Task) -> Model:
     """A model for the task that starts from the weights of a folder or a Hugging Face Hub id.
 
     A condiff folder of the same task is loaded as it is. Where `config` names a backbone
-    expressly, or the task takes words, and the folder has none of it, it is added, and changes
-    nothing at first. From anything else only the U-Net is taken, with its own architecture;
-    `conv_in` is widened with zeros for the condition's channels, so that at first its output is the
-    pretrained one's, whatever the condition. Raises ModelError where there are no weights that fit.
+    expressly, or a feature decoder, or the task takes words, and the folder has none of it, it is
+    added, and changes nothing at first. From anything else only the U-Net is taken, with its own
+    architecture; `conv_in` is widened with zeros for the condition's channels, so that at first its
+    output is the pretrained one's, whatever the condition. Raises ModelError where there are no
+    weights that fit.
     """
     folder = next((f for f in (Path(name), EMBEDDED / name) if (f / INDEX).is_file()), None)
     if folder is not None and "vae" in read_index(folder):
@@ -39,6 +47,8 @@ def load_init(name: str, config: ModelConfig, task: Task) -> Model:
         asked = "backbone_variant" in config.model_fields_set and config.backbone_variant
         if asked and task.condition_channels and model.backbone is None:
             add_backbone(model, config, task)
+        if config.decoder_channels and model.backbone and model.encoder.decoder is None:
+            add_decoder(model, channels=config.decoder_channels)
         if task.takes_text and model.text_encoder is None:
             assert config.text_channels is not None
             add_text_encoder(model, channels=config.text_channels)

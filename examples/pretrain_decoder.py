@@ -1,0 +1,168 @@
+"""Pretrain the feature decoder of a colorizer: a regression of chroma on the backbone's maps.
+
+    python examples/pretrain_decoder.py colorize --data PHOTOS --val val.parquet -o MODEL
+    condiff train --config configs/colorize-decoder.yaml --init MODEL --data PHOTOS -o RUN
+
+The decoder is shown the features of one view of each photo, kept in the folder --cache, and learns
+the mean chroma at its own resolution: some ten times the photos a second of training the whole
+model. Its last layer is then zero again, so that MODEL paints as before until it is trained. What
+the regression explains of the variance of a and b in other photos is printed after each --every
+steps; a run that is stopped by Ctrl-C keeps what it has learnt.
+"""
+
+import argparse
+import contextlib
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers.utils import logging as diffusers_logging
+from torch import Tensor, nn
+
+from condiff.config import parse_config
+from condiff.data.crops import Batch
+from condiff.data.feature_cache import FeatureCache
+from condiff.data.loading import build_dataset, collate
+from condiff.models.denoiser import Model, add_decoder
+from condiff.models.feature_decoder import FeatureDecoder
+from condiff.models.loading import load_model, save_model
+from condiff.tasks import Task
+
+DROPPED = 0.1  # of the maps' channels
+LAST_SHARE = 0.35  # of the steps, over which the learning rate falls to zero
+EMA_DECAY = 0.998
+
+
+def main() -> None:
+    """Parse the arguments, cache the features, fit, and save."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", help="model folder of a colorizer, or an embedded one by name")
+    parser.add_argument("--data", type=Path, required=True, help="photos to train on")
+    parser.add_argument("--val", type=Path, required=True, help="other photos")
+    parser.add_argument("-o", "--out", type=Path, required=True, help="new model folder")
+    parser.add_argument("--cache", type=Path, default=Path("features"), help="folder of features")
+    parser.add_argument("--channels", type=int, default=128, help="of a new decoder")
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--rate", type=float, default=1e-3, help="learning rate")
+    parser.add_argument("--every", type=int, default=500, help="steps between two lines")
+    args = parser.parse_args()
+    if args.out.exists():
+        parser.error(f"{args.out} is there already: give a new folder")
+    diffusers_logging.set_verbosity_error()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+
+    loaded = load_model(args.model)
+    model = loaded.model.train()
+    if model.encoder.decoder is None:
+        add_decoder(model, channels=args.channels)
+    photos = cache_features(model, loaded.task, args.data, args.cache / "train")
+    others = cache_features(model, loaded.task, args.val, args.cache / "val")
+    fit(model.encoder.decoder, photos, others, args)
+    save_model(
+        args.out, model.eval(), task=loaded.task, diffusion=loaded.diffusion,
+        dtype=torch.float32, condition_size=loaded.condition_size,
+    )  # fmt: skip
+
+
+def cache_features(model: Model, task: Task, photos: Path, folder: Path) -> FeatureCache:
+    """One view of each photo with the backbone's maps; rows that are there already stay."""
+    config = parse_config(
+        {"task": task.name, "max_train_steps": 1, "data": {"cache_features": True}}, origin="here"
+    )
+    dataset = build_dataset(
+        config, task, photos, cache_dir=folder,
+        feature_channels=model.feature_channels, device=torch.device("cpu"),
+    )  # fmt: skip
+    assert isinstance(dataset, FeatureCache)
+    for done in dataset.fill(model.encoder.features, range(len(dataset))):
+        if done % 400 == 0:
+            print(f"{folder}: {done} of {len(dataset)} photos", flush=True)
+    return dataset
+
+
+def fit(
+    decoder: FeatureDecoder, photos: FeatureCache, others: FeatureCache, args: argparse.Namespace
+) -> None:
+    """Train the decoder with a linear layer from its hidden channels to chroma; keep its mean."""
+    net = Regression(decoder)
+    average = torch.optim.swa_utils.AveragedModel(
+        net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(EMA_DECAY)
+    )
+    optimizer = torch.optim.AdamW(net.parameters(), lr=args.rate, weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda step: min(1, (step + 1) / 100, (1 - step / args.steps) / LAST_SHARE),
+    )
+    started = time.monotonic()
+    with contextlib.suppress(KeyboardInterrupt):
+        for step, batch in zip(range(1, args.steps + 1), batches(photos, args.batch), strict=False):
+            loss = F.mse_loss(net(batch["features"]), net.shrink(batch["x_0"]))
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            average.update_parameters(net)
+            if step % args.every == 0 or step == args.steps:
+                a, b = explained(average.module.eval(), others)
+                minutes = (time.monotonic() - started) / 60
+                line = f"step {step}, {step * args.batch} photos, {minutes:.1f} minutes"
+                print(f"{line}: loss {loss:.5f}, explained of a {a:.3f}, of b {b:.3f}", flush=True)
+    decoder.load_state_dict(average.module.decoder.state_dict())
+
+
+class Regression(nn.Module):
+    """Chroma (B,2,h,w), in x_0's units at the decoder's resolution, from a backbone's maps."""
+
+    def __init__(self, decoder: FeatureDecoder):
+        super().__init__()
+        self.decoder = decoder
+        self.to_chroma = nn.Conv2d(decoder.last.in_channels, 2, 1)
+        nn.init.zeros_(self.to_chroma.weight)
+        # The decoder's own last layer takes no part.
+        self.decoder.last.requires_grad_(False)
+
+    def forward(self, features: dict[int, Tensor]) -> Tensor:
+        if self.training:
+            features = {s: F.dropout2d(values, DROPPED) for s, values in features.items()}
+        return self.to_chroma(self.decoder.hidden(features))
+
+    def shrink(self, x_0: Tensor) -> Tensor:
+        """x_0 at the decoder's resolution; a view is 256²."""
+        side = 256 // self.decoder.fine
+        return F.interpolate(x_0, (side, side), mode="area")
+
+
+def batches(photos: FeatureCache, size: int) -> Iterator[Batch]:
+    """Batches of all photos, in a new order each time, without end."""
+    rng = np.random.default_rng(0)
+    while True:
+        order = rng.permutation(len(photos))
+        for start in range(0, len(order) - size + 1, size):
+            yield collate([photos[0, int(row)] for row in order[start : start + size]])
+
+
+@torch.no_grad()
+def explained(net: Regression, photos: FeatureCache) -> tuple[float, float]:
+    """The share of the variance of a and of b over 8 x 8 cells of all photos."""
+    true, found = [], []
+    for start in range(0, len(photos), 32):
+        rows = range(start, min(start + 32, len(photos)))
+        batch = collate([photos[0, row] for row in rows])
+        for plane, cells in ((batch["x_0"], true), (net(batch["features"]), found)):
+            cells.append(F.interpolate(plane, (8, 8), mode="area"))
+    truth = torch.cat(true)
+    error = (torch.cat(found) - truth).square().mean(dim=(0, 2, 3))
+    a, b = (1 - error / truth.var(dim=(0, 2, 3), correction=0)).tolist()
+    assert math.isfinite(a + b)
+    return a, b
+
+
+if __name__ == "__main__":
+    main()

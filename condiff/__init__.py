@@ -13,6 +13,7 @@ __all__ = [
     "SamplingConfig",
     "__version__",
     "available_models",
+    "colorize_film",
     "colorize_folder",
     "read_photo",
     "train",
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from condiff.pipelines.cascade import Cascade
     from condiff.pipelines.pipeline import Pipeline
     from condiff.training.loop import train
+    from condiff.video.jobs import colorize_film
 
 _HOME = {
     "Cascade": "condiff.pipelines.cascade",
@@ -40,6 +42,7 @@ _HOME = {
     "Pipeline": "condiff.pipelines.pipeline",
     "SamplingConfig": "condiff.config",
     "available_models": "condiff.models.info",
+    "colorize_film": "condiff.video.jobs",
     "colorize_folder": "condiff.batch.colorize",
     "read_photo": "condiff.photos.reading",
     "train": "condiff.training.loop",

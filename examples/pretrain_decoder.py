@@ -14,7 +14,7 @@ import argparse
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", help="model folder of a colorizer, or an embedded one by name")
     parser.add_argument("--data", type=Path, required=True, help="photos to train on")
+    parser.add_argument("--files", nargs="+", help="patterns of names in a folder of parquet files")
     parser.add_argument("--val", type=Path, required=True, help="other photos")
     parser.add_argument("-o", "--out", type=Path, required=True, help="new model folder")
     parser.add_argument("--cache", type=Path, default=Path("features"), help="folder of features")
@@ -49,6 +50,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rate", type=float, default=1e-3, help="learning rate")
+    parser.add_argument("--mirrored", type=float, default=0.25, help="share of batches")
     parser.add_argument("--every", type=int, default=500, help="steps between two lines")
     args = parser.parse_args()
     if args.out.exists():
@@ -61,7 +63,7 @@ def main() -> None:
     model = loaded.model.train()
     if model.encoder.decoder is None:
         add_decoder(model, channels=args.channels)
-    photos = cache_features(model, loaded.task, args.data, args.cache / "train")
+    photos = cache_features(model, loaded.task, args.data, args.cache / "train", args.files)
     others = cache_features(model, loaded.task, args.val, args.cache / "val")
     fit(model.encoder.decoder, photos, others, args)
     save_model(
@@ -70,11 +72,14 @@ def main() -> None:
     )  # fmt: skip
 
 
-def cache_features(model: Model, task: Task, photos: Path, folder: Path) -> FeatureCache:
+def cache_features(
+    model: Model, task: Task, photos: Path, folder: Path, patterns: Sequence[str] | None = None
+) -> FeatureCache:
     """One view of each photo with the backbone's maps; rows that are there already stay."""
-    config = parse_config(
-        {"task": task.name, "max_train_steps": 1, "data": {"cache_features": True}}, origin="here"
-    )
+    data: dict[str, object] = {"cache_features": True}
+    if patterns:
+        data["files"] = dict.fromkeys(patterns, 1_000_000)  # all rows of each
+    config = parse_config({"task": task.name, "max_train_steps": 1, "data": data}, origin="here")
     dataset = build_dataset(
         config, task, photos, cache_dir=folder,
         feature_channels=model.feature_channels, device=torch.device("cpu"),
@@ -99,10 +104,14 @@ def fit(
         optimizer,
         lambda step: min(1, (step + 1) / 100, (1 - step / args.steps) / LAST_SHARE),
     )
-    started = time.monotonic()
+    rng, started = np.random.default_rng(0), time.monotonic()
     with contextlib.suppress(KeyboardInterrupt):
         for step, batch in zip(range(1, args.steps + 1), batches(photos, args.batch), strict=False):
-            loss = F.mse_loss(net(batch["features"]), net.shrink(batch["x_0"]))
+            features, x_0 = batch["features"], net.shrink(batch["x_0"])
+            if rng.random() < args.mirrored:  # its maps are nearly the mirrored ones
+                features = {stride: values.flip(3) for stride, values in features.items()}
+                x_0 = x_0.flip(3)
+            loss = F.mse_loss(net(features), x_0)
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(net.parameters(), 1.0)

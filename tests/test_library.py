@@ -17,6 +17,7 @@ from condiff import (
     Hint,
     Pipeline,
     SamplingConfig,
+    colorize_film,
     colorize_folder,
     read_photo,
     train,
@@ -25,6 +26,7 @@ from condiff import (
 from condiff.batch.colorize import BatchOptions
 from condiff.config import TrainConfig
 from condiff.errors import ConfigError, ImageError, UnknownModelError
+from condiff.video.jobs import FilmOptions
 
 from .conftest import make_photo
 
@@ -146,6 +148,8 @@ def test_arguments_of_another_kind_are_one_sentence(photo, tiny_folder, sketch_f
         lambda: write_photo(photo, tmp_path / "b.jpg", format=5),
         lambda: list(colorize_folder(tmp_path, None)),
         lambda: list(colorize_folder(tmp_path, tmp_path / "out", {})),
+        lambda: colorize_film(tmp_path, None),
+        lambda: colorize_film(tmp_path / "a.mp4", tmp_path / "b.mp4", {}),
         lambda: train({}, tmp_path, tmp_path / "run"),
         lambda: train(TrainConfig(max_train_steps=1), 5, tmp_path / "run"),
     ]
@@ -171,6 +175,18 @@ def test_arguments_of_another_kind_are_one_sentence(photo, tiny_folder, sketch_f
 def test_wrong_options_of_a_batch_are_refused_when_they_are_made(wrong):
     with pytest.raises(ConfigError):
         BatchOptions(**wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"seed": -1}, {"every": 0}, {"every": 1.5}, {"crf": 64}, {"threads": 0}, {"edits": 5},
+        {"overrides": []}, {"deinterlace": "always"}, {"hint_shots": (0,)}, {"hint_shots": 1},
+    ],
+)  # fmt: skip
+def test_wrong_options_of_a_film_are_refused_when_they_are_made(wrong):
+    with pytest.raises(ConfigError):
+        FilmOptions(**wrong)
 
 
 def test_folders_of_a_batch_are_paths_of_any_kind():

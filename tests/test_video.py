@@ -11,13 +11,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from condiff import colorize_film
 from condiff.color.lab import lightness
+from condiff.errors import FilmError
 from condiff.photos.photo import Photo
 from condiff.photos.provenance import is_own_file
 from condiff.photos.reading import read_photo
 from condiff.photos.writing import write_photo
 from condiff.video import film as films
 from condiff.video import frames as folders
+from condiff.video.jobs import FilmOptions
 from condiff.video.writing import order_decoding
 
 from .films import QUICK, draw_frames, read_packets, read_planes, write_film
@@ -154,6 +157,27 @@ def test_what_is_no_film_is_one_sentence_and_nothing_is_written(run_video, film,
     assert run_video(film, tmp_path / "o.webm", "--codec", "h264")[0] == 2
     assert run_video(film, tmp_path / "o.mkv", "--crf", "64")[0] == 2
     assert sorted(tmp_path.iterdir()) == there
+
+
+def test_a_call_makes_the_film_that_the_command_makes(run_video, film, tmp_path, tiny_folder):
+    assert run_video(film, tmp_path / "a.mkv", "--codec", "ffv1")[0] == 0
+    asked = FilmOptions(
+        model=tiny_folder, overrides={"steps": 1, "size": 32}, device="cpu", seed=5, every=4,
+        codec="ffv1",
+    )  # fmt: skip
+    seen = []
+    made = colorize_film(film, str(tmp_path / "b.mkv"), asked, on_frame=seen.append)
+    assert made == (tmp_path / "b.mkv", 5, 10, 1, [])
+    assert [progress.done for progress in seen] == list(range(1, 11))
+    for ours, theirs in zip(read_planes(made.target), read_planes(tmp_path / "a.mkv"), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_call_never_writes_over_its_own_film(film, tiny_folder):
+    before = film.read_bytes()
+    with pytest.raises(FilmError, match="it is the film itself"):
+        colorize_film(film, film, FilmOptions(model=tiny_folder, force=True))
+    assert film.read_bytes() == before
 
 
 def test_a_film_that_is_there_needs_force(run_video, film, tmp_path):

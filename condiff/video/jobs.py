@@ -1,0 +1,287 @@
+"""A film, or a folder of frames, from what is asked of it to the published result."""
+
+import secrets
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Self, get_args
+
+from condiff.checks import as_int, as_path, as_seed, check_kind
+from condiff.color.edits import NO_EDITS, ColorEdits
+from condiff.errors import ConfigError, FilmError, UsageError
+from condiff.files import EXISTS
+from condiff.photos.reading import read_photo
+from condiff.pipelines.pipeline import Pipeline
+from condiff.video.coloring import Coloring, check_model, to_shares
+from condiff.video.deinterlacing import Deinterlace
+from condiff.video.film import Progress, color_segments, describe_settings, finish_film
+from condiff.video.frames import (
+    begin_frames,
+    check_sizes,
+    color_frames,
+    is_frames,
+    list_frames,
+    plan_targets,
+)
+from condiff.video.parts import Parts
+from condiff.video.reading import Film, read_film
+from condiff.video.steady import EVERY
+from condiff.video.writing import (
+    CONTAINERS,
+    Encoding,
+    choose_encoding,
+    choose_format,
+    choose_streams,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilmOptions:
+    """What is asked of a film or a folder of frames; None is the model's or the program's choice.
+
+    Raises ConfigError for a value of another kind, or out of range.
+    """
+
+    model: str | Path = "colorize"
+    look: str | None = None  # of the model: fields that neither `overrides` nor `edits` have
+    overrides: Mapping[str, Any] = field(default_factory=dict)  # of fields of SamplingConfig
+    edits: ColorEdits = NO_EDITS  # hints are placed on the first frame of a shot
+    seed: int | None = None  # None: that of the run that is resumed, or any
+    every: int = EVERY  # frames from key frame to key frame
+    hint_shots: tuple[int, ...] = ()  # the shots that get the hints, from 1; none: all
+    codec: str | None = None  # h264, h265, vp9 or ffv1
+    crf: int | None = None  # quality of the codec, 0 to 63
+    deinterlace: Deinterlace = "auto"
+    skip: tuple[str, ...] = ()  # kinds of streams that are not copied, such as audio
+    provenance: bool = True  # note in the result that a model made the colours
+    force: bool = False  # begin anew, and replace results
+    device: str = "auto"
+    engine: str = "auto"
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        check_kind("edits", self.edits, ColorEdits)
+        check_kind("overrides", self.overrides, Mapping)
+        if self.seed is not None:
+            object.__setattr__(self, "seed", as_seed(self.seed))
+        for name, least, most in (("every", 1, 100), ("crf", 0, 63), ("threads", 1, 1024)):
+            value = getattr(self, name)
+            if value is not None and not least <= as_int(name, value) <= most:
+                raise ConfigError(f"{name} is from {least} to {most}, not {value}.")
+        check_kind("hint_shots", self.hint_shots, tuple)
+        for shot in self.hint_shots:
+            if as_int("a shot's number", shot) < 1:
+                raise ConfigError(f"Shots are counted from 1: there is no shot {shot}.")
+        if self.deinterlace not in (kinds := get_args(Deinterlace)):
+            raise ConfigError(
+                f"deinterlace is one of {', '.join(kinds)}, not {self.deinterlace!r}."
+            )
+
+
+class FilmResult(NamedTuple):
+    """A film or a folder of frames that is coloured, and what was wrong with its source."""
+
+    target: Path
+    seed: int
+    frames: int
+    shots: int
+    faults: list[str]
+
+
+def colorize_film(
+    source: str | Path,
+    target: str | Path,
+    options: FilmOptions | None = None,
+    *,
+    on_frame: Callable[[Progress], Any] | None = None,
+) -> FilmResult:
+    """Colour a film, or a folder or glob of frames, as `condiff video` does.
+
+    `on_frame` is called after each frame. What an earlier call that was stopped has done is not
+    done again. Raises FilmError for a film that cannot be read or written, ConfigError for settings
+    that are not those of the run that is resumed.
+    """
+    options = FilmOptions() if options is None else options
+    check_kind("options", options, FilmOptions)
+    job = plan_film(str(as_path("source", source)), as_path("target", target), options)
+    coloring = load_coloring(job, options)
+    with closing(job.parts):
+        job.begin(coloring, force=options.force)
+        for progress in job.steps(coloring):
+            if on_frame is not None:
+                on_frame(progress)
+        return job.finish(coloring)
+
+
+def plan_film(source: str, target: Path, options: FilmOptions) -> "Job":
+    """What is to be done; raises an error for what cannot be, before any work.
+
+    Nothing is written, no model loaded.
+    """
+    kind = FramesJob if is_frames(source) else FilmJob
+    return kind.plan(source, target, options)
+
+
+def load_coloring(job: "Job", options: FilmOptions) -> Coloring:
+    """The loaded model and what is asked of the colours, for the frames of a job.
+
+    Without a seed in the options it is that of the run that is gone on with, else any.
+    """
+    seed = options.seed if options.seed is not None else job.parts.seed()
+    pipeline = Pipeline.from_pretrained(
+        options.model, device=options.device, engine=options.engine, threads=options.threads
+    )
+    check_model(pipeline)
+    config, edits = pipeline.loaded.configure(
+        options.edits, look=options.look, overrides=dict(options.overrides)
+    )
+    return Coloring(
+        pipeline,
+        config,
+        secrets.randbits(31) if seed is None else seed,
+        to_shares(edits, job.size),
+        every=options.every,
+        hint_shots=options.hint_shots,
+    )
+
+
+@dataclass
+class Job(ABC):
+    """A film or a folder of frames that is to be coloured: begin, then steps, then finish."""
+
+    source: str
+    target: Path
+    options: FilmOptions
+    parts: Parts
+    notes: tuple[str, ...]  # on what the result will not have of the source
+
+    @classmethod
+    @abstractmethod
+    def plan(cls, source: str, target: Path, options: FilmOptions) -> Self:
+        """Read what is needed to know, and raise an error for what cannot be done."""
+
+    @property
+    @abstractmethod
+    def size(self) -> tuple[int, int]:
+        """Width and height of an upright frame."""
+
+    @property
+    @abstractmethod
+    def expected(self) -> int | None:
+        """How many frames there are, if that is known."""
+
+    @abstractmethod
+    def begin(self, coloring: Coloring, *, force: bool) -> bool:
+        """Check what is there; whether an earlier run is gone on with."""
+
+    @abstractmethod
+    def steps(self, coloring: Coloring) -> Iterator[Progress]:
+        """Colour the frames that are missing."""
+
+    @abstractmethod
+    def finish(self, coloring: Coloring) -> FilmResult:
+        """Publish the result."""
+
+
+@dataclass
+class FilmJob(Job):
+    """A film, which becomes a film."""
+
+    film: Film
+    encoding: Encoding
+
+    @classmethod
+    def plan(cls, source: str, target: Path, options: FilmOptions) -> Self:
+        encoding = choose_encoding(target, options.codec, options.crf, threads=options.threads)
+        film = read_film(Path(source), deinterlace=options.deinterlace)
+        film = choose_format(film, encoding)
+        notes = choose_streams(film, target, encoding, skip=options.skip)
+        _check_target(film.path, target, force=options.force)
+        every_note = (*notes, *film.notes)
+        return cls(source, target, options, Parts(target), every_note, film, encoding)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.film.upright_size
+
+    @property
+    def expected(self) -> int | None:
+        return self.film.expected
+
+    def begin(self, coloring: Coloring, *, force: bool) -> bool:
+        settings = describe_settings(self.film, coloring, self.encoding)
+        return self.parts.begin(settings, force=force)
+
+    def steps(self, coloring: Coloring) -> Iterator[Progress]:
+        return color_segments(self.film, self.parts, coloring, self.encoding)
+
+    def finish(self, coloring: Coloring) -> FilmResult:
+        end = finish_film(
+            self.film,
+            self.parts,
+            self.target,
+            force=self.options.force,
+            skip=self.options.skip,
+            comment=coloring.describe_making() if self.options.provenance else "",
+        )
+        return FilmResult(self.target, coloring.seed, **end)
+
+
+@dataclass
+class FramesJob(Job):
+    """A folder of frames, which becomes a folder of frames."""
+
+    paths: list[Path]
+    targets: list[Path]
+    frame_size: tuple[int, int]
+
+    @classmethod
+    def plan(cls, source: str, target: Path, options: FilmOptions) -> Self:
+        if options.codec or options.crf is not None or options.deinterlace != "auto":
+            raise UsageError(
+                "A codec, its crf and deinterlacing are for films, not for folders of frames."
+            )
+        if target.exists() and not target.is_dir():
+            raise FilmError(f"cannot write {target}: it is a file; give a folder for the frames")
+        if target.suffix.lower() in CONTAINERS and not target.is_dir():
+            raise FilmError(f"{source} has frames, which become a folder: {target} names a film")
+        paths = list_frames(source)
+        targets = plan_targets(paths, target)
+        size = read_photo(paths[0]).size
+        check_sizes(paths, size)
+        return cls(source, target, options, Parts(target), (), paths, targets, size)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.frame_size
+
+    @property
+    def expected(self) -> int | None:
+        return len(self.paths)
+
+    def begin(self, coloring: Coloring, *, force: bool) -> bool:
+        return begin_frames(self.paths, self.targets, self.parts, coloring, force=force)
+
+    def steps(self, coloring: Coloring) -> Iterator[Progress]:
+        provenance = self.options.provenance
+        return color_frames(self.paths, self.targets, self.parts, coloring, provenance=provenance)
+
+    def finish(self, coloring: Coloring) -> FilmResult:
+        end = self.parts.end()
+        assert end is not None, "all frames are written"
+        self.parts.remove()
+        return FilmResult(self.target, coloring.seed, **end)
+
+
+def _check_target(source: Path, target: Path, *, force: bool) -> None:
+    """Raise FilmError for a film that is there, or whose folder is not."""
+    if target.is_dir():
+        raise FilmError(f"cannot write {target}: it is a folder; name a file")
+    if target.exists() and target.samefile(source):
+        raise FilmError(f"cannot write {target}: it is the film itself; name another file")
+    if target.exists() and not force:
+        raise FilmError(f"cannot write {target}: {EXISTS}")
+    if not target.parent.is_dir():
+        raise FilmError(f"cannot write {target}: there is no folder {target.parent}; make it first")

@@ -12,7 +12,7 @@ from condiff.cli import COMMANDS
 PACKAGE = Path(condiff.__file__).parent
 LEVELS = [
     {"_version", "errors", "resize"},
-    {"checks", "config", "files", "words"},
+    {"checks", "config", "files", "openvino_core", "words"},
     {"photos"},
     {"color", "conditions", "diffusion"},
     {"inputs", "spaces"},

@@ -9,13 +9,19 @@ from accelerate.state import AcceleratorState
 
 from condiff.cli import main
 from condiff.config import TrainConfig
+from condiff.models.backbone import EfficientNetLite
+from condiff.models.compiled_backbone import CompiledBackbone
 from condiff.models.denoiser import build_model
+from condiff.openvino_core import has_openvino
 from condiff.tasks import find_task
 from condiff.training import precision
 from condiff.training.loop import start
 from condiff.training.precision import Arithmetic, measure_arithmetic, read_cpu_flags
+from condiff.training.profile import count_cost
 from condiff.training.run_folder import begin
 from condiff.training.trainer import Trainer
+
+needs_openvino = pytest.mark.skipif(not has_openvino(), reason="openvino is not installed")
 
 
 @pytest.fixture(autouse=True)
@@ -89,6 +95,71 @@ def test_a_resumed_run_keeps_its_choice_and_is_exact(kind, photo_folder, tmp_pat
     channels = [p for p in resumed.model.trainable() if p.dim() == 4 and min(p.shape[1:3]) > 1]
     assert channels and all(p.is_contiguous(memory_format=torch.channels_last) for p in channels)
     resumed.close()
+
+
+def config_with_backbone() -> TrainConfig:
+    shape = config().model.model_dump()
+    shape |= {"sample_size": 8, "fold": 4, "backbone_variant": "lite0", "neck_channels": 4}
+    return config(model=shape, data={"size": 32}, max_train_steps=2)
+
+
+@needs_openvino
+def test_the_backbone_by_openvino_gives_the_backbones_maps():
+    backbone = EfficientNetLite("lite0").eval()
+    compiled = CompiledBackbone(backbone)
+    for shape in ((3, 3, 64, 96), (1, 3, 32, 32)):
+        x = torch.rand(shape)
+        with torch.no_grad():
+            expected = backbone(x)
+        found = compiled(x)
+        assert found.keys() == expected.keys()
+        for stride, maps in expected.items():
+            gap = (found[stride] - maps).abs().max()
+            assert gap <= 1e-4 * maps.abs().max(), (stride, shape)
+
+
+@needs_openvino
+def test_the_faster_library_runs_the_backbone():
+    run, task = config_with_backbone(), find_task("colorize")
+    model = build_model(run.model, task)
+    chosen = measure_arithmetic(model, run, task, flags=set())
+    found = re.search(r"of the backbone ([\d.e+]+) by torch and ([\d.e+]+) by openvino", chosen.why)
+    rates = dict(zip(("torch", "openvino"), map(float, found.groups()), strict=True))
+    assert rates[chosen.backbone] == max(rates.values())
+    assert model.encoder.compiled_backbone is None  # as it was
+
+
+@needs_openvino
+def test_a_run_with_the_backbone_by_openvino_trains_nearly_the_same_and_resumes(
+    photo_folder, tmp_path
+):
+    begun = Arithmetic("no", False, "measured", "openvino").state()
+    plain = Trainer(config_with_backbone(), photo_folder, None, arithmetic=begun | {
+        "backbone": "torch"
+    })  # fmt: skip
+    run = Trainer(config_with_backbone(), photo_folder, tmp_path / "run", arithmetic=begun)
+    begin(tmp_path / "run", run.config, None)
+    assert plain.model.encoder.compiled_backbone is None
+    assert "backbone by openvino" in run.describe()
+    batch = run.first_batch(4)
+    torch.testing.assert_close(
+        run.error(batch, 0)[0], plain.error(batch, 0)[0], rtol=1e-3, atol=1e-4
+    )
+    assert count_cost(run, cached_features=False) == count_cost(plain, cached_features=False)
+    next(run.steps())
+    run.save_checkpoint()
+    run.close()
+    resumed = start(config_with_backbone(), photo_folder, tmp_path / "run")
+    assert resumed.model.encoder.compiled_backbone is not None
+    resumed.close()
+
+
+def test_a_run_goes_on_by_torch_where_openvino_is_missing(photo_folder, monkeypatch, caplog):
+    monkeypatch.setattr(precision, "has_openvino", lambda: False)
+    begun = Arithmetic("no", False, "measured", "openvino").state()
+    run = Trainer(config_with_backbone(), photo_folder, None, arithmetic=begun)
+    assert run.model.encoder.compiled_backbone is None
+    assert "openvino is not installed" in caplog.text
 
 
 def test_a_run_without_auto_computes_as_before(photo_folder):

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from condiff.openvino_core import compile_for_cpu, openvino_core
 from condiff.words import NO_WORDS, WithWords, Words, tokenize, with_words
 
 Array = NDArray[Any]  # float32
@@ -121,13 +121,7 @@ def open_onnx(path: Path, threads: int) -> Run:
 
 def open_openvino(path: Path, threads: int) -> Run:
     """Open a graph with OpenVINO."""
-    core = _openvino_core()
-    settings = {
-        "INFERENCE_NUM_THREADS": threads,
-        "INFERENCE_PRECISION_HINT": "f32",
-        "ENABLE_CPU_PINNING": False,
-    }
-    compiled = core.compile_model(core.read_model(path), "CPU", settings)
+    compiled = compile_for_cpu(openvino_core().read_model(path), threads=threads)
 
     def run(inputs: dict[str, Array], names: list[str]) -> list[Array]:
         request = compiled.create_infer_request()  # one per call, since several threads may call
@@ -135,16 +129,3 @@ def open_openvino(path: Path, threads: int) -> Run:
         return [np.array(outputs[compiled.output(name)]) for name in names]
 
     return run
-
-
-@cache
-def _openvino_core() -> Any:
-    """OpenVINO's only Core of this process.
-
-    Its CPU plugin (2026.4) registers a stack for signal handlers on the thread that compiles. When
-    two Cores go one after the other, a freed stack stays registered, and the next signal with a
-    handler, as SIGCHLD has in a process with data loaders, ends the process.
-    """
-    import openvino
-
-    return openvino.Core()

@@ -7,6 +7,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from condiff.models.backbone import EfficientNetLite, Variant
+from condiff.models.compiled_backbone import CompiledBackbone
 from condiff.models.feature_decoder import FeatureDecoder, lateral
 
 Features = dict[int, Tensor]
@@ -45,6 +46,7 @@ class ConditionEncoder(ModelMixin, ConfigMixin):
         self.is_ink = is_ink
         self.feature_channels: dict[int, int] = {}  # by stride
         self.backbone = EfficientNetLite(backbone_variant) if backbone_variant else None
+        self.compiled_backbone: CompiledBackbone | None = None  # runs in its place, if there is one
         if self.backbone:
             channels = self.backbone.feature_channels
             self.feature_channels = {stride: channels[stride] for stride in feature_strides}
@@ -73,7 +75,8 @@ class ConditionEncoder(ModelMixin, ConfigMixin):
             return {}
         shown = -condition if self.is_ink else condition
         gray = lightness_to_gray((shown + 1) * 50)
-        maps = self.backbone(gray.expand(-1, 3, -1, -1))
+        run = self.compiled_backbone or self.backbone
+        maps = run(gray.expand(-1, 3, -1, -1))
         return {stride: maps[stride] for stride in self.feature_channels}
 
     def forward(

@@ -1,8 +1,9 @@
 """In which precision and memory layout a run computes: as its settings say, or what is fastest."""
 
+import logging
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -10,17 +11,24 @@ from typing import Any, Literal, cast
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, parse_flag_from_env
+from torch import Tensor
 
 from condiff.config import TrainConfig
 from condiff.data.crops import Batch
 from condiff.diffusion.diffusers_schedulers import build_scheduler
 from condiff.errors import ConfigError
+from condiff.models.compiled_backbone import CompiledBackbone
+from condiff.models.condition_encoder import ConditionEncoder
 from condiff.models.denoiser import Denoiser, Model
 from condiff.models.latent import LatentModel
+from condiff.openvino_core import has_openvino
 from condiff.tasks import Task
 from condiff.training.loss import batch_error
 
+logger = logging.getLogger(__name__)
+
 Precision = Literal["no", "fp16", "bf16"]
+BackboneLibrary = Literal["torch", "openvino"]  # that runs the frozen backbone
 # What the kernel calls a processor's instructions for bfloat16; without them it is emulated.
 BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # the last one is ARM's
 ROUNDS, MEASURED_BATCH = 3, 8  # timed steps of each candidate, and images of a step at most
@@ -33,12 +41,14 @@ class Arithmetic:
     mixed_precision: Precision
     channels_last: bool
     why: str = "as the settings say"
+    backbone: BackboneLibrary = "torch"
 
     def describe(self) -> str:
-        """Precision, layout and reason, in words."""
+        """Precision, layout, the backbone's library if it is not torch, and the reason."""
         names = {"no": "float32", "fp16": "float16", "bf16": "bfloat16"}
         layout = "channels last" if self.channels_last else "channels first"
-        return f"{names[self.mixed_precision]}, {layout}: {self.why}"
+        library = "" if self.backbone == "torch" else f", backbone by {self.backbone}"
+        return f"{names[self.mixed_precision]}, {layout}{library}: {self.why}"
 
     @property
     def dtype(self) -> torch.dtype | None:
@@ -56,9 +66,9 @@ def choose_arithmetic(
     """The arithmetic of a run: its settings', or for `mixed_precision: auto` the fastest.
 
     A GPU computes in bfloat16 if it has it. A processor runs a few steps of each candidate on
-    random photos, with a model of `build`: float32 in both layouts, and bfloat16 where it has
-    instructions for it. `kept` is the choice that a resumed run was begun with; it stays. All
-    processes get the main one's choice.
+    random photos, with a model of `build`: float32 in both layouts, bfloat16 where it has
+    instructions for it, and the frozen backbone by torch and by OpenVINO. `kept` is the choice that
+    a resumed run was begun with; it stays. All processes get the main one's choice.
     """
     # As Accelerator makes it: without this, processes on CPUs would not find each other.
     process = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
@@ -110,7 +120,40 @@ def measure_arithmetic(
         for candidate in candidates
     )
     lacks = "" if has_bf16 else "; the processor has no instructions for bfloat16"
-    return Arithmetic(precision, channels_last, f"the most images/s of {rates}{lacks}")
+    why = f"the most images/s of {rates}{lacks}"
+    if batch["features"] is not None or not isinstance(model, Model) or model.backbone is None:
+        return Arithmetic(precision, channels_last, why)
+    lay_out(model, channels_last=channels_last)
+    library, speeds = measure_backbone(model.encoder, batch["condition"], precision)
+    return Arithmetic(precision, channels_last, f"{why}; {speeds}", library)
+
+
+def measure_backbone(
+    encoder: ConditionEncoder, condition: Tensor, precision: Precision
+) -> tuple[BackboneLibrary, str]:
+    """The library that runs the backbone of conditions (B,N,H,W) faster, and the speeds in words.
+
+    OpenVINO computes in single precision, torch in that of the run.
+    """
+    if not has_openvino():
+        return "torch", "openvino, which may run the backbone faster, is not installed"
+    assert encoder.backbone is not None
+    libraries: dict[BackboneLibrary, CompiledBackbone | None] = {
+        "torch": None,
+        "openvino": CompiledBackbone(encoder.backbone),
+    }
+    best = dict.fromkeys(libraries, float("inf"))
+    for number in range(-1, ROUNDS):  # the first round compiles
+        for name, compiled in libraries.items():
+            encoder.compiled_backbone = compiled
+            began = time.perf_counter()
+            with _autocast(precision):
+                encoder.features(condition)
+            if number >= 0:
+                best[name] = min(best[name], time.perf_counter() - began)
+    encoder.compiled_backbone = None
+    rates = " and ".join(f"{len(condition) / best[n]:.3g} by {n}" for n in libraries)
+    return min(libraries, key=lambda name: best[name]), f"of the backbone {rates}"
 
 
 def read_cpu_flags(path: Path = Path("/proc/cpuinfo")) -> set[str]:
@@ -158,14 +201,31 @@ def _time_step(
     model.train()
     lay_out(model, channels_last=channels_last)
     alphas_bar = build_scheduler("ddpm", config.diffusion).alphas_cumprod
-    autocast = torch.autocast("cpu", torch.bfloat16) if precision == "bf16" else nullcontext()
     began = time.perf_counter()
-    with autocast:
+    with _autocast(precision):
         error, _ = batch_error(model, batch, 0, config=config, task=task, alphas_bar=alphas_bar)
     error.mean().backward()
     seconds = time.perf_counter() - began
     model.zero_grad()
     return seconds
+
+
+def _autocast(precision: Precision) -> AbstractContextManager[Any]:
+    return torch.autocast("cpu", torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+def prepare_model(model: Denoiser, arithmetic: Arithmetic) -> None:
+    """Lay a model out as the arithmetic says, and give its backbone the library.
+
+    A run that is resumed where that library is missing goes on by torch, and says so.
+    """
+    lay_out(model, channels_last=arithmetic.channels_last)
+    if arithmetic.backbone != "openvino" or not isinstance(model, Model):
+        return
+    if not has_openvino():
+        logger.warning("openvino is not installed: the backbone, which it ran before, is slower")
+    elif model.encoder.backbone is not None:
+        model.encoder.compiled_backbone = CompiledBackbone(model.encoder.backbone)
 
 
 def lay_out(model: Denoiser, *, channels_last: bool) -> None:

@@ -40,6 +40,10 @@ def count_cost(trainer: Trainer, *, cached_features: bool) -> Cost:
         kept[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
         return tensor
 
+    model = trainer.model
+    compiled = None
+    if isinstance(model, Model):  # what OpenVINO computes is not counted
+        compiled, model.encoder.compiled_backbone = model.encoder.compiled_backbone, None
     batch = trainer.first_batch(1)
     if cached_features and batch["features"] is None and isinstance(trainer.model, Model):
         batch["features"] = trainer.model.encoder.features(batch["condition"])
@@ -53,6 +57,8 @@ def count_cost(trainer: Trainer, *, cached_features: bool) -> Cost:
         weights = {p.data_ptr() for p in trainer.model.parameters()}
         error.mean().backward()
     trainer.optimizer.zero_grad()
+    if isinstance(model, Model):
+        model.encoder.compiled_backbone = compiled
     share = sum(local_part(p).numel() for p in trainer.model.trainable())
     # Besides the shard: frozen weights, and in FSDP the weights gathered for use.
     copied = sum(p.numel() for p in trainer.model.parameters())

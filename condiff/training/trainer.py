@@ -38,7 +38,7 @@ from condiff.training.latents import LatentParts
 from condiff.training.loss import Distance, batch_error, perceptual_distance
 from condiff.training.model_card import make_card
 from condiff.training.optimizer import build_optimizer
-from condiff.training.precision import choose_arithmetic, lay_out
+from condiff.training.precision import choose_arithmetic, prepare_model
 from condiff.training.preview import sample_grid
 from condiff.training.progress import Filled, Step, learning_rate_at, move_average, progress_of
 from condiff.training.run_folder import (
@@ -103,7 +103,7 @@ class Trainer:
         if config.gradient_checkpointing:
             self.model.unet.enable_gradient_checkpointing()
         self.model.to(self.accelerator.device)
-        lay_out(self.model, channels_last=self.arithmetic.channels_last)
+        prepare_model(self.model, self.arithmetic)
         self.parts = LatentParts.of(config, self.model, self.task, self.accelerator.device)
         if isinstance(self.model, LatentModel) and self.arithmetic.dtype is not None:
             self.model.halve_frozen(self.arithmetic.dtype)

@@ -3,12 +3,12 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from condiff.arrays import Pixels, Plane
 from condiff.color.degradation import degrade
 from condiff.color.lab import lab_to_rgb_batch, lightness, rgb_to_lab
 from condiff.color.scans import Frame, fill_border, find_frame, normalise_levels
@@ -31,8 +31,6 @@ from condiff.resize import MAX_STRIP, fit_size, have_one_aspect, resize, resize_
 if TYPE_CHECKING:
     from torch import Tensor
 
-Plane = NDArray[Any]  # float32
-Pixels = NDArray[Any]  # uint8 or uint16
 UserPicture = PhotoLike | Drawing
 # Where an input enters the U-Net: beside x_t, by pixel-unshuffle of a picture that is larger than
 # x_t ("picture") or at the size of x_t ("cells"); or words, by a text encoder ("text").

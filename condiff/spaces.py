@@ -5,8 +5,8 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
+from condiff.arrays import Pixels, Plane
 from condiff.color.edits import UNEDITED, PreparedEdits
 from condiff.color.hints import chroma_of, fit_chroma
 from condiff.color.lab import join_chroma, rgb_to_lab, to_grey
@@ -15,9 +15,6 @@ from condiff.resize import resize_square
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-Plane = NDArray[Any]  # float32
-Pixels = NDArray[Any]  # uint8 or uint16
 
 
 class Space(ABC):

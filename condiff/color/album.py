@@ -6,12 +6,11 @@ one scene gets one white balance, and a set of many scenes keeps its differences
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-Plane = NDArray[Any]  # float32
+from condiff.arrays import Plane
 
 PULL = 0.5  # of the way to the set's means; 1 makes all means equal, whatever the photos show
 MAX_GAIN = 1.6  # of chroma, and the inverse of its least

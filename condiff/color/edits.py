@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageColor
 
+from condiff.arrays import Plane
 from condiff.checks import as_number, check_kind
 from condiff.color.album import AlbumStyle
 from condiff.color.hint_propagation import propagate_hints
@@ -32,8 +33,6 @@ from condiff.files import short_digest
 from condiff.photos.photo import Photo, flatten, invert
 from condiff.photos.reading import PhotoLike
 from condiff.resize import resize
-
-Plane = NDArray[Any]  # float32
 
 DAYLIGHT = 1e6 / 6504  # mired of D65, the white of sRGB
 MAX_SATURATION = 5.0

@@ -4,13 +4,10 @@ Chrominance blending over geodesic distances (Yatziv and Sapiro 2006, doi:10.110
 here the model's own chroma is one more colour, at the same distance everywhere.
 """
 
-from typing import Any
-
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-Plane = NDArray[Any]  # float32
+from condiff.arrays import Plane
 
 REACH = 1.0  # the distance at which a stroke and the model's own colour weigh the same
 FLAT_COST = 1.0  # of a path over constant L*, as long as the photo's short side

@@ -4,13 +4,14 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageColor
 
+from condiff.arrays import Plane
 from condiff.color.lab import reduce_chroma, rgb_to_lab
 from condiff.errors import ConfigError
 
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-
-Plane = NDArray[Any]  # float32
 
 DAB_RADIUS = 1 / 64  # as a share of the short side; a dab is about as wide as a cell of x_t
 MAX_ASPECT_ERROR = 0.02  # how far the aspect of strokes or a mask may be off the photo's

@@ -17,11 +17,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+from condiff.arrays import Pixels, Plane
 from condiff.photos.icc import decode_srgb, encode_srgb
 from condiff.photos.photo import strips
-
-Pixels = NDArray[Any]  # uint8 or uint16; cv2's stubs know no dtypes
-Plane = NDArray[Any]  # float32
 
 XYZ_OF_RGB = np.array(
     [[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]]

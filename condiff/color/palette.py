@@ -15,13 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ImageColor
 
+from condiff.arrays import Plane
 from condiff.color.lab import rgb_to_lab
 from condiff.color.references import MIN_CHROMA, Reference
 from condiff.errors import ConfigError, UsageError
 from condiff.photos.reading import PhotoLike
 from condiff.resize import resize
-
-Plane = NDArray[Any]  # float32
 
 SAMPLE_SIDE = 64  # a palette is that of a photo shrunk to a square of this side
 NOISE = 3.0  # Lab units, added to both spreads: what varies less is not stretched

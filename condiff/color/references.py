@@ -16,14 +16,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from condiff.arrays import Plane
 from condiff.color.hints import Strokes
 from condiff.color.lab import rgb_to_lab
 from condiff.errors import ImageError
 from condiff.files import short_digest
 from condiff.photos.reading import PhotoLike, as_photo
 from condiff.resize import resize, shrink_short_side
-
-Plane = NDArray[Any]  # float32
 
 LARGEST_SIDE = 768  # short side of a reference that is kept
 MIN_CHROMA = 1.0  # mean chroma of a photo that has colours to give

@@ -1,16 +1,12 @@
 """Several results for one photo: how far they differ, and rules to pick one."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from condiff.arrays import Pixels, Plane
 from condiff.color.lab import rgb_to_lab
 from condiff.resize import shrink_long_side
-
-Pixels = NDArray[Any]  # uint8 or uint16
-Plane = NDArray[Any]  # float32
 
 MAX_SIDE = 1024  # long side at which chroma, which is smooth, is compared at most
 

@@ -1,17 +1,15 @@
 """Scans: film frames and borders of prints; levels that are faded or dark; negatives."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from condiff.arrays import Pixels, Plane
 from condiff.color.lab import lightness
 from condiff.photos.photo import to_8_bits
 
-Plane = NDArray[Any]  # float32
-Pixels = NDArray[Any]  # uint8 or uint16
 Line = tuple[float, float]  # where a border ends: offset + slope * place, in pixels from its side
 
 SIDES = ("top", "bottom", "left", "right")

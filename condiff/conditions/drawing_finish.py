@@ -6,16 +6,13 @@ A cell that a line crosses mixes the colours of both sides, so it counts little:
 convolution (Knutsson and Westin 1993) weighs each cell by its distance from the lines.
 """
 
-from typing import Any
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from condiff.arrays import Plane
 from condiff.conditions.drawing_cleanup import shrink_ink
 from condiff.conditions.drawing_regions import fill_regions, find_regions
-
-Plane = NDArray[Any]  # float32
 
 REACH = 0.7  # standard deviation of the filter, in cells of the small picture
 PASSES = 3  # of the filter, across and down: more change little

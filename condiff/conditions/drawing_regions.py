@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from condiff.arrays import Plane
 from condiff.conditions.filters import find_ends
 
-Plane = NDArray[Any]  # float32
 Labels = NDArray[np.int32]
 
 BALL = 1.5  # radius of the largest ball, in cells of the small picture

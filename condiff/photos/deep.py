@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from condiff.arrays import Pixels
 from condiff.photos import jxl
 from condiff.photos.formats import MAX_SIDE
 from condiff.photos.metadata import Damage
 from condiff.photos.opening import caught_stderr
-from condiff.photos.photo import Pixels, Unreadable, to_16_bits
+from condiff.photos.photo import Unreadable, to_16_bits
 
 SYCC = b"colr\1\0\0\0\0\0\x12"  # of a JPEG 2000 whose components are luma and chroma
 

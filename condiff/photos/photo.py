@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageColor
 
+from condiff.arrays import Pixels
 from condiff.photos.metadata import Damage, Metadata
-
-Pixels = NDArray[Any]  # uint8 or uint16
 
 
 class Unreadable(Exception):

@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from condiff.arrays import Pixels
 from condiff.photos import icc
 from condiff.photos import metadata as meta
 from condiff.photos.ifd import PREFIX
 from condiff.photos.metadata import Metadata
-from condiff.photos.photo import Pixels, Unreadable, to_8_bits, to_array
+from condiff.photos.photo import Unreadable, to_8_bits, to_array
 
 # Colour modes: the name, and how many channels are colours.
 MODES = {

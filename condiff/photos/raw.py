@@ -2,10 +2,11 @@
 
 from typing import BinaryIO
 
+from condiff.arrays import Pixels
 from condiff.errors import install_command
 from condiff.files import reason_of
 from condiff.photos.opening import caught_stderr
-from condiff.photos.photo import Pixels, Unreadable
+from condiff.photos.photo import Unreadable
 
 # Raw formats that are no TIFF, by how they begin: offset, bytes, and the name.
 STARTS = (

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from condiff.arrays import Pixels
 from condiff.checks import as_int
 from condiff.errors import ConfigError, ImageError, install_command
 from condiff.files import reason_of
@@ -32,7 +33,6 @@ from condiff.photos.opening import (
 from condiff.photos.photo import (
     TURNS,
     Photo,
-    Pixels,
     Unreadable,
     as_memory_error,
     to_8_bits,

@@ -20,12 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, _imaging
 
+from condiff.arrays import Pixels
 from condiff.errors import install_command
 from condiff.files import reason_of
 from condiff.photos import icc, ifd
 from condiff.photos.ifd import Directory, Entry, long, pack_directory, short
 from condiff.photos.opening import caught_stderr, open_image, register_jxl
-from condiff.photos.photo import Pixels, Unreadable, strips, to_8_bits, to_16_bits, to_array
+from condiff.photos.photo import Unreadable, strips, to_8_bits, to_16_bits, to_array
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage

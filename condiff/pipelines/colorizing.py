@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from condiff.arrays import Pixels
 from condiff.color.edits import NO_EDITS, ColorEdits
 from condiff.color.hints import draw_strokes, find_shortfall
 from condiff.color.lab import lightness
@@ -16,7 +17,7 @@ from condiff.color.scans import NEGATIVE, is_colour_negative
 from condiff.config import SamplingConfig
 from condiff.models.info import ModelInfo
 from condiff.photos.formats import MAX_PIXELS
-from condiff.photos.photo import Photo, Pixels, strips
+from condiff.photos.photo import Photo, strips
 from condiff.photos.provenance import add_provenance, is_own_result
 from condiff.photos.reading import read_photo
 from condiff.pipelines.pipeline import Pipeline

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from condiff._version import __version__
+from condiff.arrays import Pixels, Plane
 from condiff.color.edits import NO_EDITS, ColorEdits
 from condiff.color.hints import DAB_RADIUS, Hint
 from condiff.color.lab import lightness, upsample_chroma
@@ -21,9 +22,6 @@ from condiff.pipelines.pipeline import Pipeline
 from condiff.video.reading import Film, FilmFrame
 from condiff.video.steady import EVERY, Colored, Steady, Strokes
 from condiff.video.yuv import solve_chroma
-
-Plane = NDArray[Any]  # float32
-Pixels = NDArray[Any]  # uint8 or uint16
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from condiff.arrays import Pixels, Plane
 from condiff.color.lab import join_chroma, lightness
 from condiff.errors import FilmError
 from condiff.files import EXISTS, reason_of
@@ -31,9 +31,6 @@ from condiff.video.reading import SEEN
 from condiff.video.steady import Colored, Steady, Strokes
 
 PLAIN = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")  # whose headers have the size of the photo
-
-Plane = NDArray[Any]  # float32
-Pixels = NDArray[Any]  # uint8 or uint16
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from condiff.arrays import Plane
 from condiff.color.lab import RGB_OF_XYZ, XYZ_OF_RGB
 from condiff.photos.icc import curve_srgb, decode_srgb
-
-Plane = NDArray[Any]  # float32
 
 PQ, HLG = 16, 18  # transfer characteristics of H.273
 HDR = {PQ: "PQ", HLG: "HLG"}

@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Plane = NDArray[Any]  # float32
+from condiff.arrays import Plane
+
 Guide = NDArray[Any]  # (h,w) uint8, L* of 0 to 100 as 0 to 255
 
 FLOW_SIDE = 240  # short side at which motion is estimated and chroma is carried, at most

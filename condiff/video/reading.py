@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from condiff.arrays import Levels
 from condiff.errors import DependencyError, FilmError
 from condiff.files import reason_of
 from condiff.video.deinterlacing import Deinterlace, deinterlace
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
-Levels = NDArray[Any]  # uint8 or uint16
 Pixels = NDArray[Any]  # uint8
 
 OTHER_CURVES = {8: "linear", 9: "logarithmic", 10: "logarithmic", 17: "SMPTE ST 428"}  # of H.273

@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from condiff.arrays import Plane
 from condiff.video.motion import Guide, Motion, Track, estimate
 
-Plane = NDArray[Any]  # float32
 Strokes = NDArray[Any]  # (h,w,4) uint8 RGBA, opaque where a colour is given
 
 EVERY = 12  # frames from key frame to key frame

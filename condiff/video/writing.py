@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from condiff.arrays import Levels
 from condiff.errors import ConfigError, FilmError
 from condiff.files import publish, reason_of, unwritten
 from condiff.video.reading import Film, FilmFrame, import_av, open_film
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from av.stream import Stream
     from av.video.frame import VideoFrame
 
-Levels = NDArray[Any]  # uint8 or uint16
 COPIED = ("audio", "subtitle", "attachment")
 
 

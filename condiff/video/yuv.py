@@ -7,18 +7,14 @@ Y'. R', G', B' are read as sRGB, as players show them, unless the film is HDR or
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
+from condiff.arrays import Levels, Plane
 from condiff.color.lab import reduce_chroma
 from condiff.photos.icc import decode_srgb
 from condiff.video.light import HDR, WIDE, solve_colors, to_srgb_table
-
-Plane = NDArray[Any]  # float32
-Levels = NDArray[Any]  # uint8 or uint16
 
 # Kr and Kb of the matrix coefficients of ITU-T H.273.
 MATRICES: dict[int, tuple[float, float]] = {

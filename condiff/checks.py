@@ -15,6 +15,14 @@ def as_int(name: str, value: Any) -> int:
     return int(value)
 
 
+def check_range(name: str, value: Any, least: int, most: int | None = None) -> None:
+    """Raise ConfigError for a value that is no whole number, or not in the range."""
+    number = as_int(name, value)
+    if number < least or (most is not None and number > most):
+        limit = f"at least {least}" if most is None else f"from {least} to {most}"
+        raise ConfigError(f"{name} is {limit}, not {value}.")
+
+
 def as_number(name: str, value: Any) -> float:
     """The value as it is, if it is a real number; ConfigError for anything else."""
     if isinstance(value, bool) or not isinstance(value, Real):

@@ -2,7 +2,7 @@
 
 import os
 import secrets
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
@@ -15,9 +15,8 @@ from condiff.batch.plan import Choice, Plan, plan
 from condiff.batch.status import Result, list_states
 from condiff.batch.storage import open_storage
 from condiff.batch.worker import Transform, build_transform
-from condiff.checks import as_int, as_path, as_seed, check_kind
+from condiff.checks import as_path, check_kind, check_range
 from condiff.color.album import AlbumStyle, ChromaMeans
-from condiff.color.edits import NO_EDITS, ColorEdits
 from condiff.config import SamplingConfig
 from condiff.errors import ConfigError, ModelError, UsageError
 from condiff.files import digest_files
@@ -25,6 +24,7 @@ from condiff.models.info import ModelInfo, read_index, read_model_info
 from condiff.photos.formats import FORMATS, MAX_PIXELS
 from condiff.photos.photo import Photo
 from condiff.pipelines.colorizing import ColorizeSettings
+from condiff.pipelines.options import ColorOptions
 from condiff.pipelines.pipeline import Pipeline
 
 RAY = "ray"  # the one --engine that is not an engine of the network
@@ -32,51 +32,39 @@ ENGINE_NAMES = ("auto", *ENGINES, RAY)
 
 
 @dataclass(frozen=True, kw_only=True)
-class BatchOptions:
+class BatchOptions(ColorOptions):
     """What is asked of a batch. None is the model's, the photo's, or the resumed batch's own.
 
-    Raises ConfigError for a value of another kind, or out of range.
+    `seed` is the batch's: each photo's follows from it and its path. `edits` are without hints.
+    `engine` is of the network, or ray. Raises ConfigError for a value of another kind, or out of
+    range.
     """
 
-    model: str | Path = "colorize"
-    look: str | None = None  # of the model: fields that neither `overrides` nor `edits` have
-    overrides: Mapping[str, Any] = field(default_factory=dict)  # of fields of SamplingConfig
-    edits: ColorEdits = NO_EDITS  # without hints
     album: bool = False  # one style for all photos
-    seed: int | None = None  # of the batch; each photo's seed follows from it and its path
     choice: Choice = field(default_factory=Choice)  # which photos
     suffix: str | None = None  # such as .png: the format of all results
     hints: Path | None = None  # a folder of pictures of strokes
     masks: Path | None = None  # a folder of masks, each instead of that of `edits`
     quality: int | None = None
-    provenance: bool = True
     touch: bool = False  # results are dated now, instead of like their photos
     page: int | None = None
     max_pixels: int = MAX_PIXELS
     strict: bool = False  # photos whose file is damaged fail
-    device: str = "auto"
-    engine: str = "auto"  # of the network, or ray
     address: str | None = None  # of a Ray cluster
     workers: int | None = None  # None: one a core
     retry_failed: bool = False
-    force: bool = False  # begin anew, and replace results
 
     def __post_init__(self) -> None:
-        check_kind("edits", self.edits, ColorEdits)
+        super().__post_init__()
         check_kind("choice", self.choice, Choice)
-        check_kind("overrides", self.overrides, Mapping)
-        if self.seed is not None:
-            object.__setattr__(self, "seed", as_seed(self.seed))
         for name, most in (
             ("quality", 100),
             ("page", None),
             ("max_pixels", None),
             ("workers", 1024),
         ):
-            value = getattr(self, name)
-            if value is not None and (as_int(name, value) < 1 or most and value > most):
-                limit = f"from 1 to {most}" if most else "at least 1"
-                raise ConfigError(f"{name} is {limit}, not {value}.")
+            if getattr(self, name) is not None:
+                check_range(name, getattr(self, name), 1, most)
         for name in ("hints", "masks"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, as_path(name, getattr(self, name)))

@@ -178,7 +178,7 @@ def video(
         print(target)
         return
     options.quiet_libraries()
-    coloring = load_coloring(job, asked)
+    coloring = load_coloring(job)
     with closing(job.parts):
         report(job, run(job, coloring, quiet=messages.quiet), messages)
 
@@ -194,7 +194,7 @@ def run(job: "Job", coloring: "Coloring", *, quiet: bool) -> Timed:
     """Colour all frames and publish them."""
     from tqdm import tqdm
 
-    if job.begin(coloring, force=job.options.force):
+    if job.begin(coloring):
         options.report(f"{job.target}: goes on where it was stopped", quiet=quiet)
     started, done = time.perf_counter(), 0
     hidden = quiet or not sys.stderr.isatty()

@@ -2,17 +2,17 @@
 
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self, get_args
 
-from condiff.checks import as_int, as_path, as_seed, check_kind
-from condiff.color.edits import NO_EDITS, ColorEdits
+from condiff.checks import as_int, as_path, check_kind, check_range
 from condiff.errors import ConfigError, FilmError, UsageError
 from condiff.files import EXISTS
 from condiff.photos.reading import read_photo
+from condiff.pipelines.options import ColorOptions
 from condiff.pipelines.pipeline import Pipeline
 from condiff.video.coloring import Coloring, check_model, to_shares
 from condiff.video.deinterlacing import Deinterlace
@@ -38,38 +38,27 @@ from condiff.video.writing import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class FilmOptions:
+class FilmOptions(ColorOptions):
     """What is asked of a film or a folder of frames; None is the model's or the program's choice.
 
-    Raises ConfigError for a value of another kind, or out of range.
+    Without a `seed` it is that of the run that is resumed, or any. The hints of `edits` are placed
+    on the first frame of a shot. Raises ConfigError for a value of another kind, or out of range.
     """
 
-    model: str | Path = "colorize"
-    look: str | None = None  # of the model: fields that neither `overrides` nor `edits` have
-    overrides: Mapping[str, Any] = field(default_factory=dict)  # of fields of SamplingConfig
-    edits: ColorEdits = NO_EDITS  # hints are placed on the first frame of a shot
-    seed: int | None = None  # None: that of the run that is resumed, or any
     every: int = EVERY  # frames from key frame to key frame
     hint_shots: tuple[int, ...] = ()  # the shots that get the hints, from 1; none: all
     codec: str | None = None  # h264, h265, vp9 or ffv1
     crf: int | None = None  # quality of the codec, 0 to 63
     deinterlace: Deinterlace = "auto"
     skip: tuple[str, ...] = ()  # kinds of streams that are not copied, such as audio
-    provenance: bool = True  # note in the result that a model made the colours
-    force: bool = False  # begin anew, and replace results
-    device: str = "auto"
-    engine: str = "auto"
     threads: int = 1
 
     def __post_init__(self) -> None:
-        check_kind("edits", self.edits, ColorEdits)
-        check_kind("overrides", self.overrides, Mapping)
-        if self.seed is not None:
-            object.__setattr__(self, "seed", as_seed(self.seed))
-        for name, least, most in (("every", 1, 100), ("crf", 0, 63), ("threads", 1, 1024)):
-            value = getattr(self, name)
-            if value is not None and not least <= as_int(name, value) <= most:
-                raise ConfigError(f"{name} is from {least} to {most}, not {value}.")
+        super().__post_init__()
+        check_range("every", self.every, 1, 100)
+        check_range("threads", self.threads, 1, 1024)
+        if self.crf is not None:
+            check_range("crf", self.crf, 0, 63)
         check_kind("hint_shots", self.hint_shots, tuple)
         for shot in self.hint_shots:
             if as_int("a shot's number", shot) < 1:
@@ -106,9 +95,9 @@ def colorize_film(
     options = FilmOptions() if options is None else options
     check_kind("options", options, FilmOptions)
     job = plan_film(str(as_path("source", source)), as_path("target", target), options)
-    coloring = load_coloring(job, options)
+    coloring = load_coloring(job)
     with closing(job.parts):
-        job.begin(coloring, force=options.force)
+        job.begin(coloring)
         for progress in job.steps(coloring):
             if on_frame is not None:
                 on_frame(progress)
@@ -124,11 +113,9 @@ def plan_film(source: str, target: Path, options: FilmOptions) -> "Job":
     return kind.plan(source, target, options)
 
 
-def load_coloring(job: "Job", options: FilmOptions) -> Coloring:
-    """The loaded model and what is asked of the colours, for the frames of a job.
-
-    Without a seed in the options it is that of the run that is gone on with, else any.
-    """
+def load_coloring(job: "Job") -> Coloring:
+    """The loaded model and what is asked of the colours, for the frames of a job."""
+    options = job.options
     seed = options.seed if options.seed is not None else job.parts.seed()
     pipeline = Pipeline.from_pretrained(
         options.model, device=options.device, engine=options.engine, threads=options.threads
@@ -173,7 +160,7 @@ class Job(ABC):
         """How many frames there are, if that is known."""
 
     @abstractmethod
-    def begin(self, coloring: Coloring, *, force: bool) -> bool:
+    def begin(self, coloring: Coloring) -> bool:
         """Check what is there; whether an earlier run is gone on with."""
 
     @abstractmethod
@@ -197,10 +184,9 @@ class FilmJob(Job):
         encoding = choose_encoding(target, options.codec, options.crf, threads=options.threads)
         film = read_film(Path(source), deinterlace=options.deinterlace)
         film = choose_format(film, encoding)
-        notes = choose_streams(film, target, encoding, skip=options.skip)
+        notes = (*choose_streams(film, target, encoding, skip=options.skip), *film.notes)
         _check_target(film.path, target, force=options.force)
-        every_note = (*notes, *film.notes)
-        return cls(source, target, options, Parts(target), every_note, film, encoding)
+        return cls(source, target, options, Parts(target), notes, film, encoding)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -210,9 +196,9 @@ class FilmJob(Job):
     def expected(self) -> int | None:
         return self.film.expected
 
-    def begin(self, coloring: Coloring, *, force: bool) -> bool:
+    def begin(self, coloring: Coloring) -> bool:
         settings = describe_settings(self.film, coloring, self.encoding)
-        return self.parts.begin(settings, force=force)
+        return self.parts.begin(settings, force=self.options.force)
 
     def steps(self, coloring: Coloring) -> Iterator[Progress]:
         return color_segments(self.film, self.parts, coloring, self.encoding)
@@ -261,7 +247,8 @@ class FramesJob(Job):
     def expected(self) -> int | None:
         return len(self.paths)
 
-    def begin(self, coloring: Coloring, *, force: bool) -> bool:
+    def begin(self, coloring: Coloring) -> bool:
+        force = self.options.force
         return begin_frames(self.paths, self.targets, self.parts, coloring, force=force)
 
     def steps(self, coloring: Coloring) -> Iterator[Progress]:

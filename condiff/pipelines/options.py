@@ -1,0 +1,33 @@
+"""What is asked of the colours of many pictures, in a folder or in a film."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from condiff.checks import as_seed, check_kind
+from condiff.color.edits import NO_EDITS, ColorEdits
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColorOptions:
+    """The settings that folders and films share; None is the model's, or the program's choice.
+
+    Raises ConfigError for a value of another kind, or out of range.
+    """
+
+    model: str | Path = "colorize"
+    look: str | None = None  # of the model: fields that neither `overrides` nor `edits` have
+    overrides: Mapping[str, Any] = field(default_factory=dict)  # of fields of SamplingConfig
+    edits: ColorEdits = NO_EDITS
+    seed: int | None = None
+    provenance: bool = True  # note in the result that a model made the colours
+    device: str = "auto"
+    engine: str = "auto"
+    force: bool = False  # begin anew, and replace results
+
+    def __post_init__(self) -> None:
+        check_kind("edits", self.edits, ColorEdits)
+        check_kind("overrides", self.overrides, Mapping)
+        if self.seed is not None:
+            object.__setattr__(self, "seed", as_seed(self.seed))

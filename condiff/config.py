@@ -222,6 +222,11 @@ class ModelConfig(Section):
                 f"{len(self.block_out_channels)} levels of block_out_channels{patches} need; "
                 f"take {near}"
             )
+        if self.decoder_channels and self.backbone_variant is None:
+            raise ValueError(
+                "decoder_channels needs a backbone, whose features it decodes; set "
+                "backbone_variant, or leave decoder_channels out"
+            )
         if self.decoder_channels and len(set(self.feature_strides)) < 2:
             raise ValueError(
                 f"decoder_channels needs two or more feature_strides, and "

@@ -1,12 +1,12 @@
 """Pretrain the feature decoder of a colorizer: a regression of chroma on the backbone's maps.
 
-    python examples/pretrain_decoder.py colorize --data PHOTOS --val val.parquet -o MODEL
-    condiff train --config configs/colorize-decoder.yaml --init MODEL --data PHOTOS -o RUN
+    python examples/pretrain_decoder.py MODEL --data PHOTOS --val val.parquet -o NEW
+    condiff train --config configs/colorize-long.yaml --init NEW --data PHOTOS -o RUN
 
 The decoder is shown the features of one view of each photo, kept in the folder --cache, and learns
-the mean chroma at its own resolution: some ten times the photos a second of training the whole
-model. Its last layer is then zero again, so that MODEL paints as before until it is trained. What
-the regression explains of the variance of a and b in other photos is printed after each --every
+the mean chroma at its own resolution: some six times the photos a second of training the whole
+model. Its last layer stays zero, so that NEW paints as MODEL does until it is trained. What the
+regression explains of the variance of a and b in other photos is printed after each --every
 steps; a run that is stopped by Ctrl-C keeps what it has learnt.
 """
 
@@ -27,9 +27,11 @@ from condiff.config import parse_config
 from condiff.data.crops import Batch
 from condiff.data.feature_cache import FeatureCache
 from condiff.data.loading import build_dataset, collate
+from condiff.models.compiled_backbone import CompiledBackbone
 from condiff.models.denoiser import Model, add_decoder
 from condiff.models.feature_decoder import FeatureDecoder
 from condiff.models.loading import load_model, save_model
+from condiff.openvino_core import has_openvino
 from condiff.tasks import Task
 
 DROPPED = 0.1  # of the maps' channels
@@ -40,7 +42,7 @@ EMA_DECAY = 0.998
 def main() -> None:
     """Parse the arguments, cache the features, fit, and save."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", help="model folder of a colorizer, or an embedded one by name")
+    parser.add_argument("model", help="folder of a colorizer without a feature decoder")
     parser.add_argument("--data", type=Path, required=True, help="photos to train on")
     parser.add_argument("--files", nargs="+", help="patterns of names in a folder of parquet files")
     parser.add_argument("--val", type=Path, required=True, help="other photos")
@@ -61,8 +63,11 @@ def main() -> None:
 
     loaded = load_model(args.model)
     model = loaded.model.train()
-    if model.encoder.decoder is None:
-        add_decoder(model, channels=args.channels)
+    if model.encoder.decoder is not None:
+        parser.error(f"{args.model} has a trained feature decoder: go on with condiff train")
+    add_decoder(model, channels=args.channels)
+    if has_openvino():
+        model.encoder.compiled_backbone = CompiledBackbone(model.encoder.backbone)
     photos = cache_features(model, loaded.task, args.data, args.cache / "train", args.files)
     others = cache_features(model, loaded.task, args.val, args.cache / "val")
     fit(model.encoder.decoder, photos, others, args)

@@ -154,6 +154,17 @@ def test_a_run_with_the_backbone_by_openvino_trains_nearly_the_same_and_resumes(
     resumed.close()
 
 
+@needs_openvino
+def test_a_model_that_moved_off_the_processor_keeps_its_backbone_in_torch():
+    model = build_model(config_with_backbone().model, find_task("colorize"))
+    begun = Arithmetic("no", False, "measured", "openvino")
+    precision.prepare_model(model.to("meta"), begun)
+    assert model.encoder.compiled_backbone is None
+    model = build_model(config_with_backbone().model, find_task("colorize"))
+    precision.prepare_model(model, begun)
+    assert model.encoder.compiled_backbone is not None
+
+
 def test_a_run_goes_on_by_torch_where_openvino_is_missing(photo_folder, monkeypatch, caplog):
     monkeypatch.setattr(precision, "has_openvino", lambda: False)
     begun = Arithmetic("no", False, "measured", "openvino").state()

@@ -188,6 +188,8 @@ def test_a_feature_decoder_is_added_where_it_is_named_and_kept_in_the_folder(tmp
 def test_a_decoder_takes_two_strides_or_more():
     with pytest.raises(ConfigError, match="decoder_channels needs two or more feature_strides"):
         ModelConfig(decoder_channels=16, feature_strides=(16,))
+    with pytest.raises(ConfigError, match="decoder_channels needs a backbone"):
+        ModelConfig(decoder_channels=16, backbone_variant=None)
 
 
 def test_the_backbone_sees_ink_as_black_lines_on_white():

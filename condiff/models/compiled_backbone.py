@@ -33,7 +33,7 @@ class CompiledBackbone:
     def _compile(self, shape: tuple[int, ...]) -> Any:
         import openvino
 
-        with warnings.catch_warnings():  # it traces, which torch has other means for by now
+        with warnings.catch_warnings():  # torch's, that tracing is deprecated
             warnings.simplefilter("ignore")
             network = openvino.convert_model(
                 _InOrder(self.backbone, self.strides), example_input=torch.zeros(2, *shape)

@@ -1,5 +1,8 @@
 """The condition encoder: turns a condition image into the channels that are joined to x_t."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
@@ -67,6 +70,15 @@ class ConditionEncoder(ModelMixin, ConfigMixin):
         """A new feature decoder for this encoder."""
         neck_channels = self.smooth.out_channels
         return FeatureDecoder(self.feature_channels, channels=channels, out_channels=neck_channels)
+
+    @contextmanager
+    def backbone_by(self, compiled: CompiledBackbone | None) -> Iterator[None]:
+        """Run the backbone by OpenVINO, or by torch for None, until the end of a block."""
+        before, self.compiled_backbone = self.compiled_backbone, compiled
+        try:
+            yield
+        finally:
+            self.compiled_backbone = before
 
     @torch.no_grad()
     def features(self, condition: Tensor) -> Features:

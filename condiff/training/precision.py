@@ -145,13 +145,11 @@ def measure_backbone(
     best = dict.fromkeys(libraries, float("inf"))
     for number in range(-1, ROUNDS):  # the first round compiles
         for name, compiled in libraries.items():
-            encoder.compiled_backbone = compiled
             began = time.perf_counter()
-            with _autocast(precision):
+            with encoder.backbone_by(compiled), _autocast(precision):
                 encoder.features(condition)
             if number >= 0:
                 best[name] = min(best[name], time.perf_counter() - began)
-    encoder.compiled_backbone = None
     rates = " and ".join(f"{len(condition) / best[n]:.3g} by {n}" for n in libraries)
     return min(libraries, key=lambda name: best[name]), f"of the backbone {rates}"
 
@@ -217,15 +215,18 @@ def _autocast(precision: Precision) -> AbstractContextManager[Any]:
 def prepare_model(model: Denoiser, arithmetic: Arithmetic) -> None:
     """Lay a model out as the arithmetic says, and give its backbone the library.
 
-    A run that is resumed where that library is missing goes on by torch, and says so.
+    A run that is resumed on a GPU, or where that library is missing, goes on by torch.
     """
     lay_out(model, channels_last=arithmetic.channels_last)
-    if arithmetic.backbone != "openvino" or not isinstance(model, Model):
+    encoder = model.encoder if isinstance(model, Model) else None
+    if arithmetic.backbone != "openvino" or encoder is None or encoder.backbone is None:
+        return
+    if model.unet.device.type != "cpu":
         return
     if not has_openvino():
-        logger.warning("openvino is not installed: the backbone, which it ran before, is slower")
-    elif model.encoder.backbone is not None:
-        model.encoder.compiled_backbone = CompiledBackbone(model.encoder.backbone)
+        logger.warning("openvino is not installed: torch runs the backbone instead, more slowly")
+        return
+    encoder.compiled_backbone = CompiledBackbone(encoder.backbone)
 
 
 def lay_out(model: Denoiser, *, channels_last: bool) -> None:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,13 +42,12 @@ def count_cost(trainer: Trainer, *, cached_features: bool) -> Cost:
         return tensor
 
     model = trainer.model
-    compiled = None
-    if isinstance(model, Model):  # what OpenVINO computes is not counted
-        compiled, model.encoder.compiled_backbone = model.encoder.compiled_backbone, None
     batch = trainer.first_batch(1)
-    if cached_features and batch["features"] is None and isinstance(trainer.model, Model):
-        batch["features"] = trainer.model.encoder.features(batch["condition"])
+    if cached_features and batch["features"] is None and isinstance(model, Model):
+        batch["features"] = model.encoder.features(batch["condition"])
     with (
+        # What OpenVINO computes would not be counted.
+        model.encoder.backbone_by(None) if isinstance(model, Model) else nullcontext(),
         # torch.compile would mark a network that first runs under a counter as not compilable.
         torch.compiler.set_stance("force_eager"),
         FlopCounterMode(display=False) as counter,
@@ -57,8 +57,6 @@ def count_cost(trainer: Trainer, *, cached_features: bool) -> Cost:
         weights = {p.data_ptr() for p in trainer.model.parameters()}
         error.mean().backward()
     trainer.optimizer.zero_grad()
-    if isinstance(model, Model):
-        model.encoder.compiled_backbone = compiled
     share = sum(local_part(p).numel() for p in trainer.model.trainable())
     # Besides the shard: frozen weights, and in FSDP the weights gathered for use.
     copied = sum(p.numel() for p in trainer.model.parameters())

@@ -3,11 +3,12 @@
     python examples/pretrain_decoder.py MODEL --data PHOTOS --val val.parquet -o NEW
     condiff train --config configs/colorize-long.yaml --init NEW --data PHOTOS -o RUN
 
-The decoder is shown the features of one view of each photo, kept in the folder --cache, and learns
-the mean chroma at its own resolution: some six times the photos a second of training the whole
-model. Its last layer stays zero, so that NEW paints as MODEL does until it is trained. What the
-regression explains of the variance of a and b in other photos is printed after each --every
-steps; a run that is stopped by Ctrl-C keeps what it has learnt.
+The decoder is shown the features of a few views of each photo, kept in the folder --cache, and
+learns the mean chroma at its own resolution: some six times the photos a second of training the
+whole model. A view is used up after five passes or so. The decoder's last layer stays zero, so that
+NEW paints as MODEL does until it is trained. What the regression explains of the variance of a and
+b in other photos is printed after each --every steps; a run that is stopped by Ctrl-C keeps what it
+has learnt.
 """
 
 import argparse
@@ -48,6 +49,7 @@ def main() -> None:
     parser.add_argument("--val", type=Path, required=True, help="other photos")
     parser.add_argument("-o", "--out", type=Path, required=True, help="new model folder")
     parser.add_argument("--cache", type=Path, default=Path("features"), help="folder of features")
+    parser.add_argument("--views", type=int, default=2, help="of each photo")
     parser.add_argument("--channels", type=int, default=128, help="of a new decoder")
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--batch", type=int, default=32)
@@ -68,9 +70,12 @@ def main() -> None:
     add_decoder(model, channels=args.channels)
     if has_openvino():
         model.encoder.compiled_backbone = CompiledBackbone(model.encoder.backbone)
-    photos = cache_features(model, loaded.task, args.data, args.cache / "train", args.files)
+    caches = [
+        cache_features(model, loaded.task, args.data, args.cache / f"{view}", args.files, seed=view)
+        for view in range(args.views)
+    ]
     others = cache_features(model, loaded.task, args.val, args.cache / "val")
-    fit(model.encoder.decoder, photos, others, args)
+    fit(model.encoder.decoder, caches, others, args)
     save_model(
         args.out, model.eval(), task=loaded.task, diffusion=loaded.diffusion,
         dtype=torch.float32, condition_size=loaded.condition_size,
@@ -78,13 +83,20 @@ def main() -> None:
 
 
 def cache_features(
-    model: Model, task: Task, photos: Path, folder: Path, patterns: Sequence[str] | None = None
+    model: Model,
+    task: Task,
+    photos: Path,
+    folder: Path,
+    patterns: Sequence[str] | None = None,
+    *,
+    seed: int = 0,
 ) -> FeatureCache:
     """One view of each photo with the backbone's maps; rows that are there already stay."""
     data: dict[str, object] = {"cache_features": True}
     if patterns:
         data["files"] = dict.fromkeys(patterns, 1_000_000)  # all rows of each
-    config = parse_config({"task": task.name, "max_train_steps": 1, "data": data}, origin="here")
+    settings = {"task": task.name, "max_train_steps": 1, "seed": seed, "data": data}
+    config = parse_config(settings, origin="here")
     dataset = build_dataset(
         config, task, photos, cache_dir=folder,
         feature_channels=model.feature_channels, device=torch.device("cpu"),
@@ -97,7 +109,10 @@ def cache_features(
 
 
 def fit(
-    decoder: FeatureDecoder, photos: FeatureCache, others: FeatureCache, args: argparse.Namespace
+    decoder: FeatureDecoder,
+    caches: Sequence[FeatureCache],
+    others: FeatureCache,
+    args: argparse.Namespace,
 ) -> None:
     """Train the decoder with a linear layer from its hidden channels to chroma; keep its mean."""
     net = Regression(decoder)
@@ -111,7 +126,7 @@ def fit(
     )
     rng, started = np.random.default_rng(0), time.monotonic()
     with contextlib.suppress(KeyboardInterrupt):
-        for step, batch in zip(range(1, args.steps + 1), batches(photos, args.batch), strict=False):
+        for step, batch in zip(range(1, args.steps + 1), batches(caches, args.batch), strict=False):
             features, x_0 = batch["features"], net.shrink(batch["x_0"])
             if rng.random() < args.mirrored:  # its maps are nearly the mirrored ones
                 features = {stride: values.flip(3) for stride, values in features.items()}
@@ -153,13 +168,15 @@ class Regression(nn.Module):
         return F.interpolate(x_0, (side, side), mode="area")
 
 
-def batches(photos: FeatureCache, size: int) -> Iterator[Batch]:
-    """Batches of all photos, in a new order each time, without end."""
+def batches(caches: Sequence[FeatureCache], size: int) -> Iterator[Batch]:
+    """Batches of all views of all photos, in a new order each time, without end."""
     rng = np.random.default_rng(0)
+    photos = len(caches[0])
     while True:
-        order = rng.permutation(len(photos))
+        order = rng.permutation(len(caches) * photos)
         for start in range(0, len(order) - size + 1, size):
-            yield collate([photos[0, int(row)] for row in order[start : start + size]])
+            rows = (divmod(int(place), photos) for place in order[start : start + size])
+            yield collate([caches[view][0, row] for view, row in rows])
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,6 +19,7 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from condiff.config import TrainConfig
+from condiff.data.feature_cache import open_arrays
 from condiff.errors import ConfigError, DataError, TrainingError
 from condiff.training.run_folder import find_checkpoints
 from condiff.training.trainer import Trainer
@@ -146,6 +148,12 @@ def test_a_disk_without_room_for_the_features_is_told_before_the_work(photo_fold
             Trainer(tiny(data=data, model=model), photo_folder, tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_place_that_takes_no_features_is_not_called_full(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="Cannot keep features in .*Choose another folder"):
+        open_arrays(tmp_path / "file" / "cache", {"done": ((3,), np.bool_)}, key="")
 
 
 def test_cached_features_go_on_to_the_same_weights(photo_folder, tmp_path):

@@ -1,5 +1,6 @@
 """The frozen backbone's features of one view of each photo, computed once and kept on disk."""
 
+import errno
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,6 +13,8 @@ from torch.utils.data import Dataset
 
 from condiff.data.crops import Batch, CropDataset, Features
 from condiff.errors import DataError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of a disk, or of a user's part of it
 
 
 class FeatureCache(Dataset[Batch]):
@@ -100,6 +103,10 @@ def open_arrays(
             for name, (shape, dtype) in arrays.items()
         }
     except OSError as error:
+        if error.errno not in FULL:
+            raise DataError(
+                f"Cannot keep features in {folder}: {error.strerror}. Choose another folder."
+            ) from error
         need = sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in arrays.values())
         raise DataError(
             f"Cannot keep {need / 1e6:.1f} MB in {folder}: {error.strerror}. Make room, choose "

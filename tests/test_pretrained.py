@@ -185,6 +185,35 @@ def test_a_feature_decoder_is_added_where_it_is_named_and_kept_in_the_folder(tmp
         torch.testing.assert_close(again(*inputs), model(*inputs))
 
 
+@pytest.mark.parametrize("name", ["colorize", "none"])
+def test_patches_are_added_where_they_are_named_and_paint_as_the_single_pixels_did(tmp_path, name):
+    torch.manual_seed(0)
+    task = find_task(name)
+    source = build_model(TINY, task).eval()
+    save = {"task": task, "diffusion": DiffusionConfig(), "dtype": torch.float32}
+    save_model(tmp_path / "m", source, **save)
+    asked = ModelConfig(patch_size=2, sample_size=32)
+    model = load_init(str(tmp_path / "m"), asked, task).eval()
+
+    fine = torch.randn(1, task.space.channels, 32, 32)
+    condition = torch.rand(1, task.condition_channels, 16, 16) * 2 - 1
+    hints = torch.randn(1, task.hint_channels, 32, 32) if task.hint_channels else None
+    shrink = torch.nn.functional.avg_pool2d
+    coarse_hints = None if hints is None else shrink(hints, 2)
+    with torch.no_grad():
+        t = torch.tensor([999])
+        expected = source(2 * shrink(fine, 2), t, condition, hints=coarse_hints)
+        found = model(fine, t, condition, hints=hints)
+        torch.testing.assert_close(found, expected.repeat_interleave(2, 2).repeat_interleave(2, 3))
+
+        config = TrainConfig(task=name, max_train_steps=1, model=asked)
+        settings = adopt_shape(config, model)
+        assert (settings.model.patch_size, settings.model.sample_size) == (2, 32)
+        save_model(tmp_path / "n", model, **save)
+        again = load_init(str(tmp_path / "n"), ModelConfig(), task).eval()
+        torch.testing.assert_close(again(fine, t, condition, hints=hints), found)
+
+
 def test_a_decoder_takes_two_strides_or_more():
     with pytest.raises(ConfigError, match="decoder_channels needs two or more feature_strides"):
         ModelConfig(decoder_channels=16, feature_strides=(16,))

@@ -175,6 +175,37 @@ def add_decoder(model: Model, *, channels: int) -> None:
 
 
 @torch.no_grad()
+def add_patches(model: Model, *, patch_size: int) -> None:
+    """Let a model of single pixels work on patches of `patch_size` by `patch_size` of them.
+
+    The U-Net's own size stays, x_t becomes `patch_size` times as large: at first it reads the sum
+    of a patch's pixels over `patch_size`, and gives each of them the same output. Where the
+    schedule's shift is divided by `patch_size`, that sum has the signal and the noise that the
+    U-Net knows from its noisiest timesteps.
+    """
+    encoder, unet = model.encoder, model.unet
+    pixels = patch_size**2
+    channels, hints = unet.config["out_channels"], encoder.hint_channels
+    first, last = unet.conv_in, unet.conv_out
+    of_x_t, of_cond = first.weight.split([channels, first.in_channels - channels], dim=1)
+    parts = [of_x_t.repeat_interleave(pixels, dim=1) / patch_size]
+    parts.append(of_cond[:, : of_cond.shape[1] - hints])
+    if hints:
+        parts.append(of_cond[:, -hints:].repeat_interleave(pixels, dim=1) / pixels)
+    unet.conv_in = _convolution(first, torch.cat(parts, dim=1), first.bias)
+    unet.conv_out = _convolution(
+        last, last.weight.repeat_interleave(pixels, dim=0), last.bias.repeat_interleave(pixels)
+    )
+    unet.register_to_config(
+        in_channels=unet.conv_in.in_channels, out_channels=unet.conv_out.out_channels
+    )
+    encoder.out_channels += hints * (pixels - 1)
+    encoder.patch_size = model.patch_size = patch_size
+    _record(encoder, patch_size=patch_size)
+    freeze(model)
+
+
+@torch.no_grad()
 def widen(unet: Any, *, in_channels: int, last: int = 0) -> None:
     """Give a U-Net of diffusers so many input channels; the weights of the new ones are zero.
 
@@ -183,13 +214,11 @@ def widen(unet: Any, *, in_channels: int, last: int = 0) -> None:
     old = unet.conv_in
     if old.in_channels == in_channels:
         return
-    wide = nn.Conv2d(in_channels, old.out_channels, old.kernel_size, padding=old.padding)
     first = old.in_channels - last
-    wide.weight.zero_()
-    wide.weight[:, :first] = old.weight[:, :first]
-    wide.weight[:, in_channels - last :] = old.weight[:, first:]
-    wide.bias.copy_(old.bias)  # type: ignore[union-attr]
-    unet.conv_in = wide
+    weight = old.weight.new_zeros(old.out_channels, in_channels, *old.kernel_size)
+    weight[:, :first] = old.weight[:, :first]
+    weight[:, in_channels - last :] = old.weight[:, first:]
+    unet.conv_in = _convolution(old, weight, old.bias)
     unet.register_to_config(in_channels=in_channels)
 
 
@@ -198,6 +227,15 @@ def freeze(model: Model) -> Model:
     if model.encoder.backbone is not None:
         model.encoder.backbone.requires_grad_(False)
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _convolution(old: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
+    """One as `old`, with these weights (O,I,k,k) and this bias (O,)."""
+    out, into = weight.shape[:2]
+    new = nn.Conv2d(into, out, old.kernel_size, padding=old.padding)  # type: ignore[arg-type]
+    new.weight.copy_(weight)
+    new.bias.copy_(bias)  # type: ignore[union-attr]
+    return new
 
 
 def _record(module: Any, **values: Any) -> None:

@@ -12,6 +12,7 @@ from condiff.models.denoiser import (
     Model,
     add_backbone,
     add_decoder,
+    add_patches,
     add_text_encoder,
     build_model,
     widen,
@@ -34,7 +35,8 @@ def load_init(name: str, config: ModelConfig, task: Task) -> Model:
 
     A condiff folder of the same task is loaded as it is. Where `config` names a backbone
     expressly, or a feature decoder, or the task takes words, and the folder has none of it, it is
-    added, and changes nothing at first. From anything else only the U-Net is taken, with its own
+    added, and changes nothing at first. Where it names patches, and the folder's model has none,
+    it gets them (see `add_patches`). From anything else only the U-Net is taken, with its own
     architecture; `conv_in` is widened with zeros for the condition's channels, so that at first its
     output is the pretrained one's, whatever the condition. Raises ModelError where there are no
     weights that fit.
@@ -49,6 +51,8 @@ def load_init(name: str, config: ModelConfig, task: Task) -> Model:
             add_backbone(model, config, task)
         if config.decoder_channels and model.backbone and model.encoder.decoder is None:
             add_decoder(model, channels=config.decoder_channels)
+        if config.patch_size > 1 and model.patch_size == 1:
+            add_patches(model, patch_size=config.patch_size)
         if task.takes_text and model.text_encoder is None:
             assert config.text_channels is not None
             add_text_encoder(model, channels=config.text_channels)

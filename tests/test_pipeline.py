@@ -228,6 +228,28 @@ def test_a_drawing_becomes_a_picture_of_its_own_size(fold):
     assert first.tobytes() != second.tobytes() == again.tobytes()
 
 
+@pytest.mark.parametrize("scheduler", ["ddim", "ddpm"])
+def test_of_a_photos_patches_the_means_are_sampled(scheduler):
+    """The network is made to predict v = 0, so that x_0 is x_t times a factor."""
+    pipeline = rgb_pipeline("colorize", fold=4, patch_size=2)
+    with torch.no_grad():
+        for values in pipeline.backend.model.unet.conv_out.parameters():
+            values.zero_()
+    config = SamplingConfig(steps=3, scheduler=scheduler)
+    encoded = pipeline.encode(make_photo(128, 96), config=config)
+    for x_t in pipeline.sample(encoded, config=config, seed=5):
+        corners = [x_t[..., y::2, x::2] for y in (0, 1) for x in (0, 1)]
+        assert all(torch.equal(corner, corners[0]) for corner in corners)
+        assert corners[0].std() > 1e-3
+
+
+def test_of_a_drawings_patches_every_pixel_is_sampled():
+    pipeline = rgb_pipeline("sketch", fold=4, patch_size=2)
+    encoded = pipeline.encode(Image.new("L", (90, 60), "white"))
+    x_T = next(pipeline.sample(encoded, seed=5))
+    assert not torch.equal(x_T[..., ::2, ::2], x_T[..., 1::2, 1::2])
+
+
 def test_guidance_of_one_is_off_and_more_follows_the_condition():
     pipeline = rgb_pipeline("sketch")
     condition = np.random.default_rng(0).uniform(-1, 1, (32, 32, 1)).astype(np.float32)

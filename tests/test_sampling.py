@@ -22,6 +22,7 @@ from condiff.diffusion.sampler import (
     damp_broad_noise,
     sample,
     sample_initial_noise,
+    spread_over_patches,
 )
 from condiff.diffusion.schedule import compute_alphas_bar, compute_betas, space_timesteps
 from condiff.errors import ConfigError
@@ -178,6 +179,17 @@ def test_noise_is_normal_differs_by_seed_and_is_this_for_good():
 
 
 FROZEN = np.array([0.983802318572998, -1.4327963590621948], np.float32)
+
+
+def test_noise_over_patches_has_the_means_that_noise_of_single_pixels_has():
+    drawn = sample_initial_noise(3, (1, 2, 100, 60))
+    spread = spread_over_patches(drawn, 2)
+    assert spread.shape == (1, 2, 200, 120) and spread.dtype == np.float32
+    corners = spread[..., ::2, ::2], spread[..., 1::2, ::2], spread[..., 1::2, 1::2]
+    assert all(np.array_equal(corner, drawn / 2) for corner in corners)
+    single = sample_initial_noise(4, spread.shape).reshape(1, 2, 100, 2, 60, 2).mean((3, 5))
+    assert spread.std() == pytest.approx(single.std(), rel=0.03)
+    assert spread_over_patches(drawn, 1) is drawn
 
 
 @pytest.mark.parametrize("size", [(32, 32), (24, 40), (5, 9), (16, 8)])

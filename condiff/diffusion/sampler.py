@@ -80,6 +80,18 @@ def damp_broad_noise(
     return (noise - (1 - variety) * broad).astype(np.float32)
 
 
+def spread_over_patches(noise: NDArray[Any], patch_size: int) -> NDArray[Any]:
+    """x_T (B,C,h·p,w·p) that is equal within patches of p by p, as their means are distributed.
+
+    What a model predicts of the differences within a patch is then their mean, given the rest: a
+    model learns late to remove the noise of single pixels, of which photos show every remainder.
+    """
+    if patch_size == 1:
+        return noise
+    wide = noise.repeat(patch_size, axis=-2).repeat(patch_size, axis=-1)
+    return wide / np.float32(patch_size)
+
+
 def as_predicted(x_0: Array) -> Array:
     """x_0 itself."""
     return x_0

@@ -27,6 +27,7 @@ from condiff.diffusion.sampler import (
     damp_broad_noise,
     sample,
     sample_initial_noise,
+    spread_over_patches,
 )
 from condiff.diffusion.tiles import Tiles, plan_tiles, predict_in_tiles
 from condiff.errors import ConfigError, DependencyError, ImageError
@@ -297,15 +298,20 @@ class Pipeline:
                 "The picture was encoded without guidance: encode it with this config."
             )
         source = NoiseSource(seed)
+        patch_size = self.loaded.patch_size if space.keeps_photo else 1
+
+        def shrink(shape: tuple[int, ...]) -> tuple[int, ...]:
+            return (*shape[:-2], *(side // patch_size for side in shape[-2:]))
 
         def sample_noise(shape: tuple[int, ...]) -> Any:
-            return backend.to_device(source(shape))
+            return backend.to_device(spread_over_patches(source(shrink(shape)), patch_size))
 
         weight = backend.to_device(encoded.windows.weight)
-        shape = (1, space.channels, *encoded.size)
+        shape = shrink((1, space.channels, *encoded.size))
         album = encoded.edits.album
         shared = None if album is None else sample_initial_noise(album.seed, shape)
         noise = damp_broad_noise(source(shape), variety=config.variety, shared=shared)
+        noise = spread_over_patches(noise, patch_size)
 
         def predict(x_t: Any, t: float) -> Any:
             def one(part: Any, conds: tuple[Any, ...]) -> Any:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from condiff.config import TrainConfig
 from condiff.data.crops import Batch
-from condiff.diffusion.sampler import sample, sample_initial_noise
+from condiff.diffusion.sampler import sample, sample_initial_noise, spread_over_patches
 from condiff.figures import make_contact_sheet
 from condiff.models.denoiser import Denoiser, Model
 from condiff.tasks import Task
@@ -40,8 +40,10 @@ def sample_grid(
     was_training = model.training
     model.eval()
     cond = _encode(model, batch, photos, size)
-    shape = (task.space.channels, size, size)
-    noise = np.stack([sample_initial_noise(seed, shape) for seed in range(len(x_0))])
+    patch_size = model.patch_size if task.space.keeps_photo else 1
+    shape = (task.space.channels, size // patch_size, size // patch_size)
+    drawn = [sample_initial_noise(seed, shape) for seed in range(len(x_0))]
+    noise = spread_over_patches(np.stack(drawn), patch_size)
 
     def predict(x_t: Tensor, t: float) -> Tensor:
         return model.predict(x_t, torch.full((len(x_t),), t, device=x_t.device), cond)

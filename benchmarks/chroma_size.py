@@ -5,10 +5,15 @@
 One row is the model's chroma, one the true chroma at each of --factors times its size, and one the
 model's with the true difference between two sizes added: what a model could gain at most whose x_t
 were larger. All are finished as results are.
+
+The second table says how much of that the results guess: for each band of detail, between two sizes
+of the middle square, the correlation of a and b with the truth's, and their deviation over the
+truth's. The squared error falls while the first is more than half of the second.
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +26,12 @@ from condiff.color.lab import rgb_to_lab
 from condiff.evaluation.colorization import evaluate
 from condiff.evaluation.feature_extractors import Lite0Extractor
 from condiff.evaluation.pairs import read_truths
+from condiff.evaluation.report import markdown_table
 from condiff.pipelines.pipeline import Encoded, Pipeline
-from condiff.resize import resize
+from condiff.resize import resize, resize_square
 
 Cells = np.ndarray  # chroma (h,w,2) in x_0's units
+BANDS = (16, 32, 64, 128)  # sides of pictures
 
 
 def main() -> None:
@@ -42,7 +49,8 @@ def main() -> None:
     found = [sample(pipeline, photo, seed) for seed, photo in enumerate(photos)]
     true = [rgb_to_lab(truth)[..., 1:] / pipeline.loaded.task.space.scale for truth in truths]
 
-    methods = {"the model's": decode(pipeline, found, photos)}
+    results = list(decode(pipeline, found, photos))
+    methods: dict[str, Iterable[Pixels]] = {"the model's": results}
     for factor in arguments.factors:
         pairs = zip(true, found, strict=True)
         cells = [scale(chroma, of.shape, factor) for chroma, of in pairs]
@@ -51,6 +59,7 @@ def main() -> None:
             added = [add_details(*pair, factor=factor) for pair in zip(found, true, strict=True)]
             methods[f"the model's, true details of {factor} x"] = decode(pipeline, added, photos)
     print(table(evaluate(methods, truths, extractor=Lite0Extractor())))
+    print(compare_bands(results, truths))
 
 
 def sample(pipeline: Pipeline, photo: Encoded, seed: int) -> Cells:
@@ -80,6 +89,29 @@ def decode(
     for chroma, photo in zip(cells, photos, strict=True):
         clipped = chroma.clip(-space.clip, space.clip).astype(np.float32)
         yield np.asarray(space.decode(clipped, photo.source, photo.edits), np.uint8)
+
+
+def compare_bands(results: Sequence[Pixels], truths: Sequence[Pixels]) -> str:
+    """Correlation with the truth's, and deviation over the truth's, of each band of a and b."""
+    lines = []
+    for low, high in pairwise((0, *BANDS)):
+        ours, theirs = (
+            np.stack([take_band(each, low, high) for each in pictures]).reshape(-1, 2)
+            for pictures in (results, truths)
+        )
+        cells = [f"{low} to {high}"]
+        for n in (0, 1):
+            correlation = np.corrcoef(ours[:, n], theirs[:, n])[0, 1]
+            cells.append(f"{correlation:.2f}, {ours[:, n].std() / theirs[:, n].std():.2f}")
+        lines.append(cells)
+    return markdown_table([("band", "a: correlation, deviation", "b"), *lines])
+
+
+def take_band(picture: Pixels, low: int, high: int) -> Cells:
+    """What a and b of a picture's middle square have at side `high` and not at side `low`."""
+    ab = rgb_to_lab(resize_square(picture, max(BANDS)))[..., 1:]
+    fine = scale(ab, (high, high))
+    return fine - scale(scale(ab, (low, low)), (high, high)) if low else fine
 
 
 if __name__ == "__main__":

@@ -81,10 +81,11 @@ def damp_broad_noise(
 
 
 def spread_over_patches(noise: NDArray[Any], patch_size: int) -> NDArray[Any]:
-    """x_T (B,C,h·p,w·p) that is equal within patches of p by p, as their means are distributed.
+    """Noise (B,C,h,w) -> x_T (B,C,h·p,w·p) that is equal within patches of p by p pixels.
 
-    What a model predicts of the differences within a patch is then their mean, given the rest: a
-    model learns late to remove the noise of single pixels, of which photos show every remainder.
+    Its deviation is 1/p, that of the mean over a patch of independent noise. A model that has
+    trained little on patches does not remove the noise of their single pixels, which shows as
+    coloured specks; here there is none, and the model adds to a patch's mean what it predicts.
     """
     if patch_size == 1:
         return noise

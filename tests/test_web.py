@@ -314,6 +314,8 @@ def test_cancel_stops_at_the_next_step(client, session, server):
     upload = find(send(client, session, encode(make_photo(40, 30))), "upload")
     values = {"seed": 3, "sampling": {"steps": 1000}}
     events = []
+    while server.worker.length:  # the upload's job runs a little longer than it is listened to
+        pass
 
     def listen():
         events.extend(events_of(client.post(f"{session}/make/{upload}", json=values)))

@@ -8,7 +8,7 @@ were larger. All are finished as results are.
 
 The second table says how much of that the results guess: for each band of detail, between two sizes
 of the middle square, the correlation of a and b with the truth's, and their deviation over the
-truth's. The squared error falls while the first is more than half of the second.
+truth's. Details lower the squared error where the first is more than half of the second.
 """
 
 import argparse
@@ -35,7 +35,7 @@ BANDS = (16, 32, 64, 128)  # sides of pictures
 
 
 def main() -> None:
-    """Parse the arguments and print the table."""
+    """Parse the arguments and print both tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="colorize", help="a folder, or an embedded model's name")
     parser.add_argument("--data", type=Path, required=True, help="true photos, as condiff eval")

@@ -51,6 +51,10 @@ class Space(ABC):
         """What a backend has decoded of x_0, (h,w,C), as `decode` takes it: the same."""
         return planes
 
+    def noise_patch(self, patch_size: int) -> int:
+        """Side of the squares in which x_T is equal, of a model of patches: those of a photo."""
+        return patch_size if self.keeps_photo else 1
+
     def saturate(self, x_0: Any, factor: float) -> Any:
         """x_0 (B,C,h,w), of NumPy or torch, with its colours drawn away from grey by a factor."""
         return x_0 * factor

@@ -298,8 +298,7 @@ class Pipeline:
                 "The picture was encoded without guidance: encode it with this config."
             )
         source = NoiseSource(seed)
-        # Of a photo's patches only the means are sampled; see `spread_over_patches`.
-        patch_size = self.loaded.patch_size if space.keeps_photo else 1
+        patch_size = space.noise_patch(self.loaded.patch_size)
 
         def shrink(shape: tuple[int, ...]) -> tuple[int, ...]:
             return (*shape[:-2], *(side // patch_size for side in shape[-2:]))

@@ -40,7 +40,7 @@ def sample_grid(
     was_training = model.training
     model.eval()
     cond = _encode(model, batch, photos, size)
-    patch_size = model.patch_size if task.space.keeps_photo else 1
+    patch_size = task.space.noise_patch(model.patch_size)
     shape = (task.space.channels, size // patch_size, size // patch_size)
     drawn = [sample_initial_noise(seed, shape) for seed in range(len(x_0))]
     noise = spread_over_patches(np.stack(drawn), patch_size)

@@ -9,6 +9,7 @@ Ratios inside one run are to be trusted more than seconds between runs.
 import argparse
 import io
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from PIL import Image
 
 MEGAPIXELS = (1, 12, 48)
 EXAMPLE = Path(__file__).parents[1] / "examples" / "grey.jpg"
-WARM_RUNS = 3
+COLD_RUNS = WARM_RUNS = 3
 
 
 def main() -> None:
@@ -41,7 +42,7 @@ def main() -> None:
 
 
 def print_speed(model: str) -> None:
-    """Cold: the whole command, new process. Warm: stages of a loaded pipeline, best of three."""
+    """Cold: the whole command in a new process. Warm: a loaded pipeline. Both best of three."""
     print("|  | cold, s | peak RSS, MB | warm, s | read | network | a step | finish | write |")
     print("|---|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
@@ -68,19 +69,27 @@ def make_photo(folder: Path, megapixels: int) -> Path:
 
 
 def measure_command(photo: Path, model: str) -> tuple[float, float]:
-    """Seconds and peak resident megabytes of one `condiff colorize` process."""
-    started = time.perf_counter()
+    """Seconds, best of three, and peak resident megabytes of one `condiff colorize` process."""
     command = [sys.executable, "-m", "condiff", "colorize", photo, "-m", model, "-f", "-q"]
-    program = (
-        "import resource, subprocess, sys;"
+    program = (  # a process of its own, since a child's peak counts what its parent had
+        "import resource, subprocess, sys, time;"
+        "started = time.perf_counter();"
         "subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL);"
+        "print(time.perf_counter() - started);"
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program, *map(str, command)],
-        check=True, capture_output=True, text=True,
-    )  # fmt: skip
-    return time.perf_counter() - started, int(done.stdout) / 1024
+    # The modules' bytecode is kept, as of an installed package; the first run compiles it.
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    environment["PYTHONPYCACHEPREFIX"] = str(photo.parent / "bytecode")
+    runs = []
+    for _ in range(1 + COLD_RUNS):
+        done = subprocess.run(
+            [sys.executable, "-c", program, *map(str, command)],
+            check=True, capture_output=True, text=True, env=environment,
+        )  # fmt: skip
+        runs.append([float(line) for line in done.stdout.split()])
+    seconds, peaks = zip(*runs[1:], strict=True)
+    return min(seconds), max(peaks) / 1024
 
 
 def measure_in_child(photo: Path, model: str) -> dict[str, float]:

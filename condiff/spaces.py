@@ -9,7 +9,7 @@ import numpy as np
 from condiff.arrays import Pixels, Plane
 from condiff.color.edits import UNEDITED, PreparedEdits
 from condiff.color.hints import chroma_of, fit_chroma
-from condiff.color.lab import join_chroma, rgb_to_lab, to_grey
+from condiff.color.lab import build_tables, join_chroma, rgb_to_lab, to_grey
 from condiff.conditions.drawing_finish import finish_along_lines
 from condiff.resize import resize_square
 
@@ -46,6 +46,10 @@ class Space(ABC):
         `source` is the photo (H,W,3), of 8 or 16 bits, where the space keeps it; else the ink (H,W)
         of the drawing.
         """
+
+    def prepare(self) -> None:
+        """Compute once what `decode` needs of every picture, so that the first takes no longer."""
+        return None
 
     def to_cells(self, planes: Plane) -> Plane:
         """What a backend has decoded of x_0, (h,w,C), as `decode` takes it: the same."""
@@ -122,6 +126,9 @@ class Chroma(Space):
 
     name, channels, clip, keeps_photo = "chroma", 2, 2.2, True
     scale = 50.0
+
+    def prepare(self) -> None:
+        build_tables()
 
     def encode(self, crop: Pixels, size: int) -> Plane:
         return rgb_to_lab(resize_square(crop, size))[..., 1:] / self.scale

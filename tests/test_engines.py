@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -108,6 +109,26 @@ def test_guidance_and_lines_arrive_in_every_engine(folders):
     for other in others:
         mine = other(drawing, seed=1, steps=3, guidance_scale=3.0)[0]
         assert mine.size == guided.size and difference(mine, guided) < 1
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_outputs_for_several_conditions_are_those_of_each_alone(folders, threads):
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(threads)
+    try:
+        for pipeline in pipelines(folders / "colorize"):
+            backend = pipeline.backend
+            encoded = pipeline.encode(make_photo(70, 50), config=SamplingConfig(guidance_scale=2))
+            conds = [*encoded.conds[0], encoded.conds[0][0]]
+            noise = np.random.default_rng(0).standard_normal((1, 2, *encoded.size))
+            x_t = backend.to_device(noise.astype(np.float32))
+            alone = [backend.predict(x_t, 600.0, cond) for cond in conds]
+            together = backend.predict_each(x_t, 600.0, conds)
+            for mine, its in zip(together, alone, strict=True):
+                assert np.array_equal(backend.to_numpy(mine), backend.to_numpy(its))
+            assert not np.array_equal(*map(backend.to_numpy, together[:2]))
+    finally:
+        cv2.setNumThreads(before)
 
 
 @pytest.mark.parametrize("scheduler", ["dpmsolver++", "ddpm", "lcm", "heun"])

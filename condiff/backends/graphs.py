@@ -1,6 +1,6 @@
 """The graphs of a model folder, run by ONNX Runtime or OpenVINO on a processor, without torch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from condiff.openvino_core import compile_for_cpu, openvino_core
+from condiff.threads import map_in_threads
 from condiff.words import NO_WORDS, WithWords, Words, tokenize, with_words
 
 Array = NDArray[Any]  # float32
@@ -82,6 +83,10 @@ class GraphBackend:
             inputs["cond"] = picture
         (output,) = self.unet(inputs, ["model_output"])
         return output
+
+    def predict_each(self, x_t: Array, t: float, conds: Sequence[Any]) -> list[Array]:
+        """As Backend says, in threads."""
+        return map_in_threads(lambda cond: self.predict(x_t, t, cond), conds)
 
     def decode(self, x_0: Array) -> Array:
         """x_0 itself."""

@@ -10,7 +10,7 @@ ONNX Runtime and OpenVINO work without torch.
 import os
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +22,7 @@ from condiff.backends.graphs import GraphBackend, Run, open_onnx, open_openvino
 from condiff.checks import as_int, check_kind
 from condiff.errors import ConfigError, ModelError, first_line, install_command
 from condiff.models.info import TEXT_ENCODER, ModelInfo
+from condiff.threads import map_in_threads
 from condiff.words import NO_WORDS, Words
 
 Array = Any  # float32, of NumPy or torch
@@ -75,6 +76,10 @@ class Backend(Protocol):
 
     def predict(self, x_t: Array, t: float, cond: Array) -> Array:
         """The model output (B,C,h,w) for x_t (B,C,h,w) and a condition already encoded."""
+        ...
+
+    def predict_each(self, x_t: Array, t: float, conds: Sequence[Array]) -> list[Array]:
+        """The outputs for several conditions, each the same as that of `predict`."""
         ...
 
     def decode(self, x_0: Array) -> Array:
@@ -151,8 +156,8 @@ def build_engine(folder: ModelInfo, engine: str, *, device: str, threads: int) -
     """
     if as_int("threads", threads) < 1:
         raise ConfigError(f"threads are at least 1, not {threads}.")
-    row = ENGINES[engine]
-    if row.open_graph is None:
+    open_graph = ENGINES[engine].open_graph
+    if open_graph is None:
         from condiff.backends.torch_backend import TorchBackend
         from condiff.models.loading import load_model
 
@@ -166,14 +171,15 @@ def build_engine(folder: ModelInfo, engine: str, *, device: str, threads: int) -
             frozen.load()  # now, since several threads may ask for it later
             return LatentBackend(model, frozen, folder.task, device, threads)
         return TorchBackend(load_model(folder.path, device=device).model, device, threads)
+    parts = parts_of(folder)
     try:
-        paths = {part: folder.path / part / GRAPH for part in parts_of(folder)}
-        runs = {part: row.open_graph(path, threads) for part, path in paths.items()}
+        opened = map_in_threads(lambda p: open_graph(folder.path / p / GRAPH, threads), parts)
     except (RuntimeError, ValueError, OSError) as error:
         raise ModelError(
             f"The graphs in {folder.path} cannot be opened by {engine}: {first_line(error)}; write "
             f"them anew with `condiff export {folder.path}`."
         ) from error
+    runs = dict(zip(parts, opened, strict=True))
     return GraphBackend(
         engine,
         runs.get("encoder"),

@@ -1,6 +1,6 @@
 """The backend that runs a model with torch, on any device."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -56,6 +56,10 @@ class TorchBackend:
         with self._at_work():
             step = torch.tensor([t], dtype=torch.float32, device=self.device)
             return self.model.predict(x_t, step, cond)
+
+    def predict_each(self, x_t: Tensor, t: float, conds: Sequence[Any]) -> list[Tensor]:
+        """As Backend says, one after the other: a batch of them would round differently."""
+        return [self.predict(x_t, t, cond) for cond in conds]
 
     def decode(self, x_0: Tensor) -> Tensor:
         """x_0 itself."""

@@ -3,9 +3,7 @@
 Lab is float32 with L* in [0,100] and a*, b* about +-110, under D65, as in skimage.color.
 """
 
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +18,7 @@ if TYPE_CHECKING:
 from condiff.arrays import Pixels, Plane
 from condiff.photos.icc import decode_srgb, encode_srgb
 from condiff.photos.photo import strips
+from condiff.threads import count_threads, map_in_threads
 
 XYZ_OF_RGB = np.array(
     [[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]]
@@ -43,7 +42,6 @@ TILE = 1 << 14  # cv2.remap takes no side beyond 2^15
 VECTOR = 64  # a multiple of the pixels that cv2 converts at once, on any processor
 STRIP_PIXELS = 1 << 18  # a strip's planes stay in the processor's cache
 SMALL_PIXELS = 1 << 14  # whose planes are never fetched from the system anew
-MAX_THREADS = 8  # more would wait for memory
 
 EDGE_VARIANCE = 4.0  # in L*^2: contrast below 2 L* counts as texture, not as a colour edge
 FIT_SIZE = 512  # the fit is upsampled by cubics up to this side, and linearly beyond
@@ -53,6 +51,12 @@ FIT_SIZE = 512  # the fit is upsampled by cubics up to this side, and linearly b
 def _linear_light(levels: int) -> NDArray[np.float32]:
     """The 256 or 65536 levels of sRGB as linear light in [0,1]."""
     return decode_srgb(np.arange(levels) / (levels - 1)).astype(np.float32)
+
+
+def build_tables() -> None:
+    """Build the tables of this module and OpenCV's for Lab, which the first photo needs else."""
+    _lightness_of_grey(1 << 8)
+    _max_chroma()
 
 
 def to_linear_light(pixels: Pixels) -> Plane:
@@ -310,42 +314,8 @@ def join_chroma(
             grey = weight[strip] == 0
             joined[strip][grey] = joined[strip][grey][:, 1:2]
 
-    threads = _count_threads()
-    parts = strips(height, width, pixels=STRIP_PIXELS // threads)
-    _for_each(finish, parts, threads=threads)
+    map_in_threads(finish, strips(height, width, pixels=STRIP_PIXELS // count_threads()))
     return joined
-
-
-_alone = threading.local()
-
-
-def finish_in_threads() -> None:
-    """Let the calling thread finish strips in several threads, as the main thread does.
-
-    It is for a thread that works alone; the bytes are the same.
-    """
-    _alone.is_set = True
-
-
-def _count_threads() -> int:
-    """How many strips are finished at once: as many as OpenCV has threads, but at most 8.
-
-    One in a thread of a pool, as a batch's photos are: the cores are busy.
-    """
-    is_main = threading.current_thread() is threading.main_thread()
-    if not (is_main or getattr(_alone, "is_set", False)):
-        return 1
-    return max(1, min(cv2.getNumThreads(), MAX_THREADS))
-
-
-def _for_each(work: Callable[[slice], None], parts: Iterator[slice], *, threads: int) -> None:
-    """Do work on strips that do not depend on each other."""
-    if threads == 1:
-        for part in parts:
-            work(part)
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(work, parts))  # list: an error of any strip is raised
 
 
 def to_grey(pixels: Pixels) -> Pixels:

@@ -4,6 +4,7 @@ import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -315,8 +316,8 @@ class Pipeline:
 
         def predict(x_t: Any, t: float) -> Any:
             def one(part: Any, conds: tuple[Any, ...]) -> Any:
-                outputs = {number: backend.predict(part, t, conds[number]) for number in branches}
-                return guide_along(outputs, scales)
+                outputs = backend.predict_each(part, t, [conds[number] for number in branches])
+                return guide_along(dict(zip(branches, outputs, strict=True)), scales)
 
             return predict_in_tiles(one, x_t, encoded.conds, tiles=encoded.windows, weight=weight)
 
@@ -488,7 +489,11 @@ def open_model(
     info = read_model_info(name)
     found = find_device(device, engine=engine)
     chosen = choose_engine(info, engine, found)
-    return info, build_engine(info, chosen, device=found, threads=threads)
+    with ThreadPoolExecutor(1) as pool:
+        prepared = pool.submit(info.task.space.prepare)  # while the graphs are read
+        backend = build_engine(info, chosen, device=found, threads=threads)
+        prepared.result()
+    return info, backend
 
 
 def find_sampler(scheduler: str) -> Callable[..., Iterator[Any]]:

@@ -20,7 +20,6 @@ from starlette.responses import FileResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Route
 
 from condiff._version import __version__
-from condiff.color.lab import finish_in_threads
 from condiff.color.references import Reference
 from condiff.errors import CondiffError, ConfigError, ImageError
 from condiff.inputs import Lines
@@ -28,6 +27,7 @@ from condiff.models.info import read_model_info
 from condiff.photos.formats import FORMATS, MAX_PIXELS, READ_ONLY
 from condiff.pipelines.cascade import Cascade
 from condiff.pipelines.pipeline import Pipeline
+from condiff.threads import use_all_cores
 from condiff.web import controls
 from condiff.web.colorizer import Colorizer, Order
 from condiff.web.drawer import Drawer
@@ -120,7 +120,7 @@ class Server:
         self.settings = settings
         self.models = Models(settings)
         self.sessions = Sessions()
-        self.worker = Worker(finish_in_threads)
+        self.worker = Worker(use_all_cores)
 
     def build(self) -> Starlette:
         """The application; its lifespan loads the colorizer, and in the end deletes all files."""

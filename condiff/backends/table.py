@@ -22,7 +22,6 @@ from condiff.backends.graphs import GraphBackend, Run, open_onnx, open_openvino
 from condiff.checks import as_int, check_kind
 from condiff.errors import ConfigError, ModelError, first_line, install_command
 from condiff.models.info import TEXT_ENCODER, ModelInfo
-from condiff.threads import map_in_threads
 from condiff.words import NO_WORDS, Words
 
 Array = Any  # float32, of NumPy or torch
@@ -171,15 +170,14 @@ def build_engine(folder: ModelInfo, engine: str, *, device: str, threads: int) -
             frozen.load()  # now, since several threads may ask for it later
             return LatentBackend(model, frozen, folder.task, device, threads)
         return TorchBackend(load_model(folder.path, device=device).model, device, threads)
-    parts = parts_of(folder)
     try:
-        opened = map_in_threads(lambda p: open_graph(folder.path / p / GRAPH, threads), parts)
+        # One after the other: both at once save 0.1 s and take 55 MB more.
+        runs = {part: open_graph(folder.path / part / GRAPH, threads) for part in parts_of(folder)}
     except (RuntimeError, ValueError, OSError) as error:
         raise ModelError(
             f"The graphs in {folder.path} cannot be opened by {engine}: {first_line(error)}; write "
             f"them anew with `condiff export {folder.path}`."
         ) from error
-    runs = dict(zip(parts, opened, strict=True))
     return GraphBackend(
         engine,
         runs.get("encoder"),

@@ -1,4 +1,4 @@
-"""How a run of the ablations is judged: held-out photos, coloured from fixed noise and measured."""
+"""Evaluation of an ablation run: held-out photos, coloured from fixed noise and measured."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ STEPS = 10
 
 
 class Judge:
-    """Held-out photos, what Lite0 sees in them, and the figures of pictures of them."""
+    """Held-out photos, their Lite0 features, and the metrics of results for them."""
 
     def __init__(self, val: Path, limit: int):
         truths = read_truths(val)
@@ -41,7 +41,7 @@ class Judge:
         return np.concatenate(features), np.concatenate(logits)
 
     def figures(self, pictures: list[np.ndarray]) -> dict[str, float]:
-        """Means over the photos; colourfulness and Fréchet against the truth's and grey's."""
+        """Means over the photos; colourfulness and Fréchet relative to the truth's and grey's."""
         features, logits = self._extract(pictures)
         pairs = list(zip(pictures, self.truths, strict=True))
         errors = [ciede2000(rgb_to_lab(p), rgb_to_lab(t)).mean() for p, t in pairs]
@@ -58,7 +58,7 @@ class Judge:
     def colour(
         self, model: Model, config: TrainConfig, *, space: str, scale: float, steps: int = STEPS
     ) -> list[np.ndarray]:
-        """The photos, which are square, coloured by DDIM; photo i from the noise of seed i."""
+        """The photos (square), coloured by DDIM; photo i from the noise of seed i."""
         side, limit = config.model.sample_size, SPACES[space].limit
         pictures: list[np.ndarray] = []
         model.eval()

@@ -7,8 +7,8 @@ from pathlib import Path
 from condiff.config import TrainConfig, read_config
 
 RECIPE = Path(__file__).parents[1] / "configs" / "colorize-cpu.yaml"
-# The recipe made small, unguided and unweighted. Views are not degraded: a photo's own L* belongs
-# to its chroma. At the recipe's learning rate of 5e-4 so short a run paints worse than grey:
+# A small version of the recipe, without guidance and loss weights. Views are not degraded: chroma
+# belongs to the photo's own L*. At the recipe's rate of 5e-4 so short a run is worse than grey:
 # Fréchet 1.25 of grey's after 240 steps, against 0.91 at 2e-3.
 SMALL = (
     "max_minutes=null", "max_train_steps=200", "train_batch_size=32",
@@ -24,14 +24,14 @@ REFERENCE = "reference"
 
 @dataclass(frozen=True)
 class Row:
-    """The reference with other settings, or with what is no setting of condiff."""
+    """The reference with other settings, or with changes that are not settings of condiff."""
 
     question: str
     overrides: tuple[str, ...] = ()
     space: str = "Lab"
     scale: float = LAB_SCALE  # of Lab; other spaces get the same spread of x_0
-    tuned: bool = False  # the backbone's last stage learns too
-    equal_time: bool = False  # as long as the reference by processor time, not by samples
+    tuned: bool = False  # the backbone's last stage is trained too
+    equal_time: bool = False  # the reference's processor time instead of its samples
 
 
 BLIND = ("diffusion.rescale_betas_zero_snr=false",)
@@ -65,7 +65,7 @@ ROWS = {
     "four levels": Row("shape", ("model.block_out_channels=[24,48,96,144]",), equal_time=True),
     "EfficientNet-Lite0": Row("backbone", ("model.backbone_variant=lite0",)),
 }
-# Other averages of the reference's weights, by their decay; the rows are of its very run.
+# Other averages of the reference's weights, by their decay; the rows are of the same run.
 AVERAGES = {"no average": None, "EMA 0.9": 0.9}
 QUESTIONS = (  # in the order of docs/notes/ablations.md
     "backbone", "tuned", "lightness", "objective", "scale", "space", "shape", "average",
@@ -73,5 +73,5 @@ QUESTIONS = (  # in the order of docs/notes/ablations.md
 
 
 def config_of(row: Row, overrides: Sequence[str] = (), *, seed: int = 0) -> TrainConfig:
-    """The checked configuration of a row; `overrides` are of all rows."""
+    """The validated configuration of a row; `overrides` apply to all rows."""
     return read_config(RECIPE, [*SMALL, *overrides, *row.overrides, f"seed={seed}"])

@@ -1,4 +1,4 @@
-"""How a row of the ablations is trained: by condiff's own trainer on views that are cached once."""
+"""Training of an ablation row by condiff's own trainer, on views that are cached once."""
 
 import time
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from condiff.resize import resize_square
 from condiff.training.ema import build_average
 from condiff.training.trainer import Trainer
 
-TUNED_RATE = 0.1  # of the learning rate, for what was pretrained
+TUNED_RATE = 0.1  # of the learning rate, for pretrained weights
 
 
 class Views(Dataset[Batch]):
@@ -43,7 +43,7 @@ class Views(Dataset[Batch]):
 
 @dataclass
 class Photos:
-    """The training photos of every row, looked at once a backbone and size of L*."""
+    """The training photos of all rows, encoded once per backbone and size of L*."""
 
     source: Path
     work: Path
@@ -51,7 +51,7 @@ class Photos:
     caches: dict[tuple[str, int], tuple[FeatureCache, np.ndarray]] = field(default_factory=dict)
 
     def views(self, row: Row, *, seed: int) -> tuple[Views, float]:
-        """What a row trains on, and how much chroma a one of its x_0 is."""
+        """The views that a row trains on, and the chroma of one unit of its x_0."""
         cache, cells = self.look(row)
         chroma = SPACES[row.space].chroma_of(cells)
         lab = SPACES["Lab"].chroma_of(cells) if row.space != "Lab" else chroma
@@ -60,7 +60,7 @@ class Photos:
         return Views(cache, x_0.contiguous(), seed=seed), scale
 
     def look(self, row: Row) -> tuple[FeatureCache, np.ndarray]:
-        """The cache that serves a row, and the cells (N,s,s,3) uint8 sRGB of the same views."""
+        """The cache for a row, and the cells (N,s,s,3) uint8 sRGB of the same views."""
         config = config_of(row, self.overrides)
         key = (config.model.backbone_variant or "lite2", config.data.size)
         if key not in self.caches:
@@ -77,7 +77,7 @@ class Photos:
 
 
 def _cells(cache: FeatureCache) -> np.ndarray:
-    """The photos' colours (N,s,s,3) in the frames that the cached views have."""
+    """The photos' colours (N,s,s,3) in the frames of the cached views."""
     views = cache.views
     cells = []
     for index in range(len(views)):
@@ -89,7 +89,7 @@ def _cells(cache: FeatureCache) -> np.ndarray:
 
 
 def build_trainer(config: TrainConfig, views: Views, source: Path, *, tuned: bool) -> Trainer:
-    """condiff's own trainer on the cached views; keeps nothing on disk."""
+    """condiff's own trainer on the cached views; it saves nothing."""
     trainer = Trainer(config, source, None)
     trainer.dataset = views  # type: ignore[assignment]
     if tuned:
@@ -98,7 +98,7 @@ def build_trainer(config: TrainConfig, views: Views, source: Path, *, tuned: boo
 
 
 def _tune_last_stage(trainer: Trainer) -> None:
-    """Let the backbone's blocks of stride 32 learn: cached are the maps that they start from."""
+    """Train the backbone's blocks of stride 32; the cached maps are their input."""
     model = trainer.model
     blocks = model.encoder.backbone.blocks
     first = max(i for i, block in enumerate(blocks) if block.stride == 2)
@@ -121,7 +121,7 @@ def _tune_last_stage(trainer: Trainer) -> None:
 
 
 def equal_steps(row: Row, photos: Photos, *, rounds: int = 3, steps: int = 4) -> int:
-    """As many steps of a row as take the processor time of the reference's, timed side by side."""
+    """The number of a row's steps that take as much processor time as the reference's."""
     rows = (ROWS[REFERENCE], row)
     runs = []
     for each in rows:

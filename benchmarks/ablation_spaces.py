@@ -1,4 +1,4 @@
-"""Other colour spaces for x_0 than Lab: chroma of a photo's pixels, and back beside its own L*."""
+"""Colour spaces for x_0 other than Lab: chroma of pixels, and back to Lab with the photo's L*."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ OKLAB_OF_CONES = np.array(
 YCBCR_OF_RGB = np.array(
     [[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]]
 )
-HALVINGS = 24  # of the range in which a tone is sought: to 1e-7
+HALVINGS = 24  # of the range in which the tone is searched: to 1e-7
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Space:
         return self.of_rgb(pixels / 255.0)[..., 1:]
 
     def to_ab(self, chroma: Floats, lightness: Floats) -> Floats:
-        """(...,2) chroma at L* (...) -> (...,2) a*, b* float32: the tone is the one of that L*."""
+        """(...,2) chroma at L* (...) -> (...,2) a*, b* float32, at the tone that gives this L*."""
         f_y = (lightness.astype(np.float64) + 16) / 116
         wanted = np.where(f_y > 6 / 29, f_y**3, (f_y - 4 / 29) * 108 / 841)
         low, high = np.full(wanted.shape, -1.0), np.full(wanted.shape, 2.0)
@@ -54,7 +54,7 @@ class Space:
 
 
 def light_to_lab(light: Floats) -> Floats:
-    """(...,3) linear light, outside sRGB too -> (...,3) Lab."""
+    """(...,3) linear light, also outside sRGB -> (...,3) Lab."""
     xyz = light @ XYZ_OF_RGB.T / WHITE
     f = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz * 841 / 108 + 4 / 29)
     x, y, z = np.moveaxis(f, -1, 0)

@@ -1,13 +1,13 @@
-"""What does each choice of the colorizer's recipe buy? Small runs of equal budget, two seeds each.
+"""The effect of each choice in the colorizer's recipe: small runs of equal budget, two seeds each.
 
     python benchmarks/ablations.py train PHOTOS --val VAL -o WORK  a line of WORK/runs.jsonl a run
     python benchmarks/ablations.py sample --val VAL -o WORK        steps x scheduler, embedded model
     python benchmarks/ablations.py table -o WORK                tables of docs/notes/ablations.md
 
-A row of ROWS is the reference with some settings changed. All train on the same views of the same
-photos, as many samples each, and colour the same held-out photos from the same noise; the seed
-changes the first weights, the order of the photos and the noise of training. The frozen backbone
-sees a photo once, and its features serve all rows. What is done already is not done again.
+A row of ROWS is the reference with some settings changed. All rows train on the same views of the
+same photos, with the same number of samples, and colour the same held-out photos from the same
+noise. The seed changes the first weights, the order of the photos and the noise of training. The
+frozen backbone encodes a photo once for all rows. Finished runs are not repeated.
 """
 
 import argparse
@@ -45,7 +45,7 @@ GRID_SCHEDULERS = ("ddim", "dpmsolver++", "heun", "ddpm")
 def run_row(
     name: str, photos: Photos, judge: Judge, *, seed: int, steps: int | None = None
 ) -> list[dict[str, Any]]:
-    """Train a row and tell its figures; the reference's other averages are rows of their own."""
+    """Train a row and return its figures; the reference's other averages are separate rows."""
     row = ROWS[name]
     config = config_of(row, photos.overrides, seed=seed)
     if steps:
@@ -84,12 +84,12 @@ def run_row(
 
 
 def train(args: argparse.Namespace) -> None:
-    """Every row with every seed that WORK/runs.jsonl does not have yet."""
+    """Train every row with every seed that WORK/runs.jsonl does not contain yet."""
     quiet_libraries()
     path = args.output / "runs.jsonl"
     photos = Photos(args.photos, args.output, tuple(args.set))
     judge = Judge(args.val, args.limit)
-    for seed in SEEDS:  # every question has some answer early
+    for seed in SEEDS:  # all questions have results of one seed early
         for name in args.rows or ROWS:
             done = [line for line in read_lines(path) if line["row"] == name]
             if any(line["seed"] == seed for line in done):
@@ -101,7 +101,7 @@ def train(args: argparse.Namespace) -> None:
 
 
 def sample(args: argparse.Namespace) -> None:
-    """Steps x scheduler of the embedded model; two seeds up to ten steps, as the yardstick."""
+    """Steps x scheduler of the embedded model; two seeds up to ten steps, to see the spread."""
     quiet_libraries()
     path = args.output / "sampling.jsonl"
     pipeline = Pipeline.from_pretrained(args.model, device="cpu")
@@ -124,7 +124,7 @@ def sample(args: argparse.Namespace) -> None:
 
 
 def append(path: Path, lines: list[dict[str, Any]]) -> None:
-    """Lines at the end of a file, and on the terminal."""
+    """Append lines to a file and print them."""
     with open(path, "a", encoding="utf-8") as file:
         for line in lines:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
@@ -132,14 +132,14 @@ def append(path: Path, lines: list[dict[str, Any]]) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The runs that are done."""
+    """The finished runs."""
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
 def table(args: argparse.Namespace) -> None:
-    """The tables of all that is done, on the terminal or in their places in a Markdown file."""
+    """Print the tables of all finished runs, or insert them into a Markdown file."""
     tables = make_tables(args.output)
     if args.into is None:
         for question, text in tables.items():
@@ -153,7 +153,7 @@ def table(args: argparse.Namespace) -> None:
 
 
 def make_tables(work: Path) -> dict[str, str]:
-    """A Markdown table for each question that has an answer; the grid of solvers is `sampling`."""
+    """A Markdown table for each question with results; the grid of solvers is `sampling`."""
     runs, grid = read_lines(work / "runs.jsonl"), read_lines(work / "sampling.jsonl")
     tables = {}
     for question in QUESTIONS:
@@ -179,7 +179,7 @@ def markdown(
     *,
     cost: Sequence[tuple[str, str, str]] = COST,
 ) -> str:
-    """A line a row: the mean of its seeds ± half of what lies between them, then its cost."""
+    """One line per row: the mean of its seeds ± half of their difference, then its cost."""
     columns = [*FIGURES, *cost]
     text = ["|  | " + " | ".join(label for _, label, _ in columns) + " |"]
     text.append("|---" * (len(columns) + 1) + "|")
@@ -197,7 +197,7 @@ def _mean(values: list[float], form: str) -> str:
 
 
 def main() -> None:
-    """Parse the arguments, do one of the three."""
+    """Parse the arguments and run one of the three commands."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     commands = parser.add_subparsers(required=True)
     actions: dict[str, Callable[[argparse.Namespace], None]] = {

@@ -3,8 +3,8 @@
 python benchmarks/base_autoencoder.py --sides 256 512
 
 Both encode and decode one picture, on one processor core, with random weights: they need no file.
-Each runs in a process of its own. Memory is its largest resident set less that before its weights
-were made. The last line of a side is the tiny one's share of the other.
+Each runs in a process of its own. Memory is its peak resident set minus that before its weights
+were made. The last line of a side is the ratio of the tiny one to the other.
 """
 
 import argparse
@@ -26,7 +26,7 @@ KINDS = {
 
 
 def resident(peak: bool = False) -> int:
-    """Bytes of this process in memory, now or at most."""
+    """Resident bytes of this process, now or at the peak."""
     if peak:
         return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     pages = int(Path("/proc/self/statm").read_text("utf-8").split()[1])

@@ -3,11 +3,11 @@
 python benchmarks/base_memory.py --rank 8 --sides 256 512
 python benchmarks/base_memory.py --rank 8 --sides 512 --table
 
-The arithmetic of `condiff train --base … -n` beside what a process takes: its largest resident set
-less that before the U-Net was made, for a forward and a backward pass of one image and a step of
-AdamW. The weights are zeros, and only low-rank updates are trained: they need no file, and fit into
-a laptop. Each choice runs in a process of its own. The last column is over the arithmetic. --table
-prints that alone, for all choices.
+Compares the estimate of `condiff train --base … -n` with the memory of a process: its peak resident
+set minus that before the U-Net was made, for a forward and a backward pass of one image and a step
+of AdamW. The weights are zeros, and only low-rank updates are trained: no file is needed, and a
+laptop is enough. Each choice runs in a process of its own. The last column is measured / estimate.
+--table prints only the estimates, for all choices.
 """
 
 import argparse
@@ -28,7 +28,7 @@ UNET = {  # the differences from diffusers' defaults, which are of Stable Diffus
 
 
 def resident(peak: bool = False) -> int:
-    """Bytes of this process in memory, now or at most."""
+    """Resident bytes of this process, now or at the peak."""
     if peak:
         return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     pages = int(Path("/proc/self/statm").read_text("utf-8").split()[1])
@@ -36,7 +36,7 @@ def resident(peak: bool = False) -> int:
 
 
 def measure(rank: int, checkpointing: bool, side: int) -> tuple[int, float]:
-    """Bytes and processor seconds of a step on pictures of that side."""
+    """Bytes and processor seconds of a step on pictures of this side."""
     import torch
     from diffusers import UNet2DConditionModel
 
@@ -62,7 +62,7 @@ def measure(rank: int, checkpointing: bool, side: int) -> tuple[int, float]:
 
 
 def count(rank: int, checkpointing: bool, side: int) -> int:
-    """Bytes by arithmetic; less the averages, which `measure` does not make."""
+    """The estimated bytes, without the EMA, which `measure` does not make."""
     from condiff.models.base import Base
     from condiff.training.memory import Choice, count_memory
 

@@ -1,13 +1,13 @@
-"""How much faster is `condiff batch` than one photo after the other, and does it grow evenly?
+"""Speed of `condiff batch` relative to one photo after the other, and its growth with the count.
 
     python benchmarks/batch.py --count 200 --megapixels 2 --workers 2
 
-Several ways with the same photos and the same model, each in a process of its own, in turns, the
-loading of the model left out: one by one with one thread in the network, one by one with a thread
-a core, the batch with one worker and with several; and `condiff colorize` called anew for some of
-the photos, where loading counts. Best of the rounds: disturbances only add. Seconds of processors
-are disturbed less than those on the clock. Then the batch with an eighth, a quarter, a half and all
-of the photos: seconds a photo and peak memory.
+Compares several ways with the same photos and the same model, each in a process of its own, in
+turns, without the loading of the model: one by one with one thread in the network, one by one with
+one thread per core, the batch with one worker and with several; and a new `condiff colorize` for
+each of some photos, with loading. The best round counts, because other programs only add time; they
+affect processor seconds less than wall time. Then the batch with an eighth, a quarter, a half and
+all of the photos: seconds per photo and peak memory.
 """
 
 import argparse
@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "grey.jpg"
-DISTINCT = 20  # photos that are made; the others are links to them
+DISTINCT = 20  # generated photos; the others are links to them
 
 
 def main() -> None:
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def print_ratios(photos: Path, arguments: argparse.Namespace) -> None:
-    """Photos a second of the four ways, and the ratio to the first."""
+    """Photos per second of the four ways, and the ratio to the first."""
     ways = {
         "one by one, 1 thread": ("loop", 1),
         f"one by one, {os.cpu_count()} threads": ("loop", os.cpu_count()),
@@ -97,7 +97,7 @@ def print_ratios(photos: Path, arguments: argparse.Namespace) -> None:
 
 
 def print_growth(folder: Path, arguments: argparse.Namespace) -> None:
-    """Seconds a photo and peak memory by the number of photos."""
+    """Seconds per photo and peak memory by the number of photos."""
     print("| photos | s a photo | processor s a photo | peak RSS, MB |\n|---|---|---|---|")
     for count in (arguments.count // n for n in (8, 4, 2, 1)):
         photos = make_photos(folder / str(count), count, arguments.megapixels)
@@ -158,7 +158,7 @@ def batch(photos: Path, out: Path, model: str, workers: int) -> dict[str, float]
 
 
 def tell(started: float, busy: float) -> dict[str, float]:
-    """Seconds on the clock and of processors since then, and the peak memory in MB."""
+    """Wall and processor seconds since then, and the peak memory in MB."""
     seconds = time.perf_counter() - started
     return {
         "seconds": seconds,
@@ -168,7 +168,7 @@ def tell(started: float, busy: float) -> dict[str, float]:
 
 
 def make_photos(folder: Path, count: int, megapixels: float) -> Path:
-    """The example photo enlarged to 3:2 of so many megapixels, with different grain."""
+    """The example photo enlarged to 3:2 with this many megapixels, with different grain."""
     photos = folder / "photos"
     photos.mkdir(parents=True)
     height = round((megapixels * 1e6 / 1.5) ** 0.5)

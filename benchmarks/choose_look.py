@@ -1,11 +1,11 @@
-"""Choose a colorizer's guidance, variety, vividness, steps and saturation by what people notice.
+"""Choose a colorizer's guidance, variety, vividness, steps and saturation by visible errors.
 
     python benchmarks/choose_look.py --data val.parquet --photos 150 --steps 4 --guidance 1 1.5 2
 
 Measures every combination, prints one line for each, and applies the rule: of the settings with
 at most 1.5 % gaudy pixels and at most 10 % of photos worse than grey, the one with the least
-Fréchet distance. Mean colourfulness has no say: it rewards paint. Photo i is sampled from seed i
-under every setting, and encoded once. The baselines come last.
+Fréchet distance. Mean colourfulness is not used: it rewards any strong colour. Photo i is sampled
+from seed i with every setting, and encoded once. The baselines are printed last.
 """
 
 import argparse
@@ -80,7 +80,7 @@ def main() -> None:
 
 
 def spread(photos: Sequence[Pixels], count: int | None) -> list[Pixels]:
-    """So many of the photos, evenly spaced; all of them where there are no more."""
+    """This many of the photos, evenly spaced, or all if there are fewer."""
     if count is None or count >= len(photos):
         return list(photos)
     return [photos[i * len(photos) // count] for i in range(count)]
@@ -102,7 +102,7 @@ def measure(
 
 
 def name_of(setting: Setting) -> str:
-    """The settings that are compared, as the table names them."""
+    """The compared settings as named in the table."""
     config, saturation = setting
     name = f"guidance {config.guidance_scale:g}, variety {config.variety:g}, {config.steps} steps"
     if config.vividness != 1:
@@ -111,7 +111,7 @@ def name_of(setting: Setting) -> str:
 
 
 def colours(pipeline: Pipeline, encoded: Sequence[Encoded], setting: Setting) -> Iterator[Pixels]:
-    """Each photo's result; nothing is sampled before it is asked for."""
+    """Each photo's result, sampled lazily."""
     started = time.perf_counter()
     config, saturation = setting
     edits = PreparedEdits(adjust=build_adjustment(saturation))
@@ -122,7 +122,7 @@ def colours(pipeline: Pipeline, encoded: Sequence[Encoded], setting: Setting) ->
 
 
 def choose(rows: Sequence[Row]) -> Row | None:
-    """The row of least Fréchet distance among those within both bars; None if there is none."""
+    """The row of least Fréchet distance within both limits; None if there is none."""
     within = [
         row
         for row in rows

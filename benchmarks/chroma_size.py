@@ -1,14 +1,14 @@
-"""What the size of x_t costs a colorizer: true chroma at several sizes beside the model's.
+"""The loss from a colorizer's size of x_t: true chroma at several sizes and the model's.
 
     python benchmarks/chroma_size.py --data val.parquet --photos 150
 
-One row is the model's chroma, one the true chroma at each of --factors times its size, and one the
-model's with the true difference between two sizes added: what a model could gain at most whose x_t
-were larger. All are finished as results are.
+One row is the model's chroma. The others are the true chroma at each of --factors times its size,
+and the model's plus the true difference between two sizes: the most that a model with a larger x_t
+could gain. All are finished like results.
 
-The second table says how much of that the results guess: for each band of detail, between two sizes
-of the middle square, the correlation of a and b with the truth's, and their deviation over the
-truth's. Details lower the squared error where the first is more than half of the second.
+The second table shows how much of that the results predict: for each band of detail, between two
+sizes of the middle square, the correlation of a and b with the truth's, and their deviation divided
+by the truth's. Details lower the squared error if the first is more than half of the second.
 """
 
 import argparse
@@ -69,13 +69,13 @@ def sample(pipeline: Pipeline, photo: Encoded, seed: int) -> Cells:
 
 
 def scale(chroma: Cells, shape: Sequence[int], factor: int = 1) -> Cells:
-    """Chroma at `factor` times the size of `shape`."""
+    """Chroma resized to `factor` times the size of `shape`."""
     height, width = shape[:2]
     return resize(np.ascontiguousarray(chroma, np.float32), height * factor, width * factor)
 
 
 def add_details(found: Cells, true: Cells, *, factor: int) -> Cells:
-    """The model's chroma at `factor` times its size, with what the truth has only there."""
+    """The model's chroma at `factor` times its size, with the truth's details at that size."""
     details = scale(true, found.shape, factor)
     details = details - scale(scale(true, found.shape), found.shape, factor)
     return scale(found, found.shape, factor) + details
@@ -84,7 +84,7 @@ def add_details(found: Cells, true: Cells, *, factor: int) -> Cells:
 def decode(
     pipeline: Pipeline, cells: Sequence[Cells], photos: Sequence[Encoded]
 ) -> Iterator[Pixels]:
-    """The pictures that chroma makes of photos."""
+    """The pictures of photos with this chroma."""
     space = pipeline.loaded.task.space
     for chroma, photo in zip(cells, photos, strict=True):
         clipped = chroma.clip(-space.clip, space.clip).astype(np.float32)
@@ -92,7 +92,7 @@ def decode(
 
 
 def compare_bands(results: Sequence[Pixels], truths: Sequence[Pixels]) -> str:
-    """Correlation with the truth's, and deviation over the truth's, of each band of a and b."""
+    """Correlation with the truth, and deviation relative to it, for each band of a and b."""
     lines = []
     for low, high in pairwise((0, *BANDS)):
         ours, theirs = (
@@ -108,7 +108,7 @@ def compare_bands(results: Sequence[Pixels], truths: Sequence[Pixels]) -> str:
 
 
 def take_band(picture: Pixels, low: int, high: int) -> Cells:
-    """What a and b of a picture's middle square have at side `high` and not at side `low`."""
+    """The details of a and b of a picture's middle square between sides `low` and `high`."""
     ab = rgb_to_lab(resize_square(picture, max(BANDS)))[..., 1:]
     fine = scale(ab, (high, high))
     return fine - scale(scale(ab, (low, low)), (high, high)) if low else fine

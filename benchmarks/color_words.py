@@ -1,10 +1,10 @@
-"""Does a model of drawings do what a word of colour asks? A row a colour, of the same drawings.
+"""How often a model of drawings follows a colour word: a row per colour, for the same drawings.
 
     python benchmarks/color_words.py -m sketch --data illustrations-val.parquet --drawings 20
 
-A drawing's largest closed region is to have the named colour: the one that most of its pixels have
-by `name_colors`. The prompt is the colour and the picture's name, such as "red house"; beside it is
-the share of the same drawings whose region has that colour without a prompt.
+A drawing's largest closed region should have the named colour: that of most of its pixels by
+`name_colors`. The prompt is the colour and the picture's name, such as "red house". The second
+figure is the share of the same drawings with this colour in the region without a prompt.
 """
 
 import argparse
@@ -25,12 +25,12 @@ from condiff.evaluation.report import markdown_table
 from condiff.photos.reading import as_photo
 
 WORDS = tuple(name for name in NAMES if name != "beige")
-LEAST = 0.04  # share of a drawing that its largest region has at least
+LEAST = 0.04  # the smallest share of a drawing for its largest region
 
 
 @dataclass(frozen=True)
 class Example:
-    """A drawing, the name of what it shows, and its largest region (H,W) bool."""
+    """A drawing, its subject's name, and its largest region (H,W) bool."""
 
     drawing: Drawing
     name: str
@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def read(data: Path, lines: str) -> Iterator[Example]:
-    """The drawings that have a large region, in the data's order."""
+    """The drawings with a large region, in the data's order."""
     for row in pq.read_table(data, columns=[lines, "text"]).to_pylist():
         file = row[lines]["bytes"] if isinstance(row[lines], dict) else row[lines]
         drawing = clean_drawing(as_photo(file).pixels)

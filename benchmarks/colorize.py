@@ -1,9 +1,9 @@
-"""How long `condiff colorize` takes and how much memory, and what the steps buy.
+"""Time and memory of `condiff colorize`, and the effect of the number of steps.
 
     python benchmarks/colorize.py              seconds cold, warm and per stage; peak RSS
     python benchmarks/colorize.py --data VAL   steps x scheduler: seconds and the metrics
 
-Ratios inside one run are to be trusted more than seconds between runs.
+Ratios within one run are more reliable than seconds between runs.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def print_speed(model: str) -> None:
 
 
 def make_photo(folder: Path, megapixels: int) -> Path:
-    """The example photo enlarged to 3:2 of so many megapixels, as a JPEG with grain."""
+    """The example photo enlarged to 3:2 with this many megapixels, as a JPEG with grain."""
     height = round((megapixels * 1e6 / 1.5) ** 0.5)
     size = (round(1.5 * height), height)
     with Image.open(EXAMPLE) as image:
@@ -71,14 +71,14 @@ def make_photo(folder: Path, megapixels: int) -> Path:
 def measure_command(photo: Path, model: str) -> tuple[float, float]:
     """Seconds, best of three, and peak resident megabytes of one `condiff colorize` process."""
     command = [sys.executable, "-m", "condiff", "colorize", photo, "-m", model, "-f", "-q"]
-    program = (  # a process of its own, since a child's peak counts what its parent had
+    program = (  # a process of its own, since a child's peak includes its parent's memory
         "import resource, subprocess, sys, time;"
         "started = time.perf_counter();"
         "subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL);"
         "print(time.perf_counter() - started);"
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
     )
-    # The modules' bytecode is kept, as of an installed package; the first run compiles it.
+    # The modules' bytecode is kept, like an installed package's; the first run compiles it.
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     environment["PYTHONPYCACHEPREFIX"] = str(photo.parent / "bytecode")
     runs = []
@@ -130,7 +130,7 @@ def measure_stages(photo: Path, model: str) -> dict[str, float]:
 
 
 def print_quality(data: Path, limit: int, model: str) -> None:
-    """What more steps and other solvers give, on true photos."""
+    """Metrics of more steps and other solvers, on true photos."""
     from condiff.cli.options import quiet_libraries
     from condiff.evaluation.colorization import evaluate, format_table
     from condiff.evaluation.feature_extractors import Lite0Extractor

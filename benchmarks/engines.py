@@ -1,10 +1,11 @@
-"""What each engine takes to colour a photo: seconds cold and warm, and memory, each in a process.
+"""Time and memory of each engine to colour a photo: cold and warm, each in a process of its own.
 
     python benchmarks/engines.py                 torch, onnx, openvino x 1, 12, 48 megapixels
     python benchmarks/engines.py --threads 2
 
 Cold is the whole command in a new process; warm is a photo read, coloured and encoded by a
-pipeline that has done one before. Best of --repeats. Other programs disturb: the load is printed.
+pipeline that has coloured one before. Best of --repeats. Other programs disturb the measurement, so
+the load is printed.
 """
 
 import argparse
@@ -70,7 +71,7 @@ def main() -> None:
 def measure(photo: Path, arguments: argparse.Namespace) -> dict[str, list[float]]:
     """Cold seconds, peak megabytes, warm seconds, seconds of the network, by engine.
 
-    The engines take turns, so that a disturbance meets them all.
+    The engines take turns, so that other load affects them all.
     """
     best: dict[str, list[float]] = {}
     for _ in range(arguments.repeats):
@@ -93,7 +94,7 @@ def call(command: list[object]) -> list[float]:
 
 
 def measure_warm(engine: str, photo: str, arguments: argparse.Namespace) -> list[float]:
-    """Best seconds of a whole photo, and of the network in it, after a first photo."""
+    """Best seconds of a whole photo, and of its network part, after a first photo."""
     from condiff.cli.options import quiet_libraries
     from condiff.photos.photo import with_pixels
     from condiff.photos.reading import read_photo

@@ -1,14 +1,14 @@
-"""How much of the colours a model tells from its condition: what its first prediction explains.
+"""How much of the colours a model predicts from its condition: the R² of its first prediction.
 
     python benchmarks/first_prediction.py sketch --data val.parquet --photos 150 --fit train.parquet
 
-At the noisiest timestep x_t says nothing of the picture, so the predicted x_0 is the mean of what
-the model holds possible for the condition. R² is the share of the variance of L*, a and b over the
-cells of all pictures, 8 x 8 of each, that this mean explains: 0 is a model that gives every picture
-the same colours. Cells that are white paper are left out. For photos, whose L* is given, it is that
-of a and b. With --fit it stands beside a ridge regression on the maps of a pretrained
-EfficientNet-Lite2 of the same conditions, fitted to --fit-photos pictures of other data: what can
-be read from them without training a network.
+At the noisiest timestep x_t contains no information about the picture, so the predicted x_0 is the
+mean of the model's distribution for the condition. R² is the share of the variance of L*, a and b
+over the cells of all pictures, 8 x 8 of each, that this mean explains: it is 0 for a model that
+gives every picture the same colours. White paper cells are left out. For photos, whose L* is given,
+it is measured for a and b. --fit compares it with a ridge regression on a pretrained
+EfficientNet-Lite2's maps of the same conditions, fitted to --fit-photos pictures of other data: the
+result without training a network.
 """
 
 import argparse
@@ -96,7 +96,7 @@ def to_cells(plane: Floats) -> Floats:
 
 
 def make_conditions(loaded: LoadedModel, truths: list[Pixels], *, kind: str) -> Sequence[Floats]:
-    """Conditions (1,s,s) in [-1,1] of the middle of pictures: their L*, or lines of a kind."""
+    """Conditions (1,s,s) in [-1,1] of the middle of pictures: their L*, or lines."""
     size, conditions = loaded.condition_size, []
     for truth in truths:
         if loaded.task.space.keeps_photo:
@@ -149,7 +149,7 @@ def read_cells(loaded: LoadedModel, x_0: Tensor) -> Floats:
 
 @torch.no_grad()
 def show_backbone(loaded: LoadedModel, conditions: Sequence[Floats]) -> Floats:
-    """What EfficientNet-Lite2 tells of conditions, (N,8,8,K): its maps, their mean, the input."""
+    """EfficientNet-Lite2's features of conditions, (N,8,8,K): its maps, their mean, the input."""
     backbone, rows = load_pretrained("lite2").eval(), []
     picture = loaded.task.picture
     is_ink = picture is not None and picture.is_ink
@@ -164,14 +164,14 @@ def show_backbone(loaded: LoadedModel, conditions: Sequence[Floats]) -> Floats:
 
 
 def bring_to_cells(maps: Tensor) -> Tensor:
-    """Maps (B,C,h,w) at 8 by 8."""
+    """Maps (B,C,h,w) resized to 8 by 8."""
     if maps.shape[-1] < CELLS:
         return F.interpolate(maps, (CELLS, CELLS), mode="bilinear", align_corners=False)
     return F.interpolate(maps, (CELLS, CELLS), mode="area")
 
 
 def ridge(given: Floats, score: Score, shown: Floats, *, strength: float) -> Floats:
-    """L*, a, b (N,8,8,3) by a linear function of what is shown, fitted to what is given."""
+    """L*, a, b (N,8,8,3) predicted by a ridge regression."""
     x, y = given[score.counts].astype(np.float64), score.lab[score.counts].astype(np.float64)
     mean, deviation, middle = x.mean(0), x.std(0) + 1e-6, y.mean(0)
     x = (x - mean) / deviation

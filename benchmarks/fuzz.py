@@ -1,11 +1,11 @@
-"""Whether damaged photos ever crash, hang or fill the memory: reads and writes mutated files.
+"""Test if damaged photos crash, hang or fill the memory: reads and writes mutated files.
 
     python benchmarks/fuzz.py --count 20000          one process, ten seconds and 2 GB a file
     python benchmarks/fuzz.py --only 4711            one mutation again; --keep DIR saves its file
 
-Each number gives the same mutation of the same file every time: bits flipped, bytes replaced by
-extremes, blocks swapped, zeroed, repeated, ends cut off. Prints how often each outcome came, and
-the numbers of those that must not be: traceback, crash, hang, memory, stderr.
+Each number always gives the same mutation of the same file: bits flipped, bytes replaced by
+extremes, blocks swapped, zeroed, repeated, ends cut off. Prints the count of each outcome, and the
+numbers of the failures: traceback, crash, hang, memory, stderr.
 """
 
 import argparse
@@ -33,7 +33,7 @@ EXTREMES = (b"\0", b"\xff", b"\x7f", b"\x80", b"\x01")
 
 
 def make_seeds() -> dict[str, bytes]:
-    """A small file of every kind that is read, by name; those of missing packages are left out."""
+    """Small files of every readable kind, by name, without those whose package is missing."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[0:32, 0:48]
     waves = np.stack([np.sin(x / 9 + c) * np.cos(y / 7 - c) for c in range(3)], axis=2)
@@ -154,7 +154,7 @@ def _others(colour: np.ndarray) -> dict[str, bytes]:
 
 
 def mutate(number: int, seeds: dict[str, bytes]) -> tuple[str, bytes]:
-    """The name of a seed, and the file that this number makes of it."""
+    """The name of a seed file, and its mutation with this number."""
     rng = np.random.default_rng(number)
     names = sorted(seeds)
     name = names[number % len(names)]
@@ -202,7 +202,7 @@ def run_one(data: bytes) -> str:
         return "refused" if "\n" not in str(error) else f"traceback: two lines: {error!r}"
     except MemoryError:
         return "memory"
-    except BaseException:  # what this program is to find: every other one
+    except BaseException:  # this program searches for all others
         return "traceback: " + " | ".join(traceback.format_exc().splitlines()[-7:])
     return "ok"
 
@@ -214,7 +214,7 @@ def work() -> None:
     os.dup2(caught, 1)
     os.dup2(caught, 2)
     seeds = make_seeds()
-    run_one(next(iter(seeds.values())))  # all is imported by now
+    run_one(next(iter(seeds.values())))  # everything is imported now
     os.ftruncate(caught, 0)
     with open("/proc/self/statm") as file:
         pages = int(file.read().split()[0])
@@ -234,7 +234,7 @@ def work() -> None:
 
 
 class Worker:
-    """One process that runs mutations, started anew after a crash or a hang."""
+    """One process that runs mutations, restarted after a crash or a hang."""
 
     def __init__(self, scratch: str) -> None:
         command = [sys.executable, "-X", "faulthandler", __file__, "--work"]
@@ -285,7 +285,7 @@ def main() -> None:
 
 
 def run_all(numbers: range) -> int:
-    """How many of the mutations had an outcome that must not be; all are counted and printed."""
+    """The number of failures among the mutations; all outcomes are counted and printed."""
     counts: collections.Counter[str] = collections.Counter()
     started = time.monotonic()
     scratch = f"/tmp/fuzz.{os.getpid()}.stderr"

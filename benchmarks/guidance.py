@@ -1,10 +1,10 @@
-"""What guidance and steps buy a model of drawings: the figures of `condiff eval`, a table.
+"""The effect of guidance and steps on a model of drawings: a table of `condiff eval`'s figures.
 
     python benchmarks/guidance.py MODEL --data val.parquet --limit 32
 
-Two samples a drawing, so that there is a diversity; rows of one run share drawings and seeds.
-Pictures are those of `condiff render`, second stage included; `--size 32` is what a model of 32²
-draws itself. The baselines come last.
+Two samples per drawing, to measure diversity; rows of one run share drawings and seeds. Pictures
+are those of `condiff render`, second stage included; `--size 32` gives the samples of a model of
+32² themselves. The baselines are printed last.
 """
 
 import argparse

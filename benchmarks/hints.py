@@ -1,10 +1,10 @@
-"""What colours given by hand and several answers buy: mean distance of chroma from the truth.
+"""The gain from hints and from several samples: mean distance of chroma from the truth.
 
     python benchmarks/hints.py --data val.parquet --limit 25
 
-The first table gives each photo dabs of its true colour at random places, the same in every column
-and more to the right. The second takes five answers to each photo: any of them, the two that
-`--pick` chooses, and the one that only the truth could choose.
+The first table gives each photo dabs of its true colour at random places; each column has those of
+the column to its left and more. The second takes five samples of each photo: any of them, the two
+that `--pick` chooses, and the one nearest to the truth.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from condiff.evaluation.pairs import read_truths
 
 DABS = (0, 1, 3, 10, 20)
 SAMPLES = 5
-MARGIN = 0.03  # of a side, where no dab is
+MARGIN = 0.03  # of a side, without dabs
 
 
 def main() -> None:
@@ -64,7 +64,7 @@ def place_dabs(truth: np.ndarray, *, count: int, seed: int) -> list[Hint]:
 
 
 def print_answers(colorize: Pipeline, truths: Sequence[np.ndarray]) -> None:
-    """Distance and mean chroma of any answer, of those picked, and of the best."""
+    """Distance and mean chroma of any sample, of those picked, and of the best."""
     names = ("any answer", "median", "colorful", "the best, knowing the truth")
     figures = np.empty((len(truths), 2, len(names)))
     for row, truth in enumerate(truths):

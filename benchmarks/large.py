@@ -1,12 +1,12 @@
-"""How seconds and memory grow with the photo: one whole `condiff colorize` process a row.
+"""Growth of time and memory with the photo: one whole `condiff colorize` process per row.
 
     python benchmarks/large.py                     12, 25, 50 and 100 MP, a JPEG
     python benchmarks/large.py --deep --suffix tif the same in 16 bits, as a TIFF
 
-Memory is the process's peak resident set. Seconds are cold, the import of torch among them, on the
-clock and of processors, which other programs disturb less. The start is told by a photo of 1 MP;
-what a megapixel takes of processors beyond it is the same in every row where time is linear: "to
-the first" is that of the row by that of the first.
+Memory is the process's peak resident set. Seconds are cold, including the import of torch: wall
+time, and processor time, which other programs disturb less. A photo of 1 MP measures the start.
+The processor time per megapixel beyond it is the same in every row if time is linear: "to the
+first" is the row's value divided by the first row's.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def measure(megapixels: int, arguments: argparse.Namespace) -> tuple[float, float, float, float]:
-    """Megabytes of the file; seconds, on the clock and of processors, the best; peak megabytes."""
+    """Megabytes of the file; best wall and processor seconds; peak megabytes."""
     with tempfile.TemporaryDirectory() as folder:
         path = make_photo(Path(folder), megapixels)
         if arguments.deep or arguments.suffix != "jpg":
@@ -66,7 +66,7 @@ def measure_command(photo: Path, model: str) -> tuple[float, float, float]:
     """Seconds, processor seconds and peak resident megabytes of one `condiff colorize` process."""
     started = time.perf_counter()
     command = [sys.executable, "-m", "condiff", "colorize", str(photo), "-m", model, "-f", "-q"]
-    program = (  # a small process between: a child is born with the peak of its parent
+    program = (  # a small process between: a child starts with the peak of its parent
         "import resource, subprocess, sys;"
         "subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL);"
         "used = resource.getrusage(resource.RUSAGE_CHILDREN);"

@@ -1,11 +1,11 @@
-"""How many photos a second does data loading give, by where they are kept?
+"""Photos per second of data loading, by where the photos are kept.
 
     python benchmarks/loading.py PHOTOS --count 500 --size 256 --task colorize --workers 0
 
-PHOTOS is a folder of images or of parquet files, as `condiff train --data` takes it; a stream is
-measured too where there are parquet files. The ways take turns, round after round, and the best
-round of each counts. Prints a line of JSON: photos a second, their ratio to `none`, and the seconds
-that it took to open the data, decoding included.
+PHOTOS is a folder of images or of parquet files, as `condiff train --data` takes it; for parquet
+files a stream is measured too. The ways take turns, round after round, and the best round of each
+counts. Prints a line of JSON: photos per second, their ratio to `none`, and the seconds for opening
+the data, decoding included.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from condiff.tasks import find_task
 
 
 def open_batches(args: argparse.Namespace, way: str) -> Iterator[Batch]:
-    """An endless loader of the photos kept that way."""
+    """An endless loader of the photos, kept in this way."""
     device = torch.device(args.device)
     keeping = {"streaming": True} if way == "stream" else {"cache": way, "max_photos": args.count}
     config = TrainConfig.model_validate(
@@ -48,7 +48,7 @@ def open_batches(args: argparse.Namespace, way: str) -> Iterator[Batch]:
 
 
 def seconds(batches: Iterator[Batch], count: int) -> float:
-    """The time that so many batches take."""
+    """The time for this many batches."""
     started = time.perf_counter()
     for batch in islice(batches, count):
         last = batch["x_0"]

@@ -2,15 +2,14 @@
 
     python benchmarks/peers.py --threads 2
 
-The peers are the SHAPES of their networks, written here with stock torch layers and random weights
-from the papers and, where those are silent on a width, from what the authors' public code sets;
-not that code and not their colours: what a network costs does not depend on its weights. Spectral
-and weight norms are taken as folded into the convolutions, which saves the peers work that the
-published code does. Seconds are of a forward pass on a CPU in float32, the best of several, by the
-clock and of processor time, which other programs disturb less. Reading the photo, its resize to
-the network's square and the return to its own size are left out for the peers and done by condiff,
-which gets 512x512 pixels and gives as many. Ratios inside one run are to be trusted more than
-seconds between runs.
+The peers are the ARCHITECTURES of their networks with random weights, written here with stock torch
+layers after the papers and, where these do not give a width, with the value in the authors' public
+code. Neither that code nor their colours are used: the cost of a network does not depend on its
+weights. Spectral and weight norms count as folded into the convolutions, which saves the peers work
+that the published code does. Seconds are for a forward pass on a CPU in float32, the best of
+several: wall time, and processor time, which other programs disturb less. For the peers, reading
+the photo, its resize to the network's square and back are left out; condiff does them, from 512x512
+pixels to as many. Ratios within one run are more reliable than seconds between runs.
 
 DDColor: Kang et al. 2023, arXiv:2212.11613, section 3: a ConvNeXt (Liu et al. 2022), a pixel
 decoder of four upsamplings, a colour decoder of 9 blocks with 100 queries; 512x512 in.
@@ -37,7 +36,7 @@ CONDIFF_SIDE = 512
 
 
 class ConvNextBlock(nn.Module):
-    """7x7 for each channel, then two linear layers at every pixel (channels last)."""
+    """A 7x7 depthwise convolution, then two linear layers at every pixel (channels last)."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -102,7 +101,7 @@ def conv_relu_norm(channels: int, out: int) -> nn.Sequential:
 
 
 class Up(nn.Module):
-    """A U-Net's way up: twice the size, beside the skipped map, then convolutions."""
+    """A U-Net's decoder block: upsampling, concatenation with the skip, convolutions."""
 
     def __init__(self, channels: int, skipped: int, up: int, convs: nn.Module):
         super().__init__()
@@ -117,7 +116,7 @@ class Up(nn.Module):
 
 
 class ColourBlock(nn.Module):
-    """The queries look at a map, then at each other, then each at itself."""
+    """Cross-attention of the queries to a map, self-attention, then a feed-forward layer."""
 
     def __init__(self, width: int = 256, heads: int = 8, hidden: int = 2048):
         super().__init__()
@@ -210,7 +209,7 @@ class Residual(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Every place looks at all others (SAGAN)."""
+    """Self-attention over all positions (SAGAN)."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -282,7 +281,7 @@ class DeOldify(nn.Module):
         return torch.sigmoid(self.out(x + self.cross(x))) * 6 - 3
 
 
-# Name -> how it is built, side of its square, published size in MB of float32, where that is read.
+# Name -> builder, side of its square, published size in MB of float32, page of that size.
 PEERS: dict[str, tuple[Callable[[], nn.Module], int, int, str]] = {
     "DDColor-T": (
         lambda: DDColor((96, 192, 384, 768), (3, 3, 9, 3)),
@@ -353,7 +352,7 @@ def measure(name: str, repeats: int, model: str) -> dict[str, float]:
             network(image)
 
     seconds, processor = [], []
-    for _ in range(1 + repeats):  # the first one is to warm up
+    for _ in range(1 + repeats):  # the first one is a warm-up
         started, used = time.perf_counter(), time.process_time()
         run()
         seconds.append(time.perf_counter() - started)
@@ -367,7 +366,7 @@ def measure(name: str, repeats: int, model: str) -> dict[str, float]:
 
 
 def prepare_condiff(model: str) -> tuple[Callable[[], object], int]:
-    """A grey photo to a colour one, defaults throughout, pixels to pixels."""
+    """A function that colours a grey photo, pixels to pixels, with all defaults."""
     from PIL import Image
 
     from condiff import Pipeline

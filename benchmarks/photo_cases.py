@@ -1,11 +1,11 @@
-"""What condiff and other programs make of photos that readers get wrong: a table in Markdown.
+"""Results of condiff and other programs for photos that readers misread: a Markdown table.
 
     python benchmarks/photo_cases.py FOLDER --before OLD_CHECKOUT
 
 Numbers are means of R, G and B, or of grey, in levels of 8 bits. Files with "python_api" in their
-name are opened by Pillow, those with "to_avif" are written, too. `--before` is a folder with an
-older condiff package in it. exiftool, ImageMagick, tifffile, imagecodecs and LittleCMS are asked
-where they are installed and the file is of their kind.
+name are opened by Pillow, those with "to_avif" are also written. `--before` is a folder that
+contains an older condiff package. exiftool, ImageMagick, tifffile, imagecodecs and LittleCMS are
+run if they are installed and the file is of their kind.
 """
 
 import argparse
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def read_by(package: Path, path: Path) -> str:
-    """What a condiff package reads in a file."""
+    """The result of a condiff package's reader for a file."""
     command = [sys.executable, "-W", "ignore", "-c", OLD, str(path.resolve())]
     done = subprocess.run(command, cwd=package, capture_output=True, text=True)
     answer = json.loads(done.stdout or '"it crashed"')
@@ -83,13 +83,13 @@ def read_by(package: Path, path: Path) -> str:
 
 
 def describe(means: NDArray) -> str:
-    """Means of R, G and B; one number where they are the same."""
+    """Means of R, G and B; one number if they are equal."""
     some = means if np.ptp(means) > 0.05 else means[:1]
     return " ".join(f"{value:.1f}" for value in some)
 
 
 def ask_others(path: Path, here: Path) -> list[str]:
-    """What each other program says of a file."""
+    """The results of the other programs for a file."""
     found = []
     for ask in (ask_imagemagick, ask_tifffile, ask_imagecodecs, ask_littlecms):
         with suppress(Exception):  # not its kind of file
@@ -128,7 +128,7 @@ def ask_tifffile(path: Path) -> str:
 
 
 def ask_imagecodecs(path: Path) -> str:
-    """The means of what is no TIFF, and of JPEGs that libjpeg's 8 bits do not read."""
+    """The means of files that are not TIFFs, and of JPEGs that an 8-bit libjpeg does not read."""
     import imagecodecs
 
     data = path.read_bytes()
@@ -176,7 +176,7 @@ PROMISES = ("HasExtendedXMP", "hdrgm", "Container", "MPF", "MotionPhoto")
 
 
 def ask_exiftool(path: Path, here: Path) -> str:
-    """The structure of raw files, orientation, and promises of the source and of the result."""
+    """Structure of raw files, orientation, and metadata that the source and the result declare."""
     if not shutil.which("exiftool"):
         return ""
     text = run_exiftool(path)
@@ -211,7 +211,7 @@ def ask_exiftool(path: Path, here: Path) -> str:
 
 
 def run_exiftool(path: Path) -> str:
-    """All that exiftool says of a file, with groups and the namespaces of XMP."""
+    """exiftool's full output for a file, with groups and the namespaces of XMP."""
     command = ["exiftool", "-a", "-u", "-G1", "-s", str(path)]
     return subprocess.run(command, capture_output=True, text=True).stdout
 

@@ -1,11 +1,11 @@
-"""How fast is prep against the bare decode and encode that it cannot do without?
+"""Speed of prep relative to the decoding and encoding that it cannot avoid.
 
     python benchmarks/prep.py PHOTOS --count 1000 --size 128 --workers 2
 
-Both read the same photos, shrink them and write WebP, in as many processes, in turns; the bare one
-filters nothing, decides nothing and writes no shards. Prints a line of JSON: photos a second of
-both in their best round, the ratio of those (goal: 0.8), the same ratio in seconds of processor
-time, which other programs disturb less, and the peak memory with all processes.
+Both read the same photos, shrink them and write WebP, in as many processes, in turns; the bare
+conversion does not filter or select and writes no shards. Prints a line of JSON: photos per second
+of both in their best round, their ratio (goal: 0.8), the same ratio for processor time, which other
+programs disturb less, and the peak memory of all processes.
 """
 
 import argparse
@@ -48,20 +48,20 @@ def convert_many(paths: list[Path], size: int, quality: int) -> int:
 
 
 def processor_seconds() -> float:
-    """Of this process and of all its children that have ended."""
+    """Processor seconds of this process and of all its children that have ended."""
     usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def timed(work: Callable[[], None]) -> tuple[float, float]:
-    """Seconds on the clock, and of processor time."""
+    """Wall and processor seconds."""
     wall, processor = time.perf_counter(), processor_seconds()
     work()
     return time.perf_counter() - wall, processor_seconds() - processor
 
 
 def bare(paths: list[Path], recipe: PrepConfig, workers: int) -> None:
-    """The conversion alone, the start of its processes included."""
+    """The bare conversion, including the start of its processes."""
     assert recipe.size is not None
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         for first in range(0, len(paths), CHUNK_ITEMS):
@@ -70,14 +70,14 @@ def bare(paths: list[Path], recipe: PrepConfig, workers: int) -> None:
 
 
 def whole(folder: Path, out: Path, recipe: PrepConfig, workers: int) -> None:
-    """Prep from the listing of the folder to the card, the start of its processes included."""
+    """Prep from the listing of the folder to the card, including the start of its processes."""
     shutil.rmtree(out, ignore_errors=True)
     for _ in run(plan(open_source(str(folder)), out, recipe), workers=workers):
         pass
 
 
 def resident(pid: int) -> int:
-    """Bytes of a process and all below it, shared pages counted once a process."""
+    """Resident bytes of a process and its descendants; shared pages count once per process."""
     try:
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
@@ -88,7 +88,7 @@ def resident(pid: int) -> int:
 
 @contextmanager
 def peak_memory() -> Iterator[list[int]]:
-    """Samples of the memory of this process and its workers."""
+    """Samples the memory of this process and its workers."""
     samples, stop = [0], threading.Event()
 
     def watch() -> None:
@@ -122,7 +122,7 @@ def main() -> None:
         paths = sorted(folder.iterdir())
         import pyarrow
 
-        pyarrow.array([0])  # brings pandas along: a second, once, whatever the number of photos
+        pyarrow.array([0])  # imports pandas: a second, once, whatever the number of photos
 
         times: dict[str, list[tuple[float, float]]] = {"bare": [], "prep": []}
         with peak_memory() as samples:

@@ -1,16 +1,16 @@
-"""What references, palettes and albums change: errors and palettes, on photos of a parquet.
+"""The effect of references, palettes and albums on errors and colours, on photos of a parquet.
 
     python benchmarks/references.py reference|palette|album|hints --data val.parquet --photos 40
 
 reference: CIEDE2000 without one, with a second view of the scene, and with an unrelated photo
 palette: the same with their palettes, and how far the result's chroma is from the photo's
-pairs: the same with real second photos of a scene or of like things, whose rows are given by --rows
-hints: what a second view gives as hints, and what `data.reference_prob` simulates of it in training
+pairs: as reference, with real second photos of a scene or of similar objects, in the rows of --rows
+hints: the hints from a second view, and those that `data.reference_prob` simulates in training
 album: how far the photos of a set differ, alone and as an album: crops of one photo, and any photos
 
-A photo is a crop of a true one. Its second view is made of the same true photo: another crop, seen
-under another angle, in half the cases mirrored, lit from one side, brighter or darker. The
-unrelated photo is that of another row of the data. Ratios are to automatic results of the same run.
+A photo is a crop of a true one. Its second view is made from the same true photo: another crop,
+from another angle, in half the cases mirrored, lit from one side, brighter or darker. The unrelated
+photo is from another row of the data. Ratios are to automatic results of the same run.
 """
 
 import argparse
@@ -36,10 +36,10 @@ from condiff.resize import resize
 from condiff.sources.folders import open_source
 from condiff.training.reference_hints import add_references, sample_matches
 
-PHOTO, VIEW = (0.7, 0.9), (0.6, 0.85)  # shares of a true photo's sides that are seen
+PHOTO, VIEW = (0.7, 0.9), (0.6, 0.85)  # shares of a true photo's sides that are visible
 SET, OF_SET = 5, (0.5, 0.8)  # crops of one photo in a set, and their shares of its sides
 TILT = 0.06  # how far a corner of a view is moved, as a share of its sides
-DIRECTIONS = 16  # in which distributions of chroma are compared
+DIRECTIONS = 16  # along which distributions of chroma are compared
 NAMES = ("automatic", "second view", "unrelated photo")
 
 
@@ -69,13 +69,13 @@ def main() -> None:
 
 
 def print_references(colorize: Pipeline, truths: Sequence[np.ndarray]) -> None:
-    """One row a kind of reference."""
+    """One row per kind of reference."""
     rows = colour_each(colorize, truths, lambda view: ColorEdits(references=[view]))
     print_errors(rows, NAMES)
 
 
 def print_pairs(colorize: Pipeline, data: Path, pairs: Sequence[str]) -> None:
-    """One row a kind of reference, for both photos of each pair of rows of the data."""
+    """One row per kind of reference, for both photos of each pair of rows of the data."""
     numbers = [tuple(int(n) for n in pair.split("-")) for pair in pairs]
     photos = load_rows(data, {n for pair in numbers for n in pair})
     cases = [(photos[a], photos[b]) for pair in numbers for a, b in (pair, pair[::-1])]
@@ -90,7 +90,7 @@ def print_pairs(colorize: Pipeline, data: Path, pairs: Sequence[str]) -> None:
 
 
 def print_errors(rows: "Sequence[Row]", names: Sequence[str]) -> None:
-    """The table of errors, shares that matched and times, a row a kind of reference."""
+    """The table of errors, matched shares and times, one row per kind of reference."""
     errors = np.array([[ciede2000(lab, true).mean() for lab in row] for row, true, _, _ in rows])
     seconds = np.array([taken for *_, taken in rows])
     ratios = errors / errors[:, :1]
@@ -107,7 +107,7 @@ def print_errors(rows: "Sequence[Row]", names: Sequence[str]) -> None:
 
 
 def print_palettes(colorize: Pipeline, truths: Sequence[np.ndarray]) -> None:
-    """One row a kind of photo whose palette is given."""
+    """One row per kind of photo that gives the palette."""
     rows = colour_each(colorize, truths, lambda view: ColorEdits(palette=view))
     print("| palette of | CIEDE2000 | ratio | chroma from the photo's | ratio | gaudy |")
     print("|---|---|---|---|---|---|")
@@ -127,7 +127,7 @@ def print_palettes(colorize: Pipeline, truths: Sequence[np.ndarray]) -> None:
 
 
 def print_hints(colorize: Pipeline, truths: Sequence[np.ndarray]) -> None:
-    """One row for the hints that second views give, one for simulated ones."""
+    """One row for the hints from second views, one for simulated ones."""
     found: list[list[tuple[float, ...]]] = [[], []]
     for number, truth in enumerate(truths):
         rng = np.random.default_rng(number)
@@ -198,7 +198,7 @@ def measure_album(colorize: Pipeline, photos: Sequence[np.ndarray]) -> np.ndarra
     return np.array(figures)
 
 
-# The results by NAMES and the truth as Lab, the shares that matched, and seconds.
+# The results by NAMES and the truth as Lab, the matched shares, and seconds.
 Row = tuple[list[np.ndarray], np.ndarray, list[float], list[float]]
 
 
@@ -222,7 +222,7 @@ def colour(
     seed: int,
     edit: Callable[[np.ndarray], ColorEdits] = lambda view: ColorEdits(references=[view]),
 ) -> Row:
-    """The results of a photo without edits, and with those that each reference stands for."""
+    """The results of a photo without edits, and with the edits of each reference."""
     labs, shares, seconds = [], [], []
     for edits in (ColorEdits(), *map(edit, references)):
         began = time.perf_counter()
@@ -243,7 +243,7 @@ def compare_chroma(lab: np.ndarray, other: np.ndarray) -> float:
 
 
 def load(data: Path, count: int, skip: int) -> list[np.ndarray]:
-    """(H,W,3) uint8 of so many photos, evenly spaced over the data."""
+    """(H,W,3) uint8 of this many photos, evenly spaced over the data."""
     total = open_source(str(data)).total
     assert total, "the number of photos is known"
     spaced = np.linspace(0, total - 1, min(count, total)).round().astype(int)
@@ -261,7 +261,7 @@ def load_rows(data: Path, wanted: set[int]) -> dict[int, np.ndarray]:
 def crop(
     pixels: np.ndarray, rng: np.random.Generator, shares: tuple[float, float] = PHOTO
 ) -> np.ndarray:
-    """A part of (H,W,3), of its aspect; a share of its sides that lies between `shares`."""
+    """A part of (H,W,3) of the same aspect, with sides of a share between `shares`."""
     height, width = pixels.shape[:2]
     share = rng.uniform(*shares)
     rows, columns = round(height * share), round(width * share)

@@ -1,10 +1,10 @@
-"""What the treatment of scans brings, and how often it is applied in error, on photos of a parquet.
+"""The gain from the treatment of scans, and its false alarms, on photos of a parquet.
 
     python benchmarks/scans.py borders|dark|found --data val.parquet
 
-borders: distance of chroma to that of the photo alone, with a border around it: as is, and cut off
-dark: the same of a photo at 40 % brightness, or faded: as is, and with normalised levels
-found: how many photos, as they are, are taken for framed, dark, faded or negatives
+borders: distance of chroma to that of the photo alone, with a border around it: kept, and cut off
+dark: the same for a photo at 40 % brightness, or faded: unchanged, and with normalised levels
+found: how many unchanged photos are detected as framed, dark, faded or negatives
 """
 
 import argparse
@@ -25,7 +25,7 @@ AS_IS, DEFAULT = ColorEdits(as_is=True), ColorEdits()
 
 
 def load(data: Path, count: int) -> list[np.ndarray]:
-    """(H,W,3) uint8 of so many photos, evenly spaced over the data."""
+    """(H,W,3) uint8 of this many photos, evenly spaced over the data."""
     source = open_source(str(data))
     total = source.total
     assert total, "the number of photos is known"
@@ -51,7 +51,7 @@ def distance(found: np.ndarray, expected: np.ndarray) -> float:
 
 
 def measure_borders(pipeline: Pipeline, photos: list[np.ndarray]) -> None:
-    """Black and white borders in turn, with noise."""
+    """Measure black and white borders in turn, with noise."""
     rows = []
     for number, photo in enumerate(photos):
         photo = cv2.resize(photo, (512, 512))
@@ -66,7 +66,7 @@ def measure_borders(pipeline: Pipeline, photos: list[np.ndarray]) -> None:
 
 
 def measure_levels(pipeline: Pipeline, photos: list[np.ndarray]) -> None:
-    """Of what the model gives, as chroma on a photo of the usual levels, whose gamut is wide."""
+    """Measure the model's output as chroma on a photo of usual levels, whose gamut is wide."""
     made = {
         "40 % brightness": lambda p: 0.4 * p,
         "60 % brightness": lambda p: 0.6 * p,
@@ -90,18 +90,18 @@ def sample(pipeline: Pipeline, L: np.ndarray) -> np.ndarray:
 
 
 def report(name: str, rows: list[list[float]]) -> None:
-    """Means over the photos."""
+    """Print means over the photos."""
     before, after = np.mean(rows, axis=0)
     print(f"{name}, {len(rows)} photos: {before:.2f} as is, {after:.2f} treated")
 
 
 def count_found(photos: list[np.ndarray]) -> None:
-    """False alarms, where the photos have no borders and are not faded."""
+    """Count the photos with detections: false alarms if they have no borders and are not faded."""
     framed = sum(find_frame(photo) is not None for photo in photos)
     levels = [lightness(shrink_to(photo)) for photo in photos]
     changed = sum(normalise_levels(L) is not L for L in levels)
     negatives = sum(is_colour_negative(photo) for photo in photos)
-    # Of a film's negatives: its orange mask, denser where the photo is light.
+    # A negative film: its orange mask, denser where the photo is light.
     light = (0.15 + 0.85 * (1 - photo / 255.0) for photo in photos)
     scans = [np.rint(np.array([242, 158, 107]) * each).astype(np.uint8) for each in light]
     told = sum(is_colour_negative(scan) for scan in scans)

@@ -1,4 +1,4 @@
-"""How fast does condiff train, beside a plain diffusers loop, in one run on one machine?
+"""Training speed of condiff and of a plain diffusers loop, in one run on one machine.
 
     python benchmarks/training.py PHOTOS --batch-size 16 --size 64 --rounds 5
     python benchmarks/training.py PHOTOS --batch-size 256 --size 64 --steps 50 --workers 16
@@ -9,8 +9,8 @@ an EMA and gradient clipping. The plain loop is written from the steps of diffus
 image generation example (examples/unconditional_image_generation of huggingface/diffusers): photos
 decoded by PIL at each access, resized, cropped and flipped, DDPMScheduler.add_noise, F.mse_loss,
 accelerate around model, optimizer and loader, EMAModel after each step. The loops take turns, round
-after round, and the best round of each counts. Told are images/s of both, their ratio, and which
-share of the peak of a matrix product condiff reaches there in that precision.
+after round, and the best round of each counts. Prints images/s of both, their ratio, and condiff's
+share of the peak speed of a matrix product on the device in that precision.
 """
 
 import argparse
@@ -40,7 +40,7 @@ from condiff.training.trainer import Trainer
 
 
 class PlainPhotos(Dataset[Tensor]):
-    """Photos as the example's transforms make them: resize, random crop, flip, normalise."""
+    """Photos with the example's transforms: resize, random crop, flip, normalise."""
 
     def __init__(self, root: Path, size: int, count: int):
         items = islice(open_source(str(root)).items(), count)
@@ -62,7 +62,7 @@ class PlainPhotos(Dataset[Tensor]):
 
 
 def plain_steps(unet: UNet2DModel, args: argparse.Namespace) -> Iterator[Tensor]:
-    """The example's loop, a loss a step."""
+    """The example's loop; yields one loss per step."""
     accelerator = Accelerator(mixed_precision=args.mixed_precision)
     photos = PlainPhotos(args.photos, args.size, args.count)
     loader = DataLoader(
@@ -98,7 +98,7 @@ def plain_steps(unet: UNet2DModel, args: argparse.Namespace) -> Iterator[Tensor]
 
 
 def our_trainer(args: argparse.Namespace, output: Path) -> Trainer:
-    """The same training by condiff, with what the flags ask for."""
+    """The same training by condiff, with the options of the flags."""
     return Trainer(
         TrainConfig.model_validate(
             {
@@ -152,7 +152,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         trainer = our_trainer(args, Path(folder))
         device = trainer.accelerator.device
-        # A U-Net of the same shape, laid out as diffusers leaves it.
+        # A U-Net of the same shape, in diffusers' memory layout.
         plain_unet = UNet2DModel.from_config(trainer.model.unet.config)
         ours: Callable[[], object] = iter(trainer.steps()).__next__
         plain: Callable[[], object] = iter(plain_steps(plain_unet, args)).__next__

@@ -1,4 +1,4 @@
-"""How steady a film's colours are, and how fast they are made.
+"""Temporal stability of a film's colours, and the speed of colouring.
 
     python benchmarks/video.py                      # warp errors
     python benchmarks/video.py --film bikes.mp4     # warp errors of a real film in colour
@@ -8,9 +8,9 @@
 Clips are made from photos that come with scikit-image: the camera pans and zooms over each, and in
 one a figure moves over a moving background, so that the motion of every pixel is known. The warp
 error is the mean distance of chroma, (a,b) of Lab, between a pixel and the place where it was in
-the frame before; what was not visible there is left out. It is taken of the frames as they are
-handed to the codec, with U and V of half the size. "true" are the clip's own colours. The motion of
-a real film is estimated, from its frames at full size and by a slower search than condiff's own.
+the frame before; pixels that were not visible there are left out. It is measured on the frames that
+go to the codec, with U and V of half the size. "true" is the clip's own colours. The motion of a
+real film is estimated from its frames at full size, by a slower search than condiff's own.
 """
 
 import argparse
@@ -146,7 +146,7 @@ def passer(frames: int, size: tuple[int, int]) -> Iterator[View]:
 
 
 def read_views(film: Path, frames: int) -> list[View]:
-    """The first frames of a film, and their motion as far as it is the same there and back."""
+    """The first frames of a film, and their motion where forward and backward flow agree."""
     search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     views: list[View] = []
     last = None
@@ -200,7 +200,7 @@ def write_grey(path: Path, pictures: list[np.ndarray], *, codec: str = "ffv1") -
 
 
 def true_chroma(pixels: np.ndarray) -> np.ndarray:
-    """(a,b) (h,w,2) of a true frame, whose U and V are halved and rounded as a codec's are."""
+    """(a,b) (h,w,2) of a true frame, with U and V halved and rounded as in a codec."""
     y = luma(pixels)
     cb = (pixels[..., 2] / np.float32(255) - y) / (2 * (1 - KB))
     cr = (pixels[..., 0] / np.float32(255) - y) / (2 * (1 - KR))
@@ -230,7 +230,7 @@ def warp_error(chroma: list[np.ndarray], views: list[View]) -> float:
 
 
 def made_chroma(path: Path, coloring: Coloring, every: int, own_share: float) -> list[np.ndarray]:
-    """(a,b) of every frame as it is written."""
+    """(a,b) of every frame as written."""
     film = read_film(path)
     engine = replace(steady_for(film, coloring), every=every, own_share=own_share)
     made = []
@@ -279,7 +279,7 @@ def print_row(name: str, cells: list[str], errors: list[float]) -> None:
 def print_speed(colorings: dict[int, Coloring], folder: Path, frames: int) -> None:
     """Frames a second from H.264 to H.264 by number of threads, with the model loaded.
 
-    On a busy machine the clock says little: the other figures are of processor time.
+    On a busy machine wall time is not reliable: the other figures are processor time.
     """
     print("| film | threads | frames/s | ratio | by processor time | a key frame, processor s |")
     print("|---|---|---|---|---|---|")
@@ -297,7 +297,7 @@ def print_speed(colorings: dict[int, Coloring], folder: Path, frames: int) -> No
 
 
 def time_film(path: Path, coloring: Coloring, threads: int) -> tuple[float, float, float]:
-    """Seconds, and seconds of the processor, that a film takes; and the latter of a key frame."""
+    """Wall and processor seconds for a film, and processor seconds for a key frame."""
     film = read_film(path)
     parts = Parts(path.with_suffix(f".{threads}.mp4"))
     parts.folder.mkdir()

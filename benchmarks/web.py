@@ -4,10 +4,10 @@
     python benchmarks/web.py --browser   in Chromium, too, by playwright
 
 Each photo is sent to a server that has coloured one before. Preview: until the first colours.
-Draft and stroke: from a stroke's end until its colour is spread, and until the model has answered
+Draft and stroke: from a stroke's end until its colour is spread, and until the model's result for
 it. File: from the first preview until the file is there. The file's bytes are compared with those
-that the command line wrote. Best of --repeats; ratios inside one run are to be trusted more than
-seconds between runs, since other programs disturb: the load is printed.
+that the command line wrote. Best of --repeats; ratios within one run are more reliable than seconds
+between runs, since other programs disturb the measurement: the load is printed.
 """
 
 import argparse
@@ -89,7 +89,7 @@ def measure_command(photo: Path) -> tuple[float, bytes]:
 
 
 class Client:
-    """A session with the server, as the page has one."""
+    """A session with the server, like the page's."""
 
     def __init__(self, address: str):
         self.connection = http.client.HTTPConnection(address)
@@ -109,7 +109,7 @@ class Client:
         return self.connection.getresponse().read()
 
     def wait(self, url: str, body: Any, *keys: str) -> tuple[dict[str, Any], list[float]]:
-        """All events joined, and when each of the keys came first."""
+        """All events merged, and the time of each key's first event."""
         response, joined, moments = self.post(url, body), {}, {}
         for line in response:
             event = json.loads(line)
@@ -147,7 +147,7 @@ class Client:
 
 
 def draw_stroke(size: tuple[int, int]) -> bytes:
-    """The PNG of a stroke on a photo of that size, as the page sends it."""
+    """The PNG of a stroke on a photo of this size, as the page sends it."""
     scale = 1024 / max(size)
     picture = Image.new("RGBA", (round(size[0] * scale), round(size[1] * scale)))
     ImageDraw.Draw(picture).line([(700, 60), (950, 60)], (208, 32, 32, 255), 24)
@@ -157,7 +157,7 @@ def draw_stroke(size: tuple[int, int]) -> bytes:
 
 
 def measure_browser(address: str, photos: dict[int, Path]) -> dict[int, tuple[float, float]]:
-    """Seconds in Chromium until the first colours are seen, and from there to the download."""
+    """Seconds in Chromium until the first colours are visible, and from there to the download."""
     from playwright.sync_api import sync_playwright
 
     seen = {}

@@ -1,4 +1,4 @@
-"""Colour photos and lay grey, result and original side by side: the Python API in a page.
+"""Colours photos and puts grey, result and original side by side: the Python API on one page.
 
 python examples/compare.py sheet.jpg photo1.jpg photo2.jpg …
 """
@@ -18,7 +18,7 @@ SIDE = 320
 
 
 def main(sheet: str, *photos: str) -> None:
-    """One column a photo, without picking: seed 1 each."""
+    """One column per photo, not selected: seed 1 each."""
     colorize = Pipeline.from_pretrained("colorize")
     rows: list[list[Image.Image]] = []
     for path in photos:
@@ -31,7 +31,7 @@ def main(sheet: str, *photos: str) -> None:
 
 
 def to_grey(photo: Image.Image) -> Image.Image:
-    """The photo as its L* alone, which is what the model sees."""
+    """The photo's L* alone, which is the model's input."""
     return Image.fromarray(join_chroma(np.asarray(photo), np.zeros((1, 1, 2), np.float32)))
 
 

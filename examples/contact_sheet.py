@@ -1,14 +1,14 @@
-"""A contact sheet of any model: what it is given, what it makes of it, and the truth.
+"""A contact sheet of any model: its inputs, its results, and the truth.
 
     python examples/contact_sheet.py MODEL PHOTOS sheet.png --count 8 --steps 25
     python examples/contact_sheet.py colorize val.parquet sheet.png --count 24 --across 4
     python examples/contact_sheet.py sketch val.parquet sheet.jpg --count 12 --across 2 --samples 3
 
 PHOTOS is a folder of true pictures or a parquet file with a column `image`; the first ones are
-taken, none is chosen. A colorizer is given them grey, a model of sketches or edges lines drawn
+used, without selection. A colorizer gets them grey, a model of sketches or edges gets lines made
 from them (its pictures are those of `condiff render`, second stage included), an unconditional
-model nothing. A photo is a column, cut square; `--across N` lays N photos side by side instead,
-each whole, in columns: what was given, the results, the truth. `--no-truth` leaves the truth out.
+model gets no input. Each photo is a column, cropped square; `--across N` puts N uncropped photos
+side by side instead, in columns: input, results, truth. `--no-truth` leaves the truth out.
 """
 
 import argparse
@@ -80,7 +80,7 @@ def main() -> None:
 
 
 def draw(truth: Image.Image, kind: str, *, side: int) -> Drawing:
-    """The lines of a true picture brought to a short side, with the condition's own settings."""
+    """The lines of a true picture resized to a short side, with the condition's own settings."""
     scale = side / min(truth.size)
     size = (round(truth.width * scale), round(truth.height * scale))
     how = Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC
@@ -89,7 +89,7 @@ def draw(truth: Image.Image, kind: str, *, side: int) -> Drawing:
 
 
 def lay_across(rows: list[list[Image.Image]], across: int) -> list[list[Image.Image]]:
-    """Rows of givens, of results, of truths -> those of each photo side by side."""
+    """Rows of inputs, of results, of truths -> those of each photo side by side."""
     photos = list(zip(*rows, strict=True))
     return [
         [image for photo in photos[n : n + across] for image in photo]

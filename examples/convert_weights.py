@@ -1,10 +1,10 @@
-"""Published weights that are pickles, as one safetensors file that condiff reads.
+"""Converts published weights that are pickles into one safetensors file that condiff reads.
 
     python examples/convert_weights.py pt_inception-2015-12-05-6726825d.pth inception.safetensors
     python examples/convert_weights.py alexnet-owt-7be5be79.pth alex.pth lpips-alex.safetensors
 
-A pickle can run any program when it is opened. `weights_only` lets only tensors through; run this
-once, on files of authors you trust, and keep the result.
+A pickle can run any program when it is opened. `weights_only` loads only tensors; run this once,
+on files from authors you trust, and keep the result.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Lays the ten drawings of examples/drawings beside samples of each, none chosen.
+"""Puts the ten drawings of examples/drawings beside samples of each, not selected.
 
 python examples/drawings_sheet.py docs/drawings.jpg
 python examples/drawings_sheet.py docs/drawing-samples.jpg --only house --samples 4 --side 256

@@ -1,4 +1,4 @@
-"""Puts every tenth frame of films into one picture, a row for each film.
+"""Puts every tenth frame of films into one picture, one row per film.
 
 python examples/film_strip.py strip.jpg grey.mp4 color.mp4
 """

@@ -1,9 +1,9 @@
-"""Draws examples/drawings: ten drawings as of a mouse, in one black pen, two of them photographed.
+"""Draws examples/drawings: ten drawings as by mouse, in one black pen, two of them photographed.
 
     python examples/make_drawings.py
 
-The lines wobble, do not quite meet, and corners are missed, as in drawings of people; cat and boat
-are drawn in pencil too, on paper under a lamp, and photographed a little askew.
+The lines wobble, do not quite meet, and miss corners, as in drawings by hand. Cat and boat are also
+drawn in pencil on paper, and photographed under a lamp at a slight angle.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,7 @@ class Hand:
         self.draw = ImageDraw.Draw(self.sheet)
 
     def stroke(self, points: Points) -> None:
-        """A curve through points, which begins and ends up to two pixels from where it should."""
+        """A curve through points, with ends up to two pixels off."""
         steps = np.hypot(*np.diff(points, axis=0).T)
         length = np.concatenate([[0], np.cumsum(steps)])
         along = np.linspace(0, length[-1], max(2, round(length[-1] / 3)))
@@ -221,7 +221,7 @@ def draw(name: str) -> Image.Image:
 
 
 def photograph(drawing: Image.Image, seed: int) -> Image.Image:
-    """The drawing in pencil on paper, as a phone sees it: askew, unevenly lit, with grain."""
+    """The drawing in pencil on paper, as a phone's photo: tilted, unevenly lit, with grain."""
     rng = np.random.default_rng(seed)
     side = SIDE * 2
     lines = np.asarray(drawing.resize((side, side), Image.Resampling.BICUBIC), np.float32) / 255

@@ -3,12 +3,12 @@
     python examples/pretrain_decoder.py MODEL --data PHOTOS --val val.parquet -o NEW
     condiff train --config configs/colorize-long.yaml --init NEW --data PHOTOS -o RUN
 
-The decoder is shown the features of a few views of each photo, kept in the folder --cache, and
-learns the mean chroma at its own resolution: some six times the photos a second of training the
-whole model. A view is used up after five passes or so. The decoder's last layer stays zero, so that
-NEW paints as MODEL does until it is trained. What the regression explains of the variance of a and
-b in other photos is printed after each --every steps; a run that is stopped by Ctrl-C keeps what it
-has learnt.
+The decoder trains on the features of a few views of each photo, cached in the folder --cache, and
+learns the mean chroma at its own resolution: about six times as many photos per second as training
+the whole model. A view is exhausted after about five passes. The decoder's last layer stays zero,
+so NEW gives the results of MODEL until it is trained. The share of the variance of a and b in other
+photos that the regression explains is printed every --every steps. A run that is stopped by Ctrl-C
+saves its result.
 """
 
 import argparse
@@ -91,7 +91,7 @@ def cache_features(
     *,
     seed: int = 0,
 ) -> FeatureCache:
-    """One view of each photo with the backbone's maps; rows that are there already stay."""
+    """Cache one view of each photo with the backbone's maps; existing rows are kept."""
     data: dict[str, object] = {"cache_features": True}
     if patterns:
         data["files"] = dict.fromkeys(patterns, 1_000_000)  # all rows of each
@@ -114,7 +114,7 @@ def fit(
     others: FeatureCache,
     args: argparse.Namespace,
 ) -> None:
-    """Train the decoder with a linear layer from its hidden channels to chroma; keep its mean."""
+    """Train the decoder with a linear layer from its hidden channels to chroma; keep the EMA."""
     net = Regression(decoder)
     average = torch.optim.swa_utils.AveragedModel(
         net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(EMA_DECAY)
@@ -128,7 +128,7 @@ def fit(
     with contextlib.suppress(KeyboardInterrupt):
         for step, batch in zip(range(1, args.steps + 1), batches(caches, args.batch), strict=False):
             features, x_0 = batch["features"], net.shrink(batch["x_0"])
-            if rng.random() < args.mirrored:  # its maps are nearly the mirrored ones
+            if rng.random() < args.mirrored:  # its maps are almost the mirrored ones
                 features = {stride: values.flip(3) for stride, values in features.items()}
                 x_0 = x_0.flip(3)
             loss = F.mse_loss(net(features), x_0)
@@ -154,7 +154,7 @@ class Regression(nn.Module):
         self.decoder = decoder
         self.to_chroma = nn.Conv2d(decoder.last.in_channels, 2, 1)
         nn.init.zeros_(self.to_chroma.weight)
-        # The decoder's own last layer takes no part.
+        # The decoder's own last layer is not used.
         self.decoder.last.requires_grad_(False)
 
     def forward(self, features: dict[int, Tensor]) -> Tensor:
@@ -169,7 +169,7 @@ class Regression(nn.Module):
 
 
 def batches(caches: Sequence[FeatureCache], size: int) -> Iterator[Batch]:
-    """Batches of all views of all photos, in a new order each time, without end."""
+    """Endless batches of all views of all photos, in a new order each time."""
     rng = np.random.default_rng(0)
     photos = len(caches[0])
     while True:

@@ -1,4 +1,4 @@
-"""Lays a drawing of examples/drawings a row: as it is, without words, and with a colour's word.
+"""One row per drawing of examples/drawings: the drawing, without a prompt, with a colour word.
 
 python examples/prompt_sheet.py docs/prompts.jpg
 """

@@ -3,7 +3,7 @@
     python examples/reference_sheet.py docs/references.jpg docs/palettes.jpg
 
 The references are other views of the same photos: the other half of the photo's sides and more,
-tilted, mirrored, in another light. No photo shares its place in the frame with its reference.
+tilted, mirrored, in other light. No photo has the same position in the frame as its reference.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from condiff import ColorEdits, Pipeline
 from condiff.figures import make_contact_sheet
 
 SIDE = 224
-# Of each photo (x, y, width, height) of the picture, and of the part that the reference shows.
+# For each photo (x, y, width, height) of the picture, and of the reference's part.
 VIEWS = {
     "china": ((0.0, 0.05, 0.62, 0.9), (0.15, 0.0, 0.8, 1.0)),
     "coffee": ((0.2, 0.0, 0.75, 1.0), (0.0, 0.1, 0.85, 0.9)),
@@ -69,7 +69,7 @@ def compare(
 
 
 def give_palettes(colorize: Pipeline, photos: list[np.ndarray]) -> list[list[Image.Image]]:
-    """A row of palettes, and a row for each photo: automatic, and with each palette."""
+    """A row of palettes, and one row per photo: automatic, and with each palette."""
     blank = Image.new("RGB", (SIDE, SIDE), "white")
     given = [open_photo(p) if isinstance(p, str) else p for p in PALETTES]
     rows = [[blank, *map(show_palette, given)]]

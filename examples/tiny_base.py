@@ -1,13 +1,13 @@
-"""Makes a tiny folder of the shape of Stable Diffusion 1.x: random weights, for trying and testing.
+"""Makes a tiny folder in the format of Stable Diffusion 1.x: random weights, for tests.
 
 python examples/tiny_base.py base/
 python examples/tiny_base.py base/ --prediction-type v_prediction --scheduler LCMScheduler
 python examples/tiny_base.py base/ --autoencoder AutoencoderTiny
 
-It has all the parts of a real one (U-Net with cross-attention, VAE of 4 latent channels that makes
-pictures 8 times smaller, CLIP text encoder, tokenizer), 1.4 M parameters, and draws nothing
-sensible: `condiff train --base base/` runs on it in seconds, as it would on weights that were
-trained.
+It has all the parts of a real one (U-Net with cross-attention, VAE of 4 latent channels that
+shrinks pictures 8 times, CLIP text encoder, tokenizer) and 1.4 M parameters, and samples no
+meaningful pictures. `condiff train --base base/` runs on it in seconds, as it would on trained
+weights.
 """
 
 import argparse
@@ -32,7 +32,7 @@ boat fish bird cat dog flower hat ball star moon car of and with on in photo dra
 
 
 def make_tokenizer() -> CLIPTokenizer:
-    """Byte-pair encoding as CLIP's, whose merges spell WORDS; other words fall into bytes."""
+    """Byte-pair encoding like CLIP's, with merges for WORDS; other words are split into bytes."""
     letters = sorted(ByteLevel.alphabet())
     pieces = letters + [f"{letter}</w>" for letter in letters]
     merges: list[tuple[str, str]] = []
@@ -49,7 +49,7 @@ def make_tokenizer() -> CLIPTokenizer:
 
 
 def make_vae() -> AutoencoderKL:
-    """A VAE of 4 latent channels, which makes pictures 8 times smaller."""
+    """A VAE of 4 latent channels, which shrinks pictures 8 times."""
     vae = AutoencoderKL(
         block_out_channels=(8, 16, 16, 16),
         down_block_types=("DownEncoderBlock2D",) * 4,
@@ -59,14 +59,14 @@ def make_vae() -> AutoencoderKL:
         sample_size=64,
         scaling_factor=5.0,
     )
-    with torch.no_grad():  # latents of next to no deviation, as of a VAE that was trained
+    with torch.no_grad():  # latents of almost no deviation, like those of a trained VAE
         vae.quant_conv.weight[4:] = 0
         vae.quant_conv.bias[4:] = -20
     return vae
 
 
 def make_tiny_autoencoder() -> AutoencoderTiny:
-    """An autoencoder of TAESD's shape, narrower: no distribution, no scaling factor."""
+    """A narrower autoencoder of TAESD's shape: no distribution, no scaling factor."""
     return AutoencoderTiny(
         encoder_block_out_channels=(8, 8, 8, 8),
         decoder_block_out_channels=(8, 8, 8, 8),

@@ -7,13 +7,12 @@ tilted, mirrored, in other light. No photo has the same position in the frame as
 """
 
 import argparse
-from importlib.util import find_spec
 from pathlib import Path
 
 import cv2
 import numpy as np
-import skimage.data
 from PIL import Image
+from shipped_photos import open_photo
 
 from condiff import ColorEdits, Pipeline
 from condiff.figures import make_contact_sheet
@@ -42,16 +41,6 @@ def main() -> None:
     make_contact_sheet(give_palettes(colorize, photos), side=SIDE).save(
         arguments.palettes, quality=82
     )
-
-
-def open_photo(name: str) -> np.ndarray:
-    """(H,W,3) of a photo that ships with scikit-learn or scikit-image."""
-    if name in ("china", "flower"):
-        spec = find_spec("sklearn")
-        assert spec is not None and spec.origin is not None, "pip install scikit-learn"
-        path = Path(spec.origin).parent / "datasets" / "images" / f"{name}.jpg"
-        return np.asarray(Image.open(path))
-    return np.asarray(getattr(skimage.data, name)())
 
 
 def compare(

@@ -381,7 +381,7 @@ def test_a_signal_ends_it_with_130_and_nothing_half(number, tiny_folder, tmp_pat
         process.send_signal(number)
         _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr
-    assert "the same command goes on from here" in stderr
+    assert "the same command resumes the batch" in stderr
     assert "Traceback" not in stderr
     assert 1 <= len(files_of(out)) < 60
     assert main(["batch", str(photos), str(out), "-q", "-m", str(tiny_folder), *QUICK]) == 0
@@ -523,7 +523,7 @@ def test_a_folder_without_photos_begins_no_batch(run, tmp_path):
     (tmp_path / "in").mkdir()
     code, out, err = run(tmp_path / "in", tmp_path / "out", "--seed", 1)
     assert (code, out) == (0, "0 done, 0 skipped, 0 failed\n")
-    assert "There are no photos to do" in err
+    assert "There are no photos to colour" in err
     assert not (tmp_path / "out").exists()
     make_photo(40, 30).save(tmp_path / "in" / "a.png")
     assert run(tmp_path / "in", tmp_path / "out", "--seed", 2)[0] == 0  # no seed was settled

@@ -217,14 +217,14 @@ def test_a_film_that_was_stopped_goes_on_and_gets_the_same_bytes(run_video, tmp_
 
     monkeypatch.setattr(films, "_write", stop)
     code, out, err = run_video(film, tmp_path / "out.mkv", *hint)
-    assert (code, out) == (130, "") and "goes on from here" in err
+    assert (code, out) == (130, "") and "the same command resumes the film" in err
     parts = tmp_path / ".out.mkv.condiff"
     assert [p.name for p in sorted(parts.glob("*.nut"))] == ["00000.nut"]
     code, _, err = run_video(film, tmp_path / "out.mkv")
     assert code == 2 and "another hints" in err
     stop_at = 99
     code, _, err = run_video(film, tmp_path / "out.mkv", *hint)
-    assert code == 0 and "goes on" in err
+    assert code == 0 and "resumed where it was stopped" in err
     assert written[14] == 8 * 40  # the second segment is done again
     assert (tmp_path / "out.mkv").read_bytes() == (tmp_path / "whole.mkv").read_bytes()
     assert not parts.exists()

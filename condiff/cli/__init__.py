@@ -17,11 +17,11 @@ from condiff.errors import NO_MEMORY, CondiffError, UsageError
 
 # The commands in the order of the help, and the first sentence of each one's help.
 COMMANDS = {
-    "colorize": "Give black-and-white photos their colours.",
+    "colorize": "Colour black-and-white photos.",
     "render": "Make pictures that follow the lines of a drawing.",
     "batch": "Colour every photo of a folder.",
     "video": "Give a black-and-white film steady colours.",
-    "web": "Serve a page that colours photos and makes pictures of drawings.",
+    "web": "Serve a page that colours photos and makes pictures from drawings.",
     "condition": "Draw the edges, lines or other condition image of a photo.",
     "prep": "Turn photos into a training set.",
     "train": "Train a model on your photos.",
@@ -30,18 +30,18 @@ COMMANDS = {
     "export": "Write the ONNX graphs that run a model without torch.",
     "info": "Show versions and devices, or describe a model.",
 }
-WITHOUT_ARGUMENTS = {"web", "info"}  # the others show their help then
+WITHOUT_ARGUMENTS = {"web", "info"}  # without arguments the others show their help
 WRONG_TORCHVISION = (
-    "The torchvision that is installed was made for another build of torch, which keeps diffusers "
-    "from loading: pip uninstall torchvision (condiff does without it), or install the one that "
-    "goes with your torch."
+    "The installed torchvision was made for another build of torch, which keeps diffusers from "
+    "loading: pip uninstall torchvision (condiff does not need it), or install the one that fits "
+    "your torch."
 )
 ENDED = {130: "interrupted", 143: "ended by SIGTERM"}
 OPENCV_NO_MEMORY = -4  # cv2.Error.StsNoMem
 MAY_BE_EMPTY = {"--prompt", "--negative-prompt"}
 VERBOSE = re.compile("--verbose|-[fnqv]*v[fnqv]*")  # alone, or with other short flags: -qv
 
-# Plain help, which takes a tenth of a second less of imports.
+# Plain help, whose imports take a tenth of a second less.
 PLAIN: dict[str, Any] = {"pretty_exceptions_enable": False, "rich_markup_mode": None}
 
 
@@ -49,7 +49,7 @@ class PanelCommand(TyperCommand):
     """A command whose plain help lists its options by the panels of their groups."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read the arguments; a wrong value is told without pydantic's name for its error."""
+        """Read the arguments; errors for wrong values omit pydantic's name for them."""
         try:
             return super().parse_args(ctx, args)
         except typer.BadParameter as error:
@@ -77,7 +77,7 @@ class PanelCommand(TyperCommand):
 
 
 class LazyGroup(TyperGroup):
-    """The group of all commands: it imports one when that is asked for by its name."""
+    """The group of all commands: it imports a command when it is asked for by its name."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         """The names, in the order of the help."""
@@ -151,18 +151,18 @@ def main(argv: list[str] | None = None) -> int:
             print(f"condiff: {ENDED[code]}.", file=sys.stderr)
         return code if code else flush()
     except Exception as error:
-        told = _sentence_for(error)
-        if told is None:
+        message = _sentence_for(error)
+        if message is None:
             raise
         if any(VERBOSE.fullmatch(argument) for argument in arguments):
             traceback.print_exc()
-        print(f"condiff: {on_one_line(told)}", file=sys.stderr)
+        print(f"condiff: {on_one_line(message)}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     return flush()
 
 
 def _find_empty(arguments: list[str]) -> str | None:
-    """The place of an empty argument, which would be taken for the present folder."""
+    """The place of an empty argument, which would be taken for the current folder."""
     for number, argument in enumerate(arguments):
         flag = arguments[number - 1] if number else ""
         if argument == "" and flag not in MAY_BE_EMPTY:
@@ -174,15 +174,15 @@ def _find_empty(arguments: list[str]) -> str | None:
 
 
 def _sentence_for(error: Exception) -> str | None:
-    """What a user is told of an error; None of one that no user can bring about."""
+    """The message for an error that a user can cause; None for any other."""
     if isinstance(error, CondiffError):
         return str(error)
     if isinstance(error, MemoryError) or getattr(error, "code", None) == OPENCV_NO_MEMORY:
         return NO_MEMORY
     if isinstance(error, OSError) and error.strerror and not isinstance(error, BrokenPipeError):
-        where = error.filename2 or error.filename  # of a name that is too long, say
+        where = error.filename2 or error.filename  # for example of a name that is too long
         what = f"cannot use {where}" if where else "cannot write any further"
-        return f"{what}: {error.strerror}; what was finished before is whole."
+        return f"{what}: {error.strerror}; what was finished before is complete."
     cause: BaseException | None = error
     while cause is not None:  # transformers wraps it where it is installed
         if isinstance(cause, RuntimeError) and "torchvision::" in str(cause):

@@ -1,4 +1,4 @@
-"""`condiff batch`: colour every photo of a folder, or say why one could not be coloured."""
+"""`condiff batch`: colour every photo of a folder, or report why one could not be coloured."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from condiff.cli.sampling import Group, SamplingFlags, expand_groups
 
 @dataclass(frozen=True)
 class BatchFlags(Group):
-    """Which photos, where to, and by whom."""
+    """Which photos are coloured, where results go, and what does the work."""
 
     model: options.Model = "colorize"
     include: Annotated[
@@ -30,16 +30,16 @@ class BatchFlags(Group):
     format: Annotated[
         str | None,
         typer.Option(
-            help="Write all results as png, jpg, webp, tif … (default: each as its photo, or png "
-            "for formats that are only read).",
+            help="Write all results as png, jpg, webp, tif … (default: each in its photo's format, "
+            "or as png if that cannot be written).",
         ),
     ] = None
     seed: Annotated[
         int | None,
         typer.Option(
             min=0,
-            help="Random seed of the batch, from which each photo's own seed follows by its path "
-            "below IN_DIR (default: a new one, or that of the batch that is resumed).",
+            help="Random seed of the batch. Each photo's own seed is computed from it and the path "
+            "below IN_DIR (default: a new one, or that of the resumed batch).",
         ),
     ] = None
     hints: Annotated[
@@ -53,8 +53,8 @@ class BatchFlags(Group):
         bool,
         typer.Option(
             "--album",
-            help="Give all photos one style, as those of one roll: every photo is first coloured "
-            "small, and the mean colours are drawn together.",
+            help="Give all photos one style, like photos of one roll: every photo is first "
+            "coloured small, and results are moved towards the mean colours of all.",
         ),
     ] = False
     quality: options.Quality = None
@@ -77,14 +77,14 @@ class BatchFlags(Group):
     workers: Annotated[
         int | None,
         typer.Option(
-            min=1, max=1024, help="How many photos are in work at once (default: one per core)."
+            min=1, max=1024, help="How many photos are coloured at once (default: one per core)."
         ),
     ] = None
     shard: Annotated[
         str,
         typer.Option(
             metavar="I/N",
-            help="Do only the I-th of N parts of the photos, to share them among machines.",
+            help="Colour only the I-th of N parts of the photos, to share them among machines.",
         ),
     ] = "1/1"
     fail_fast: Annotated[
@@ -95,7 +95,7 @@ class BatchFlags(Group):
     ] = False
     force: Annotated[
         bool,
-        typer.Option("-f", "--force", help="Start over, and replace the results that are there."),
+        typer.Option("-f", "--force", help="Start over, and replace existing results."),
     ] = False
     touch: options.Touch = False
     dry_run: options.DryRun = False
@@ -129,8 +129,8 @@ def batch(
 ) -> None:
     """Colour every photo of a folder.
 
-    Results that are there already are skipped, so that the same command resumes a batch that was
-    stopped or killed. Photos that fail are named on stderr with the reason, and the rest is done.
+    Existing results are skipped, so that the same command resumes a batch that was stopped or
+    killed. Photos that fail are named on stderr with the reason, and the others are coloured.
     """
     from condiff.batch.colorize import BatchOptions, plan_batch, run_batch
     from condiff.batch.journal import ALBUM
@@ -197,5 +197,5 @@ def parse_format(name: str | None) -> str | None:
     suffix = f".{name.lower().removeprefix('.')}"
     if suffix not in FORMATS:
         known = ", ".join(known.removeprefix(".") for known in FORMATS)
-        raise typer.BadParameter(f"{name!r} is none of {known}.", param_hint="--format")
+        raise typer.BadParameter(f"{name!r} is not one of {known}.", param_hint="--format")
     return suffix

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ResultFlags(Group):
-    """The files of a command."""
+    """The files that the command writes."""
 
     panel = "Where it goes"
 
@@ -42,7 +42,7 @@ class ResultFlags(Group):
         bool,
         typer.Option(
             "--sheet/--no-sheet",
-            help="Write several samples side by side, too: photo.color.sheet.jpg.",
+            help="Also write several samples side by side: photo.color.sheet.jpg.",
         ),
     ] = True
     uncertainty: Annotated[
@@ -50,7 +50,7 @@ class ResultFlags(Group):
     ] = None
     gif: Annotated[
         Path | None,
-        typer.Option(help="Film the way from noise to the result, as .gif, .webp or .mp4."),
+        typer.Option(help="Film the denoising from noise to the result, as .gif, .webp or .mp4."),
     ] = None
     quality: options.Quality = None
     provenance: options.Provenance = True
@@ -77,11 +77,11 @@ def colorize(
     model: options.Model = "colorize",
     seed: options.Seed = None,
 ) -> None:
-    """Give black-and-white photos their colours.
+    """Colour black-and-white photos.
 
     A result has the photo's size and, pixel for pixel, its lightness. Colours of a colour photo are
-    ignored and made anew. The result of photo.jpg is written beside it as photo.color.jpg, unless
-    -o says otherwise; its path is printed on stdout. Folders are for `condiff batch`.
+    ignored and replaced. The result of photo.jpg is written beside it as photo.color.jpg, unless
+    -o names another place; its path is printed on stdout. For folders, use `condiff batch`.
     """
     outputs.check_pick(results.pick, results.samples)
     if not results.suffix or set(results.suffix) & set("/\\\0"):
@@ -142,7 +142,7 @@ def colorize(
 
 @dataclass(frozen=True)
 class _Job:
-    """A photo and the files that are made of it; None among the targets is standard output."""
+    """A photo and the files that are made from it; None among the targets is standard output."""
 
     source: str
     targets: list[Path | None]
@@ -150,7 +150,7 @@ class _Job:
 
     @classmethod
     def plan(cls, source: str, results: ResultFlags, *, many: bool) -> "_Job":
-        """photo.jpg -> photo.color.jpg, or photo.color.1.jpg and on, and what goes with them."""
+        """photo.jpg -> photo.color.jpg, or photo.color.1.jpg and so on, and the extra files."""
         from condiff.photos.writing import default_target
 
         if Path(source).is_dir():
@@ -182,7 +182,7 @@ class _Job:
         content: options.Content,
         references: options.ReferenceFlags,
     ) -> None:
-        """Raise an error for what cannot be written, before any work."""
+        """Raise an error for files that cannot be written, before any work."""
         from condiff.photos.writing import check_target
 
         if hints.hints is not None:
@@ -199,7 +199,7 @@ class _Job:
                 check_target(path, results.force)
 
     def read(self, reading: options.Reading, edits: "ColorEdits", *, quiet: bool) -> "Photo":
-        """The photo; stderr says what is odd about it, and which hints sRGB cannot show.
+        """The photo; reports what is odd about it, and which hints sRGB cannot show, on stderr.
 
         Raises ImageError for a photo that cannot be read, or that the targets cannot hold.
         """
@@ -242,7 +242,7 @@ def _colorize(
     hinted: dict[str, Any],
     messages: options.Messages,
 ) -> None:
-    """Colour one photo and write all that is made of it."""
+    """Colour one photo and write all of its files."""
     from condiff.pipelines.colorizing import describe_grey, describe_match, note_making
 
     started = time.perf_counter()
@@ -254,7 +254,7 @@ def _colorize(
     if match := describe_match(made[0].info.get("matched")):
         options.report(match, quiet=quiet)
     chosen = outputs.choose(made, results.pick)
-    for result, path in zip(chosen, job.targets, strict=True):  # first: what else may fail
+    for result, path in zip(chosen, job.targets, strict=True):  # first, since the rest may fail
         noted = note_making(result, pipeline, settings, hints=hinted)
         outputs.write_result(
             noted, path, quality=settings.quality, force=results.force, quiet=quiet

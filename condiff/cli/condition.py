@@ -37,7 +37,7 @@ def condition(
     ] = None,
     seed: Annotated[
         int | None,
-        typer.Option(min=0, help="Draw the parameters at random by this seed (default: do not)."),
+        typer.Option(min=0, help="Draw the parameters at random with this seed (default: do not)."),
     ] = None,
     output: options.Output = None,
     force: options.Force = False,
@@ -46,11 +46,11 @@ def condition(
 ) -> None:
     """Draw the edges, lines or other condition image of a photo.
 
-    It has the photo's size. Of photo.jpg and the kind canny it is written as photo.canny.png beside
-    the photo, unless -o says otherwise. --all draws a contact sheet of all kinds instead.
+    It has the photo's size. For photo.jpg and the kind canny it is written beside the photo as
+    photo.canny.png, unless -o names another file. --all draws a contact sheet of all kinds instead.
     """
     if (kind is None) != all_kinds:
-        raise typer.BadParameter("Say which condition: --kind NAME, or --all, and not both.")
+        raise typer.BadParameter("Choose a condition: --kind NAME, or --all, but not both.")
     if all_kinds and settings:
         raise typer.BadParameter("--set is for one --kind, not for --all.")
     numbers = dict(map(parse_setting, settings or []))
@@ -73,15 +73,15 @@ def condition(
         result = make_sheet(photo, seed=seed, quiet=quiet)
     else:
         result = to_image(apply(kind, np.asarray(photo), seed=None, **chosen))
-        told = ", ".join(f"{name} {value:.4g}" for name, value in chosen.items())
+        described = ", ".join(f"{name} {value:.4g}" for name, value in chosen.items())
         options.report(
-            f"{photo.width}x{photo.height}, {kind}: {told or 'no parameters'}", quiet=quiet
+            f"{photo.width}x{photo.height}, {kind}: {described or 'no parameters'}", quiet=quiet
         )
     write_picture(result, target, force=force)
 
 
 def make_sheet(photo: "Image.Image", *, seed: int | None, quiet: bool) -> "Image.Image":
-    """A sheet of the photo and all its condition images; stderr says what missing kinds need."""
+    """A sheet of the photo and all its condition images; reports what missing kinds need."""
     import numpy as np
 
     from condiff.conditions.table import CONDITIONS, apply

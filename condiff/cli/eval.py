@@ -23,7 +23,7 @@ DEFAULT_KIND = "sketch"  # of lines
 
 @dataclass(frozen=True)
 class EvalFlags(Group):
-    """What is measured, and what is told of it."""
+    """What is measured, and what is printed."""
 
     model: Annotated[
         str | None, typer.Option("-m", "--model", help="Measure this model instead of folders.")
@@ -35,14 +35,14 @@ class EvalFlags(Group):
         ),
     ] = None
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Take only the first so many photos.")
+        int | None, typer.Option(min=1, help="Take only this many photos, the first ones.")
     ] = None
     condition: Annotated[
         str | None,
         typer.Option(
             metavar="KIND",
-            help="Kind of lines to give to a model of drawings (default: sketch); softedge is "
-            "never trained on.",
+            help="Kind of lines to give to a model of drawings (default: sketch); no model is "
+            "trained on softedge.",
         ),
     ] = None
     upscale: Annotated[
@@ -97,8 +97,8 @@ def evaluate(
     mean colour, and the truth. PSNR alone rewards doing nothing. The Fréchet distance is taken on
     EfficientNet-Lite0's features, so it is not FID.
 
-    A model of drawings is given the lines of each photo, and makes pictures as render does. The
-    table says whether they have the same lines, whether they look real, and how far samples differ
+    A model of drawings gets the lines of each photo, and makes pictures as render does. The table
+    shows whether they have the same lines, whether they look real, and how far samples differ
     (--samples 2). Its baselines are the set's blurred mean, noise, another photo, and the truth.
     """
     from_folders = result_dir and truth_dir and not (flags.model or flags.data)
@@ -232,7 +232,7 @@ def _measure_drawings(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Print the figures of what a model makes of each photo's lines, beside the baselines'."""
+    """Print the figures of a model's pictures from each photo's lines, beside the baselines'."""
     import numpy as np
 
     from condiff.evaluation.report import to_json_lines
@@ -261,7 +261,7 @@ def _read_pairs(
 
 
 def _load_networks(folder: Path | None) -> "tuple[Features | None, Distance | None]":
-    """Of FID and KID, and of LPIPS; None where the folder has no weights of it."""
+    """The networks of FID and KID, and of LPIPS; None where the folder lacks the weights."""
     if folder is None:
         return None, None
     from condiff.evaluation.feature_extractors import load_metric_networks

@@ -28,9 +28,9 @@ def export(
 ) -> None:
     """Write the ONNX graphs that run a model without torch.
 
-    The engines onnx and openvino run them. They hold no weights of their own, but point into the
-    model's safetensors files, and are checked against torch at two sizes. The folder's path is
-    printed on stdout.
+    The engines onnx and openvino run them. They contain no weights, but refer to the model's
+    safetensors files, and are checked against torch at two sizes. The folder's path is printed on
+    stdout.
     """
     options.quiet_libraries()
     from condiff.backends.onnx_export import CALL_TOLERANCE, compare_engines, write_graphs
@@ -44,5 +44,5 @@ def export(
             f"{found.encoder:.1e}, U-Net {found.unet:.1e} (at most {CALL_TOLERANCE:g})",
             quiet=quiet,
         )
-    told = {"target": str(folder), "differences": [found._asdict() for found in differences]}
-    print(json.dumps(told) if as_json else folder)
+    record = {"target": str(folder), "differences": [found._asdict() for found in differences]}
+    print(json.dumps(record) if as_json else folder)

@@ -1,4 +1,4 @@
-"""`condiff figure`: draw noise schedules, and how pictures become noise and noise pictures."""
+"""`condiff figure`: draw noise schedules, and how noise is added to pictures and removed."""
 
 import secrets
 import sys
@@ -77,7 +77,7 @@ def forward(
 ) -> None:
     """Show how noise is added to a photo.
 
-    One row per noise schedule; of photo.jpg it is written as photo.forward.png beside it.
+    One row per noise schedule; for photo.jpg it is written beside it as photo.forward.png.
     """
     from condiff.photos.writing import check_target
 
@@ -124,7 +124,7 @@ def reverse(
         bool,
         typer.Option(
             "--as-is",
-            help="Do not clean a drawing, nor refuse a photo in its place; show the model a "
+            help="Neither clean a drawing nor refuse a photo in its place; show the model a "
             "photo's own levels.",
         ),
     ] = False,
@@ -136,8 +136,8 @@ def reverse(
 ) -> None:
     """Film how noise becomes a picture.
 
-    Of photo.jpg the film is written as photo.reverse.gif beside it. -o takes a .gif, .webp or .mp4;
-    on standard output it is a GIF.
+    For photo.jpg the film is written beside it as photo.reverse.gif. -o takes a .gif, .webp or
+    .mp4; on standard output it is a GIF.
     """
     from condiff.figures import check_animation, pick_frames, write_animation
 

@@ -38,12 +38,12 @@ def info(
     as_json: options.Json = False,
 ) -> None:
     """Show versions and devices, or describe a model."""
-    told = describe_model(model) if model else describe_machine()
+    description = describe_model(model) if model else describe_machine()
     if as_json:
-        print(json.dumps(told))
+        print(json.dumps(description))
         return
-    card = told.pop("card", None)
-    for key, value in told.items():
+    card = description.pop("card", None)
+    for key, value in description.items():
         if isinstance(value, list):
             value = ", ".join(value) or "none"
         elif isinstance(value, dict):
@@ -104,12 +104,12 @@ def describe_model(name: str) -> dict[str, object]:
 
 
 def _graphs(loaded: "ModelInfo") -> str:
-    """Whether the model has graphs, or could have."""
+    """Whether the model has graphs, or can have some."""
     from condiff.backends.table import has_graphs
 
     if loaded.task.space.is_latent:
-        return "none: torch alone runs a model on a base"
-    return "there" if has_graphs(loaded) else "none: see `condiff export`"
+        return "none: only torch runs a model on a base"
+    return "present" if has_graphs(loaded) else "none: see `condiff export`"
 
 
 def _takes(task: "Task") -> str:

@@ -52,10 +52,10 @@ Threads = Annotated[
         "differ slightly.",
     ),
 ]
-Force = Annotated[bool, typer.Option("-f", "--force", help="Overwrite what is there.")]
+Force = Annotated[bool, typer.Option("-f", "--force", help="Overwrite existing files.")]
 Touch = Annotated[
     bool,
-    typer.Option("--touch", help="Date results now (default: they keep the photo's date)."),
+    typer.Option("--touch", help="Give results the present date (default: the photo's)."),
 ]
 DryRun = Annotated[
     bool, typer.Option("-n", "--dry-run", help="Print what would be done, and do nothing.")
@@ -76,8 +76,8 @@ Look = Annotated[
     str | None,
     typer.Option(
         metavar="quiet|natural|vivid",
-        help="How strong the colours are: a guidance scale, variety and saturation of the model's "
-        "own (default: natural). Flags that set one of them go before.",
+        help="How strong the colours are: one of the model's sets of guidance scale, variety and "
+        "saturation (default: natural). Flags that set one of these take precedence.",
     ),
 ]
 Saturation = Annotated[
@@ -89,7 +89,7 @@ Saturation = Annotated[
 Temperature = Annotated[
     float,
     typer.Option(
-        min=-100, max=200, help="Make colours warmer by so many mired, or cooler if negative."
+        min=-100, max=200, help="Make colours warmer by this many mired, or cooler if negative."
     ),
 ]
 Provenance = Annotated[
@@ -126,7 +126,7 @@ class Reading(Group):
 
 @dataclass(frozen=True)
 class Content(Group):
-    """What a photo contains, and what of it is coloured."""
+    """What a photo contains, and which part of it is coloured."""
 
     panel = "What the photo contains"
 
@@ -137,15 +137,15 @@ class Content(Group):
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="A grey picture of the photo's aspect: what is white in it is coloured, what is "
-            "black stays grey. In a batch also a folder of them: a/b.png is for a/b.jpg.",
+            help="A grey picture of the photo's aspect: white places are coloured, black ones stay "
+            "grey. In a batch also a folder of them: a/b.png is for a/b.jpg.",
         ),
     ] = None
     background: Annotated[
         str | None,
         typer.Option(
             metavar="COLOR",
-            help="Put results with transparency on this colour (white, #rrggbb), as JPEG needs it.",
+            help="Replace transparency by this colour (white, #rrggbb), as JPEG needs it.",
         ),
     ] = None
     as_is: Annotated[
@@ -159,7 +159,7 @@ class Content(Group):
 
     @property
     def masks(self) -> Path | None:
-        """The folder of --mask, where it is one."""
+        """The value of --mask if it is a folder."""
         return self.mask if self.mask and self.mask.is_dir() else None
 
     def edit(
@@ -186,7 +186,7 @@ class Content(Group):
 
 @dataclass(frozen=True)
 class Machine(Group):
-    """Where and by what the network runs."""
+    """Where the network runs, and which library runs it."""
 
     panel = "Machine"
 
@@ -195,7 +195,7 @@ class Machine(Group):
     threads: Threads = 1
 
     def check(self, model: "ModelInfo") -> None:
-        """Raise ConfigError or ModelError where the model cannot run so; nothing is loaded."""
+        """Raise ConfigError or ModelError if the model cannot run this way; nothing is loaded."""
         from condiff.backends.table import choose_engine, find_device
 
         choose_engine(model, self.engine, find_device(self.device, engine=self.engine))
@@ -233,8 +233,8 @@ class HintFlags(Group):
         list[str],
         typer.Option(
             metavar="X,Y,COLOR",
-            help="Put a colour at a place; may be repeated. Numbers with a point are shares of "
-            "width and height (0.5,0.25,#3c5ac8), whole numbers are pixels (300,200,#3c5ac8).",
+            help="Put a colour at a place; may be repeated. Numbers with a decimal point are "
+            "shares of width and height (0.5,0.25,#3c5ac8), integers pixels (300,200,#3c5ac8).",
             show_default=False,
         ),
     ] = ()  # type: ignore[assignment]
@@ -263,7 +263,7 @@ class HintFlags(Group):
 
 @dataclass(frozen=True)
 class ReferenceFlags(Group):
-    """Colour photos that a result is to be like."""
+    """Colour photos that a result takes its colours from."""
 
     panel = "How it looks"
 
@@ -271,7 +271,7 @@ class ReferenceFlags(Group):
         list[Path],
         typer.Option(
             metavar="PHOTO",
-            help="Take colours from a colour photo of the same scene or things, where it matches; "
+            help="Take colours from a colour photo of the same scene or objects, where it matches; "
             "may be repeated.",
             show_default=False,
         ),

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def choose_target(
     output: str | None, beside: Path, *, source: str | None, what: str = "photo"
 ) -> Path | None:
-    """The file that -o names, `beside` in the folder that it names, or `beside`; None for stdout.
+    """The file that -o names, the name of `beside` in -o's folder, or `beside`; None for stdout.
 
     `what` names the input in the error that standard input needs an output.
     """
@@ -43,7 +43,7 @@ def number_targets(target: Path | None, samples: int) -> list[Path | None]:
     if samples == 1:
         return [target]
     if target is None:
-        raise typer.BadParameter("Several samples do not fit into one standard output: use -o.")
+        raise typer.BadParameter("Several samples cannot go to standard output: use -o.")
     numbers = range(1, samples + 1)
     return [target.with_name(f"{target.stem}.{n}{target.suffix}") for n in numbers]
 
@@ -56,10 +56,10 @@ def keep_source(source: str, written: Iterable[Path | None], *, what: str = "pho
 def keep_sources(
     sources: Iterable[str], written: Iterable[Path | None], *, what: str = "photo"
 ) -> None:
-    """The same for several inputs, of which none is to be written over by another one's result."""
+    """The same for several inputs: a result must not replace its own or another input."""
     inputs = {}
     for source in sources:
-        with suppress(OSError):  # it is not there, or no file
+        with suppress(OSError):  # it does not exist, or is not a file
             inputs[_identify(os.stat(source))] = source
     for path in written:
         try:
@@ -90,8 +90,8 @@ def check_distinct(paths: Iterable[Path | None]) -> None:
 
 
 def keep_date(source: Path, target: Path) -> None:
-    """Give a result the modification date of its photo, where the disk allows it."""
-    with suppress(OSError):  # the photo is gone by now, say: the result is there
+    """Give a result the modification date of its photo, if the disk allows it."""
+    with suppress(OSError):  # the result counts, even if the photo is gone
         status = source.stat()
         os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
 
@@ -99,7 +99,7 @@ def keep_date(source: Path, target: Path) -> None:
 def write_result(
     result: "Photo", path: Path | None, *, quality: int | None, force: bool, quiet: bool
 ) -> None:
-    """Write a photo to a file, or to stdout; stderr says what of it the format cannot hold."""
+    """Write a photo to a file, or to stdout; reports on stderr what the format cannot hold."""
     from condiff.photos.writing import losses, write_photo
 
     lost = losses(result, path.suffix if path else "png")
@@ -165,7 +165,7 @@ def check_pick(pick: str | None, samples: int) -> None:
     from condiff.color.sample_selection import PICKS
 
     if pick not in PICKS:
-        raise typer.BadParameter(f"--pick knows {', '.join(PICKS)}, not {pick}.")
+        raise typer.BadParameter(f"--pick takes {', '.join(PICKS)}, not {pick}.")
     if samples < 2:
         raise typer.BadParameter("--pick needs several samples: add --samples 5.")
 

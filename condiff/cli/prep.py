@@ -26,14 +26,14 @@ class PrepFlags(Group):
     task: Annotated[
         str | None,
         typer.Option(
-            help="What the photos are for, which chooses the condition: colorize (gray, and grey "
-            "photos are left out), sketch (sketch) or edge (canny)."
+            help="Task of the photos, which chooses the condition: colorize (gray, and grey photos "
+            "are left out), sketch (sketch) or edge (canny)."
         ),
     ] = None
     kind: Annotated[
         list[str] | None,
         typer.Option(
-            help="Draw this condition, in place of the task's; may be repeated. One is stored as "
+            help="Draw this condition instead of the task's; may be repeated. One is stored as "
             "the column conditioning_image, several as conditioning_KIND; none stores photos alone."
         ),
     ] = None
@@ -63,8 +63,8 @@ class PrepFlags(Group):
         typer.Option(
             min=-1,
             max=64,
-            help="Leave out photos that look like an earlier one: whose dHash differs from its in "
-            "at most so many of 64 bits; -1 keeps all.",
+            help="Leave out photos that look like an earlier one: the two dHashes differ in at "
+            "most this many of 64 bits; -1 keeps all.",
         ),
     ] = 3
     val: Annotated[
@@ -76,7 +76,7 @@ class PrepFlags(Group):
         typer.Option("--license", help="Licence of the photos, named in the data set's card."),
     ] = None
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Take only the first so many photos.")
+        int | None, typer.Option(min=1, help="Take only this many photos, the first ones.")
     ] = None
     workers: Annotated[
         int | None,
@@ -131,7 +131,7 @@ def prep(
         license=flags.licence,
     )
     if Path(source).exists() and out.resolve().is_relative_to(Path(source).resolve()):
-        raise typer.BadParameter(f"OUT {out} lies in SOURCE {source}: give a folder outside it.")
+        raise typer.BadParameter(f"OUT {out} is inside SOURCE {source}: give a folder outside it.")
     plan = library.plan(open_source(source), out, recipe, force=flags.force)
     if flags.dry_run:
         describe(plan, recipe)
@@ -145,13 +145,13 @@ def choose_kinds(task: str | None, kinds: list[str]) -> tuple[str, ...]:
 
     if task is not None and task not in PREPARED_TASKS:
         choices = ", ".join(PREPARED_TASKS)
-        raise typer.BadParameter(f"{task!r} is none of {choices}.", param_hint="task")
+        raise typer.BadParameter(f"{task!r} is not one of {choices}.", param_hint="task")
     if not kinds:
         if task is None:
-            raise typer.BadParameter("Say what the photos are for: --task, or --kind.")
+            raise typer.BadParameter("Choose what the photos are for: --task, or --kind.")
         return PREPARED_TASKS[task].prepares
     if NO_KIND in kinds and len(kinds) > 1:
-        raise typer.BadParameter(f"--kind {NO_KIND} goes with no other --kind.")
+        raise typer.BadParameter(f"--kind {NO_KIND} does not go with another --kind.")
     return () if NO_KIND in kinds else tuple(dict.fromkeys(kinds))
 
 

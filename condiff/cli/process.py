@@ -13,7 +13,7 @@ ESCAPED = "condiff"  # the name of the error handler below
 
 
 def escape_unprintable(error: UnicodeError) -> tuple[bytes, int]:
-    """An error handler: bytes of names that are no text as they are, other characters escaped."""
+    """An error handler: keeps bytes of names that are not text, escapes other characters."""
     assert isinstance(error, UnicodeEncodeError)
     found = error.object[error.start : error.end]
     escaped = (
@@ -29,10 +29,10 @@ codecs.register_error(ESCAPED, escape_unprintable)
 
 
 def open_streams() -> None:
-    """Let a stdin, stdout or stderr that is closed lead nowhere, and stdout take any name.
+    """Open closed ones of stdin, stdout and stderr on the null device; let stdout take any name.
 
-    Else the next file that is opened takes the number of a closed one, and what libraries write to
-    stderr lands in a photo; and print takes stdout for a stderr that is None.
+    Otherwise the next file that is opened gets the number of a closed stream, and what libraries
+    write to stderr goes into a photo; and print uses stdout in place of a stderr that is None.
     """
     for number in range(3):
         try:
@@ -42,7 +42,7 @@ def open_streams() -> None:
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115  # for the whole process
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors != ESCAPED:
-        sys.stdout.reconfigure(errors=ESCAPED)  # a name that its encoding lacks costs no photo
+        sys.stdout.reconfigure(errors=ESCAPED)  # print names that its encoding lacks
 
 
 @contextmanager
@@ -63,11 +63,11 @@ def ended_by_sigterm() -> Iterator[None]:
 
 
 def flush() -> int:
-    """Write what is still to go to stdout; 1 where that cannot be done, 0 else."""
+    """Write the rest of stdout; 1 if that fails, otherwise 0."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
-    except BrokenPipeError:  # as of `| head`: whoever reads has enough
+    except BrokenPipeError:  # as by `| head`: the reader has ended
         sys.stdout = None  # type: ignore[assignment]  # nothing more is flushed at the end
         return 1
     except OSError as error:
@@ -78,7 +78,7 @@ def flush() -> int:
 
 
 def on_one_line(text: str) -> str:
-    """A sentence with the control characters escaped that a name in it may hold."""
+    """A sentence with control characters escaped, which a name in it may contain."""
     return "".join(
         c if c.isprintable() or "\udc80" <= c <= "\udcff" else ascii(c)[1:-1] for c in text
     )

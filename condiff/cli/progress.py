@@ -73,7 +73,7 @@ def report(
     hidden = quiet or not sys.stderr.isatty()
     total = len(plan.jobs) + len(plan.faults)
     if not total:
-        options.report(f"There are no photos to do in {plan.source}.", quiet=quiet)
+        options.report(f"There are no photos to colour in {plan.source}.", quiet=quiet)
     report_left_out(plan, each=verbose, quiet=quiet)
     for what, names in (("hints", plan.unused_hints), ("masks", plan.unused_masks)):
         for name in names:
@@ -110,7 +110,7 @@ def report(
                         add(result.job.name, report_json(plan, result))
             except KeyboardInterrupt:
                 options.report(
-                    f"{summarize_batch(counts)}; the same command goes on from here", quiet=quiet
+                    f"{summarize_batch(counts)}; the same command resumes the batch", quiet=quiet
                 )
                 raise
     if own["results"] and not verbose:
@@ -128,7 +128,7 @@ def report(
 
 
 def report_left_out(plan: "Plan", *, each: bool, quiet: bool) -> None:
-    """Say what of IN is left out and why: each file, or counts of every suffix and reason."""
+    """Report what is left out of IN and why: each file, or counts of every suffix and reason."""
     from condiff.batch.plan import NOT_A_PHOTO
 
     if each:
@@ -173,7 +173,7 @@ def shown(name: str) -> str:
 
 @contextmanager
 def stopped_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM end a batch like Ctrl-C: photos in work are finished first."""
+    """Let SIGTERM end a batch like Ctrl-C: photos in progress are finished first."""
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt

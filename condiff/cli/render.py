@@ -41,7 +41,7 @@ class Targets:
     animation: Path | None
 
     def check(self, *, force: bool) -> None:
-        """Raise ImageError or ConfigError for what cannot be written, before any work."""
+        """Raise ImageError or ConfigError for files that cannot be written, before any work."""
         from condiff.figures import check_animation
         from condiff.photos.writing import check_target
 
@@ -68,8 +68,8 @@ Source = Annotated[
     str | None,
     typer.Argument(
         metavar="INPUT",
-        help="A drawing, or what else the model takes, such as a depth map; - for standard "
-        "input; leave it out for a model that takes none.",
+        help="A drawing, or another picture that the model takes, such as a depth map; - for "
+        "standard input; leave it out for a model that takes none.",
         show_default=False,
     ),
 ]
@@ -95,9 +95,9 @@ class PictureFlags(Group):
         str,
         typer.Option(
             metavar="auto|lines|none|FOLDER",
-            help="What enlarges a picture: lines, which spreads its colours up to the drawing's "
-            "lines; a model of the task upscale, by its name or folder; none, plain resampling; "
-            "or auto, the model that the model folder names, else lines.",
+            help="What enlarges a picture: lines (spreads its colours up to the drawing's lines), "
+            "a model of the task upscale by its name or folder, none (plain resampling), or auto "
+            "(the model that the model folder names, otherwise lines).",
         ),
     ] = "auto"
     keep_lines: Annotated[
@@ -112,8 +112,8 @@ class PictureFlags(Group):
         typer.Option(
             min=0,
             max=1,
-            help="How even colours are inside closed lines: 1, one colour for what lines enclose; "
-            "0, as the model samples them.",
+            help="How even colours are inside closed lines, from 0, as the model samples them, to "
+            "1, one colour for each region.",
         ),
     ] = 1.0
 
@@ -129,14 +129,14 @@ class RenderFlags(Group):
     gif: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Film how the first sample comes about, as .gif, .webp or .mp4."
+            metavar="FILE", help="Film the denoising of the first sample, as .gif, .webp or .mp4."
         ),
     ] = None
     as_is: Annotated[
         bool,
         typer.Option(
             "--as-is",
-            help="Do not clean the drawing, nor refuse photos: dark is ink, light is paper.",
+            help="Neither clean the drawing nor refuse photos: dark is ink, light is paper.",
         ),
     ] = False
     provenance: Annotated[
@@ -164,9 +164,9 @@ def render(
 
     A picture has the drawing's own size. The drawing may be a file, a scan or a phone's photo of
     paper: uneven light and grain are removed, white lines on black inverted, and transparency is
-    taken for paper. stderr says what was done. The picture for sketch.jpg is written beside it as
-    sketch.render.png, and as sample.png if there is no drawing, unless -o says otherwise. Several
-    samples are numbered, and get a contact sheet. Paths of pictures are printed on stdout.
+    taken for paper; what was done is reported on stderr. The picture for sketch.jpg is written
+    beside it as sketch.render.png, and without a drawing as sample.png, unless -o names another
+    file. Several samples are numbered, and get a contact sheet. Paths are printed on stdout.
     """
     from condiff.color.edits import ColorEdits
     from condiff.models.info import read_model_info
@@ -230,7 +230,7 @@ def render(
 def plan_targets(
     source: str | None, output: str | None, samples: int, animation: Path | None
 ) -> Targets:
-    """sketch.render.png, or sketch.render.1.png and on beside sketch.render.sheet.png."""
+    """sketch.render.png, or sketch.render.1.png and so on beside sketch.render.sheet.png."""
     name = Path("sample.png" if source in (None, "-") else source or "")
     beside = name.parent / f"{name.stem}.render.png" if source else name
     path = choose_target(output, beside, source=source, what="drawing")
@@ -240,7 +240,7 @@ def plan_targets(
     sheet = path.with_name(f"{path.stem}.sheet{path.suffix}") if samples > 1 else None
     written = [each for each in (*pictures, sheet, animation) if each is not None]
     if animation is not None and animation in written[:-1]:
-        raise typer.BadParameter(f"--gif {animation} is a picture's name as well: give another.")
+        raise typer.BadParameter(f"--gif {animation} is also the name of a picture: give another.")
     if source is not None:
         keep_source(source, written, what="drawing")
     return Targets(pictures, sheet, animation)
@@ -249,7 +249,7 @@ def plan_targets(
 def _open(
     source: str, info: "ModelInfo", reading: options.Reading, *, as_is: bool, quiet: bool
 ) -> "Opened":
-    """The user's picture as the model takes it; stderr says how it was cleaned."""
+    """The user's picture as the model takes it; reports on stderr how it was cleaned."""
     from condiff.errors import ImageError
     from condiff.photos.reading import read_photo
 

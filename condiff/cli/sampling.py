@@ -1,7 +1,7 @@
 """Groups of flags, each defined once: a command takes a whole group as one argument.
 
 `expand_groups` replaces every parameter of a command whose type is a group by the group's flags,
-and passes the command an instance. The flags of `SamplingConfig` are made of its fields.
+and passes the command an instance. The flags of `SamplingConfig` are made from its fields.
 """
 
 import dataclasses
@@ -98,7 +98,7 @@ def _sampling_flag(field: FieldInfo) -> Any:
 
 
 _FIELDS = dict(SamplingConfig.model_fields)
-if TYPE_CHECKING:  # the classes are made of the fields, which a type checker cannot follow
+if TYPE_CHECKING:  # the classes are made from the fields, which a type checker cannot follow
 
     class SamplingFlags(_SamplingFlags):
         """All fields."""
@@ -107,7 +107,7 @@ if TYPE_CHECKING:  # the classes are made of the fields, which a type checker ca
         """All fields but `size`."""
 else:
     SamplingFlags = _sampling_group("SamplingFlags", _FIELDS)
-    # Of commands whose --size is of the picture that is made, and not of what the model sees.
+    # For commands whose --size is that of the result, not that at which the model sees a picture.
     SamplingFlagsWithoutSize = _sampling_group(
         "SamplingFlagsWithoutSize", {n: field for n, field in _FIELDS.items() if n != "size"}
     )

@@ -26,7 +26,7 @@ BAR = "{desc} {percentage:3.0f}%|{bar:20}| {elapsed}<{remaining} {postfix}"
 
 @dataclass(frozen=True)
 class TrainFlags(Group):
-    """What is trained on what, for how long."""
+    """The task, the data and the length of a run."""
 
     data: Annotated[
         str,
@@ -51,7 +51,7 @@ class TrainFlags(Group):
             help="What to learn: colorize, sketch (line drawings to pictures), edge, depth (edge "
             "or depth maps to pictures), restyle (any pairs of aligned pictures), none (pictures "
             "from noise alone) or upscale (small pictures to large ones, along their lines); "
-            "default: as the settings say, or colorize.",
+            "default: the settings' task, or colorize.",
             metavar="NAME",
         ),
     ] = None
@@ -83,8 +83,8 @@ class TrainFlags(Group):
     base: Annotated[
         str | None,
         typer.Option(
-            help="Train the U-Net of a pretrained base: a folder or Hub id of the shape of Stable "
-            "Diffusion 1 or 2.",
+            help="Train the U-Net of a pretrained base: a folder or Hub id with the architecture "
+            "of Stable Diffusion 1 or 2.",
             metavar="FOLDER|ID",
         ),
     ] = None
@@ -92,18 +92,18 @@ class TrainFlags(Group):
         int | None,
         typer.Option(
             min=1,
-            help="Of a base, train only low-rank updates of this rank: far less memory.",
+            help="Train only low-rank updates of this rank of the base: far less memory.",
             metavar="RANK",
         ),
     ] = None
     max_minutes: Annotated[
         float | None,
         typer.Option(
-            min=0, help="Stop after so many minutes; the learning rate falls to 0 by then."
+            min=0, help="Stop after this many minutes; the learning rate falls to 0 by then."
         ),
     ] = None
     max_steps: Annotated[
-        int | None, typer.Option(min=1, help="Stop after so many optimizer steps.")
+        int | None, typer.Option(min=1, help="Stop after this many optimizer steps.")
     ] = None
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Photos per batch of each process.")
@@ -121,7 +121,7 @@ class TrainFlags(Group):
     ] = None
     force: Annotated[
         bool,
-        typer.Option("-f", "--force", help="Start over: remove the run that the folder holds."),
+        typer.Option("-f", "--force", help="Start over: remove the run in the folder."),
     ] = False
     dry_run: Annotated[
         bool,
@@ -140,7 +140,7 @@ def train(
 
     Try it: condiff train --config configs/smoke.yaml --data photos/ -o runs/smoke
 
-    The model folder to use and share is OUTPUT/model. The same command again resumes a run that was
+    The model folder to use and share is OUTPUT/model. The same command resumes a run that was
     stopped or killed, bit for bit. On several GPUs: accelerate launch -m condiff train …
     docs/guide/training.md explains the settings.
     """
@@ -270,7 +270,7 @@ def _show_profile(trainer: "Trainer") -> None:
 
 
 def _show_progress(events: "Iterator[Filled | Logged]", *, silent: bool) -> None:
-    """Draw a bar of the run on stderr; where that is no terminal, a line for each checkpoint."""
+    """Draw a bar of the run on stderr; without a terminal, print a line for each checkpoint."""
     from tqdm import tqdm
 
     from condiff.training.loop import Logged
@@ -292,7 +292,7 @@ def _show_progress(events: "Iterator[Filled | Logged]", *, silent: bool) -> None
 
 @contextmanager
 def _stopping(trainer: "Trainer") -> Iterator[None]:
-    """Let SIGINT and SIGTERM end the run after the present step; a second one ends it at once."""
+    """Let SIGINT and SIGTERM end the run after the current step; a second one ends it at once."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         trainer.stop_signal = number

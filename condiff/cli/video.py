@@ -47,8 +47,8 @@ class FilmFlags(Group):
     deinterlace: Annotated[
         Deinterlace,
         typer.Option(
-            help="Make whole pictures of interlaced frames before they are coloured: of those that "
-            "are marked as interlaced, of all, or of none.",
+            help="Deinterlace frames before they are coloured: those that are marked as "
+            "interlaced, all, or none.",
         ),
     ] = "auto"
     audio: Annotated[
@@ -77,15 +77,15 @@ class FilmFlags(Group):
 
 @dataclass(frozen=True)
 class ContentFlags(Group):
-    """What of the frames is coloured, and how often the model looks."""
+    """Which part of the frames is coloured, and how often the model runs."""
 
     panel = "What the film contains"
 
     mask: Annotated[
         Path | None,
         typer.Option(
-            help="A grey picture of the film's aspect: what is white in it is coloured, what is "
-            "black stays grey."
+            help="A grey picture of the film's aspect: white places are coloured, black ones stay "
+            "grey."
         ),
     ] = None
     as_is: Annotated[
@@ -100,8 +100,8 @@ class ContentFlags(Group):
         typer.Option(
             min=1,
             max=100,
-            help="Frames from key frame to key frame: the model colours these; between them, "
-            "colours are carried along motion. At 1 the model colours all.",
+            help="Frames from key frame to key frame. The model colours key frames; between them, "
+            "colours are carried along motion. At 1 the model colours all frames.",
         ),
     ] = 12
     hint_shot: Annotated[
@@ -146,7 +146,7 @@ def video(
 ) -> None:
     """Give a black-and-white film steady colours.
 
-    Y of every frame is kept as it was decoded, and U and V are written. Sound, subtitles and
+    Y of every frame is kept as it was decoded, and U and V are replaced. Sound, subtitles and
     chapters are copied. The same command resumes a film that was stopped or killed. Hints are
     placed on the first frame of a shot, and follow what moves.
     """
@@ -184,7 +184,7 @@ def video(
 
 
 class Timed(NamedTuple):
-    """What a run made, and how fast it coloured the frames that were missing."""
+    """The result of a run, and how fast it coloured the frames that were missing."""
 
     result: "FilmResult"
     frames_per_second: float
@@ -195,18 +195,18 @@ def run(job: "Job", coloring: "Coloring", *, quiet: bool) -> Timed:
     from tqdm import tqdm
 
     if job.begin(coloring):
-        options.report(f"{job.target}: goes on where it was stopped", quiet=quiet)
+        options.report(f"{job.target}: resumed where it was stopped", quiet=quiet)
     started, done = time.perf_counter(), 0
     hidden = quiet or not sys.stderr.isatty()
     with stopped_by_sigterm(), tqdm(total=job.expected, unit="frame", disable=hidden) as bar:
         try:
             for progress in job.steps(coloring):
-                if not done:  # what is done already is not counted as fast
+                if not done:  # frames done before do not count
                     bar.initial = bar.n = progress.done - 1
                 done += 1
                 bar.update()
         except KeyboardInterrupt:
-            options.report("the same command goes on from here", quiet=quiet)
+            options.report("the same command resumes the film", quiet=quiet)
             raise
     result = job.finish(coloring)
     return Timed(result, done / max(time.perf_counter() - started, 1e-9))

@@ -1,4 +1,4 @@
-"""`condiff web`: serve the page that colours photos and makes pictures of drawings."""
+"""`condiff web`: serve the page that colours photos and makes pictures from drawings."""
 
 import os
 import socket
@@ -29,7 +29,7 @@ def web(
     machine: options.Machine,
     host: Annotated[
         str,
-        typer.Option(help="Address to listen on; 0.0.0.0 lets other machines of the network in."),
+        typer.Option(help="Address to listen on; 0.0.0.0 admits other machines of the network."),
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 7860,
     browser: Annotated[
@@ -50,15 +50,15 @@ def web(
     ] = "sketch",
     max_pixels: options.MaxPixels = MAX_PIXELS,
     max_upload: Annotated[
-        int, typer.Option(min=1, help="Refuse files larger than so many megabytes.")
+        int, typer.Option(min=1, help="Refuse files larger than this many megabytes.")
     ] = 500,
     quiet: options.Quiet = False,
 ) -> None:
-    """Serve a page that colours photos and makes pictures of drawings.
+    """Serve a page that colours photos and makes pictures from drawings.
 
-    The page runs on this machine alone: nothing is sent elsewhere, and what it is given is deleted
-    when its tab is closed, or the command ends. A download is the very file that `condiff colorize`
-    writes. The page's address is printed on stdout; Ctrl-C ends the command.
+    The page runs on this machine only: nothing is sent elsewhere, and uploads are deleted when the
+    tab is closed or the command ends. A download is the same file that `condiff colorize` writes.
+    The page's address is printed on stdout; Ctrl-C ends the command.
     """
     if missing := [name for name in ("starlette", "uvicorn") if find_spec(name) is None]:
         raise DependencyError.of(f"The page needs {missing[0]}", extra="web")
@@ -139,7 +139,7 @@ def _serve(settings: "WebSettings", host: str, port: int, *, browser: bool, quie
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A socket that listens; UsageError where the address cannot be had."""
+    """A socket that listens; UsageError where the address is not available."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=128)

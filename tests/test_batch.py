@@ -302,9 +302,9 @@ def test_what_is_refused_is_one_sentence_with_the_names(tmp_path):
 
     assert "itself" in refusal(photos, photos)
     assert "itself" in refusal(photos, link)
-    assert "lies in" in refusal(photos, photos / "out")
-    assert "lies in" in refusal(photos, link / "sub" / "out")
-    assert "lies in" in refusal(photos / "sub", photos)
+    assert "is inside" in refusal(photos, photos / "out")
+    assert "is inside" in refusal(photos, link / "sub" / "out")
+    assert "is inside" in refusal(photos / "sub", photos)
     assert "no folder" in refusal(tmp_path / "none", out)
     assert "is a file" in refusal(photos, photos / "a.jpg")
     both = refusal(photos, out, suffix=".png")

@@ -344,7 +344,7 @@ def test_export_refuses_what_it_cannot_use(folders, tmp_path, capsys):
     assert main(["export", str(folders / "none"), str(tmp_path / "file" / "new")]) == 1
     assert "Cannot write graphs into" in capsys.readouterr().err
     assert main(["export", str(folders / "none"), str(tmp_path)]) == 1
-    assert "is there already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
 
 def test_weights_that_do_not_fit_the_graph_are_refused_by_the_check(folders, tmp_path):

@@ -83,7 +83,7 @@ def test_a_folder_behind_a_url_is_planned_like_one_on_disk(memory):
     assert [left.name for left in found.left_out] == ["b/.hidden/d.jpg", "notes.txt", "x/e.gif"]
     with pytest.raises(ConfigError, match="itself"):
         plan(source, open_storage("memory://in/"))
-    with pytest.raises(ConfigError, match="lies in"):
+    with pytest.raises(ConfigError, match="is inside"):
         plan(source, open_storage("memory://in/out"))
     with pytest.raises(ConfigError, match="no folder memory://none"):
         plan(open_storage("memory://none"), out)

@@ -109,7 +109,7 @@ def _make_broken(folder: Path, photo: Image.Image) -> dict[str, str]:
     (links / "photo.jpg").symlink_to(folder / "formats" / "as-jpg.jpg")
     reasons |= {"links/nowhere.jpg": "nowhere", "links/itself.jpg": "loop", "links/loop": "loop"}
     os.mkfifo(folder / "broken" / "pipe.jpg")
-    reasons["broken/pipe.jpg"] = "no regular file"
+    reasons["broken/pipe.jpg"] = "not a regular file"
     if os.geteuid():  # root may read everything
         photo.save(_place(folder, "broken/secret.jpg"))
         (folder / "broken" / "secret.jpg").chmod(0)

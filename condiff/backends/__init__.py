@@ -1,1 +1,1 @@
-"""What runs a model: torch on any device, ONNX Runtime or OpenVINO on a processor."""
+"""The engines that run a model: torch on any device, ONNX Runtime or OpenVINO on a processor."""

@@ -46,7 +46,7 @@ class GraphBackend:
         guided: bool,
         words: Words = NO_WORDS,
     ) -> tuple[Any, ...]:
-        """As Backend says."""
+        """See Backend."""
         conds = self._encode(condition, hints, size, guided=guided)
         if self.text_encoder is None:
             return conds
@@ -74,7 +74,7 @@ class GraphBackend:
         return self.text_encoder({"tokens": tokens}, ["words"])[0]
 
     def predict(self, x_t: Array, t: float, cond: Array | WithWords) -> Array:
-        """As Backend says."""
+        """See Backend."""
         inputs = {"x_t": x_t, "t": np.array([t], np.float32)}
         picture: Any = cond
         if isinstance(cond, WithWords):
@@ -85,7 +85,7 @@ class GraphBackend:
         return output
 
     def predict_each(self, x_t: Array, t: float, conds: Sequence[Any]) -> list[Array]:
-        """As Backend says, in threads."""
+        """See Backend; the outputs are computed in threads."""
         return map_in_threads(lambda cond: self.predict(x_t, t, cond), conds)
 
     def decode(self, x_0: Array) -> Array:
@@ -102,7 +102,7 @@ def open_onnx(path: Path, threads: int) -> Run:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # log nothing: failures are raised
-    options.enable_cpu_mem_arena = False  # the arena keeps what one large photo took
+    options.enable_cpu_mem_arena = False  # the arena keeps the memory of one large photo
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except (state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf) as error:

@@ -37,7 +37,7 @@ class LatentBackend(TorchBackend):
         guided: bool,
         words: Words = NO_WORDS,
     ) -> tuple[WithWords | None, ...]:
-        """As Backend says; equal texts give conditions that are the same object."""
+        """See Backend; equal texts give conditions that are the same object."""
         assert self.task.picture is not None
         with self._at_work():
             picture = self.frozen.condition(self.task.picture.show(condition))

@@ -34,12 +34,12 @@ CALL_TOLERANCE = 1e-3  # largest difference of any number in one output, in x_0'
 CHECK_TIMESTEPS = (0.0, 600.0)
 CHECK_WORDS = ("a red house, blue roof", "yellow")
 PLANE = {0: "batch", 2: "height", 3: "width"}  # axes of any length
-AXES = {"tokens": {0: "batch", 1: "length"}, "words": {0: "batch"}}  # of what is no plane
+AXES = {"tokens": {0: "batch", 1: "length"}, "words": {0: "batch"}}  # of inputs that are not planes
 CHECK_SIZES = ((1, 2), (2, 1))  # height and width of the condition, in strides
 
 
 class Difference(NamedTuple):
-    """How far an engine's outputs are from torch's at most, for a condition of `size` (H,W)."""
+    """The largest differences of an engine's outputs from torch's; the condition has `size`."""
 
     engine: str
     size: tuple[int, int]
@@ -48,7 +48,7 @@ class Difference(NamedTuple):
 
 
 class _Encoder(nn.Module):
-    """The encoder as it is exported: x_t's size is computed from the condition's."""
+    """The exported encoder, which computes x_t's size from the condition's."""
 
     def __init__(self, encoder: ConditionEncoder, cell: int):
         super().__init__()
@@ -99,7 +99,7 @@ def write_graphs(name: str | Path, out: Path | None = None) -> Path:
     folder = loaded.path
     if out is not None and out.resolve() != folder.resolve():
         if out.exists():
-            raise StorageError(f"{out} is there already: give a new folder.")
+            raise StorageError(f"{out} already exists: give a new folder.")
         folder = out.with_name(f".{out.name}.part")
     try:
         if folder != loaded.path:
@@ -159,7 +159,7 @@ def _run(
     x_t: np.ndarray,
     size: tuple[int, int],
 ) -> list[np.ndarray]:
-    """What is encoded, and the model output at two timesteps, one clean and one noisy."""
+    """The encoded condition, and the model output at two timesteps, one clean and one noisy."""
     move = backend.to_device
     shown = None if hints is None else move(hints)
     conds = backend.encode(move(condition), shown, size, guided=True, words=CHECK_WORDS)
@@ -205,7 +205,7 @@ def _write_graph(loaded: LoadedModel, part: str, folder: Path) -> None:
     buffer = io.BytesIO()
     with warnings.catch_warnings():  # of tracing, and of this exporter's age
         warnings.simplefilter("ignore")
-        # The tracing exporter: the newer one takes another package, and twice the time or more.
+        # The tracing exporter: the newer one needs another package and at least twice the time.
         torch.onnx.export(
             module.eval(),
             tuple(inputs.values()),
@@ -225,7 +225,7 @@ def _write_graph(loaded: LoadedModel, part: str, folder: Path) -> None:
 
 
 def _point_into(graph: Any, weights: Path) -> None:
-    """Make every initializer that the safetensors file holds refer to that file."""
+    """Make every initializer that is in the safetensors file refer to that file."""
     import onnx
 
     kinds = {"F16": onnx.TensorProto.FLOAT16, "F32": onnx.TensorProto.FLOAT}
@@ -237,7 +237,7 @@ def _point_into(graph: Any, weights: Path) -> None:
             continue
         kind, shape, offset, length = stored[name]
         if list(tensor.dims) != shape or kind not in kinds:
-            raise ModelError(f"{weights} holds {name} as {kind} {shape}, which no graph can use.")
+            raise ModelError(f"{weights} has {name} as {kind} {shape}, which no graph can use.")
         own_name = tensor.name
         tensor.Clear()
         tensor.name, tensor.data_type = own_name, kinds[kind]

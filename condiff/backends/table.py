@@ -67,9 +67,9 @@ class Backend(Protocol):
         """cond and null_cond (B,K,*size) of a condition (B,N,H,W) in [-1,1].
 
         Without `guided` null_cond is None. hints are (B,3,*size); null_cond is the condition that
-        guidance leads away from. A model of words gives three if `guided`, of the backend's own
-        kind: of the picture and the prompt, of
-        the picture and the negative prompt, and of the negative prompt alone.
+        guidance leads away from. A model that takes words returns three if `guided`, of the
+        backend's own kind: for the picture and the prompt, for the picture and the negative
+        prompt, and for the negative prompt alone.
         """
         ...
 
@@ -82,7 +82,7 @@ class Backend(Protocol):
         ...
 
     def decode(self, x_0: Array) -> Array:
-        """x_0 (B,C,h,w) itself, or of latents the picture (B,3,H,W) that they stand for."""
+        """x_0 (B,C,h,w) itself; for latents, the picture (B,3,H,W) that they stand for."""
         ...
 
 
@@ -176,7 +176,7 @@ def build_engine(folder: ModelInfo, engine: str, *, device: str, threads: int) -
     except (RuntimeError, ValueError, OSError) as error:
         raise ModelError(
             f"The graphs in {folder.path} cannot be opened by {engine}: {first_line(error)}; write "
-            f"them anew with `condiff export {folder.path}`."
+            f"them again with `condiff export {folder.path}`."
         ) from error
     return GraphBackend(
         engine,
@@ -191,8 +191,8 @@ def build_engine(folder: ModelInfo, engine: str, *, device: str, threads: int) -
 def find_device(name: str, *, engine: str = "auto") -> str:
     """The device of that name; `auto` is the best one here that the engine can use.
 
-    torch is imported only if the answer may be other than cpu. Raises ConfigError for a device
-    that is not there.
+    torch is imported only if the result may differ from cpu. Raises ConfigError for a device that
+    is not available.
     """
     check_kind("device", name, str)
     if name == "auto" and engine in ENGINES and engine != "torch":

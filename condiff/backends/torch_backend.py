@@ -38,7 +38,7 @@ class TorchBackend:
         guided: bool,
         words: Words = NO_WORDS,
     ) -> tuple[Any, ...]:
-        """As Backend says."""
+        """See Backend."""
         with self._at_work():
             given = condition.contiguous(memory_format=torch.channels_last)
             encoder = self.model.encoder
@@ -52,13 +52,13 @@ class TorchBackend:
             return with_words(conds, *(self.model.embed([text]) for text in words))
 
     def predict(self, x_t: Tensor, t: float, cond: Tensor | WithWords) -> Tensor:
-        """As Backend says."""
+        """See Backend."""
         with self._at_work():
             step = torch.tensor([t], dtype=torch.float32, device=self.device)
             return self.model.predict(x_t, step, cond)
 
     def predict_each(self, x_t: Tensor, t: float, conds: Sequence[Any]) -> list[Tensor]:
-        """As Backend says, one after the other: a batch of them would round differently."""
+        """See Backend; one after the other, because a batch would round differently."""
         return [self.predict(x_t, t, cond) for cond in conds]
 
     def decode(self, x_0: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ class TorchBackend:
 
     @contextmanager
     def _at_work(self) -> Iterator[None]:
-        """No gradients; the threads, of which every calling thread has its own number."""
+        """No gradients; the number of threads, which torch keeps for each calling thread."""
         before = torch.get_num_threads()
         if self.threads is not None:
             torch.set_num_threads(self.threads)

@@ -1,1 +1,1 @@
-"""Folders of photos: planned, transformed and journalled, whatever happens."""
+"""Folders of photos: planned, transformed and journalled, so that a killed run can go on."""

@@ -1,8 +1,8 @@
 """The style of a batch whose photos are an album: measured once, before the first photo is made.
 
 Every photo is coloured at the model's size, and the means of its chroma are noted; the style is
-that of all of them. It is kept in OUT/.condiff, so that a batch that is resumed, with more photos
-or fewer, goes on with the style it was begun with.
+computed from all of them. It is kept in OUT/.condiff, so that a resumed batch, with more photos or
+fewer, keeps the style of its first run.
 """
 
 import json
@@ -20,7 +20,7 @@ from condiff.errors import CondiffError
 from condiff.photos.photo import Photo
 from condiff.photos.provenance import is_own_file
 
-WAIT = 0.2  # seconds until another process that measures is looked at again
+WAIT = 0.2  # seconds between checks of another process that measures
 
 Measure = Callable[[Photo, int], ChromaMeans]  # (photo, its seed)
 
@@ -34,10 +34,10 @@ def settle_style(
     read: Read,
     workers: int,
 ) -> AlbumStyle:
-    """The style of a batch: that which it was begun with, or one measured now and kept.
+    """The style of a batch: the stored one, or one that is measured now and stored.
 
-    Photos that cannot be read or coloured do not count; the batch reports them. Means that were
-    measured by a run that was stopped are used. Raises StorageError where OUT cannot be written to.
+    Photos that cannot be read or coloured do not count; the batch reports them. Means measured by
+    a stopped run are used. Raises StorageError where OUT cannot be written to.
     """
     key = hash_name(ALBUM)
     while (style := read_style(plan, seed)) is None:
@@ -58,7 +58,7 @@ def settle_style(
 
 
 def read_style(plan: Plan, seed: int) -> AlbumStyle | None:
-    """The style that a batch was begun with, None where it is not yet measured."""
+    """The stored style of a batch, None where it is not yet measured."""
     try:
         means = json.loads(plan.out.read(ALBUM))["means"]
     except FileNotFoundError:
@@ -105,7 +105,7 @@ class _Album:
                 means = self.measure(self.read(path), file_seed(self.seed, job.name))
         except MemoryError:
             return False
-        except (CondiffError, OSError):  # the batch says why
+        except (CondiffError, OSError):  # the batch reports why
             return True
         line = json.dumps({"name": job.name, "version": self._version(job), "means": means})
         with self.mutex:
@@ -114,7 +114,7 @@ class _Album:
         return True
 
     def _version(self, job: Job) -> list[int] | None:
-        """What changes when a photo's file does."""
+        """Numbers that change when a photo's file changes."""
         try:
             status = self.plan.source.stat(job.name)
         except OSError:

@@ -1,4 +1,4 @@
-"""Colours a folder: what is asked of a batch, and what is done to each of its photos."""
+"""Colours a folder: the options of a batch, and the work on each of its photos."""
 
 import os
 import secrets
@@ -33,20 +33,20 @@ ENGINE_NAMES = ("auto", *ENGINES, RAY)
 
 @dataclass(frozen=True, kw_only=True)
 class BatchOptions(ColorOptions):
-    """What is asked of a batch. None is the model's, the photo's, or the resumed batch's own.
+    """The options of a batch. None means the model's, the photo's or the resumed batch's value.
 
-    `seed` is the batch's: each photo's follows from it and its path. `edits` are without hints.
-    `engine` is of the network, or ray. Raises ConfigError for a value of another kind, or out of
-    range.
+    `seed` is the batch's; each photo's seed is computed from it and the photo's path. `edits`
+    contain no hints. `engine` runs the network, or is ray. Raises ConfigError for a value of
+    another kind, or out of range.
     """
 
     album: bool = False  # one style for all photos
     choice: Choice = field(default_factory=Choice)  # which photos
     suffix: str | None = None  # such as .png: the format of all results
     hints: Path | None = None  # a folder of pictures of strokes
-    masks: Path | None = None  # a folder of masks, each instead of that of `edits`
+    masks: Path | None = None  # a folder of masks, which replace that of `edits`
     quality: int | None = None
-    touch: bool = False  # results are dated now, instead of like their photos
+    touch: bool = False  # results get the present date instead of their photos'
     page: int | None = None
     max_pixels: int = MAX_PIXELS
     strict: bool = False  # photos whose file is damaged fail
@@ -72,7 +72,7 @@ class BatchOptions(ColorOptions):
             raise ConfigError(f"suffix is one of {', '.join(FORMATS)}, not {self.suffix!r}.")
 
     def asked(self) -> dict[str, Any]:
-        """The settings that a resumed batch must have been begun with; None: any."""
+        """The settings that must equal those of a resumed batch; None: any."""
         return {
             "task": "colorize",
             **dict.fromkeys(SamplingConfig.model_fields),
@@ -100,8 +100,7 @@ def colorize_folder(
     """Colour every photo below a folder, as `condiff batch` does; yields a result a photo.
 
     Photos that were done before are skipped, so that the same call resumes a batch. Folders may be
-    URLs of fsspec. Raises ConfigError where the settings are not those of the
-    batch that is resumed.
+    URLs of fsspec. Raises ConfigError where the settings are not those of the resumed batch.
     """
     options = BatchOptions() if options is None else options
     check_kind("options", options, BatchOptions)
@@ -128,13 +127,13 @@ def plan_batch(source: str, out: str, options: BatchOptions) -> tuple[Plan, Batc
         names = ", ".join(ENGINE_NAMES)
         raise UsageError(f"There is no engine {options.engine!r}: choose from {names}.")
     if options.address and options.engine != RAY:
-        raise UsageError("An address is of a Ray cluster: set the engine to ray, too.")
+        raise UsageError("An address is for a Ray cluster: set the engine to ray, too.")
     if options.album and options.engine == RAY:
         raise UsageError(
             "The style of an album is measured on one machine: leave out the engine ray."
         )
     if options.album and options.choice.shard != (1, 1):
-        raise UsageError("The style of an album is that of all photos: leave out the shard.")
+        raise UsageError("The style of an album is measured on all photos: leave out the shard.")
     for folder, what in ((options.hints, "hints"), (options.masks, "masks")):
         if folder is not None and not folder.is_dir():
             raise ConfigError(f"There is no folder {folder} of {what}: check its name.")
@@ -157,7 +156,7 @@ def run_batch(found: Plan, options: BatchOptions) -> Generator[Result, None, Non
     engine, device = choose_network(info, options.engine, options.device)
     info.check_sampling(info.sampling.override(options.overrides))
     if not found.jobs:
-        return  # no batch is begun in OUT, whose settings and seed later ones would have to take
+        return  # begin no batch in OUT: later ones would have to take its settings and seed
     default = info.sampling
     if default.size is None:
         default = default.override({"size": info.condition_size})
@@ -169,7 +168,7 @@ def run_batch(found: Plan, options: BatchOptions) -> Generator[Result, None, Non
     defaults = default.model_dump() | {"saturation": 1.0}
     opened = open_journal(found.out, asked, defaults=defaults, force=options.force)
     with opened as journal:
-        settled = journal.settings  # what was not asked is as the batch was begun
+        settled = journal.settings  # settings that were not given are the first run's
         sampling = {name: settled.get(name) for name in SamplingConfig.model_fields}
         settings = ColorizeSettings(
             model=info.name,
@@ -266,7 +265,7 @@ def choose_network(info: ModelInfo, engine: str, device: str) -> tuple[str, str]
     if engine != RAY:
         found = find_device(device, engine=engine)
         return choose_engine(info, engine, found.split(":")[0]), found
-    # A device that was named is the workers': this machine need not have it.
+    # A named device is the workers': this machine need not have it.
     found = find_device(device) if device == "auto" else device
     kind = found.split(":")[0]
     return choose_engine(info, "auto", kind), kind

@@ -6,8 +6,8 @@ however the process ends, other machines see it where the network file system ha
 file is left behind. Such locks hold between processes, not between threads of one process.
 
 Behind a URL there are no locks and nothing can be appended to. Every claim is granted, and each run
-has a journal file of its own, which is uploaded every few seconds: the user makes sure that no two
-runs use one URL at once.
+has a journal file of its own, which is uploaded every few seconds. The user has to make sure that
+no two runs use one URL at once.
 """
 
 import errno
@@ -39,7 +39,7 @@ Settings = dict[str, Any]
 
 @dataclass(frozen=True)
 class Entry:
-    """A journal line: what became of one photo, and the state of its file at that time."""
+    """A journal line: the outcome of one photo, and the state of its file at that time."""
 
     name: str
     outcome: Outcome
@@ -49,15 +49,15 @@ class Entry:
     mtime_ns: int  # the version of its file, see `storage.Status`
     digest: str  # of the photo's bytes; empty where they could not be read
     hints: str = ""  # digest of the picture of hints; empty where there was none
-    warnings: tuple[str, ...] = ()  # what of the photo was not read, or not written
+    warnings: tuple[str, ...] = ()  # parts of the photo that were not read or not written
     stale: bool = False  # failed, but an older result made with other hints is still in place
 
 
 class Locks:
     """Locks on bytes of a file, held until released or until the process ends.
 
-    Without a path there is no file, and every lock is granted; so it is on Windows, where the user
-    makes sure that there is one run at a time.
+    Without a path there is no file, and every lock is granted. The same is true on Windows, where
+    the user has to make sure that there is one run at a time.
     """
 
     def __init__(self, path: Path | None):
@@ -132,7 +132,7 @@ class Journal:
     def write(self, entry: Entry) -> None:
         """Append a line; locked, so that lines of several machines do not mix.
 
-        Raises StorageError where the disk or the store refuses.
+        Raises StorageError if that fails.
         """
         line = json.dumps(asdict(entry)).encode() + b"\n"
         with self._mutex, self._locks.hold(WRITING):
@@ -144,7 +144,7 @@ class Journal:
                 self._upload()
 
     def keep(self, name: str, content: str) -> None:
-        """Write a file of the batch, whole; StorageError where the disk or the store refuses."""
+        """Write a file of the batch completely; StorageError if that fails."""
         _publish(self.out, name, content.encode() + b"\n")
 
     def add_line(self, name: str, line: str) -> None:
@@ -188,9 +188,9 @@ def open_journal(
 ) -> Iterator[Journal]:
     """Begin a batch in `out`, or resume the one there; `force` starts over and replaces results.
 
-    A setting that is None takes the value of the batch that is resumed, or that of `defaults`.
-    Raises StorageError where `out` cannot be written to or locked, ConfigError where it holds a
-    batch with other settings.
+    A setting that is None takes the value of the resumed batch, or that of `defaults`. Raises
+    StorageError where `out` cannot be written to or locked, ConfigError where it contains a batch
+    with other settings.
     """
     parts = out.path_of(PARTS)
     try:
@@ -223,8 +223,8 @@ def open_journal(
 def compare_settings(out: Storage, settings: Mapping[str, Any]) -> Settings:
     """The settings that `out` was begun with, if any.
 
-    Raises ConfigError where one of `settings` that is not None differs. A setting that a batch of
-    an older version does not have is off there.
+    Raises ConfigError where one of `settings` that is not None differs. A setting that is missing
+    in a batch of an older version counts as off.
     """
     begun, _ = _read_settings(out)
     differ = [
@@ -235,7 +235,7 @@ def compare_settings(out: Storage, settings: Mapping[str, Any]) -> Settings:
     if differ:
         raise ConfigError(
             f"{out} was begun with other settings ({'; '.join(differ)}): give another folder, or"
-            " --force to begin anew."
+            " --force to start over."
         )
     return begun
 
@@ -274,7 +274,7 @@ def _settle(
 
 
 def _list_journals(out: Storage) -> list[str]:
-    """The files that hold entries, the oldest first."""
+    """The files that contain entries, the oldest first."""
     return [name for name in out.list_names(SCRATCH) if JOURNALS.fullmatch(name)]
 
 
@@ -299,7 +299,7 @@ def _read_settings(out: Storage) -> tuple[Settings, bool]:
         return {}, False
     except (ValueError, KeyError, TypeError) as error:
         raise StorageError(
-            f"{out.locate(SETTINGS)} is damaged: give another folder, or --force to begin anew."
+            f"{out.locate(SETTINGS)} is damaged: give another folder, or --force to start over."
         ) from error
 
 

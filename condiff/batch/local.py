@@ -23,7 +23,7 @@ from condiff.photos.reading import read_photo
 
 PIXELS_IN_WORK = 128_000_000  # joining chroma and lightness takes some 13 bytes per pixel
 Left = Literal["busy", "no memory", "stopped"]  # why a photo is left for later
-BUSY_WAIT = 0.2  # seconds until photos that other processes work on are looked at again
+BUSY_WAIT = 0.2  # seconds between checks of photos that other processes work on
 
 
 def run(
@@ -41,9 +41,9 @@ def run(
     """Carry out a plan; yields results as they come, first those that need no work.
 
     Each of `workers` threads takes a photo through reading, `transform` and writing. If the
-    generator is closed early, photos in work are finished and no other is begun. Where `transform`
-    raises MemoryError, the photo is tried again when no other is in work. `quality` is for
-    `write_photo`, `touch` for `process_photo`.
+    generator is closed early, photos in progress are finished and no other is begun. Where
+    `transform` raises MemoryError, the photo is tried again when no other is in progress.
+    `quality` is for `write_photo`, `touch` for `process_photo`.
     """
     status = BatchStatus(plan, journal, seed=seed, retry_failed=retry_failed)
     process = partial(process_photo, read=read, quality=quality, touch=touch)
@@ -72,7 +72,7 @@ def run(
 
 
 class _Budget:
-    """A limit of pixels in work at once; a larger photo waits until it is alone."""
+    """A limit of pixels in progress at once; a larger photo waits until it is alone."""
 
     def __init__(self, pixels: int):
         self.pixels, self.taken = pixels, 0
@@ -106,7 +106,7 @@ class _Batch:
 
     @contextmanager
     def room(self, photo: Photo) -> Iterator[None]:
-        """Wait until the photo fits beside those in work."""
+        """Wait until the photo fits beside those in progress."""
         if self.stop.is_set():
             raise _Stopped
         with self.budget.spend(photo.size[0] * photo.size[1]):

@@ -14,7 +14,7 @@ from condiff.errors import ConfigError, install_command
 from condiff.files import MAX_NAME, shorten_stem
 from condiff.photos.formats import FORMATS, RAW, is_photo
 
-UNWRITTEN_SUFFIX = ".png"  # of the result of a photo whose own format is only read
+UNWRITTEN_SUFFIX = ".png"  # of a result where the photo's own format cannot be written
 NOT_A_PHOTO = "not a photo by its suffix"
 # Formats that need a package: what a file is, the package's module, its extra, the suffixes.
 DECODERS = (
@@ -22,7 +22,7 @@ DECODERS = (
     ("JPEG XL", "pillow_jxl", "jxl", {".jxl"}),
     ("HEIC", "pillow_heif", "heif", {".heic", ".heif", ".hif", ".heics", ".heifs"}),
 )
-PLAIN_STARTS = (b"\xff\xd8", b"\x89PNG")  # of files that need none of them, whatever their suffix
+PLAIN_STARTS = (b"\xff\xd8", b"\x89PNG")  # of files that need no package, whatever their suffix
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Job:
     name: str
     target: str
     hints: Path | None = None  # a picture of strokes
-    mask: Path | None = None  # a picture of what is to be coloured
+    mask: Path | None = None  # a picture of the places that are coloured
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A file of IN, or a folder with a slash at its end, that is not done, and why."""
+    """A file of IN that is not done, or a folder, with a slash at its end, and the reason."""
 
     name: str
     reason: str
@@ -70,7 +70,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Choice:
-    """Which photos of IN are to be done."""
+    """Which photos of IN are done."""
 
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
@@ -148,7 +148,7 @@ def file_seed(seed: int, name: str) -> int:
 
 
 def hash_name(name: str) -> int:
-    """The first 64 bits of SHA-256 of a name in UTF-8; bytes that are no UTF-8 are kept."""
+    """The first 64 bits of SHA-256 of a name in UTF-8; bytes that are not UTF-8 are kept."""
     digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
     return int.from_bytes(digest[:8], "big")
 
@@ -191,9 +191,9 @@ def _check_folders(source: Storage, out: Storage) -> None:
     if here == there:
         raise ConfigError(f"{out} is the folder of the photos itself: give another to write to.")
     if there.is_relative_to(here):
-        raise ConfigError(f"{out} lies in {source}, the photos' folder: give one outside it.")
+        raise ConfigError(f"{out} is inside {source}, the photos' folder: give one outside it.")
     if here.is_relative_to(there):
-        raise ConfigError(f"{source} lies in {out}: results could fall on photos; give another.")
+        raise ConfigError(f"{source} is inside {out}: results could replace photos; give another.")
 
 
 def _needs_decoder(
@@ -201,7 +201,7 @@ def _needs_decoder(
 ) -> Fault | None:
     """The fault of a file whose format needs a package that is not installed.
 
-    It is no failure in the journal: as soon as the package is installed, the file is done.
+    The journal does not list it as a failure: once the package is installed, the file is done.
     """
     for kind, module, extra, suffixes in missing:
         path = source.path_of(name) if suffix in suffixes else None

@@ -27,9 +27,9 @@ from condiff.errors import ClusterError, DependencyError
 from condiff.files import reason_of
 from condiff.pipelines.colorizing import ColorizeSettings
 
-OBJECT_STORE = 256 * 2**20  # bytes, of a local Ray; small, as photos never pass through it
+OBJECT_STORE = 256 * 2**20  # bytes, of a local Ray; small, because photos never pass through it
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
-ATTEMPTS = 2  # at a photo that ends its worker: so many beside other photos, as many alone
+ATTEMPTS = 2  # for a photo that ends its worker: this many beside others, as many alone
 LOST = "its worker ended, and again when it was alone; Ray's logs say why (often a lack of memory)"
 
 
@@ -39,7 +39,7 @@ class Order:
 
     job: Job
     seed: int
-    hints: bytes | None  # the files, which may lie on the driver's own disk
+    hints: bytes | None  # the files, which may be on the driver's own disk
     mask: bytes | None
 
 
@@ -66,32 +66,32 @@ def run_on_ray(
     with _connect(address, workers):
         pool = _Pool(plan, settings, model, workers)
         while to_do:
-            mine = {job.name: job for job in to_do if journal.claim(hash_name(job.name))}
-            to_do = [job for job in to_do if job.name not in mine]
+            claimed = {job.name: job for job in to_do if journal.claim(hash_name(job.name))}
+            to_do = [job for job in to_do if job.name not in claimed]
             try:
                 journal.refresh()  # another run may have made some since
                 orders = []
-                for job in list(mine.values()):
+                for job in list(claimed.values()):
                     settled = status.look_up(job)
                     if settled is None:
                         drawn = (p.read_bytes() if p else None for p in (job.hints, job.mask))
                         orders.append(Order(job, file_seed(seed, job.name), *drawn))
                     else:
-                        journal.release(hash_name(mine.pop(job.name).name))
+                        journal.release(hash_name(claimed.pop(job.name).name))
                         yield settled
                 for entry in _make(orders, pool):
-                    result = status.record(mine[entry.name], entry)
-                    journal.release(hash_name(mine.pop(entry.name).name))
+                    result = status.record(claimed[entry.name], entry)
+                    journal.release(hash_name(claimed.pop(entry.name).name))
                     yield result
             finally:
-                for name in mine:
+                for name in claimed:
                     journal.release(hash_name(name))
             if to_do:
                 time.sleep(BUSY_WAIT)
 
 
 def _make(orders: Sequence[Order], pool: "_Pool") -> Iterator[Entry]:
-    """Entries of all orders; those without memory or answer are tried again, one by one."""
+    """Entries of all orders; those that lacked memory or lost their worker are retried alone."""
     left = {order.job.name: order for order in orders}
     for alone in (False, True):
         for entry in pool.make(list(left.values()), alone=alone):
@@ -103,7 +103,7 @@ def _make(orders: Sequence[Order], pool: "_Pool") -> Iterator[Entry]:
 
 
 class _Pool:
-    """What actors are made of, and how many there are at most."""
+    """The arguments of the actors, and their largest number."""
 
     def __init__(self, plan: Plan, settings: ColorizeSettings, model: Path, workers: int | None):
         import ray
@@ -128,7 +128,7 @@ class _Pool:
         count = min(1 if alone else self.workers, len(orders))
         idle = [actor.remote(self.settings, self.shared) for _ in range(count)]
         ahead = list(reversed(orders))
-        running: dict[Any, Any] = {}  # the worker of each answer that is awaited
+        running: dict[Any, Any] = {}  # the worker of each pending result
         while ahead or running:
             while ahead and idle:
                 worker = idle.pop()
@@ -146,11 +146,11 @@ class _Pool:
 
 def _gave_up(error: Exception) -> ClusterError:
     reason = str(error).strip().splitlines()[-1]
-    return ClusterError(f"Ray gave up: {reason}; the same command goes on from here.")
+    return ClusterError(f"Ray gave up: {reason}; the same command resumes the batch.")
 
 
 class Worker:
-    """A Ray actor: it holds the model and applies the same transform as a local run."""
+    """A Ray actor: it loads the model and applies the same transform as a local run."""
 
     def __init__(self, settings: ColorizeSettings, shared: list[Any]):
         import ray
@@ -230,13 +230,13 @@ def _connect(address: str | None, workers: int | None) -> Iterator[None]:
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(**started, log_to_driver=False, logging_level=logging.ERROR)
-    except Exception as error:  # Ray's own are of every class, some of Exception itself
-        ray.shutdown()  # of what was started, nothing is to stay
+    except Exception as error:  # Ray raises many classes, Exception itself among them
+        ray.shutdown()  # stop whatever was started
         where = f"at {address}" if address else "on this machine"
         reason = reason_of(error).rstrip(".")
         raise ClusterError(f"Ray cannot be started or reached {where}: {reason}.") from error
     try:
-        signal.signal(signal.SIGTERM, on_sigterm)  # Ray has taken it
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray has replaced the handler
         yield
     finally:
         ray.shutdown()

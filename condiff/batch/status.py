@@ -1,4 +1,4 @@
-"""Decides which photos of a batch are to be made, and which were done or failed before."""
+"""Decides which photos of a batch need work, and which were done or failed before."""
 
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
@@ -14,19 +14,19 @@ CHANGED = "the photo has changed since its result was made; delete the result or
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one photo; the reason says why it failed or was skipped."""
+    """The outcome of one photo, and the reason if it failed or was skipped."""
 
     job: Job
     seed: int
     outcome: Outcome
     reason: str = ""
-    warnings: tuple[str, ...] = ()  # what of the photo was not read, or not written
+    warnings: tuple[str, ...] = ()  # parts of the photo that were not read or not written
 
 
 class BatchStatus:
-    """What the journal and the target files say about the photos of a plan.
+    """The state of a plan's photos, by the journal and the target files.
 
-    With `retry_failed`, failures of earlier runs count as to do, once.
+    With `retry_failed`, failures of earlier runs count once as "to do".
     """
 
     def __init__(self, plan: Plan, journal: Journal, *, seed: int, retry_failed: bool):
@@ -48,7 +48,7 @@ class BatchStatus:
         return to_do
 
     def look_up(self, job: Job) -> Result | None:
-        """The result of a photo that needs no work, None for one that is to be made."""
+        """The result of a photo that needs no work, None for one that needs work."""
         entry = self.journal.entries.get(job.name)
         if entry is not None and entry in self.to_retry:
             if entry.stale:
@@ -70,7 +70,7 @@ class BatchStatus:
 def list_states(
     plan: Plan, entries: dict[str, Entry], *, replace: bool = False
 ) -> Iterator[tuple[str, str]]:
-    """For each job "to do", "skipped" or "failed", and the reason; makes nothing."""
+    """For each job "to do", "skipped" or "failed", and the reason; writes nothing."""
     for job in plan.jobs:
         state: tuple[str, str] | None
         state = _judge(plan, job, entries.get(job.name), replace=replace)
@@ -83,10 +83,10 @@ def list_states(
 def _judge(
     plan: Plan, job: Job, entry: Entry | None, *, replace: bool
 ) -> tuple[Outcome, str] | None:
-    """Outcome and reason of a photo that needs no work, None for one that is to be made."""
+    """Outcome and reason of a photo that needs no work, None for one that needs work."""
     there = plan.out.exists(job.target) and not (entry is not None and entry.stale)
     if there and not replace and (entry is None or entry.outcome != "done"):
-        return "skipped", "its target is there"
+        return "skipped", "its target exists"
     if entry is None or (entry.outcome == "done" and not there):
         return None
     if _pictures_of(job) != entry.hints:
@@ -98,7 +98,7 @@ def _judge(
 
 
 def _is_unchanged(plan: Plan, job: Job, entry: Entry) -> bool:
-    """Whether the photo is as the entry says: by size and version, or else by its bytes."""
+    """Whether the photo is the entry's: by size and version, otherwise by its bytes."""
     try:
         status = plan.source.stat(job.name)
         if status.size != entry.size:

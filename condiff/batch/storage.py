@@ -33,7 +33,7 @@ class Status:
 
 @dataclass(frozen=True)
 class Item:
-    """What `Storage.walk` found: a file, what was left out and why, or what cannot be used and why.
+    """An item that `Storage.walk` found: a file, or one that is left out or unusable, and why.
 
     The name of a folder that was left out ends with a slash.
     """
@@ -139,7 +139,7 @@ class Storage:
                 continue
             if identity == forbidden:
                 raise ConfigError(
-                    f"{avoid} lies in {self} by the link {prefix}: give another folder."
+                    f"{avoid} is inside {self} by the link {prefix}: give another folder."
                 )
             for entry in listed:
                 name = f"{prefix}/{entry.name}" if prefix else entry.name
@@ -186,7 +186,7 @@ class Storage:
             (self._path / name).unlink(missing_ok=True)
 
     def find_exit(self, folder: str) -> str | None:
-        """Where a folder below really is, if a link leads out; else None."""
+        """The real place of a folder below, if a link leads out; otherwise None."""
         real = os.path.realpath(self._path / folder)
         return None if Path(real).is_relative_to(os.path.realpath(self._path)) else real
 
@@ -297,14 +297,14 @@ class Remote(Storage):
 def _explain(entry: os.DirEntry[str]) -> str:
     """Why an entry that is neither a regular file nor a folder cannot be used."""
     if not entry.is_symlink():
-        return "it is no regular file; give a photo"
+        return "it is not a regular file; give a photo"
     try:
         os.stat(entry.path)
     except OSError as error:
         if error.errno == errno.ELOOP:
             return LOOP
-        return f"it is a link that leads nowhere ({error.strerror}); remove it or mend it"
-    return "it is a link to no regular file; give a photo"
+        return f"it is a link that leads nowhere ({error.strerror}); remove it or repair it"
+    return "it is a link to something that is not a regular file; give a photo"
 
 
 def _identify(folder: Path) -> tuple[int, int]:

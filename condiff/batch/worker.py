@@ -1,4 +1,4 @@
-"""One photo from file to file: its result complete in place, or the reason why not.
+"""One photo from file to file: a complete result, or the reason of a failure.
 
 A grey result is a failure.
 """
@@ -31,7 +31,7 @@ NO_MEMORY = "not enough memory even alone; scale it down, or give a smaller --si
 
 @dataclass(frozen=True)
 class Pictures:
-    """What was drawn for one photo: strokes of colour on transparency, a mask; None where not.
+    """The pictures that belong to one photo: strokes of colour on transparency, a mask, or None.
 
     `digest` is the SHA-256 of the file of strokes.
     """
@@ -78,12 +78,12 @@ def process_photo(
     touch: bool = False,
     room: Room = lambda photo: nullcontext(),
 ) -> Entry:
-    """Read a photo, transform it, publish the result; the entry says how it went.
+    """Read a photo, transform it, publish the result; returns an entry with the outcome.
 
     `room(photo)` is a context that the work is done in, to wait for free memory. Failures are
-    entries with a reason, NO_MEMORY for MemoryError; what `room` raises passes through. A result
+    entries with a reason, NO_MEMORY for MemoryError; errors of `room` pass through. A result
     keeps its photo's date unless `touch`. A photo that condiff coloured is skipped. Raises
-    StorageError where the disk is full, which no photo is to blame for.
+    StorageError where the disk is full, which is not the photo's failure.
     """
     size, version, digest, hints, reason = -1, 0, "", "", ""
     outcome: Outcome = "failed"
@@ -92,7 +92,7 @@ def process_photo(
     path, made = Path(), None
     try:
         with source.as_file(job.name) as path:
-            with suppress(OSError):  # read_photo says in a sentence what is wrong
+            with suppress(OSError):  # read_photo reports it in a sentence
                 status = source.stat(job.name)
                 size, version = status.size, status.version
                 digest = digest_of(path)
@@ -111,7 +111,7 @@ def process_photo(
                     write_photo(result, made, quality=quality, force=True)
                 if not touch and source.path_of(job.name):
                     date = path.stat().st_mtime_ns
-                    with suppress(OSError):  # not worth the result, where a disk does not allow it
+                    with suppress(OSError):  # the result counts, even if the disk refuses its date
                         os.utime(made, ns=(date, date))
         outcome = "done"
     except MemoryError:
@@ -135,7 +135,7 @@ def _is_full(error: BaseException | None) -> bool:
 
 def _full(out: Storage) -> StorageError:
     return StorageError(
-        f"There is no room left in {out}: make some, and the same command goes on from here."
+        f"There is no room left in {out}: make some, and the same command resumes the batch."
     )
 
 
@@ -145,7 +145,7 @@ def _read_pictures(job: Job) -> Pictures:
 
 
 def digest_pictures(job: Job) -> str:
-    """SHA-256 of what was drawn for a photo; empty where that is nothing."""
+    """SHA-256 of the pictures that belong to a photo; empty if there are none."""
     digests = [digest_of(path) if path else "" for path in (job.hints, job.mask)]
     if not digests[1]:
         return digests[0]

@@ -88,7 +88,7 @@ def test_it_equals_the_network_spelt_out_in_numpy(folder):
 
 def test_a_broken_weights_file_is_told(tmp_path):
     (tmp_path / WEIGHTS).write_bytes(b"no HDF5")
-    with pytest.raises(ConditionError, match="does not hold HED's weights"):
+    with pytest.raises(ConditionError, match="does not contain HED's weights"):
         soft_edges(np.zeros((16, 16, 3), np.uint8), tmp_path)
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["block1"] = 0

@@ -63,9 +63,9 @@ def test_a_palette_is_of_colours_or_of_a_photo(tmp_path):
     assert Palette.open(["#aa5533", " teal"]).note == "#aa5533,teal"
     path = parse_palette(str(tmp_path / "photo.png"))
     assert Palette.open(path).note == Reference.open(path).digest
-    with pytest.raises(UsageError, match="neither a photo"):
+    with pytest.raises(UsageError, match="neither an existing photo"):
         parse_palette("no/such.jpg")
-    with pytest.raises(ConfigError, match="no colour"):
+    with pytest.raises(ConfigError, match="not a colour"):
         Palette.open(["#aa5533", "nocolour"])
     with pytest.raises(ConfigError, match="no colour in it"):
         Palette.open(["#888888", "black"])

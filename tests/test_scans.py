@@ -353,7 +353,7 @@ def test_transparency_is_put_on_a_background(pipeline, background):
 
 
 def test_wrong_backgrounds_and_models_that_take_no_such_edits_are_refused(sketch_folder):
-    with pytest.raises(ConfigError, match="'whiite' is no colour"):
+    with pytest.raises(ConfigError, match="'whiite' is not a colour"):
         ColorEdits(background="whiite")
     drawing = Pipeline.from_pretrained(sketch_folder, device="cpu")
     with pytest.raises(ConfigError, match="takes no invert"):

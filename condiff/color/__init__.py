@@ -1,1 +1,1 @@
-"""Colours: Lab, hints, and what a user edits for; arrays in, arrays out."""
+"""Colours: Lab, hints, and a user's edits; arrays in, arrays out."""

@@ -1,4 +1,4 @@
-"""One style for the photos of a set: their mean colours and their strength are drawn together.
+"""One style for the photos of a set: their mean colours and mean chroma are brought together.
 
 The chroma of a result is shifted and scaled half of the way to the means of the set. So a roll of
 one scene gets one white balance, and a set of many scenes keeps its differences.
@@ -13,7 +13,7 @@ import numpy as np
 from condiff.arrays import Plane
 
 PULL = 0.5  # of the way to the set's means; 1 makes all means equal, whatever the photos show
-MAX_GAIN = 1.6  # of chroma, and the inverse of its least
+MAX_GAIN = 1.6  # of chroma; the least gain is its inverse
 GREY = 1.0  # chroma that is added before ratios are taken: grey photos are not amplified
 
 
@@ -26,7 +26,7 @@ class ChromaMeans(NamedTuple):
 
     @classmethod
     def of(cls, chroma: Plane) -> "ChromaMeans":
-        """Those of (h,w,2)."""
+        """The means of chroma (h,w,2)."""
         a, b = chroma.reshape(-1, 2).astype(np.float64).mean(axis=0)
         return cls(float(a), float(b), float(np.linalg.norm(chroma, axis=2).mean(dtype=float)))
 
@@ -35,7 +35,7 @@ class ChromaMeans(NamedTuple):
 class AlbumStyle:
     """The style of a set of photos; `means` are those of its results, None: not yet measured.
 
-    All photos start from the same noise in their large areas, that of `seed`.
+    All photos start from the same noise in their large areas, which `seed` decides.
     """
 
     seed: int
@@ -62,6 +62,6 @@ class AlbumStyle:
 
     @property
     def note(self) -> dict[str, float]:
-        """What a note in a result says of it."""
+        """The style as a part of a result's note."""
         means = {} if self.means is None else self.means._asdict()
         return {"seed": self.seed, **{name: round(value, 4) for name, value in means.items()}}

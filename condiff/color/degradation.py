@@ -1,4 +1,4 @@
-"""Photos made worse, as old prints and scans are."""
+"""Photos degraded like old prints and scans."""
 
 import cv2
 import numpy as np
@@ -10,7 +10,7 @@ DUST_LEVELS = (10.0, 92.0, 100.0)
 
 
 def degrade(lightness: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """L* (H,W) made like an old print's: contrast, blur, grain and JPEG blocks, each at random."""
+    """L* (H,W) degraded like an old print: contrast, blur, grain, JPEG blocks, each at random."""
     if rng.random() < 0.5:
         gamma, low, high = rng.uniform(0.7, 1.4), rng.uniform(0, 12), rng.uniform(88, 100)
         lightness = low + (high - low) * (lightness / 100) ** gamma

@@ -47,13 +47,13 @@ def _check_kinds(hints: object, mask: object) -> None:
         parts = hints if isinstance(hints, (list, tuple)) else ()
         found = next((part for part in parts if not isinstance(part, Hint)), hints)
         raise ConfigError(
-            f"hints are a list of Hint or an image of Pillow, not {type(found).__name__}: "
-            "give [Hint(0.5, 0.25, 'teal')], or open the picture of strokes by Image.open."
+            f"hints are a list of Hint or a Pillow image, not {type(found).__name__}: "
+            "give [Hint(0.5, 0.25, 'teal')], or open the picture of strokes with Image.open."
         )
     if not (mask is None or isinstance(mask, Image.Image)):
         raise ConfigError(
-            f"The mask is an image of Pillow, not {type(mask).__name__}: open it by Image.open, or "
-            "make it by Image.fromarray."
+            f"The mask is a Pillow image, not {type(mask).__name__}: open it with Image.open, or "
+            "make it with Image.fromarray."
         )
 
 
@@ -62,18 +62,18 @@ class ColorEdits:
     """What a user changes in a photo before it is coloured, and in its colours.
 
     `hints` are a list of `Hint` or a transparent image of strokes of the photo's aspect.
-    `saturation` multiplies chroma, 0 to 5; None is a look's, and 1 without one. `temperature`
-    makes the white warmer by so many mired, -100 to 200. `mask` is a grey picture of the photo's
-    aspect: what is white in it is coloured, what is black stays grey, and in between chroma is
+    `saturation` multiplies chroma, 0 to 5; None is that of the look, or 1 without a look.
+    `temperature` makes the white warmer by this many mired, -100 to 200. `mask` is a grey picture
+    of the photo's aspect: white places are coloured, black ones stay grey, and in between chroma is
     reduced. `invert` makes a positive of a negative. `background`, #rrggbb or a CSS name, replaces
-    transparency. `as_is` colours the borders of a scan, too, and shows the model the photo's own
+    transparency. `as_is` also colours the borders of a scan, and shows the model the photo's own
     levels; it leaves a drawing uncleaned. `keep_lines` draws a drawing's lines over its colours,
-    and `flat` is how even these are inside closed lines: 0 as they are, 1 one colour a region.
-    `references` are colour photos whose colours reach the places of the photo that match, given as
-    `as_photo` takes them; `strict_reference` refuses a photo that little of them matches.
-    `palette`, colours or a colour photo, gives the automatic colours its mean and spread. `album`
-    is the style of a set that the photo belongs to. Raises ConfigError for values out of range,
-    UsageError for those that do not go together, ImageError for references without colours.
+    and `flat` is how even these are inside closed lines: 0 unchanged, 1 one colour per region.
+    `references` are colour photos, as `as_photo` takes them, whose colours go to the places of the
+    photo that match; `strict_reference` refuses a photo that they hardly match. `palette`, colours
+    or a colour photo, gives the automatic colours its mean and spread. `album` is the style of a
+    set that the photo belongs to. Raises ConfigError for values out of range, UsageError for those
+    that do not go together, ImageError for references without colours.
     """
 
     hints: Hints = ()
@@ -114,9 +114,9 @@ class ColorEdits:
         if self.background is not None:
             try:
                 ImageColor.getrgb(self.background)
-            except (ValueError, TypeError, AttributeError):  # the last two of what is no text
+            except (ValueError, TypeError, AttributeError):  # the last two if it is not text
                 raise ConfigError(
-                    f"The background {self.background!r} is no colour: give #rrggbb, or a name "
+                    f"The background {self.background!r} is not a colour: give #rrggbb, or a name "
                     "such as white."
                 ) from None
 
@@ -172,11 +172,11 @@ class ColorEdits:
         return tuple(map(Reference.open, self.references))
 
     def begin(self, photo: Photo) -> Photo:
-        """A user's photo as it is coloured: the positive of a negative."""
+        """The photo that is coloured: the user's, or the positive of a negative."""
         return invert(photo) if self.invert else photo
 
     def finish(self, result: Photo) -> Photo:
-        """A coloured photo as it is handed out, with the background in place of transparency."""
+        """The final coloured photo, with the background in place of transparency."""
         return result if self.background is None else flatten(result, self.background)
 
     def prepare(
@@ -189,8 +189,8 @@ class ColorEdits:
     ) -> "PreparedEdits":
         """The edits for a photo or drawing of (width, height) whose condition has the size (h,w).
 
-        The condition shows what is within the `frame`, or all of the photo. `values_of` takes the
-        colours of hints to their values in the model's space.
+        The condition shows what is within the `frame`, or all of the photo. `values_of` converts
+        the colours of hints to values in the model's space.
         """
         hints, box = self.hints, None
         weight = None if self.mask is None else _fit_mask(self.mask, photo)
@@ -221,8 +221,8 @@ class ColorEdits:
 class PreparedEdits:
     """Strokes at the size of the condition, and the function that adjusts (H,W,3) Lab.
 
-    Only the `box` of the photo, rows and columns, is coloured; None is all of it. `weight` (h,w) of
-    it is how much of the chroma is kept, of 255.
+    Only the `box` of the photo, rows and columns, is coloured; None is all of it. `weight` (h,w) is
+    how much of the chroma in the box is kept, of 255.
     """
 
     strokes: Strokes | None = None
@@ -246,7 +246,7 @@ class PreparedEdits:
         return chroma if self.album is None else self.album.apply(chroma)
 
     def keep_hints(self, chroma: Plane, pixels: NDArray[Any]) -> Plane:
-        """Chroma (h,w,2) with the guide's blended in, and the strokes', at the strokes' size.
+        """Chroma (h,w,2) blended with the guide's and the strokes' chroma, at the strokes' size.
 
         Without both it is unchanged.
         """
@@ -270,7 +270,7 @@ class PreparedEdits:
     ) -> Plane | None:
         """The model's hints (1,C+1,*size), or None; zero outside the rows and columns `inside`.
 
-        `fit` makes values (h,w,C) at the condition's size what the picture can show there.
+        `fit` limits values (h,w,C) at the condition's size to what the picture can show there.
         """
         strokes = self.strokes
         if self.guide is not None:
@@ -297,7 +297,7 @@ def _fit_mask(mask: Image.Image, photo: tuple[int, int]) -> NDArray[np.uint8]:
 def build_adjustment(
     saturation: float = 1.0, temperature: float = 0.0
 ) -> Callable[[Plane], Plane] | None:
-    """A function that changes a and b of (H,W,3) Lab, or None where nothing is to be changed.
+    """A function that changes a and b of (H,W,3) Lab, or None where nothing changes.
 
     First chroma is multiplied by `saturation`. Then the white becomes that of a black body
     `temperature` mired (a million by kelvin) warmer than daylight, or cooler if it is negative.

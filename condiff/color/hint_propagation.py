@@ -1,4 +1,4 @@
-"""Spreads strokes of colour over the object that they lie on, but not across its edges.
+"""Spreads strokes of colour over the object that they are on, but not across its edges.
 
 Chrominance blending over geodesic distances (Yatziv and Sapiro 2006, doi:10.1109/TIP.2005.864231);
 here the model's own chroma is one more colour, at the same distance everywhere.
@@ -13,7 +13,7 @@ REACH = 1.0  # the distance at which a stroke and the model's own colour weigh t
 FLAT_COST = 1.0  # of a path over constant L*, as long as the photo's short side
 EDGE_COST = 0.05  # of crossing one unit of L*
 SHARPNESS = 4  # a colour's weight is its distance to the power of -SHARPNESS
-MAX_COLORS = 32  # strokes are grouped into so many colours at most, to limit memory and time
+MAX_COLORS = 32  # strokes are grouped into at most this many colours, to limit memory and time
 SWEEPS = 2  # passes down and up; the second one finds paths that turn back
 
 
@@ -48,7 +48,7 @@ def group_colors(target: Plane, mask: Plane) -> tuple[Plane, Plane]:
 
 def measure_steps(L: Plane) -> dict[str, Plane]:
     """The cost of a step from each cell to its right, lower and lower diagonal neighbours."""
-    smooth = cv2.bilateralFilter(L.astype(np.float32), 9, 12, 3)  # texture is no edge
+    smooth = cv2.bilateralFilter(L.astype(np.float32), 9, 12, 3)  # texture is not an edge
     flat = FLAT_COST / min(L.shape)
 
     def cost(first: Plane, second: Plane, length: float) -> Plane:

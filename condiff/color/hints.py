@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 DAB_RADIUS = 1 / 64  # as a share of the short side; a dab is about as wide as a cell of x_t
 MAX_ASPECT_ERROR = 0.02  # how far the aspect of strokes or a mask may be off the photo's
-MAX_COLOR_ERROR = 8.0  # in ab; the user is told of hints that sRGB misses by more
+MAX_COLOR_ERROR = 8.0  # in ab; hints that sRGB misses by more are reported
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Hint:
 
     Ints are pixels of the upright photo, from 0; floats are shares of its width and height, 0 to 1.
     `color` is #rrggbb or a CSS name. In a photo only its hue and chroma count, lightness stays the
-    photo's; in a drawing all of it counts. Raises ConfigError for what is no point or no colour.
+    photo's; in a drawing all of it counts. Raises ConfigError for an invalid point or colour.
     """
 
     x: int | float
@@ -40,7 +40,7 @@ class Hint:
 
     def __post_init__(self) -> None:
         for axis in ("x", "y"):
-            value = getattr(self, axis)  # NumPy's numbers are taken, too
+            value = getattr(self, axis)  # NumPy's numbers are accepted
             if isinstance(value, bool) or not isinstance(value, Real):
                 raise ConfigError(f"{axis} of a hint is an int or a float, not {value!r}.")
             number = int(value) if isinstance(value, Integral) else float(value)
@@ -54,13 +54,13 @@ class Hint:
         _rgb_of(self.color)
 
     def locate(self, width: int, height: int) -> tuple[float, float]:
-        """The point in pixels of a photo of that size; ConfigError if it lies outside."""
+        """The point in pixels of a photo of that size; ConfigError if it is outside."""
         relative = isinstance(self.x, float)
         limits = (1.0, 1.0) if relative else (width - 1, height - 1)
         if not (0 <= self.x <= limits[0] and 0 <= self.y <= limits[1]):
             raise ConfigError(
                 f"The hint at {self.x},{self.y} is outside the photo, which ends at"
-                f" {limits[0]},{limits[1]}; numbers with a point are shares from 0 to 1."
+                f" {limits[0]},{limits[1]}; numbers with a decimal point are shares from 0 to 1."
             )
         if relative:
             return self.x * width, self.y * height
@@ -82,14 +82,14 @@ class Strokes:
 
 
 def parse_hint(text: str) -> Hint:
-    """The hint in `x,y,colour`: numbers with a point are shares, whole numbers are pixels."""
+    """The hint in `x,y,colour`: numbers with a decimal point are shares, whole numbers pixels."""
     try:
         x, y, color = text.split(",", 2)
         point_x, point_y = (float(n) if "." in n else int(n) for n in (x, y))
         ImageColor.getrgb(color.strip())
     except ValueError:
         raise ConfigError(
-            f"The hint {text!r} is no x,y,#rrggbb: give 0.5,0.25,#3c5ac8 (shares of width and"
+            f"The hint {text!r} is not x,y,#rrggbb: give 0.5,0.25,#3c5ac8 (shares of width and"
             " height) or 300,200,#3c5ac8 (pixels)."
         ) from None
     return Hint(point_x, point_y, color.strip())
@@ -109,7 +109,7 @@ def draw_strokes(
 ) -> Strokes | None:
     """Hints for a photo of (width, height) as strokes of `size` (h,w); None if there is none.
 
-    `values_of` takes colours, RGB (h,w,3) uint8, to the values of the strokes.
+    `values_of` converts colours, RGB (h,w,3) uint8, to the values of the strokes.
     """
     if isinstance(hints, Image.Image):
         strokes = _draw_picture(hints, photo=photo, size=size, values_of=values_of)
@@ -166,9 +166,9 @@ def _rgb_of(color: str) -> tuple[int, ...]:
     """The RGB of a colour by its name; ConfigError if there is none."""
     try:
         return ImageColor.getrgb(color)[:3]
-    except (ValueError, TypeError, AttributeError):  # the last two of what is no text
+    except (ValueError, TypeError, AttributeError):  # the last two if it is not text
         raise ConfigError(
-            f"{color!r} is no colour: give #rrggbb, or a name such as teal."
+            f"{color!r} is not a colour: give #rrggbb, or a name such as teal."
         ) from None
 
 
@@ -257,7 +257,7 @@ def sample_hint_mask(
     """Where hints are: a mask (B,1,h,w) of zeros and ones for the shape (B,h,w).
 
     With probability `hint_prob` a photo shows 1 to `max_hints` square patches of 1 to 9 cells'
-    side, most of them few and small; otherwise all is zero: no hint.
+    side, mostly few and small ones; otherwise the mask is zero: no hint.
     """
     import torch
 
@@ -267,7 +267,7 @@ def sample_hint_mask(
         return torch.rand(shape, generator=generator, device=device)
 
     hinted = draw(batch, 1) < hint_prob
-    # Squared uniforms: two hints are commoner than thirty, a dab commoner than a blot.
+    # Squared uniforms: two hints are more common than thirty, small patches than large ones.
     count = (1 + draw(batch, 1).square() * max_hints).clamp(max=max_hints)
     shown = (torch.arange(max_hints, device=device) < count) & hinted  # (B,N)
     half = draw(batch, max_hints).square() * 4.5

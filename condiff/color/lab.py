@@ -25,7 +25,7 @@ XYZ_OF_RGB = np.array(
 )
 RGB_OF_XYZ = np.linalg.inv(XYZ_OF_RGB)
 WHITE = XYZ_OF_RGB.sum(axis=1)
-LUMINANCE = XYZ_OF_RGB[1].astype(np.float32)  # its weights of linear light
+LUMINANCE = XYZ_OF_RGB[1].astype(np.float32)  # weights of linear light
 
 # How far (in linear light) a colour may leave sRGB and still count as inside: a third of an 8-bit
 # level at either end of the transfer curve, so that rounding hides it.
@@ -33,15 +33,15 @@ ABOVE, BELOW = 3e-3, 1e-4
 # Towards yellow the gamut is hollow: with growing chroma a colour first leaves it, by up to 3 % of
 # red, and then comes back. This much red counts as inside there, so that full yellow is reached.
 HOLLOW_LIGHTNESS, HOLLOW_RED = (88.0, 95.0, 97.5, 99.0), (0.0, 0.03, 0.03, 0.0)
-# Where the gamut is hollow. Elsewhere no colour is inside whose chroma is more than DOUBT, as a
-# factor and a summand, makes of what the table says.
+# Where the gamut is hollow. Elsewhere a colour is outside if its chroma is more than that of the
+# table times DOUBT[0] plus DOUBT[1].
 YELLOW, YELLOW_LIGHTNESS, DOUBT = (1.5, 2.0), 85.0, (1.08, 0.5)
 
 TABLE_SIZE = (256, 512)  # lightness x hue; errors of L* up to 0.42; 0.48 at half, 0.40 at twice
 TILE = 1 << 14  # cv2.remap takes no side beyond 2^15
 VECTOR = 64  # a multiple of the pixels that cv2 converts at once, on any processor
 STRIP_PIXELS = 1 << 18  # a strip's planes stay in the processor's cache
-SMALL_PIXELS = 1 << 14  # whose planes are never fetched from the system anew
+SMALL_PIXELS = 1 << 14  # planes of at most this many pixels reuse memory
 
 EDGE_VARIANCE = 4.0  # in L*^2: contrast below 2 L* counts as texture, not as a colour edge
 FIT_SIZE = 512  # the fit is upsampled by cubics up to this side, and linearly beyond
@@ -54,7 +54,7 @@ def _linear_light(levels: int) -> NDArray[np.float32]:
 
 
 def build_tables() -> None:
-    """Build the tables of this module and OpenCV's for Lab, which the first photo needs else."""
+    """Build the tables of this module and OpenCV's for Lab, so that the first photo is as fast."""
     _lightness_of_grey(1 << 8)
     _max_chroma()
 
@@ -83,7 +83,7 @@ def lightness(pixels: Pixels) -> Plane:
         _lightness_of_grey(1 << 16).take(grey, out=L[:, :split], mode="clip")
     else:
         L[:, :split] = cv2.LUT(grey, _lightness_of_grey(1 << 8))
-    # cv2 rounds what is left of a row after its vectors in another way: that is computed as it is.
+    # cv2 rounds the rest of a row after its last whole vector differently: use cv2 itself there.
     L[:, split:] = cv2.extractChannel(rgb_to_lab(pixels[:, split:]), 0)
     return L
 
@@ -130,12 +130,12 @@ def lab_to_rgb_batch(lab: "Tensor") -> "Tensor":
 
 
 def lab_to_rgb(lab: Plane) -> Pixels:
-    """(H,W,3) Lab -> (H,W,3) uint8 sRGB; what lies outside sRGB is clipped."""
+    """(H,W,3) Lab -> (H,W,3) uint8 sRGB; what is outside sRGB is clipped."""
     return cv2.convertScaleAbs(cv2.cvtColor(lab, cv2.COLOR_Lab2RGB), alpha=255)
 
 
 def _is_displayable(L: Plane, a: Plane, b: Plane) -> NDArray[np.bool_]:
-    """Whether each Lab colour lies in sRGB, to within the tolerances above: (n,…) planes."""
+    """Whether each Lab colour is in sRGB, to within the tolerances above: (n,…) planes."""
     L, a, b = np.broadcast_arrays(L, a, b)
     rows = max(1, SMALL_PIXELS // max(1, a[:1].size))
     parts = (slice(top, top + rows) for top in range(0, max(1, len(a)), rows))
@@ -330,7 +330,7 @@ def to_grey(pixels: Pixels) -> Pixels:
 
 
 def _to_rgb(lab: Plane, pixels: Pixels) -> Pixels:
-    """(H,W,3) Lab -> sRGB of the depth of `pixels`, whose L* it has."""
+    """(H,W,3) Lab with the L* of `pixels` -> sRGB of their depth."""
     return _to_deep_rgb(lab, pixels) if pixels.dtype == np.uint16 else lab_to_rgb(lab)
 
 
@@ -349,11 +349,11 @@ def _to_deep_rgb(lab: Plane, pixels: Pixels) -> Pixels:
 def _into_gamut(light: Plane, luminance: Plane) -> Plane:
     """Linear light (n,3) near [0,1] -> inside [0,1], at the given luminance (n,).
 
-    Plain clipping would change L* by up to 0.4. Here the channels that have room make up for what
-    is clipped, and what remains is mixed with the grey of that luminance.
+    Plain clipping would change L* by up to 0.4. Here the channels that have room compensate for
+    what is clipped, and the rest is mixed with the grey of that luminance.
     """
     clipped = np.clip(light, 0, 1)
-    for _ in range(2):  # a channel that makes up may meet its own end
+    for _ in range(2):  # a channel that compensates may reach its own limit
         missing = (luminance - clipped @ LUMINANCE)[:, None]
         room = np.where(missing > 0, clipped < 1, clipped > 0) * LUMINANCE
         share = room / np.maximum((room * LUMINANCE).sum(axis=1, keepdims=True), np.float32(1e-6))

@@ -1,9 +1,9 @@
 """The overall palette of a photo or a list of colours, given to the automatic colours of another.
 
 The map is the linear one of optimal transport between two normal distributions, Monge-Kantorovich
-(Pitié and Kokaram 2007, doi:10.1049/cp:20070055): of all that give colours the mean and covariance
-of the palette it moves them the least. It works on chroma together with L*, so that highlights and
-shadows get the tints of the palette's; of its result only chroma is taken.
+(Pitié and Kokaram 2007, doi:10.1049/cp:20070055): of all linear maps that give colours the mean and
+covariance of the palette, it moves them the least. It works on chroma together with L*, so that
+highlights and shadows get the tints of the palette's; only the chroma of its result is used.
 """
 
 import os
@@ -29,9 +29,9 @@ MAX_GAIN = 2.5  # of any direction of colour
 
 @dataclass(frozen=True, eq=False)
 class Palette:
-    """Mean (3,) and covariance (3,3) of Lab colours, and what a note in a result says of them.
+    """Mean (3,) and covariance (3,3) of Lab colours, and their note for a result.
 
-    `note` are the colours, or 16 hex digits of the photo's content.
+    `note` is the colours, or 16 hex digits of the photo's content.
     """
 
     mean: NDArray[np.float64]
@@ -42,7 +42,7 @@ class Palette:
     def open(cls, given: "Palette | Sequence[str] | PhotoLike") -> "Palette":
         """The palette of a list of colours, #rrggbb or CSS names, or of a colour photo.
 
-        Raises ConfigError for what is no colour, ImageError for a photo without colours.
+        Raises ConfigError for an invalid colour, ImageError for a photo without colours.
         """
         if isinstance(given, Palette):
             return given
@@ -54,12 +54,12 @@ class Palette:
 
     @classmethod
     def of_colors(cls, colors: Sequence[str]) -> "Palette":
-        """The palette of colours, each as frequent as another."""
+        """The palette of colours that are equally frequent."""
         try:
             rgb = [ImageColor.getrgb(color.strip())[:3] for color in colors]
-        except (ValueError, TypeError, AttributeError):  # the last two of what is no text
+        except (ValueError, TypeError, AttributeError):  # the last two if it is not text
             raise ConfigError(
-                f"The palette {','.join(map(str, colors))} has a part that is no colour: give "
+                f"The palette {','.join(map(str, colors))} has a part that is not a colour: give "
                 "#rrggbb,#rrggbb,… or a photo."
             ) from None
         lab = (
@@ -85,7 +85,7 @@ class Palette:
 
 
 def parse_palette(text: str) -> list[str] | str:
-    """What `Palette.open` takes, from a command's text: a path that is there, or colours."""
+    """A command's text as `Palette.open` takes it: an existing path, or colours."""
     if os.path.exists(text):
         return text
     colors = text.split(",")
@@ -94,7 +94,7 @@ def parse_palette(text: str) -> list[str] | str:
             ImageColor.getrgb(color.strip())
     except ValueError:
         raise UsageError(
-            f"The palette {text!r} is neither a photo that is there nor colours such as "
+            f"The palette {text!r} is neither an existing photo nor colours such as "
             "#aa5533,#225577: check it."
         ) from None
     return colors

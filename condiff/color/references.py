@@ -1,4 +1,4 @@
-"""Colours of reference photos for the places of a photo that show the same.
+"""Takes the colours of reference photos for the places of a photo that match them.
 
 Cells of the photo and of a reference are matched by features of their lightness. A match counts if
 it is mutual and its neighbours' matches lie beside it, as in neighbourhood consensus networks
@@ -71,7 +71,7 @@ class FeatureMap:
 
     @classmethod
     def build(cls, features: Plane, L: Plane, chroma: Plane | None = None) -> "FeatureMap":
-        """Planes of any sizes at that of the features, or at MAX_CELLS cells if these are more."""
+        """Planes of any sizes, resized to that of the features, but to at most MAX_CELLS cells."""
         height, width = features.shape[:2]
         scale = min(1.0, (MAX_CELLS / (height * width)) ** 0.5)
         height, width = max(1, int(height * scale)), max(1, int(width * scale))
@@ -84,14 +84,14 @@ class FeatureMap:
 
 @dataclass(frozen=True)
 class Guide:
-    """Chroma (h,w,2) for a photo's cells, and its weight (h,w) in [0,1] beside the model's own."""
+    """Chroma (h,w,2) for a photo's cells, and its weight (h,w) in [0,1] against the model's."""
 
     chroma: Plane
     weight: Plane
 
     @property
     def share(self) -> float:
-        """How much of the photo it is for, 0 to 1."""
+        """The share of the photo that the guide covers, 0 to 1."""
         return float(self.weight.mean())
 
     def resized(self, height: int, width: int) -> "Guide":
@@ -105,7 +105,7 @@ class Guide:
         return (weight * guide.chroma + (1 - weight) * chroma).astype(np.float32)
 
     def to_strokes(self, strokes: Strokes | None, cells: tuple[int, int], cell: int) -> Strokes:
-        """The user's strokes, and beside them those of the `cells` (h,w) that the guide is sure of.
+        """The user's strokes, and strokes in those of the `cells` (h,w) that the guide is sure of.
 
         A cell, `cell` pixels of the strokes wide, with a user's stroke in it is the user's alone.
         """
@@ -126,7 +126,7 @@ class Guide:
 def match_references(photo: FeatureMap, views: Sequence[FeatureMap]) -> Guide:
     """The guide for a photo, from views of references (a photo and its mirror image are two).
 
-    In each cell counts the view whose matches are the densest there.
+    Each cell uses the view with the densest matches there.
     """
     height, width = photo.L.shape
     near, alike = _compare_cells(photo.L)
@@ -185,7 +185,7 @@ def _shift(height: int, dy: int, width: int, dx: int) -> tuple[Any, Any]:
 
 
 def _correlate(features: Plane, others: Plane) -> Plane:
-    """Cosine similarities (h,w,H,W) of features without the mean of both."""
+    """Cosine similarities (h,w,H,W) of features, after the mean of both is subtracted."""
     flat, other = (f.reshape(-1, f.shape[2]).astype(np.float32) for f in (features, others))
     mean = np.concatenate([flat, other]).mean(axis=0)
     units = []
@@ -196,7 +196,7 @@ def _correlate(features: Plane, others: Plane) -> Plane:
 
 
 def _add_neighbours(similarity: Plane) -> Plane:
-    """The mean (h,w,H,W) over the pairs of neighbours that lie alike, those at the edge fewer."""
+    """The mean (h,w,H,W) over the pairs of neighbours at the same offset, fewer at the edge."""
     height, width, rows, columns = similarity.shape
     total = similarity.copy()
     for dy, dx in _OFFSETS:
@@ -216,7 +216,7 @@ def _count_pairs(length: int, other: int) -> Plane:
 
 
 def _compare_cells(L: Plane) -> tuple[Plane, Plane]:
-    """Weights (n,n) between a map's n cells: by distance, rows adding up to 1, and by L*, too."""
+    """Weights (n,n) between a map's n cells: by distance, with rows of sum 1; by that and by L*."""
     height, width = L.shape
     y, x = np.mgrid[0:height, 0:width].reshape(2, -1).astype(np.float32)
     squared = (y[:, None] - y) ** 2 + (x[:, None] - x) ** 2

@@ -8,7 +8,7 @@ from condiff.arrays import Pixels, Plane
 from condiff.color.lab import rgb_to_lab
 from condiff.resize import shrink_long_side
 
-MAX_SIDE = 1024  # long side at which chroma, which is smooth, is compared at most
+MAX_SIDE = 1024  # largest long side at which chroma, which is smooth, is compared
 
 
 def measure_deviation(samples: Sequence[Pixels]) -> Plane:

@@ -23,14 +23,14 @@ SAME, EVEN_GREY, STRAIGHT_GREY = 3.0, 2.0, 0.6
 TOLERANCE = 5.0  # L*; what differs more from an even border is not part of it
 STEP = 8.0  # L*; how sharply a border ends, within 3 pixels
 SLOPES = np.linspace(-0.05, 0.05, 41)  # a scan is turned by 2.9 degrees at most
-DEEPEST = 0.42  # of a side; a border that is wider is none
-# Of a side that the picture takes, where fewer than four borders are found, and where four are. A
-# door in a white wall has three.
+DEEPEST = 0.42  # of a side; wider ones are not borders
+# The least share of a side that the picture takes, where fewer than four borders are found, and
+# where four are. A door in a white wall has three.
 LEAST_SHARE = (0.45, 0.25)
 # Levels are normalised where the lightest L* is below DARK, or the range of L* below FLAT.
 DARK, FLAT = 55.0, 50.0
 NEGATIVE = "it looks like a colour negative; --invert makes a positive of it"
-BLANK = 4.0  # a smaller range of L* is no picture
+BLANK = 4.0  # a smaller range of L* is not a picture
 USUAL = (3.0, 93.0)  # darkest and lightest L* that levels are brought to
 LAYERS = 3  # borders within borders
 
@@ -48,7 +48,7 @@ class Frame:
 
     @property
     def box(self) -> tuple[slice, slice]:
-        """Rows and columns of the smallest upright rectangle that holds the picture."""
+        """Rows and columns of the smallest upright rectangle that contains the picture."""
         height, width = self.size
         top, bottom, left, right = (self._least(side) for side in SIDES)
         return slice(top, height - bottom), slice(left, width - right)
@@ -66,9 +66,9 @@ class Frame:
         return max(0, int(np.floor(min(offset, offset + slope * self._length(side)))))
 
     def cover(self) -> NDArray[np.uint8] | None:
-        """(h,w) of the box: 255 in the picture, 0 in what the box holds of a border that is askew.
+        """(h,w) of the box: 255 in the picture, 0 in the part of a tilted border inside the box.
 
-        None where the box holds nothing but the picture.
+        None where the box contains only the picture.
         """
         if all(self._is_straight(side) for side in SIDES):
             return None
@@ -90,8 +90,8 @@ class Frame:
 def find_frame(pixels: Pixels) -> Frame | None:
     """The even border of a photo (H,W,3), or None where there is none.
 
-    A black or white one is found on two opposite sides or on three, on fewer only where it is as
-    black as can be; one of another grey on all four sides.
+    A black or white border needs two opposite sides or three; fewer are enough where it is as black
+    as possible. A border of another grey needs all four sides.
     """
     height, width = pixels.shape[:2]
     scale = max(1.0, min(height, width) / SEEN)
@@ -104,7 +104,7 @@ def find_frame(pixels: Pixels) -> Frame | None:
     inner = Frame((L.shape[0], L.shape[1]), {})
     for layer in range(LAYERS):
         rows, columns = inner.box
-        if layer:  # without the edge of the border before
+        if layer:  # without the edge of the previous border
             rows, columns = (slice(s.start + 1, s.stop - 1) for s in (rows, columns))
         cut = L[rows, columns]
         if min(cut.shape) < 16:
@@ -132,9 +132,9 @@ def find_frame(pixels: Pixels) -> Frame | None:
 
 
 def fill_border(L: Plane, frame: Frame) -> Plane:
-    """L* (h,w) of a frame's box, at any size, without what the box holds of the border.
+    """L* (h,w) of a frame's box, at any size, without the part of the border in it.
 
-    It is filled from the picture's edge.
+    That part is filled from the picture's edge.
     """
     cover = frame.cover()
     if cover is None:
@@ -160,8 +160,8 @@ def normalise_levels(L: Plane) -> Plane:
 def is_colour_negative(pixels: Pixels) -> bool:
     """Whether (H,W,3) looks like the negative of a colour film: orange where it is lightest.
 
-    In a sunset there is blue that is all but black; a sepia print is near white where it is
-    lightest. Negatives without colour look too much like some photos to be told.
+    A sunset has places with nearly no blue; a sepia print is nearly white where it is lightest.
+    Negatives without colour look too much like some photos to be recognised.
     """
     step = max(1, min(pixels.shape[:2]) // SEEN)
     some = to_8_bits(np.ascontiguousarray(pixels[::step, ::step]))
@@ -187,7 +187,7 @@ class _Side:
     line: Line
     tone: str  # black, white or grey
     level: float  # L*
-    pure: bool  # so black and so straight that it needs no other side beside it
+    pure: bool  # black and straight enough to need no other side
 
 
 def _find_lines(L: Plane, *, alone: bool) -> dict[str, Line]:

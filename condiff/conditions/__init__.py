@@ -1,1 +1,1 @@
-"""Condition images: what is drawn from a photo, or by hand, for a model to follow."""
+"""Condition images, which a model follows: drawn from a photo, or by hand."""

@@ -1,7 +1,7 @@
-"""Line, depth and normal annotators of controlnet-aux, one module at a time, by local weights.
+"""Line, depth and normal annotators of controlnet-aux, one module at a time, with local weights.
 
-Its `__init__` imports all of them at once, with mediapipe's and torchvision's troubles; most
-need neither, so the package's own `__init__` is kept from running.
+Its `__init__` imports all of them at once, and needs mediapipe and torchvision, which most of
+them do not need; so the package's own `__init__` is not run.
 """
 
 import functools
@@ -60,7 +60,7 @@ ANNOTATORS: dict[str, Annotator] = {
 
 
 def weights_folder() -> Path:
-    """Where annotators' weights lie: $CONDIFF_ANNOTATORS, or condiff/annotators in the cache."""
+    """Where annotators' weights are: $CONDIFF_ANNOTATORS, or condiff/annotators in the cache."""
     if folder := os.environ.get("CONDIFF_ANNOTATORS"):
         return Path(folder)
     cache = os.environ.get("XDG_CACHE_HOME")
@@ -88,7 +88,7 @@ def load_annotator(name: str, folder: Path) -> Any:
                 f"hf download {row.hub} {' '.join(row.files)} --local-dir {folder}"
             )
     try:
-        # NormalBae tells of its progress on stdout, which may be the picture's.
+        # NormalBae prints its progress to stdout, where the picture may go.
         with _loading, _loading_to_cpu(), redirect_stdout(sys.stderr):
             return detector.from_pretrained(str(folder), **row.options)
     except (OSError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
@@ -132,4 +132,4 @@ def import_alone(module: str, name: str) -> Any:
         ) from error
     finally:
         if spec is not None:
-            del sys.modules[PACKAGE]  # whoever imports the package itself gets the whole of it
+            del sys.modules[PACKAGE]  # a later import of the package gets the whole of it

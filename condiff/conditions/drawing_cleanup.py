@@ -1,6 +1,6 @@
 """Prepares a drawing for a model: ink 255 on paper 0, from a file, a scan or a photo of paper.
 
-A clean drawing stays as it is, to the bit. Otherwise the sheet is flattened (divided by its own
+A clean drawing is kept bit for bit. Otherwise the sheet is flattened (divided by its own
 lighting), white lines on black are inverted, grain is removed and the ink brought to full strength.
 """
 
@@ -16,16 +16,16 @@ Plane = np.ndarray  # (H,W) float32
 
 LARGEST = 2048  # longer side at which a sheet is cleaned; models see some hundred pixels
 SMALL = 256  # longer side at which lighting and polarity are judged
-WHITE = 250  # of 255: at least as light is paper that was not photographed or scanned
-BLOCKS = 8  # a clean sheet has such paper in every part of a grid of 8x8, but for solid ink
+WHITE = 250  # of 255: paper that was not photographed or scanned is at least this light
+BLOCKS = 8  # a clean sheet has such paper in every part of a grid of 8x8, except for solid ink
 CLEAN_PAPER = 0.5  # ... and at least on this share of the sheet
 ONE_TONE = 0.1  # a sheet whose tones, in [0,1], differ by less is blank
 MAX_SHADED = 0.25  # a clean sheet with a smaller share of grey is never taken for a photo
 TEXTURE = 0.12  # tones, in [0,1], that differ less from their surroundings are paper
 MIN_INK = 2e-4  # a sheet with a smaller share of ink is blank
 MIN_FLOOR = 0.06  # weaker ink, in [0,1], is taken for stains
-# On a sheet light changes slowly and most of it is paper; in a photo neither is so. A picture whose
-# light is steeper than SLOPE[0] * (share of paper) + SLOPE[1] is taken for a photo. This misses 9 %
+# On a sheet light changes slowly and most of it is paper; a photo has neither. A picture with light
+# that is steeper than SLOPE[0] * (share of paper) + SLOPE[1] is taken for a photo. This misses 9 %
 # of 150 photos, and mistakes 1 % of 600 photographed drawings for photos.
 SLOPE = 3.0, -0.5
 ADVICE = (
@@ -142,9 +142,9 @@ def _is_clean(sheet: np.ndarray) -> bool:
 def _estimate_light(small: np.ndarray) -> np.ndarray:
     """The paper's tone at each pixel of a sheet (h,w,3): (h,w,3) float32, at least 8.
 
-    A smooth surface follows the lamp, a median over a quarter of the sheet what the surface misses,
-    and a closing wide shadows, such as a hand's. None of them follows lines, or filled shapes that
-    are darker than half.
+    A smooth surface follows the lamp. A median over a quarter of the sheet follows what the surface
+    misses, and a closing follows wide shadows, such as a hand's. None of them follows lines, or
+    filled shapes that are darker than half.
     """
     longer = max(small.shape[:2])
     lamp = _fit_lamp(small)[..., None]
@@ -161,7 +161,7 @@ def _estimate_light(small: np.ndarray) -> np.ndarray:
 def _fit_lamp(small: np.ndarray) -> Plane:
     """The cubic surface (h,w) through the logarithm of the paper's tone, by least squares.
 
-    Unlike any window it is as right at the corners as in the middle.
+    Unlike a window it is as accurate at the corners as in the middle.
     """
     gray = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
     middle = cv2.medianBlur(gray, _odd(max(gray.shape) / 4))
@@ -180,7 +180,7 @@ def _fit_lamp(small: np.ndarray) -> Plane:
 
 
 def _doubt(small: np.ndarray, light: np.ndarray) -> str:
-    """Why this may be no drawing on paper, or nothing.
+    """Why this may not be a drawing on paper; empty if it is one.
 
     The slope is the mean change of the light's logarithm over the sheet's longer side.
     """

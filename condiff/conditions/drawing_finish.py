@@ -1,7 +1,7 @@
 """Brings a small coloured picture to the size of its drawing: flat inside the lines, sharp at them.
 
 The colours of the small picture's cells spread over the drawing by an edge-preserving filter, the
-domain transform (Gastal and Oliveira 2011, doi:10.1145/1964921.1964964), that no line lets through.
+domain transform (Gastal and Oliveira 2011, doi:10.1145/1964921.1964964), which lines stop.
 A cell that a line crosses mixes the colours of both sides, so it counts little: a normalized
 convolution (Knutsson and Westin 1993) weighs each cell by its distance from the lines.
 """
@@ -16,10 +16,10 @@ from condiff.conditions.drawing_regions import fill_regions, find_regions
 
 REACH = 0.7  # standard deviation of the filter, in cells of the small picture
 PASSES = 3  # of the filter, across and down: more change little
-BARRIER = 8.0  # what crossing a line counts, in standard deviations
-FAINT = 0.12  # weaker ink, in [0,1], is no line
+BARRIER = 8.0  # the distance that crossing a line adds, in standard deviations
+FAINT = 0.12  # weaker ink, in [0,1], is not a line
 FLOOR = 1e-4  # weight of a cell that a line crosses: such a cell counts where there is no other
-FILLED = 12.0  # pixels of a cell, at most, at which regions are filled: larger drawings follow
+FILLED = 12.0  # largest cell, in pixels, at which regions are filled; larger drawings are shrunk
 CLEARANCE = 0.5  # distance from the nearest line at which a cell counts fully, in cells
 
 
@@ -34,8 +34,8 @@ def finish_along_lines(
     """RGB (h,w,3) in [0,1] and the ink (H,W) uint8 of its drawing -> RGB (H,W,3) in [0,1].
 
     `keep_lines` draws the ink over the colours. `flat`, from 0 to 1, is how even colours are inside
-    closed lines: 0 as they are, 1 one colour a region, which is that of `hints`, as `fill_regions`
-    takes them, where there are some.
+    closed lines: 0 unchanged, 1 one colour per region. That is the colour of the region's `hints`,
+    as `fill_regions` takes them, where there are some.
     """
     height, width = ink.shape
     cell = max(height / small.shape[0], width / small.shape[1])
@@ -73,8 +73,8 @@ def _find_barriers(
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Where (H,W) a line is crossed, going across and going down.
 
-    Lines of a width of several pixels are barriers at their middle only, so that the colours of
-    both sides meet there.
+    Lines several pixels wide are barriers only at their middle, so that the colours of both sides
+    meet there.
     """
     dark = ink.astype(np.float32) / 255
     middle = cv2.GaussianBlur(dark, (0, 0), max(0.8, cell / 4))

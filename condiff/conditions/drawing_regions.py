@@ -2,8 +2,8 @@
 
 Trapped-ball segmentation (Zhang et al. 2009, doi:10.1109/TVCG.2009.9): a ball does not pass a gap
 that is narrower than itself, so the places that a ball can reach are regions, in spite of gaps in
-their outlines. What is left is searched with smaller balls. Regions of like colours between which
-there is no line are joined.
+their outlines. The rest is searched with smaller balls. Regions of similar colours are joined if
+there is no line between them.
 """
 
 from typing import Any
@@ -19,18 +19,18 @@ Labels = NDArray[np.int32]
 
 BALL = 1.5  # radius of the largest ball, in cells of the small picture
 SMALLEST_BALL = 0.5  # in pixels
-SAMPLES = 48  # of a region's colours, at most, of which the most central one is its colour
+SAMPLES = 48  # most samples of a region's colours; the most central of them is its colour
 ALIKE = 0.12  # regions whose colours differ by less in each channel, in [0,1], are joined
 PAPER = 0.82  # the least channel of a region at the border that is paper
 TINTED = 0.7  # ... and of one that takes most of the border
-OTHER = 0.35  # a colour that differs by more from its region's, in a channel, is another thing's
+OTHER = 0.35  # a colour that differs by more from its region's, in a channel, is another object's
 SMOOTHED = 1.0  # sigma at which the difference is taken, in cells
-STRIP = 2.0, 4.0  # width at most, and length at least, of a strip beside the border, in cells
-SHAPE = 6.0  # area of the smallest thing whose outline is missing in part, in cells
-OUTLINED, BESIDE = 0.75, 0.6  # share of its outline that is a line, nearer than so many cells
-STROKE = 0.25  # weaker ink, as a share of the strongest, is no stroke that ends
+STRIP = 2.0, 4.0  # largest width and least length of a strip along the border, in cells
+SHAPE = 6.0  # area of the smallest object with a partly missing outline, in cells
+OUTLINED, BESIDE = 0.75, 0.6  # share of the outline that has a line, and how near, in cells
+STROKE = 0.25  # weaker ink, as a share of the strongest, is not a stroke that ends
 TWIG = 0.5  # strokes of fewer cells are twigs of others
-AT_END = 0.5  # cells from the end of a stroke that are still at it
+AT_END = 0.5  # largest distance from a stroke's end that counts as at the end, in cells
 PASSAGE = 1.5  # half the width of the narrowest passage, in pixels
 SMALLEST = 1.5  # area of the smallest region that is filled, in cells
 EDGE = 0.7  # sigma of the blur where two regions meet, in pixels
@@ -48,7 +48,7 @@ def fill_regions(
 
     `clear` (H,W) is the distance from the nearest line, and `cell` the side of the small picture's
     cells, both in pixels. Colours count by their distance from lines. What is smaller than a cell
-    stays as it is. A part of a region with another colour is a thing of its own if most of its
+    stays as it is. A part of a region with another colour is a separate object if most of its
     outline is drawn, else a blotch, which gets the region's colour. A light background becomes
     white paper. `hints` are colours (h,w,3) in [0,1] and a mask (h,w) of where they are given, of
     any size: a region with a hint has the hint's colour.
@@ -85,7 +85,7 @@ def label_regions(clear: Plane, ball: float) -> Labels:
         free = (clear > ball) & (labels == 0)
         count, parts = cv2.connectedComponents(free.astype(np.uint8), connectivity=4)
         numbers = np.zeros(count, np.int32)  # of the parts: 0 for what is not free
-        if found:  # what lies open to a region that was found before is a part of it
+        if found:  # what is connected to a region that was found before is a part of it
             beside = free & (cv2.dilate((labels > 0).astype(np.uint8), np.ones((3, 3))) > 0)
             pairs = np.stack([parts[beside], _nearest(labels)[0][beside]], axis=1)
             pairs, lengths = np.unique(pairs, axis=0, return_counts=True)
@@ -110,7 +110,7 @@ def _join_strips(labels: Labels, clear: Plane, cell: float) -> Labels:
     """Labels with one for all regions that follow each other along the drawing's border.
 
     Between an outline and the border there may be so little paper that no ball passes: the paper
-    would fall into pieces. A line that reaches the border, or nearly, still parts what it parts.
+    would fall into pieces. A line that reaches the border, or nearly, still separates regions.
     """
     width, length = (n * cell for n in STRIP)
     around, distance = rim_of(labels), rim_of(clear)
@@ -127,10 +127,10 @@ def _join_strips(labels: Labels, clear: Plane, cell: float) -> Labels:
 
 
 def _join_passages(labels: Labels, ink: NDArray[np.uint8], clear: Plane, cell: float) -> Labels:
-    """Labels with one for regions between which there is no gap, but a narrow passage.
+    """Labels with one for regions that are joined by a narrow passage, not by a gap in a line.
 
     At a gap in an outline strokes end: two of them, or one where it is less wide than two cells.
-    Where a ball does not pass between two strokes that go on, both sides are one.
+    Where a ball does not pass between two strokes that go on, both sides are one region.
     """
     strokes = (ink > STROKE * ink.max()).astype(np.uint8)
     ends = find_ends(strokes, shortest=max(3, round(TWIG * cell)))
@@ -205,9 +205,9 @@ def _central_colors(colors: Plane, weight: Plane, labels: Labels) -> tuple[Plane
 
 
 def _join(labels: Labels, clear: Plane, centers: Plane, mass: Plane) -> tuple[Labels, Plane]:
-    """Labels and colours (m,C) of the regions once neighbours of like colours are joined.
+    """Labels and colours (m,C) of the regions once neighbours of similar colours are joined.
 
-    Neighbours between which there is a line are not.
+    Neighbours with a line between them are not joined.
     """
     n = len(centers)
     sides = [_open_borders(labels, clear, axis) for axis in (0, 1)]
@@ -233,7 +233,7 @@ def _join(labels: Labels, clear: Plane, centers: Plane, mass: Plane) -> tuple[La
 
 
 def _part_shapes(labels: Labels, change: Plane, weight: Plane, clear: Plane, cell: float) -> Labels:
-    """Labels with new ones for things whose outline has a wide gap, so that they lie in a region.
+    """Labels with new ones for objects inside a region, whose outline has a wide gap.
 
     `change` (H,W,C) is how far the colours are from their regions'.
     """
@@ -262,7 +262,7 @@ def _part_shapes(labels: Labels, change: Plane, weight: Plane, clear: Plane, cel
 def paper_limits(rim: Plane) -> Plane:
     """The least channel (n,), in [0,1], from which a region is paper: 2 for one that never is.
 
-    `rim` (n,) says how much of the drawing's border each region takes, adding up to 1 at most.
+    `rim` (n,) is the share of the drawing's border that each region takes, adding up to at most 1.
     """
     limits = np.where(rim > 0.5, TINTED, PAPER)
     return np.where(rim > 0, limits, 2).astype(np.float32)

@@ -6,7 +6,7 @@ import numpy as np
 from condiff.resize import resize
 
 PEN = 5.0  # width of an outline's strokes, in pixels of the picture that it is found in
-LONGEST = 4  # pictures are looked at with a long side of at most so many short sides
+LONGEST = 4  # largest long side of an examined picture, as a multiple of its `resolution`
 NEIGHBOURS = np.array([[128, 1, 2], [64, 0, 4], [32, 16, 8]], np.float32)  # the bits of a code
 
 
@@ -34,7 +34,7 @@ def draw_sketch(pixels: np.ndarray, *, sigma: float, threshold: float, slope: fl
 
 def draw_pencil(pixels: np.ndarray, *, sigma: float, burn: float) -> np.ndarray:
     """Dodge and burn: the photo divided by its blur, the shade then deepened."""
-    gray = to_gray(pixels).astype(np.float32) + 8  # 8: black in a black place is no line
+    gray = to_gray(pixels).astype(np.float32) + 8  # 8: black in a black place is not a line
     dodged = np.minimum(1, gray / cv2.GaussianBlur(gray, (0, 0), sigma))
     return (255 * np.maximum(0, 1 - burn * (1 - dodged))).round().astype(np.uint8)
 
@@ -67,10 +67,10 @@ def make_blur(pixels: np.ndarray, *, sigma: float) -> np.ndarray:
     """A soft focus; sigma is a part of the short side."""
     height, width = pixels.shape[:2]
     wide = max(0.1, sigma * min(height, width))
-    # A wide blur of a large photo takes half a minute; of the photo made small it looks the same.
+    # A wide blur of a large photo takes half a minute; of the shrunk photo it looks the same.
     scale = min(1, 6 / wide)
     small = resize(pixels, max(1, round(height * scale)), max(1, round(width * scale)))
-    # The other reflection is about a pixel's centre, and so about another place when small.
+    # The other reflection is about a pixel's centre, which is another place in the shrunk one.
     soft = cv2.GaussianBlur(small, (0, 0), wide * scale, borderType=cv2.BORDER_REFLECT)
     return resize(soft, height, width)
 
@@ -120,14 +120,14 @@ def find_outline(pixels: np.ndarray, *, contrast: float, smooth: float) -> np.nd
     lines = _merge(strokes | edges)
     lines = _merge(_close_gaps(lines, ball=6 + 3 * texture))
     lines = _prune(lines, round(10 * (1 + texture)))
-    # Small pieces stay where they differ much from what is about them, such as an eye.
+    # Small pieces stay where they differ much from their surroundings, such as an eye.
     count, pieces, stats, _ = cv2.connectedComponentsWithStats(lines, connectivity=8)
     evidence = np.bincount(pieces.ravel(), np.maximum(strength, 30 * ink).ravel(), count)
     keep = stats[:, cv2.CC_STAT_AREA] >= 14 * (1 + 2 * texture)
     keep &= evidence >= 10 * (1 + 3 * texture) * contrast
     keep[0] = False
     lines = keep[pieces].astype(np.uint8)
-    if texture == 0:  # a dot of ink, such as an eye, is no line: it gets a touch of the pen
+    if texture == 0:  # a dot of ink, such as an eye, is not a line: it gets a touch of the pen
         dots = strokes & (1 - _remove_small(strokes, 14))
         lines |= dots & (1 - cv2.dilate(lines, _disc(6)))
     return lines
@@ -214,10 +214,10 @@ def _remove_small(shapes: np.ndarray, area: int) -> np.ndarray:
 
 
 def _find_ink(lightness: np.ndarray) -> np.ndarray:
-    """Strokes and dots that are dark, and darker than what is about them.
+    """Strokes and dots that are dark, and darker than their surroundings.
 
-    They are up to 18 pixels wide, and nearly black ones up to 30, but for dark areas that are so
-    narrow in places only.
+    They are up to 18 pixels wide, and nearly black ones up to 30, unless the dark area is this
+    narrow only in places.
     """
     ink = np.zeros(lightness.shape, np.uint8)
     for radius, darkest, least in ((9, 42, 0.0), (15, 25, 0.75)):
@@ -248,7 +248,7 @@ def _find_edges(lab: np.ndarray, contrast: float, *, sigma: float) -> tuple[np.n
 
 
 def _merge(lines: np.ndarray) -> np.ndarray:
-    """Thin lines, those that nearly touch made one."""
+    """Thin lines; those that nearly touch are merged."""
     thick = cv2.morphologyEx(cv2.dilate(lines, _disc(2)), cv2.MORPH_CLOSE, _disc(1))
     return thin(1 - _remove_small(1 - thick, 40))
 
@@ -256,8 +256,8 @@ def _merge(lines: np.ndarray) -> np.ndarray:
 def _close_gaps(lines: np.ndarray, ball: float) -> np.ndarray:
     """Close gaps in outlines through which a ball of this radius does not pass.
 
-    Where the ball can be are the areas, and they grow until they meet. Where two meet is a border;
-    it is drawn whole if three fifths of it are lines already.
+    The areas are where the ball can be; they grow until they meet. Where two meet is a border. It
+    is drawn completely if three fifths of it are lines already.
     """
     distance = cv2.distanceTransform(1 - lines, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     count, labels = cv2.connectedComponents((distance > ball).astype(np.uint8), connectivity=4)
@@ -288,6 +288,6 @@ def _prune(lines: np.ndarray, length: int) -> np.ndarray:
     for _ in range(length):
         core &= 1 - (core & cv2.LUT(_code(core), _LONELY))
     ends = core & cv2.LUT(_code(core), _LONELY)
-    for _ in range(length):  # what is left of a longer line gets its end back
+    for _ in range(length):  # the rest of a longer line gets its end back
         ends |= cv2.dilate(ends, np.ones((3, 3), np.uint8)) & lines & (1 - core)
     return core | ends

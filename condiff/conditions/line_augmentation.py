@@ -1,8 +1,8 @@
 """Augments lines for training, so that a model follows lines and not one extractor's habits.
 
-Lines are ink: 1 on paper 0 inside, 255 on 0 outside. What tells a user's drawing from an
-extractor's is drawn at random: a hand's wobble, the pen's width, strokes left out, a scan's blur
-and grain and paper, and now and then a negative.
+Lines are ink: 1 on paper 0 inside, 255 on 0 outside. The differences between a user's drawing and
+an extractor's are applied at random: a hand's wobble, the pen's width, strokes left out, a scan's
+blur, grain and paper, and sometimes a negative.
 """
 
 from collections.abc import Callable

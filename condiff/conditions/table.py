@@ -21,8 +21,8 @@ from condiff.photos.reading import read_image
 from condiff.resize import have_one_aspect, resize
 
 LINE_KINDS = ("canny", "sketch", "pencil", "lineart")  # for training: fast, without weights
-# Never trained on, to test whether a model follows lines of any kind: the kind least like those
-# above, and the one that is made from it.
+# Never used in training, to test whether a model follows lines of any kind: the kind least like
+# those above, and the one that is made from it.
 HELD_OUT = ("softedge", "scribble")
 
 
@@ -72,7 +72,7 @@ def draw_soft_edges(pixels: np.ndarray, *, resolution: float) -> np.ndarray:
 def draw_soft_scribble(
     pixels: np.ndarray, *, resolution: float, sigma: float, threshold: float
 ) -> np.ndarray:
-    """A felt pen's lines out of HED's soft edges."""
+    """A felt pen's lines from HED's soft edges."""
     from condiff.conditions.hed import soft_edges
 
     soft = soft_edges(_shrink(pixels, resolution), weights_folder())

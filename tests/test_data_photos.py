@@ -112,7 +112,7 @@ def test_no_data_is_told(photo_folder, tmp_path):
         find_photos(tmp_path / "nowhere", DataConfig(), seed=0)
     with pytest.raises(DataError, match="No photos"):
         find_photos(tmp_path, DataConfig(), seed=0)
-    with pytest.raises(DataError, match="00.png is no parquet or tar file: give the folder"):
+    with pytest.raises(DataError, match="00.png is not a parquet or tar file: give the folder"):
         find_photos(photo_folder / "00.png", DataConfig(), seed=0)
     (tmp_path / "x.parquet").write_text("not parquet", "utf-8")
     with pytest.raises(DataError, match=r"x\.parquet: it is not a readable parquet file"):
@@ -203,7 +203,7 @@ def test_prepared_drawings_that_cannot_be_used_are_told(photo_folder, tmp_path):
         find_photos(photo_folder, DataConfig(), seed=0, condition=EDGES)
     drawing = io.BytesIO()
     Image.fromarray(apply("gray", np.zeros((40, 48, 3), np.uint8))[..., 0]).save(drawing, "PNG")
-    for kind, reason in (("softedge", "held out"), ("gray", "no drawing")):
+    for kind, reason in (("softedge", "held out"), ("gray", "not a drawing")):
         column = [{"bytes": drawing.getvalue(), "path": f"a.{kind}.png"}] * 12
         write_shard(tmp_path / "a.parquet", photo_folder, conditioning_image=column)
         photo = find_photos(tmp_path, DataConfig(), seed=0, condition=EDGES)[0]

@@ -223,7 +223,7 @@ def test_more_photos_than_a_batch_give_the_figures_of_one_batch(truths):
         (lambda t: {"short": t[:2]}, "'short' has fewer pictures than there are truths, 3"),
         (lambda t: {"long": [*t, t[0]]}, "'long' has more pictures"),
         (lambda t: {"turned": [t[0], t[1].swapaxes(0, 1), t[2]]}, "picture 2 of 'turned' is 64x80"),
-        (lambda t: {"uneven": [[t[0], t[0]], t[1], t[2]]}, "'uneven' has not the same number"),
+        (lambda t: {"uneven": [[t[0], t[0]], t[1], t[2]]}, "'uneven' has different numbers"),
         (lambda t: {"truth": t}, "'truth' is the name of a baseline"),
     ],
 )

@@ -1,1 +1,1 @@
-"""Training data: photos from anywhere become exact, endless batches."""
+"""Training data: photos from any source as endless, reproducible batches."""

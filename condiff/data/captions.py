@@ -1,4 +1,4 @@
-"""What training does with captions: parts left out, colours named, and hues turned beneath them."""
+"""Varies captions in training: parts are left out, colours named, and the photo's hues turned."""
 
 from typing import Any
 
@@ -19,11 +19,11 @@ NAMED_SIZE = 48  # side at which a picture's colours are named
 def vary_caption(
     text: str, pixels: Pixels, rng: np.random.Generator, config: DataConfig
 ) -> tuple[str, Pixels]:
-    """The caption of a view and its pixels, both varied as the settings say.
+    """The caption of a view and its pixels, both varied by the settings.
 
     The parts of a caption are those between its commas. Hues are turned, all by one angle, only
-    under a caption that names the colours, so that a word of colour outweighs what the thing is.
-    Without any of these settings a caption stays as it is written.
+    where the caption names the colours, so that a colour word outweighs the object's usual colour.
+    Without any of these settings a caption is unchanged.
     """
     if not any(getattr(config, key) for key in CAPTION_SETTINGS):
         return text, pixels
@@ -43,7 +43,7 @@ def vary_caption(
 def turn_hues(pixels: Pixels, angle: float) -> Pixels:
     """A picture (h,w,3) uint8 whose hues in CIE Lab are turned by `angle` degrees.
 
-    L* is kept, and chroma as far as sRGB has it.
+    L* is kept, and chroma as far as sRGB allows.
     """
     lab = rgb_to_lab(pixels)
     turn = np.radians(angle)

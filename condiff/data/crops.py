@@ -28,14 +28,14 @@ PREFETCH = 2  # batches that each worker makes ahead
 class Batch(TypedDict):
     """One step's photos, or one photo without the first axis.
 
-    x_0 (B,C,s,s) float32: as the task's space has it. condition (B,N,S,S) float32 in
-    [-1,1]: L*/50 - 1, or ink 1 on paper -1, for `upscale` after the small picture's RGB; N is 0 for
-    a task that has none. features: the frozen backbone's maps by stride, where they are cached.
+    x_0 (B,C,s,s) float32: in the form of the task's space. condition (B,N,S,S) float32 in [-1,1]:
+    L*/50 - 1, or ink 1 on paper -1, for `upscale` after the small picture's RGB; N is 0 for a task
+    without a condition. features: the frozen backbone's maps by stride, where they are cached.
 
-    Of a task that takes words, texts are the captions, and tokens (B,n,2) what the text encoder
-    takes of them. For a base, x_0 and condition are pictures
-    at first, x_0 in RGB; encoded, x_0 is mean and standard deviation of its latents (B,2C,h,w),
-    condition the latents of the condition image (B,C,h,w), and words are embeddings (B,n,d).
+    For a task that takes words, texts are the captions, and tokens (B,n,2) the text encoder's
+    input. For a base, x_0 and condition are pictures at first, x_0 in RGB. Once encoded, x_0 is
+    mean and standard deviation of its latents (B,2C,h,w), condition the latents of the condition
+    image (B,C,h,w), and words are embeddings (B,n,d).
     """
 
     x_0: Tensor

@@ -1,6 +1,6 @@
 """Photos kept on the device, and views of them made there, a batch at a time.
 
-Views are as in crops.py but for two differences: only the middle square of each photo is kept, and
+Views are as in crops.py with two differences: only the middle square of each photo is kept, and
 degraded lightness has no JPEG blocks. Tasks with lines are not supported, because the CPU draws
 them.
 """
@@ -83,8 +83,8 @@ class DeviceDataset:
             # Drawn for all processes: two with batches of B see what one with 2B sees.
             shape = (batch_size * num_processes, len(CHANCES))
             drawn = np.random.default_rng((self.seed, start)).random(shape, np.float32)
-            mine = torch.from_numpy(drawn[first : first + batch_size]).to(self.device)
-            chances = dict(zip(CHANCES, mine.unbind(1), strict=True))
+            numbers = torch.from_numpy(drawn[first : first + batch_size]).to(self.device)
+            chances = dict(zip(CHANCES, numbers.unbind(1), strict=True))
             yield self.make_views(torch.tensor(indices, device=self.device), chances)
             start += 1
 

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from condiff.data.crops import Batch, CropDataset, Features
 from condiff.errors import DataError
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of a disk, or of a user's part of it
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of a disk, or of a user's quota
 
 
 class FeatureCache(Dataset[Batch]):
@@ -92,8 +92,8 @@ def open_arrays(
 ) -> dict[str, np.memmap]:
     """The memory-mapped arrays of a cache's folder, by name, of these shapes and types.
 
-    `key` says what the cache depends on. Raises DataError where the folder was made with another
-    one, or there is no room for it.
+    `key` stands for what the cache depends on. Raises DataError where the folder was made with
+    another one, or there is no room for it.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -115,7 +115,7 @@ def open_arrays(
 
 
 def _claim(path: Path, key: str) -> None:
-    """Write the key into a new folder; raise DataError if the folder has another key."""
+    """Write the key into a new folder; raise DataError if the folder contains another key."""
     if not path.exists():
         path.write_text(key, "utf-8")
     elif path.read_text("utf-8") != key:

@@ -1,4 +1,4 @@
-"""What the frozen parts of a base make of one view of each photo, computed once, kept on disk."""
+"""Outputs of a base's frozen parts for one view of each photo, computed once, kept on disk."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ EncodeWords = Callable[[Sequence[str]], Tensor]
 
 @dataclass(frozen=True)
 class FrozenShape:
-    """What the frozen parts of a base make, and a digest of their weights."""
+    """The shapes of what the frozen parts of a base compute, and a digest of their weights."""
 
     fingerprint: str
     factor: int  # pixels of a picture for one of its latents, on a side
@@ -31,9 +31,9 @@ class FrozenShape:
 class LatentCache(Dataset[Batch]):
     """One view of each photo as latents, and each caption as an embedding, in memory-mapped files.
 
-    The arrays are .npy files in a folder, in single precision, so that training on them is training
-    on what the frozen parts give: `moments` are mean and standard deviation of x_0, `condition` the
-    latents of the condition, `words` the embeddings of the captions, each different one once.
+    The arrays are .npy files in a folder, in single precision, so that training on them equals
+    training on the frozen parts' outputs: `moments` are mean and standard deviation of x_0,
+    `condition` the latents of the condition, `words` the embeddings of the different captions.
     `done` and `words_done` mark the rows that are complete, so that filling can be resumed. Rows
     are computed one at a time: in batches of other sizes they would round differently.
     """

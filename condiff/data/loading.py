@@ -39,12 +39,12 @@ def build_dataset(
     device: torch.device,
     frozen: FrozenShape | None = None,
 ) -> Dataset:
-    """The training data of a folder, of parquet files or of a hub data set, as config.data says.
+    """The training data of a folder, of parquet files or of a hub data set, by config.data.
 
-    `feature_channels` are the channels of the frozen backbone's maps, by stride; with
-    data.cache_features the maps are kept in cache_dir; or of a base, whose `frozen` parts are
-    given, latents and embeddings of captions. Raises ConfigError for settings that do not
-    go together, DataError for photos that cannot be used.
+    `feature_channels` are the channels of the frozen backbone's maps, by stride. With
+    data.cache_features the maps are kept in cache_dir; for a base, given by its `frozen` parts, the
+    latents and the embeddings of captions. Raises ConfigError for settings that do not go together,
+    DataError for photos that cannot be used.
     """
     task.check(config)
     data = config.data

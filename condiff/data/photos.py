@@ -24,8 +24,8 @@ _Place = tuple[Part, int]  # an item of a part
 
 
 class TrainingPhoto(NamedTuple):
-    """A photo: read("image") is (H,W,3) uint8 RGB, read(kind) what the task's input makes of a
-    stored condition image, (H,W,N) uint8."""
+    """A photo: read("image") is (H,W,3) uint8 RGB; read(kind) is a stored condition image as the
+    task's input decodes it, (H,W,N) uint8."""
 
     read: Callable[[str], np.ndarray]
     kinds: tuple[str, ...]  # kinds of the condition images that are stored with it
@@ -132,7 +132,7 @@ def find_photos(
     parts = training_parts(root)
     if root.is_file() and any(not part.is_archive for part in parts):
         raise DataError(
-            f"{root} is no parquet or tar file: give the folder of the photos, even of one."
+            f"{root} is not a parquet or tar file: give the folder of the photos, even of one."
         )
     chosen: list[_Place] = []
     for pattern, count in wanted.items():
@@ -163,7 +163,7 @@ def training_parts(root: Path) -> list[Part]:
 
 
 def _places_in(root: Path, parts: Sequence[Part], pattern: str) -> list[_Place]:
-    """The photos of the parts that match a glob; of a folder with archives, those of archives."""
+    """The photos of the parts that match a glob; if there are archives, only theirs."""
     if root.is_dir():
         matching = {path.relative_to(root) for path in root.glob(pattern)}
         parts = [part for part in parts if Path(part.name) in matching]
@@ -250,7 +250,7 @@ def _hub_photos(
         drawn = np.random.default_rng(seed).permutation(len(entries))[: config.max_photos]
         entries = [entries[i] for i in sorted(drawn)]
     if not entries:
-        raise DataError(f"The split {config.split} of {name} holds no photos to train on.")
+        raise DataError(f"The split {config.split} of {name} contains no photos to train on.")
     fingerprint = sha256(f"{rows._fingerprint} {entries}".encode()).hexdigest()
     return Photos(name, entries, HubRows(name, rows, columns), fingerprint, condition)
 

@@ -12,7 +12,7 @@ from condiff.errors import DataError
 from condiff.inputs import fit_stored
 from condiff.resize import shrink_short_side
 
-PROBED = 32  # photos that are decoded to know what all will take
+PROBED = 32  # photos that are decoded to estimate the memory of all
 CHUNK = 256  # photos that are decoded, in parallel, before they are packed
 
 

@@ -11,8 +11,8 @@ from torch import Tensor
 class PackedBytes(Sequence[bytes]):
     """Byte strings end to end; packed[i] is the i-th.
 
-    The block is a tensor: a forked worker shares its pages, which no reference count touches, and
-    to a spawned one torch hands the same memory.
+    The block is a tensor: a forked worker shares its pages, which contain no reference counts, and
+    a spawned one gets the same memory from torch.
     """
 
     def __init__(self, parts: Iterable[bytes]):
@@ -31,7 +31,7 @@ class PackedBytes(Sequence[bytes]):
 
     @property
     def num_bytes(self) -> int:
-        """The length of all."""
+        """The length of all byte strings."""
         return int(self.ends[-1])
 
     def _view(self, index: int) -> np.ndarray:

@@ -27,7 +27,7 @@ class Order:
 def positions_of(batch: int, *, batch_size: int, process: int, num_processes: int) -> range:
     """The positions of global batch b that process r of P takes: the r-th B of [bBP, (b+1)BP).
 
-    So two processes with batches of B see together what one with batches of 2B sees.
+    So two processes with batches of B together see the same as one with batches of 2B.
     """
     start = (batch * num_processes + process) * batch_size
     return range(start, start + batch_size)

@@ -28,7 +28,7 @@ Key = tuple[int, int, Item]  # epoch, number within it, the photo
 
 
 class StreamCrops(Dataset[Batch]):
-    """views[epoch, number, item] is a view of a photo, of these and the seed alone."""
+    """views[epoch, number, item] is a view of a photo, a function of these and the seed alone."""
 
     def __init__(self, settings: CropSettings, *, seed: int):
         self.settings, self.seed = settings, seed
@@ -43,9 +43,9 @@ class StreamCrops(Dataset[Batch]):
 class StreamDataset:
     """Shards of photos, in another order each epoch, shuffled in blocks.
 
-    A block is `data.shuffle_buffer` photos in a row, the only ones in memory. A shard is
-    a file, or one of a hub data set. The own shuffle of `datasets` is not used: it differs between
-    versions, and cannot be resumed without reading all.
+    A block is `data.shuffle_buffer` photos in a row, the only ones in memory. A shard is a file, or
+    a shard of a hub data set. The shuffle of `datasets` is not used: it differs between versions,
+    and cannot be resumed without reading all.
     """
 
     num_photos = None
@@ -89,12 +89,12 @@ class StreamDataset:
             process, num_processes = 0, 1
         taken = batch_size * num_processes
         endless = self._endless(shards, skip=start * taken)
-        mine = slice(process * batch_size, (process + 1) * batch_size)
+        share = slice(process * batch_size, (process + 1) * batch_size)
 
         def read() -> list[Key]:
             return [
                 (epoch, number * factor + offset, item.fetch())
-                for epoch, number, item in list(islice(endless, taken))[mine]
+                for epoch, number, item in list(islice(endless, taken))[share]
             ]
 
         with closing(_read_ahead(read)) as batches:
@@ -106,7 +106,7 @@ class StreamDataset:
         while True:
             length = yield from self._epoch(epoch, shards, skip)
             if not length:
-                raise DataError(f"{self.name} holds no photos to train on.")
+                raise DataError(f"{self.name} contains no photos to train on.")
             epoch, skip = epoch + 1, max(0, skip - length)
 
     def _epoch(self, epoch: int, shards: Sequence[int], skip: int) -> Generator[Key, None, int]:
@@ -172,7 +172,7 @@ def _open(source: str | Path, settings: CropSettings) -> tuple[str, list[Part]]:
     parts = [part for part in training_parts(root) if part.is_archive]
     if not parts:
         raise DataError(
-            f"{root} holds no parquet or tar files to stream: make them with condiff prep, or set "
-            "data.streaming to false."
+            f"{root} contains no parquet or tar files to stream: make them with condiff prep, or "
+            "set data.streaming to false."
         )
     return str(root), parts

@@ -7,7 +7,7 @@ import numpy as np
 
 from condiff.resize import FACTORS, bring_up
 
-MARGIN = 16  # pixels about a window that are seen too, so that lines and cubics know no border
+MARGIN = 16  # pixels around a window, so that its border changes neither lines nor cubics
 BLUR = 1.0  # at most, a standard deviation in pixels of the small picture
 NOISE = 16.0  # at most, a standard deviation, of 255
 
@@ -51,7 +51,7 @@ def make_small(pixels: np.ndarray, rng: np.random.Generator, *, degrade: float) 
     """(n,n,3) uint8 -> (n,n,3) float32 in [0,255]: shrunk by a random factor, enlarged again.
 
     With the probability `degrade` it is blurred and noised while small, because pictures of the
-    first stage are no photos: conditioning augmentation (Ho et al. 2021, arXiv:2106.15282).
+    first stage are not photos: conditioning augmentation (Ho et al. 2021, arXiv:2106.15282).
     """
     side = max(1, round(len(pixels) / FACTORS[int(rng.integers(len(FACTORS)))]))
     shrunk = cv2.resize(pixels, (side, side), interpolation=cv2.INTER_AREA)

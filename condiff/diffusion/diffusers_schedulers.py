@@ -1,4 +1,4 @@
-"""The samplers that are left to diffusers, and the scheduler that a model folder contains."""
+"""The samplers that diffusers runs, and the scheduler that a model folder contains."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -44,8 +44,8 @@ PROCESS = {
 def build_scheduler(name: str, config: DiffusionConfig) -> Any:
     """A diffusers scheduler by its short name, with trailing spacing.
 
-    A shifted or a sigmoid schedule is given by its betas: of diffusers' solvers only DDPM has
-    "sigmoid". Clipping is left to `sample_with_diffusers`, which does the same for all of them.
+    A shifted or a sigmoid schedule is given by its betas: only DDPM of diffusers' solvers has
+    "sigmoid". `sample_with_diffusers` does the clipping, in the same way for all of them.
     Raises ConfigError for an unknown name.
     """
     if name not in SCHEDULERS:
@@ -77,7 +77,7 @@ def sample_with_diffusers(
     sample_noise: SampleNoise | None = None,
     correct: Correct = as_predicted,
 ) -> Iterator[Array]:
-    """`sampler.sample` by unipc, euler or heun; arrays stay of NumPy or of torch.
+    """`sampler.sample` by unipc, euler or heun; NumPy arrays stay NumPy's, tensors torch's.
 
     x_t is sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) eps, also for schedulers that scale it
     otherwise inside. None of the three adds noise.

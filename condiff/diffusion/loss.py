@@ -89,7 +89,7 @@ def drop_words_and_picture(
 ) -> tuple[Tensor, Tensor]:
     """1 or 0 for picture (B,1,1,1) and words (B,1,1): kept, or left out so that guidance is learnt.
 
-    Of each image words alone, picture alone and both are left out with `prob` each, as in
+    For each image, words alone, picture alone and both are left out with `prob` each, as in
     InstructPix2Pix (Brooks et al. 2022, arXiv:2211.09800).
     """
     chance = torch.rand(count, generator=generator, device=device)
@@ -101,8 +101,8 @@ def drop_words_and_picture(
 def drop_condition(cond: Tensor, *, prob: float, generator: torch.Generator | None) -> Tensor:
     """The condition (B,…) in [-1,1], each row set to zero, the null_cond, with probability `prob`.
 
-    Ho & Salimans 2022 (arXiv:2207.12598). Zero is a uniform mid-grey, which no drawing, edge map or
-    photo is.
+    Ho & Salimans 2022 (arXiv:2207.12598). Zero is a uniform mid-grey, unlike any drawing, edge map
+    or photo.
     """
     if not prob:
         return cond

@@ -1,4 +1,4 @@
-"""Between x_0, noise, x_t and what the network predicts: one text for NumPy and torch arrays.
+"""Conversions of x_0, noise, x_t and the network's prediction, for NumPy and torch arrays.
 
 Ho et al. 2020 (arXiv:2006.11239) for the process, Salimans & Ho 2022 (arXiv:2202.00512) for v.
 docs/guide/diffusion.md has all formulas beside their configuration keys.
@@ -68,8 +68,8 @@ def guidance_branches(scales: Sequence[float]) -> list[int]:
 def guide_along(outputs: Mapping[int, Array], scales: Sequence[float]) -> Array:
     """Classifier-free guidance along a chain of conditions: e_n + sum of scales[i] (e_i - e_i+1).
 
-    `outputs` are the e_i that `guidance_branches` names: e_0 of all that is given, each following
-    one of less, e_n of nothing. With one scale w this is null + w (cond - null), so that 1 is off
+    `outputs` are the e_i that `guidance_branches` names: e_0 with all conditions, each following
+    one with fewer, e_n with none. With one scale w this is null + w (cond - null), so that 1 is off
     (Ho & Salimans 2022, arXiv:2207.12598); with two, of words and picture, it is eq. 3 of
     InstructPix2Pix (Brooks et al. 2022, arXiv:2211.09800).
     """

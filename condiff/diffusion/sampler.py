@@ -1,4 +1,4 @@
-"""Sampling, from noise to an image, in NumPy or torch: arrays stay what and where they are.
+"""Sampling, from noise to an image, in NumPy or torch: arrays keep their library and device.
 
 DDPM (Ho et al. 2020, arXiv:2006.11239), DDIM (Song et al. 2021, arXiv:2010.02502), DPM-Solver++ 2M
 (Lu et al. 2022, arXiv:2211.01095), LCM (Luo et al. 2023, arXiv:2310.04378) and TCD, with trailing
@@ -26,7 +26,7 @@ SampleNoise = Callable[[tuple[int, ...]], Array]  # a shape -> standard normal n
 Correct = Callable[[Array], Array]  # a predicted x_0 -> the x_0 that the step goes on with
 Sampler = Callable[[PredictX0, Array, NDArray[Any], int, SampleNoise], Iterator[Array]]
 
-TCD_GAMMA = 0.3  # that of its authors, and of diffusers
+TCD_GAMMA = 0.3  # the default of its authors and of diffusers
 BROAD = 8  # cells on a side of what counts as a large area
 
 
@@ -55,7 +55,7 @@ def damp_broad_noise(
 ) -> NDArray[Any]:
     """x_T (B,C,h,w) with the means of blocks of BROAD cells multiplied by `variety`.
 
-    `shared` is noise of the same shape whose means stand for the noise's own.
+    `shared` is noise of the same shape; its means replace the noise's own.
 
     The noise's mean over a large area decides the colour cast of whole objects. With variety 1 x_T
     is that of training, and samples differ as much as the model allows. With 0 large areas get
@@ -133,7 +133,7 @@ def _ddim(
     """Deterministic DDIM: eq. 12 with sigma 0."""
     count = len(alphas_bar)
     for t in space_timesteps(count, steps):
-        before = t - count // steps  # as diffusers has it, also where `steps` does not divide
+        before = t - count // steps  # as in diffusers, also where `steps` does not divide
         alpha_bar, next_alpha_bar = alphas_bar[t], alphas_bar[before] if before >= 0 else 1
         x_0 = predict_x_0(x_t, t, alpha_bar)
         x_t = add_noise(x_0, to_eps(x_0, x_t, alpha_bar), next_alpha_bar)
@@ -168,7 +168,7 @@ def _dpm_solver(
 ) -> Iterator[Array]:
     """DPM-Solver++ 2M, its algorithm 2: the first and the last step are of the first order."""
     timesteps = space_timesteps(len(alphas_bar), steps)
-    # A zero signal has no logarithm; diffusers takes this one in its place.
+    # A zero signal has no logarithm; diffusers uses this one instead.
     alphas_bar = np.where(alphas_bar == 0, np.float32(2**-24), alphas_bar)
     alpha_bar = np.append(alphas_bar[timesteps].astype(float), 1.0)
     alpha, sigma = np.sqrt(alpha_bar), np.sqrt(1 - alpha_bar)
@@ -222,7 +222,7 @@ def _tcd(
 
     Each step goes along the trajectory, past the next timestep by a share TCD_GAMMA of it, and is
     brought back there by new noise; the last one ends at x_0. It is for models that were distilled
-    so.
+    this way.
     """
     timesteps = space_timesteps(len(alphas_bar), steps)
     for t, following in pairwise(timesteps):

@@ -44,7 +44,7 @@ def compute_betas(config: DiffusionConfig) -> Array:
 
 
 def compute_alphas_bar(config: DiffusionConfig) -> Array:
-    """alpha_bar (T,) as diffusers' schedulers of that configuration hold it.
+    """alpha_bar (T,) as in diffusers' schedulers of that configuration.
 
     It is rounded to single precision in the same places as theirs: at the noisy end predictions
     are divided by it, so that rounding shows.

@@ -55,8 +55,8 @@ def predict_in_tiles(
 ) -> Any:
     """The weighted mean (B,C,H,W) of predict(x_t, cond) over all tiles.
 
-    Arrays are numpy's or torch's; `weight` is `tiles.weight` in their kind. `cond` is an array that
-    is cut like x_t, or a list or tuple of one of each tile.
+    Arrays are numpy's or torch's; `weight` is `tiles.weight` as such an array. `cond` is an array
+    that is cut like x_t, or a list or tuple of one condition per tile.
     """
     parts = tiles.parts
     conds: Sequence[Any] = cond if isinstance(cond, (list, tuple)) else [cond[p] for p in parts]

@@ -22,7 +22,7 @@ def check_methods(
 
 
 def check_picture(method: str, number: int, picture: Pixels, truth: Pixels) -> None:
-    """Raise DataError for a method's picture, counted from 1, that has not its truth's size."""
+    """Raise DataError for a method's picture, counted from 1, unless it has its truth's size."""
     if picture.shape != truth.shape:
         raise DataError(
             f"picture {number} of '{method}' is {picture.shape[1]}x{picture.shape[0]} but its "
@@ -42,5 +42,5 @@ def mean_chroma(truths: Iterable[Pixels]) -> Floats:
 
 
 def with_chroma(pixels: Pixels, ab: Floats) -> Pixels:
-    """The photo's L* under one constant (a,b), as far as sRGB has it."""
+    """The photo's L* with one constant (a,b), as far as sRGB allows."""
     return join_chroma(pixels, np.asarray(ab, np.float32).reshape(1, 1, 2))

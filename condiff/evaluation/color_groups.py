@@ -35,7 +35,7 @@ GROUPS: dict[str, Group] = {
 
 @dataclass(frozen=True)
 class GroupFigures:
-    """One group of one photo, or of a set: then the means over the photos that have it."""
+    """One group in one photo, or in a set: then the means over the photos that have it."""
 
     photos: int
     chroma: float  # mean sqrt(a^2 + b^2) of the result

@@ -68,7 +68,7 @@ HIGHEST_PSNR = 60.0
 
 @dataclass(frozen=True)
 class Row:
-    """The figures of one method; means over the photos, if nothing else is said."""
+    """The figures of one method; means over the photos, unless noted otherwise."""
 
     method: str
     photos: int
@@ -142,7 +142,7 @@ def evaluate(
 ) -> list[Row]:
     """One row per method, in the given order, then grey passthrough, mean colour and truth.
 
-    A method yields one result for every truth, in their order and size. Of a list of samples the
+    A method yields one result for every truth, in their order and size. In a list of samples the
     first is scored; all of them count for `diversity` and `best_of_k`. `inception` adds FID and
     KID, `lpips` LPIPS. Raises DataError where results and truths do not match.
     """
@@ -233,7 +233,7 @@ def _row(
         deviations.append(region_deviations(labs[0], flat_regions(truth_lab)))
         counts.add(len(samples))
     if len(counts) > 1:
-        raise DataError(f"'{method}' has not the same number of samples for each photo: give k.")
+        raise DataError(f"'{method}' has different numbers of samples for the photos: give k each.")
     features, true_features = features or extractors.extract(pictures), baselines.true_features
     columns = {name: np.array([photo[name] for photo in figures]) for name in figures[0]}
     shares = columns.pop("gaudy")

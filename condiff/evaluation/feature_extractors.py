@@ -1,6 +1,6 @@
 """Frozen networks that turn photos into features: EfficientNet-Lite0, Inception for FID, and LPIPS.
 
-An extractor maps photos to features; two sets of photos are compared by theirs.
+An extractor maps photos to features; two sets of photos are compared by their features.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ Features = Callable[[list[Pixels]], Floats]  # RGB photos -> (N,D)
 Distance = Callable[[Pixels, Pixels], float]  # of two RGB photos of one size
 
 BATCH = 32
-LITE0_SIDE = 256  # of grey photos Lite2 recognises 74 % at this side, and 55 % at 160
+LITE0_SIDE = 256  # Lite2 recognises 74 % of grey photos at this side, and 55 % at 160
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class FeatureExtractors:
 
 
 def in_batches(photos: Sequence[Pixels]) -> list[list[Pixels]]:
-    """The photos in lists of so many as a network takes at once."""
+    """The photos in lists as long as a network takes at once."""
     return [list(photos[i : i + BATCH]) for i in range(0, len(photos), BATCH)]
 
 
@@ -91,7 +91,7 @@ def _middle_square(pixels: Pixels) -> Pixels:
 INCEPTION_SIDE, INCEPTION_BATCH = 299, 16
 Kernel = int | tuple[int, int]
 Row = tuple[str, int, Kernel]  # name, channels out, kernel
-# Convolutions one after the other; two that end a chain side by side both see what was before.
+# Convolutions one after the other; two side by side at the end both get the one before as input.
 Chain = Sequence[Row | tuple[Row, Row]]
 Pool = Literal["average", "maximum", "halve"]
 
@@ -113,7 +113,7 @@ class Conv(nn.Module):
 
 
 class Mixed(nn.Module):
-    """Chains and a pool side by side, concatenated; halving, every chain's last one strides."""
+    """Chains and a pool side by side, concatenated; to halve, the last of each has stride 2."""
 
     def __init__(self, channels: int, chains: Sequence[Chain], *, pool: Pool, pooled: int = 0):
         super().__init__()
@@ -152,13 +152,13 @@ DOUBLE = (("branch3x3dbl_1", 64, 1), ("branch3x3dbl_2", 96, 3), ("branch3x3dbl_3
 
 
 def block_35(channels: int, pooled: int) -> Mixed:
-    """Of the 35x35 maps: 1x1, 5x5, two 3x3."""
+    """For the 35x35 maps: 1x1, 5x5, two 3x3."""
     fives = (("branch5x5_1", 48, 1), ("branch5x5_2", 64, 5))
     return Mixed(channels, [(("branch1x1", 64, 1),), fives, DOUBLE], pool="average", pooled=pooled)
 
 
 def block_17(width: int) -> Mixed:
-    """Of the 17x17 maps, 768 channels: 7x7 as 1x7 and 7x1, once and twice."""
+    """For the 17x17 maps, 768 channels: 7x7 as 1x7 and 7x1, once and twice."""
     across, down = (1, 7), (7, 1)
     once = (("branch7x7_1", width, 1), ("branch7x7_2", width, across), ("branch7x7_3", 192, down))
     twice = (
@@ -170,7 +170,7 @@ def block_17(width: int) -> Mixed:
 
 
 def block_8(channels: int, pool: Pool) -> Mixed:
-    """Of the 8x8 maps: 3x3 parted into 1x3 beside 3x1."""
+    """For the 8x8 maps: 3x3 split into 1x3 beside 3x1."""
     across, down = (1, 3), (3, 1)
     once: Chain = (
         ("branch3x3_1", 384, 1),
@@ -237,7 +237,7 @@ class Inception(nn.Module):
 
 
 def resize_as_tensorflow_1(pixels: Tensor, side: int = INCEPTION_SIDE) -> Tensor:
-    """(B,C,H,W) -> (B,C,side,side) float: pixel i is read at i * H / side, a quarter shift and all.
+    """(B,C,H,W) -> (B,C,side,side) float: pixel i is read at i * H / side, a shift.
 
     It takes two neighbours and averages nothing, so large photos alias (Parmar et al. 2022): that
     is part of the figure as it was published.

@@ -181,7 +181,7 @@ def kernel_distance(features: Floats, truth_features: Floats) -> float:
     """Kernel distance of (N,D) and (M,D), N and M at least 2: KID where the features are FID's.
 
     The unbiased squared maximum mean discrepancy under k(x, y) = (x y / D + 1)^3 of Binkowski et
-    al. (2018), over all pictures at once. No bias by small N, so it may come out below zero.
+    al. (2018), over all pictures at once. Small N does not bias it, so it can be below zero.
     """
     x, y = features.astype(np.float64), truth_features.astype(np.float64)
 

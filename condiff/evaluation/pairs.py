@@ -47,7 +47,7 @@ def pair_folders(result_dir: Path, truth_dir: Path) -> list[tuple[Path, Path]]:
 def read_truths(path: Path, limit: int | None = None) -> list[Pixels]:
     """The first `limit` photos, uint8 RGB (H,W,3), of a folder, a parquet or a tar file.
 
-    Of a folder with photos and archives, the photos are read, in the order of their names.
+    In a folder with photos and archives, the photos are read, in the order of their names.
     """
     if not path.exists():
         raise DataError(f"There is nothing at {path}.")

@@ -101,10 +101,10 @@ def evaluate_drawings(
     """One row per method, in the given order, then the baselines and the truth.
 
     A method has samples for every truth, in their order and size, and the same number for each.
-    Lines of `kind` are compared; None is for a method that was given none. The baselines are the
-    set's blurred mean, which is what a model that has learned nothing paints; noise, which is full
-    of edges, so that its F1 has to be beaten; and another photo of the set, which looks real.
-    Raises DataError where samples and truths do not match.
+    Lines of `kind` are compared; None is for a method that was given no lines. The baselines are
+    the set's blurred mean, which a model that has learned nothing paints; noise, which is full of
+    edges, so that its F1 has to be beaten; and another photo of the set, which looks real. Raises
+    DataError where samples and truths do not match.
     """
     check_methods(methods, truths, (TRUTH, OTHER, NOISE, BLURRED_MEAN))
     mean = mean_picture(truths)
@@ -155,7 +155,7 @@ def _row(
         raise DataError(f"'{method}' has {len(painted)} results for {len(truths)} drawings.")
     counts = {len(samples) for samples in painted}
     if len(counts) > 1:
-        raise DataError(f"'{method}' has not the same number of samples for each drawing.")
+        raise DataError(f"'{method}' has different numbers of samples for the drawings.")
     for index, (samples, truth) in enumerate(zip(painted, truths, strict=True), start=1):
         for sample in samples:
             check_picture(method, index, sample, truth)

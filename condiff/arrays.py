@@ -1,4 +1,4 @@
-"""Names for arrays of NumPy, by what they contain; OpenCV's stubs know no dtypes, hence Any."""
+"""Names for NumPy arrays, by what they contain; Any, because OpenCV's stubs have no dtypes."""
 
 from typing import Any
 

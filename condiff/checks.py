@@ -1,4 +1,4 @@
-"""What Python gives to a public function, checked before any work: its kind, in one sentence."""
+"""Checks of the arguments of public functions: a ConfigError of one sentence, before any work."""
 
 import os
 from numbers import Integral, Real
@@ -9,14 +9,14 @@ from condiff.errors import ConfigError
 
 
 def as_int(name: str, value: Any) -> int:
-    """The value as an int; NumPy's are taken, too. ConfigError for what is no whole number."""
+    """The value as an int; NumPy's are accepted. ConfigError if it is not a whole number."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise ConfigError(f"{name} is a whole number, not {value!r}.")
     return int(value)
 
 
 def check_range(name: str, value: Any, least: int, most: int | None = None) -> None:
-    """Raise ConfigError for a value that is no whole number, or not in the range."""
+    """Raise ConfigError for a value that is not a whole number, or not in the range."""
     number = as_int(name, value)
     if number < least or (most is not None and number > most):
         limit = f"at least {least}" if most is None else f"from {least} to {most}"
@@ -24,16 +24,16 @@ def check_range(name: str, value: Any, least: int, most: int | None = None) -> N
 
 
 def as_number(name: str, value: Any) -> float:
-    """The value as it is, if it is a real number; ConfigError for anything else."""
+    """The value unchanged if it is a real number; ConfigError for anything else."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise ConfigError(f"{name} is a number, not {value!r}.")
     return value  # type: ignore[return-value]
 
 
 def check_kind(name: str, value: Any, wanted: type) -> None:
-    """Raise ConfigError for a value that is not of the class that is wanted."""
+    """Raise ConfigError for a value that is not an instance of the wanted class."""
     if not isinstance(value, wanted):
-        raise ConfigError(f"{name} is to be a {wanted.__name__}, not {type(value).__name__}.")
+        raise ConfigError(f"{name} must be a {wanted.__name__}, not {type(value).__name__}.")
 
 
 def as_path(name: str, value: Any) -> Path:
@@ -44,7 +44,7 @@ def as_path(name: str, value: Any) -> Path:
 
 
 def as_count(samples: Any) -> int:
-    """A number of samples as an int; ConfigError for one that is no whole number or below 1."""
+    """A number of samples as an int; ConfigError if it is not a whole number or below 1."""
     count = as_int("samples", samples)
     if count < 1:
         raise ConfigError(f"samples are at least 1, not {count}.")
@@ -52,7 +52,7 @@ def as_count(samples: Any) -> int:
 
 
 def as_seed(value: Any) -> int:
-    """A seed as an int; ConfigError for one that is no whole number or below 0."""
+    """A seed as an int; ConfigError if it is not a whole number or below 0."""
     seed = as_int("seed", value)
     if seed < 0:
         raise ConfigError(f"A seed is 0 or more, not {seed}.")

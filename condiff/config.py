@@ -37,9 +37,9 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class _SectionType(ModelMetaclass):
-    """Calling a section in Python gives ConfigError for a wrong value, as `override` does.
+    """Calling a section in Python raises ConfigError for a wrong value, as `override` does.
 
-    pydantic makes the sections of a file without a call, so that their faults keep their place.
+    pydantic builds the sections of a file without this call, so that faults keep their location.
     """
 
     def __call__(cls, *args: Any, **fields: Any) -> Any:
@@ -58,7 +58,7 @@ class Section(BaseModel, metaclass=_SectionType):
 class SamplingConfig(Section):
     """How a model is sampled. A model folder contains one; callers override single fields.
 
-    The descriptions are the help of the flags that condiff/cli/sampling.py makes of the fields.
+    condiff/cli/sampling.py makes flags from the fields; the descriptions are their help.
     """
 
     steps: Annotated[int, Field(ge=1, le=1000, description="Denoising steps.")] = 25
@@ -71,8 +71,8 @@ class SamplingConfig(Section):
             ge=0,
             le=50,
             description="Strength of classifier-free guidance. Above 1, pictures follow a "
-            "drawing more closely and photos get stronger colours; 1 is off, in half the time. "
-            "For a model that takes a prompt: how closely pictures follow that.",
+            "drawing more closely and photos get stronger colours; 1 turns it off, in half the "
+            "time. For a model that takes a prompt: how closely pictures follow the prompt.",
         ),
     ] = 1.0
     image_guidance_scale: Annotated[
@@ -80,15 +80,15 @@ class SamplingConfig(Section):
         Field(
             ge=0,
             le=50,
-            description="For a model that takes a prompt: how closely pictures follow the picture "
-            "that is given; 1 is off.",
+            description="For a model that takes a prompt: how closely results follow the given "
+            "picture; 1 turns it off.",
         ),
     ] = 1.0
     prompt: Annotated[
-        str, Field(description="What the picture shows, in words; for a model that takes them.")
+        str, Field(description="What the picture shows, for a model that takes a prompt.")
     ] = ""
     negative_prompt: Annotated[
-        str, Field(description="What it is not to show: guidance leads away from these words.")
+        str, Field(description="What it must not show: guidance leads away from these words.")
     ] = ""
     variety: Annotated[
         float,
@@ -104,9 +104,9 @@ class SamplingConfig(Section):
         Field(
             ge=0,
             le=2,
-            description="How vivid colours are: by this factor every step draws the colours of "
-            "the picture that it predicts away from grey. 1: as the model has them. With a prompt "
-            "guidance takes its place.",
+            description="How vivid colours are: every step moves the colours of its predicted "
+            "picture away from grey by this factor. 1: unchanged. With a prompt, guidance takes "
+            "its place.",
         ),
     ] = 1.0
     size: Annotated[
@@ -114,8 +114,8 @@ class SamplingConfig(Section):
         Field(
             ge=8,
             le=2048,
-            description="Short side, in pixels, at which the model sees the picture; as it was "
-            "trained, if left out.",
+            description="Short side, in pixels, at which the model sees the picture; if left out, "
+            "the size that it was trained at.",
         ),
     ] = None
 
@@ -128,15 +128,15 @@ class SamplingConfig(Section):
             raise _fault_of(type(self).__name__, error) from error
 
     def describe(self) -> str:
-        """Steps, scheduler and guidance, where that is on, in words."""
+        """Steps, scheduler and, if it is on, guidance, in words."""
         scales = [self.guidance_scale, self.image_guidance_scale]
         if self.image_guidance_scale != 1 and self.prompt == self.negative_prompt:
-            scales = scales[1:]  # there are no words that guidance could lead along
+            scales = scales[1:]  # without words there is no guidance along them
         guided = " and ".join(f"{scale:g}" for scale in scales if scale != 1)
         return f"{self.steps} steps of {self.scheduler}{f', guidance {guided}' if guided else ''}"
 
     def note(self) -> dict[str, Any]:
-        """The settings for a note in a result: those of words only where a model takes them."""
+        """The settings for a note in a result: those of words only for a model that takes them."""
         default = SamplingConfig()
         idle = {name for name in WORDS if getattr(self, name) == getattr(default, name)}
         return self.model_dump(exclude=idle)
@@ -151,7 +151,7 @@ class Look(Section):
 
     @classmethod
     def of(cls, sampling: SamplingConfig) -> Self:
-        """The look that a model's own settings are."""
+        """The look of a model's own settings."""
         return cls(guidance_scale=sampling.guidance_scale, variety=sampling.variety)
 
     def sampling(self) -> dict[str, float]:
@@ -159,8 +159,8 @@ class Look(Section):
         return self.model_dump(exclude={"saturation"})
 
 
-NATURAL = "natural"  # the look that is a model's SamplingConfig, and the default
-LOOKS = {  # beside natural, of models that have no table of their own
+NATURAL = "natural"  # the look of a model's SamplingConfig, and the default
+LOOKS = {  # besides natural, for models without a table of their own
     "quiet": Look(guidance_scale=1.25, variety=0.0, saturation=0.85),
     "vivid": Look(guidance_scale=1.75, variety=0.0, saturation=1.15),
 }
@@ -182,7 +182,7 @@ def _fault_of(section: str, error: ValidationError) -> ConfigError:
 
 
 def limits_of(field: FieldInfo) -> tuple[Any, Any]:
-    """The least and the largest value of a section's field; None where there is no such limit."""
+    """The least and the largest value of a section's field; None where there is no limit."""
     least = next((limit.ge for limit in field.metadata if isinstance(limit, Ge)), None)
     most = next((limit.le for limit in field.metadata if isinstance(limit, Le)), None)
     return least, most
@@ -190,15 +190,15 @@ def limits_of(field: FieldInfo) -> tuple[Any, Any]:
 
 def _sentence(message: str) -> str:
     """pydantic's "Input should be …" as the predicate of a sentence."""
-    return message.replace("Input should be", "is to be").replace("'", "")
+    return message.replace("Input should be", "must be").replace("'", "")
 
 
 class ModelConfig(Section):
     """The condition encoder and the U-Net."""
 
     sample_size: PositiveInt = 64  # side of x_t in training; less than data.size / fold is faster
-    fold: PositiveInt = 4  # of the condition's pixels, side by side, for one of the U-Net's
-    patch_size: PositiveInt = 1  # of x_t's pixels, side by side, for one of the U-Net's
+    fold: PositiveInt = 4  # side of a U-Net pixel, in pixels of the condition
+    patch_size: PositiveInt = 1  # side of a U-Net pixel, in pixels of x_t
     backbone_variant: Literal["lite0", "lite2"] | None = "lite2"
     feature_strides: Annotated[tuple[Literal[2, 4, 8, 16, 32], ...], Field(min_length=1)] = (
         8, 16, 32,
@@ -218,7 +218,7 @@ class ModelConfig(Section):
             near = max(stride, self.sample_size // stride * stride)
             patches = f" and patches of {self.patch_size}²" if self.patch_size > 1 else ""
             raise ValueError(
-                f"sample_size {self.sample_size} is no multiple of {stride}, which "
+                f"sample_size {self.sample_size} is not a multiple of {stride}, which "
                 f"{len(self.block_out_channels)} levels of block_out_channels{patches} need; "
                 f"take {near}"
             )
@@ -229,8 +229,8 @@ class ModelConfig(Section):
             )
         if self.decoder_channels and len(set(self.feature_strides)) < 2:
             raise ValueError(
-                f"decoder_channels needs two or more feature_strides, and "
-                f"{self.feature_strides[0]} is alone; add another, or leave decoder_channels out"
+                f"decoder_channels needs two or more feature_strides, not only "
+                f"{self.feature_strides[0]}; add another, or leave decoder_channels out"
             )
         if odd := [n for n in self.block_out_channels if n % self.norm_num_groups]:
             raise ValueError(
@@ -256,7 +256,7 @@ class DiffusionConfig(Section):
     p2_gamma: NonNegativeFloat = 1.0
     p2_k: PositiveFloat = 1.0
     perceptual_weight: NonNegativeFloat = 0.0  # of the distance of a colorizer's pictures to truth
-    perceptual_share: Annotated[float, Field(gt=0, le=1)] = 1.0  # last share of the run with it
+    perceptual_share: Annotated[float, Field(gt=0, le=1)] = 1.0  # last share of the run with that
     timestep_shift: PositiveFloat = 1.0  # 1: t uniform in training; above 1: more noisy t
     timestep_power: PositiveFloat = 1.0  # t = T (1 - u^power) in training; above 1: more noisy t
     offset_noise: NonNegativeFloat = 0.0  # noise common to all pixels of a channel; 0.1 is usual
@@ -292,19 +292,19 @@ class DataConfig(Section):
     split: str = "train"  # of a hub data set
     image_column: str | None = None  # of parquet files and hub data sets; None: image
     streaming: bool = False  # read parquet files or a hub data set on the fly, never all at once
-    shuffle_buffer: PositiveInt = 1000  # encoded photos in memory that a stream is shuffled among
+    shuffle_buffer: PositiveInt = 1000  # encoded photos in memory, among which a stream is shuffled
     size: PositiveInt = 256  # side of the square view that the backbone sees
     min_crop: Annotated[float, Field(gt=0, le=1)] = (
         0.7  # smallest crop, as a share of the short side
     )
     flip: Probability = 0.5
-    rotate: Annotated[float, Field(ge=0, le=45)] = 0.0  # turn by up to so many degrees
+    rotate: Annotated[float, Field(ge=0, le=45)] = 0.0  # turn by up to this many degrees
     degrade: Probability = 0.5  # blur, noise, contrast: users' photos are old scans
     levels: Probability = 0.0  # faded, dark or overexposed: L* within a narrower range
     dust: Probability = 0.0  # specks and scratches
     frame: Probability = 0.0  # a grey border, as of film or an album
     conditions: Literal["online", "prepared"] = (
-        "online"  # draw them anew for each view, or read stored columns
+        "online"  # draw them again for each view, or read stored columns
     )
     caption_dropout: Probability = 0.0  # how often a photo has no caption, of tasks with words
     tag_dropout: Probability = 0.0  # how often a part of a caption, between commas, is left out
@@ -329,8 +329,8 @@ class DataConfig(Section):
             }
             if key := next((key for key, is_set in chosen.items() if is_set), None):
                 raise ValueError(
-                    f"{key} does not go with streaming: a stream is never counted nor kept; leave "
-                    "one of them out"
+                    f"{key} does not go with streaming: a stream is neither counted nor kept; "
+                    "leave one of them out"
                 )
         worn = {"levels": self.levels, "dust": self.dust, "frame": self.frame}
         if self.cache == "device" and (key := next((key for key, p in worn.items() if p), None)):
@@ -347,19 +347,19 @@ class DataConfig(Section):
 
 
 class BaseConfig(Section):
-    """A pretrained base of the shape of Stable Diffusion 1 or 2, and what of it is trained."""
+    """A pretrained base with the architecture of Stable Diffusion 1 or 2, and how it is trained."""
 
     name: str | None = None  # a diffusers folder or a Hub id; None: condiff's own networks
     lora_rank: PositiveInt | None = None  # low-rank updates of this rank; None: the whole U-Net
 
 
 class OptimizerConfig(Section):
-    """AdamW; the rate warms up, stays, and falls to zero by a cosine, over steps or the clock."""
+    """AdamW. The rate warms up, stays constant, and falls to 0 by a cosine, over steps or time."""
 
     learning_rate: PositiveFloat = 2e-4
     weight_decay: NonNegativeFloat = 1e-2
     warmup_steps: NonNegativeInt = 500
-    decay_share: Annotated[float, Field(gt=0, le=1)] = 1.0  # last share of the run: the cosine's
+    decay_share: Annotated[float, Field(gt=0, le=1)] = 1.0  # last share of the run: its cosine
     eight_bit: bool = False  # AdamW's moments in 8 bits, by bitsandbytes
     max_grad_norm: PositiveFloat = 1.0
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9999
@@ -380,9 +380,9 @@ class TrainConfig(Section):
     max_minutes: PositiveFloat | None = None
     sample_steps: PositiveInt = 500  # steps between checkpoints, model folders, sample grids
     sampling: SamplingConfig = SamplingConfig()  # the default of the model folder
-    looks: dict[str, Look] = LOOKS  # of a colorizer, beside natural, which is `sampling`
+    looks: dict[str, Look] = LOOKS  # of a colorizer, besides natural, which is `sampling`
     second_stage: str | None = None  # model or folder that enlarges the model's pictures
-    keep_checkpoints: PositiveInt = 2  # so many of the newest, and the best one
+    keep_checkpoints: PositiveInt = 2  # this many of the newest, and the best one
     log_steps: PositiveInt = 10
     tracker: Literal["tensorboard", "wandb"] | None = None
     compile: bool = False  # torch.compile the U-Net
@@ -405,15 +405,15 @@ class TrainConfig(Section):
     @model_validator(mode="after")
     def _check_looks(self) -> Self:
         if NATURAL in self.looks:
-            raise ValueError("the look natural is what the section sampling says: set it there")
+            raise ValueError("the look natural is the section sampling: set it there")
         return self
 
     @model_validator(mode="after")
     def _check_size(self) -> Self:
         if self.data.size < self.model.fold:
             raise ValueError(
-                f"data.size {self.data.size} is less than model.fold {self.model.fold}, of which "
-                "the U-Net's pixels are wide: make the views larger, or fold them less"
+                f"data.size {self.data.size} is less than model.fold {self.model.fold}, the "
+                "width of the U-Net's pixels: make the views larger, or fold them less"
             )
         return self
 
@@ -435,12 +435,12 @@ def read_values(path: Path | None, overrides: Sequence[str] = ()) -> dict[str, A
 
 
 def origin_of(path: Path | None) -> str:
-    """Where settings come from, for an error's sentence."""
+    """Where settings come from, for an error message."""
     return str(path) if path is not None else "the settings"
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping that a YAML file holds."""
+    """The mapping in a YAML file."""
     import yaml
 
     try:

@@ -38,7 +38,7 @@ class DependencyError(CondiffError):
 
     @classmethod
     def of(cls, need: str, *, extra: str) -> Self:
-        """The error that `need` ("Training needs accelerate") asks for an extra of condiff."""
+        """The error for a `need` ("Training needs accelerate") that an extra of condiff meets."""
         return cls(f"{need}, which is not installed: {install_command(extra)}")
 
 
@@ -87,7 +87,7 @@ class DataError(CondiffError):
 
 
 class TrainingError(CondiffError):
-    """A run cannot go on: its loss is no number, or its parts do not fit."""
+    """A run cannot go on: its loss is not a number, or its parts do not fit."""
 
 
 class CheckpointError(TrainingError):
@@ -100,12 +100,12 @@ def first_line(error: BaseException) -> str:
 
 
 def install_command(extra: str) -> str:
-    """The shell command that adds an extra ("heif") to this very installation.
+    """The shell command that adds an extra ("heif") to this installation.
 
-    From a clone or a wheel file it names that; elsewhere, as condiff is on no package index, the
-    packages themselves.
+    Installed from a clone or a wheel file, the command names that. Otherwise it names the packages
+    themselves, because condiff is not on a package index.
     """
-    import json  # rarely needed, and the start of a command is not to pay for it
+    import json  # rarely needed: it would slow the start of every command
     import re
     from importlib import metadata
     from urllib.parse import unquote, urlsplit

@@ -23,12 +23,12 @@ from condiff.photos.writing import check_target
 
 GAP = 2
 CAPTION = 18
-NARROWEST = 84  # width of a cell with a caption, at least
+NARROWEST = 84  # least width of a cell with a caption
 MARGIN = 8
-PLOT_LEFT, PLOT_RIGHT = 94, 18  # of a plot's panel, pixels beside the axes
+PLOT_LEFT, PLOT_RIGHT = 94, 18  # pixels beside the axes of a plot's panel
 LEGEND_COLUMNS = 4
 
-# Okabe and Ito's colours, told apart by colour-blind readers too.
+# Okabe and Ito's colours, which colour-blind readers can distinguish.
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
 
 SPREADS = (5, 10, 20, 30, 50, 80)  # choices for the upper end of an uncertainty map's scale
@@ -42,9 +42,9 @@ def make_contact_sheet(
     side: int,
     captions: Sequence[Sequence[str]] | None = None,
 ) -> Image.Image:
-    """Rows of images on white, each scaled to fit `side` pixels square, perhaps named below.
+    """Rows of images on white, each scaled to fit `side` pixels square; captions below.
 
-    The cells are as wide and as high as the largest image, once scaled.
+    The cells are as wide and as high as the largest scaled image.
     """
     fitted = [[_fit(image.size, side) for image in row] for row in rows]
     wide, high = (max(size[n] for row in fitted for size in row) for n in (0, 1))
@@ -84,7 +84,7 @@ def make_uncertainty_map(spread: NDArray[np.float32]) -> Image.Image:
 
 
 def color_spread(spread: NDArray[np.float32]) -> tuple[Image.Image, int]:
-    """The spread (h,w) of chroma in colours, from dark (0) to bright, and what bright means."""
+    """The spread (h,w) of chroma in colours, from dark (0) to bright, and the value of bright."""
     most = next((n for n in SPREADS if n >= np.percentile(spread, 99)), SPREADS[-1])
     levels = np.clip(spread * (255 / most) + 0.5, 0, 255).astype(np.uint8)
     return _to_viridis(levels), most
@@ -303,7 +303,7 @@ def _import_ffmpeg() -> ModuleType:
     try:
         import imageio_ffmpeg
 
-        imageio_ffmpeg.get_ffmpeg_exe()  # RuntimeError: it has come without its program
+        imageio_ffmpeg.get_ffmpeg_exe()  # RuntimeError: installed without the ffmpeg program
     except (ModuleNotFoundError, RuntimeError) as error:
         raise ConfigError(
             "An MP4 needs imageio-ffmpeg, which is not installed: pip install imageio-ffmpeg, "

@@ -25,7 +25,7 @@ def unwritten(name: str, error: BaseException) -> ImageError:
 def publish(target: Path, force: bool) -> Iterator[BinaryIO]:
     """A temporary file beside the target; renamed to it at the end, removed if anything fails.
 
-    Raises FileExistsError if the target is there and not `force`, OSError where the disk refuses.
+    Raises FileExistsError if the target exists and not `force`, OSError if writing fails.
     """
     target = target.resolve() if target.is_symlink() else target
     part = target.with_name(part_name(target.name))
@@ -42,13 +42,13 @@ def publish(target: Path, force: bool) -> Iterator[BinaryIO]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, or replace it; it is never there incomplete."""
+    """Write or replace a text file; it never exists incomplete."""
     with publish(path, force=True) as file:
         file.write(text.encode())
 
 
 def part_name(name: str) -> str:
-    """The name of a file's unfinished part: hidden, its own for this process, never too long."""
+    """The name of a file's unfinished part: hidden, unique to this process, never too long."""
     return hidden_name(name, f".{os.getpid()}.part")
 
 
@@ -67,7 +67,7 @@ def shorten_stem(stem: str, ending: str) -> str:
 
 
 def _link(part: Path, target: Path) -> None:
-    """Rename `part` to `target`; FileExistsError if that exists, even since this instant."""
+    """Rename `part` to `target`; FileExistsError if that exists, even if it is new."""
     try:
         os.link(part, target)
     except OSError as error:
@@ -84,7 +84,7 @@ def digest_of(path: Path) -> str:
 
 
 def digest_files(root: Path, paths: Iterable[Path]) -> str:
-    """SHA-256 of the names below `root` and the contents of files, in the order that is given."""
+    """SHA-256 of the names below `root` and the contents of files, in the given order."""
     total = hashlib.sha256()
     for path in paths:
         total.update(path.relative_to(root).as_posix().encode())
@@ -93,7 +93,7 @@ def digest_files(root: Path, paths: Iterable[Path]) -> str:
 
 
 def short_digest(content: bytes) -> str:
-    """The first 16 hex digits of SHA-256: what a note in a result says of a picture."""
+    """The first 16 hex digits of SHA-256, which stand for a picture in a result's note."""
     return hashlib.sha256(content).hexdigest()[:16]
 
 

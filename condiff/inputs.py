@@ -1,4 +1,4 @@
-"""What a condition consists of: made from photos in training, from a user's file in sampling."""
+"""The parts of a condition: made from photos in training, from a user's file in sampling."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -39,10 +39,10 @@ Enters = Literal["picture", "cells", "text"]
 
 @dataclass(frozen=True)
 class View:
-    """What training sees of a photo: a square of it at the photo's own resolution.
+    """A square of a photo for training, at the photo's own resolution.
 
-    `stored` are the kinds of the condition images that come with the photo; read(kind) is one of
-    them, cut like the square, (n,n,C) uint8.
+    `stored` are the kinds of the condition images that come with the photo; read(kind) returns one
+    of them, cut like the square, (n,n,C) uint8.
     """
 
     pixels: Pixels  # (n,n,3) uint8 RGB
@@ -64,8 +64,8 @@ class PictureInput(Input):
     enters = "picture"
     what: ClassVar[str]  # what the user gives, with its article
     draws: tuple[str, ...] = ()  # rows of the conditions table that training draws or reads
-    # Whether it is the photo itself: training draws and reads no other picture, and guidance leaves
-    # out the backbone's features of it alone.
+    # Whether it is the photo itself. Then training draws and reads no other picture, and guidance
+    # leaves out only the backbone's features of it.
     is_photo: ClassVar[bool] = False
     is_ink: ClassVar[bool] = False  # 1 where lines are, -1 on paper
 
@@ -77,7 +77,7 @@ class PictureInput(Input):
 
     @abstractmethod
     def open(self, picture: UserPicture, *, as_is: bool = False) -> "Opened":
-        """A user's picture as it is understood; ConfigError or ImageError for another kind."""
+        """A user's picture, cleaned where needed; ConfigError or ImageError for another kind."""
 
     def show(self, condition: "Tensor") -> "Tensor":
         """The condition (B,N,H,W) as RGB pictures (B,3,H,W) in [-1,1]."""
@@ -121,7 +121,7 @@ class Opened:
 
 
 class Lightness(PictureInput):
-    """L* of a photo; in training often made worse, as old prints and scans are."""
+    """L* of a photo; in training often degraded like old prints and scans."""
 
     name, channels, what, is_photo = "lightness", 1, "a photo", True
 
@@ -183,7 +183,7 @@ class Lines(PictureInput):
         size: int,
         rng: np.random.Generator,
     ) -> Pixels:
-        """Ink (s,s,1) uint8 of a view whose pictures `place` brings to their size."""
+        """Ink (s,s,1) uint8 of a view; `place` brings its pictures to their size."""
         if view.stored:
             drawing = place(view.read(view.stored[int(rng.integers(len(view.stored)))]), size)
         else:
@@ -217,8 +217,8 @@ class Lines(PictureInput):
             )
         if kind and CONDITIONS[kind].ink is None:
             raise DataError(
-                f"{where} has {kind} as its condition, which is no drawing: prepare the data for a "
-                "line task, or set data.conditions to online."
+                f"{where} has {kind} as its condition, which is not a drawing: prepare the data "
+                "for a line task, or set data.conditions to online."
             )
         return to_ink(pixels, ink=CONDITIONS[kind].ink if kind else None)
 
@@ -280,7 +280,7 @@ class Aligned(PictureInput):
 
 
 class Hints(Input):
-    """x_0 that the user gives for some places, and a mask of where: (a, b, mask) of chroma."""
+    """x_0 that the user gives for some places, and the mask of these: (a, b, mask) for chroma."""
 
     name, enters = "hints", "cells"
 
@@ -289,26 +289,26 @@ class Hints(Input):
 
 
 class Text(Input):
-    """Words: the caption of a photo in training, the user's prompt later; "" says nothing.
+    """Words: the caption of a photo in training, the user's prompt later; "" is no words.
 
-    A base's U-Net attends to them; one of condiff's own adds their embedding to that of t.
+    A base's U-Net attends to them; condiff's own U-Net adds their embedding to that of t.
     """
 
     name, channels, enters = "text", 0, "text"
 
 
 class SmallPicture(Input):
-    """The small picture that is enlarged, brought to the size of x_0: RGB in [-1,1]."""
+    """The small picture that is enlarged, resized to the size of x_0: RGB in [-1,1]."""
 
     name, channels, enters = "small_picture", 3, "picture"
 
 
 def fit_stored(drawing: Pixels, pixels: Pixels) -> Pixels:
-    """A stored condition image (h,w,C) resized to its photo; DataError if its aspect is another."""
+    """A stored condition image (h,w,C) resized to its photo; DataError if its aspect differs."""
     (h, w), (height, width) = drawing.shape[:2], pixels.shape[:2]
     if not have_one_aspect((h, w), (height, width)):
         raise DataError(
-            f"A photo of {width}x{height} has a condition image of {w}x{h}: they are to show the "
-            "same, so make the data set anew with condiff prep."
+            f"A photo of {width}x{height} has a condition image of {w}x{h}: they must show the "
+            "same view, so make the data set again with condiff prep."
         )
     return resize(drawing, height, width).reshape(height, width, -1)

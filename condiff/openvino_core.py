@@ -15,8 +15,8 @@ def openvino_core() -> Any:
     """The Core.
 
     Its CPU plugin (2026.4) registers a stack for signal handlers on the thread that compiles. When
-    two Cores go one after the other, a freed stack stays registered, and the next signal with a
-    handler, as SIGCHLD has in a process with data loaders, ends the process.
+    two Cores are freed one after the other, a freed stack stays registered. The next signal with a
+    handler, such as SIGCHLD in a process with data loaders, then ends the process.
     """
     import openvino
 
@@ -28,6 +28,6 @@ def compile_for_cpu(network: Any, *, threads: int) -> Any:
     settings = {
         "INFERENCE_NUM_THREADS": threads,
         "INFERENCE_PRECISION_HINT": "f32",
-        "ENABLE_CPU_PINNING": False,  # or the first cores get the threads of every process
+        "ENABLE_CPU_PINNING": False,  # else all processes' threads share the first cores
     }
     return openvino_core().compile_model(network, "CPU", settings)

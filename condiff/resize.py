@@ -4,9 +4,9 @@ import cv2
 import numpy as np
 
 MODEL_SIZE = 256  # short side of L* as the embedded colorizer sees it
-MAX_ASPECT = 3  # what a network takes in one piece: the long side is this many short sides
+MAX_ASPECT = 3  # of what a network takes in one piece: long side / short side
 FACTORS = (2, 3, 4)  # by which a model of the task upscale enlarges in one stage
-MAX_STRIP = 32  # the same of what is taken in overlapping windows
+MAX_STRIP = 32  # the same for pictures that are taken in overlapping windows
 MAX_CHANNELS = 4  # that OpenCV averages at once
 
 
@@ -29,7 +29,7 @@ def resize_square(pixels: np.ndarray, side: int) -> np.ndarray:
 
 
 def shrink_short_side(pixels: np.ndarray, side: int) -> np.ndarray:
-    """(H,W[,C]) with that short side, its aspect kept; a smaller picture stays as it is."""
+    """(H,W[,C]) with that short side, its aspect kept; a smaller picture is unchanged."""
     scale = side / min(pixels.shape[:2])
     if scale >= 1:
         return pixels
@@ -38,7 +38,7 @@ def shrink_short_side(pixels: np.ndarray, side: int) -> np.ndarray:
 
 
 def shrink_long_side(pixels: np.ndarray, side: int) -> np.ndarray:
-    """(H,W[,C]) with that long side, its aspect kept; a smaller picture stays as it is."""
+    """(H,W[,C]) with that long side, its aspect kept; a smaller picture is unchanged."""
     scale = side / max(pixels.shape[:2])
     if scale >= 1:
         return pixels
@@ -54,7 +54,7 @@ def middle_square(pixels: np.ndarray) -> np.ndarray:
 
 
 def have_one_aspect(one: tuple[int, int], other: tuple[int, int]) -> bool:
-    """Whether two (height, width) may be of one picture: rounding a side costs half a pixel."""
+    """Whether two (height, width) may be of one picture, up to half a pixel of rounding."""
     return abs(one[1] * other[0] - one[0] * other[1]) <= max(sum(one), sum(other)) / 2
 
 
@@ -63,8 +63,8 @@ def shrink_to(
 ) -> np.ndarray:
     """A picture (H,W,C) resized to the model's size, its aspect kept.
 
-    The short side becomes `size`; the long side at most `longest` times that, the short side then
-    less. Both are the nearest multiples of `cell`, so that the cells of x_t cover them exactly.
+    The short side becomes `size`, or less where the long side would exceed `longest` times that.
+    Both are the nearest multiples of `cell`, so that the cells of x_t cover them exactly.
     """
     height, width = pixels.shape[:2]
     target = fit_size((width, height), size=size, cell=cell, longest=longest)
@@ -93,7 +93,7 @@ def pad_to_stride(condition: np.ndarray, stride: int) -> np.ndarray:
 def bring_up(small: np.ndarray, *, width: int, height: int) -> np.ndarray:
     """A picture (h,w,C) enlarged to (height,width,C) float32, cubic.
 
-    It is what models of the task upscale are trained on.
+    Models of the task upscale are trained on such pictures.
     """
     large = cv2.resize(small.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
     return large.reshape(height, width, -1)

@@ -35,7 +35,7 @@ class Space(ABC):
 
     @abstractmethod
     def encode_batch(self, rgb: "Tensor") -> "Tensor":
-        """The same of photos (B,3,s,s) in [0,1] that have the size of x_0: (B,C,s,s)."""
+        """The same for photos (B,3,s,s) in [0,1] that have the size of x_0: (B,C,s,s)."""
 
     @abstractmethod
     def decode(
@@ -43,24 +43,24 @@ class Space(ABC):
     ) -> Pixels:
         """x_0 (h,w,C) -> RGB (H,W,3) of the size of `source`, and of x_0 without one.
 
-        `source` is the photo (H,W,3), of 8 or 16 bits, where the space keeps it; else the ink (H,W)
-        of the drawing.
+        `source` is the photo (H,W,3), of 8 or 16 bits, where the space keeps it; otherwise the ink
+        (H,W) of the drawing.
         """
 
     def prepare(self) -> None:
-        """Compute once what `decode` needs of every picture, so that the first takes no longer."""
+        """Compute what `decode` needs for every picture, so that the first one is not slower."""
         return None
 
     def to_cells(self, planes: Plane) -> Plane:
-        """What a backend has decoded of x_0, (h,w,C), as `decode` takes it: the same."""
+        """A backend's decoded x_0 (h,w,C) in the form that `decode` takes; here unchanged."""
         return planes
 
     def noise_patch(self, patch_size: int) -> int:
-        """Side of the squares in which x_T is equal, of a model of patches: those of a photo."""
+        """Side of the squares in which x_T is constant: the patch size where a photo is kept."""
         return patch_size if self.keeps_photo else 1
 
     def saturate(self, x_0: Any, factor: float) -> Any:
-        """x_0 (B,C,h,w), of NumPy or torch, with its colours drawn away from grey by a factor."""
+        """x_0 (B,C,h,w), of NumPy or torch, with its colours moved away from grey by a factor."""
         return x_0 * factor
 
     @abstractmethod
@@ -175,12 +175,12 @@ class Chroma(Space):
 
 
 class Latents(RGB):
-    """x_0 is what the VAE of a Stable Diffusion base makes of a picture, `channels` at an eighth.
+    """x_0 is a picture's latents by the VAE of a Stable Diffusion base, `channels` at an eighth.
 
-    The VAE belongs to the model. So here are the two ends outside of it: the RGB picture that it
-    encodes, and what becomes of the one that it decodes, which is finished as `pictures` does.
-    For a colorizer, that takes its chroma alone and joins it to the photo's L*: what the VAE loses
-    of lightness does not matter.
+    The VAE belongs to the model. This class handles the pictures outside of it: the RGB picture
+    that is encoded, and the decoded one, which `pictures` finishes. For a colorizer, `pictures`
+    takes only its chroma and joins it to the photo's L*, so that the lightness that the VAE loses
+    does not matter.
     """
 
     name, channels, clip, is_latent = "latents", 4, math.inf, True
@@ -196,7 +196,7 @@ class Latents(RGB):
         return self.pictures.decode(x_0, source, edits)
 
     def to_cells(self, planes: Plane) -> Plane:
-        """The picture (h,w,3) that the VAE has decoded, as `pictures` has it."""
+        """The VAE's decoded picture (h,w,3) in the form of `pictures`."""
         return self.from_picture(planes)
 
     def from_picture(self, picture: Plane) -> Plane:

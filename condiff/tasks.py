@@ -44,11 +44,11 @@ class Task:
 
     @property
     def _follows_picture(self) -> bool:
-        """Whether a whole picture is made that follows another one."""
+        """Whether the task makes a whole picture that follows another one."""
         return self.picture is not None and not self.enlarges
 
     def with_text(self) -> "Task":
-        """The task of a model that takes words, too, by a text encoder of its own.
+        """The task of a model that also takes words, by a text encoder of its own.
 
         Raises ConfigError for a task that takes none.
         """
@@ -60,13 +60,13 @@ class Task:
         return replace(self, inputs=(*self.inputs, Text()))
 
     def on_base(self) -> "Task":
-        """The task as a Stable Diffusion base learns it: of latents, from a picture and words.
+        """The task on a Stable Diffusion base: latents are sampled from a picture and words.
 
-        Raises ConfigError for a task that no base is for.
+        Raises ConfigError for a task that is not trained on a base.
         """
         if not self._follows_picture:
             raise ConfigError(
-                f"The task {self.name} is not learnt on a base: --base is for {_list_following()}."
+                f"The task {self.name} is not trained on a base: --base is for {_list_following()}."
             )
         assert self.picture is not None
         return replace(self, space=Latents(self.space), inputs=(self.picture, Text()))
@@ -86,7 +86,7 @@ class Task:
         return config.model.sample_size if self.enlarges else config.data.size
 
     def sample_size(self, config: TrainConfig) -> int:
-        """Side of x_0 as the data give it; a photo's chroma is kept as fine as the condition.
+        """Side of x_0 in the training data; a photo's chroma is kept as fine as the condition.
 
         For latents it is the side of the picture that the VAE encodes.
         """
@@ -113,8 +113,8 @@ class Task:
             )
         if self.takes_text and 3 * dropped > 1:
             raise ConfigError(
-                "diffusion.cond_drop_prob leaves out words, the picture, and both, each so often: "
-                f"for a model that takes words it is at most 1/3, not {dropped:g}."
+                "diffusion.cond_drop_prob is the probability of each: no words, no picture, and "
+                f"neither. For a model that takes words it is at most 1/3, not {dropped:g}."
             )
         if config.diffusion.perceptual_weight and not (
             self.space.keeps_photo and model.backbone_variant and not whole
@@ -157,7 +157,7 @@ class Task:
             )
 
     def _check_windows(self, config: TrainConfig) -> None:
-        """Raise ConfigError for settings that do not go with windows that are made larger."""
+        """Raise ConfigError for settings that do not go with windows that are enlarged."""
         model = config.model
         if (model.fold, model.patch_size, model.backbone_variant) != (1, 1, None):
             raise ConfigError(
@@ -177,8 +177,8 @@ class Task:
         if config.data.size != model.sample_size * model.fold:
             raise ConfigError(
                 f"data.size {config.data.size} is not model.sample_size {model.sample_size} times "
-                f"{model.fold}, by which the base's VAE makes pictures smaller: set data.size "
-                "alone, to a multiple of that."
+                f"{model.fold}, the factor by which the base's VAE shrinks pictures: set only "
+                "data.size, to a multiple of that."
             )
         if model.text_channels is not None:
             raise ConfigError(

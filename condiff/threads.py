@@ -1,7 +1,7 @@
-"""Work that is spread over the processor's cores, by a thread that has them for itself.
+"""Work that one thread spreads over the processor's cores, if no other thread uses them.
 
-A batch has a photo in work on every core, so each of its threads does everything in order. Results
-are the same, bit for bit, for any number of threads.
+A batch works on one photo per core, so each of its threads does everything in order. Results are
+the same, bit for bit, for any number of threads.
 """
 
 import threading
@@ -20,14 +20,14 @@ Result = TypeVar("Result")
 
 
 def use_all_cores() -> None:
-    """Let the calling thread spread its work, as the main thread does: it works alone."""
+    """Let the calling thread use all cores, as the main thread does; no other may be at work."""
     _alone.is_set = True
 
 
 def count_threads() -> int:
     """How many threads the calling one may use: OpenCV's number, but at most MAX_THREADS.
 
-    It is 1 in a thread of a pool, as a batch's photos are in: the cores are busy.
+    It is 1 in a thread of a pool, such as a batch's: the cores are busy.
     """
     is_main = threading.current_thread() is threading.main_thread()
     if not (is_main or getattr(_alone, "is_set", False)):

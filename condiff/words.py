@@ -1,4 +1,4 @@
-"""Words as numbers: a vocabulary of hashes, which no file has to be kept for."""
+"""Words as numbers: a vocabulary of hashes, which needs no file."""
 
 import re
 from collections.abc import Sequence
@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 Words = tuple[str, str]  # a prompt and a negative prompt
 NO_WORDS: Words = ("", "")
-HASHES = 2  # numbers of a word: two words share both about once in buckets²
-MAX_WORDS = 24  # of a text that are read
+HASHES = 2  # numbers per word: two words share both about once in buckets²
+MAX_WORDS = 24  # words of a text that are read
 _WORD = re.compile(r"[^\W_]+")
 
 
@@ -25,11 +25,11 @@ class WithWords(NamedTuple):
 def with_words(
     conds: tuple[Any, Any | None], prompt: Any, negative: Any
 ) -> tuple[WithWords | None, ...]:
-    """What guidance needs of cond and null_cond and of the embeddings of two texts.
+    """The conditions of guidance, from cond, null_cond and the embeddings of two texts.
 
-    They are picture and prompt, picture and negative prompt, and the negative prompt alone; or the
-    first one and None, where null_cond is None. Of one text that is both prompts, the first two are
-    the same object.
+    They are picture and prompt, picture and negative prompt, and the negative prompt alone; where
+    null_cond is None, picture and prompt, and None. If both prompts are the same object, so are
+    the first two conditions.
     """
     cond, null_cond = conds
     if null_cond is None:
@@ -42,7 +42,7 @@ def with_words(
 def split_words(text: str) -> list[str]:
     """The words of a text in lower case, without punctuation; "Two red roses" has two, red, rose.
 
-    A final s is taken for a plural's and left out.
+    A final s counts as a plural and is removed.
     """
     return [_singular(word) for word in _WORD.findall(text.lower())]
 

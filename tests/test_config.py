@@ -38,7 +38,7 @@ def test_overrides_win_over_the_file(tmp_path):
         ("max_train_steps: 3\noptimiser: {learning_rate: 1}", "did you mean optimizer[?]"),
         ("max_train_steps: -3", "max_train_steps: .*greater than 0.*-3"),
         ("seed: 1", "give --max-steps or --max-minutes"),
-        ("max_train_steps: 3\nmodel: {sample_size: 20}", "no multiple of 8.*take 16"),
+        ("max_train_steps: 3\nmodel: {sample_size: 20}", "not a multiple of 8.*take 16"),
         (
             "max_train_steps: 3\nmodel: {sample_size: 24, patch_size: 2}",
             "patches of 2² .*take 16",
@@ -90,7 +90,7 @@ def test_known_keys_are_all_fields():
 def test_looks_are_read_and_natural_is_the_sampling_section():
     look = ["max_train_steps=1", "looks={calm: {guidance_scale: 1.2, variety: 0}}"]
     assert read_config(None, look).looks == {"calm": Look(guidance_scale=1.2, variety=0)}
-    with pytest.raises(ConfigError, match="natural is what the section sampling says"):
+    with pytest.raises(ConfigError, match="natural is the section sampling"):
         read_config(None, ["max_train_steps=1", "looks={natural: {guidance_scale: 1, variety: 0}}"])
 
 

@@ -59,7 +59,7 @@ def test_a_photo_is_written_to_a_path_of_any_kind_and_to_an_open_file(photo, tmp
         ({"saturation": True}, "not True"),
         ({"temperature": None}, "not None"),
         ({"flat": "a"}, "flat is a number"),
-        ({"background": 5}, "background 5 is no colour"),
+        ({"background": 5}, "background 5 is not a colour"),
         ({"palette": [1, 2]}, "palette 1,2 has"),
         ({"palette": []}, "no colour in it"),
         ({"album": 5}, "not int"),
@@ -103,9 +103,9 @@ def test_arguments_out_of_range_are_refused_before_the_work(photo, tmp_path, ske
 @pytest.mark.parametrize(
     ("values", "told"),
     [
-        ({"steps": 0}, "steps: is to be greater than or equal to 1, not 0."),
-        ({"steps": "many"}, "steps: is to be a valid integer"),
-        ({"scheduler": "foo"}, "scheduler: is to be ddim, "),
+        ({"steps": 0}, "steps: must be greater than or equal to 1, not 0."),
+        ({"steps": "many"}, "steps: must be a valid integer"),
+        ({"scheduler": "foo"}, "scheduler: must be ddim, "),
         ({"stepps": 4}, "There is no sampling setting stepps."),
     ],
 )

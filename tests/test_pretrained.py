@@ -92,7 +92,7 @@ def test_what_does_not_fit_is_told(folder, tmp_path):
         load_init(folder, patched, find_task("sketch"))
     odd = TINY.model_copy(update={"sample_size": 18})
     settings = TrainConfig(task="sketch", max_train_steps=1, model=odd)
-    with pytest.raises(ConfigError, match="18 is no multiple of 4.*take 16"):
+    with pytest.raises(ConfigError, match="18 is not a multiple of 4.*take 16"):
         adopt_shape(settings, load_init(folder, odd, find_task("sketch")))
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelError, match="Cannot start from"):

@@ -147,7 +147,7 @@ def test_a_model_of_patches_learns_and_makes_pictures_of_the_whole_size(
     assert again.model.patch_size == again.config.model.patch_size == 2
     assert again.config.model.sample_size == 8 and again.model.unet.config.sample_size == 4
     small = patches.model_copy(update={"sample_size": 6, "patch_size": 1})
-    with pytest.raises(ConfigError, match="shape of the weights.*sample_size 6 is no multiple"):
+    with pytest.raises(ConfigError, match="shape of the weights.*sample_size 6 is not a multiple"):
         Trainer(config(task=task, model=small.model_dump()), photo_folder, tmp_path, init=init)
 
 

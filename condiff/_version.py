@@ -1,3 +1,3 @@
-"""The version, in a module of its own, so that nothing imports the package's face."""
+"""The version, in a module of its own, so that no module has to import the package for it."""
 
 __version__ = "0.1.0"

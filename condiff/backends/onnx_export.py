@@ -203,7 +203,7 @@ def _write_graph(loaded: LoadedModel, part: str, folder: Path) -> None:
         outputs = ["model_output"]
     axes = {name: AXES.get(name, PLANE) for name in [*inputs, *outputs] if name != "t"}
     buffer = io.BytesIO()
-    with warnings.catch_warnings():  # of tracing, and of this exporter's age
+    with warnings.catch_warnings():  # from tracing, and about this exporter's age
         warnings.simplefilter("ignore")
         # The tracing exporter: the newer one needs another package and at least twice the time.
         torch.onnx.export(

@@ -108,7 +108,7 @@ def list_engines() -> list[str]:
 
 
 def has_graphs(folder: ModelInfo) -> bool:
-    """Whether all graphs of the model are there."""
+    """Whether all graphs of the model exist."""
     return all((folder.path / part / GRAPH).is_file() for part in parts_of(folder))
 
 

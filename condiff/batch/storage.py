@@ -165,7 +165,7 @@ class Storage:
 
     @contextmanager
     def publish(self, name: str, *, part: str) -> Iterator[Path]:
-        """A path to write to. If the block ends well, the file takes its name, complete.
+        """A path to write to. If the block ends without an error, the complete file gets its name.
 
         `part` is the name of the unfinished file. It is removed where the block raises an error.
         """

@@ -16,7 +16,7 @@ def to_gray(pixels: np.ndarray) -> np.ndarray:
 
 
 def draw_canny(pixels: np.ndarray, *, low: float, high: float, blur: float) -> np.ndarray:
-    """OpenCV's Canny on the three colours, as ControlNet runs it, perhaps on a softened photo."""
+    """OpenCV's Canny on the three colours, as ControlNet runs it; `blur` blurs the photo first."""
     smooth = cv2.GaussianBlur(pixels, (0, 0), blur) if blur > 0 else pixels
     return cv2.Canny(smooth, low, high)
 

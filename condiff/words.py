@@ -28,15 +28,12 @@ def with_words(
     """The conditions of guidance, from cond, null_cond and the embeddings of two texts.
 
     They are picture and prompt, picture and negative prompt, and the negative prompt alone; where
-    null_cond is None, picture and prompt, and None. If both prompts are the same object, so are
-    the first two conditions.
+    null_cond is None, picture and prompt, and None.
     """
     cond, null_cond = conds
     if null_cond is None:
         return WithWords(cond, prompt), None
-    first = WithWords(cond, prompt)
-    second = first if prompt is negative else WithWords(cond, negative)
-    return first, second, WithWords(null_cond, negative)
+    return WithWords(cond, prompt), WithWords(cond, negative), WithWords(null_cond, negative)
 
 
 def split_words(text: str) -> list[str]:

@@ -51,7 +51,7 @@ def photograph(url: str, photos: list[Path]) -> bytes:
         page.goto(url)
         page.wait_for_selector("body[data-ready]")
         page.set_input_files("#files", photos)
-        page.get_by_text(f"1 of {len(photos)}").wait_for(timeout=WAIT)
+        page.get_by_text("{0} of {0} coloured".format(len(photos))).wait_for(timeout=WAIT)
         expect(page.locator("#message")).to_have_text("Done", timeout=WAIT)
         screenshot = page.screenshot()
         browser.close()

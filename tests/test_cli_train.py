@@ -114,7 +114,7 @@ def test_a_hub_that_cannot_be_reached_is_told_before_training(run, tmp_path, mon
         assert (code, err.count("\n")) == (1, 1) and "hf upload somebody/model" in err
         assert not (tmp_path / "run").exists()
     (tmp_path / "model").mkdir()
-    with pytest.raises(ModelError, match="The model lies in .*hf upload somebody/model"):
+    with pytest.raises(ModelError, match="The model is in .*hf upload somebody/model"):
         push_to_hub(tmp_path / "model", "somebody/model")
 
 

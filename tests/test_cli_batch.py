@@ -274,7 +274,7 @@ def test_a_page_of_files_with_several_can_be_asked_for_later(run, tmp_path):
     second.save(tmp_path / "second.tif")
     code, stdout, stderr = run(photos, out, "--seed", 3)
     assert (code, stdout) == (1, "2 done, 0 skipped, 1 failed\n")
-    assert "two.tif: it holds 2 pages or frames" in stderr and "--page 2" in stderr
+    assert "two.tif: it has 2 pages or frames" in stderr and "--page 2" in stderr
     code, stdout, _ = run(photos, out, "--page", 2, "--retry-failed", "--json")
     lines, last = read_json(stdout)
     assert (code, last["done"], last["skipped"]) == (0, 1, 2)

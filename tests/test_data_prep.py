@@ -158,7 +158,7 @@ def test_drawn_pictures_are_not_put_among_other_files(tmp_path, capsys):
     assert shapes.main([str(out), "--count", "2"]) == 0
     assert shapes.main([str(out), "--count", "3"]) == 0  # its own are made anew
     (out / "holiday.jpg").touch()
-    for place, told in [(out, "holds other things"), (out / "holiday.jpg" / "x", "Cannot write")]:
+    for place, told in [(out, "contains other files"), (out / "holiday.jpg" / "x", "Cannot write")]:
         with pytest.raises(SystemExit, match="1"):
             shapes.main([str(place), "--count", "3"])
         assert told in capsys.readouterr().err

@@ -174,7 +174,7 @@ def test_what_cannot_go_on_is_one_sentence(illustrations, packages, pictures, tm
     other = illustrations.Recipe(("icons",), 48, ("outline",), 1)
     with pytest.raises(illustrations.DataError, match=r"other settings \(size changed\)"):
         write(out, other)
-    with pytest.raises(illustrations.DataError, match="holds other things"):
+    with pytest.raises(illustrations.DataError, match="contains other files"):
         write(cache)
     missing = [illustrations.Picture("icons/castle", "castle", "", "castle", "train")]
     with pytest.raises(illustrations.DataError, match="lacks pictures"):

@@ -199,7 +199,7 @@ def test_a_folder_of_other_things_is_left_alone(photos, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     (out / "thesis.txt").write_text("years of work")
-    with pytest.raises(DataError, match="holds other things"):
+    with pytest.raises(DataError, match="contains other files"):
         plan(open_source(str(photos)), out, PrepConfig(), force=True)
 
 
@@ -487,7 +487,7 @@ def test_a_source_that_is_not_there_is_one_sentence(tmp_path, capsys):
     with pytest.raises(DataError, match=r"no file or folder nobody/nothing.*HF_HUB_OFFLINE is set"):
         open_source("nobody/nothing")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="holds no photos"):
+    with pytest.raises(DataError, match="contains no photos"):
         open_source(str(tmp_path / "empty"))
     (tmp_path / "bad.parquet").write_bytes(b"no parquet")
     with pytest.raises(DataError, match=r"bad\.parquet cannot be used"):

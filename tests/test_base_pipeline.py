@@ -306,7 +306,7 @@ def test_the_card_and_the_folder_have_the_licence_of_the_base(tiny_base, pairs, 
     saved = train(paired(base, rank=2), pairs, tmp_path / "run", until=1).save()
     card = (saved / "README.md").read_text("utf-8")
     assert "license: creativeml-openrail-m" in card
-    assert "| trained of it | low-rank updates of rank 2 |" in card
+    assert "| trained part | low-rank updates of rank 2 |" in card
     assert "StableDiffusionInstructPix2PixPipeline" in card
     assert (saved / "LICENSE").read_text("utf-8") == "RAIL"
     assert read_model_info(saved).base["licence"] == "creativeml-openrail-m"

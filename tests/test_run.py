@@ -70,7 +70,7 @@ def test_a_checkpoint_that_is_not_as_it_was_written_is_not_resumed_from(tmp_path
     else:
         (broken / "state.json").write_text('{"sizes": {}}', "utf-8")
     assert find_start(tmp_path, config(), data="photos").step == 5
-    assert "step-000009 is damaged and passed over" in caplog.text
+    assert "step-000009 is damaged and skipped" in caplog.text
 
 
 def test_a_checkpoint_of_the_same_step_takes_the_place_of_the_one_before(tmp_path):
@@ -151,7 +151,7 @@ def test_a_folder_that_holds_other_peoples_files_is_no_runs_folder(tmp_path, nam
         (tmp_path / name).write_text("task: colorize\nmax_train_steps: 3\n", "utf-8")
     else:
         (tmp_path / name).mkdir()
-    with pytest.raises(ConfigError, match=f"holds {name}, but was not made by"):
+    with pytest.raises(ConfigError, match=f"contains {name}, but was not made by"):
         check_output(tmp_path, data="photos")
     begin(tmp_path / "run", config(), None)
     check_output(tmp_path / "run", data="photos")

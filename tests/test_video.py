@@ -142,7 +142,7 @@ def test_what_is_no_film_is_one_sentence_and_nothing_is_written(run_video, film,
     write_film(tmp_path / "cl.mkv", draw_frames(2, 64, 48), pix_fmt="yuv420p10le", tags=constant)
     there = sorted(tmp_path.iterdir())
     for source, target, word in (
-        ("garbage.mp4", "out.mkv", "no film"),
+        ("garbage.mp4", "out.mkv", "not a film"),
         ("missing.mp4", "out.mkv", "No such file"),
         ("cl.mkv", "out.mkv", "matrix 10"),
         ("grey.mkv", "out.avi", ".mkv"),

@@ -266,7 +266,7 @@ def test_names_that_ffmpeg_or_the_disk_would_not_take(run_video, tmp_path, monke
     assert run_video("reel:1.mkv", "concat:1.mp4")[0] == 0
     (tmp_path / "there.mkv").mkdir()
     for target, word in (("y" * 260 + ".mkv", "too long"), ("there.mkv", "is a folder"),
-                         (".", "is no film")):  # fmt: skip
+                         (".", "is not a film")):  # fmt: skip
         code, out, err = run_video("reel:1.mkv", target, "--force")
         wanted = (2 if target == "." else 1, "", 1)  # a wrong name exits 2, a wrong file 1
         assert (code, out, err.count("\n")) == wanted and word in err, err

@@ -132,7 +132,7 @@ def test_a_file_that_is_no_package_is_one_sentence(tmp_path, capsys):
     (tmp_path / "x.tgz").write_bytes(b"no tar")
     with pytest.raises(SystemExit, match="1"):
         nouns.main([str(tmp_path / "out"), "--package", str(tmp_path / "x.tgz")])
-    assert "is no @nouns/assets@0.10.0" in capsys.readouterr().err
+    assert "is not @nouns/assets@0.10.0" in capsys.readouterr().err
 
 
 def test_toy_photos_have_the_colours_of_their_shapes(tmp_path):

@@ -420,7 +420,7 @@ class Pipeline:
         )
 
     def _match(self, condition: np.ndarray, edits: ColorEdits, *, size: int | None) -> Guide:
-        """The guide of the references; with `strict_reference`, ImageError if too little matches."""
+        """The guide of the references; if they are strict, ImageError if too little matches."""
         photo = FeatureMap.build(self._map_features(condition), (condition[..., 0] + 1) * 50)
         references = edits.open_references()
         views = [self._open_view(r, size, mirror=m) for r in references for m in (False, True)]

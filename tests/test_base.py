@@ -1,4 +1,4 @@
-"""Training on a Stable Diffusion base: step 0 is the base, and what is kept on disk is exact."""
+"""Training on a Stable Diffusion base: step 0 equals the base, and caches on disk are exact."""
 
 import json
 import shutil
@@ -203,7 +203,7 @@ def test_gradient_checkpointing_and_accumulation_change_no_gradient(
 
 @pytest.mark.parametrize("rank", [None, 2])
 def test_memory_by_arithmetic_is_that_of_a_step(tiny_base, captioned_folder, tmp_path, rank):
-    """Weights, gradients, moments and averages, byte for byte; and what is kept for backward."""
+    """Weights, gradients, moments and averages, byte for byte; and tensors kept for backward."""
     config = settings(tiny_base, base={"name": str(tiny_base), "lora_rank": rank})
     trainer = Trainer(config, captioned_folder, tmp_path)
     list(trainer.fill_cache())
@@ -221,7 +221,7 @@ def test_memory_by_arithmetic_is_that_of_a_step(tiny_base, captioned_folder, tmp
     unet = trainer.model.unet
     weights = {storage_of(p) for p in unet.parameters()}
     with keeping(kept):
-        output = unet(  # which keeps the tensors, and so their numbers, alive
+        output = unet(  # keeps the tensors, and so their ids, alive
             torch.zeros(2, 8, 8, 8), torch.tensor([3, 4]),
             encoder_hidden_states=torch.zeros(2, *words),
         )  # fmt: skip
@@ -305,7 +305,7 @@ def test_the_loss_falls(tiny_base, captioned_folder, tmp_path):
 
 
 def write_base(folder, index):
-    """The JSON files of a pipeline folder that is no base."""
+    """The JSON files of a pipeline folder that is not a base."""
     folder.mkdir()
     (folder / "model_index.json").write_text(json.dumps(index))
     return folder

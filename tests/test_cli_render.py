@@ -163,11 +163,11 @@ def test_what_cannot_enlarge_is_one_sentence(
 
 
 def test_size_is_the_pictures_also_where_the_model_sees_more(run, sketch, tmp_path):
-    """Drawings seen at 64, drawn at 32."""
+    """Conditions at 64, samples at 32."""
     folded = save_tiny(tmp_path, "sketch", fold=2)
     for arguments, expected in (
         ((), (96, 64)),  # its own size
-        (("--upscale", "none"), (96, 64)),  # what the model sees
+        (("--upscale", "none"), (96, 64)),  # the model's input size
         (("--size", 40), (60, 40)),
         (("--size", 32), (48, 32)),
     ):

@@ -1,4 +1,4 @@
-"""The scripts of data_prep: Nouns of parts whose pixels are known, toy photos, and the rest."""
+"""The scripts of data_prep: Nouns with known pixels, toy photos, and the rest."""
 
 import importlib
 import json
@@ -28,7 +28,7 @@ def part(*numbers: int) -> str:
 
 
 def image_data() -> dict:
-    """As the package has it, with one or two parts a layer."""
+    """Image data in the package's format, with one or two parts per layer."""
     square = part(0, 4, 8, 8, 4, 16, 1)  # rows 4..7, columns 4..7: 16 red
     nothing = part(0, 0, 0, 0, 0)
     stripe = part(0, 20, 32, 21, 0, 32, 2)  # row 20 from side to side

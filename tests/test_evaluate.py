@@ -1,4 +1,4 @@
-"""The table, its baselines, the page; and the photos they are made of."""
+"""The table, its baselines, the page, and their photos."""
 
 import base64
 import dataclasses

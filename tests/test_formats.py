@@ -296,7 +296,7 @@ def test_an_image_of_pillow_keeps_its_metadata_through_the_photo():
     assert np.array_equal(photo.to_image(), image)
 
 
-NO_PICTURES = {"BUFR", "GRIB", "HDF5", "MPEG"}  # Pillow knows their names, and decodes none
+NO_PICTURES = {"BUFR", "GRIB", "HDF5", "MPEG"}  # Pillow identifies these, but decodes none
 
 
 def test_every_suffix_that_is_opened_is_listed():

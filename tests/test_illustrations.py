@@ -1,4 +1,4 @@
-"""data_prep/illustrations.py on packages that are built here: an npm tarball, a Debian package."""
+"""data_prep/illustrations.py on packages built by the tests: an npm tarball, a Debian package."""
 
 import base64
 import collections
@@ -42,7 +42,7 @@ def tar(files: dict[str, bytes], mode: str) -> bytes:
 
 
 def ar(files: dict[str, bytes]) -> bytes:
-    """What `ar` writes: a line of 60 bytes before each file, which takes an even number of them."""
+    """The format of `ar`: 60 bytes of header before each file, padded to even length."""
     archive = b"!<arch>\n"
     for name, content in files.items():
         archive += f"{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(content):<10}`\n".encode()

@@ -1,4 +1,4 @@
-"""The public names as a user of the library meets them: kinds of arguments, completion, repr."""
+"""The public names for users of the library: types of arguments, completion, repr."""
 
 import io
 import pickle

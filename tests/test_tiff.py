@@ -1,4 +1,4 @@
-"""TIFFs of every layout: read to the values that were written, or refused by name; never black."""
+"""TIFFs of every layout: read to the written values, or refused with the reason; never black."""
 
 import io
 import shutil

@@ -1,4 +1,4 @@
-"""The server of `condiff web`: the same bytes as the command line, and nothing for strangers."""
+"""The server of `condiff web`: the same bytes as the command line, no access for others."""
 
 import base64
 import io
@@ -314,7 +314,7 @@ def test_cancel_stops_at_the_next_step(client, session, server):
     upload = find(send(client, session, encode(make_photo(40, 30))), "upload")
     values = {"seed": 3, "sampling": {"steps": 1000}}
     events = []
-    while server.worker.length:  # the upload's job runs a little longer than it is listened to
+    while server.worker.length:  # the upload's job may end after its response
         pass
 
     def listen():
@@ -589,7 +589,7 @@ def test_the_folder_of_a_killed_server_is_deleted_by_the_next(monkeypatch, tmp_p
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     living, killed = Sessions(), Sessions()
     copy = killed.root.with_name("condiff-web-left")
-    shutil.copytree(killed.root, copy)  # what is left of it, and nobody holds
+    shutil.copytree(killed.root, copy)  # its leftovers, unlocked
     third = Sessions()
     assert not copy.exists()
     assert living.root.is_dir()

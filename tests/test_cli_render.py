@@ -159,7 +159,7 @@ def test_what_cannot_enlarge_is_one_sentence(
     code, _, err = run("--size", 50, model=none_folder)
     assert (code, "there are no lines: resampled plainly" in err) == (0, True)
     code, _, err = run(sketch, "--size", 32, "--upscale", upscale_folder)
-    assert (code, "sketch draws at 32: nothing is enlarged" in err) == (0, True)
+    assert (code, "sketch samples at 32: nothing is enlarged" in err) == (0, True)
 
 
 def test_size_is_the_pictures_also_where_the_model_sees_more(run, sketch, tmp_path):

@@ -462,7 +462,7 @@ def test_targets_that_cannot_be_are_refused_before_any_work(tmp_path):
         for attempt in (check_target, lambda t, f: write_image(photo(), t, force=f)):
             with pytest.raises(ImageError, match=reason):
                 attempt(target, force)
-    with pytest.raises(ImageError, match="no regular file"):
+    with pytest.raises(ImageError, match="not a regular file"):
         write_image(photo(), Path(os.devnull), format="png", force=True)
     assert os.listdir(tmp_path) == ["folder.png"]
 

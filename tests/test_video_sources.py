@@ -20,7 +20,7 @@ from .films import QUICK, draw_frames, mark_interlaced, read_planes, weave_frame
 
 
 def combing(y):
-    """The difference of lines from the mean of both neighbours, compared with two lines apart."""
+    """The mean difference of lines from the mean of both neighbours."""
     y = y.astype(float)
     return np.abs(y[:, 1:-1] - (y[:, :-2] + y[:, 2:]) / 2).mean()
 

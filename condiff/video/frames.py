@@ -171,7 +171,7 @@ def _read(paths: Sequence[Path]) -> Iterator[PhotoFrame]:
         photo = read_photo(path)
         if size is not None and photo.size != size:
             raise FilmError(
-                f"{path} is {photo.size[0]}x{photo.size[1]}, but the frame before "
+                f"{path} is {photo.size[0]}x{photo.size[1]}, but the frame before is "
                 f"{size[0]}x{size[1]}: give frames of one size"
             )
         size = photo.size

@@ -283,7 +283,7 @@ def with_base(values: dict[str, Any], *, origin: str) -> dict[str, Any]:
 
 
 def _check_size(size: Any, base: Base) -> None:
-    """Raise ConfigError for a size of which the U-Net cannot halve the latents often enough."""
+    """Raise ConfigError for a size whose latents the U-Net cannot halve often enough."""
     stride = base.factor * 2 ** (len(base.unet["block_out_channels"]) - 1)
     if isinstance(size, int) and (size % stride or size < stride):
         raise ConfigError(

@@ -200,7 +200,7 @@ def _cube(root: NDArray) -> NDArray:
 
 
 def _read_shaper(profile: bytes) -> tuple[list[NDArray], NDArray] | None:
-    """Three curves (65536,) to linear light and the matrix to sRGB, or None for table profiles."""
+    """Three curves (65536,) to linear light and the matrix to sRGB, or None for other profiles."""
     tags = _read_tags(profile)
     if b"A2B0" in tags:
         return None

@@ -175,7 +175,7 @@ def _usual_white(most: float) -> float:
 
 
 def to_8_bits(pixels: Pixels) -> Pixels:
-    """uint16 -> the nearest uint8; uint8 is returned as it is."""
+    """uint16 -> the nearest uint8; uint8 is returned unchanged."""
     if pixels.dtype == np.uint8:
         return pixels
     return cv2.convertScaleAbs(pixels, alpha=1 / 257).reshape(pixels.shape)

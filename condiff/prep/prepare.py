@@ -33,7 +33,7 @@ WEBP_METHOD = 4
 CELLS = 32  # on the short side; averaging in cells removes noise
 
 Outcome = Literal["done", "broken", "small", "grey", "duplicate"]
-Pixels = NDArray[Any]  # uint8; cv2's stubs know no dtypes
+Pixels = NDArray[Any]  # uint8; cv2's stubs have no dtypes
 
 
 @dataclass(frozen=True)

@@ -470,7 +470,7 @@ def _save_map(upload: Upload, previews: list[np.ndarray]) -> Event:
 def _key(
     upload: Upload, order: Order, settings: ColorizeSettings, seed: int, *, strokes: bool = True
 ) -> str:
-    """The key of all that x_0 depends on; without `strokes`, the part that ignores them."""
+    """The key of all that x_0 depends on; without `strokes`, the prefix that all strokes share."""
     edits, sampling = settings.edits, settings.sampling.model_dump()
     shared: list[Any] = [upload.id, upload.page, seed, edits.invert, edits.as_is, sampling]
     shared += [edits.reference_digests, edits.strict_reference]

@@ -1,4 +1,4 @@
-"""A data set of the Hugging Face hub, streamed: only what is used is fetched.
+"""Prepare a data set of the Hugging Face hub by streaming: only used photos are downloaded.
 
 python data_prep/huggingface.py m1guelpf/nouns OUT --task sketch --limit 5000
 """
@@ -19,10 +19,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("name", help="data set on the hub: OWNER/NAME")
     parser.add_argument("out", type=Path, help="folder to write")
     parser.add_argument("--task", choices=PREPARED_TASKS, default="colorize")
-    parser.add_argument("--limit", type=int, help="only the first so many photos")
-    parser.add_argument("--drawings", action="store_true", help="keep what looks alike")
+    parser.add_argument("--limit", type=int, help="only the first LIMIT photos")
+    parser.add_argument("--drawings", action="store_true", help="keep near-duplicates")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--license", help="what the data set's card says")
+    parser.add_argument("--license", help="licence in the data set's card")
     options = parser.parse_args(argv)
     task = PREPARED_TASKS[options.task]
     recipe = PrepConfig(

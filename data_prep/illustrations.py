@@ -1,13 +1,13 @@
-"""Coloured illustrations with a line drawing of each, from openly licensed vector packages.
+"""Prepare coloured illustrations with line drawings, from openly licensed vector packages.
 
     python data_prep/illustrations.py OUT/                        # every set, 160 x 160 pixels
     python data_prep/illustrations.py OUT/ --sets noto,twemoji --size 256 --draw canny,outline
-    python data_prep/illustrations.py OUT/ --split val            # the 322 for validation alone
+    python data_prep/illustrations.py OUT/ --split val            # only the 322 for validation
 
 illustrations.tsv pins each set's package by version and hash, with its licence and credit; packages
-are fetched once and kept. illustrations.csv.xz lists the pictures that are taken, with names,
-keywords and split: flags, logos, lettering, line art and near-duplicates are not among them, and
-all pictures of a concept, such as an emoji's skin tones in all sets, are of one split.
+are downloaded once and cached. illustrations.csv.xz lists the selected pictures with names,
+keywords and split. It excludes flags, logos, lettering, line art and near-duplicates. All pictures
+of a concept, such as an emoji's skin tones in all sets, are in the same split.
 """
 
 import argparse
@@ -57,10 +57,10 @@ from condiff.resize import resize
 from output import cache_folder
 
 HERE = Path(__file__).parent
-CODE = "dicebear-core"  # no set of its own: it puts the avatars of the other dicebear sets together
-SHARP = 480  # outlines are looked for in pictures of at least so many pixels
+CODE = "dicebear-core"  # not a set: code that assembles the avatars of the other dicebear sets
+SHARP = 480  # least side of pictures for outlines
 MARGIN = 0.04  # white on each side, as a share of the picture
-LARGEST = 2600  # pixels of a rendering before it is cropped to what is drawn
+LARGEST = 2600  # pixels of a rendering before it is cropped to its content
 SHARD_SIZE = 1000
 DRAW_AVATARS = """
 import { pathToFileURL } from "node:url";
@@ -75,14 +75,14 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Package:
-    """One line of illustrations.tsv: a set of pictures, and the package it comes from."""
+    """One line of illustrations.tsv: a set of pictures and its package."""
 
     set: str
     package: str  # "npm @iconify-json/noto", "Debian openclipart-svg"
     version: str
     url: str
-    hash: str  # "sha512-" and base64, as npm writes it, or "sha256-" and hex digits, as Debian
-    pictures: str  # a folder in the package, its icons.json, or - for avatars drawn by its code
+    hash: str  # "sha512-" and base64, as in npm, or "sha256-" and hex digits, as in Debian
+    pictures: str  # a folder in the package, its icons.json, or "-": avatars drawn by its code
     license: str
     credit: str
 
@@ -93,7 +93,7 @@ class Picture:
 
     id: str  # the set, a slash, the name in its package
     name: str
-    keywords: str  # with commas between them
+    keywords: str  # separated by commas
     concept: str
     split: str
 
@@ -118,15 +118,15 @@ def read_packages(path: Path = HERE / "illustrations.tsv") -> dict[str, Package]
 
 
 def read_pictures(path: Path = HERE / "illustrations.csv.xz") -> list[Picture]:
-    """The pictures that are taken; the sets are mixed, so that the first ones are of all sets."""
+    """The selected pictures; sets are mixed, so that the first ones are from all sets."""
     with lzma.open(path, "rt", encoding="utf-8", newline="") as file:
         return [Picture(**row) for row in csv.DictReader(file)]
 
 
 def fetch(package: Package, cache: Path) -> Path:
-    """The package's file in the cache folder, downloaded if it is not there, its hash checked.
+    """The package's file in the cache folder, downloaded if missing, with its hash checked.
 
-    Raises DataError where it cannot be fetched, or is not the pinned file.
+    Raises DataError if it cannot be downloaded, or is not the pinned file.
     """
     name = PurePosixPath(package.url).name
     path = cache / (name if package.package.startswith("Debian") else f"{package.set}-{name}")
@@ -143,8 +143,8 @@ def fetch(package: Package, cache: Path) -> Path:
             part.replace(path)
         except OSError as error:
             raise DataError(
-                f"{package.url} cannot be fetched ({error}): run the same again later, or put the "
-                f"file into place as {path}; older Debian files are on snapshot.debian.org."
+                f"{package.url} cannot be fetched ({error}): run the same again later, or save the "
+                f"file as {path}; older Debian files are on snapshot.debian.org."
             ) from error
         finally:
             part.unlink(missing_ok=True)
@@ -160,8 +160,8 @@ def _check_hash(package: Package, path: Path, *, where: str) -> None:
     found = digest.hexdigest() if kind == "sha256" else base64.b64encode(digest.digest()).decode()
     if found != wanted:
         raise DataError(
-            f"The file at {where} is not {package.package} {package.version}, its {kind} is "
-            "another: run the same again."
+            f"The file at {where} is not {package.package} {package.version}, its {kind} "
+            "differs: run the same again."
         )
 
 
@@ -187,13 +187,13 @@ def _find_data(deb: bytes) -> BytesIO:
         if name.startswith(b"data.tar"):
             return BytesIO(deb[place : place + size])
         place += size + size % 2
-    raise tarfile.ReadError("no data.tar in it")
+    raise tarfile.ReadError("it contains no data.tar")
 
 
 def read_set(
     set: str, keys: Sequence[str], packages: dict[str, Package], cache: Path
 ) -> list[bytes]:
-    """The picture files (SVG, WebP) of those names in a set; DataError where one is missing."""
+    """The picture files (SVG, WebP) of those names in a set; DataError if one is missing."""
     package = packages[set]
     path = fetch(package, cache)
     try:
@@ -214,7 +214,7 @@ def read_set(
         return [drawn[key] for key in keys]
     except (KeyError, ValueError, EOFError, OSError, tarfile.TarError) as error:
         raise DataError(
-            f"{path} lacks pictures of illustrations.csv.xz ({error!r}): remove it, and run the "
+            f"{path} lacks pictures in illustrations.csv.xz ({error!r}): remove it, and run the "
             "same again."
         ) from error
 
@@ -232,14 +232,14 @@ def _icon(icons: dict, key: str) -> bytes:
 
 
 def draw_avatars(archives: Sequence[Path], keys: Sequence[str]) -> dict[str, bytes]:
-    """DiceBear's SVG files by "style-seed", drawn by its own code (core and a style) under Node.js.
+    """DiceBear's SVG files by "style-seed", drawn by its code (core and a style) in Node.js.
 
-    An avatar is a function of its seed; nothing is installed, and no network used.
+    An avatar is a function of its seed; nothing is installed, and the network is not used.
     """
     node = shutil.which("node")
     if node is None:
         raise DataError(
-            "The dicebear sets are drawn by JavaScript, and there is no Node.js here: install it, "
+            "The dicebear sets are drawn by JavaScript, but Node.js is missing: install it, "
             "or leave these sets out with --sets."
         )
     with tempfile.TemporaryDirectory() as folder:
@@ -263,10 +263,10 @@ def draw_avatars(archives: Sequence[Path], keys: Sequence[str]) -> dict[str, byt
 
 
 def render(file: bytes, side: int) -> Pixels:
-    """An SVG, PNG or WebP file -> (side,side,3) uint8: what is drawn, in the middle on white.
+    """An SVG, PNG or WebP file -> (side,side,3) uint8: its content, centred on white.
 
-    Text is left out, because fonts differ between machines. Raises ValueError for what is no
-    picture, or an empty one.
+    Text is left out, because fonts differ between machines. Raises ValueError for an invalid or
+    empty picture.
     """
     inner = round(side * (1 - 2 * MARGIN))
     if b"<svg" in file[:100_000]:
@@ -287,7 +287,7 @@ def render(file: bytes, side: int) -> Pixels:
 
 
 def _decode(file: bytes) -> str:
-    """An XML file's text, by the encoding that it names."""
+    """An XML file's text, by its declared encoding."""
     named = re.match(rb"""\s*<\?xml[^>]*encoding=["']([\w-]+)["']""", file)
     return file.decode(named[1].decode() if named else "utf-8", errors="replace").lstrip("\ufeff")
 
@@ -304,12 +304,12 @@ def _render_svg(text: str, size: dict[str, int]) -> Image.Image:
 def _crop(image: Image.Image) -> Image.Image:
     box = image.getchannel("A").point(lambda alpha: 255 * (alpha > 8)).getbbox()
     if box is None:
-        raise ValueError("nothing is drawn in it")
+        raise ValueError("it is empty")
     return image.crop(box)
 
 
 def make_row(job: Job, *, size: int, kinds: Sequence[str]) -> Row:
-    """A picture's row, of its file and licence: drawn at `size`, with its drawings and words.
+    """A picture's row from its file and licence: rendered at `size`, with drawings and text.
 
     Raises DataError for a file that cannot be rendered.
     """
@@ -322,7 +322,7 @@ def make_row(job: Job, *, size: int, kinds: Sequence[str]) -> Row:
     stem = picture.id.replace("/", "-")
     row: Row = {"image": {"bytes": _encode(small, "WEBP", lossless=True), "path": f"{stem}.webp"}}
     for kind, column in columns_of(kinds).items():
-        # A condition with a resolution of its own looks at the larger rendering.
+        # A condition with its own resolution uses the larger rendering.
         own = "resolution" in find_condition(kind).params
         drawn = resize(apply(kind, large if own else small), size, size).reshape(size, size, -1)
         drawn = drawn[..., 0] if drawn.shape[2] == 1 else drawn
@@ -345,7 +345,7 @@ def _encode(pixels: Pixels, format: str, **options: bool) -> bytes:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What, with the pinned packages, decides which bytes are written."""
+    """The settings that, with the pinned packages, determine the written bytes."""
 
     sets: tuple[str, ...]
     size: int
@@ -354,7 +354,7 @@ class Recipe:
     split: str | None = None  # None: both
 
     def choose(self, pictures: Sequence[Picture]) -> list[Picture]:
-        """Those that are written, in their order."""
+        """The pictures to write, in order."""
         chosen = [
             each for each in pictures if each.set in self.sets and self.split in (None, each.split)
         ]
@@ -370,9 +370,9 @@ def write(
     *,
     workers: int = 1,
 ) -> Counter[str]:
-    """Write the data set, going on where a run that was stopped has left off; pictures by set.
+    """Write the data set, resuming an interrupted run; returns the number of pictures by set.
 
-    Raises DataError where `out` contains other things, or was begun with other settings.
+    Raises DataError if `out` contains other files, or was begun with other settings.
     """
     check_pyarrow()
     chosen = recipe.choose(pictures)
@@ -430,7 +430,7 @@ def write(
 def _mapped(
     draw: Callable[[Job], Row], jobs: Sequence[Job], workers: int
 ) -> Iterator[Iterator[Row]]:
-    """The rows of jobs in their order, by this process or by so many others."""
+    """The rows of jobs in order, by this process or by `workers` others."""
     if workers == 1:
         yield map(draw, jobs)
         return
@@ -443,7 +443,7 @@ def _mapped(
 
 
 def _claim(out: Path, settings: dict) -> None:
-    """Make the folder and note its settings, or compare them with those that are there."""
+    """Create the folder with its settings, or compare them with the existing ones."""
     path = out / ".prep" / "settings.json"
     if path.exists():
         there = json.loads(path.read_text("utf-8"))
@@ -455,7 +455,7 @@ def _claim(out: Path, settings: dict) -> None:
         return
     try:
         if out.exists() and any(out.iterdir()):
-            raise DataError(f"{out} holds other things: give a folder that is empty or not there.")
+            raise DataError(f"{out} contains other files: give an empty or a new folder.")
         path.parent.mkdir(parents=True)
     except OSError as error:
         raise DataError(
@@ -467,23 +467,23 @@ def _claim(out: Path, settings: dict) -> None:
 def make_card(
     recipe: Recipe, packages: dict[str, Package], counts: Counter[str], splits: Counter[str]
 ) -> str:
-    """README.md of the data set: what is in it, from where, by whom, under which licence."""
+    """README.md of the data set: content, origin, authors, licences."""
     lines = ["---", "license: other", "task_categories:", "- image-to-image", "configs:"]
     lines += ["- config_name: default", "  data_files:"]
     for split in sorted(splits):
         lines += [f"  - split: {split}", f"    path: {split}-*.parquet"]
-    told = ", ".join(f"{splits[split]} for {split}" for split in sorted(splits))
+    numbers = ", ".join(f"{splits[split]} for {split}" for split in sorted(splits))
     drawings = " and ".join(f"`{kind}`" for kind in recipe.kinds)
     lines += [
         "---",
         "",
         "# Illustrations",
         "",
-        f"{sum(counts.values())} pictures ({told}) of {recipe.size} x {recipe.size} pixels, each "
-        f"with its {drawings} drawing, its name and keywords (`text`), set, concept and licence. "
-        "All pictures of a concept are of one split.",
+        f"{sum(counts.values())} pictures ({numbers}) of {recipe.size} x {recipe.size} pixels, "
+        f"each with its {drawings} drawing, its name and keywords (`text`), set, concept and "
+        "licence. All pictures of a concept are in the same split.",
         "",
-        "The pictures were changed: rendered on white at this size, without their text.",
+        "The pictures were changed: rendered on white at this size, without text.",
         "",
         "| set | pictures | package | licence | credit |",
         "| --- | --- | --- | --- | --- |",
@@ -502,13 +502,13 @@ def main(argv: list[str] | None = None) -> int:
     sets = [name for name in packages if name != CODE]
     parser = argparse.ArgumentParser(description="Coloured illustrations with line drawings.")
     parser.add_argument("out", type=Path, help="folder to write")
-    parser.add_argument("--cache", type=Path, help="where packages are kept (default: condiff's)")
+    parser.add_argument("--cache", type=Path, help="cache folder of packages (default: condiff's)")
     parser.add_argument(
         "--sets", default=",".join(sets), help=f"of {', '.join(sets)} (default: all)"
     )
     parser.add_argument("--size", type=int, default=160, help="side (default: %(default)s)")
-    parser.add_argument("--limit", type=int, help="only so many pictures")
-    parser.add_argument("--split", choices=SPLITS, help="one split alone (default: both)")
+    parser.add_argument("--limit", type=int, help="largest number of pictures")
+    parser.add_argument("--split", choices=SPLITS, help="only one split (default: both)")
     parser.add_argument("--draw", default="outline", help="conditions (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=1, help="processes (default: %(default)s)")
     options = parser.parse_args(argv)
@@ -517,7 +517,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"there is no set {unknown[0]!r}: choose from {', '.join(sets)}")
     counts = [options.workers, *([options.limit] if options.limit is not None else [])]
     if options.size < 16 or min(counts) < 1:
-        parser.error("--size is 16 or more, --workers and --limit are 1 or more")
+        parser.error("--size must be at least 16, --workers and --limit at least 1")
     try:
         kinds = tuple(dict.fromkeys(options.draw.split(",")))
         for kind in kinds:

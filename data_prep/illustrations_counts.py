@@ -1,9 +1,9 @@
-"""The table of sets in README.md: what their packages hold, what is taken, and what is left out.
+"""Print the table of sets in README.md: pictures in the packages, selected and left out.
 
     python data_prep/illustrations_counts.py
 
-A picture that is left out is counted under the first rule that its name in the package tells. The
-others were left out by their looks or their concept, for which the packages say nothing.
+A picture that is left out is counted under the first rule that matches its name in the package. The
+others were left out for their appearance or concept, on which the packages have no data.
 """
 
 import argparse
@@ -26,7 +26,7 @@ OTHERS = "alike, line art, by eye"
 
 
 def list_names(package: Package, cache: Path) -> list[str] | None:
-    """The names of a package's pictures; None for avatars, of which there is no end."""
+    """The names of a package's pictures; None for avatars, which are unlimited."""
     if package.pictures == "-":
         return None
     files = read_files(fetch(package, cache), package.pictures)
@@ -39,18 +39,18 @@ def list_names(package: Package, cache: Path) -> list[str] | None:
 
 
 def count_rules(names: list[str], taken: set[str]) -> Counter[str]:
-    """How many of the names are not taken, by rule."""
+    """The number of names that are not selected, by rule."""
     counts: Counter[str] = Counter()
     for name in names:
         if name not in taken:
-            rules = (rule for rule, told in RULES.items() if re.search(told, name.lower()))
+            rules = (rule for rule, regex in RULES.items() if re.search(regex, name.lower()))
             counts[next(rules, OTHERS)] += 1
     return counts
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cache", type=Path, help="where packages are kept (default: condiff's)")
+    parser.add_argument("--cache", type=Path, help="cache folder of packages (default: condiff's)")
     cache = parser.parse_args().cache or cache_folder()
     pictures = read_pictures()
     columns = ("set", "in the package", *RULES, OTHERS, "taken", "train", "val")

@@ -1,8 +1,8 @@
-"""A sheet of the first illustrations of each set, beside their line drawings.
+"""Make a sheet of the first illustrations of each set, beside their line drawings.
 
     python data_prep/illustrations_sheet.py illustrations/ docs/illustrations.jpg
 
-The folder is one that illustrations.py wrote; nothing is chosen.
+The folder is written by illustrations.py; the pictures are not selected by hand.
 """
 
 import argparse
@@ -20,7 +20,7 @@ def read_rows(folder: Path, columns: list[str]) -> Iterator[dict]:
     """The rows of all parquet files of a folder, or of one file."""
     files = sorted(folder.glob("*.parquet")) if folder.is_dir() else [folder]
     if not files:
-        raise SystemExit(f"{folder} contains no parquet files: write them by illustrations.py.")
+        raise SystemExit(f"{folder} contains no parquet files: write them with illustrations.py.")
     for file in files:
         for batch in pq.ParquetFile(file).iter_batches(100, columns=columns):
             yield from batch.to_pylist()

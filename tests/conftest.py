@@ -1,4 +1,4 @@
-"""What all tests share: one thread, and small real things to work on."""
+"""Shared by all tests: one thread, and small real models, photos and data."""
 
 import gc
 import os
@@ -6,7 +6,7 @@ import shutil
 import subprocess
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# Two threads beside another busy process are many times slower than one; commands inherit it.
+# Two threads beside another busy process are many times slower than one. Commands inherit this.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from pathlib import Path
@@ -15,20 +15,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-gc.disable()  # until all is imported: nothing of that is garbage
+gc.disable()  # during imports, which create no garbage
 
 
 def pytest_collection_finish():
-    """What is loaded by now stays: no collection of garbage has to look through it again."""
+    """Exclude all loaded objects from garbage collection: they are permanent."""
     gc.freeze()
     gc.enable()
 
 
 @pytest.hookimpl(optionalhook=True, tryfirst=True)
 def pytest_xdist_make_scheduler(config, log):
-    """An equal share of neighbouring tests for each process: few fixtures are made in several."""
+    """Give each process an equal share of neighbouring tests, so that few fixtures are repeated."""
     gc.enable()  # in the controller, which collects no tests
-    if config.getvalue("dist") != "load":  # the default of -n; another was asked for
+    if config.getvalue("dist") != "load":  # not the default of -n
         return None
     from xdist.scheduler import WorkStealingScheduling
 
@@ -57,7 +57,7 @@ def tiny_model():
 
 @pytest.fixture(scope="session")
 def tiny_folder(tiny_model, tmp_path_factory):
-    """The tiny model saved as a model folder, in single precision."""
+    """The tiny model as a model folder, in single precision."""
     import torch
 
     from condiff.config import DiffusionConfig
@@ -157,7 +157,7 @@ def _load_example(name: str):
 
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory):
-    """A folder of the shape of Stable Diffusion, of 1 M random weights."""
+    """A folder with the architecture of Stable Diffusion and 1 M random weights."""
     pytest.importorskip("transformers")
     pytest.importorskip("peft")
     folder = tmp_path_factory.mktemp("bases") / "tiny"
@@ -182,9 +182,9 @@ def captioned_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def run_exiftool():
-    """run_exiftool(argument, …): what exiftool prints. One process, as its start takes longest.
+    """run_exiftool(argument, …): the output of exiftool, in one process, as its start is slow.
 
-    None where it is not installed. It never says "{ready}" to -q.
+    None if it is not installed. With -q it does not print "{ready}".
     """
     if shutil.which("exiftool") is None:
         yield None

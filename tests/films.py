@@ -1,4 +1,4 @@
-"""Small films for tests, made by PyAV, and what is read back of them."""
+"""Small films for tests, written and read by PyAV."""
 
 from fractions import Fraction
 from io import BytesIO
@@ -7,7 +7,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-# Flags of `condiff video` that a test has time for.
+# Fast flags of `condiff video`.
 QUICK = ["--steps", "1", "--size", "32", "--device", "cpu", "--seed", "5", "--every", "4"]
 
 
@@ -95,7 +95,7 @@ def write_film(
 
 
 def weave_frames(count: int, width: int, height: int, *, step: int = 4):
-    """Interlaced frames (H,W): the lines 1, 3, ... were taken half a frame after the others."""
+    """Interlaced frames (H,W): the lines 1, 3, ... are half a frame later than the others."""
     fields = list(draw_frames(2 * count, width, height, step=step))
     for first, second in zip(fields[::2], fields[1::2], strict=True):
         frame = first.copy()
@@ -104,7 +104,7 @@ def weave_frames(count: int, width: int, height: int, *, step: int = 4):
 
 
 def mark_interlaced(frames, mode: str = "tff"):
-    """Frames of PyAV with the mark that they are interlaced, the upper field first or last."""
+    """PyAV frames marked as interlaced, the upper field first or last."""
     graph = None
     for frame in frames:
         if graph is None:

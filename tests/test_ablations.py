@@ -1,4 +1,4 @@
-"""The ablations: rows are configurations, spaces know the way back, a tiny run does it all."""
+"""The ablations: rows are configurations, spaces are invertible, a tiny complete run."""
 
 import argparse
 import json
@@ -65,7 +65,7 @@ def test_every_space_gives_the_chroma_of_lab_back(name):
 
 
 def test_spaces_are_those_of_their_names():
-    """OKLab of red as its author gives it; Pillow's YCbCr, of whole levels."""
+    """OKLab of red as published by its author; Pillow's YCbCr, of whole levels."""
     red = SPACES["OKLab"].of_rgb(np.array([1.0, 0.0, 0.0]))
     np.testing.assert_allclose(red, [0.62796, 0.22486, 0.12585], atol=2e-5)
     pixels = np.random.default_rng(1).integers(0, 256, (16, 16, 3), dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""Albums: photos of a batch that are drawn to one style, measured once."""
+"""Albums: photos of a batch are drawn towards one style, which is measured once."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Python is the command line: whatever holds a photo is decoded as its file is."""
+"""Photos given as Python objects are decoded like files on the command line."""
 
 import io
 from dataclasses import replace
@@ -36,7 +36,7 @@ def tiff(pixels: np.ndarray, **options: object) -> bytes:
 
 
 def grey_profile() -> bytes:
-    """A grey profile of gamma 1.0: what is converted by it becomes much lighter."""
+    """A grey profile of gamma 1.0: converted pixels become much lighter."""
     return _profile(b"GRAY", {b"kTRC": b"curv" + bytes(8), b"wtpt": _xyz(0.9642, 1, 0.8249)})
 
 
@@ -96,7 +96,7 @@ FILES = {
     "I": tiff(GREY.astype(np.int32), photometric="minisblack"),
     "F": tiff((GREY / 65_535).astype(np.float32), photometric="minisblack"),
 }  # fmt: skip
-# Pillow has 8 bits of these, and says nothing of it: exact only until it has decoded them.
+# Pillow silently reduces these to 8 bits: exact only before it has decoded them.
 DEEPER = {
     "RGB of 16 bits": png(DEEP),
     "RGBA of 16 bits": png(np.dstack([DEEP, ALPHA])),
@@ -105,7 +105,7 @@ DEEPER = {
 
 
 def same(photo: Photo, expected: Photo, *, within: float = 0.0) -> bool:
-    """Whether colours and transparency are equal, to levels of 8 bits where `within` is given."""
+    """Whether colours and transparency are equal, up to `within` 8-bit levels if given."""
     pairs = [(photo.pixels, expected.pixels)]
     if (photo.alpha is None) != (expected.alpha is None):
         return False

@@ -1,4 +1,4 @@
-"""The backbone against the package its weights come with."""
+"""The backbone compared with the package of its weights."""
 
 import pytest
 import torch

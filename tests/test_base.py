@@ -1,4 +1,4 @@
-"""Training on a Stable Diffusion base: step 0 is the base, and what is kept on disk is exact."""
+"""Training on a Stable Diffusion base: step 0 equals the base, and caches on disk are exact."""
 
 import json
 import shutil
@@ -115,7 +115,7 @@ def test_a_run_takes_its_sizes_and_its_noise_process_from_the_base(tiny_base):
 
 def test_another_noise_process_than_the_base_s_is_refused(tiny_base, captioned_folder, tmp_path):
     config = settings(tiny_base, diffusion={"beta_schedule": "linear"})
-    with pytest.raises(ConfigError, match="beta_schedule is linear, and the base .* scaled_linear"):
+    with pytest.raises(ConfigError, match="beta_schedule is linear, but the base .* scaled_linear"):
         Trainer(config, captioned_folder, tmp_path)
 
 
@@ -203,7 +203,7 @@ def test_gradient_checkpointing_and_accumulation_change_no_gradient(
 
 @pytest.mark.parametrize("rank", [None, 2])
 def test_memory_by_arithmetic_is_that_of_a_step(tiny_base, captioned_folder, tmp_path, rank):
-    """Weights, gradients, moments and averages, byte for byte; and what is kept for backward."""
+    """Weights, gradients, moments and averages, byte for byte; and tensors kept for backward."""
     config = settings(tiny_base, base={"name": str(tiny_base), "lora_rank": rank})
     trainer = Trainer(config, captioned_folder, tmp_path)
     list(trainer.fill_cache())
@@ -221,7 +221,7 @@ def test_memory_by_arithmetic_is_that_of_a_step(tiny_base, captioned_folder, tmp
     unet = trainer.model.unet
     weights = {storage_of(p) for p in unet.parameters()}
     with keeping(kept):
-        output = unet(  # which keeps the tensors, and so their numbers, alive
+        output = unet(  # keeps the tensors, and so their ids, alive
             torch.zeros(2, 8, 8, 8), torch.tensor([3, 4]),
             encoder_hidden_states=torch.zeros(2, *words),
         )  # fmt: skip
@@ -275,13 +275,13 @@ def test_flags_that_do_not_go_together_are_refused(tiny_base, captioned_folder, 
     rest = ["--data", str(captioned_folder), "-o", str(tmp_path / "run"), "--max-steps", "2"]
     base = ["--base", str(tiny_base)]
     refused = {
-        ("--lora", "4"): (2, "name it by --base"),
+        ("--lora", "4"): (2, "name it with --base"),
         (*base, "--init", "colorize"): (2, "--init and --base both name weights"),
         (*base, "--task", "none"): (2, "--base is for colorize"),
-        (*base, "--set", "data.size=60"): (2, "data.size 60 is no multiple of 16"),
+        (*base, "--set", "data.size=60"): (2, "data.size 60 is not a multiple of 16"),
         (*base, "--set", "data.cache=device"): (2, "device does not go with"),
         ("--base", "nowhere"): (2, "There is no base nowhere"),
-        ("--init", str(tiny_base)): (2, "has a VAE: start from it by --base"),
+        ("--init", str(tiny_base)): (2, "has a VAE: start from it with --base"),
     }
     for flags, (code, words) in refused.items():
         assert main(["train", *flags, *rest]) == code, flags
@@ -305,7 +305,7 @@ def test_the_loss_falls(tiny_base, captioned_folder, tmp_path):
 
 
 def write_base(folder, index):
-    """The JSON files of a pipeline folder that is no base."""
+    """The JSON files of a pipeline folder that is not a base."""
     folder.mkdir()
     (folder / "model_index.json").write_text(json.dumps(index))
     return folder
@@ -353,8 +353,8 @@ def test_other_families_are_told_apart_by_name(tmp_path, words):
     ("part", "changes", "words"),
     [
         ("unet", {"in_channels": 9}, "inpainting model: take the plain one"),
-        ("unet", {"addition_embed_type": "text_time"}, "takes more than words"),
-        ("unet", {"cross_attention_dim": 48}, "attends to words of 48 numbers.* makes 32"),
+        ("unet", {"addition_embed_type": "text_time"}, "needs inputs besides text"),
+        ("unet", {"cross_attention_dim": 48}, "attends to 48 channels of text.* gives 32"),
         ("vae", {"latent_channels": 16}, "has 16 latent channels, not 4"),
     ],
 )
@@ -367,7 +367,7 @@ def test_other_shapes_are_refused(tiny_base, tmp_path, part, changes, words):
 
 
 def test_what_is_no_base_at_all_is_refused(tmp_path, tiny_folder):
-    with pytest.raises(ModelError, match="start from it by --init"):
+    with pytest.raises(ModelError, match="start from it with --init"):
         read_base(str(tiny_folder))
     with pytest.raises(ModelError, match="There is no base nowhere"):
         read_base("nowhere")

@@ -1,4 +1,4 @@
-"""A model on a base as a folder: diffusers opens it without condiff, and both make the same."""
+"""Folders of models on a base: diffusers opens them without condiff, with the same results."""
 
 import io
 import json
@@ -50,7 +50,7 @@ def as_png(image):
 
 
 def paired(base, rank=None, **changes):
-    """The configuration of a short run on pairs, whose picture matters."""
+    """The configuration of a short run on pairs, in which the picture matters."""
     return settings(
         base, task="restyle", max_train_steps=8, data={"conditions": "prepared"},
         optimizer={"learning_rate": 3e-3, "warmup_steps": 1, "ema_decay": 0.5},
@@ -138,7 +138,7 @@ def test_guidance_by_the_picture_alone_needs_two_branches(folder):
         *_, results[scale] = pipeline.sample(
             pipeline.encode(picture, config=config), config=config, seed=1
         )
-        assert len(calls) == (2 if scale == 1 else 4)  # without a prompt 7 is of no words
+        assert len(calls) == (2 if scale == 1 else 4)  # without a prompt the scale 7 has no effect
     assert not torch.allclose(results[1.0], results[3.0], atol=1e-3)
 
 
@@ -159,7 +159,7 @@ def test_branches_that_cancel_are_left_out():
 
 
 def test_sizes_are_padded_not_floored(folder):
-    """61x45 pixels become 6x8 cells of 8, and the result is as large as was asked."""
+    """61x45 pixels become 6x8 cells of 8, and the result has the requested size."""
     pipeline = Pipeline.from_pretrained(folder("restyle"), device="cpu")
     config = SamplingConfig(steps=1, size=45)
     encoded = pipeline.encode(grey(61, 45), config=config)
@@ -306,7 +306,7 @@ def test_the_card_and_the_folder_have_the_licence_of_the_base(tiny_base, pairs, 
     saved = train(paired(base, rank=2), pairs, tmp_path / "run", until=1).save()
     card = (saved / "README.md").read_text("utf-8")
     assert "license: creativeml-openrail-m" in card
-    assert "| trained of it | low-rank updates of rank 2 |" in card
+    assert "| trained part | low-rank updates of rank 2 |" in card
     assert "StableDiffusionInstructPix2PixPipeline" in card
     assert (saved / "LICENSE").read_text("utf-8") == "RAIL"
     assert read_model_info(saved).base["licence"] == "creativeml-openrail-m"

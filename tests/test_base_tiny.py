@@ -1,4 +1,4 @@
-"""A base whose VAE is a tiny autoencoder, as TAESD: trained, saved, and run by diffusers, too."""
+"""A base with a tiny autoencoder, as TAESD: trained, saved, and run also by diffusers."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ from tests.test_base import settings, train
 
 @pytest.fixture(scope="module")
 def taesd_base(tmp_path_factory):
-    """A folder of the shape of Stable Diffusion with a tiny autoencoder, of random weights."""
+    """A folder like Stable Diffusion with a tiny autoencoder and random weights."""
     pytest.importorskip("transformers")
     pytest.importorskip("peft")
     folder = tmp_path_factory.mktemp("bases") / "taesd"
@@ -46,7 +46,7 @@ def test_its_sizes_are_read_from_its_blocks(taesd_base, tmp_path):
     copy = shutil.copytree(taesd_base, tmp_path / "base")
     file = copy / "vae" / "config.json"
     values = json.loads(file.read_text())
-    del values["block_out_channels"]  # which older releases of diffusers do not write
+    del values["block_out_channels"]  # not written by older releases of diffusers
     file.write_text(json.dumps(values))
     assert read_base(str(copy)).factor == 8
 

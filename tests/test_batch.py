@@ -1,4 +1,4 @@
-"""Batch: every photo once and whole, the same bytes however the run went."""
+"""Batch: every photo once and complete, with the same bytes after any interruption."""
 
 import hashlib
 import json
@@ -48,7 +48,7 @@ def photos(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def undisturbed(photos, tmp_path_factory):
-    """The files of a run that nothing happened to."""
+    """The files of an uninterrupted run."""
     out = tmp_path_factory.mktemp("undisturbed")
     results = go(photos, out)
     assert {r.outcome for r in results} == {"done"}
@@ -69,7 +69,7 @@ def go(source: Path, out: Path, *, force=False, settings=SETTINGS, transform=Non
 
 
 def files_of(out: Path) -> dict[str, bytes]:
-    """The results, and nothing half beside them."""
+    """The results, without partial files beside them."""
     assert not list((out / ".condiff" / "parts").iterdir())
     names = {p.name for p in (out / ".condiff").iterdir()}
     assert names <= {"parts", "lock", "settings.json", "journal.jsonl"}
@@ -402,7 +402,7 @@ def start(photos: Path, out: Path) -> "subprocess.Popen[str]":
 
 
 def kill_at_random(photos: Path, out: Path, *, kills: int) -> int:
-    """kill -9 runs at random moments after their first result; how many were hit at work."""
+    """kill -9 runs at random moments after their first result; returns how many were running."""
     hits = 0
     for number in range(kills):
         process = start(photos, out)

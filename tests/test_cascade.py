@@ -1,4 +1,4 @@
-"""The cascade: what a model draws small, a second one enlarges, from Python."""
+"""The cascade from Python: a model samples at a small size, a second one enlarges."""
 
 import json
 import runpy

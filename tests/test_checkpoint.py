@@ -1,4 +1,4 @@
-"""Model folders: stock diffusers parts that need no condiff."""
+"""Model folders: stock diffusers parts that work without condiff."""
 
 import json
 import os

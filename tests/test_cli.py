@@ -161,7 +161,7 @@ def test_what_is_missing_is_one_sentence(run, tmp_path, grey):
 def test_a_wrong_value_exits_2_at_once_and_leaves_nothing(
     wrong, tiny_folder, grey, capsys, monkeypatch, tmp_path
 ):
-    """Also where there are several photos, of which each could fail on its own; and with -n."""
+    """Also with several photos, each of which could fail separately; and with -n."""
     monkeypatch.chdir(tmp_path)
     other = tmp_path / "other.jpg"
     other.write_bytes(grey.read_bytes())
@@ -203,7 +203,7 @@ def test_json_is_one_object_a_line(command, run, grey, tmp_path):
      ["render", "a.png", "--output="], ["train", "--data", "", "-o", "run"]],
 )  # fmt: skip
 def test_an_empty_argument_is_not_the_present_folder(words, capsys, tmp_path, monkeypatch):
-    """As `condiff batch "$IN" out` has one where IN is not set."""
+    """As in `condiff batch "$IN" out` when IN is not set."""
     (tmp_path / "here").mkdir()
     make_photo(20, 20).save(tmp_path / "here" / "a.jpg")
     monkeypatch.chdir(tmp_path / "here")
@@ -261,7 +261,7 @@ def test_the_photo_itself_is_never_written_over(run, grey, command):
 
 
 def test_a_photo_is_not_written_over_by_the_result_of_another(run, grey):
-    """Of grey.jpg the result is grey.color.jpg, which here is a photo that is given as well."""
+    """The result of grey.jpg is grey.color.jpg, which is also an input here."""
     other = grey.with_name("grey.color.jpg")
     make_photo(30, 20, seed=5).save(other)
     before = other.read_bytes()
@@ -486,14 +486,14 @@ def test_transparency_is_refused_before_the_model_is_loaded(capsys, tmp_path):
 
 
 def no_network(folder: Path) -> Path:
-    """The embedded model's folder without its weights: it can be named, and cannot be loaded."""
+    """The embedded model's folder without weights: it can be named, but not loaded."""
     there = Path(condiff.__file__).parent / "weights" / "colorize"
     shutil.copytree(there, folder, ignore=shutil.ignore_patterns("*.safetensors", "*.onnx"))
     return folder
 
 
 def shell(line: str, folder: Path) -> subprocess.CompletedProcess:
-    """A line of bash in which `condiff` is this one."""
+    """Run a line of bash in which `condiff` is this package."""
     program = f'condiff() {{ "{sys.executable}" -m condiff "$@"; }}; {line}'
     home = str(Path(condiff.__file__).parents[1])
     environment = os.environ | {"PYTHONPATH": home}
@@ -503,7 +503,7 @@ def shell(line: str, folder: Path) -> subprocess.CompletedProcess:
 
 
 def test_streams_that_are_closed_cost_nothing(grey):
-    """Without stderr, print would take stdout: the messages would be in the picture."""
+    """Without stderr, print would use stdout, and messages would end up in the picture."""
     drawn = shell("condiff condition grey.jpg -k canny -o - 2>&-", grey.parent)
     assert (drawn.returncode, drawn.stdout[-8:-4]) == (0, b"IEND")
     closed = shell("condiff condition grey.jpg -k canny -o - >&-", grey.parent)
@@ -562,7 +562,7 @@ def test_a_plain_locale_prints_what_it_can(tmp_path):
 
 
 def test_results_are_written_before_what_goes_with_them(run, grey):
-    """A limit on the size of files stands for a disk that is full when the sheet is written."""
+    """A limit on the size of files simulates a full disk when the sheet is written."""
     flags = ("--samples", 2, "--seed", 1)
     assert run("colorize", grey, *flags)[0] == 0
     results = [grey.with_name(f"grey.color.{n}.jpg") for n in (1, 2)]

@@ -86,7 +86,7 @@ def test_a_torture_folder_loses_nothing_and_says_why(run, tmp_path):
             assert result.size == (photo.size[::-1] if turned else photo.size), name
             result.load()
     before = files_of(out)
-    code, stdout, _ = run(source, out)  # without a seed: that of before
+    code, stdout, _ = run(source, out)  # without a seed: the previous one
     assert code == 1
     assert stdout == f"0 done, {len(done)} skipped, {len(failed)} failed\n"
     assert files_of(out) == before
@@ -163,7 +163,7 @@ def test_edits_and_hints_give_the_bytes_of_colorize_and_new_hints_make_anew(run,
     (hints / "a.png").write_text("no picture")
     lines, last = read_json(run(*how)[1])
     assert (last["failed"], str(hints / "a.png") in lines["a.jpg"]["reason"]) == (1, True)
-    assert read_json(run(*how)[1])[1]["failed"] == 1  # and not skipped for the result of before
+    assert read_json(run(*how)[1])[1]["failed"] == 1  # not skipped because of an earlier result
     assert read_json(run(*how, "--retry-failed")[1])[1]["failed"] == 1
     (hints / "a.png").unlink()
     assert read_json(run(*how)[1])[1]["failed"] == 0
@@ -261,7 +261,7 @@ def test_fail_fast_stops_and_retry_failed_tries_again(run, tmp_path):
     out = tmp_path / "out"
     code, stdout, _ = run(photos, out, "--fail-fast", "--workers", 1)
     assert (code, stdout) == (1, "0 done, 0 skipped, 1 failed\n")
-    assert len(files_of(out)) < 4  # what was in work was let end
+    assert len(files_of(out)) < 4  # running work was finished
     assert run(photos, out)[0] == 1
     code, stdout, _ = run(photos, out, "--retry-failed")
     assert (code, stdout) == (1, "0 done, 12 skipped, 1 failed\n")
@@ -274,7 +274,7 @@ def test_a_page_of_files_with_several_can_be_asked_for_later(run, tmp_path):
     second.save(tmp_path / "second.tif")
     code, stdout, stderr = run(photos, out, "--seed", 3)
     assert (code, stdout) == (1, "2 done, 0 skipped, 1 failed\n")
-    assert "two.tif: it holds 2 pages or frames" in stderr and "--page 2" in stderr
+    assert "two.tif: it has 2 pages or frames" in stderr and "--page 2" in stderr
     code, stdout, _ = run(photos, out, "--page", 2, "--retry-failed", "--json")
     lines, last = read_json(stdout)
     assert (code, last["done"], last["skipped"]) == (0, 1, 2)
@@ -328,7 +328,7 @@ def test_a_grey_result_is_a_failure_but_a_blank_page_is_none(tiny_folder):
 
 @contextmanager
 def little_memory(room: int):
-    """At most so many bytes of addresses more than are taken now."""
+    """Limit the address space to the present size plus these bytes."""
     resource = pytest.importorskip("resource")
     if not Path("/proc/self/statm").exists():
         pytest.skip("needs Linux")

@@ -1,4 +1,4 @@
-"""Hints and several answers on the command line."""
+"""Hints and several results on the command line."""
 
 import json
 

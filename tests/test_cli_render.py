@@ -159,15 +159,15 @@ def test_what_cannot_enlarge_is_one_sentence(
     code, _, err = run("--size", 50, model=none_folder)
     assert (code, "there are no lines: resampled plainly" in err) == (0, True)
     code, _, err = run(sketch, "--size", 32, "--upscale", upscale_folder)
-    assert (code, "sketch draws at 32: nothing is enlarged" in err) == (0, True)
+    assert (code, "sketch samples at 32: nothing is enlarged" in err) == (0, True)
 
 
 def test_size_is_the_pictures_also_where_the_model_sees_more(run, sketch, tmp_path):
-    """Drawings seen at 64, drawn at 32."""
+    """Conditions at 64, samples at 32."""
     folded = save_tiny(tmp_path, "sketch", fold=2)
     for arguments, expected in (
         ((), (96, 64)),  # its own size
-        (("--upscale", "none"), (96, 64)),  # what the model sees
+        (("--upscale", "none"), (96, 64)),  # the model's input size
         (("--size", 40), (60, 40)),
         (("--size", 32), (48, 32)),
     ):

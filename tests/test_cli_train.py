@@ -1,4 +1,4 @@
-"""`condiff train`: what it refuses, what it costs, what it leaves behind."""
+"""`condiff train`: refused settings, cost, and files written."""
 
 import json
 import os
@@ -114,7 +114,7 @@ def test_a_hub_that_cannot_be_reached_is_told_before_training(run, tmp_path, mon
         assert (code, err.count("\n")) == (1, 1) and "hf upload somebody/model" in err
         assert not (tmp_path / "run").exists()
     (tmp_path / "model").mkdir()
-    with pytest.raises(ModelError, match="The model lies in .*hf upload somebody/model"):
+    with pytest.raises(ModelError, match="The model is in .*hf upload somebody/model"):
         push_to_hub(tmp_path / "model", "somebody/model")
 
 
@@ -126,7 +126,7 @@ def test_the_name_of_a_repository_is_checked_and_shown(run):
 
 
 def test_a_full_disk_is_one_sentence_and_the_checkpoint_before_is_whole(run, tmp_path):
-    """A limit on the size of files stands for the full disk: the system refuses to write on."""
+    """A limit on the size of files simulates a full disk: the system refuses further writes."""
     assert run("--max-steps", 2)[0] == 0
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
@@ -192,7 +192,7 @@ def test_an_edge_model_starts_from_an_unconditional_one(run, tmp_path):
 
 @pytest.mark.slow
 def test_a_torchvision_of_another_build_is_told_in_a_sentence(photo_folder, tmp_path):
-    """As PyPI's is beside a torch for the CPU: it fails when diffusers imports it."""
+    """Like PyPI's torchvision beside a CPU torch: it fails when diffusers imports it."""
     (tmp_path / "torchvision").mkdir()
     broken = 'raise RuntimeError("operator torchvision::nms does not exist")\n'
     (tmp_path / "torchvision" / "__init__.py").write_text(broken)

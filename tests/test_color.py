@@ -130,7 +130,7 @@ def test_reduced_colours_keep_lightness_and_hue_and_lie_inside_srgb():
 
 
 def test_reduced_colours_keep_as_much_chroma_as_srgb_has():
-    """Ten percent more chroma than a reduced colour has would lie outside sRGB."""
+    """With ten percent more chroma, a reduced colour would be outside sRGB."""
     lab = far_lab((200, 300))
     lab[..., 0] = 5 + 0.9 * lab[..., 0]
     reduced = reduce_chroma(lab)
@@ -164,7 +164,7 @@ def test_the_gamut_table_is_built_once_and_soon():
 
 
 def two_regions(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """A disc in another lightness and colour than its ground: (H,W) L*, (H,W,2) ab."""
+    """A disc that differs from its ground in lightness and colour: (H,W) L*, (H,W,2) ab."""
     y, x = np.mgrid[:height, :width] / max(height, width)
     inside = (x - 0.49) ** 2 + (y - 0.53) ** 2 < 0.27**2
     L = np.where(inside, 65, 35) + np.random.default_rng(0).normal(0, 1, (height, width))

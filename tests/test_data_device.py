@@ -1,4 +1,4 @@
-"""Views made on the device, against those that the CPU makes of the same photos."""
+"""Views made on the device, compared with views of the same photos made on the CPU."""
 
 import numpy as np
 import pytest

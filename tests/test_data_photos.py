@@ -1,4 +1,4 @@
-"""Photos for training: found wherever they lie, never those held out, decoded whatever they are."""
+"""Photos for training: all are found and decoded, held-out ones are excluded."""
 
 import io
 import json
@@ -134,7 +134,7 @@ def test_another_column_may_hold_the_photos(photo_folder, tmp_path):
 
 
 def test_a_hub_data_set_is_found_by_its_name(photo_folder, tmp_path, monkeypatch):
-    """What `datasets` reads of a local folder, it reads of the hub by the same call."""
+    """`datasets` reads a local folder by the same call as a hub data set."""
     import datasets
 
     from condiff.data import photos

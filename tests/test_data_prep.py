@@ -1,4 +1,4 @@
-"""The scripts of data_prep: Nouns of parts whose pixels are known, toy photos, and the rest."""
+"""The scripts of data_prep: Nouns with known pixels, toy photos, and the rest."""
 
 import importlib
 import json
@@ -28,7 +28,7 @@ def part(*numbers: int) -> str:
 
 
 def image_data() -> dict:
-    """As the package has it, with one or two parts a layer."""
+    """Image data in the package's format, with one or two parts per layer."""
     square = part(0, 4, 8, 8, 4, 16, 1)  # rows 4..7, columns 4..7: 16 red
     nothing = part(0, 0, 0, 0, 0)
     stripe = part(0, 20, 32, 21, 0, 32, 2)  # row 20 from side to side
@@ -132,7 +132,7 @@ def test_a_file_that_is_no_package_is_one_sentence(tmp_path, capsys):
     (tmp_path / "x.tgz").write_bytes(b"no tar")
     with pytest.raises(SystemExit, match="1"):
         nouns.main([str(tmp_path / "out"), "--package", str(tmp_path / "x.tgz")])
-    assert "is no @nouns/assets@0.10.0" in capsys.readouterr().err
+    assert "is not @nouns/assets@0.10.0" in capsys.readouterr().err
 
 
 def test_toy_photos_have_the_colours_of_their_shapes(tmp_path):
@@ -158,7 +158,7 @@ def test_drawn_pictures_are_not_put_among_other_files(tmp_path, capsys):
     assert shapes.main([str(out), "--count", "2"]) == 0
     assert shapes.main([str(out), "--count", "3"]) == 0  # its own are made anew
     (out / "holiday.jpg").touch()
-    for place, told in [(out, "holds other things"), (out / "holiday.jpg" / "x", "Cannot write")]:
+    for place, told in [(out, "contains other files"), (out / "holiday.jpg" / "x", "Cannot write")]:
         with pytest.raises(SystemExit, match="1"):
             shapes.main([str(place), "--count", "3"])
         assert told in capsys.readouterr().err

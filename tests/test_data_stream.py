@@ -1,4 +1,4 @@
-"""Streams: every photo once an epoch, shuffled, never those held out, resumed to the bit."""
+"""Streams: every photo once per epoch, shuffled, without held-out ones, resumed bit for bit."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ STILL = {"min_crop": 1.0, "flip": 0.0, "size": 4}
 
 @pytest.fixture
 def shards(tmp_path):
-    """Four shards of five flat photos, told apart by their red; two rows are for validation."""
+    """Four shards of five flat photos that differ in red; two rows are for validation."""
     folder = tmp_path / "shards"
     folder.mkdir()
     for shard in range(4):
@@ -44,7 +44,7 @@ def stream(shards, tmp_path, **data):
 
 
 def numbers(batches):
-    """Which photos the batches show."""
+    """The photos in the batches."""
     return [round((float(photo[0].mean()) + 1) * 127.5 / 10) for b in batches for photo in b["x_0"]]
 
 
@@ -111,7 +111,7 @@ def test_three_processes_see_together_what_one_would(shards, tmp_path):
 
 
 def test_a_stream_and_a_folder_show_the_same_photos_in_other_orders(shards, tmp_path):
-    """The order of photos differs: a stream knows neither their number nor their places."""
+    """The order of photos differs: a stream has no access to their number or positions."""
     mapped = build(shards, tmp_path, task="none", **STILL)
     assert mapped.num_photos == len(TRAINED)
     shown = numbers(take(mapped, 3, batch_size=6))
@@ -132,7 +132,7 @@ def test_prepared_drawings_are_streamed(photo_folder, tmp_path):
 
 
 def test_a_hub_data_set_is_streamed(photo_folder, tmp_path, monkeypatch):
-    """What `datasets` reads of a local folder, it reads of the hub by the same call."""
+    """`datasets` reads a local folder by the same call as a hub data set."""
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     folder = Path(shutil.copytree(photo_folder, tmp_path / "captioned"))
     files = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}

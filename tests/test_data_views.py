@@ -1,4 +1,4 @@
-"""Views of photos: what is painted and its condition show the same, and stay in their ranges."""
+"""Views of photos: x_0 and condition show the same, and stay in their ranges."""
 
 import numpy as np
 import pytest
@@ -130,7 +130,7 @@ def test_a_turned_frame_is_what_scipy_samples():
 @pytest.mark.parametrize("rotate", [0.0, 20.0])
 @pytest.mark.parametrize("seed", range(6))
 def test_what_is_painted_and_its_condition_show_the_same(seed, rotate):
-    """L* of a photo whose chroma is a function of L* says where the view was taken."""
+    """With chroma as a function of L*, the view's position is known from L*."""
     y, x = np.mgrid[0:90, 0:130].astype(np.float32)
     ramp = 1.4 * x + 0.4 * y  # below 220
     pixels = np.stack([40 + 0.5 * ramp, ramp, 130 - 0.4 * ramp], axis=2).round().astype(np.uint8)
@@ -145,7 +145,7 @@ def test_what_is_painted_and_its_condition_show_the_same(seed, rotate):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_stored_drawing_is_cut_like_its_photo(seed):
-    """A drawing that is the photo's own red channel comes out as the red of x_0."""
+    """A drawing equal to the photo's red channel must equal the red of x_0."""
     pixels = np.asarray(make_photo(90, 70, seed=seed))
     photo = photo_of(pixels, canny=np.ascontiguousarray(pixels[..., :1]))
     changes = {"min_crop": 0.5, "rotate": 15.0}

@@ -1,4 +1,4 @@
-"""The mathematics against diffusers' own numbers and against closed forms."""
+"""The mathematics compared with diffusers' numbers and closed forms."""
 
 from typing import get_args
 
@@ -33,7 +33,7 @@ def process(prediction_type="v_prediction", **changes):
 
 
 def run(name, model, noise, *, config, steps, clip):
-    """All x_t of a sampler, whoever wrote it, the noise first."""
+    """All x_t of a sampler of condiff or diffusers, the noise first."""
     generator = torch.Generator().manual_seed(1)
     return list(
         (sample if name in SAMPLERS else sample_with_diffusers)(
@@ -48,7 +48,7 @@ def normal(*shape):
 
 
 def oracle(config, x_0):
-    """The perfect model of a single image: it puts out what x_0 asks for."""
+    """The perfect model of a single image: its output corresponds to x_0."""
     alphas_bar = build_scheduler("ddpm", config).alphas_cumprod
 
     def model(x_t, t):
@@ -58,9 +58,9 @@ def oracle(config, x_0):
 
 
 def ideal_x_0(name, x_t, alpha_bar, *, mean, variance):
-    """What the best model predicts where x_0 ~ N(mean, variance).
+    """The prediction of the optimal model for x_0 ~ N(mean, variance).
 
-    That is the mean of x_0 given x_t, and for lcm the end of the probability flow through x_t.
+    It is the mean of x_0 given x_t, and for lcm the end of the probability flow through x_t.
     """
     spread = alpha_bar * variance + 1 - alpha_bar
     posterior = alpha_bar.sqrt() * variance / spread
@@ -126,7 +126,7 @@ def test_a_perfect_model_gets_its_image_back(name, kind):
     ],
 )
 def test_a_gaussian_is_sampled_with_its_own_mean_and_variance(name, changes):
-    """Where x_0 ~ N(m, s²) the best denoiser is known in closed form, and the sample's law too."""
+    """For x_0 ~ N(m, s²) the optimal denoiser and the samples' distribution have closed forms."""
     mean, variance = 0.4, 0.09
     config = process(**changes)
     alphas_bar = build_scheduler("ddpm", config).alphas_cumprod
@@ -166,7 +166,7 @@ def test_sampling_starts_at_pure_noise(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_way_starts_with_the_noise_and_every_x_t_is_of_unit_variance(name):
-    """For x_0 ~ N(0, 1) each x_t is N(0, 1) too, in whatever scale the solver works."""
+    """For x_0 ~ N(0, 1) each x_t is also N(0, 1), in any scale of the solver."""
     config = process()
     alphas_bar = build_scheduler("ddpm", config).alphas_cumprod
 

@@ -1,4 +1,4 @@
-"""Schedules, weights, noise and guidance against diffusers' numbers and closed forms."""
+"""Schedules, weights, noise and guidance compared with diffusers' numbers and closed forms."""
 
 import math
 from pathlib import Path
@@ -51,7 +51,7 @@ def log_snr(alphas_bar):
 def test_schedules_are_diffusers_own(schedule, zero_snr):
     config = process(beta_schedule=schedule, rescale_betas_zero_snr=zero_snr)
     stock = DDPMScheduler(beta_schedule=schedule, rescale_betas_zero_snr=zero_snr)
-    # A sigmoid schedule is given by its betas, which NumPy rounds in other places.
+    # A sigmoid schedule is defined by its betas, which NumPy rounds differently.
     atol = 1e-6 if schedule == "sigmoid" else 0
     assert_close(alphas_bar_of(config), stock.alphas_cumprod, atol=atol, rtol=0)
 
@@ -100,7 +100,7 @@ def test_zero_terminal_snr_comes_after_the_shift(schedule, shift):
 def test_a_saved_schedule_is_a_stock_one_to_the_last_bit(tmp_path, changes):
     config = process(**changes)
     build_scheduler("ddpm", config).save_pretrained(tmp_path)
-    for kind in (DDPMScheduler, DDIMScheduler):  # DDIM knows no "sigmoid": the betas are in it
+    for kind in (DDPMScheduler, DDIMScheduler):  # DDIM has no "sigmoid": it is given the betas
         stock = kind.from_pretrained(tmp_path)
         assert torch.equal(stock.alphas_cumprod, alphas_bar_of(config))
 
@@ -158,7 +158,7 @@ def test_a_power_of_one_and_no_floor_change_no_bit():
 
 @pytest.mark.parametrize("weighting", ["min_snr", "p2"])
 def test_a_weighted_loss_is_the_same_whatever_is_predicted(weighting):
-    """One guess of x_0, told as noise, as v and as x_0, costs the same."""
+    """One prediction of x_0, expressed as noise, as v and as x_0, has the same loss."""
     x_0, eps, guess = torch.randn(3, 5, 3, 8, 8, generator=seeded())
     alphas_bar = torch.tensor([0.98, 0.7, 0.4, 0.1, 0.01])
     t = torch.arange(5)
@@ -193,7 +193,7 @@ def test_weights_are_finite_at_pure_noise(kind, weighting):
 @pytest.mark.parametrize("weighting", ["none", "min_snr", "p2"])
 @pytest.mark.parametrize("kind", PREDICTIONS)
 def test_the_least_loss_on_a_gaussian_has_its_closed_form(kind, weighting):
-    """x_0 ~ N(m, s²): the best guess leaves x_0 the variance s²(1-ᾱ)/(ᾱs²+1-ᾱ), no other less."""
+    """x_0 ~ N(m, s²): the optimal prediction has the least error, variance s²(1-ᾱ)/(ᾱs²+1-ᾱ)."""
     mean, variance, t = 0.4, 0.09, torch.tensor([50, 300, 600, 900, 990])
     config = process(kind, loss_weighting=weighting)
     alphas_bar = alphas_bar_of(config)

@@ -1,4 +1,4 @@
-"""Drawings cleaned, against lines that are known because they were drawn here."""
+"""Cleaned drawings, compared with the known lines that the tests drew."""
 
 import cv2
 import numpy as np

@@ -1,4 +1,4 @@
-"""The condition encoder: nothing of the condition lost, the backbone run once."""
+"""The condition encoder: lossless folding of the condition, one run of the backbone."""
 
 import numpy as np
 import pytest
@@ -81,7 +81,7 @@ def test_cond_has_a_pixel_for_each_patch_and_hints_lose_nothing_in_it():
 
 
 def make_decoding_encoder(channels: int = 16) -> ConditionEncoder:
-    """An encoder whose decoder says something, as a trained one's does."""
+    """An encoder whose decoder has a non-zero output, like a trained one."""
     torch.manual_seed(0)
     encoder = ConditionEncoder(
         backbone_variant="lite0", neck_channels=8, decoder_channels=channels

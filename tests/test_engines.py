@@ -1,4 +1,4 @@
-"""One model, several engines: the same numbers, the same pictures, torch only where it is asked."""
+"""One model, several engines: the same numbers and pictures; torch is loaded only on request."""
 
 import json
 import os
@@ -35,7 +35,7 @@ GRAPHS = [name for name in list_engines() if ENGINES[name].open_graph]
 
 
 def save_tiny(folder, task, *, dtype=torch.float16, sample_size=16, **changes):
-    """A folder of random weights, its condition twice the size that the fold would give."""
+    """A folder with random weights; its condition is twice the size that the fold implies."""
     torch.manual_seed(0)
     config = ModelConfig(**{
         "sample_size": sample_size, "backbone_variant": None, "block_out_channels": (8, 16),
@@ -261,7 +261,7 @@ sys.exit(main(command) or main([*command, *hinted]))
 
 @pytest.mark.skipif(may_have_gpu(), reason="with a GPU at hand torch is the default")
 def test_colorize_imports_neither_torch_nor_diffusers(tmp_path):
-    """Neither plainly nor with a hint and a scheduler that draws noise."""
+    """Neither without hints nor with one and a scheduler that draws noise."""
     make_photo(80, 60).save(tmp_path / "photo.jpg")
     command = [sys.executable, "-c", REFUSING, str(tmp_path / "photo.jpg")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)

@@ -1,4 +1,4 @@
-"""The table, its baselines, the page; and the photos they are made of."""
+"""The table, its baselines, the page, and their photos."""
 
 import base64
 import dataclasses
@@ -382,7 +382,7 @@ def test_truths_that_cannot_be_read_are_a_sentence(tmp_path):
     with pytest.raises(DataError, match="no column 'image', only text"):
         read_truths(tmp_path / "a.parquet")
     pq.write_table(pa.table({"image": pa.array([None], pa.binary())}), tmp_path / "b.parquet")
-    with pytest.raises(DataError, match="b.parquet#0 cannot be read: the row holds no photo"):
+    with pytest.raises(DataError, match="b.parquet#0 cannot be read: the row contains no photo"):
         read_truths(tmp_path / "b.parquet")
     (tmp_path / "c.parquet").write_bytes(b"nonsense")
     with pytest.raises(

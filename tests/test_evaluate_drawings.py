@@ -1,4 +1,4 @@
-"""`condiff eval` of models of drawings: figures against what is known of them."""
+"""`condiff eval` of models of drawings: figures compared with known values."""
 
 import json
 
@@ -101,7 +101,7 @@ def cascade_of_size(request, model_of_fold):
 
 @pytest.mark.parametrize("shape", [(48, 64), (90, 31), (30, 200)])
 def test_truths_and_pictures_have_one_size(cascade_of_size, shape):
-    """Whatever is drawn, enlarged or not: else neither lines nor looks could be compared."""
+    """For all pictures, enlarged or not; otherwise lines and looks could not be compared."""
     fold, size, cascade = cascade_of_size
     photo = np.asarray(make_photo(*shape[::-1]))
     truth, drawing = prepare_truth(cascade, photo, kind="canny")

@@ -1,4 +1,4 @@
-"""Pictures, measured: where curves lie, how noisy the cells are, what an animation holds."""
+"""Measured pictures: positions of curves, noise of cells, content of animations."""
 
 import io
 import math

@@ -1,4 +1,4 @@
-"""Even colours from the first step on: x_0 is flat where lines enclose; hints and paper."""
+"""Flat colours from the first step on: x_0 is flat within lines; hints and paper."""
 
 import numpy as np
 import pytest

@@ -106,7 +106,7 @@ def test_of_several_pages_one_must_be_chosen(format):
     file = saved(first, format, save_all=True, append_images=others, **(
         {"lossless": True} if format == "WEBP" else {}
     ))  # fmt: skip
-    with pytest.raises(ImageError, match="holds 3 pages or frames.*--page 1 to --page 3"):
+    with pytest.raises(ImageError, match="has 3 pages or frames.*--page 1 to --page 3"):
         read_photo(file)
     with pytest.raises(ImageError, match="no page 4; choose --page 1 to --page 3"):
         read_photo(io.BytesIO(file.getvalue()), page=4)
@@ -267,7 +267,7 @@ def test_limits_and_pages_have_flags(run, tmp_path):
     assert code == 1 and "--page 2" in told
     assert run(str(tmp_path / "a.tif"), "-o", target, "--page", "2")[0] == 0
     code, _, told = run(str(tmp_path / "a.png"), "-o", target, "--page", "2", "--force")
-    assert code == 1 and "it has no page 2; it has but one" in told
+    assert code == 1 and "it has no page 2; it has only one" in told
     assert MAX_PIXELS == 200_000_000
 
 
@@ -296,7 +296,7 @@ def test_an_image_of_pillow_keeps_its_metadata_through_the_photo():
     assert np.array_equal(photo.to_image(), image)
 
 
-NO_PICTURES = {"BUFR", "GRIB", "HDF5", "MPEG"}  # Pillow knows their names, and decodes none
+NO_PICTURES = {"BUFR", "GRIB", "HDF5", "MPEG"}  # Pillow identifies these, but decodes none
 
 
 def test_every_suffix_that_is_opened_is_listed():

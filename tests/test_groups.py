@@ -1,4 +1,4 @@
-"""Skin, sky, foliage and casts, on pictures whose colours are known."""
+"""Skin, sky, foliage and casts, on pictures with known colours."""
 
 import dataclasses
 import json

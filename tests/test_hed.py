@@ -14,7 +14,7 @@ h5py = pytest.importorskip("h5py")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder without weights, so that the package's are taken."""
+    """A folder without weights, so that the package's are used."""
     empty = tmp_path_factory.mktemp("annotators")
     try:
         find_weights(empty)
@@ -54,7 +54,7 @@ def test_weights_are_read_once(folder):
 
 
 def edges_by_numpy(photo: np.ndarray, weights: Path) -> np.ndarray:
-    """HED spelt out after its authors' network, on Keras' own layout of the weights."""
+    """HED written out after its authors' network, with Keras' layout of the weights."""
 
     def convolve(x, layer):  # (H,W,in) by (h,w,in,out)
         kernel, bias = layer["0"][()], layer["1"][()]

@@ -143,7 +143,7 @@ def test_a_colour_beyond_srgb_is_told():
 
 
 def dijkstra(place, costs):
-    """Shortest ways by the textbook, the truth for the sweeps."""
+    """Shortest paths by the textbook algorithm, the reference for the sweeps."""
     height, width = place.shape
     distance = np.where(place, 0.0, np.inf)
     heap = [(0.0, y, x) for y, x in zip(*np.nonzero(place), strict=True)]

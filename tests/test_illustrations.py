@@ -1,4 +1,4 @@
-"""data_prep/illustrations.py on packages that are built here: an npm tarball, a Debian package."""
+"""data_prep/illustrations.py on packages built by the tests: an npm tarball, a Debian package."""
 
 import base64
 import collections
@@ -42,7 +42,7 @@ def tar(files: dict[str, bytes], mode: str) -> bytes:
 
 
 def ar(files: dict[str, bytes]) -> bytes:
-    """What `ar` writes: a line of 60 bytes before each file, which takes an even number of them."""
+    """The format of `ar`: 60 bytes of header before each file, padded to even length."""
     archive = b"!<arch>\n"
     for name, content in files.items():
         archive += f"{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(content):<10}`\n".encode()
@@ -174,17 +174,17 @@ def test_what_cannot_go_on_is_one_sentence(illustrations, packages, pictures, tm
     other = illustrations.Recipe(("icons",), 48, ("outline",), 1)
     with pytest.raises(illustrations.DataError, match=r"other settings \(size changed\)"):
         write(out, other)
-    with pytest.raises(illustrations.DataError, match="holds other things"):
+    with pytest.raises(illustrations.DataError, match="contains other files"):
         write(cache)
     missing = [illustrations.Picture("icons/castle", "castle", "", "castle", "train")]
     with pytest.raises(illustrations.DataError, match="lacks pictures"):
         write(tmp_path / "missing", pictures=missing)
     (cache / "icons-icons-1.0.tgz").write_bytes(b"another")
-    with pytest.raises(illustrations.DataError, match="its sha512 is another"):
+    with pytest.raises(illustrations.DataError, match="its sha512 differs"):
         write(tmp_path / "changed")
     (cache / "icons-icons-1.0.tgz").unlink()
     (tmp_path / "served" / "icons-1.0.tgz").unlink()
-    with pytest.raises(illustrations.DataError, match="cannot be fetched .* put the file into"):
+    with pytest.raises(illustrations.DataError, match="cannot be fetched .* save the file"):
         write(tmp_path / "offline")
     assert not list(cache.glob(".*"))
 
@@ -195,7 +195,7 @@ def test_a_picture_is_in_the_middle_whatever_its_page(illustrations):
     rows, columns = np.nonzero((pixels < 128).any(axis=2))
     assert (rows.min(), rows.max()) == pytest.approx((4, 95), abs=1)
     assert (columns.min(), columns.max()) == pytest.approx((27, 72), abs=2)
-    with pytest.raises(ValueError, match="nothing is drawn"):
+    with pytest.raises(ValueError, match="it is empty"):
         illustrations.render(SVG.format(10, "").encode(), 100)
 
 

@@ -1,4 +1,4 @@
-"""Photo files: what is read, what is refused and in which words, and what is left on the disk."""
+"""Photo files: reading, refusals and their messages, and files left on the disk."""
 
 import errno
 import io
@@ -97,7 +97,7 @@ def test_photos_are_upright(format, orientation):
         assert kept[ORIENTATION] == 1 and kept[0x010E] == "a description"
 
 
-@pytest.mark.filterwarnings("ignore:Corrupt EXIF")  # Pillow says so, and goes on
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")  # Pillow warns and continues
 def test_broken_exif_does_not_cost_the_photo():
     file = encoded(photo(), "JPEG", exif=b"Exif\0\0MM\0\x2a\xff\xff\xff\xff")
     assert read_image(file).size == (24, 16)
@@ -194,7 +194,7 @@ def test_gif_gives_its_first_frame():
 
 
 def test_embedded_profile_is_converted_to_srgb():
-    """A profile with red and blue swapped is told from sRGB only by applying it."""
+    """A profile with red and blue swapped differs from sRGB only when applied."""
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     at = {tag: srgb.index(tag) for tag in (b"rXYZ", b"bXYZ")}
     swapped = srgb.replace(b"sRGB", b"swap").replace("sRGB".encode("utf-16-be"), b"\0s\0w\0a\0p")
@@ -256,7 +256,7 @@ def test_no_permission_to_read(tmp_path):
 
 
 def png_header(width: int, height: int) -> io.BytesIO:
-    """A PNG that claims a size and holds no pixels."""
+    """A PNG that declares a size but contains no pixels."""
     header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
     return io.BytesIO(b"\x89PNG\r\n\x1a\n" + chunk + b"\0\0\0\4IDAT")
@@ -412,7 +412,7 @@ def test_a_file_that_appears_while_writing_survives(tmp_path):
 
 @pytest.mark.parametrize("number", [errno.EPERM, errno.ENOTSUP])
 def test_folders_without_hard_links(number, tmp_path, monkeypatch):
-    def no_links(*_: object) -> None:  # as FAT says it; no such file system can be mounted here
+    def no_links(*_: object) -> None:  # as on FAT, which cannot be mounted here
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "link", no_links)
@@ -429,7 +429,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     target = tmp_path / "wide.webp"
     target.write_bytes(b"old")
     with pytest.raises(ImageError, match=r"cannot write .*wide\.webp"):
-        write_image(Image.new("RGB", (16_400, 1)), target, force=True)  # WebP ends at 16383
+        write_image(Image.new("RGB", (16_400, 1)), target, force=True)  # WebP's limit is 16383
     assert target.read_bytes() == b"old" and os.listdir(tmp_path) == ["wide.webp"]
 
 
@@ -462,7 +462,7 @@ def test_targets_that_cannot_be_are_refused_before_any_work(tmp_path):
         for attempt in (check_target, lambda t, f: write_image(photo(), t, force=f)):
             with pytest.raises(ImageError, match=reason):
                 attempt(target, force)
-    with pytest.raises(ImageError, match="no regular file"):
+    with pytest.raises(ImageError, match="not a regular file"):
         write_image(photo(), Path(os.devnull), format="png", force=True)
     assert os.listdir(tmp_path) == ["folder.png"]
 

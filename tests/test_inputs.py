@@ -1,4 +1,4 @@
-"""Inputs and spaces: what a photo becomes in training is what a user's file becomes in sampling."""
+"""Inputs and spaces: training and sampling convert a photo in the same way."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Imports point down: a part uses only parts of lower levels (docs/notes/architecture.md)."""
+"""Imports point down: a part imports only parts of lower levels (docs/notes/architecture.md)."""
 
 import ast
 from graphlib import TopologicalSorter

@@ -1,4 +1,4 @@
-"""The public names as a user of the library meets them: kinds of arguments, completion, repr."""
+"""The public names for users of the library: types of arguments, completion, repr."""
 
 import io
 import pickle
@@ -85,7 +85,7 @@ def test_a_hint_takes_the_numbers_of_numpy():
 
 
 def test_arguments_out_of_range_are_refused_before_the_work(photo, tmp_path, sketch_folder):
-    with pytest.raises(ConfigError, match="quality is from 1 to 100"):
+    with pytest.raises(ConfigError, match="quality must be from 1 to 100"):
         write_photo(photo, tmp_path / "b.jpg", quality=500)
     with pytest.raises(ConfigError, match="Pages are counted from 1"):
         read_photo(tmp_path / "a.png", page=0)

@@ -1,4 +1,4 @@
-"""Figures for pictures made from drawings, against second implementations and known cases."""
+"""Metrics of pictures made from drawings, compared with second implementations and known cases."""
 
 import numpy as np
 import pytest

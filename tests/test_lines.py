@@ -1,4 +1,4 @@
-"""Line augmentations: each changes what it should, and nothing else."""
+"""Line augmentations: each changes only what it should."""
 
 import numpy as np
 import pytest

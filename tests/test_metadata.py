@@ -1,4 +1,4 @@
-"""What travels beside the pixels, told by exiftool where it is installed, by Pillow everywhere."""
+"""Metadata of results, read by exiftool if it is installed, and by Pillow."""
 
 import io
 import json
@@ -106,7 +106,7 @@ def test_exiftool_finds_no_fault_that_was_not_there(suffix, run_exiftool, tmp_pa
     printed = run_exiftool(*flags, tmp_path / f"out.{suffix}").splitlines()
     assert printed[0].startswith("Validate")
     faults = [line for line in printed[1:] if "not allowed in TIFF" not in line]
-    # exiftool 12.57 does not count Adobe's Deflate among TIFF's compressions, nor know AVIF's rules
+    # exiftool 12.57 does not know Adobe's Deflate as a TIFF compression, nor AVIF's rules
     known = ("Compression", "GPSProcessingMethod", "IPTC-NAA")
     assert [line for line in faults if not any(word in line for word in known)] == []
 
@@ -191,7 +191,7 @@ def test_tiff_tags_of_no_known_meaning_stay(order, tmp_path):
 
 
 def wide_profile() -> bytes:
-    """Some RGB profile that is not sRGB: sRGB with red and blue swapped."""
+    """An RGB profile that is not sRGB: sRGB with red and blue swapped."""
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     at = {tag: srgb.index(tag) for tag in (b"rXYZ", b"bXYZ")}
     swapped = srgb.replace(b"sRGB", b"swap").replace("sRGB".encode("utf-16-be"), b"\0s\0w\0a\0p")
@@ -251,7 +251,7 @@ SOURCE = f"{{{xmp.NAMESPACES['Iptc4xmpExt']}}}DigitalSourceType"
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
 def test_provenance_is_merged_into_what_is_there(encoding):
     metadata = Metadata(xmp=PACKET.encode(encoding))
-    for seed in (1, 2):  # a second run replaces what the first one said
+    for seed in (1, 2):  # a second run replaces the first one's note
         metadata = add_provenance(metadata, model="a<b", seed=seed, settings={"steps": 4})
         found = parsed(metadata.xmp)
         assert found[SOURCE] == [SOURCE_TYPE]
@@ -327,7 +327,7 @@ def test_comments_travel_between_formats(tmp_path):
     assert read_photo(tmp_path / "d.tif").metadata.exif.count("Käfer".encode()) == 1
 
 
-@pytest.mark.filterwarnings("ignore:Corrupt EXIF")  # Pillow says so, and goes on
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")  # Pillow warns and continues
 def test_broken_metadata_does_not_cost_the_photo(tmp_path):
     for exif in (b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0" + b"\xff" * 40):
         picture().save(tmp_path / "a.webp", exif=exif)

@@ -1,4 +1,4 @@
-"""FID, KID and LPIPS: their networks with random weights against formulas written out."""
+"""FID, KID and LPIPS: networks with random weights compared with explicit formulas."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Every figure against a published table, a closed form or a second implementation."""
+"""Every metric compared with a published table, a closed form or a second implementation."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Healthy files that readers misread: each is read as the array it was written from, or refused."""
+"""Valid files that readers often misread: each is read correctly or refused."""
 
 import hashlib
 import io
@@ -180,7 +180,7 @@ def test_a_grey_profile_says_nothing_of_rgb(deep, capfd):
     photo = read(png_with_profile(pixels, lab_grey_profile()))
     assert np.array_equal(photo.pixels, pixels)
     assert "other channels" in photo.info["warnings"][0]
-    assert capfd.readouterr() == ("", "")  # libpng would have its say
+    assert capfd.readouterr() == ("", "")  # libpng would print warnings
 
 
 def test_gamma_and_chromaticities_of_a_png_are_those_of_the_profile():
@@ -213,7 +213,7 @@ def test_a_gamma_of_srgb_and_a_damaged_one_change_nothing():
 def test_damage_of_a_deep_png_is_found_before_libpng_writes_of_it(kind, capfd):
     pixels = {0: GREY16, 4: RGB16, 6: np.dstack([RGB16, GREY16])}[kind]
     data = bytearray(cv2.imencode(".png", pixels)[1].tobytes())
-    for at in range(50, len(data) - 12, len(data) // 20):  # behind lies what ends a file
+    for at in range(50, len(data) - 12, len(data) // 20):  # the end of the file follows
         broken = bytes(data[:at]) + bytes([data[at] ^ 16]) + bytes(data[at + 1 :])
         with pytest.raises(ImageError, match="damaged|cut short"):
             read(broken)
@@ -221,7 +221,7 @@ def test_damage_of_a_deep_png_is_found_before_libpng_writes_of_it(kind, capfd):
 
 
 def deep_png(pixels: bytes, *, width: int = 48, height: int = 32, kind: int = 2) -> bytes:
-    """A PNG of 16 bits whose checksums are right, whatever its compressed pixels are."""
+    """A PNG of 16 bits with valid checksums for any compressed pixels."""
     header = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", pixels), (b"IEND", b"")]
     return png.SIGNATURE + b"".join(

@@ -1,4 +1,4 @@
-"""Palettes: the linear map of optimal transport, and what of it reaches a result."""
+"""Palettes: the linear map of optimal transport, and its effect on a result."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Depth: 16 bits stay 16 bits from file to file, told by tifffile, cv2 and bytes made by hand."""
+"""Depth: 16 bits are kept from file to file, checked by tifffile, cv2 and bytes made by hand."""
 
 import io
 import struct
@@ -143,7 +143,7 @@ def test_colour_of_32_bits_and_of_floating_point_is_read_by_its_range(kind):
     assert np.abs(got - scaled).max() <= 2
 
 
-@pytest.mark.filterwarnings("ignore:Truncated File Read")  # Pillow says so, and goes on
+@pytest.mark.filterwarnings("ignore:Truncated File Read")  # Pillow warns and continues
 @pytest.mark.parametrize("name", FILES)
 def test_half_a_deep_photo_is_never_accepted(name):
     data = FILES[name][0]

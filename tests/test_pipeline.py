@@ -1,4 +1,4 @@
-"""Whole photos in, whole photos out."""
+"""The pipeline on whole photos."""
 
 import json
 import shutil
@@ -36,7 +36,7 @@ def pipeline(tiny_folder):
 
 @pytest.fixture(scope="module")
 def small_windows(pipeline):
-    """The same as if trained at 64: its windows are 64 pixels of the condition, or 16 cells."""
+    """The same, as if trained at 64: its windows are 64 pixels of the condition, or 16 cells."""
     return Pipeline(replace(pipeline.loaded, condition_size=64), pipeline.backend)
 
 
@@ -110,7 +110,7 @@ def test_alpha_is_kept(pipeline, photo):
 
 
 def test_colours_of_the_model_arrive_where_they_belong(pipeline):
-    """An all-red chroma comes out red everywhere, a half-red one in its half."""
+    """Red chroma gives red everywhere, half-red chroma gives red in its half."""
     from condiff.color.lab import join_chroma, rgb_to_lab
 
     gray = np.full((50, 80, 3), 128, np.uint8)
@@ -159,7 +159,7 @@ def test_long_strips_are_seen_at_the_models_size_in_windows_that_overlap(
 
 
 def test_one_end_of_a_strip_does_not_depend_on_the_other(small_windows):
-    """Two steps carry what is seen no farther than two windows; one piece would mix all."""
+    """Two steps spread information at most two windows far; one piece would mix all."""
     strip = np.asarray(make_photo(2000, 100)).copy()
     (before,) = colored(small_windows, Image.fromarray(strip))
     strip[:, 1500:] = strip[:, 1500:][:, ::-1]  # the levels of the whole stay
@@ -230,7 +230,7 @@ def test_a_drawing_becomes_a_picture_of_its_own_size(fold):
 
 @pytest.mark.parametrize("scheduler", ["ddim", "ddpm"])
 def test_of_a_photos_patches_the_means_are_sampled(scheduler):
-    """The network is made to predict v = 0, so that x_0 is x_t times a factor."""
+    """With a network that predicts v = 0, x_0 is x_t times a factor."""
     pipeline = rgb_pipeline("colorize", fold=4, patch_size=2)
     with torch.no_grad():
         for values in pipeline.backend.model.unet.conv_out.parameters():

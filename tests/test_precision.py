@@ -1,4 +1,4 @@
-"""mixed_precision auto: what is fastest is taken, and a resumed run keeps it, bit for bit."""
+"""mixed_precision auto: the fastest is chosen, and a resumed run keeps it, bit for bit."""
 
 import itertools
 import re

@@ -1,4 +1,4 @@
-"""Prep: whatever lies in the source, the shards are right, whole, and the same after a kill."""
+"""Prep: shards are correct and complete for any source, and the same after a kill."""
 
 import io
 import json
@@ -32,7 +32,7 @@ PLAIN = ["--kind", "none", "--workers", "1"]
 
 
 def photo(seed: int, *, side: int = 80, gray: bool = False) -> np.ndarray:
-    """Blobs of colour that no other seed has."""
+    """Blobs of colour, unique for each seed."""
     cells = np.random.default_rng(seed).integers(0, 256, (8, 9, 3), np.uint8)
     cells = cells[..., :1].repeat(3, 2) if gray else cells
     return np.asarray(Image.fromarray(cells).resize((side + 10, side), Image.Resampling.BILINEAR))
@@ -199,7 +199,7 @@ def test_a_folder_of_other_things_is_left_alone(photos, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     (out / "thesis.txt").write_text("years of work")
-    with pytest.raises(DataError, match="holds other things"):
+    with pytest.raises(DataError, match="contains other files"):
         plan(open_source(str(photos)), out, PrepConfig(), force=True)
 
 
@@ -313,7 +313,7 @@ def test_parquet_of_bytes_and_of_structs_from_any_row_on(tmp_path):
 
 
 def test_archives_that_are_damaged_inside_are_told(photos, tmp_path):
-    """Their beginnings and ends are whole: what is damaged shows when it is read."""
+    """Their beginnings and ends are intact: damage is found only by reading."""
     files = [path.read_bytes() for path in sorted(photos.iterdir())]
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"image": files}), path, compression="gzip", use_dictionary=False)
@@ -384,7 +384,7 @@ def test_datasets_opens_it_with_image_features(photos, tmp_path, capsys):
 
 
 def test_a_hub_data_set_is_streamed_from_any_row_on(photos, tmp_path):
-    """What `datasets` reads of a local folder, it reads of the hub by the same call."""
+    """`datasets` reads a local folder by the same call as a hub data set."""
     pytest.importorskip("datasets")
     lines = [json.dumps({"file_name": f"{n:02d}.jpg", "text": str(n)}) for n in range(30)]
     (photos / "metadata.jsonl").write_text("\n".join(lines))
@@ -398,7 +398,7 @@ def test_a_hub_data_set_is_streamed_from_any_row_on(photos, tmp_path):
 
 
 def hub_rows(count: int):
-    """A data set as the hub has them: the photos' bytes in an Image column, and captions."""
+    """A data set as on the hub: the photos' bytes in an Image column, and captions."""
     import datasets
 
     images = [{"bytes": encoded(photo(n)), "path": f"{n}.jpg"} for n in range(count)]
@@ -487,7 +487,7 @@ def test_a_source_that_is_not_there_is_one_sentence(tmp_path, capsys):
     with pytest.raises(DataError, match=r"no file or folder nobody/nothing.*HF_HUB_OFFLINE is set"):
         open_source("nobody/nothing")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="holds no photos"):
+    with pytest.raises(DataError, match="contains no photos"):
         open_source(str(tmp_path / "empty"))
     (tmp_path / "bad.parquet").write_bytes(b"no parquet")
     with pytest.raises(DataError, match=r"bad\.parquet cannot be used"):
@@ -524,7 +524,7 @@ def test_two_runs_on_one_folder_do_not_mix(photos, tmp_path):
 
 
 def test_a_journal_that_lost_lines_is_decided_again_to_the_same_bytes(tmp_path):
-    """As a machine leaves it that lost its power: zeros in place of the last lines."""
+    """As after a power failure: zeros in place of the last lines."""
     folder = tmp_path / "photos"
     folder.mkdir()
     for n in range(6):

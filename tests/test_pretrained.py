@@ -27,7 +27,7 @@ TINY = ModelConfig(
 
 @pytest.fixture(scope="module")
 def unet():
-    """A U-Net as others make them: attention, two layers a block, another size."""
+    """A typical foreign U-Net: attention, two layers per block, another size."""
     torch.manual_seed(0)
     return UNet2DModel(
         sample_size=32,
@@ -100,7 +100,7 @@ def test_what_does_not_fit_is_told(folder, tmp_path):
 
 
 def test_a_hub_id_that_is_not_to_be_had_is_one_sentence():
-    """The tests run offline: the Hub's own cache says that it has nothing."""
+    """The tests run offline: the Hub's client reports that its cache is empty."""
     with pytest.raises(ModelError, match="Cannot start from anton-l/ddpm.*Hub") as told:
         load_init("anton-l/ddpm-butterflies-128", TINY, find_task("none"))
     assert "\n" not in str(told.value)

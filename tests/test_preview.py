@@ -1,4 +1,4 @@
-"""What a run shows and tells of itself: sample grids, cards, curves."""
+"""The reports of a run: sample grids, cards, curves."""
 
 import json
 

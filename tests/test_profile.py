@@ -1,4 +1,4 @@
-"""What a step costs: counted against closed forms, timed for real."""
+"""The cost of a step: counts compared with closed forms, measured times."""
 
 import pytest
 import torch
@@ -58,7 +58,7 @@ def test_memory_grows_with_the_batch_by_the_activations(photo_folder, tmp_path):
 
 @pytest.mark.slow
 def test_counting_leaves_a_network_to_be_compiled(photo_folder, tmp_path):
-    """What torch meets first under a counter it would never compile: the profile would be wrong."""
+    """torch never compiles a network that first ran under a counter, so profiles would be wrong."""
     run, graphs = trainer(photo_folder, tmp_path), []
     plain = count_cost(run, cached_features=False)
     torch._dynamo.reset()

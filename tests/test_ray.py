@@ -1,4 +1,4 @@
-"""Batches on Ray: the bytes, reasons and journal of a local run; workers that die."""
+"""Batches on Ray: the same bytes, reasons and journal as a local run; workers that die."""
 
 import json
 import os
@@ -98,7 +98,7 @@ def test_on_ray_the_bytes_reasons_and_journal_are_those_of_a_local_run(
 def test_on_ray_folders_behind_urls_give_the_same_bytes(photos, tiny_folder, tmp_path, capsys):
     here, there = tmp_path / "here", tmp_path / "there"
     how = ["-m", tiny_folder, "--hints", tmp_path / "hints"]
-    (photos / "gone.jpg").unlink()  # what leads nowhere is in no listing
+    (photos / "gone.jpg").unlink()  # broken links are in no listing
     assert main([str(a) for a in ["batch", photos, here, *how, *QUICK, "--json"]]) == 1
     expected = read_json(capsys.readouterr().out)
     # local:// is fsspec's way to the disk, taken as any store; memory:// ends with its process

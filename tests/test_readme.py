@@ -1,4 +1,4 @@
-"""Documents cannot rot: every command line shown parses, every picture shown is there."""
+"""Documents stay correct: every command line in them parses, every picture exists."""
 
 import re
 import shlex

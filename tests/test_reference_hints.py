@@ -1,4 +1,4 @@
-"""Hints of simulated references in training: what they cover, say and depend on."""
+"""Hints of simulated references in training: their area, values and randomness."""
 
 import numpy as np
 import pytest

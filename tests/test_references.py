@@ -1,4 +1,4 @@
-"""References: matching in cells, what reaches the result, the flags and the notes."""
+"""References: matching in cells, effect on the result, flags and notes."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""Exact resume: a run that was stopped ends with the very weights of one that was not."""
+"""Exact resume: an interrupted run ends with the same weights as an uninterrupted one."""
 
 import json
 import os
@@ -106,7 +106,7 @@ def test_a_loss_that_is_no_number_stops_the_run(photo_folder, tmp_path):
 
 
 def test_a_folder_that_has_grown_is_refused(photo_folder, tmp_path):
-    """With another number of photos their order is another one: nothing would be exact."""
+    """With another number of photos their order changes: resuming would not be exact."""
     photos = shutil.copytree(photo_folder, tmp_path / "photos")
     train(tiny(), photos, tmp_path / "run", until=2)
     shutil.copy(photos / "00.png", photos / "12.png")
@@ -138,7 +138,7 @@ def test_a_stream_goes_on_to_the_same_weights(shards, tmp_path, workers):
 
 
 def test_a_disk_without_room_for_the_features_is_told_before_the_work(photo_folder, tmp_path):
-    """A limit on the size of files stands for the full disk, where a sparse file's write kills."""
+    """A limit on the size of files simulates a full disk, on which writing a sparse file kills."""
     data = {"size": 64, "cache_features": True}
     model = TINY["model"] | {"backbone_variant": "lite2", "neck_channels": 8}
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -183,7 +183,7 @@ def config_file(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def straight(photo_folder, config_file, tmp_path_factory):
-    """The folder of a run that nothing stopped."""
+    """The folder of an uninterrupted run."""
     output = tmp_path_factory.mktemp("straight")
     line = command(photo_folder, output, config_file)
     done = subprocess.run(line, env=environment(), capture_output=True, text=True)

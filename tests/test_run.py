@@ -1,4 +1,4 @@
-"""A run's folder: whole checkpoints, damaged ones passed over, changed settings refused."""
+"""A run's folder: complete checkpoints, damaged ones skipped, changed settings refused."""
 
 import json
 import math
@@ -70,7 +70,7 @@ def test_a_checkpoint_that_is_not_as_it_was_written_is_not_resumed_from(tmp_path
     else:
         (broken / "state.json").write_text('{"sizes": {}}', "utf-8")
     assert find_start(tmp_path, config(), data="photos").step == 5
-    assert "step-000009 is damaged and passed over" in caplog.text
+    assert "step-000009 is damaged and skipped" in caplog.text
 
 
 def test_a_checkpoint_of_the_same_step_takes_the_place_of_the_one_before(tmp_path):
@@ -83,7 +83,7 @@ def test_a_checkpoint_of_the_same_step_takes_the_place_of_the_one_before(tmp_pat
 
 def test_one_process_trains_in_a_folder(tmp_path):
     def in_another_process():
-        """What locking the folder says there: a fork, which has the libraries loaded."""
+        """The result of locking the folder in a fork, which has the libraries loaded."""
         reader, writer = os.pipe()
         if (child := os.fork()) == 0:
             try:
@@ -109,7 +109,7 @@ def test_the_newest_and_the_best_are_kept(tmp_path, caplog):
         write(tmp_path, step, loss=loss)
     (tmp_path / "checkpoints" / "step-000006").mkdir()
     prune_checkpoints(tmp_path, keep=2)
-    assert not caplog.records  # of a damaged one it is told once, when the run begins
+    assert not caplog.records  # a damaged one is reported once, when the run begins
     assert [c.step for c in find_checkpoints(tmp_path)] == [5, 4, 2]
 
 
@@ -146,12 +146,12 @@ def test_a_run_folder_that_cannot_be_written_is_told(tmp_path):
 
 @pytest.mark.parametrize("name", ["samples", "model", "checkpoints", "config.yaml"])
 def test_a_folder_that_holds_other_peoples_files_is_no_runs_folder(tmp_path, name):
-    """A new run removes what an earlier one has left there, and so nothing else may be there."""
+    """A new run removes the files of an earlier one, so the folder must contain no others."""
     if name == "config.yaml":
         (tmp_path / name).write_text("task: colorize\nmax_train_steps: 3\n", "utf-8")
     else:
         (tmp_path / name).mkdir()
-    with pytest.raises(ConfigError, match=f"holds {name}, but was not made by"):
+    with pytest.raises(ConfigError, match=f"contains {name}, but was not made by"):
         check_output(tmp_path, data="photos")
     begin(tmp_path / "run", config(), None)
     check_output(tmp_path / "run", data="photos")
@@ -196,7 +196,7 @@ def test_what_was_measured_after_the_checkpoint_is_forgotten(tmp_path):
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(tmp_path):
-    """A limit on the size of files stands for the full disk: the system refuses to write on."""
+    """A limit on the size of files simulates a full disk: the system refuses further writes."""
     write(tmp_path, 1)
     state = {"step": 2, "smoothed_loss": 1.0, "data": "photos"}
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -211,7 +211,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path):
 
 
 def test_a_full_disk_leaves_the_settings_of_a_run(tmp_path):
-    """Without them the run could not go on: its folder would be taken for another's."""
+    """Without them the run could not be resumed: its folder would not be recognised."""
     begin(tmp_path, config(), None)
     before = (tmp_path / "config.yaml").read_bytes()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -226,7 +226,7 @@ def test_a_full_disk_leaves_the_settings_of_a_run(tmp_path):
 
 
 def test_the_best_checkpoint_is_the_one_before_a_loss_rises():
-    """Losses as of an illustrations' run: a line in ten steps, and a spike that never ends."""
+    """Losses like those of an illustrations run: a line per ten steps, and a lasting spike."""
     from condiff.training.progress import move_average
 
     smoothed, at = math.nan, {}

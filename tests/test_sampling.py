@@ -1,4 +1,4 @@
-"""The sampler without torch: the numbers of diffusers' schedulers."""
+"""The sampler without torch gives the numbers of diffusers' schedulers."""
 
 from typing import get_args
 
@@ -68,7 +68,7 @@ def stock_scheduler(name, config):
 
 
 def stock_samples(name, config, model, noise, *, steps, clip, generator):
-    """Every x_t of diffusers' own scheduler, with predictions clipped as condiff clips them."""
+    """Every x_t of diffusers' scheduler, with predictions clipped as in condiff."""
     scheduler, kind = stock_scheduler(name, config), config.prediction_type
     if name in ("lcm", "tcd"):  # their own spacing is that of a distillation
         timesteps = space_timesteps(config.num_train_timesteps, steps)

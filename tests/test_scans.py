@@ -1,4 +1,4 @@
-"""Scans: borders, levels, negatives; what of a photo is coloured, and on what ground."""
+"""Scans: borders, levels, negatives; the coloured part of a photo, and backgrounds."""
 
 import json
 from functools import cache
@@ -215,7 +215,7 @@ def test_hints_lie_where_they_were_put_whatever_the_border(pipeline):
 
 
 def as_seen(pipeline, pixels, **settings):
-    """L* (h,w) of a photo as the model sees it."""
+    """L* (h,w) of a photo as model input."""
     _, condition = pipeline.prepare(Image.fromarray(pixels), size=64, **settings)
     return (condition[..., 0] + 1) * 50
 
@@ -258,7 +258,7 @@ def test_a_frame_does_not_count_for_the_levels_of_what_is_in_it(pipeline):
 
 
 def test_a_sepia_scan_is_coloured_like_the_grey_photo_of_its_lightness(pipeline):
-    """In sepia only hue and chroma are other; 16 bits, so that L* is not rounded."""
+    """In sepia only hue and chroma differ; 16 bits, so that L* is not rounded."""
     L = lightness(PHOTOS["coffee"].astype(np.uint16) * 257)
     toned = np.dstack([L, 6 + 0 * L, 22 + 0 * L]).astype(np.float32)
     sepia, plain = (

@@ -1,4 +1,4 @@
-"""FSDP: two CPU processes that hold half of the weights each do what one process does."""
+"""FSDP: two CPU processes with half of the weights each give the result of one process."""
 
 import json
 import multiprocessing
@@ -54,7 +54,7 @@ def config_file(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def processes():
-    """Processes that have imported what takes seconds to import."""
+    """Processes in which slow imports are done."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.test_sharding", "matplotlib.figure"])
     return context
@@ -99,7 +99,7 @@ def losses(output):
 
 @pytest.fixture(scope="module")
 def straight(processes, photo_folder, config_file, tmp_path_factory):
-    """The folder of a run in shares that nothing stopped."""
+    """The folder of an uninterrupted sharded run."""
     output = tmp_path_factory.mktemp("straight")
     run_pair(processes, main, line(photo_folder, output, config_file))
     return output
@@ -111,7 +111,7 @@ def alone(photos, output, config_file, *more):
 
 
 def assert_alike(one, two):
-    """Curves and weights of two runs, but for the order of additions."""
+    """Compare curves and weights of two runs, up to the order of additions."""
     assert losses(one) == pytest.approx(losses(two), rel=1e-4)
     for name in ("model", "ema"):
         first, second = (
@@ -180,7 +180,7 @@ def test_the_model_of_shares_is_a_model_like_any_other(straight, photo):
 def test_a_process_without_shares_goes_on_from_a_checkpoint_of_shares(
     straight, photo_folder, config_file
 ):
-    """What is saved does not tell how it was computed."""
+    """Saved files do not depend on how they were computed."""
     config = TrainConfig.model_validate(TINY)
     trainer = Trainer(config, photo_folder, None)
     checkpoint = next(find_checkpoints(straight))
@@ -193,7 +193,7 @@ def test_a_process_without_shares_goes_on_from_a_checkpoint_of_shares(
 
 
 def weigh(photos, output):
-    """Train a step and tell of each kind of tensor how many numbers this process holds."""
+    """Train a step, and report this process's number of values of each kind of tensor."""
     trainer = Trainer(TrainConfig.model_validate(TINY), photos, None)
     next(iter(trainer.steps()))
     with averaged(trainer.ema, trainer.model, keep=True) as model:

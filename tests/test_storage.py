@@ -21,7 +21,7 @@ QUICK = ["--steps", "1", "--size", "32", "--device", "cpu", "--seed", "3"]
 
 @pytest.fixture
 def memory():
-    """A folder in fsspec's memory, with photos and what else lies about."""
+    """A folder in fsspec's memory, with photos and other files."""
     files = fsspec.filesystem("memory")
     for name in ("a.jpg", "b/c.png", "b/.hidden/d.jpg", "x/e.gif", "notes.txt"):
         files.pipe_file(f"/in/{name}", b"data")

@@ -1,4 +1,4 @@
-"""Work in threads: in order, only where a thread has the cores for itself."""
+"""Work in threads: in order, and only if the cores are free for it."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +11,7 @@ from condiff.threads import MAX_THREADS, count_threads, map_in_threads, use_all_
 
 @pytest.fixture
 def cores():
-    """Sets how many threads OpenCV would use, which is as many as there are cores."""
+    """Set the number of threads of OpenCV, by default the number of cores."""
     before = cv2.getNumThreads()
     yield cv2.setNumThreads
     cv2.setNumThreads(before)

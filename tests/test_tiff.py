@@ -1,4 +1,4 @@
-"""TIFFs of every layout: read to the values that were written, or refused by name; never black."""
+"""TIFFs of every layout: read to the written values, or refused with the reason; never black."""
 
 import io
 import shutil
@@ -423,11 +423,11 @@ def test_values_that_are_no_numbers_are_told_of():
     assert (photo.pixels[5, 5] == photo.pixels.max()).all()
     assert (photo.pixels[6, 6] == 0).all()
     nan, infinite = photo.info["warnings"]
-    assert nan == "0.0018 of its values are no numbers (NaN) and became black"
+    assert nan == "0.0018 of its values are not numbers (NaN) and became black"
     assert infinite == "0.00089 of its values are infinite and became white or black"
     whole = np.nan_to_num(values, nan=0.2, posinf=0.8, neginf=0.2)
     assert "warnings" not in read(written(whole)).info
-    with pytest.raises(ImageError, match="no numbers"):
+    with pytest.raises(ImageError, match="not numbers"):
         read(data, strict=True)
     with pytest.raises(ImageError, match="none of its values is a number"):
         read(written(np.full((8, 8), np.nan, np.float32)))

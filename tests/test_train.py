@@ -1,4 +1,4 @@
-"""The training loop: it learns, ends, saves, and is a function of its seed."""
+"""The training loop learns, ends, saves, and is a function of its seed."""
 
 import math
 import warnings

@@ -65,7 +65,7 @@ def same(first, second):
 
 
 def ramp(side):
-    """A picture whose red tells the column and whose green tells the row."""
+    """A picture with the column in red and the row in green."""
     y, x = np.mgrid[0:side, 0:side]
     return np.stack([x, y, 0 * x], axis=2).astype(np.uint8)
 
@@ -105,7 +105,7 @@ def test_a_degraded_small_picture_keeps_its_tone():
 
 
 def test_the_condition_is_the_small_picture_and_the_lines_of_x_0(tmp_path):
-    """A disc on paper: shrunk it is near x_0, and its line is where its edge is."""
+    """A disc on paper: shrunk, it is near x_0, and its line is at its edge."""
     y, x = np.mgrid[0:40, 0:40] - 19.5
     disc = np.where(np.hypot(x, y) < 9, 40, 220).astype(np.uint8)
     Image.fromarray(np.repeat(disc[..., None], 3, axis=2)).save(tmp_path / "disc.png")
@@ -158,7 +158,7 @@ def test_folders_memory_parquet_and_streams(photo_folder, tmp_path):
 
 
 def test_prepared_drawings_are_cut_like_the_photo(tmp_path):
-    """The drawing is the photo's own greys: what lies beside a window is like it, though varied."""
+    """The drawing is the photo's grey: it is similar to the window, though augmented."""
     parquet(tmp_path, conditioning_canny=lambda photo: photo.convert("L"))
     config = settings(conditions="prepared", degrade=0.0)
     alike = {"own": [], "another": []}
@@ -291,7 +291,7 @@ def test_a_picture_of_one_tile_is_as_without_tiles(upscaler, drawing):
 
 
 def test_tiles_of_a_real_network_meet_without_a_seam(upscaler):
-    """A checkerboard in tiles of 32: what they change jumps not at their borders."""
+    """A checkerboard in tiles of 32: the change has no jumps at their borders."""
     y, x = np.mgrid[0:24, 0:48] // 4
     board = np.repeat(((x + y) % 2 * 255).astype(np.uint8)[..., None], 3, axis=2)
     ink = np.zeros((72, 144), np.uint8)
@@ -308,7 +308,7 @@ def test_tiles_of_a_real_network_meet_without_a_seam(upscaler):
 
 
 def test_the_tone_is_the_small_pictures(upscaler, drawing):
-    """Even of a model that has learned next to nothing: shrunk again, it is smooth and near."""
+    """Even with a barely trained model, the result is smooth and, when shrunk, near the input."""
     picture = make_photo(48, 32)
 
     def off(**changed):

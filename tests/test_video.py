@@ -79,7 +79,7 @@ def test_rotation_aspect_and_colour_tags_are_kept(run_video, tmp_path):
 
 
 def test_the_model_sees_frames_upright(run_video, tmp_path, tiny_folder):
-    """A film that is stored lying down gets the colours of the same film stored upright."""
+    """A film stored on its side gets the colours of the same film stored upright."""
     frames = list(draw_frames(2, 64, 48))
     upright = write_film(tmp_path / "up.mkv", frames)
     lying = write_film(tmp_path / "side.mp4", [np.rot90(f, -1) for f in frames],
@@ -142,7 +142,7 @@ def test_what_is_no_film_is_one_sentence_and_nothing_is_written(run_video, film,
     write_film(tmp_path / "cl.mkv", draw_frames(2, 64, 48), pix_fmt="yuv420p10le", tags=constant)
     there = sorted(tmp_path.iterdir())
     for source, target, word in (
-        ("garbage.mp4", "out.mkv", "no film"),
+        ("garbage.mp4", "out.mkv", "not a film"),
         ("missing.mp4", "out.mkv", "No such file"),
         ("cl.mkv", "out.mkv", "matrix 10"),
         ("grey.mkv", "out.avi", ".mkv"),
@@ -247,7 +247,7 @@ def test_a_seed_gives_a_film_and_another_seed_another(run_video, film, tmp_path)
 
 @pytest.fixture
 def folder(tmp_path):
-    """Ten frames of 16 bits, whose names sort by number."""
+    """Ten frames of 16 bits, with names that sort by number."""
     folder = tmp_path / "frames"
     folder.mkdir()
     for n, frame in enumerate(draw_frames(10, 64, 48)):

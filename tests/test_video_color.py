@@ -1,4 +1,4 @@
-"""U and V for a Y that is kept, motion, and steady colours, on arrays."""
+"""U and V for unchanged Y, motion, and steady colours, on arrays."""
 
 import av
 import cv2
@@ -16,7 +16,7 @@ from .films import draw_frames
 
 @pytest.mark.parametrize("matrix", MATRICES)
 def test_a_pixel_has_the_wanted_chroma_at_the_luma_it_has(matrix):
-    """Against R'G'B' of the standard's formulas, and scikit-image's Lab."""
+    """Compared with R'G'B' by the standard's formulas, and scikit-image's Lab."""
     rng = np.random.default_rng(0)
     luma = rng.uniform(0.25, 0.75, (40, 50)).astype(np.float32)
     ab = rng.uniform(-22, 22, (40, 50, 2)).astype(np.float32)

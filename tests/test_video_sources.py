@@ -1,4 +1,4 @@
-"""Films that are unlike a plain one: interlaced, HDR, of odd layouts, with missing parts."""
+"""Unusual films: interlaced, HDR, with odd layouts, with missing parts."""
 
 import signal
 import subprocess
@@ -20,7 +20,7 @@ from .films import QUICK, draw_frames, mark_interlaced, read_planes, weave_frame
 
 
 def combing(y):
-    """How much lines differ from the mean of both neighbours, beyond what two lines apart do."""
+    """The mean difference of lines from the mean of both neighbours."""
     y = y.astype(float)
     return np.abs(y[:, 1:-1] - (y[:, :-2] + y[:, 2:]) / 2).mean()
 
@@ -168,7 +168,7 @@ def test_rgb_films_keep_their_depth(run_video, tmp_path):
 
 
 def test_frames_are_deinterlaced_where_they_are_marked_or_always_or_never(run_video, tmp_path):
-    """A film of four frames that are not marked, and four that are."""
+    """A film of four frames that are not marked as interlaced, and four that are."""
     plain, woven = list(weave_frames(4, 64, 48)), list(weave_frames(4, 64, 48, step=3))
     film = tmp_path / "a.mkv"
     with av.open(str(film), "w") as made:
@@ -223,7 +223,7 @@ def test_the_film_is_the_stream_that_moves_and_a_picture_before_it_is_told(run_v
 def test_mirrored_films_stay_mirrored_and_are_seen_as_they_are_shown(
     run_video, tmp_path, degrees, flips
 ):
-    """A hint lies where it is given on what is shown."""
+    """A hint is at its place in the displayed frame."""
     grey = np.full((48, 64), 128, np.uint8)
     with av.open(str(tmp_path / "a.mp4"), "w") as made:
         stream = made.add_stream("libx264", rate=25)
@@ -266,7 +266,7 @@ def test_names_that_ffmpeg_or_the_disk_would_not_take(run_video, tmp_path, monke
     assert run_video("reel:1.mkv", "concat:1.mp4")[0] == 0
     (tmp_path / "there.mkv").mkdir()
     for target, word in (("y" * 260 + ".mkv", "too long"), ("there.mkv", "is a folder"),
-                         (".", "is no film")):  # fmt: skip
+                         (".", "is not a film")):  # fmt: skip
         code, out, err = run_video("reel:1.mkv", target, "--force")
         wanted = (2 if target == "." else 1, "", 1)  # a wrong name exits 2, a wrong file 1
         assert (code, out, err.count("\n")) == wanted and word in err, err
@@ -290,7 +290,7 @@ def test_frames_of_another_size_and_a_film_as_their_target_are_refused_before_th
 
 @pytest.mark.slow
 def test_a_full_disk_is_a_sentence_and_the_parts_stay(tiny_folder, tmp_path):
-    """The limit of a file's size stands for the disk's end."""
+    """A limit on the size of files simulates a full disk."""
     resource = pytest.importorskip("resource")
     rng = np.random.default_rng(0)
     noise = [rng.integers(0, 255, (96, 128)).astype(np.uint8) for _ in range(12)]

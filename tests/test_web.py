@@ -1,4 +1,4 @@
-"""The server of `condiff web`: the same bytes as the command line, and nothing for strangers."""
+"""The server of `condiff web`: the same bytes as the command line, no access for others."""
 
 import base64
 import io
@@ -294,7 +294,7 @@ def test_a_bad_file_gives_a_sentence_without_a_path(client, session, server, con
         ({"edits": {"hints": "/etc/passwd"}}, "hints"),
         ({"look": "loud"}, "loud"),
         ({"seed": -1}, "seed"),
-        ({"samples": 99}, "alternatives"),
+        ({"samples": 99}, "Alternatives"),
         ({"strokes": "***"}, "PNG"),
         ({"edits": [1]}, "edits"),
         ({"sampling": 7}, "sampling"),
@@ -314,7 +314,7 @@ def test_cancel_stops_at_the_next_step(client, session, server):
     upload = find(send(client, session, encode(make_photo(40, 30))), "upload")
     values = {"seed": 3, "sampling": {"steps": 1000}}
     events = []
-    while server.worker.length:  # the upload's job runs a little longer than it is listened to
+    while server.worker.length:  # the upload's job may end after its response
         pass
 
     def listen():
@@ -527,7 +527,7 @@ def test_a_port_in_use_and_a_wrong_login_are_usage_errors(capsys):
 def test_a_model_that_colours_nothing_is_refused(models):
     from condiff.errors import ConfigError
 
-    with pytest.raises(ConfigError, match="colours no photos"):
+    with pytest.raises(ConfigError, match="not a colorizer"):
         Server(WebSettings(model=models["drawing_model"]))
     with pytest.raises(ConfigError, match="takes no drawings"):
         Server(WebSettings(model=models["model"], drawing_model=models["model"]))
@@ -589,7 +589,7 @@ def test_the_folder_of_a_killed_server_is_deleted_by_the_next(monkeypatch, tmp_p
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     living, killed = Sessions(), Sessions()
     copy = killed.root.with_name("condiff-web-left")
-    shutil.copytree(killed.root, copy)  # what is left of it, and nobody holds
+    shutil.copytree(killed.root, copy)  # its leftovers, unlocked
     third = Sessions()
     assert not copy.exists()
     assert living.root.is_dir()
@@ -618,7 +618,7 @@ def test_a_tab_that_is_closed_ends_its_jobs_without_a_traceback(client, server, 
     client.post(f"{session}/end", headers=JSON)
     assert client.post(f"{session}/write/{upload}/{result}", headers=JSON).status_code == 404
     events = list(while_error(kept, server.models.colorizer.write(kept, result)))
-    assert "no longer there" in events[-1]
+    assert "no longer exists" in events[-1]
     assert "Traceback" not in capfd.readouterr().err
 
 
@@ -656,4 +656,4 @@ def test_a_reference_has_colours_and_is_the_sessions_own(client, session):
     upload = find(send(client, session, grey), "upload")
     for values in ({"references": [upload]}, {"references": ["x"]}, {"palette": "x"}):
         response = client.post(f"{session}/make/{upload}", json={"seed": 1, **values})
-        assert (response.status_code, "no longer there" in response.text) == (404, True)
+        assert (response.status_code, "no longer exists" in response.text) == (404, True)

@@ -32,7 +32,7 @@ WAIT = 60_000  # milliseconds; the machine may be busy
 
 @contextmanager
 def serving(folder, *flags):
-    """The address of a `condiff web` whose temporary files are in `folder`, gone at its end."""
+    """The address of a `condiff web` with temporary files in `folder`, removed at its end."""
     folder.mkdir()
     environment = {**os.environ, "TMPDIR": str(folder), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "condiff", "web", "--port", "0", "--no-browser", *flags]
@@ -62,7 +62,7 @@ def browser():
 
 @contextmanager
 def opened(browser, url, **options):
-    """The page in a fresh profile; fails for a request to any other place, and for any error."""
+    """The page in a fresh profile; fails on a request to another host, and on any error."""
     context = browser.new_context(**options)
     page = context.new_page()
     page.set_default_timeout(WAIT)
@@ -94,7 +94,7 @@ def coloured(browser, url, photo, **options):
 
 
 def shown(page, selector="#stage .after"):
-    """What an image of the page shows: (H,W,3)."""
+    """The pixels of an image of the page: (H,W,3)."""
     source = page.locator(selector).get_attribute("src")
     content = page.request.get(page.url.rstrip("/") + source).body()
     return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"), float)
@@ -314,7 +314,7 @@ def test_a_stroke_by_keys_alone(browser, tiny_server, tmp_path):
 
 
 def look_at(page, selector="#stage"):
-    """The place of the frame's layer: zoom, and the corner of what is seen as shares of it."""
+    """The zoom of the frame's layer, and the visible part's corner as shares of it."""
     return page.evaluate(
         """(selector) => {
             const frame = document.querySelector(selector).getBoundingClientRect();
@@ -327,7 +327,7 @@ def look_at(page, selector="#stage"):
 
 
 def strokes_of(page, selector="#stage canvas"):
-    """What is painted on a canvas: (H,W,4)."""
+    """The painted pixels of a canvas: (H,W,4)."""
     size, data = page.locator(selector).evaluate(
         """(canvas) => [[canvas.height, canvas.width],
             [...canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data]]"""
@@ -336,7 +336,7 @@ def strokes_of(page, selector="#stage canvas"):
 
 
 def center_of(strokes):
-    """The middle of what is painted, as shares of width and height."""
+    """The middle of the painted pixels, as shares of width and height."""
     rows, columns = np.nonzero(strokes[..., 3] > 128)
     return columns.mean() / strokes.shape[1], rows.mean() / strokes.shape[0]
 

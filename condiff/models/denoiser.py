@@ -1,4 +1,4 @@
-"""The model that is trained and sampled: a condition encoder and a U-Net."""
+"""The denoising model: a condition encoder and a U-Net."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ from condiff.models.text_encoder import TextEncoder
 from condiff.tasks import Task
 from condiff.words import WithWords, tokenize
 
-DEFAULTS = "_use_default_values"  # of a configuration of diffusers
+DEFAULTS = "_use_default_values"  # in a diffusers configuration
 
 
 class Denoiser(nn.Module, ABC):
-    """What is trained: a network of x_t, t and a condition, around a U-Net of diffusers."""
+    """A trainable network of x_t, t and a condition, around a diffusers U-Net."""
 
     unet: Any
     patch_size = 1
@@ -27,11 +27,11 @@ class Denoiser(nn.Module, ABC):
 
     @abstractmethod
     def predict(self, x_t: Tensor, t: Tensor, cond: Any) -> Tensor:
-        """Model output (B,C,h,w) for a condition that is encoded already."""
+        """Model output (B,C,h,w) for an encoded condition."""
 
     @property
     def backbone(self) -> nn.Module | None:
-        """The frozen network that the condition is shown, if there is one."""
+        """The frozen network that reads the condition, if there is one."""
         return None
 
     @property
@@ -40,7 +40,7 @@ class Denoiser(nn.Module, ABC):
         return {}
 
     def trainable(self) -> list[nn.Parameter]:
-        """All parameters but the frozen ones."""
+        """All parameters that are not frozen."""
         return [p for p in self.parameters() if p.requires_grad]
 
     def _memory_format(self, x: Tensor) -> torch.memory_format:
@@ -50,9 +50,9 @@ class Denoiser(nn.Module, ABC):
 
 
 class Model(Denoiser):
-    """The denoising network: a U-Net of t and of x_t joined to the encoded condition.
+    """The denoising network: a U-Net of t and of x_t concatenated with the encoded condition.
 
-    With a text encoder, the embedding of the words is added to that of t.
+    With a text encoder, the text embedding is added to that of t.
 
     The U-Net works on patches of x_t, as in DiT (Peebles and Xie 2022, arXiv:2212.09748): with
     `patch_size` 2 it has four times the channels at its ends, and a quarter of the pixels.
@@ -72,7 +72,7 @@ class Model(Denoiser):
 
     @property
     def feature_channels(self) -> dict[int, int]:
-        """Those of the backbone's maps that the encoder takes."""
+        """Channels of the backbone's maps that the encoder uses."""
         return self.encoder.feature_channels
 
     def forward(
@@ -89,8 +89,8 @@ class Model(Denoiser):
     ) -> Tensor:
         """Model output (B,C,h,w) for x_t (B,C,h,w), t (B,) and a condition image (B,N,H,W).
 
-        `tokens` (B,n,2) are those of `tokenize`; where `words_kept` (B,1,1) is 0 instead of 1 the
-        words are left out.
+        `tokens` (B,n,2) come from `tokenize`; where `words_kept` (B,1,1) is 0 instead of 1 the text
+        is dropped.
         """
         size = (x_t.shape[-2], x_t.shape[-1])
         cond = self.encoder(condition, features=features, hints=hints, size=size, kept=kept)
@@ -100,9 +100,9 @@ class Model(Denoiser):
         return self.predict(x_t, t, cond)
 
     def predict(self, x_t: Tensor, t: Tensor, cond: Tensor | WithWords) -> Tensor:
-        """Model output (B,C,h,w) for a condition that is encoded already, cond (B,K,h/p,w/p).
+        """Model output (B,C,h,w) for an encoded condition, cond (B,K,h/p,w/p).
 
-        A model of words takes it with their embeddings (B,d).
+        A model with a text encoder takes it together with text embeddings (B,d).
         """
         picture, words = cond if isinstance(cond, WithWords) else (cond, None)
         joined = torch.cat([to_patches(x_t, self.patch_size), picture], dim=1)
@@ -145,7 +145,7 @@ def build_model(config: ModelConfig, task: Task) -> Model:
 
 
 def add_text_encoder(model: Model, *, channels: int) -> None:
-    """Give a model a text encoder of so many channels; at first the words change nothing."""
+    """Add a text encoder of `channels` to a model; at first text changes nothing."""
     first = model.unet.config["block_out_channels"][0]
     model.text_encoder = TextEncoder(out_channels=4 * first, channels=channels)
     model.unet.class_embedding = nn.Identity()
@@ -153,10 +153,10 @@ def add_text_encoder(model: Model, *, channels: int) -> None:
 
 
 def add_backbone(model: Model, config: ModelConfig, task: Task) -> None:
-    """Give a model a pretrained backbone and a new neck, of the shape that `config` names.
+    """Add a pretrained backbone and a new neck to a model, shaped as in `config`.
 
-    At first its output stays: the neck's channels enter `conv_in`, between those of the folded
-    condition and those of the hints, with weights of zero.
+    At first the model's output does not change: the neck's channels enter `conv_in`, between those
+    of the folded condition and those of the hints, with zero weights.
     """
     shape = {key: model.encoder.config[key] for key in ("fold", "patch_size")}
     encoder = _build_encoder(config.model_copy(update=shape), task)
@@ -168,7 +168,7 @@ def add_backbone(model: Model, config: ModelConfig, task: Task) -> None:
 
 
 def add_decoder(model: Model, *, channels: int) -> None:
-    """Give a model a new feature decoder, so many channels wide; at first its output stays."""
+    """Add a feature decoder of `channels` to a model; at first its output does not change."""
     model.encoder.decoder = model.encoder.make_decoder(channels)
     _record(model.encoder, decoder_channels=channels)
     freeze(model)
@@ -176,12 +176,12 @@ def add_decoder(model: Model, *, channels: int) -> None:
 
 @torch.no_grad()
 def add_patches(model: Model, *, patch_size: int) -> None:
-    """Let a model of single pixels work on patches of `patch_size` by `patch_size` of them.
+    """Convert a model of single pixels to patches of `patch_size` by `patch_size` pixels.
 
-    The U-Net's own size stays, x_t becomes `patch_size` times as large: at first it reads the sum
-    of a patch's pixels over `patch_size`, and gives each of them the same output. Where the
-    schedule's shift is divided by `patch_size`, that sum has the signal and the noise that the
-    U-Net knows from its noisiest timesteps.
+    The U-Net keeps its size; x_t becomes `patch_size` times as large. At first the U-Net reads the
+    sum of a patch's pixels divided by `patch_size`, and outputs the same value for each of them. If
+    the schedule's shift is divided by `patch_size`, that sum has the signal and noise levels that
+    the U-Net was trained on at its noisiest timesteps.
     """
     encoder, unet = model.encoder, model.unet
     pixels = patch_size**2
@@ -207,9 +207,9 @@ def add_patches(model: Model, *, patch_size: int) -> None:
 
 @torch.no_grad()
 def widen(unet: Any, *, in_channels: int, last: int = 0) -> None:
-    """Give a U-Net of diffusers so many input channels; the weights of the new ones are zero.
+    """Widen a diffusers U-Net to `in_channels`; the weights of the new channels are zero.
 
-    The `last` of the old channels stay the last.
+    The last `last` old channels stay the last ones.
     """
     old = unet.conv_in
     if old.in_channels == in_channels:
@@ -223,14 +223,14 @@ def widen(unet: Any, *, in_channels: int, last: int = 0) -> None:
 
 
 def freeze(model: Model) -> Model:
-    """Freeze the model's backbone and lay its weights out channels last; returns the model."""
+    """Freeze the backbone and convert all weights to channels last; returns the model."""
     if model.encoder.backbone is not None:
         model.encoder.backbone.requires_grad_(False)
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def _convolution(old: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
-    """One as `old`, with these weights (O,I,k,k) and this bias (O,)."""
+    """A convolution like `old` with these weights (O,I,k,k) and this bias (O,)."""
     out, into = weight.shape[:2]
     new = nn.Conv2d(into, out, old.kernel_size, padding=old.padding)  # type: ignore[arg-type]
     new.weight.copy_(weight)
@@ -239,8 +239,8 @@ def _convolution(old: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
 
 
 def _record(module: Any, **values: Any) -> None:
-    """Write values into the configuration of a module of diffusers."""
-    # A copy by `from_config` gives what is named there its default.
+    """Write values into the configuration of a diffusers module."""
+    # `from_config` resets to its default whatever DEFAULTS lists.
     defaults = [key for key in module.config.get(DEFAULTS, ()) if key not in values]
     module.register_to_config(**values, **{DEFAULTS: defaults})
 

@@ -13,9 +13,9 @@ class FeatureDecoder(nn.Module):
     """Maps {stride: (B,C,H/stride,W/stride)} -> (B,out_channels,H/s,W/s), s the second coarsest.
 
     Residual blocks at the coarsest stride, then at the second coarsest, where the finer maps join.
-    In each block, what the whole image shows (the coarsest map's mean) scales and shifts the
-    channels (FiLM: Perez et al. 2018, arXiv:1709.07871). `feature_channels` holds C by stride, of
-    at least two. A new decoder's output is zero.
+    In each block, the mean of the coarsest map scales and shifts the channels (FiLM: Perez et al.
+    2018, arXiv:1709.07871). `feature_channels` is C by stride, for at least two strides. A new
+    decoder's output is zero.
     """
 
     def __init__(self, feature_channels: dict[int, int], *, channels: int, out_channels: int):
@@ -43,7 +43,7 @@ class FeatureDecoder(nn.Module):
         return self.last(self.hidden(features))
 
     def hidden(self, features: dict[int, Tensor]) -> Tensor:
-        """What the last layer reads, (B,channels,H/s,W/s)."""
+        """Input of the last layer, (B,channels,H/s,W/s)."""
         coarse, fine = features[self.coarse], features[self.fine]
         whole = self.whole(coarse.mean(dim=(2, 3)))
         shrunk = F.avg_pool2d(fine, self.factor)
@@ -61,14 +61,14 @@ class FeatureDecoder(nn.Module):
 
 
 def lateral(in_channels: int, out_channels: int) -> nn.Module:
-    """Brings a backbone's map to so many channels."""
+    """Projects a backbone's map to `out_channels`."""
     # The maps' scales differ by an order of magnitude; the norm makes them equal.
     return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1), nn.GroupNorm(1, out_channels))
 
 
 def _block(channels: int) -> ResnetBlock2D:
-    # Of several channels each: where features are left out, each channel is constant, and a norm of
-    # one alone would divide rounding errors by their own size.
+    # Several channels per group: where features are dropped, each channel is constant, and a norm
+    # over one channel would divide rounding errors by their own size.
     most = min(GROUPS, max(1, channels // CHANNELS_IN_GROUP))
     groups = next(n for n in range(most, 0, -1) if channels % n == 0)
     block = ResnetBlock2D(

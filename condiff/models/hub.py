@@ -1,4 +1,4 @@
-"""The Hugging Face Hub: weights to start from are fetched there, model folders are shared."""
+"""The Hugging Face Hub: fetches weights to start from, uploads model folders."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,10 +9,10 @@ from condiff.errors import ModelError, UnknownModelError, first_line
 
 @contextmanager
 def fetching(name: str, start: str) -> Iterator[None]:
-    """A block that fetches files of the repository `name`, whose failures are ModelErrors.
+    """A block that fetches files of the repository `name`; its failures become ModelErrors.
 
-    `start` begins their sentence, such as "There is no base a/b". Raises UnknownModelError where
-    the name is not owner/name.
+    `start` begins their message, such as "There is no base a/b". Raises UnknownModelError if the
+    name is not owner/name.
     """
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise UnknownModelError(
@@ -41,7 +41,7 @@ def check_repo_id(repo_id: str) -> str:
 
 
 def check_login(repo_id: str) -> None:
-    """Raise ModelError where the Hub cannot be reached, or does not know who asks."""
+    """Raise ModelError if the Hub cannot be reached, or there is no valid login."""
     from huggingface_hub import HfApi
 
     try:
@@ -54,7 +54,7 @@ def check_login(repo_id: str) -> None:
 
 
 def push_to_hub(folder: Path, repo_id: str) -> str:
-    """Upload a model folder, making the repository where there is none; returns its address."""
+    """Upload a model folder, creating the repository if needed; returns its URL."""
     from huggingface_hub import HfApi
 
     api = HfApi()
@@ -63,14 +63,14 @@ def push_to_hub(folder: Path, repo_id: str) -> str:
         api.upload_folder(repo_id=repo_id, folder_path=folder)
     except _hub_errors() as error:
         raise ModelError(
-            f"The model lies in {folder} but could not be pushed to {repo_id}: "
+            f"The model is in {folder} but could not be pushed to {repo_id}: "
             f"{first_line(error)}. Log in with `hf auth login`, then: hf upload {repo_id} {folder}"
         ) from error
     return str(address)
 
 
 def _hub_errors() -> tuple[type[Exception], ...]:
-    """What the Hub's client raises: its own errors, and those of the HTTP library below it."""
+    """Errors that the Hub's client raises: its own, and those of its HTTP library."""
     from huggingface_hub import errors
 
     below = [kind for kind in errors.HfHubHTTPError.__mro__ if kind.__name__ == "HTTPError"]

@@ -17,11 +17,11 @@ from condiff.tasks import Task, find_task
 
 EMBEDDED = Path(__file__).parents[1] / "weights"
 INDEX = "model_index.json"
-OWN_INDEX = "condiff.json"  # what a model on a base has beside the index of a stock pipeline
-TEXT_ENCODER = "text_encoder"  # the part of a model that takes words
+OWN_INDEX = "condiff.json"  # beside the index of a stock pipeline, in a model on a base
+TEXT_ENCODER = "text_encoder"  # of a model that takes text
 BACKBONE_STRIDE = 32
-RUN_MODEL = "model"  # the folder of a run's model, whose name says nothing
-DDPM_DEFAULTS = {  # of diffusers, for a folder whose scheduler leaves them out
+RUN_MODEL = "model"  # the folder of a run's model: not a useful name
+DDPM_DEFAULTS = {  # of diffusers, for fields missing in a scheduler's file
     "beta_schedule": "linear",
     "prediction_type": "epsilon",
     "rescale_betas_zero_snr": False,
@@ -40,58 +40,58 @@ class ModelInfo:
     unet_stride: int  # sides of x_t are multiples of it
     has_backbone: bool
     hint_channels: int = 0
-    fold: int = 1  # the condition's pixels on a side that are folded into one of cond's
-    patch_size: int = 1  # pixels of x_t on a side that are one of cond's
-    text_buckets: int | None = None  # of the text encoder's vocabulary; None: it takes no tokens
-    sampling: SamplingConfig = SamplingConfig()  # how it is sampled by default
+    fold: int = 1  # side, in pixels of the condition, of one pixel of cond
+    patch_size: int = 1  # side, in pixels of x_t, of one pixel of cond
+    text_buckets: int | None = None  # of the text encoder's vocabulary; None: no tokens
+    sampling: SamplingConfig = SamplingConfig()  # sampling defaults
     looks: Mapping[str, Look] = field(default_factory=dict)  # by name; only colorizers have any
     second_stage: str | None = None  # the embedded model or folder that enlarges its pictures
-    base: Mapping[str, Any] = field(default_factory=dict)  # of a model on one: its name and licence
+    base: Mapping[str, Any] = field(default_factory=dict)  # if on a base: its name and licence
 
     @property
     def name(self) -> str:
-        """What messages and notes call it: the folder's name, or RUN/model of a run's model."""
+        """Its name in messages and notes: that of the folder, or RUN/model for a run's model."""
         if self.path.name != RUN_MODEL:
             return self.path.name
         return f"{self.path.absolute().parent.name}/{RUN_MODEL}".lstrip("/")
 
     @property
     def cell(self) -> int:
-        """How many pixels of the condition one pixel of x_t (a cell) is wide."""
+        """Width of one pixel of x_t (a cell) in pixels of the condition."""
         return max(1, self.condition_size // self.sample_size)
 
     @property
     def drawn_cell(self) -> int:
-        """How many pixels of the condition one pixel of the picture that is drawn is wide."""
+        """Width of one pixel of the decoded picture in pixels of the condition."""
         return 1 if self.task.space.is_latent else self.cell
 
     @property
     def native_side(self) -> int:
-        """Short side of the picture that is drawn in training: x_t's, or what a VAE decodes."""
+        """Short side of the decoded picture in training: that of x_t, or of a VAE's output."""
         return self.condition_size // self.drawn_cell
 
     @property
     def stride(self) -> int:
-        """The number that the condition's sides must be multiples of, by padding."""
+        """The condition's sides are padded to multiples of this number."""
         return max(self.cell * self.unet_stride, BACKBONE_STRIDE if self.has_backbone else 1)
 
     @property
     def feature_channels(self) -> slice:
-        """The channels of cond that say what is in the picture: the backbone's.
+        """The channels of cond with the backbone's semantic features.
 
-        They are the folded condition itself where there is no backbone.
+        Without a backbone, the channels of the folded condition.
         """
         folded = self.task.condition_channels * self.fold**2 if self.has_backbone else 0
         return slice(folded, -self.hint_channels * self.patch_size**2 or None)
 
     def open(self, picture: UserPicture, *, as_is: bool = False) -> Opened:
-        """A user's picture as the model takes it; ConfigError or ImageError for another kind."""
+        """Convert a user's picture to the model's input; ConfigError or ImageError if it cannot."""
         if self.task.picture is None:
             raise ConfigError(f"The model {self.name} is unconditional: it takes no picture.")
         return self.task.picture.open(picture, as_is=as_is)
 
     def check_sampling(self, config: SamplingConfig) -> None:
-        """Raise UsageError for words or a vividness that the model does not take."""
+        """Raise UsageError for text or a vividness that the model does not support."""
         if config.vividness != 1 and self.task.space.is_latent:
             raise UsageError(
                 f"The model {self.name} samples latents, which have no grey: leave --vividness out."
@@ -110,7 +110,7 @@ class ModelInfo:
     def find_look(self, name: str = NATURAL) -> Look:
         """The look of that name; ConfigError if there is none.
 
-        natural is the SamplingConfig of any model.
+        Every model has natural, its SamplingConfig.
         """
         if name == NATURAL:
             return Look.of(self.sampling)
@@ -124,11 +124,11 @@ class ModelInfo:
     def configure(
         self, edits: ColorEdits, *, look: str | None = None, overrides: Mapping[str, Any]
     ) -> tuple[SamplingConfig, ColorEdits]:
-        """How a picture is sampled and edited: as the look has it, natural if None.
+        """Sampling settings and edits of a look, natural if None.
 
-        `overrides` are fields of `SamplingConfig` that are set otherwise where they are not None;
-        the edits keep a saturation of their own. Raises ConfigError for a look that the model
-        lacks and for values out of range, UsageError for words that it does not take.
+        `overrides` replace fields of `SamplingConfig` where they are not None; the edits keep a
+        saturation of their own. Raises ConfigError for an unknown look or values out of range,
+        UsageError for text that the model does not take.
         """
         check_kind("edits", edits, ColorEdits)
         chosen = self.find_look(look or NATURAL)
@@ -139,7 +139,7 @@ class ModelInfo:
 
 
 def read_sizes(unet: Mapping[str, Any], encoder: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a `ModelInfo` that follow from the configurations of its networks."""
+    """The fields of a `ModelInfo` that its networks' configurations determine."""
     patch_size = int(encoder.get("patch_size", 1))
     return {
         "sample_size": int(unet["sample_size"]) * patch_size,
@@ -154,7 +154,7 @@ def read_sizes(unet: Mapping[str, Any], encoder: Mapping[str, Any]) -> dict[str,
 def read_sampling(index: Mapping[str, Any]) -> SamplingConfig:
     """The sampling settings of a model folder's index.
 
-    Folders of version 0.1.0 have some of them beside "task", and take 4 steps for photos.
+    Folders of version 0.1.0 store some of them beside "task", and use 4 steps for photos.
     """
     if "sampling" in index:
         return SamplingConfig(**index["sampling"])
@@ -164,9 +164,9 @@ def read_sampling(index: Mapping[str, Any]) -> SamplingConfig:
 
 
 def read_looks(index: Mapping[str, Any], task: Task) -> dict[str, Look]:
-    """The looks beside natural of a model folder's index; LOOKS where it has no table.
+    """The looks of a model folder's index, without natural; LOOKS if it has no table.
 
-    Raises ValueError for a row of natural, which is "sampling".
+    Raises ValueError for a row named natural, which "sampling" defines.
     """
     if not task.space.keeps_photo:
         return {}
@@ -174,7 +174,7 @@ def read_looks(index: Mapping[str, Any], task: Task) -> dict[str, Look]:
         return LOOKS
     looks = {name: Look(**row) for name, row in index["looks"].items()}
     if NATURAL in looks:
-        raise ValueError('the look natural is what "sampling" says, and takes no row of "looks"')
+        raise ValueError('the look natural is defined by "sampling" and must not be in "looks"')
     return looks
 
 
@@ -184,7 +184,7 @@ def available_models() -> list[str]:
 
 
 def find_model(name: str | Path) -> Path:
-    """The model folder at that path, or that of the embedded model.
+    """The model folder at that path, or of the embedded model of that name.
 
     Raises UnknownModelError if there is none.
     """
@@ -204,7 +204,7 @@ def find_model(name: str | Path) -> Path:
 def read_model_info(name: str | Path) -> ModelInfo:
     """Read the description of a model folder, or of the embedded model of that name.
 
-    Raises ModelError where there is none, or it is broken.
+    Raises ModelError if there is none, or if it is damaged.
     """
     folder = find_model(name)
     try:
@@ -239,7 +239,7 @@ def read_model_info(name: str | Path) -> ModelInfo:
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """What a folder says of its model: its index, and the one of condiff's own on a base."""
+    """A folder's index; for a model on a base also condiff's own index."""
     own = folder / OWN_INDEX
     return read_json(folder / INDEX) | (read_json(own) if own.is_file() else {})
 
@@ -249,8 +249,8 @@ def _read_buckets(folder: Path) -> int:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; ValueError where it contains something else."""
+    """The object in a JSON file; ValueError if it contains something else."""
     values = json.loads(path.read_text("utf-8"))
     if not isinstance(values, dict):
-        raise ValueError(f"{path.name} is no JSON object")
+        raise ValueError(f"{path.name} is not a JSON object")
     return values

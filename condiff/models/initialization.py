@@ -24,7 +24,7 @@ from condiff.tasks import Task
 
 logger = logging.getLogger(__name__)
 
-SHAPE = (  # of a model, as the section `model` of the configuration names it
+SHAPE = (  # fields of the section `model` of the configuration
     "fold", "patch_size", "feature_strides", "neck_channels", "decoder_channels",
     "block_out_channels", "layers_per_block", "norm_num_groups", "attention_head_dim",
 )  # fmt: skip
@@ -33,17 +33,16 @@ SHAPE = (  # of a model, as the section `model` of the configuration names it
 def load_init(name: str, config: ModelConfig, task: Task) -> Model:
     """A model for the task that starts from the weights of a folder or a Hugging Face Hub id.
 
-    A condiff folder of the same task is loaded as it is. Where `config` names a backbone
-    expressly, or a feature decoder, or the task takes words, and the folder has none of it, it is
-    added, and changes nothing at first. Where it names patches, and the folder's model has none,
-    it gets them (see `add_patches`). From anything else only the U-Net is taken, with its own
-    architecture; `conv_in` is widened with zeros for the condition's channels, so that at first its
-    output is the pretrained one's, whatever the condition. Raises ModelError where there are no
-    weights that fit.
+    A condiff folder of the same task is loaded whole. A backbone or feature decoder that `config`
+    sets explicitly, or a text encoder that the task needs, is added if the folder lacks it; at
+    first it changes nothing. A patch size is added if the folder's model has none (see
+    `add_patches`). From anything else only the U-Net is used, with its own architecture: `conv_in`
+    is widened with zeros for the condition's channels, so that at first its output is the
+    pretrained one's for any condition. Raises ModelError if no weights fit.
     """
     folder = next((f for f in (Path(name), EMBEDDED / name) if (f / INDEX).is_file()), None)
     if folder is not None and "vae" in read_index(folder):
-        raise ConfigError(f"{name} has a VAE: start from it by --base, not --init.")
+        raise ConfigError(f"{name} has a VAE: start from it with --base, not --init.")
     if folder is not None and _task_of(folder) == task.name:
         model = load_model(folder).model
         asked = "backbone_variant" in config.model_fields_set and config.backbone_variant
@@ -74,9 +73,9 @@ def load_init(name: str, config: ModelConfig, task: Task) -> Model:
 
 
 def adopt_shape(config: TrainConfig, model: Model) -> TrainConfig:
-    """The configuration with the model's own shape, in which the weights it starts from were made.
+    """The configuration with the shape of the weights that the model starts from.
 
-    Raises ConfigError where other settings, such as sample_size, do not go with that shape.
+    Raises ConfigError if other settings, such as sample_size, do not fit that shape.
     """
     own = {**model.encoder.config, **model.unet.config}
     shape = {key: own[key] for key in SHAPE if own.get(key) is not None}
@@ -106,21 +105,21 @@ def _load_unet(name: str | Path) -> UNet2DModel:
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
-            f"Cannot start from {name}: {first_line(error)}. It is to be a folder or a Hub id of a "
+            f"Cannot start from {name}: {first_line(error)}. It must be a folder or a Hub id of a "
             "diffusers UNet2DModel or DDPM pipeline with safetensors weights."
         ) from error
     return unet
 
 
 def _has_index(hub_id: str) -> bool:
-    """Whether a repository on the Hub is a whole pipeline; asks the Hub, or its cache offline."""
+    """Whether a Hub repository is a whole pipeline; offline, the cache decides."""
     with fetching(hub_id, f"Cannot start from {hub_id}"):
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
         try:
             hf_hub_download(hub_id, INDEX)
-        except LocalEntryNotFoundError:  # not in the cache, and the Hub could not be asked
+        except LocalEntryNotFoundError:  # not in the cache, and the Hub cannot be reached
             raise
         except EntryNotFoundError:
             return False

@@ -1,4 +1,4 @@
-"""A model on a Stable Diffusion base: its U-Net, widened, and its frozen VAE and text encoder."""
+"""A model on a Stable Diffusion base: a widened U-Net, and the frozen VAE and text encoder."""
 
 import gc
 import json
@@ -24,16 +24,16 @@ from condiff.words import WithWords
 
 AUTOENCODERS = {kind.__name__: kind for kind in (AutoencoderKL, AutoencoderTiny)}
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-# LoRA on attention, and on conv_in: its new channels begin at zero, and a file of LoRA without them
-# would ignore the picture.
+# LoRA on attention and on conv_in: conv_in's new channels begin at zero, so a LoRA file without
+# conv_in would ignore the picture.
 LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "conv_in")
 
 
 class LatentModel(Denoiser):
-    """The U-Net of a base, whose `conv_in` is widened for the latents of a picture.
+    """The U-Net of a base, with `conv_in` widened for the latents of a picture.
 
-    The VAE and the text encoder are no part of it: see `FrozenParts`. `null_words` (1,n,d) are the
-    embedding of "", which stands for no words.
+    The VAE and the text encoder are not part of it: see `FrozenParts`. `null_words` (1,n,d) is the
+    embedding of the empty text "".
     """
 
     null_words: Tensor
@@ -44,7 +44,7 @@ class LatentModel(Denoiser):
         self.register_buffer("null_words", null_words, persistent=False)
 
     def halve_frozen(self, dtype: torch.dtype) -> None:
-        """Put the weights that are not trained into half precision; autocast computes with them."""
+        """Convert the weights that are not trained to half precision, for use with autocast."""
         for weight in self.unet.parameters():
             if not weight.requires_grad:
                 weight.data = weight.data.to(dtype)
@@ -59,10 +59,10 @@ class LatentModel(Denoiser):
         kept: Tensor | None = None,
         words_kept: Tensor | None = None,
     ) -> Tensor:
-        """Model output (B,4,h,w) for x_t (B,4,h,w), t (B,), latents of the picture and words.
+        """Model output (B,4,h,w) for x_t (B,4,h,w), t (B,), latents of the picture and text.
 
-        Where `kept` (B,1,1,1) is 0 instead of 1 the picture is left out, its latents zero; where
-        `words_kept` (B,1,1) is 0 the words are those of "".
+        Where `kept` (B,1,1,1) is 0 instead of 1 the picture's latents are set to zero; where
+        `words_kept` (B,1,1) is 0 the text embedding is that of "".
         """
         if kept is not None:
             condition = condition * kept
@@ -71,14 +71,14 @@ class LatentModel(Denoiser):
         return self.predict(x_t, t, WithWords(condition, words))
 
     def predict(self, x_t: Tensor, t: Tensor, cond: WithWords) -> Tensor:
-        """Model output (B,4,h,w) for a condition that is encoded already."""
+        """Model output (B,4,h,w) for an encoded condition."""
         joined = torch.cat([x_t, cond.picture], dim=1)
         joined = joined.contiguous(memory_format=self._memory_format(joined))
         return self.unet(joined, t, encoder_hidden_states=cond.words).sample
 
 
 class FrozenParts:
-    """The VAE, the text encoder and the tokenizer of a folder; in memory only while they are used.
+    """The VAE, text encoder and tokenizer of a folder; in memory only while in use.
 
     They compute in single precision, without gradients.
     """
@@ -90,25 +90,25 @@ class FrozenParts:
 
     @property
     def vae(self) -> Any:
-        """The VAE, loaded where it is not."""
+        """The VAE, loaded if necessary."""
         if self._vae is None:
             self._vae = _load_vae(self.folder).to(self.device)
         return self._vae
 
     def load(self) -> None:
-        """Load what is not in memory."""
+        """Load the parts that are not in memory."""
         self._vae = self.vae
         self._texts = self._texts or _load_texts(self.folder, self.device)
 
     def count(self, text: str) -> tuple[int, int]:
-        """How many tokens a text takes, and how many the encoder reads at most."""
+        """The number of tokens of a text, and the encoder's maximum."""
         self.load()
         assert self._texts is not None
         tokenizer = self._texts[0]
         return len(tokenizer(text).input_ids), int(tokenizer.model_max_length)
 
     def release(self) -> None:
-        """Give their memory back; they are loaded again when they are needed."""
+        """Free their memory; they are loaded again when needed."""
         self._vae = self._texts = None
         gc.collect()
 
@@ -143,7 +143,7 @@ class FrozenParts:
 
     @torch.no_grad()
     def words(self, texts: Sequence[str]) -> Tensor:
-        """Embeddings (B,n,d) of texts, cut off where the encoder's length ends."""
+        """Embeddings (B,n,d) of texts, truncated to the encoder's maximum length."""
         if self._texts is None:
             self._texts = _load_texts(self.folder, self.device)
         tokenizer, encoder = self._texts
@@ -160,10 +160,10 @@ class FrozenParts:
 
 
 def build_on_base(config: BaseConfig, task: Task) -> LatentModel:
-    """The model of a run at its first step: what it computes is the base's output, exactly.
+    """The model of a run at its first step: its output equals that of the base.
 
-    With `lora_rank` only low-rank updates are trained, else the whole U-Net. Raises ModelError
-    where the base's weights cannot be loaded.
+    With `lora_rank` only low-rank updates are trained, otherwise the whole U-Net. Raises ModelError
+    if the base's weights cannot be loaded.
     """
     assert config.name is not None
     base = read_base(config.name)
@@ -177,7 +177,7 @@ def build_on_base(config: BaseConfig, task: Task) -> LatentModel:
 
 
 def add_lora(unet: UNet2DConditionModel, rank: int) -> None:
-    """Freeze the U-Net and add low-rank updates, which are zero, to attention and conv_in."""
+    """Freeze the U-Net and add zero-initialised LoRA updates to attention and conv_in."""
     from peft import LoraConfig
 
     unet.requires_grad_(False)
@@ -197,7 +197,7 @@ def _load(kind: Any, folder: Path, part: str) -> Any:
 
 
 def _load_vae(folder: Path) -> Any:
-    """The VAE, of the class that its configuration names."""
+    """The VAE, with the class named in its configuration."""
     try:
         settings = read_json(folder / "vae" / "config.json")
         kind = AUTOENCODERS[settings.get("_class_name", AutoencoderKL.__name__)]
@@ -238,8 +238,8 @@ def save_latent_model(
 ) -> None:
     """Write a folder that a stock StableDiffusionInstructPix2PixPipeline opens, U-Net in `dtype`.
 
-    The other parts are copies of the base's. Low-rank updates are added to the U-Net's weights, and
-    written on their own as well, lora/pytorch_lora_weights.safetensors in single precision.
+    The other parts are copies of the base's. Low-rank updates are merged into the U-Net's weights,
+    and also written to lora/pytorch_lora_weights.safetensors in single precision.
     """
     assert config.name is not None
     base = read_base(config.name)
@@ -273,10 +273,10 @@ def save_latent_model(
 
 
 def scheduler_of(base: Base, diffusion: DiffusionConfig) -> tuple[str, dict[str, Any]]:
-    """The class and the configuration of the scheduler of a model that is trained on a base.
+    """The scheduler's class and configuration for a model on a base.
 
     It is the base's own, with the noise process of the run. With zero terminal SNR sampling begins
-    at the last timestep; where the base's own class has no such setting, DDIM takes its place.
+    at the last timestep; if the base's class has no such setting, DDIM replaces it.
     """
     settings = dict(base.scheduler)
     kind = str(settings["_class_name"])
@@ -294,9 +294,9 @@ def scheduler_of(base: Base, diffusion: DiffusionConfig) -> tuple[str, dict[str,
 def load_latent_model(
     info: ModelInfo, *, device: str | torch.device = "cpu"
 ) -> tuple[LatentModel, FrozenParts]:
-    """A model on a base from its folder, in single precision, ready to sample; and its other parts.
+    """Load a model on a base, in single precision and ready to sample, and its frozen parts.
 
-    Raises ModelError where it cannot be loaded.
+    Raises ModelError if it cannot be loaded.
     """
     frozen = FrozenParts(info.path, device)
     unet = _load(UNet2DConditionModel, info.path, "unet").requires_grad_(False)
@@ -305,7 +305,7 @@ def load_latent_model(
 
 
 def _stock_index(scheduler: str, autoencoder: str) -> dict[str, Any]:
-    """model_index.json of the stock pipeline, by the names of these parts' classes."""
+    """model_index.json of the stock pipeline with these classes."""
     nothing: list[str | None] = [None, None]
     return {
         "_class_name": "StableDiffusionInstructPix2PixPipeline",
@@ -324,9 +324,9 @@ def _stock_index(scheduler: str, autoencoder: str) -> dict[str, Any]:
 
 @torch.no_grad()
 def merged_weights(unet: Any, base: Path) -> dict[str, Tensor]:
-    """The U-Net's weights with the low-rank updates added, by their names without them.
+    """The U-Net's weights with the low-rank updates merged, under the base's names.
 
-    What the updates are added to is read from the base anew, since in memory it may be rounded.
+    The base's weights are read again from its folder, as those in memory may be rounded.
     """
     from peft.tuners.lora import LoraLayer
 
@@ -356,7 +356,7 @@ def _save_lora(folder: Path, unet: Any) -> None:
     """The low-rank updates in a file that diffusers' `load_lora_weights` reads.
 
     They keep peft's names: `convert_state_dict_to_diffusers` renames those of attention but not
-    that of conv_in, and of a file with both diffusers 0.42 loads the latter alone.
+    that of conv_in, and from a file with both, diffusers 0.42 loads only the latter.
     """
     from diffusers.loaders import StableDiffusionLoraLoaderMixin
     from peft.utils import get_peft_model_state_dict

@@ -1,12 +1,12 @@
-"""Model folders, as they are shared: diffusers pipeline folders of half-precision safetensors.
+"""Saves and loads model folders: diffusers pipeline folders of half-precision safetensors.
 
-model_index.json   task, noise process and objective, and which class each part is
+model_index.json   task, noise process and objective, and the class of each part
 unet/              a stock diffusers UNet2DModel
 scheduler/         a stock diffusers DDPMScheduler
-encoder/           condiff's ConditionEncoder, the frozen backbone included
-text_encoder/      condiff's TextEncoder, of a model that takes words
+encoder/           condiff's ConditionEncoder, including the frozen backbone
+text_encoder/      condiff's TextEncoder, if the model takes text
 */model.onnx       graphs that point into the safetensors (`condiff export`), if there are any
-config.yaml        how it was trained
+config.yaml        the training settings
 README.md          the model card
 """
 
@@ -54,9 +54,9 @@ def save_model(
     looks: Mapping[str, Look] = LOOKS,
     second_stage: str | None = None,
 ) -> None:
-    """Write a model folder with weights in `dtype`; it is never there incomplete.
+    """Write a model folder with weights in `dtype`, atomically.
 
-    The model in memory keeps its own precision.
+    The model in memory keeps its precision.
     """
     index = {
         "_class_name": "ConditionalDiffusionPipeline",
@@ -89,7 +89,7 @@ def save_model(
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """An empty folder beside `folder`, which takes its place at the end: never there incomplete."""
+    """An empty folder beside `folder` that replaces it at the end: the write is atomic."""
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -103,7 +103,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 
 def dump_looks(looks: Mapping[str, Look]) -> dict[str, dict[str, float]]:
-    """Looks as the index of a model folder contains them."""
+    """Looks in the form of a model folder's index."""
     return {name: look.model_dump(mode="json") for name, look in looks.items()}
 
 
@@ -120,13 +120,13 @@ def add_looks(folder: Path) -> None:
 def load_model(name: str | Path, *, device: str | torch.device = "cpu") -> LoadedModel:
     """Load a model folder, or an embedded model by name, in single precision, ready to sample.
 
-    Raises ModelError where it cannot be loaded.
+    Raises ModelError if it cannot be loaded.
     """
     info = read_model_info(name)
     if info.task.space.is_latent:
         raise ModelError(
             f"The model folder {info.path} is on a Stable Diffusion base: `Pipeline` runs it, and "
-            "training goes on from it by --base."
+            "training starts from it with --base."
         )
     try:
         unet = UNet2DModel.from_pretrained(

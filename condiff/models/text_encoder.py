@@ -13,10 +13,10 @@ BUCKETS = 8192  # rows of the table of embeddings
 class TextEncoder(ModelMixin, ConfigMixin):
     """Tokens (B,n,HASHES) -> one embedding (B,out_channels) of the text, zero without words.
 
-    A word's embedding is the sum of those of its hashes. Transformer layers read the words in their
-    order; the mean of what they give is projected to `out_channels`, those of the U-Net's embedding
-    of t, to which it is added. The projection begins at zero: a text encoder that is new changes
-    nothing that the U-Net computes.
+    A word's embedding is the sum of the embeddings of its hashes. Transformer layers read the words
+    in order; the mean of their outputs is projected to `out_channels` and added to the U-Net's
+    embedding of t. The projection is initialised to zero, so a new text encoder does not change the
+    U-Net's output.
     """
 
     @register_to_config
@@ -41,7 +41,7 @@ class TextEncoder(ModelMixin, ConfigMixin):
     def forward(self, tokens: Tensor, kept: Tensor | None = None) -> Tensor:
         """Embeddings (B,out_channels) of tokens (B,n,HASHES).
 
-        Where `kept` (B,1,1) is 0 instead of 1 the words are left out. A text has at most
+        Where `kept` (B,1,1) is 0 instead of 1 the embedding is zero. A text has at most
         MAX_WORDS words.
         """
         there = (tokens[..., 0] > 0).to(self.places.dtype)[..., None]  # (B,n,1)
@@ -54,7 +54,7 @@ class TextEncoder(ModelMixin, ConfigMixin):
 
 
 class _Layer(nn.Module):
-    """A transformer layer whose words do not see the places that have none."""
+    """A transformer layer; attention ignores the positions without a word."""
 
     def __init__(self, channels: int, num_heads: int):
         super().__init__()

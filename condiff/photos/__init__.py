@@ -1,1 +1,1 @@
-"""Photo files: read whatever they are, written with all they carried."""
+"""Reads photo files of many formats and writes them with their metadata."""

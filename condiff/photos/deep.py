@@ -1,4 +1,4 @@
-"""Decodes in full depth what Pillow cuts to 8 bits: PNG, HEIC, AVIF, JPEG XL, JPEG 2000."""
+"""Decodes in full depth what Pillow reduces to 8 bits: PNG, HEIC, AVIF, JPEG XL, JPEG 2000."""
 
 import io
 import struct
@@ -24,7 +24,7 @@ Decoded = tuple[Pixels, Pixels | None]  # (H,W) or (H,W,3) of uint16, and alpha 
 
 
 def decode_deep(image: Image.Image, file: BinaryIO, notes: list[str]) -> Decoded | None:
-    """The samples of an opened image of more than 8 bits; None where Pillow has them all."""
+    """The samples of an opened image of more than 8 bits; None if Pillow keeps full depth."""
     if image.format == "PNG":
         return _decode_png(image, file, notes)
     if image.format == "HEIF" and image.info.get("bit_depth", 8) > 8:
@@ -36,7 +36,7 @@ def decode_deep(image: Image.Image, file: BinaryIO, notes: list[str]) -> Decoded
 
 
 def _decode_heif(image: Image.Image, file: BinaryIO) -> Decoded | None:
-    """A HEIC of 10 or 12 bits by pillow-heif, which gives them as the upper ones of 16."""
+    """A HEIC of 10 or 12 bits by pillow-heif, which stores them in the upper bits of 16."""
     import pillow_heif
 
     file.seek(0)
@@ -59,7 +59,7 @@ def _decode_by_imagecodecs(image: Image.Image, data: bytes, notes: list[str]) ->
     bits = BITS[image.format](data)
     if bits <= 8:
         return None
-    with suppress(Exception):  # whatever a codec makes of data that Pillow may decode all the same
+    with suppress(Exception):  # any error of a codec: Pillow may still decode the data
         import imagecodecs
 
         with caught_stderr():
@@ -96,7 +96,7 @@ def _read_bits(data: bytes) -> int:
 
 
 def _read_avif_bits(data: bytes) -> int:
-    """The depth of an AVIF by its first picture's configuration (AV1-ISOBMFF, 2.3.3)."""
+    """The depth of an AVIF from its first picture's configuration (AV1-ISOBMFF, 2.3.3)."""
     at = data.find(b"av1C")
     if at < 0 or at + 7 > len(data):
         return 0
@@ -104,7 +104,7 @@ def _read_avif_bits(data: bytes) -> int:
     return (12 if twelve else 10) if high else 8
 
 
-# The formats that imagecodecs decodes deeper than Pillow, and how deep a file of them is.
+# The formats that imagecodecs decodes deeper than Pillow, with functions that read the depth.
 BITS: dict[str, Callable[[bytes], int]] = {
     "JXL": lambda data: jxl.read_bits(io.BytesIO(data)),
     "JPEG2000": _read_bits,
@@ -114,13 +114,13 @@ CHANNELS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}
 
 
 def _decode_png(image: Image.Image, file: BinaryIO, notes: list[str]) -> Decoded | None:
-    """A PNG of 16 bits a channel, of pixel chunks only, whose checksums are right, by cv2.
+    """A PNG of 16 bits a channel by cv2; `file` has pixel chunks only, with valid checksums.
 
-    libpng refuses pixels that are incomplete, and says so on stderr.
+    libpng refuses incomplete pixels and reports this on stderr.
     """
     tiles = getattr(image, "tile", ())
     if (
-        image.tell()  # further frames are Pillow's, in 8 bits
+        image.tell()  # Pillow reads further frames, in 8 bits
         or image.mode == "I;16"
         or not any(str(tile[3]).endswith(";16B") for tile in tiles)
     ):

@@ -1,25 +1,25 @@
-"""The formats of photo files: their suffixes, what each one can hold, and how it is saved."""
+"""The formats of photo files: their suffixes, what each can store, and how it is saved."""
 
 import os
 from dataclasses import dataclass
 
 MAX_PIXELS = 200_000_000  # of a photo that is read, unless a caller wants more
 
-# What is written: the suffixes, and the format that each one means.
+# Formats that are written: suffix and format.
 FORMATS = {
     ".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".jfif": "JPEG", ".png": "PNG",
     ".webp": "WEBP", ".avif": "AVIF", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP",
     ".jp2": "JPEG2000", ".ppm": "PPM",
 }  # fmt: skip
-# What cameras write before they develop a photo.
+# Raw files of cameras.
 RAW = {
     ".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".fff", ".iiq", ".k25", ".kdc",
     ".mef", ".mos", ".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2",
     ".srf", ".srw", ".x3f",
 }  # fmt: skip
-# What is only read: all that Pillow opens, and more. HEIC, JPEG XL and raw files need an extra
-# package, but are listed all the same: better a failure that is reported than a photo silently
-# left out.
+# Formats that are only read: all that Pillow opens, and more. HEIC, JPEG XL and raw files need an
+# extra package, but are always listed, so that a missing package is reported instead of photos
+# being skipped silently.
 READ_ONLY = RAW | {
     ".gif", ".heic", ".heif", ".hif", ".heics", ".heifs", ".pgm", ".pbm", ".pnm", ".pfm", ".j2k",
     ".j2c", ".jpc", ".jpf", ".jpx", ".jls", ".jxl", ".psd", ".psb", ".mpo", ".apng", ".avifs",
@@ -28,13 +28,13 @@ READ_ONLY = RAW | {
     ".gbr", ".iim", ".im", ".msp", ".pxr", ".xbm", ".xpm",
 }  # fmt: skip
 
-# The columns of photos in parquet files and hub data sets: the first that is there is taken.
+# Names of photo columns in parquet files and hub data sets: the first that exists is used.
 IMAGE_COLUMNS = ("image", "img", "jpg", "png", "webp")
 
 
 @dataclass(frozen=True)
 class Holds:
-    """What a format can hold besides 8-bit RGB, and the quality it is saved with by default."""
+    """What a format can store besides 8-bit RGB, and its default quality."""
 
     alpha: bool = False
     deep: bool = False  # 16 bits a channel
@@ -54,14 +54,14 @@ HOLDS = {
     "JPEG2000": Holds(alpha=True),
     "BMP": Holds(dpi=True),
 }
-# The longest side that a format's encoders take, in pixels. AVIF's take 65,536, but libavif, and so
-# browsers and Pillow, decode 32,768 at most; libpng's limit is the same both ways.
+# The longest side in pixels that a format can be saved with. AVIF's encoders accept 65,536, but
+# libavif, and so browsers and Pillow, decode 32,768 at most; libpng has one limit for both.
 MAX_SIDE = {"JPEG": 65_500, "WEBP": 16_383, "AVIF": 32_768, "GIF": 65_535, "PNG": 1_000_000}
 NOTHING = Holds()  # any other format that Pillow writes, by its name
 
 
 def is_photo(name: str) -> bool:
-    """Whether a file is a photo by its name, so that even a broken link is reported."""
+    """Whether a name is that of a photo; the file is not opened, so broken links count."""
     return os.path.splitext(name)[1].lower() in FORMATS.keys() | READ_ONLY
 
 
@@ -70,7 +70,7 @@ def find_format(name: str) -> str:
     return FORMATS.get(f".{name.lower().lstrip('.')}", name.upper())
 
 
-# How files begin that are no photo, or one that nothing here reads: offset, bytes, and the name.
+# First bytes of files that are not photos, or not readable ones: offset, bytes, name.
 KNOWN: tuple[tuple[int, bytes, str], ...] = (
     (0, b"%PDF", "a PDF"), (0, b"%!PS", "PostScript"), (0, b"\xc5\xd0\xd3\xc6", "PostScript"),
     (0, b"<svg", "an SVG drawing"), (0, b"<?xml", "XML, perhaps an SVG drawing"),
@@ -95,14 +95,14 @@ KNOWN: tuple[tuple[int, bytes, str], ...] = (
 
 
 def name_content(head: bytes) -> str | None:
-    """The name of what a file with these first 256 bytes is, where it is none that is read."""
+    """The kind of a file with these first 256 bytes, if it is one that is not read."""
     for offset, start, name in KNOWN:
         if head[offset:].lower().startswith(start.lower()):
             return name
     return None
 
 
-# How files begin that are read here, for those that no decoder opens.
+# First bytes of formats that are read, for damaged files that no decoder opens.
 READ: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\xff\xd8\xff", "a JPEG"), (0, b"\x89PNG", "a PNG"), (8, b"WEBP", "a WebP"),
     (0, b"GIF8", "a GIF"), (4, b"jP  \r\n", "a JPEG 2000"), (0, b"\xff\x4f\xff", "a JPEG 2000"),
@@ -114,5 +114,5 @@ READ: tuple[tuple[int, bytes, str], ...] = (
 
 
 def name_known(head: bytes) -> str | None:
-    """The name of the format of a file with these first 256 bytes, where it is one that is read."""
+    """The format of a file with these first 256 bytes, if it is one that is read."""
     return next((name for at, start, name in READ if head[at:].startswith(start)), None)

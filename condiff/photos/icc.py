@@ -21,13 +21,13 @@ Deep = NDArray[Any]  # uint16
 STRIP_PIXELS = 1 << 18
 ROOTS = 1 << 18  # steps of the table: the nearest is within a third of a 16-bit level
 PRIMARIES, CURVES = (b"rXYZ", b"gXYZ", b"bXYZ"), (b"rTRC", b"gTRC", b"bTRC")
-# White, red, green, blue: x and y (IEC 61966-2-1). D50 as ICC profiles have it.
+# White, red, green, blue: x and y (IEC 61966-2-1). D50 as in ICC profiles.
 SRGB_CHROMATICITIES = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
 D50 = np.array([0.9642, 1.0, 0.8249])
 BRADFORD = np.array(
     [[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]]
 )
-# What a broken profile raises.
+# Exceptions that a broken profile raises.
 UNUSABLE = (
     ImageCms.PyCMSError, OSError, TypeError, ValueError, ArithmeticError, struct.error,
     np.linalg.LinAlgError,
@@ -51,31 +51,31 @@ def _encoding_table() -> Deep:
 
 
 def encode_srgb(light: NDArray) -> Deep:
-    """Linear light float32 -> sRGB of 16 bits; what lies outside [0,1] is clipped."""
+    """Linear light float32 -> sRGB of 16 bits; values outside [0,1] are clipped."""
     root = cv2.sqrt(np.clip(light, 0, 1, dtype=np.float32)).reshape(light.shape)
     return _encoding_table().take(np.rint(root * np.float32(ROOTS)).astype(np.int32), mode="clip")
 
 
 @cache
 def srgb_profile() -> bytes:
-    """A small sRGB profile, without the date that LittleCMS puts into it."""
+    """A small sRGB profile, without the date that LittleCMS adds."""
     profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     profile[24:36] = struct.pack(">6H", 2000, 1, 1, 0, 0, 0)
     return bytes(profile)
 
 
 def is_srgb(profile: ImageCms.ImageCmsProfile) -> bool:
-    """Whether a profile says that it is sRGB itself."""
+    """Whether a profile declares itself to be sRGB."""
     return (profile.profile.profile_description or "").startswith(("sRGB IEC61966-2", "sRGB built"))
 
 
 def fits(profile: bytes, *, grey: bool) -> bool:
-    """Whether a profile describes pixels of that kind; one for RGB describes grey ones as well."""
+    """Whether a profile fits grey or RGB pixels; an RGB profile also fits grey ones."""
     return profile[16:20] == b"RGB " or (grey and profile[16:20] == b"GRAY")
 
 
 def to_srgb(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.Image:
-    """An image of 8 bits in its profile's colours -> RGB in sRGB."""
+    """An 8-bit image in its profile's colours -> RGB in sRGB."""
     if is_srgb(profile):
         return image  # nothing to convert
     mode = {"RGB": "RGB", "GRAY": "L"}.get(profile.profile.xcolor_space.strip(), image.mode)
@@ -90,9 +90,9 @@ BROKEN = Damage("its colour profile is damaged and was ignored")
 
 
 def image_to_srgb(image: Image.Image, profile: bytes, notes: list[str]) -> Image.Image:
-    """An image of 8 bits (L, RGB or CMYK) -> sRGB, as RGB or as L where it is grey and stays so.
+    """An image of 8 bits (L, RGB or CMYK) -> sRGB, as RGB, or as L if it stays grey.
 
-    A useless profile goes to `notes`.
+    A profile that cannot be used is reported in `notes`.
     """
     spaces = {"L": (b"GRAY", b"RGB "), "RGB": (b"RGB ",), "CMYK": (b"CMYK",)}
     if profile and profile[16:20] not in spaces.get(image.mode, ()):
@@ -124,9 +124,9 @@ def array_to_srgb(pixels: NDArray, profile: bytes, notes: list[str]) -> NDArray:
 def deep_to_srgb(pixels: Deep, profile: bytes) -> Deep:
     """(H,W,3) uint16 in the profile's colours -> (H,W,3) uint16 in sRGB.
 
-    Profiles of a matrix and curves, or of one grey curve, are applied in full depth. One of tables
-    (a scanner's, a printer's) is applied in 8 bits, which are then spread over 16. Raises one of
-    UNUSABLE where the profile is broken.
+    Matrix and curve profiles, and profiles with one grey curve, are applied in full depth. Table
+    profiles (of scanners, printers) are applied in 8 bits, then scaled to 16. Raises one of
+    UNUSABLE if the profile is broken.
     """
     opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
     if is_srgb(opened):
@@ -144,7 +144,7 @@ def deep_to_srgb(pixels: Deep, profile: bytes) -> Deep:
 
 
 def apply_shaper(pixels: Deep, curves: list[NDArray], matrix: NDArray) -> Deep:
-    """(H,W,3) uint16 by three curves (65536,) to linear light and a matrix to sRGB's primaries."""
+    """Apply curves (65536,) to linear light and a matrix to sRGB primaries to (H,W,3) uint16."""
     result = np.empty_like(pixels)
     for strip in strips(*pixels.shape[:2], pixels=STRIP_PIXELS):
         light = np.stack([curves[c][pixels[strip, :, c]] for c in range(3)], axis=2)
@@ -155,10 +155,10 @@ def apply_shaper(pixels: Deep, curves: list[NDArray], matrix: NDArray) -> Deep:
 def gamma_shaper(
     exponent: float, chromaticities: tuple[float, ...] | None
 ) -> tuple[list[NDArray], NDArray]:
-    """The shaper of samples that are light to the power of `exponent` (PNG's gAMA).
+    """The shaper of samples encoded as light to the power of `exponent` (PNG's gAMA).
 
     `chromaticities`: x and y of white, red, green and blue (PNG's cHRM); None for those of sRGB.
-    Raises ValueError, or LinAlgError, where they span no colours.
+    Raises ValueError or LinAlgError if they do not span a gamut.
     """
     curve = (np.arange(65_536) / 65_535) ** (1 / exponent)
     matrix = np.eye(3)
@@ -174,7 +174,7 @@ def _primaries_matrix(chromaticities: tuple[float, ...]) -> NDArray:
     """(3,3): linear light -> XYZ under D50, adapted by Bradford's matrix (ICC, annex E)."""
     xy = np.array(chromaticities, np.float64).reshape(4, 2)
     if (xy <= 0).any() or (xy.sum(1) > 1).any():
-        raise ValueError("its primaries are no colours")
+        raise ValueError("its primaries are not valid colours")
     xyz = np.stack([xy[:, 0], xy[:, 1], 1 - xy.sum(1)]) / xy[:, 1]
     white, primaries = xyz[:, 0], xyz[:, 1:]
     scaled = primaries * np.linalg.solve(primaries, white)
@@ -200,7 +200,7 @@ def _cube(root: NDArray) -> NDArray:
 
 
 def _read_shaper(profile: bytes) -> tuple[list[NDArray], NDArray] | None:
-    """Three curves (65536,) to linear light and the matrix to sRGB's, where that is the profile."""
+    """Three curves (65536,) to linear light and the matrix to sRGB, or None for other profiles."""
     tags = _read_tags(profile)
     if b"A2B0" in tags:
         return None

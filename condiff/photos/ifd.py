@@ -1,6 +1,6 @@
-"""Reads, patches and writes the directories of TIFF and EXIF, with values as uninterpreted bytes.
+"""Reads, patches and writes TIFF and EXIF directories; values stay uninterpreted bytes.
 
-TIFF 6.0, section 2; EXIF 2.3, 4.6. So whatever a camera wrote stays the same.
+TIFF 6.0, section 2; EXIF 2.3, 4.6. Thus unknown tags are preserved exactly.
 """
 
 import struct
@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import BinaryIO
 
-PREFIX = b"Exif\0\0"  # what JPEG puts before the TIFF structure
+PREFIX = b"Exif\0\0"  # precedes the TIFF structure in a JPEG
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 SIZES |= {16: 8, 17: 8, 18: 8}  # BigTIFF
 POINTERS = {0x8769, 0x8825, 0xA005}  # the EXIF, GPS and interoperability directories
-MAX_VALUE = 1 << 24  # bytes; more is no metadata
+MAX_VALUE = 1 << 24  # bytes; larger values are not metadata
 
 ORIENTATION, COLOR_SPACE, WIDTH, HEIGHT = 0x0112, 0xA001, 0xA002, 0xA003
 
@@ -47,7 +47,7 @@ def read_header(file: BinaryIO) -> tuple[str, bool, int]:
 def read_directory(
     file: BinaryIO, offset: int, *, order: str, big: bool = False, depth: int = 0
 ) -> Directory:
-    """The directory at an offset; values that are cut short or too large are left out."""
+    """The directory at an offset; values that are truncated or too large are skipped."""
     file.seek(offset)
     count_format, entry_format, inline = ("Q", "HHQ8s", 8) if big else ("H", "HHI4s", 4)
     (count,) = struct.unpack(order + count_format, file.read(struct.calcsize(count_format)))
@@ -75,7 +75,7 @@ def read_directory(
 
 
 def read_number(entry: Entry, order: str) -> int:
-    """The number in an entry that holds a single integer."""
+    """The number in an entry of a single integer."""
     if not isinstance(entry.data, bytes):
         raise ValueError("it is a directory")
     return int.from_bytes(entry.data, "little" if order == "<" else "big")
@@ -97,7 +97,7 @@ def rational(value: float, *, order: str) -> Entry:
 
 
 def part(entry: Entry, index: int, parts: int) -> Entry:
-    """The index-th of so many equal parts of an entry's values."""
+    """One of `parts` equal parts of an entry's values."""
     if not isinstance(entry.data, bytes):
         raise ValueError("it is a directory")
     count, size = entry.count // parts, len(entry.data) // parts
@@ -132,10 +132,10 @@ def pack_exif(directory: Directory, order: str) -> bytes:
 
 
 def normalise_exif(exif: bytes, *, turned: bool, converted: bool) -> bytes:
-    """An EXIF block for the upright photo in sRGB; all its other bytes stay as they are.
+    """An EXIF block for the upright photo in sRGB; all other bytes are unchanged.
 
-    Orientation becomes 1, width and height change places where the photo was turned, the colour
-    space is sRGB where it was converted. The thumbnail, which shows the old picture, is cut off.
+    Orientation becomes 1, width and height are swapped if the photo was turned, the colour space is
+    sRGB if it was converted. The thumbnail, which shows the old picture, is removed.
     """
     body = bytearray(exif.removeprefix(PREFIX))
     order = {b"II": "<", b"MM": ">"}[bytes(body[:2])]
@@ -156,7 +156,7 @@ def normalise_exif(exif: bytes, *, turned: bool, converted: bool) -> bytes:
 
 
 def drop_orientation(exif: bytes) -> bytes:
-    """An EXIF block without that entry; the values stay where they are, as their offsets say."""
+    """An EXIF block without that entry; values keep their places, so offsets stay valid."""
     body = bytearray(exif.removeprefix(PREFIX))
     order = {b"II": "<", b"MM": ">"}[bytes(body[:2])]
     first = struct.unpack_from(f"{order}I", body, 4)[0]
@@ -170,7 +170,7 @@ def drop_orientation(exif: bytes) -> bytes:
 
 
 def _walk(body: bytearray, order: str, offset: int) -> tuple[dict[int, int], int]:
-    """Where each tag's entry of the directory lies, and where the next directory's offset does."""
+    """Positions of the directory's entries by tag, and of the offset of the next directory."""
     (count,) = struct.unpack_from(f"{order}H", body, offset)
     starts = [offset + 2 + 12 * n for n in range(count)]
     tags = {struct.unpack_from(f"{order}H", body, s)[0]: s for s in starts if s + 12 <= len(body)}
@@ -178,7 +178,7 @@ def _walk(body: bytearray, order: str, offset: int) -> tuple[dict[int, int], int
 
 
 def _set_number(body: bytearray, order: str, start: int | None, value: int) -> None:
-    """Give the entry at `start`, a single SHORT or LONG, another value."""
+    """Set the value of the entry at `start`, a single SHORT or LONG."""
     if start is not None:
         kind = struct.unpack_from(f"{order}H", body, start + 2)[0]
         if kind in (3, 4):

@@ -1,4 +1,4 @@
-"""What Pillow does not tell of a JPEG: its kind, how much of it is missing, what lies behind it.
+"""JPEG properties that Pillow does not report: coding, missing pixels, data after the picture.
 
 ITU T.81 (ISO/IEC 10918-1), annex B: markers.
 """
@@ -19,15 +19,15 @@ from condiff.photos.photo import Unreadable, to_array
 
 START, END = b"\xff\xd8", b"\xff\xd9"
 FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC} | {0xF7}
-# Kinds of coding that libjpeg does not read, by the frame's marker.
+# Codings that libjpeg does not read, by frame marker.
 KINDS = {
     0xC3: "lossless JPEG", 0xC5: "hierarchical JPEG", 0xC6: "hierarchical JPEG",
     0xC7: "hierarchical JPEG", 0xCB: "lossless JPEG", 0xCD: "hierarchical JPEG",
     0xCE: "hierarchical JPEG", 0xCF: "hierarchical JPEG", 0xF7: "JPEG-LS",
 }  # fmt: skip
-FURTHER = "further pictures"  # of which nothing more is said
+FURTHER = "further pictures"  # of unknown purpose
 MAX_MISSING = 0.05  # of the pixels: more is not "the last bytes"
-# What may lie behind the picture, and the bytes that it contains.
+# Data that may follow the picture, and bytes that identify it.
 FOLLOWERS = {
     "motion video": (b"MotionPhoto_Data", b"ftypmp42", b"ftypisom", b"ftypmp41"),
     "HDR gain map": (
@@ -39,7 +39,7 @@ FOLLOWERS = {
 
 
 def read_segments(data: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """The marker, the place and the content of each segment; entropy-coded data is passed over."""
+    """The marker, position and content of each segment; entropy-coded data is skipped."""
     at = 2
     while at >= 0 and at + 4 <= len(data):
         if data[at] != 0xFF or data[at + 1] in (0x00, 0xFF, *range(0xD0, 0xD8)):
@@ -53,7 +53,7 @@ def read_segments(data: bytes) -> Iterator[tuple[int, int, bytes]]:
 
 
 def find_frame(data: bytes) -> tuple[str, int, tuple[int, int]] | None:
-    """The kind of a JPEG where libjpeg's 8 bits do not read it, its bits, its width and height."""
+    """Coding, bits, width and height of a JPEG that 8-bit libjpeg does not read, else None."""
     for marker, _, content in read_segments(data):
         if marker in FRAMES and len(content) >= 6:
             bits, height, width = struct.unpack_from(">BHH", content)
@@ -63,7 +63,7 @@ def find_frame(data: bytes) -> tuple[str, int, tuple[int, int]] | None:
 
 
 def find_damage(file: BinaryIO) -> list[Damage]:
-    """What libjpeg remarks on damaged data, which it fills in; at the price of a small decoding."""
+    """libjpeg's warnings on damaged data, found by decoding at a small size."""
     file.seek(0)
     data = np.frombuffer(file.read(), np.uint8)
     with caught_stderr(JPEG_REMARKS) as caught, suppress(cv2.error):
@@ -73,7 +73,7 @@ def find_damage(file: BinaryIO) -> list[Damage]:
 
 
 def with_8_bits(data: bytes) -> bytes:
-    """The file as one of baseline coding, which Pillow opens for its metadata only."""
+    """The file relabelled as baseline, so that Pillow opens it to read metadata."""
     for marker, at, _ in read_segments(data):
         if marker in FRAMES:
             return data[: at - 3] + b"\xc0" + data[at - 2 : at] + b"\x08" + data[at + 1 :]
@@ -81,9 +81,9 @@ def with_8_bits(data: bytes) -> bytes:
 
 
 def mend(data: bytes) -> tuple[bytes, str]:
-    """A cut JPEG with an end, and a sentence on what is missing; Unreadable if that is much.
+    """Complete a truncated JPEG; returns it with a warning, Unreadable if too much is missing.
 
-    The missing part is where two endings, nothing and noise, give other pixels.
+    The missing part is where two endings, nothing and noise, give different pixels.
     """
     whole = data.rstrip(b"\xff")
     noise = np.random.default_rng(0).integers(0, 255, 1 << 14, np.uint8).tobytes()
@@ -112,7 +112,7 @@ def _decode(data: bytes) -> tuple[NDArray, int] | None:
 
 
 def _missing(different: NDArray, unit: int) -> int:
-    """How many pixels follow the first one that differs, in the order in which they are coded."""
+    """How many pixels follow the first one that differs, in coding order."""
     pixels: NDArray = np.asarray(different.any(axis=2))
     height, width = pixels.shape
     rows = np.flatnonzero(pixels.any(axis=1))
@@ -125,7 +125,7 @@ def _missing(different: NDArray, unit: int) -> int:
 
 
 def _scans_are_complete(data: bytes) -> bool:
-    """Whether the scans of a progressive JPEG, the last included, give every coefficient."""
+    """Whether the scans of a progressive JPEG contain every coefficient in full precision."""
     components: set[int] = set()
     done: set[tuple[int, int]] = set()
     for marker, _, content in read_segments(data):
@@ -143,7 +143,7 @@ def _scans_are_complete(data: bytes) -> bool:
 
 
 def find_followers(file: BinaryIO) -> list[str]:
-    """What phones and cameras wrote behind the picture, by name: its video, its gain map."""
+    """Names of the data after the picture, as phones and cameras add: video, gain map."""
     file.seek(0)
     data = file.read()
     end = data.find(END, data.find(b"\xff\xda"))

@@ -1,4 +1,4 @@
-"""What the decoder of JPEG XL does not tell in time: the size, and the XMP packet.
+"""Reads size, depth and XMP packet of a JPEG XL file without decoding it.
 
 ISO/IEC 18181-1 (SizeHeader) and 18181-2 (boxes).
 """
@@ -13,7 +13,7 @@ RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
 
 
 def is_jxl(head: bytes) -> bool:
-    """Whether a file that begins so is JPEG XL."""
+    """Whether a file with these first bytes is JPEG XL."""
     return head.startswith((CODESTREAM, CONTAINER))
 
 
@@ -41,12 +41,12 @@ def read_xmp(file: BinaryIO) -> bytes:
 
 
 def read_size(file: BinaryIO) -> tuple[int, int]:
-    """Width and height; ValueError where the file has no pixels."""
+    """Width and height; ValueError if the file has no pixels."""
     return _read_header(file)[0]
 
 
 def read_bits(file: BinaryIO) -> int:
-    """Bits a sample, 16 where a rare header does not tell; ValueError as above."""
+    """Bits per sample, 16 for headers that are not parsed further; ValueError as above."""
     return _read_header(file)[1]
 
 
@@ -79,7 +79,7 @@ def _read_header(file: BinaryIO) -> tuple[tuple[int, int], int]:
     else:
         across, down = RATIOS[ratio - 1]
         width = height * across // down
-    if take(1):  # all of the metadata as usual
+    if take(1):  # all metadata has default values
         depth = 8
     elif take(1) or take(1):  # an orientation and the like, or floating point
         depth = 16

@@ -1,4 +1,4 @@
-"""What a file holds besides pixels: EXIF, XMP, IPTC, resolution, comments, coding."""
+"""Metadata of photo files: EXIF, XMP, IPTC, resolution, comments, coding."""
 
 import hashlib
 import math
@@ -14,7 +14,7 @@ from condiff.photos import ifd, png, xmp
 
 IPTC, IMAGE_DESCRIPTION = 0x83BB, 0x010E
 XMP_TAG, PHOTOSHOP_TAG, PROFILE_TAG = 700, 34377, 34675
-# Tags that describe how the pixels are stored in that very TIFF, and are wrong in another file.
+# Tags on how the pixels are stored in one TIFF, which are wrong in another file.
 STRUCTURE = {
     254, 255, 256, 257, 258, 259, 262, 263, 266, 273, 277, 278, 279, 280, 281, 284, 290, 291,
     292, 293, 297, 301, 317, 318, 319, 320, 321, 322, 323, 324, 325, 330, 332, 333, 334, 336, 338,
@@ -28,17 +28,17 @@ MAX_SEGMENT = 65_533  # bytes in one segment of a JPEG
 EXTENDED_XMP = b"http://ns.adobe.com/xmp/extension/\0"  # the MD5 in hexadecimal follows
 RAW = "Raw profile type "  # ImageMagick's text chunks
 
-# What readers of metadata raise for a broken block; the photo is kept without it.
+# Exceptions that a broken block raises; the photo is read without that block.
 BROKEN = (ValueError, LookupError, OSError, struct.error, zlib.error, TypeError, SyntaxError)
 
 
 class Damage(str):
-    """A warning that part of a file is damaged, which makes strict reading refuse the photo."""
+    """A warning that part of a file is damaged; with `strict`, reading fails on it."""
 
 
 @dataclass(frozen=True)
 class Coding:
-    """How a source was coded, so that the result can be coded in the same way."""
+    """How a source was coded, to code the result in the same way."""
 
     tables: tuple[tuple[int, ...], ...] = ()  # a JPEG's quantisation tables
     subsampling: str | None = None
@@ -48,7 +48,7 @@ class Coding:
 
 @dataclass(frozen=True)
 class Metadata:
-    """All metadata of a photo's file; blocks are kept as their bytes."""
+    """All metadata of a photo's file; blocks are stored as bytes."""
 
     format: str | None = None  # Pillow's name
     exif: bytes = b""  # with its prefix; orientation 1
@@ -58,7 +58,7 @@ class Metadata:
     comment: str = ""
     text: tuple[png.Chunk, ...] = ()  # a PNG's text chunks, in order
     dpi: tuple[float, float] | None = None
-    profiled: bool = False  # the source carried an ICC profile; the pixels are sRGB
+    profiled: bool = False  # the source had an ICC profile; the pixels are sRGB
     coding: Coding = field(default_factory=Coding)
 
 
@@ -67,8 +67,8 @@ def read_metadata(
 ) -> Metadata:
     """The metadata of an opened image, corrected for pixels that are upright and in sRGB.
 
-    `turned` says that the photo lay on its side, so that width and height change places. To `notes`
-    a sentence is added for each thing that the file holds and the result cannot.
+    If `turned`, the photo was stored on its side, so width and height are swapped. `notes` gets a
+    sentence for each part of the file that the result cannot contain.
     """
     info = image.info
     metadata = Metadata(
@@ -84,12 +84,12 @@ def read_metadata(
 
 
 def normalise(metadata: Metadata, *, turned: bool, notes: list[str]) -> Metadata:
-    """The metadata as it describes pixels that are upright, in sRGB, and alone in their file."""
+    """The metadata for pixels that are upright, in sRGB, and alone in their file."""
     if metadata.exif:
         try:
             exif = ifd.normalise_exif(metadata.exif, turned=turned, converted=metadata.profiled)
         except BROKEN:
-            exif = b""  # unreadable, it might say that the photo lies on its side
+            exif = b""  # it could contain a wrong orientation
             notes.append(Damage("its EXIF is damaged and is not kept"))
         metadata = replace(metadata, exif=exif)
     packet, dropped = (
@@ -114,24 +114,24 @@ def normalise(metadata: Metadata, *, turned: bool, notes: list[str]) -> Metadata
 
 
 def say_lost(name: str) -> str:
-    """The warning that something beside the picture is not in the result."""
+    """The warning that data beside the picture is not in the result."""
     return f"its {name} {'are' if name.endswith('s') else 'is'} not kept"
 
 
 def resolution(dpi: Any) -> tuple[float, float] | None:
-    """Dots per inch if they are plausible; a TIFF without a unit gives 1, which is not."""
+    """Dots per inch if plausible; None otherwise, as for the 1 of a TIFF without a unit."""
     if len(dpi) == 2 and all(math.isfinite(d) and 1 < d < 65_536 for d in dpi):
         return float(dpi[0]), float(dpi[1])
     return None
 
 
 def _add_exif(metadata: Metadata, image: Image.Image, file: BinaryIO) -> Metadata:
-    """The EXIF block as it is."""
+    """Add the EXIF block unchanged."""
     return replace(metadata, exif=_prefixed(image.info.get("exif", b"")))
 
 
 def add_tags(metadata: Metadata, directory: ifd.Directory, order: str) -> Metadata:
-    """The metadata with all of a TIFF's tags that do not describe how its pixels lie."""
+    """Add all of a TIFF's tags that do not describe how its pixels are stored."""
     kept = {tag: entry for tag, entry in directory.items() if tag not in STRUCTURE}
     packet, resources, iptc, profile = (
         entry.data if (entry := kept.pop(tag, None)) and isinstance(entry.data, bytes) else b""
@@ -171,7 +171,7 @@ def _add_chunks(metadata: Metadata, image: Image.Image, file: BinaryIO) -> Metad
 
 
 def _add_segments(metadata: Metadata, image: Image.Image, file: BinaryIO) -> Metadata:
-    """A JPEG's comment and its Photoshop resources, which hold the IPTC record."""
+    """Add a JPEG's comment and its Photoshop resources, which contain the IPTC record."""
     if comment := image.info.get("comment"):
         text = comment if isinstance(comment, str) else _text(comment)
         metadata = replace(metadata, comment=text)
@@ -224,7 +224,7 @@ def _coding(image: Image.Image, file: BinaryIO) -> Coding:
 
 
 def _has_chunk(file: BinaryIO, name: bytes) -> bool:
-    """Whether a RIFF file holds such a chunk."""
+    """Whether a RIFF file contains a chunk of that name."""
     file.seek(12)
     while len(head := file.read(8)) == 8:
         if head[:4] == name:
@@ -234,7 +234,7 @@ def _has_chunk(file: BinaryIO, name: bytes) -> bool:
 
 
 def _resources(block: bytes) -> list[tuple[int, bytes]]:
-    """Photoshop's image resources: number, and the resource whole."""
+    """Photoshop's image resources: number and bytes of each, header included."""
     found, at = [], 0
     while block[at : at + 4] == b"8BIM" and at + 12 <= len(block):
         name = (block[at + 6] + 2) & ~1  # a Pascal string, padded to even
@@ -253,12 +253,12 @@ def _resource(number: int, data: bytes) -> bytes:
 
 
 def without(block: bytes, numbers: set[int]) -> bytes:
-    """Photoshop's image resources, all but these."""
+    """Photoshop's image resources without those of these numbers."""
     return b"".join(whole for number, whole in _resources(block) if number not in numbers)
 
 
 def only(block: bytes, numbers: set[int]) -> bytes:
-    """Of Photoshop's image resources these."""
+    """Photoshop's image resources of these numbers only."""
     return b"".join(whole for number, whole in _resources(block) if number in numbers)
 
 
@@ -273,5 +273,5 @@ def read_resources(block: bytes) -> list[tuple[int, bytes]]:
 
 
 def iptc_record(block: bytes) -> bytes:
-    """The IPTC record among Photoshop's image resources, alone as TIFF wants it."""
+    """The IPTC record among Photoshop's image resources, on its own as in TIFF."""
     return next((data for number, data in read_resources(block) if number == IPTC_RESOURCE), b"")

@@ -1,4 +1,4 @@
-"""Opens files by Pillow: without its pixel limit, without its remarks, with optional decoders."""
+"""Opens files by Pillow: without pixel limit and warnings, with optional decoders."""
 
 import logging
 import os
@@ -14,25 +14,25 @@ from PIL import Image
 from condiff.errors import install_command
 from condiff.photos.photo import Unreadable
 
-# Programs that Pillow would start for the file, formats that have readers of their own here, and
-# FITS, of which it takes one plane for a grey picture.
+# Formats for which Pillow would start a program (EPS, WMF), which condiff reads itself (PSD), or
+# of which Pillow would read a single plane as a grey picture (FITS).
 NOT_BY_PILLOW = {"EPS", "WMF", "PSD", "FITS"}
 
-# What LibRaw and jxrlib write to stderr of damage, whoever calls them.
+# Messages on damage that LibRaw and jxrlib always write to stderr.
 REMARKS: tuple[bytes, ...] = (b"data corrupted at", b"Unexpected end of file", b"WMPTag")
 JPEG_REMARKS = (b"Corrupt JPEG", b"Premature end of JPEG", b"Invalid SOS parameters")
 
 _pillow_limit, _limit, _users = threading.Lock(), Image.MAX_IMAGE_PIXELS, 0
 _stderr = threading.Lock()
 
-# What Pillow says of odd metadata; what matters of it is in a photo's info and in errors.
+# Pillow's warnings on metadata; those that matter are in a photo's info and in errors.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 @contextmanager
 def without_pillow_limit() -> Iterator[None]:
-    """Switch off Pillow's own pixel limit, which may be lower than the caller's, in all threads."""
+    """Switch off Pillow's pixel limit in all threads: it may be lower than the caller's."""
     global _users, _limit
     with _pillow_limit:
         if _users == 0:
@@ -48,7 +48,7 @@ def without_pillow_limit() -> Iterator[None]:
 
 
 def open_image(file: BinaryIO, formats: tuple[str, ...] | None = None) -> Image.Image:
-    """Open by Pillow, which starts no other program for that."""
+    """Open by Pillow, without formats for which it would start another program."""
     if formats is None:
         Image.init()
         formats = tuple(name for name in Image.ID if name not in NOT_BY_PILLOW)
@@ -76,9 +76,9 @@ def register_jxl() -> None:
 
 @contextmanager
 def caught_stderr(remarks: tuple[bytes, ...] = REMARKS) -> Iterator[list[bytes]]:
-    """Keep lines with these words from stderr: they are in the list at the end.
+    """Collect lines with these words from stderr in a list, filled at the end of the block.
 
-    The lines that others write meanwhile come a little later.
+    Other lines are written to stderr at the end of the block.
     """
     found: list[bytes] = []
     with _stderr, ExitStack() as opened:

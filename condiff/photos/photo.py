@@ -15,19 +15,19 @@ from condiff.photos.metadata import Damage, Metadata
 
 
 class Unreadable(Exception):
-    """Why a photo cannot be read, and the way out; the sentence lacks the file's name."""
+    """Why a photo cannot be read, and the way out; callers add the file's name."""
 
 
 OVERSHOOT = 0.01  # of all values
-STRIP_PIXELS = 1 << 22  # so that copies of a strip are small beside the photo
+STRIP_PIXELS = 1 << 22  # copies of a strip are small compared to the photo
 
 
 @dataclass(frozen=True)
 class Photo:
     """(H,W,3) sRGB of 8 or 16 bits, upright; (H,W) alpha of the same depth, or None.
 
-    `info` holds what a caller may want to know of a photo or a result, such as its seed, and as
-    "warnings" a tuple of sentences on what was not read; it is not written.
+    `info` contains facts on a photo or result for the caller, such as the seed, and as "warnings" a
+    tuple of sentences on what was not read. It is not written to files.
     """
 
     pixels: Pixels
@@ -36,7 +36,7 @@ class Photo:
     info: Mapping[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        """Size, depth and format in place of the pixels, which fill a notebook's page."""
+        """Size, depth and format; the pixels would fill a notebook's page."""
         (width, height), alpha = self.size, ", alpha" if self.alpha is not None else ""
         size = f"{width}x{height}, {16 if self.is_deep else 8} bits{alpha}"
         return f"<Photo {size}, {self.metadata.format or 'no format'}, info {dict(self.info)}>"
@@ -82,7 +82,7 @@ class Photo:
 
 
 def with_pixels(photo: Photo, pixels: Pixels, **info: Any) -> Photo:
-    """The photo with other pixels of the same size, and more `info`; alpha and metadata stay."""
+    """The photo with new pixels of the same size and more `info`; alpha and metadata stay."""
     return replace(photo, pixels=pixels, info={**photo.info, **info})
 
 
@@ -93,9 +93,9 @@ def invert(photo: Photo) -> Photo:
 
 
 def flatten(photo: Photo, background: str) -> Photo:
-    """The photo on a ground of one colour, without alpha; the same where it has none.
+    """The photo on a background of one colour, without alpha; unchanged if it has no alpha.
 
-    `background` is #rrggbb or a CSS name. Raises ValueError for another.
+    `background` is #rrggbb or a CSS name. Raises ValueError otherwise.
     """
     color = np.array(ImageColor.getrgb(background)[:3], np.float32)
     if photo.alpha is None:
@@ -111,13 +111,13 @@ def flatten(photo: Photo, background: str) -> Photo:
 
 
 def strips(height: int, width: int, *, pixels: int = STRIP_PIXELS) -> Iterator[slice]:
-    """Row ranges that cover a picture, each of about so many pixels."""
+    """Row ranges that cover a picture, each of about `pixels` pixels."""
     rows = max(1, pixels // width)
     return (slice(top, min(top + rows, height)) for top in range(0, height, rows))
 
 
 def to_array(image: Image.Image) -> Pixels:
-    """An image in RGB or L as (H,W,3) uint8, in strips: np.asarray would hold copies of it."""
+    """An image in RGB or L as (H,W,3) uint8, in strips: np.asarray would need more memory."""
     width, height = image.size
     pixels = np.empty((height, width, 3), np.uint8)
     for rows in strips(height, width):
@@ -129,11 +129,11 @@ def to_array(image: Image.Image) -> Pixels:
 def to_16_bits(values: NDArray, *, deep: bool, notes: list[str]) -> Pixels:
     """Values as uint16: from [0,65535] if `deep`, else from [0,1]; others scaled by their range.
 
-    Where less than a hundredth of floating point lies beyond [0,1], as lossy coding, resizing and
-    highlights leave it, that is clipped. Floating point up to 255 or to 65,535 counts levels.
-    Integers above 16 bits are scaled by the range of their type, where none is negative. What is
-    no number becomes black, what is infinite the greatest value there is, or black; `notes` gets a
-    sentence on it. Raises Unreadable where no value is a number.
+    If less than 1 % of floating-point values exceed [0,1], as after lossy coding, resizing or by
+    highlights, they are clipped. Floating point up to 255 or 65,535 is read as levels. Integers
+    above 16 bits are scaled by the range of their type if none is negative. NaN becomes black,
+    infinity the largest finite value or black; `notes` gets a sentence on it. Raises Unreadable if
+    no value is finite.
     """
     if values.dtype.itemsize == 2 and values.dtype.kind == "u":
         return values.astype(np.uint16)
@@ -152,8 +152,8 @@ def to_16_bits(values: NDArray, *, deep: bool, notes: list[str]) -> Pixels:
 
 
 def _make_finite(values: NDArray, notes: list[str]) -> NDArray[np.float64]:
-    """Values in which nothing is infinite or no number."""
-    with np.errstate(invalid="ignore"):  # a NaN that signals
+    """Values with NaN and infinity replaced."""
+    with np.errstate(invalid="ignore"):  # a signalling NaN
         finite = values.astype(np.float64)
     there = np.isfinite(finite)
     if there.all():
@@ -162,7 +162,7 @@ def _make_finite(values: NDArray, notes: list[str]) -> NDArray[np.float64]:
         raise Unreadable("none of its values is a number (NaN or infinite); get a whole copy")
     lost = np.isnan(finite)
     if share := lost.mean():
-        notes.append(Damage(f"{share:.2g} of its values are no numbers (NaN) and became black"))
+        notes.append(Damage(f"{share:.2g} of its values are not numbers (NaN) and became black"))
     if share := (~there & ~lost).mean():
         notes.append(Damage(f"{share:.2g} of its values are infinite and became white or black"))
     black, white = min(0.0, float(finite[there].min())), float(finite[there].max())
@@ -170,18 +170,18 @@ def _make_finite(values: NDArray, notes: list[str]) -> NDArray[np.float64]:
 
 
 def _usual_white(most: float) -> float:
-    """255 or 65,535 where floating point up to `most` probably counts so many levels; else 0."""
+    """255 or 65,535 if floating point up to `most` probably has that many levels; else 0."""
     return next((white for white in (255.0, 65_535.0) if white / 4 < most <= white), 0.0)
 
 
 def to_8_bits(pixels: Pixels) -> Pixels:
-    """uint16 -> the nearest uint8; uint8 is returned as it is."""
+    """uint16 -> the nearest uint8; uint8 is returned unchanged."""
     if pixels.dtype == np.uint8:
         return pixels
     return cv2.convertScaleAbs(pixels, alpha=1 / 257).reshape(pixels.shape)
 
 
-# EXIF's orientations: what makes the pixels upright.
+# EXIF orientation -> the transform that makes the pixels upright.
 TURNS: dict[int, Callable[[Pixels], Pixels]] = {
     2: lambda p: cv2.flip(p, 1),
     3: lambda p: cv2.rotate(p, cv2.ROTATE_180),
@@ -196,7 +196,7 @@ TURNS: dict[int, Callable[[Pixels], Pixels]] = {
 def turn_upright(
     pixels: Pixels, alpha: Pixels | None, orientation: int
 ) -> tuple[Pixels, Pixels | None]:
-    """Colours and transparency turned as EXIF's orientation (1..8) has it."""
+    """Colours and transparency, turned by EXIF's orientation (1..8)."""
     if turn := TURNS.get(orientation):
         return turn(pixels), None if alpha is None else turn(alpha)
     return pixels, alpha

@@ -1,7 +1,7 @@
-"""Takes PNG files apart: what belongs to the pixels, and all else; adds chunks to a finished file.
+"""Splits PNG files into pixel chunks and annotations; adds chunks to a finished file.
 
-PNG (ISO/IEC 15948, third edition). Decoders get the pixels' chunks only, so that neither the
-length of a text nor a broken profile costs the photo.
+PNG (ISO/IEC 15948, third edition). Decoders get the pixels' chunks only, so that a long text or a
+broken profile cannot make the photo unreadable.
 """
 
 import struct
@@ -15,27 +15,27 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 END = b"\0\0\0\0IEND\xaeB`\x82"  # the last chunk
 TEXT = {b"tEXt", b"zTXt", b"iTXt"}
 XMP_KEYWORD = b"XML:com.adobe.xmp"
-MAX_CHUNK = 1 << 24  # bytes; more is no metadata
+MAX_CHUNK = 1 << 24  # bytes; more is not metadata
 
 # The chunks that decoders get.
 PICTURE = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"acTL", b"fcTL", b"fdAT", b"pHYs"}
 ANNOTATIONS = TEXT | {b"iCCP", b"gAMA", b"cHRM", b"sRGB", b"cICP", b"eXIf", b"iDOT"}
 
-Chunk = tuple[bytes, bytes]  # its four letters, and what it holds
+Chunk = tuple[bytes, bytes]  # its four letters, and its content
 
 
 @dataclass(frozen=True)
 class Colours:
-    """What a PNG says of its colours."""
+    """The colour space that a PNG declares."""
 
     profile: bytes = b""  # ICC
-    gamma: float | None = None  # None where the samples are sRGB, or nothing is said
+    gamma: float | None = None  # None: the samples are sRGB, or nothing is declared
     chromaticities: tuple[float, ...] | None = None
     hdr: bool = False  # PQ or HLG
 
 
 def read_colours(file: BinaryIO) -> Colours:
-    """A PNG's profile or gamma; what is broken, or overruled by another chunk, is left out."""
+    """A PNG's profile or gamma; broken or overridden chunks are ignored."""
     found = dict(read_chunks(file, {b"iCCP", b"gAMA", b"cHRM", b"sRGB", b"cICP"}))
     if b"cICP" in found:
         return Colours(hdr=found[b"cICP"][1:2] in (b"\x10", b"\x12"))
@@ -51,9 +51,9 @@ def read_colours(file: BinaryIO) -> Colours:
 
 
 def split(data: bytes) -> tuple[bytes, bytes]:
-    """A PNG of the chunks that belong to its pixels alone, and one of its annotations.
+    """Two PNG files: the chunks of the pixels, and the annotations.
 
-    Raises ValueError where the checksum of one of the former is wrong.
+    Raises ValueError if the checksum of a pixel chunk is wrong.
     """
     view = memoryview(data)
     picture: list[bytes | memoryview] = [SIGNATURE]
@@ -61,7 +61,7 @@ def split(data: bytes) -> tuple[bytes, bytes]:
     for kind, at, length in _chunks(data):
         whole = view[at - 8 : at + length + 4]
         if kind in PICTURE:
-            cut = len(whole) < length + 12  # at the file's end, for decoders to judge
+            cut = len(whole) < length + 12  # at the file's end: left to decoders
             if not cut and zlib.crc32(whole[4:-4]) != int.from_bytes(whole[-4:], "big"):
                 raise ValueError(f"its {kind.decode('latin-1')} chunk is damaged")
             picture.append(whole)
@@ -71,9 +71,9 @@ def split(data: bytes) -> tuple[bytes, bytes]:
 
 
 def mend(picture: bytes) -> bytes:
-    """A PNG of its pixels' chunks with the end that its file lacks.
+    """Pixel chunks completed with the end that the file lacks.
 
-    Pixels that are missing as well are missed by decoders.
+    Decoders report pixels that are missing, too.
     """
     whole = picture
     for kind, at, length in _chunks(picture):
@@ -91,7 +91,7 @@ def _chunk(kind: bytes, content: bytes | bytearray) -> bytes:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """The four letters, the place and the length of the content of each chunk, the last one cut."""
+    """The four letters, content position and length of each chunk; the last may be truncated."""
     at = len(SIGNATURE)
     while at + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, at)
@@ -121,7 +121,7 @@ def keyword(chunk: Chunk) -> bytes:
 
 
 def text_chunk(name: str, text: str) -> Chunk:
-    """A tEXt chunk, or iTXt where Latin-1 does not hold the text."""
+    """A tEXt chunk, or iTXt if Latin-1 cannot encode the text."""
     key = name.encode("latin-1")
     try:
         return b"tEXt", key + b"\0" + text.encode("latin-1")
@@ -130,7 +130,7 @@ def text_chunk(name: str, text: str) -> Chunk:
 
 
 def read_text(chunk: Chunk) -> str:
-    """The text of a tEXt, zTXt or iTXt chunk; what is compressed up to MAX_CHUNK bytes of it."""
+    """The text of a tEXt, zTXt or iTXt chunk; compressed text up to MAX_CHUNK bytes."""
     kind, data = chunk
     rest = data.split(b"\0", 1)[1]
     if kind == b"tEXt":
@@ -144,23 +144,23 @@ def read_text(chunk: Chunk) -> str:
 
 
 def xmp_chunk(packet: bytes) -> Chunk:
-    """The chunk that holds an XMP packet."""
+    """The chunk of an XMP packet."""
     return b"iTXt", XMP_KEYWORD + b"\0\0\0\0\0" + packet
 
 
 def profile_chunk(profile: bytes) -> Chunk:
-    """The chunk that holds an ICC profile."""
+    """The chunk of an ICC profile."""
     return b"iCCP", b"ICC Profile\0\0" + zlib.compress(profile)
 
 
 def resolution_chunk(dpi: tuple[float, float]) -> Chunk:
-    """The chunk that states dots per inch, in pixels per metre."""
+    """The chunk of a resolution, from dots per inch."""
     across, down = (round(d / 0.0254) for d in dpi)
     return b"pHYs", struct.pack(">IIB", across, down, 1)
 
 
 def write_with_chunks(encoded: memoryview, chunks: list[Chunk], file: BinaryIO) -> None:
-    """Write a whole PNG with more chunks behind its header."""
+    """Write a complete PNG with `chunks` inserted after its header."""
     header = len(SIGNATURE) + 25  # IHDR is first, and 25 bytes long
     file.write(encoded[:header])
     for kind, data in chunks:
@@ -169,7 +169,7 @@ def write_with_chunks(encoded: memoryview, chunks: list[Chunk], file: BinaryIO) 
 
 
 def raw_profile_chunk(name: str, data: bytes) -> Chunk:
-    """A block that PNG has no chunk for, as ImageMagick writes it and exiftool reads it."""
+    """A block without a PNG chunk of its own, in ImageMagick's form, which exiftool reads."""
     digits = data.hex()
     lines = "\n".join(digits[at : at + 72] for at in range(0, len(digits), 72))
     text = f"\n{name}\n{len(data):8}\n{lines}\n"

@@ -1,4 +1,4 @@
-"""The note in a result that a model made it, with the model's name, seed and settings."""
+"""Provenance in a result's metadata: the model's name, seed and settings."""
 
 import json
 from collections.abc import Mapping
@@ -11,9 +11,9 @@ from condiff.photos.metadata import Metadata
 from condiff.photos.opening import open_image, without_pillow_limit
 from condiff.photos.reading import BROKEN
 
-# IPTC's term for a photo to which a trained model added something: here, the colours.
+# IPTC's term for a photo with additions by a trained model: here, the colours.
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
-# For a picture that a model made as a whole.
+# For a picture that a model generated completely.
 DRAWN = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 KEYWORD = "condiff"  # of the PNG text chunk
 
@@ -28,7 +28,7 @@ def add_provenance(
 ) -> Metadata:
     """The metadata with DigitalSourceType, model, seed and settings in XMP and in a PNG's text.
 
-    It holds no time and no path, so the same seed still gives the same bytes.
+    It contains neither time nor path, so the same seed gives the same bytes.
     """
     note = {"version": __version__, "model": model, "seed": seed, **settings}
     properties = {
@@ -52,7 +52,7 @@ def is_own_result(metadata: Metadata) -> bool:
 
 
 def is_own_file(path: Path) -> bool:
-    """The same of a file, of which only headers are read; False where they cannot be read."""
+    """Whether condiff made a file; reads only headers, False if they cannot be read."""
     try:
         with open(path, "rb") as file:
             if file.read(len(png.SIGNATURE)) == png.SIGNATURE:

@@ -17,7 +17,7 @@ from condiff.photos.ifd import PREFIX
 from condiff.photos.metadata import Metadata
 from condiff.photos.photo import Unreadable, to_8_bits, to_array
 
-# Colour modes: the name, and how many channels are colours.
+# Colour modes: the name, and the number of colour channels.
 MODES = {
     0: ("bitmap", 1), 1: ("grey", 1), 2: ("indexed", 1), 3: ("RGB", 3), 4: ("CMYK", 4),
     7: ("multichannel", 1), 8: ("duotone", 1), 9: ("Lab", 3),
@@ -39,7 +39,7 @@ def read_header(file: BinaryIO) -> tuple[int, int, int, int, int, int]:
 def read_psd(file: BinaryIO, notes: list[str]) -> tuple[Pixels, Pixels | None, Metadata]:
     """(H,W,3) sRGB of 8 or 16 bits, alpha or None, and the metadata.
 
-    Raises Unreadable where the file was saved without its merged picture.
+    Raises Unreadable if the file was saved without its merged picture.
     """
     version, channels, height, width, bits, mode = read_header(file)
     name, count = MODES.get(mode, ("unknown", 0))

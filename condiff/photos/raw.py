@@ -1,4 +1,4 @@
-"""Develops what cameras store of their sensors, by LibRaw where rawpy is installed."""
+"""Develops cameras' raw files with LibRaw, if rawpy is installed."""
 
 from typing import BinaryIO
 
@@ -8,7 +8,7 @@ from condiff.files import reason_of
 from condiff.photos.opening import caught_stderr
 from condiff.photos.photo import Unreadable
 
-# Raw formats that are no TIFF, by how they begin: offset, bytes, and the name.
+# Raw formats that are not TIFFs, by their first bytes: offset, bytes, name.
 STARTS = (
     (0, b"FUJIFILMCCD-RAW", "RAF"), (0, b"FOVb", "X3F"), (0, b"\0MRM", "MRW"),
     (6, b"HEAPCCDR", "CRW"), (4, b"ftypcrx ", "CR3"), (0, b"IIRO", "ORF"), (0, b"IIRS", "ORF"),
@@ -20,14 +20,14 @@ DEVELOP = "develop it, in darktable or RawTherapee for example, and save a TIFF"
 
 
 def find_raw(head: bytes) -> str | None:
-    """The name of the raw format that a file of these first 16 bytes has; None for TIFFs, too."""
+    """The raw format of a file with these first 16 bytes; None for others and for TIFFs."""
     return next((name for at, start, name in STARTS if head[at:].startswith(start)), None)
 
 
 def develop(file: BinaryIO, name: str, max_pixels: int) -> Pixels:
     """(H,W,3) uint16 in sRGB, upright, with the camera's white balance.
 
-    Raises Unreadable where rawpy is not installed or LibRaw does not read the camera's files.
+    Raises Unreadable if rawpy is not installed or LibRaw does not support the camera.
     """
     try:
         import rawpy

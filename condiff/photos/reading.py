@@ -41,7 +41,7 @@ from condiff.photos.photo import (
     turn_upright,
 )
 
-# What decoders raise on damaged files.
+# Exceptions that decoders raise on damaged files.
 BROKEN = (
     OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, ArithmeticError,
     RuntimeError, struct.error, zlib.error, AttributeError, AssertionError, SystemError,
@@ -55,12 +55,12 @@ HEIF_BRANDS = {b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"}
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # Formats whose further pictures are gain maps, depth maps or previews of the first one.
 ONE_PHOTO = {"MPO", "HEIF", "JXL"}
-# The tags of a raw file that are true of the developed photo: who, when, with which camera.
+# The tags of a raw file that apply to the developed photo: author, time, camera.
 RAW_TAGS = {270, 271, 272, 282, 283, 296, 305, 306, 315, 700, 33432, 33723, 34665, 34853}
 HDR_NOTE = "its HDR colours (PQ or HLG) were read as those of sRGB"
 SAME_GAMMA = 0.05  # libpng's threshold: below it a gamma is that of sRGB
 
-FLOAT_SLACK = 1e-3  # what resizing may leave of values beyond [0,1]
+FLOAT_SLACK = 1e-3  # overshoot beyond [0,1] that resizing may cause
 
 PhotoFile = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 PhotoLike = Photo | Image.Image | NDArray[Any] | PhotoFile
@@ -71,9 +71,9 @@ def read_image(
 ) -> Image.Image:
     """A photo, upright and in sRGB of 8 bits: mode RGB, or RGBA when the file has transparency.
 
-    Of a file with several pages or frames `page` is read, counted from 1. `.info` holds "format",
-    "metadata" and, where present, "exif", "dpi" and "warnings". Raises ImageError where it cannot
-    be read.
+    `page`, counted from 1, selects a page or frame of a file with several. `.info` contains
+    "format", "metadata" and, if present, "exif", "dpi" and "warnings". Raises ImageError if the
+    photo cannot be read.
     """
     return read_photo(source, max_pixels=max_pixels, page=page, strict=strict).to_image()
 
@@ -85,12 +85,11 @@ def read_photo(
     page: int | None = None,
     strict: bool = False,
 ) -> Photo:
-    """The photo in a file (its path, its bytes, or opened) at its own depth, with its metadata.
+    """Read a photo at its own depth with its metadata, from a path, bytes or an open file.
 
-    `.info["warnings"]` says what was left out. A JPEG that lacks only its last bytes is read with
-    such a warning; if `strict`, it is refused like any file that is damaged at all. Raises
-    ImageError where it cannot be read, or has several pages or frames and `page`, counted from 1,
-    is None.
+    `.info["warnings"]` lists what was left out. A JPEG that lacks only its last bytes is read with
+    a warning; with `strict`, any damaged file is refused. Raises ImageError if the photo cannot be
+    read, or if it has several pages or frames and `page`, counted from 1, is None.
     """
     max_pixels = as_int("max_pixels", max_pixels)
     if page is not None and as_int("page", page) < 1:
@@ -131,14 +130,14 @@ def _read(file: BinaryIO, name: str, max_pixels: int, page: int | None, strict: 
     damage = next((note for note in notes if isinstance(note, Damage)), None)
     if strict and damage:
         raise ImageError(
-            f"cannot read {name}: {damage}; get a whole copy, or take it as it is, without --strict"
+            f"cannot read {name}: {damage}; get a whole copy, or read it without --strict"
         )
     return _with_notes(photo, notes)
 
 
 @contextmanager
 def _as_image_error(name: str, head: bytes = b"") -> Iterator[None]:
-    """Raise ImageError, with the name, for whatever a decoder raises; `head` are 256 bytes."""
+    """Convert a decoder's errors to ImageError with the name; `head`: the first 256 bytes."""
     try:
         with as_memory_error(), without_pillow_limit():
             yield
@@ -154,7 +153,7 @@ def _as_image_error(name: str, head: bytes = b"") -> Iterator[None]:
         raise ImageError(f"cannot read {name}: {known}; convert it to JPEG or PNG") from None
     except BROKEN as error:
         why = reason_of(error)
-        why = "" if "libjxl" in why else f" ({why})"  # it tells how to build itself
+        why = "" if "libjxl" in why else f" ({why})"  # this text is on building libjxl
         raise ImageError(
             f"cannot read {name}: it is damaged or cut short{why}; get a whole copy"
         ) from None
@@ -170,7 +169,7 @@ def _with_notes(photo: Photo, notes: list[str]) -> Photo:
 def _read_kind(
     file: BinaryIO, head: bytes, max_pixels: int, page: int | None, notes: list[str]
 ) -> Photo:
-    """The photo in a file by the reader of its kind, which how it begins tells."""
+    """The photo in a file, by the reader that its first bytes select."""
     if not head:
         raise Unreadable("it is empty; get the photo again from its source")
     if kind := raw.find_raw(head):
@@ -199,7 +198,7 @@ def _read_kind(
 
 
 def _check_size(size: tuple[int, int], max_pixels: int) -> None:
-    """Raise Unreadable for too many pixels, or none; only the header was read so far."""
+    """Raise Unreadable for too many pixels or none; called when only the header was read."""
     if not all(isinstance(side, int) for side in size):
         raise Unreadable("its header is damaged; get a whole copy")
     pixels = math.prod(size)
@@ -218,13 +217,13 @@ def _megapixels(pixels: int) -> str:
 
 
 def _choose(count: int, page: int | None) -> int:
-    """The index of a page; Unreadable if it is not there, or if none is given of several."""
+    """The index of a page; Unreadable if it does not exist, or if several do and `page` is None."""
     if page is None and count > 1:
         raise Unreadable(
-            f"it holds {count} pages or frames; choose one with --page 1 to --page {count}"
+            f"it has {count} pages or frames; choose one with --page 1 to --page {count}"
         )
     if not 1 <= (page or 1) <= count:
-        there = f"choose --page 1 to --page {count}" if count > 1 else "it has but one"
+        there = f"choose --page 1 to --page {count}" if count > 1 else "it has only one"
         raise Unreadable(f"it has no page {page}; {there}")
     return (page or 1) - 1
 
@@ -298,7 +297,7 @@ def _read_jpeg(file: BinaryIO, max_pixels: int, page: int | None, notes: list[st
 def _read_odd_jpeg(
     data: bytes, max_pixels: int, page: int | None, notes: list[str]
 ) -> Photo:  # fmt: skip
-    """A JPEG of 12 bits, a lossless one and the like, which libjpeg does not read."""
+    """A JPEG that libjpeg does not read, such as 12-bit or lossless."""
     found = jpeg.find_frame(data)
     if found is None:
         raise ValueError("its header is damaged")
@@ -314,7 +313,7 @@ def _read_odd_jpeg(
     decode = imagecodecs.jpegls_decode if kind == "JPEG-LS" else imagecodecs.jpeg_decode
     try:
         samples = decode(data)
-    except Exception as error:  # each codec has an exception of its own
+    except Exception as error:  # each codec has its own exception
         raise Unreadable(
             f"it is {kind}, which cannot be decoded here ({reason_of(error)}); convert it to JPEG"
             " or PNG"
@@ -335,7 +334,7 @@ def _read_odd_jpeg(
 
 
 def _read_png(file: BinaryIO, max_pixels: int, page: int | None, notes: list[str]) -> Photo:
-    """A PNG, of which decoders get the chunks of the pixels only."""
+    """A PNG; decoders get only its pixel chunks."""
     file.seek(0)
     picture, annotations = png.split(file.read())
     others = io.BytesIO(annotations)
@@ -367,7 +366,7 @@ def _read_png(file: BinaryIO, max_pixels: int, page: int | None, notes: list[str
 
 
 def _apply_gamma(pixels: Pixels, colours: png.Colours, notes: list[str]) -> Pixels:
-    """Pixels of PNG's gAMA and cHRM -> sRGB, where these are not those of sRGB."""
+    """Convert pixels with a PNG's gAMA and cHRM to sRGB, if these differ from sRGB's."""
     assert colours.gamma is not None
     points = colours.chromaticities
     same = points is None or np.allclose(points, icc.SRGB_CHROMATICITIES, atol=0.01)
@@ -376,7 +375,7 @@ def _apply_gamma(pixels: Pixels, colours: png.Colours, notes: list[str]) -> Pixe
     try:
         shaper = icc.gamma_shaper(colours.gamma, None if same else points)
     except icc.UNUSABLE:
-        notes.append(Damage("its chromaticities are no colours and were ignored"))
+        notes.append(Damage("its chromaticities are invalid and were ignored"))
         shaper = icc.gamma_shaper(colours.gamma, None)
     if pixels.dtype == np.uint16:
         return icc.apply_shaper(pixels, *shaper)
@@ -390,7 +389,7 @@ def _read_by_pillow(
     file: BinaryIO, max_pixels: int, page: int | None, notes: list[str], *,
     original: BinaryIO | None = None, info: dict[str, Any] | None = None,
 ) -> Photo:  # fmt: skip
-    """A photo by Pillow; `info` is added to Pillow's own, `original` is where metadata lies."""
+    """A photo by Pillow; `info` extends Pillow's, `original` is the file with the metadata."""
     file.seek(0)
     with open_image(file) as image:
         _check_size(image.size, max_pixels)
@@ -436,16 +435,16 @@ def _find_auxiliaries(image: Image.Image) -> list[str]:
     return found + [jpeg.FURTHER] * (getattr(image, "n_frames", 1) > 1)
 
 
-# ---- what Python has of photos
+# ---- photos as Python objects
 
 
 def as_photo(picture: PhotoLike) -> Photo:
-    """The photo in whatever Python has of one, decoded as `read_photo` decodes its file.
+    """Convert a Python object to a Photo, decoded as `read_photo` decodes a file.
 
-    A path, bytes and an open file are read. An image of Pillow may have any mode; its orientation,
-    profile and gamma are applied as those of a file are. An array is sRGB, (H,W), (H,W,1), (H,W,3)
-    or, with transparency, (H,W,4), of uint8, of uint16, or of floating point in [0,1]. A Photo is
-    returned as it is. Raises ImageError for anything else.
+    A path, bytes and an open file are read. A Pillow image may have any mode; its orientation,
+    profile and gamma are applied as for a file. An array is sRGB, (H,W), (H,W,1), (H,W,3) or, with
+    transparency, (H,W,4), of uint8, uint16 or floating point in [0,1]. A Photo is returned
+    unchanged. Raises ImageError for anything else.
     """
     if isinstance(picture, Photo):
         _check_array(picture.pixels, "a photo's pixels", shapes=((3,),), floats=False)
@@ -458,13 +457,13 @@ def as_photo(picture: PhotoLike) -> Photo:
     if isinstance(picture, known) or hasattr(picture, "read"):
         return read_photo(picture)
     raise ImageError(
-        f"cannot take {type(picture).__name__} as a photo; give a path, bytes, an image of Pillow,"
-        " an array (H,W,3) of NumPy or a Photo"
+        f"cannot take {type(picture).__name__} as a photo; give a path, bytes, a Pillow image, a"
+        " NumPy array (H,W,3) or a Photo"
     )
 
 
 def _read_image(image: Image.Image) -> Photo:
-    """The photo in an image of Pillow."""
+    """The photo in a Pillow image."""
     if isinstance(image.info.get("metadata"), Metadata):  # from `read_image`: it is sRGB, upright
         return Photo.from_image(image)
     name = str(getattr(image, "filename", "") or "an image of Pillow")
@@ -486,9 +485,9 @@ def _read_image(image: Image.Image) -> Photo:
 
 
 def _undecoded(image: Image.Image) -> BinaryIO | None:
-    """The file of an image that was opened, and neither decoded nor changed since.
+    """The file of an opened image that was neither decoded nor changed.
 
-    It holds more than Pillow decodes: 16 bits of colour, 12 of grey, the picture of a raw file.
+    It contains more than Pillow decodes: 16 bits of colour, 12 of grey, the picture of a raw file.
     """
     file = getattr(image, "fp", None)
     if file is None or not getattr(image, "tile", ()) or image.tell():
@@ -506,7 +505,7 @@ def _undecoded(image: Image.Image) -> BinaryIO | None:
 
 
 def _apply_info(pixels: Pixels, info: dict[str | tuple[int, int], Any], notes: list[str]) -> Pixels:
-    """Pixels by the gamma that Pillow has read from a PNG, where nothing overrules it."""
+    """Apply the gamma that Pillow read from a PNG, unless a profile or sRGB overrides it."""
     gamma = info.get("gamma")
     if not isinstance(gamma, float) or "icc_profile" in info or "srgb" in info:
         return pixels
@@ -517,7 +516,7 @@ def _apply_info(pixels: Pixels, info: dict[str | tuple[int, int], Any], notes: l
 
 
 def _read_array(array: NDArray[Any]) -> Photo:
-    """The photo in an array of sRGB."""
+    """The photo in an sRGB array."""
     _check_array(array, "an array", shapes=((), (1,), (3,), (4,)), floats=True)
     if array.dtype.kind == "f":
         pixels = np.rint(array.astype(np.float64).clip(0, 1) * 65_535).astype(np.uint16)
@@ -536,14 +535,14 @@ def _check_array(
     if array.ndim < 2 or array.shape[2:] not in shapes or not array.size:
         known = " or ".join(f"(H,W,{shape[0]})" if shape else "(H,W)" for shape in shapes)
         raise ImageError(
-            f"cannot take {what} of the shape {array.shape} as a photo; it is to be {known}"
+            f"cannot take {what} of the shape {array.shape} as a photo; it must be {known}"
         )
     if array.dtype.kind == "f" and floats:
         least, most = float(array.min()), float(array.max())
         if not (least >= -FLOAT_SLACK and most <= 1 + FLOAT_SLACK):
             raise ImageError(
                 f"cannot take {what} with values from {least:.4g} to {most:.4g} as a photo;"
-                " floating point is to lie in [0,1], so scale it"
+                " floating point must be in [0,1], so scale it"
             )
     elif array.dtype.kind != "u" or array.dtype.itemsize > 2:
         known = "uint8, uint16 or floating point in [0,1]" if floats else "uint8 or uint16"
@@ -572,9 +571,9 @@ def list_images(root: Path) -> list[Path]:
 
 
 def orientation(image: Image.Image) -> int:
-    """The EXIF orientation (1..8), 1 where there is none that can be read."""
+    """The EXIF orientation (1..8), 1 if none can be read."""
     if image.format == "JXL" and not getattr(image, "jpeg", False):
-        return 1  # it has one of its own, which the decoder has applied
+        return 1  # its own orientation was applied by the decoder
     with suppress(OSError, SyntaxError, ValueError, LookupError, TypeError, struct.error):
         # PNG's own getexif would first decode the picture, in search of a late chunk.
         exif = Image.Image.getexif(image) if image.format == "PNG" else image.getexif()
@@ -594,7 +593,7 @@ def _decode_pixels(
         pixels = icc.array_to_srgb(colour, profile, notes)
     else:
         image.load()
-        turn = orientation(image)  # after loading: Pillow has turned some by then
+        turn = orientation(image)  # after loading, which turns some formats
         alpha = _alpha(image)
         if image.mode in ("I", "F") or image.mode.startswith("I;16"):
             grey = to_16_bits(_grey_values(image), deep=image.mode != "F", notes=notes)
@@ -606,7 +605,7 @@ def _decode_pixels(
 
 
 def _grey_values(image: Image.Image) -> NDArray[Any]:
-    """(H,W) of a deep grey image; what Pillow leaves undone of a TIFF's 12 bits is done."""
+    """(H,W) of a deep grey image; scales 12-bit TIFFs and inverts where zero is white."""
     values = np.asarray(image)
     tags = getattr(image, "tag_v2", {})
     if tags.get(258) == (12,):

@@ -1,9 +1,9 @@
-"""Reads TIFFs of any layout, and writes them with foreign tags in their own bytes.
+"""Reads TIFFs of any layout, and writes them with unknown tags unchanged.
 
 TIFF 6.0, with technical notes 2 (Deflate) and 3 (floating-point differencing), BigTIFF, and the
-registered compressions. Strips and tiles are decoded one by one, and one that cannot be is an
-error: nothing is ever filled in. tifffile reads the structure; this module, Pillow and, where it
-is installed, imagecodecs decode.
+registered compressions. Strips and tiles are decoded one by one; if one cannot be decoded, an
+error is raised: no pixels are invented. tifffile reads the structure; this module, Pillow and, if
+installed, imagecodecs decode.
 """
 
 import ctypes
@@ -56,17 +56,17 @@ NAMES = {
 }  # fmt: skip
 REVERSED = bytes(int(f"{n:08b}"[::-1], 2) for n in range(256))
 
-# What these say of odd files is in the errors and warnings of read_photo, where it matters.
+# The errors and warnings of read_photo replace the messages of these libraries.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 logging.getLogger("tifffile").propagate = False
-with suppress(AttributeError, OSError):  # where libtiff is a library of its own: its stderr
+with suppress(AttributeError, OSError):  # a separate libtiff still writes to stderr
     _libtiff = ctypes.CDLL(_imaging.__file__)
     _libtiff.TIFFSetErrorHandler(None)
     _libtiff.TIFFSetWarningHandler(None)
 
 
 def open_tiff(file: BinaryIO) -> "TiffFile":
-    """The structure of a TIFF; tifffile's errors pass."""
+    """The structure of a TIFF; tifffile's errors are raised unchanged."""
     import tifffile
 
     file.seek(0)
@@ -74,9 +74,9 @@ def open_tiff(file: BinaryIO) -> "TiffFile":
 
 
 def read_chain(tiff: "TiffFile") -> "list[TiffPage]":
-    """All pages in order, up to where the chain breaks off or leads back to a page before."""
+    """All pages in order, until the chain breaks off or returns to an earlier page."""
     chain: dict[int, Any] = {}
-    with suppress(Exception):  # the chain breaks off: what came before is there
+    with suppress(Exception):  # the chain breaks off: earlier pages are kept
         for page in itertools.islice(tiff.pages, MAX_PAGES):
             if page.offset in chain:
                 break
@@ -85,9 +85,9 @@ def read_chain(tiff: "TiffFile") -> "list[TiffPage]":
 
 
 def list_pages(chain: "list[TiffPage]") -> "list[TiffPage]":
-    """The pages that are neither thumbnails, nor masks, nor a scanner's infrared pictures.
+    """The pages without thumbnails, masks and a scanner's infrared pictures.
 
-    Where the first one is a thumbnail, as in raw files, the pages below it count as well.
+    If the first one is a thumbnail, as in raw files, the pages below it are included.
     """
     full = [page for page in chain if _is_full(page)]
     if not _is_full(chain[0]):
@@ -102,7 +102,7 @@ def list_below(pages: "list[TiffPage]") -> "list[TiffPage]":
     """The pages in the sub-directories of pages."""
     found: list[Any] = []
     for page in pages:
-        with suppress(Exception):  # a sub-directory that is none
+        with suppress(Exception):  # not a valid sub-directory
             found += itertools.islice(page.pages or (), MAX_PAGES)
     return found
 
@@ -113,13 +113,13 @@ def _is_full(page: "TiffPage") -> bool:
 
 
 def is_raw(chain: "list[TiffPage]") -> bool:
-    """Whether a file holds a sensor's pixels, which are to be developed."""
+    """Whether a file contains raw sensor pixels, which must be developed."""
     pages = chain + list_below(chain)
     return any(_number(page, 262, -1) in RAW_PHOTOMETRIC for page in pages)
 
 
 def _number(page: "TiffPage", tag: int, default: int = 0) -> int:
-    """The first value of a tag that holds whole numbers."""
+    """The first value of an integer tag."""
     value = page.tags.valueof(tag, default)
     first = value[0] if isinstance(value, tuple) and value else value
     return int(first) if isinstance(first, int) else default
@@ -137,8 +137,8 @@ def read_resolution(page: "TiffPage") -> tuple[float, ...]:
 def read_page(page: "TiffPage", file: BinaryIO, notes: list[str]) -> tuple[Pixels, Pixels | None]:
     """(H,W,3) sRGB and (H,W) alpha or None, not turned; uint16 above 8 bits.
 
-    Raises Unreadable, naming the compression, where a strip or tile cannot be decoded. `notes` gets
-    a sentence for each thing that was left out.
+    Raises Unreadable, naming the compression, if a strip or tile cannot be decoded. `notes` gets
+    a sentence for each part that was left out.
     """
     kind = _number(page, 262, -1)
     channels = page.samplesperpixel
@@ -163,7 +163,7 @@ def read_page(page: "TiffPage", file: BinaryIO, notes: list[str]) -> tuple[Pixel
     if alpha.dtype != pixels.dtype:
         pixels = pixels.astype(np.uint16) * 257 if pixels.dtype == np.uint8 else pixels
         alpha = alpha.astype(np.uint16) * 257 if alpha.dtype == np.uint8 else alpha
-    if extra[found] == 1:  # the colours were multiplied by alpha
+    if extra[found] == 1:  # premultiplied colours
         pixels = _unmultiply(pixels, alpha)
     return pixels, alpha
 
@@ -211,7 +211,7 @@ def _to_levels(values: NDArray, bits: int, notes: list[str]) -> Pixels:
             return values
         table = np.rint(np.arange(1 << bits) * (65_535 / (2**bits - 1))).astype(np.uint16)
         return table[values]
-    if values.dtype.kind == "u" and values.dtype.itemsize * 8 != bits:  # 24 bits, say
+    if values.dtype.kind == "u" and values.dtype.itemsize * 8 != bits:  # such as 24 bits
         return (values >> (bits - 16)).astype(np.uint16)
     if values.dtype.kind == "i" and values.dtype.itemsize < 4 and values.min() >= 0:
         white = np.iinfo(values.dtype).max
@@ -220,7 +220,7 @@ def _to_levels(values: NDArray, bits: int, notes: list[str]) -> Pixels:
 
 
 def _look_up(index: NDArray, bits: int, page: "TiffPage") -> Pixels:
-    """Palette colours; a table of 8-bit values, which some programs write, is taken as such."""
+    """Palette colours; tables of 8-bit values, as some programs write, are detected."""
     table = np.asarray(page.tags.valueof(320, ()), np.uint16)
     if bits > 16 or table.size != 3 << bits or index.dtype.kind != "u":
         raise Unreadable("its palette is damaged; get a whole copy")
@@ -250,10 +250,10 @@ def _lab(colour: NDArray, kind: int, bits: int) -> Pixels:
 
 
 def _decode(page: "TiffPage", file: BinaryIO) -> NDArray:
-    """(H,W,channels) of a page, in the machine's byte order; each strip and tile was decoded."""
+    """(H,W,channels) of a page, in the machine's byte order, from all strips and tiles."""
     height, width, channels = page.imagelength, page.imagewidth, page.samplesperpixel
     if page.imagedepth != 1 or channels > MAX_CHANNELS:
-        raise Unreadable("it is no photo but a volume of pictures; save one of them as a TIFF")
+        raise Unreadable("it is a volume of pictures, not a photo; save one of them as a TIFF")
     if page.compression == 6:
         return _decode_old_jpeg(page, file)
     planar = page.planarconfig == 2 and channels > 1
@@ -323,7 +323,7 @@ def _decode_piece(
         raise
     except (MemoryError, KeyboardInterrupt):
         raise
-    except Exception as error:  # whatever a codec makes of damaged data
+    except Exception as error:  # codecs raise many errors on damaged data
         raise Unreadable(
             f"its {piece}, compressed by {name}, cannot be decoded ({reason_of(error)}); get a"
             " whole copy"
@@ -341,7 +341,7 @@ def _decode_ycbcr(
     """(rows, columns, 3) RGB of YCbCr (TIFF 6.0, section 21), with BT.601's weights."""
     rows, columns, _ = shape
     sampled = page.tags.valueof(530)
-    # Without the tag they are (2, 2) by the specification, and (1, 1) by most that leave it out.
+    # Without the tag the specification means (2, 2), but most writers without it mean (1, 1).
     for across, down in [sampled] if sampled else [(1, 1), (2, 2)]:
         if across not in (1, 2, 4) or down not in (1, 2, 4):
             raise ValueError("its subsampling is damaged")
@@ -366,7 +366,7 @@ def _decode_ycbcr(
 
 
 def _decompress(data: bytes, compression: int, size: tuple[int, int]) -> bytes:
-    """The bytes of a strip or tile of so many rows, and bytes a row."""
+    """The bytes of a strip or tile; `size` is its rows and bytes a row."""
     rows, stride = size
     if compression == 1:
         return data[: rows * stride]
@@ -393,7 +393,7 @@ def _wrap(data: bytes, tags: Directory, rows: int, order: str) -> io.BytesIO:
 
 
 def _unpack(data: bytes, page: "TiffPage", shape: tuple[int, int, int], stride: int) -> NDArray:
-    """Samples of 1 to 64 bits out of bytes, differences summed up."""
+    """Bytes -> samples of 1 to 64 bits, with the predictor undone."""
     rows, columns, channels = shape
     bits, predictor = page.bitspersample, int(page.predictor)
     kind = KINDS.get(int(page.sampleformat or 1))
@@ -401,17 +401,17 @@ def _unpack(data: bytes, page: "TiffPage", shape: tuple[int, int, int], stride: 
     if kind is None or kind == "f" and bits not in (16, 24, 32, 64):
         raise Unreadable(f"its samples (format {page.sampleformat}, {bits} bits) are not read")
     if predictor not in (1, 2, 3) or predictor == 3 and kind != "f" or not 1 <= bits <= 64:
-        raise Unreadable(f"its predictor {predictor} does not go with its samples")
+        raise Unreadable(f"its predictor {predictor} does not fit its samples")
     raw = np.frombuffer(data, np.uint8, rows * stride)
     if bits not in (8, 16, 32, 64):
         if predictor != 1:
-            raise Unreadable(f"its predictor {predictor} does not go with samples of {bits} bits")
+            raise Unreadable(f"its predictor {predictor} does not fit samples of {bits} bits")
         if bits == 24:
             return _unpack_24(raw.reshape(*shape, 3), kind)
         values = _unpack_bits(raw.reshape(rows, stride), bits, columns * channels).reshape(shape)
         if kind == "u":
             return values
-        size = values.dtype.itemsize  # signed numbers fill their type
+        size = values.dtype.itemsize  # signed: shifted to the range of their type
         return (values << (8 * size - bits)).astype(values.dtype).view(f"i{size}")
     size = bits // 8
     if predictor == 3:  # the bytes of a row, the highest of all samples first, as differences
@@ -428,9 +428,9 @@ def _unpack(data: bytes, page: "TiffPage", shape: tuple[int, int, int], stride: 
 def _unpack_24(samples: NDArray, kind: str) -> NDArray:
     """(rows, columns, channels, 3) bytes -> uint32, int32, or float32.
 
-    libtiff and GDAL have them in the file's byte order; ImageMagick and tifffile have the highest
-    byte first in either. The lowest byte is first where neighbours then differ clearly less. Floats
-    have 7 bits of exponent and 16 of mantissa (technical note 3), so their bits, too, are in order.
+    libtiff and GDAL use the file's byte order; ImageMagick and tifffile always put the highest byte
+    first. The lowest byte is taken as first if neighbours then differ clearly less. Floats have 7
+    bits of exponent and 16 of mantissa (technical note 3), so their bits sort in the same way.
     """
     wide = samples.astype(np.int32)
     high_first = wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]
@@ -471,7 +471,7 @@ def _decode_picture(
     )  # fmt: skip
     order, kind, bits = tiff.byteorder, _number(page, 262), page.bitspersample
     tags = {tag: directory[tag] for tag in PICTURE_TAGS if tag in directory}
-    if shape[2] == 1 or kind not in (YCBCR, CMYK):  # the samples as they are
+    if shape[2] == 1 or kind not in (YCBCR, CMYK):  # unconverted samples
         tags[262] = short(1 if shape[2] == 1 else 2, order=order)
     tags |= {
         256: long(shape[1], order=order), 257: long(shape[0], order=order),
@@ -497,7 +497,7 @@ def _decode_file(data: bytes, compression: int, shape: tuple[int, int, int]) -> 
     if compression == 33003 and samples.shape[2] == 3 and not _mixes_colours(data):
         ycc = Image.frombytes("YCbCr", samples.shape[1::-1], samples.tobytes())
         samples = to_array(ycc.convert("RGB"))
-    if format == "WEBP" and samples.shape[2] == 3 and shape[2] == 4:  # all of it opaque
+    if format == "WEBP" and samples.shape[2] == 3 and shape[2] == 4:  # WebP drops an opaque alpha
         samples = np.dstack([samples, np.full(samples.shape[:2], 255, np.uint8)])
     return samples
 
@@ -513,13 +513,13 @@ def _opens(format: str) -> bool:
 
 
 def _mixes_colours(codestream: bytes) -> bool:
-    """Whether a JPEG 2000 codestream says that its components are a transform of RGB."""
+    """Whether the components of a JPEG 2000 codestream are declared a transform of RGB."""
     at = codestream.find(b"\xff\x52")  # COD: length, style, progression, layers, the transform
     return at >= 0 and codestream[at + 8 : at + 9] == b"\1"
 
 
 def _decode_by_imagecodecs(data: bytes, page: "TiffPage", number: int, name: str) -> NDArray:
-    """Whatever else imagecodecs decodes; Unreadable, which names it, where it is not installed."""
+    """Other compressions, by imagecodecs; Unreadable, naming it, if it is not installed."""
     from tifffile import TIFF
 
     if _number(page, 262) != 2 and page.is_subsampled and page.compression != 7:
@@ -548,7 +548,7 @@ def _decode_by_imagecodecs(data: bytes, page: "TiffPage", number: int, name: str
 
 
 def _decode_old_jpeg(page: "TiffPage", file: BinaryIO) -> NDArray:
-    """A page of old-style JPEG, whose tables lie about in the file, by Pillow's libtiff."""
+    """A page of old-style JPEG, with tables elsewhere in the file, by Pillow's libtiff."""
     file.seek(0)
     try:
         with open_image(file, ("TIFF",)) as image:
@@ -564,13 +564,13 @@ def _decode_old_jpeg(page: "TiffPage", file: BinaryIO) -> NDArray:
 
 
 STRIP_BYTES = 1 << 20
-LEVEL = 1  # of zlib; 5 takes half as long again and packs 16-bit photos no better
+LEVEL = 1  # of zlib; 5 takes half as long again and does not pack 16-bit photos better
 
 
 def write_tiff(
     file: BinaryIO, pixels: NDArray[Any], tags: Mapping[int, Entry], *, order: str = "<"
 ) -> None:
-    """Write (H,W,3) or, with alpha, (H,W,4) of uint8 or uint16 beside the tags given."""
+    """Write (H,W,3) or, with alpha, (H,W,4) of uint8 or uint16, and the given tags."""
     height, width, channels = pixels.shape
     bits = 8 * pixels.dtype.itemsize
     rows = max(1, STRIP_BYTES // (width * channels * pixels.dtype.itemsize))
@@ -579,7 +579,7 @@ def write_tiff(
     for top in range(0, height, rows):
         strip = pixels[top : top + rows]
         difference = strip.copy()
-        difference[:, 1:] -= strip[:, :-1]  # modulo the range, as the format has it
+        difference[:, 1:] -= strip[:, :-1]  # modulo the range, as the format requires
         data = zlib.compress(difference.astype(f"{order}u{bits // 8}").tobytes(), LEVEL)
         file.write(data)
         offsets.append(at)
@@ -597,10 +597,10 @@ def write_tiff(
         279: long(*sizes, order=order), 284: short(1, order=order), 317: short(2, order=order),
     }  # fmt: skip
     if channels == 4:
-        directory[338] = short(2, order=order)  # alpha that the colours are not multiplied by
+        directory[338] = short(2, order=order)  # unassociated alpha
     packed = pack_directory(directory, order=order, start=at)
     if at + len(packed) >= 1 << 32:
-        raise ValueError("a TIFF ends at 4 GB")
+        raise ValueError("a TIFF is limited to 4 GB")
     file.write(packed)
     file.seek(4)
     file.write(struct.pack(f"{order}I", at))

@@ -1,4 +1,4 @@
-"""Encodes photos with what travels with them, and writes each file completely or not at all."""
+"""Encodes photos with their metadata, and writes each file atomically."""
 
 import hashlib
 import io
@@ -34,7 +34,7 @@ PNG_16_LEVEL = 1  # of zlib; higher levels pack 16-bit photos, mostly noise, no 
 def encode(photo: Photo, file: BinaryIO, format: str, *, quality: int | None = None) -> None:
     """Write a photo in a format (Pillow's name) to a file that can seek.
 
-    `quality` (1..100) is for JPEG, WebP and AVIF; without it a JPEG is coded like its source.
+    `quality` (1..100) applies to JPEG, WebP and AVIF; without it a JPEG is coded like its source.
     """
     metadata = photo.metadata
     if metadata.extended_xmp and not (format == "JPEG" and _fits_xmp(metadata.xmp)):
@@ -44,7 +44,7 @@ def encode(photo: Photo, file: BinaryIO, format: str, *, quality: int | None = N
 
 
 def losses(photo: Photo, format: str) -> str:
-    """What a format cannot hold of a photo, in words; empty where it holds everything."""
+    """What a format cannot store of a photo, as text; empty if nothing is lost."""
     format = find_format(format)
     holds, metadata = HOLDS.get(format, NOTHING), photo.metadata
     texts = format in ("JPEG", "PNG", "TIFF")
@@ -65,12 +65,12 @@ def _fits(block: bytes, format: str) -> bool:
 
 
 def _fits_xmp(packet: bytes) -> bool:
-    """Whether a JPEG holds a packet, without the room for editing that it may leave."""
+    """Whether a packet fits into a JPEG, without its padding for editing."""
     return len(packet) <= MAX_XMP or len(PADDING.sub(b"\n", packet)) <= MAX_XMP
 
 
 def _write_by_pillow(photo: Photo, file: BinaryIO, format: str, quality: int | None) -> None:
-    """JPEG, WebP, AVIF and whatever else Pillow writes."""
+    """Write JPEG, WebP, AVIF and other formats of Pillow."""
     holds, metadata = HOLDS.get(format, NOTHING), photo.metadata
     options: dict[str, Any] = {}
     if holds.quality:
@@ -89,7 +89,7 @@ def _write_by_pillow(photo: Photo, file: BinaryIO, format: str, quality: int | N
         options |= {"lossless": True, "exact": True}
     elif format == "AVIF":
         options["subsampling"] = "4:4:4"
-        if "exif" in options:  # with the entry there, Pillow would write all of it anew
+        if "exif" in options:  # otherwise Pillow would rewrite the whole block
             options["exif"] = ifd.drop_orientation(options["exif"])
     save_whole(_to_image(photo), file, format, options)
 
@@ -97,7 +97,7 @@ def _write_by_pillow(photo: Photo, file: BinaryIO, format: str, quality: int | N
 def save_whole(
     image: Image.Image, file: BinaryIO, format: str, options: Mapping[str, Any] | None = None
 ) -> None:
-    """Save an image by way of memory.
+    """Save an image by encoding it in memory first.
 
     Pillow writes some formats straight to the file's descriptor; on a full disk it then reports
     success for a JPEG, and never returns for a JPEG 2000.
@@ -171,7 +171,7 @@ def _read_exif(exif: bytes) -> tuple[ifd.Directory, str]:
 
 
 def _other_tags(metadata: Metadata, tags: ifd.Directory, order: str) -> ifd.Directory:
-    """The tags of a TIFF that hold what other formats keep outside EXIF."""
+    """The TIFF tags for metadata that other formats store outside EXIF."""
     added: ifd.Directory = {ifd.ORIENTATION: ifd.short(1, order=order)}
     if metadata.dpi and (282 not in tags or metadata.format != "TIFF"):
         across, down = (ifd.rational(d, order=order) for d in metadata.dpi)
@@ -193,7 +193,7 @@ def _other_tags(metadata: Metadata, tags: ifd.Directory, order: str) -> ifd.Dire
 
 Writer = Callable[[Photo, BinaryIO, str, int | None], None]
 WRITERS: dict[str, Writer] = {"PNG": _write_png, "TIFF": _write_tiff}
-# What encoders raise; each has exceptions of its own for what it cannot hold.
+# Exceptions of encoders, each of which has its own for unsupported content.
 ENCODER_FAILURES = (
     OSError, ValueError, LookupError, TypeError, ArithmeticError, RuntimeError, SystemError,
     struct.error, cv2.error,
@@ -203,8 +203,8 @@ ENCODER_FAILURES = (
 def write_image(
     image: Image.Image, target: Path | BinaryIO, *, format: str | None = None, force: bool = False
 ) -> None:
-    """Write a photo completely or not at all; arguments are those of `write_photo`."""
-    if image.mode in ("1", "L"):  # drawings, maps: one channel, and nothing that travels with it
+    """Write an image atomically; arguments as in `write_photo`."""
+    if image.mode in ("1", "L"):  # drawings, maps: one channel, no metadata
         _write(target, partial(save_whole, image), format=format, force=force)
     else:
         write_photo(Photo.from_image(image), target, format=format, force=force)
@@ -218,16 +218,16 @@ def write_photo(
     quality: int | None = None,
     force: bool = False,
 ) -> None:
-    """Write a photo completely or not at all, at its own depth if the format has it.
+    """Write a photo atomically, at its own depth if the format supports it.
 
-    `target` is a path or a file that is open for bytes. `format` is by default that of the path's
-    suffix, PNG for a file. `quality` (1..100) is for lossy formats. Raises ImageError where it
-    cannot be written, or is there and not `force`, ConfigError for a quality out of range.
+    `target` is a path or a file open for bytes. `format` defaults to that of the path's suffix, or
+    PNG for a file. `quality` (1..100) applies to lossy formats. Raises ImageError if it cannot be
+    written, or exists and not `force`; ConfigError for a quality out of range.
     """
     if not isinstance(photo, Photo):
         raise ImageError(
-            f"cannot write {type(photo).__name__}: give a Photo, as read_photo and Pipeline make "
-            "it; an image of Pillow has a method save"
+            f"cannot write {type(photo).__name__}: give a Photo, as read_photo and Pipeline "
+            "return; a Pillow image has a method save"
         )
     if not (isinstance(target, (str, os.PathLike)) or hasattr(target, "write")):
         raise ImageError(
@@ -236,11 +236,11 @@ def write_photo(
     if format is not None:
         check_kind("format", format, str)
     if quality is not None and not 1 <= as_int("quality", quality) <= 100:
-        raise ConfigError(f"quality is from 1 to 100, not {quality}.")
+        raise ConfigError(f"quality must be from 1 to 100, not {quality}.")
 
     def save(file: BinaryIO, name: str) -> None:
-        told = str(target) if isinstance(target, (str, os.PathLike)) else "standard output"
-        check_photo(photo, name, told)
+        label = str(target) if isinstance(target, (str, os.PathLike)) else "standard output"
+        check_photo(photo, name, label)
         kept = photo if HOLDS.get(name, NOTHING).alpha else replace(photo, alpha=None)
         with as_memory_error():
             encode(kept, file, name, quality=quality)
@@ -255,7 +255,7 @@ def _write(
     format: str | None,
     force: bool,
 ) -> None:
-    """Let `save(file, format)` write the target, completely or not at all; format as Pillow's."""
+    """Write the target atomically by `save(file, format)`, with Pillow's name of the format."""
     path = Path(target) if isinstance(target, (str, os.PathLike)) else None
     if path:
         check_target(path, force, format=format)
@@ -278,16 +278,16 @@ def _write(
 
 
 def check_size(size: tuple[int, int], format: str, name: str) -> None:
-    """Raise ImageError if a format's encoder does not take a photo of that width and height.
+    """Raise ImageError if a format's encoder does not support that width and height.
 
-    To be called before the work, as soon as the photo was read.
+    Call it before the work, as soon as the photo was read.
     """
     format = find_format(format)
     if max(size) > MAX_SIDE.get(format, NO_LIMIT):
         larger = " or ".join(s for s in (".png", ".tif") if max(size) <= _longest_side(s))
         raise ImageError(
-            f"cannot write {name}: {format} holds at most {MAX_SIDE[format]:,} pixels a side, and"
-            f" this picture is {size[0]:,} by {size[1]:,}; use {larger}"
+            f"cannot write {name}: {format} supports at most {MAX_SIDE[format]:,} pixels a side,"
+            f" and this picture is {size[0]:,} by {size[1]:,}; use {larger}"
         )
 
 
@@ -296,9 +296,9 @@ def _longest_side(suffix: str) -> int:
 
 
 def check_photo(photo: Photo, format: str, name: str) -> None:
-    """Raise ImageError if a format does not take a photo's size or its transparency.
+    """Raise ImageError if a format does not support a photo's size or its transparency.
 
-    An alpha channel that is opaque is no loss. To be called before the work, as `check_size`.
+    An opaque alpha channel may be dropped. Call it before the work, like `check_size`.
     """
     format = find_format(format)
     check_size(photo.size, format, name)
@@ -306,21 +306,21 @@ def check_photo(photo: Photo, format: str, name: str) -> None:
         return
     if photo.alpha.min() < np.iinfo(photo.alpha.dtype).max:
         raise ImageError(
-            f"cannot write {name}: {format} has no transparency, and this photo has;"
+            f"cannot write {name}: {format} has no transparency, but this photo has;"
             " use .png or .webp (PNG or WebP), or --background white"
         )
 
 
 def default_target(source: Path, suffix: str) -> Path:
-    """photo.jpg, "color" -> photo.color.jpg beside it; .png where its format is not written."""
+    """photo.jpg, "color" -> photo.color.jpg beside it; .png if its format is not written."""
     ending = source.suffix if source.suffix.lower() in FORMATS else ".png"
     name = shorten_stem(source.stem, f".{suffix}{ending}")  # with_name refuses "."
     return source.parent / name
 
 
-MAX_XMP = MAX_SEGMENT - 29  # a segment begins with the name of its content
+MAX_XMP = MAX_SEGMENT - 29  # a segment begins with an identifier
 PIECE = 65_400  # bytes of an extended packet in one segment
-PADDING = re.compile(rb"\s{64,}")  # room that an XMP packet leaves for editing in place
+PADDING = re.compile(rb"\s{64,}")  # of an XMP packet, for editing in place
 
 # ITU T.81, table K.2 (chroma), and the sum of K.1 (luma); libjpeg scales them by its quality.
 LUMA_SUM = 3688
@@ -336,20 +336,20 @@ def estimate_scale(table: tuple[int, ...]) -> float:
 
 
 def chroma_table(luma: tuple[int, ...]) -> tuple[int, ...]:
-    """The chroma table of the same quality, for a source that had no chroma."""
+    """The chroma table of the same quality, for a source without chroma."""
     scale = estimate_scale(luma)
     return tuple(max(1, min(255, round(step * scale))) for step in CHROMA)
 
 
 def add_jpeg_options(options: dict[str, Any], metadata: Metadata, *, quality: int | None) -> None:
-    """Add Pillow's options for a JPEG like the source; a `quality` replaces its tables."""
+    """Add Pillow's options for a JPEG like the source; `quality` replaces its tables."""
     coding = metadata.coding
     options["subsampling"] = (coding.subsampling if len(coding.tables) > 1 else None) or "4:4:4"
     if coding.progressive:
         options["progressive"] = True
     luma = coding.tables[0] if coding.tables else ()
     if quality is None and len(luma) == 64 and max(map(max, coding.tables)) < 256:
-        # The source's own luma steps, so that the lightness that is kept is quantised once.
+        # The source's luma steps, so that lightness is not quantised a second time.
         del options["quality"]
         chroma = coding.tables[1] if len(coding.tables) > 1 else chroma_table(luma)
         options["qtables"] = [list(luma), list(chroma)]
@@ -385,14 +385,14 @@ def _extended_xmp(packet: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def check_target(target: Path, force: bool = False, *, format: str | None = None) -> None:
-    """Raise ImageError if a file cannot be written there; to be called before the work.
+    """Raise ImageError if `target` cannot be written; call it before the work.
 
-    Without `format` the suffix is to be that of an image format, else UnknownFormatError is raised.
+    Without `format`, raises UnknownFormatError if the suffix is not that of an image format.
     """
     if format is None and target.suffix.lower() not in FORMATS:
         ending = f"the suffix {target.suffix}" if target.suffix else "a name without a suffix"
         raise UnknownFormatError(
-            f"cannot write {target}: {ending} means no known format; use .jpg, .png, .webp, .avif "
+            f"cannot write {target}: {ending} is not a known format; use .jpg, .png, .webp, .avif "
             "or .tif"
         )
     why = None
@@ -402,7 +402,7 @@ def check_target(target: Path, force: bool = False, *, format: str | None = None
         elif os.path.lexists(target) and not force:
             why = EXISTS
         elif target.exists() and not target.is_file():  # /dev/null must not become a photo
-            why = "it is no regular file; give another name"
+            why = "it is not a regular file; give another name"
         elif not target.parent.is_dir():
             why = "its folder is missing; create it first"
         elif not os.access(target.parent, os.W_OK | os.X_OK):

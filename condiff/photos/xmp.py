@@ -17,8 +17,8 @@ EMPTY = (
     f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="{RDF}">\n'
     '</rdf:RDF></x:xmpmeta>\n<?xpacket end="w"?>'
 )
-# What a packet says of data that lies outside it, and that a result does not have: the namespace,
-# the properties, and what the data is.
+# Properties on data outside the packet, which a result does not contain: namespace, properties, and
+# a name for the data.
 PROMISES = (
     ("http://ns.google.com/photos/1.0/container/", r"Directory", "further pictures"),
     ("http://ns.google.com/photos/dd/1.0/container/", r"Directory", "further pictures"),
@@ -32,9 +32,9 @@ PROMISES = (
     ("http://ns.apple.com/HDRGainMap/1.0/", r"\w+", "HDR gain map"),
     ("http://ns.google.com/photos/1.0/camera/", r"(?:MotionPhoto|MicroVideo)\w*", "motion video"),
 )  # fmt: skip
-# Of a directory's items.
+# Of items in a directory.
 SEMANTICS = {"GainMap": "HDR gain map", "MotionPhoto": "motion video", "Depth": "depth map"}
-# Namespaces of which an extended packet holds the data, and the main one the description.
+# Namespaces described in the main packet, with their data in an extended one.
 EXTENDED = tuple(
     f"http://ns.google.com/photos/1.0/{name}/" for name in ("depthmap", "image", "audio")
 )
@@ -43,9 +43,9 @@ CODECS = ("utf-8", "utf-16")
 
 
 def merge_properties(packet: bytes, properties: Mapping[str, str]) -> bytes:
-    """The packet with these properties ("prefix:name" -> text), added or in place of old ones.
+    """Add or replace properties ("prefix:name" -> text) of a packet.
 
-    A packet that is no RDF gives way to a new one.
+    A packet that is not RDF is replaced by a new one.
     """
     text, codec = _decode(packet)
     end = re.search(rf"</(\w+):RDF\s*>|<(\w+):RDF\b[^>]*?{re.escape(RDF)}[^>]*/>", text)
@@ -53,7 +53,7 @@ def merge_properties(packet: bytes, properties: Mapping[str, str]) -> bytes:
         text, codec = EMPTY, "utf-8"
         end = re.search(r"</(rdf):RDF>", text)
         assert end is not None
-    if end[1] is None:  # <rdf:RDF …/>, which holds nothing
+    if end[1] is None:  # <rdf:RDF …/>, empty
         opened = end[0].removesuffix("/>") + f"></{end[2]}:RDF>"
         text = text[: end.start()] + opened + text[end.end() :]
     rdf = end[1] or end[2]
@@ -62,7 +62,7 @@ def merge_properties(packet: bytes, properties: Mapping[str, str]) -> bytes:
         text = re.sub(rf"<{prefix}:{local}\b[^>]*?/>|<({prefix}):{local}\b.*?</\1:{local}\s*>",
                       "", text, flags=re.S)  # fmt: skip
         text = re.sub(rf"\s{prefix}:{local}\s*=\s*(\"[^\"]*\"|'[^']*')", "", text)
-    # Remove what an earlier call left empty, or every run would add one more.
+    # Remove elements that an earlier call emptied, or every run would add one more.
     text = re.sub(rf'\n <{rdf}:Description {rdf}:about="[^"]*" xmlns:[^>]*>\s*'
                   rf"</{rdf}:Description>(?=\n)", "", text)  # fmt: skip
     about = re.search(rf"{rdf}:about\s*=\s*(\"[^\"<]*\"|'[^'<]*')", text)
@@ -84,22 +84,22 @@ def merge_properties(packet: bytes, properties: Mapping[str, str]) -> bytes:
 
 
 def set_upright(packet: bytes) -> bytes:
-    """The packet with tiff:Orientation 1, where it has one."""
+    """The packet with tiff:Orientation 1, if it contains an orientation."""
     text, codec = _decode(packet)
     upright = re.sub(r"(tiff:Orientation(?:\s*=\s*[\"']|>))\s*[2-8]", r"\g<1>1", text)
     return packet if upright == text else upright.encode(codec)
 
 
 def drop_promises(packet: bytes) -> tuple[bytes, list[str]]:
-    """The packet without properties that describe data outside it, and the names of that data."""
+    """Drop properties on data outside the packet; returns it with the names of that data."""
     text, codec = _decode(packet)
     names: list[str] = []
     for uri, local, what in PROMISES:
         text, dropped = _drop(text, uri, local)
         if not dropped:
             continue
-        told = "".join(dropped)
-        inside = [w for n, w in SEMANTICS.items() if n in told]
+        removed = "".join(dropped)
+        inside = [w for n, w in SEMANTICS.items() if n in removed]
         names += inside if what == "further pictures" and inside else [what]
     if names:
         for uri, *_ in PROMISES:
@@ -123,7 +123,7 @@ def rename_extension(packet: bytes, name: str) -> bytes:
 
 
 def drop_extension(packet: bytes) -> bytes:
-    """The packet without the name of an extended one, and what describes its content."""
+    """The packet without the reference to an extended one and the description of its content."""
     text, codec = _decode(packet)
     text, dropped = _drop(text, NOTE, "HasExtendedXMP")
     if not dropped:
@@ -135,7 +135,7 @@ def drop_extension(packet: bytes) -> bytes:
 
 
 def _undeclare(text: str, uri: str) -> str:
-    """The text of a packet without the prefixes of a namespace (a pattern) that nothing uses."""
+    """Remove declarations of unused prefixes of a namespace (a pattern)."""
     for prefix in set(re.findall(rf"xmlns:([\w.-]+)\s*=\s*[\"']{uri}[\"']", text)):
         if not re.search(rf"[<\s/]{re.escape(prefix)}:", text):
             declaration = rf"\sxmlns:{re.escape(prefix)}\s*=\s*[\"']{uri}[\"']"
@@ -144,7 +144,7 @@ def _undeclare(text: str, uri: str) -> str:
 
 
 def _drop(text: str, uri: str, local: str) -> tuple[str, list[str]]:
-    """The text of a packet without these properties of a namespace, and what was taken out."""
+    """Remove properties of a namespace from a packet's text; returns it and the removed parts."""
     bound = re.findall(rf"xmlns:([\w.-]+)\s*=\s*[\"']{re.escape(uri)}[\"']", text)
     if not bound:
         return text, []

@@ -1,9 +1,9 @@
-"""Pictures of any size: one model samples them small, and something brings them to their size.
+"""Pictures of any size: a model samples at a small size, a second stage enlarges.
 
-That is the finish along the lines of the drawing, a second model, or plain resampling. The second
-model is a conditional diffusion super-resolution (SR3, Saharia et al. 2021,
-arXiv:2104.07636) in a cascade (Ho et al. 2021, arXiv:2106.15282), whose network sees the lines at
-the full size.
+The second stage is a finish along the lines of the drawing, a second model, or plain resampling.
+The second model is conditional diffusion super-resolution (SR3, Saharia et al. 2021,
+arXiv:2104.07636) in a cascade (Ho et al. 2021, arXiv:2106.15282); its condition includes the lines
+at full size.
 """
 
 import secrets
@@ -34,9 +34,9 @@ from condiff.resize import FACTORS, bring_up, fit_size, pad_to_stride
 
 UPSCALER = "upscale"  # the embedded model's name
 ENLARGING = SamplingConfig(steps=2)  # more steps add grain: docs/notes/decisions.md
-TILE = 2  # side of a tile, as a multiple of the windows that were trained on
+TILE = 2  # side of a tile, as a multiple of the training size
 OVERLAP = 4  # neighbouring tiles share at least a quarter of their side
-TONE = 2.0  # sigma of the blur that leaves a picture's tone, in pixels of the small picture
+TONE = 2.0  # sigma of the blur that extracts tone, in pixels of the small picture
 
 
 class Upscaler:
@@ -45,7 +45,7 @@ class Upscaler:
     def __init__(self, loaded: ModelInfo, backend: Backend):
         if not loaded.task.enlarges:
             raise ConfigError(
-                f"The model {loaded.name} is of the task {loaded.task.name}, and does not "
+                f"The model {loaded.name} is of the task {loaded.task.name} and does not "
                 "enlarge: give a model of the task upscale, or none."
             )
         self.loaded, self.backend = loaded, backend
@@ -75,10 +75,9 @@ class Upscaler:
     ) -> Image.Image:
         """The picture in RGB, enlarged to a short side of `size`.
 
-        It takes several stages where `size` is more than the largest factor that was trained. A
-        result depends on the arguments alone: of `config` on its steps and scheduler. `tile` is the
-        side of a tile in pixels. `keep_tone` gives the result the small picture's colours in broad
-        areas.
+        If `size` exceeds the largest trained factor, several stages are used. A result depends on
+        the arguments only; of `config`, on steps and scheduler. `tile` is the side of a tile in
+        pixels. `keep_tone` gives the result the small picture's low-frequency colours.
         """
         small = np.asarray(picture.convert("RGB"))
         width, height = enlarged_size(picture.size, size)
@@ -142,7 +141,7 @@ class Upscaler:
 
 
 def enlarged_size(size: tuple[int, int], side: int) -> tuple[int, int]:
-    """Width and height of a picture enlarged to a short side; never less than it has."""
+    """Width and height of a picture enlarged to a short side; never smaller than it is."""
     wanted = fit_size(size, size=side, cell=1)
     return max(size, wanted, key=lambda sides: sides[0] * sides[1])
 
@@ -154,7 +153,7 @@ def resample(picture: Image.Image, size: int) -> Image.Image:
 
 
 def _match_tone(large: np.ndarray, small: np.ndarray) -> np.ndarray:
-    """RGB (H,W,3) with the colours that a smaller picture (h,w,3) has in broad areas."""
+    """RGB (H,W,3) with the low-frequency colours of a smaller picture (h,w,3)."""
     height, width = small.shape[:2]
     shrunk = cv2.resize(large, (width, height), interpolation=cv2.INTER_AREA)
     off = cv2.GaussianBlur(small.astype(np.float32) - shrunk, (0, 0), TONE)
@@ -162,24 +161,24 @@ def _match_tone(large: np.ndarray, small: np.ndarray) -> np.ndarray:
     return (large + off).clip(0, 255).round().astype(np.uint8)
 
 
-AUTO, LINES, NONE = "auto", "lines", "none"  # --upscale, where it names no model
+AUTO, LINES, NONE = "auto", "lines", "none"  # --upscale, besides names of models
 
 
 @dataclass(frozen=True)
 class Cascade:
-    """A model that makes pictures, from lines or from noise alone, and what enlarges them.
+    """A model of pictures, from lines or from noise alone, and a second stage that enlarges them.
 
-    With `along_lines` a picture is finished along the lines of its drawing, at the drawing's own
-    size or with a short side of `size`. Otherwise its short side is `size`: up to the model's
-    native side it is sampled at that size, larger ones at the native side, and then enlarged by the
-    upscaler, or resampled without one.
+    With `along_lines` a picture is finished along the lines of its drawing, at the drawing's size
+    or with a short side of `size`. Otherwise its short side is `size`: up to the model's native
+    side, pictures are sampled at `size`; larger ones are sampled at the native side and enlarged
+    by the upscaler, or resampled if there is none.
     """
 
     pipeline: Pipeline
     size: int | None
     upscaler: Upscaler | None = None
     along_lines: bool = False
-    remark: str = ""  # for the user: why there is no upscaler, or why it has nothing to do
+    remark: str = ""  # for the user: why no upscaler is used
 
     @classmethod
     def from_pretrained(
@@ -209,13 +208,13 @@ class Cascade:
         engine: str = "auto",
         threads: int = 1,
     ) -> Self:
-        """A cascade of a pipeline that is loaded already.
+        """A cascade of a loaded pipeline.
 
         `upscale` names a model of the task upscale; "lines" finishes along the drawing's lines,
-        "none" resamples, and "auto" takes the model that the folder names, else the lines, else
-        resampling. `size` is by default the drawing's own along lines, else the side at which the
-        model sees its condition. Raises ConfigError where the pipeline's model makes no pictures,
-        or a size is below 1.
+        "none" resamples, and "auto" takes the model named in the folder, else the lines, else
+        resampling. `size` defaults to the drawing's size along lines, else to the model's condition
+        size. Raises ConfigError if the pipeline's model does not make pictures, or for a size below
+        1.
         """
         if size is not None and as_int("size", size) < 1:
             raise ConfigError(f"size is at least 1, not {size}.")
@@ -227,14 +226,14 @@ class Cascade:
             upscale = (loaded.second_stage or LINES) if has_lines else NONE
         if upscale != NONE and not has_lines:
             raise ConfigError(
-                f"--upscale {upscale} enlarges along the lines of a drawing, and the model {name} "
+                f"--upscale {upscale} enlarges along the lines of a drawing, but the model {name} "
                 "takes none: use --upscale none."
             )
         if upscale == LINES:
             return cls(pipeline, size, along_lines=True)
         size = loaded.condition_size if size is None else size
         if size <= loaded.native_side:
-            idle = f"{name} draws at {loaded.native_side}: nothing is enlarged to {size}"
+            idle = f"{name} samples at {loaded.native_side}: nothing is enlarged to {size}"
             return cls(pipeline, size, remark="" if automatic or upscale == NONE else idle)
         if upscale == NONE:
             plain = "there are no lines: resampled plainly"
@@ -246,17 +245,17 @@ class Cascade:
 
     @property
     def native_side(self) -> int:
-        """The largest short side at which the model draws."""
+        """The largest short side at which the model samples."""
         return self.pipeline.loaded.native_side
 
     @property
     def enlarges(self) -> int | None:
-        """The short side to which a sample is enlarged after sampling; None if it is not."""
+        """The short side to which a sample is enlarged; None if it is not."""
         enlarged = not self.along_lines and self.size is not None and self.size > self.native_side
         return self.size if enlarged else None
 
     def _configure(self, config: SamplingConfig | None) -> SamplingConfig:
-        """How the first stage is sampled: at its native side, or smaller if the picture is."""
+        """Sampling settings of the first stage: at its native side, or below for small pictures."""
         config, size = self.sampling if config is None else config, None
         check_kind("config", config, SamplingConfig)
         if self.along_lines:
@@ -267,14 +266,14 @@ class Cascade:
 
     @property
     def lines_side(self) -> int:
-        """The short side at which the lines are seen, the larger one where two stages see them."""
+        """The short side of the lines as a condition; with two stages, the larger one."""
         seen = self.pipeline.loaded.condition_size
         if self.along_lines or self.size is None:
             return self.size or seen
         return max(self.size, min(self.size, self.native_side) * self.pipeline.loaded.drawn_cell)
 
     def fit(self, sides: tuple[int, int]) -> tuple[int, int]:
-        """Width and height of the picture that is made of a drawing of this (width, height)."""
+        """Width and height of the result for a drawing of this (width, height)."""
         if self.along_lines:
             own = min(1.0, LARGEST / max(sides))
             scale = own if self.size is None else self.size / min(sides)
@@ -287,7 +286,7 @@ class Cascade:
 
     @property
     def sampling(self) -> SamplingConfig:
-        """How the first stage is sampled by default."""
+        """Default sampling settings of the first stage."""
         return self.pipeline.sampling
 
     @as_memory_error()
@@ -311,7 +310,7 @@ class Cascade:
         ]
 
     def open(self, image: UserPicture | Opened | None, *, as_is: bool = False) -> Opened | None:
-        """A user's picture as the model takes it; None for none."""
+        """Convert a user's picture to the model's input; None for none."""
         if image is None or isinstance(image, Opened):
             return image
         return self.pipeline.loaded.open(image, as_is=as_is)
@@ -323,7 +322,7 @@ class Cascade:
         config: SamplingConfig | None = None,
         edits: ColorEdits = NO_EDITS,
     ) -> Encoded:
-        """What the first stage needs of a picture, whatever the number of samples."""
+        """Encode a picture for the first stage, once for any number of samples."""
         encoded = self.pipeline.encode(opened, config=self._configure(config), edits=edits)
         if not self.along_lines:
             return replace(encoded, source=None, flat=None)
@@ -347,9 +346,9 @@ class Cascade:
         edits: ColorEdits = NO_EDITS,
         hints: Mapping[str, object] | None = None,
     ) -> Photo:
-        """A picture that was made, as a PNG's photo with a note of how it was made.
+        """A result as a Photo in PNG with a note of how it was made.
 
-        `hints` are what the note says of them: their points, or the digest of their picture.
+        `hints` is their entry in the note: points, or the digest of their picture.
         """
         settings = {**config.note(), **self.describe(), **(hints or {})}
         if not edits.keep_lines:
@@ -373,14 +372,14 @@ class Cascade:
         config: SamplingConfig | None = None,
         seed: int,
     ) -> Image.Image:
-        """One picture; `encoded` is what `encode` gave for the picture `opened`."""
+        """One picture; `encoded` is the result of `encode` for the picture `opened`."""
         *_, x_0 = self.pipeline.sample(encoded, config=self._configure(config), seed=seed)
         return self.finish(x_0, encoded, opened, seed=seed)
 
     def finish(
         self, x_0: Any, encoded: Encoded, opened: Opened | None, *, seed: int
     ) -> Image.Image:
-        """The picture of x_0, the last that `Pipeline.sample` yields, at its size."""
+        """The picture at full size from x_0, the last that `Pipeline.sample` yields."""
         picture = Image.fromarray(self.pipeline.decode(x_0, encoded))
         if side := self.enlarges:
             drawing = opened.picture if opened else None
@@ -401,7 +400,7 @@ class Cascade:
     ) -> Iterator[Image.Image]:
         """The picture of every x_t as the model samples it, pure noise first, the result last.
 
-        `encoded` is what `encode` gave for the same picture.
+        `encoded` is the result of `encode` for the same picture.
         """
         x_t = None
         for x_t in self.pipeline.sample(encoded, config=self._configure(config), seed=seed):
@@ -411,7 +410,7 @@ class Cascade:
 
 
 def _refuse_other_tasks(loaded: ModelInfo) -> None:
-    """Raise ConfigError for a model that draws no pictures, naming what to use it with."""
+    """Raise ConfigError for a model that does not make pictures, naming the right command."""
     name = loaded.name
     if loaded.task.enlarges:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""The settings that a photo is coloured with, their note in the result, and what users are told."""
+"""Settings of colouring a photo, their note in the result, and remarks for users."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -23,8 +23,8 @@ from condiff.photos.reading import read_photo
 from condiff.pipelines.pipeline import Pipeline
 from condiff.resize import shrink_to
 
-STRIP_PIXELS = 1 << 18  # that are looked at together
-# Edits that are noted by their digest, and those that a note leaves out.
+STRIP_PIXELS = 1 << 18  # processed at once
+# Edits that a note contains as a digest, and edits that it omits.
 NOTED_AS = {
     "mask": "mask_digest",
     "references": "reference_digests",
@@ -38,22 +38,22 @@ DARK, BRIGHT = 16 / 255, 239 / 255  # only between them can sRGB show colour
 
 @dataclass(frozen=True)
 class ColorizeSettings:
-    """All that a result depends on besides the photo, its seed and the weights."""
+    """All settings that a result depends on, besides the photo, its seed and the weights."""
 
-    model: str  # its name, for the note of how a result was made
+    model: str  # its name, for the note in a result
     device: str
     engine: str  # of the network
     sampling: SamplingConfig
-    edits: ColorEdits = NO_EDITS  # without hints, which are a photo's own
+    edits: ColorEdits = NO_EDITS  # without hints, which belong to one photo
     provenance: bool = True
-    touch: bool = False  # results are dated now, instead of like their photos
+    touch: bool = False  # results get the present date, not that of their photos
     quality: int | None = None
     page: int | None = None
     max_pixels: int = MAX_PIXELS
     strict: bool = False
 
     def read(self, source: Path) -> Photo:
-        """The photo in a file, as these settings want it read, with warnings."""
+        """Read a photo with these settings, with warnings."""
         photo = read_photo(source, max_pixels=self.max_pixels, page=self.page, strict=self.strict)
         if self.edits.invert or not is_colour_negative(photo.pixels):
             return photo
@@ -69,10 +69,10 @@ def build_settings(
     edits: ColorEdits,
     **others: Any,
 ) -> ColorizeSettings:
-    """The settings of single photos: the model's sampling, with a look's, with the `overrides`.
+    """Settings of single photos: the model's sampling settings, then the look's, then `overrides`.
 
-    `others` are the fields of `ColorizeSettings` that are left. Raises ConfigError for a look that
-    the model lacks, and for values out of range.
+    `others` are the remaining fields of `ColorizeSettings`. Raises ConfigError for an unknown look
+    and for values out of range.
     """
     sampling, edits = info.configure(edits, look=look, overrides=overrides)
     return ColorizeSettings(sampling=sampling, edits=edits, **others)
@@ -85,9 +85,9 @@ def note_making(
     *,
     hints: Mapping[str, object] | None = None,
 ) -> Photo:
-    """The result with a note of how it was made, if the settings want one.
+    """The result with a note of how it was made, if the settings ask for one.
 
-    `hints` are what the note says of them: their points, or the digest of their picture.
+    `hints` is their entry in the note: points, or the digest of their picture.
     """
     if not settings.provenance:
         return result
@@ -104,7 +104,7 @@ def note_making(
 
 
 def list_remarks(photo: Photo, edits: ColorEdits) -> list[str]:
-    """What a user is told of a photo before it is coloured, one remark each."""
+    """Remarks for the user on a photo before it is coloured."""
     remarks = [str(warning) for warning in photo.info.get("warnings", ())]
     if is_own_result(photo.metadata):
         remarks.append("its colours were made by condiff")
@@ -114,7 +114,7 @@ def list_remarks(photo: Photo, edits: ColorEdits) -> list[str]:
 
 
 def describe_shortfall(photo: Photo, edits: ColorEdits) -> str:
-    """What a user is told where sRGB cannot show hints at the photo's lightness; else empty."""
+    """A remark if sRGB cannot show hints at the photo's lightness; otherwise empty."""
     hints = edits.hints
     if not isinstance(hints, Image.Image) and not hints:
         return ""
@@ -131,15 +131,15 @@ def describe_shortfall(photo: Photo, edits: ColorEdits) -> str:
 
 
 def describe_match(share: float | None) -> str:
-    """How much of a photo has colours of references, 0 to 1; empty where there were none."""
+    """A remark on the share of a photo, 0 to 1, coloured by references; empty without any."""
     if share is None:
         return ""
-    rest = "; the model coloured nearly all of it by itself" if share < MIN_SHARE else ""
+    rest = "; nearly all of it was coloured without one" if share < MIN_SHARE else ""
     return f"{share:.0%} of the photo matches a reference{rest}"
 
 
 def describe_grey(photo: Photo, result: Photo, edits: ColorEdits) -> str:
-    """Why a result shows no colour although colour was wanted; empty where it shows some."""
+    """Why a result has no colour although colour was wanted; empty if it has some."""
     if edits.saturation == 0 or edits.mask is not None:
         return ""
     if is_blank(photo.pixels):

@@ -1,9 +1,9 @@
 """Even colours in the regions of a drawing, from the first step of sampling on.
 
-A model that is little trained gives one region many colours, and a finish that evens them out at
-the end mixes them. Here every predicted x_0 is evened out, so that the following steps go on from a
-picture of flat colours, as illustrations are: a projection in each step, as ILVR (Choi et al. 2021,
-arXiv:2108.02938) projects the predicted image onto a reference.
+A model with little training gives one region many colours, and averaging them at the end mixes
+them. Here every predicted x_0 is made flat, so that the following steps start from flat colours, as
+in illustrations: a projection in each step, as ILVR (Choi et al. 2021, arXiv:2108.02938) projects
+the predicted image onto a reference.
 """
 
 from collections.abc import Callable
@@ -18,8 +18,8 @@ from condiff.conditions.drawing_finish import share_of_regions
 from condiff.conditions.drawing_regions import paper_limits, rim_of
 
 Array = Any  # float32, of NumPy or torch
-PURE = 4  # the power of a cell's share by which it counts for a region: cells of lines hardly do
-LEAST = 2.0  # cells that a region has at least; a smaller one keeps the model's colours
+PURE = 4  # exponent of a cell's share in its weight for a region: cells on lines get little
+LEAST = 2.0  # area in cells; a smaller region keeps the model's colours
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,12 @@ class FlatColors:
 
     inside: tuple[int, int]  # rows and columns
     shares: Array  # (N,n): the part of each cell that each region covers
-    weights: Array  # (n,N): what each cell counts for a region's colour; rows add up to 1
-    rest: Array  # (N,1): the part of each cell that no region of these covers
-    hinted: Array  # (n,1): 1 for regions whose colour is given, else 0
+    weights: Array  # (n,N): the weight of each cell in a region's colour; rows add up to 1
+    rest: Array  # (N,1): the part of each cell outside these regions
+    hinted: Array  # (n,1): 1 for regions with a given colour, else 0
     given: Array  # (n,C): these colours
-    limits: Array  # (n,1): the least channel, in [-1,1], from which a region is paper
-    strength: float = 1.0  # 0 leaves x_0 as it is, 1 makes it flat
+    limits: Array  # (n,1): a region is paper if all channels, in [-1,1], reach this
+    strength: float = 1.0  # 0 leaves x_0 unchanged, 1 makes it flat
 
     @classmethod
     def build(
@@ -48,9 +48,9 @@ class FlatColors:
         strokes: Strokes | None,
         to_device: Callable[[NDArray[Any]], Array],
     ) -> "FlatColors":
-        """For the ink (H,W) of a drawing and x_0's rows and columns that it covers.
+        """Build from the ink (H,W) of a drawing; `cells`: rows and columns of x_0 that it covers.
 
-        `strokes` are hints, whose values are in the units of x_0.
+        `strokes` are hints with values in the units of x_0.
         """
         shares = share_of_regions(ink, cells).reshape(cells[0] * cells[1], -1)
         shares = shares[:, shares.sum(0) >= LEAST]
@@ -77,7 +77,7 @@ class FlatColors:
         )
 
     def __call__(self, x_0: Array) -> Array:
-        """x_0 (1,C,h,w) with one colour a region, and white paper."""
+        """x_0 (1,C,h,w) with one colour per region, and white paper."""
         rows, columns = self.inside
         cells = x_0[0, :, :rows, :columns].reshape(x_0.shape[1], -1).T
         colors = self.weights @ cells
@@ -92,7 +92,7 @@ class FlatColors:
 
 
 def _find_hinted(shares: NDArray[Any], strokes: Strokes) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Which regions (n,1) have a hint, and its colour (n,C): that of most of its pixels' cells."""
+    """Which regions (n,1) have a hint, and its colour (n,C), the median over the hint's pixels."""
     rows, columns, count = shares.shape
     y, x = np.nonzero(strokes.mask)
     height, width = strokes.mask.shape

@@ -1,4 +1,4 @@
-"""What is asked of the colours of many pictures, in a folder or in a film."""
+"""Options for the colours of many pictures, in a folder or in a film."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,20 +11,20 @@ from condiff.color.edits import NO_EDITS, ColorEdits
 
 @dataclass(frozen=True, kw_only=True)
 class ColorOptions:
-    """The settings that folders and films share; None is the model's, or the program's choice.
+    """The settings shared by folders and films; None means the default of model or program.
 
-    Raises ConfigError for a value of another kind, or out of range.
+    Raises ConfigError for a value of a wrong type or out of range.
     """
 
     model: str | Path = "colorize"
-    look: str | None = None  # of the model: fields that neither `overrides` nor `edits` have
+    look: str | None = None  # of the model, for fields not in `overrides` or `edits`
     overrides: Mapping[str, Any] = field(default_factory=dict)  # of fields of SamplingConfig
     edits: ColorEdits = NO_EDITS
     seed: int | None = None
     provenance: bool = True  # note in the result that a model made the colours
     device: str = "auto"
     engine: str = "auto"
-    force: bool = False  # begin anew, and replace results
+    force: bool = False  # start over, and replace results
 
     def __post_init__(self) -> None:
         check_kind("edits", self.edits, ColorEdits)

@@ -40,26 +40,26 @@ from condiff.pipelines.flat_colors import FlatColors
 from condiff.resize import MAX_ASPECT, pad_to_stride
 from condiff.words import NO_WORDS, Words
 
-KEPT_VIEWS = 32  # of references, the last used
+KEPT_VIEWS = 32  # of references, the most recently used
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A picture as sampling needs it; arrays are the backend's."""
+    """A picture encoded for sampling; arrays are the backend's."""
 
     source: np.ndarray | None  # the photo's RGB (H,W,3), a drawing's ink (H,W), or None
     edits: PreparedEdits
     windows: Tiles  # in cells of x_t: one, or several that overlap along a strip
-    # Of each window cond (1,K,h,w), and what guidance leads away from; None without guidance. For
-    # a model of words there are two of the latter: see `Backend.encode`.
+    # Per window: cond (1,K,h,w), and the null condition of guidance, None without guidance. A model
+    # that takes words has two of the latter: see `Backend.encode`.
     conds: list[tuple[Any | None, ...]]
     size: tuple[int, int]  # of x_t, padded to the U-Net's stride
     inside: tuple[int, int]  # rows and columns of x_t that the picture covers
-    flat: FlatColors | None = None  # of a drawing whose regions are to have even colours
+    flat: FlatColors | None = None  # of a drawing, for flat colours in its regions
 
 
 class Pipeline:
-    """A model that is loaded: `Pipeline.from_pretrained("colorize")(image)` runs it."""
+    """A loaded model: `Pipeline.from_pretrained("colorize")(image)` runs it."""
 
     def __init__(self, loaded: ModelInfo, backend: Backend):
         self.loaded, self.backend = loaded, backend
@@ -68,7 +68,7 @@ class Pipeline:
 
     @property
     def sampling(self) -> SamplingConfig:
-        """How the model is sampled by default."""
+        """The model's default sampling settings."""
         return self.loaded.sampling
 
     @classmethod
@@ -82,9 +82,8 @@ class Pipeline:
     ) -> Self:
         """The embedded model of that name, or the model folder at that path.
 
-        `engine` is torch, onnx or openvino; auto is onnx on a processor where the folder has
-        graphs, else torch. Another number of processor threads rounds differently, so that results
-        differ slightly.
+        `engine` is torch, onnx or openvino; auto is onnx on a CPU if the folder has graphs, else
+        torch. Results differ slightly with the number of CPU threads, as rounding differs.
         """
         return cls(*open_model(name, device=device, engine=engine, threads=threads))
 
@@ -95,7 +94,7 @@ class Pipeline:
 
     @property
     def cell(self) -> int:
-        """How many pixels of the condition one pixel of x_t (a cell) is wide."""
+        """Width of one pixel of x_t (a cell) in pixels of the condition."""
         return self.loaded.cell
 
     @as_memory_error()
@@ -119,19 +118,18 @@ class Pipeline:
     ) -> list[Any]:
         """Make one result for each of the seeds seed, seed + 1, …, `samples` in all.
 
-        A picture is whatever `as_photo` takes: a path, bytes, an image of Pillow, an array or a
-        Photo. A colorizer's result has the photo's size, its L* and its alpha channel, and takes
-        `edits` of the colours; it is an image of 8 bits where an image was given, else a Photo at
-        its own depth. A model of drawings takes a line drawing, which it cleans, or a Drawing; an
-        unconditional one takes nothing. Both give an image of Pillow at their own size.
+        A picture is anything that `as_photo` accepts: a path, bytes, a Pillow image, an array or a
+        Photo. A colorizer's result has the photo's size, L* and alpha channel; `edits` change its
+        colours. It is an 8-bit image if an image was given, else a Photo at its own depth. A model
+        of drawings takes a line drawing, which is cleaned, or a Drawing; an unconditional model
+        takes nothing. Both return a Pillow image at the model's size.
 
-        `look` is a colorizer's quiet, natural or vivid: its guidance_scale and variety, and the
-        saturation where the edits have none. The other arguments are the fields of
-        `SamplingConfig`; those that are None are the look's or the model folder's. A result depends
-        only on the model and these arguments. Without a seed a new one is drawn; `info["seed"]` of
-        each result contains its own. Raises ConfigError for arguments that the model cannot take,
-        UsageError for words where it takes none, ImageError for a photo where a drawing is
-        expected.
+        `look` is a colorizer's quiet, natural or vivid: guidance_scale, variety, and the saturation
+        if the edits have none. The other arguments are fields of `SamplingConfig`; None means the
+        value of the look or the model folder. A result depends only on the model and these
+        arguments. Without a seed a new one is drawn; `info["seed"]` of each result contains its
+        seed. Raises ConfigError for arguments that the model does not support, UsageError for words
+        if it takes none, ImageError for a photo where a drawing is expected.
         """
         config, edits = self.loaded.configure(
             edits,
@@ -159,7 +157,7 @@ class Pipeline:
         samples: int = 1,
         edits: ColorEdits = NO_EDITS,
     ) -> Iterator[Any]:
-        """Yield the results of `__call__`, whose settings are those of `config`."""
+        """Yield the results of `__call__` for the settings `config`."""
         seed, samples = secrets.randbits(31) if seed is None else as_seed(seed), as_count(samples)
         given = image if isinstance(image, (Drawing, Opened, type(None))) else as_photo(image)
         encoded = self.encode(given, config=config, edits=edits)
@@ -188,7 +186,7 @@ class Pipeline:
     ) -> Iterator[Image.Image]:
         """Yield the finished RGB picture of every x_t, pure noise first, the result last.
 
-        `encoded` is what `encode` gave for the same arguments, where it was called already.
+        `encoded` is the result of `encode` for the same arguments, if it was called before.
         """
         config = config or self.sampling
         encoded = encoded or self.encode(image, config=config, edits=edits)
@@ -202,9 +200,9 @@ class Pipeline:
         config: SamplingConfig | None = None,
         edits: ColorEdits = NO_EDITS,
     ) -> Encoded:
-        """What sampling needs of a picture, and is computed once whatever the number of samples.
+        """Encode a picture for sampling, once for any number of samples.
 
-        The null condition is computed only if `config` has guidance. Raises ConfigError where the
+        The null condition is computed only if `config` has guidance. Raises ConfigError if the
         model takes another kind of picture, ImageError for a photo where a drawing is expected.
         """
         config = self.sampling if config is None else config
@@ -232,7 +230,7 @@ class Pipeline:
         guided: bool = True,
         words: Words = NO_WORDS,
     ) -> Encoded:
-        """The same for a condition (H,W,N) in [-1,1] that is prepared already."""
+        """Encode a prepared condition (H,W,N) in [-1,1]."""
         rows, columns = (side // self.cell for side in condition.shape[:2])
         padded = pad_to_stride(condition, self.loaded.stride)
         given = np.ascontiguousarray(padded.transpose(2, 0, 1)[None], np.float32)
@@ -270,10 +268,10 @@ class Pipeline:
         return Encoded(source, edits, windows, conds, size, (rows, columns), flat)
 
     def _plan_windows(self, size: tuple[int, int], inside: tuple[int, int]) -> Tiles:
-        """One window for x_t of `size`, or for long strips several that lie over each other.
+        """One window for x_t of `size`, or several overlapping ones for long strips.
 
-        `inside` are the cells that the picture covers. A window has the longest aspect that is seen
-        in one piece: square ones, half over each other, take longer and are farther from the truth.
+        `inside` are the cells that the picture covers. A window has the longest aspect that is
+        sampled in one piece: square windows with half overlap are slower and less accurate.
         """
         side, overlap = max(size), 0
         if max(inside) > MAX_ASPECT * (min(inside) + 1):
@@ -285,10 +283,10 @@ class Pipeline:
     def sample(
         self, encoded: Encoded, *, config: SamplingConfig | None = None, seed: int
     ) -> Iterator[Any]:
-        """Yield x_T, then x_t after every step: (1,C,h,w) of the backend's, on its device.
+        """Yield x_T, then x_t after every step: arrays (1,C,h,w) of the backend, on its device.
 
         Images are sampled one at a time: a CPU gains nothing from a batch, and convolutions round
-        differently in batches of different sizes, so that bytes would depend on the batch.
+        differently in batches of different sizes, so a result would depend on the batch.
         """
         config = config or self.sampling
         space, backend = self.loaded.task.space, self.backend
@@ -342,7 +340,7 @@ class Pipeline:
     def decode(self, x_0: Any, encoded: Encoded) -> np.ndarray:
         """x_0 (1,C,h,w) of `sample` as RGB (H,W,3) of the size of the photo or drawing.
 
-        Chroma is joined to the photo's L*, colours are finished along a drawing's lines.
+        Chroma is combined with the photo's L*; a drawing's colours are finished along its lines.
         """
         return self.loaded.task.space.decode(
             self.to_cells(x_0, encoded), encoded.source, encoded.edits
@@ -356,12 +354,12 @@ class Pipeline:
         seed: int,
         edits: ColorEdits = NO_EDITS,
     ) -> ChromaMeans:
-        """The mean chroma of a photo's automatic colours, in cells: without the finish."""
+        """The mean chroma of a photo's automatic colours per cell, without the finish."""
         encoded = self.encode(image, config=config, edits=edits)
         *_, x_0 = self.sample(encoded, config=config, seed=seed)
         source, prepared = encoded.source, encoded.edits
         if not self.loaded.task.space.keeps_photo or source is None:
-            raise ConfigError(f"The model {self.loaded.name} colours no photos.")
+            raise ConfigError(f"The model {self.loaded.name} does not colour photos.")
         inside = source if prepared.box is None else source[prepared.box]
         cells = self.to_cells(x_0, encoded) * self.loaded.task.space.scale
         return ChromaMeans.of(prepared.recolor(cells, inside))
@@ -369,12 +367,12 @@ class Pipeline:
     def to_cells(self, x_0: Any, encoded: Encoded) -> np.ndarray:
         """x_0 (1,C,h,w) of `sample` as the space decodes it, (h,w,C), without the padding, clipped.
 
-        Of latents it is what the VAE decodes, which has more pixels. Only here is an array moved
-        off the backend's device.
+        Latents are decoded by the VAE to more pixels. Only this method moves an array off the
+        backend's device.
         """
         space, (rows, columns) = self.loaded.task.space, encoded.inside
         decoded = self.backend.decode(x_0)
-        factor = decoded.shape[-1] // x_0.shape[-1]  # more than 1 where a VAE has decoded it
+        factor = decoded.shape[-1] // x_0.shape[-1]  # more than 1 after a VAE
         planes = self.backend.to_numpy(decoded)[0, :, : rows * factor, : columns * factor]
         planes = planes.clip(-space.clip, space.clip).transpose(1, 2, 0)
         return space.to_cells(np.ascontiguousarray(planes))
@@ -382,11 +380,11 @@ class Pipeline:
     def prepare(
         self, image: UserPicture | Opened | None, *, size: int | None, as_is: bool = False
     ) -> tuple[Opened | None, np.ndarray]:
-        """The picture as the model takes it, None without one, and the condition (h,w,N) in [-1,1].
+        """The picture as model input, None without one, and the condition (h,w,N) in [-1,1].
 
-        The condition has the model's size. `as_is` leaves a drawing uncleaned, and a scan's borders
-        and levels as they are. Raises ConfigError where the model takes another kind
-        of picture, ImageError for a photo where a drawing is expected.
+        The condition has the model's size. `as_is` skips the cleaning of a drawing and the removal
+        of a scan's borders and correction of its levels. Raises ConfigError if the model takes
+        another kind of picture, ImageError for a photo where a drawing is expected.
         """
         name, task = self.loaded.name, self.loaded.task
         if task.enlarges:
@@ -422,7 +420,7 @@ class Pipeline:
         )
 
     def _match(self, condition: np.ndarray, edits: ColorEdits, *, size: int | None) -> Guide:
-        """The guide of the references; ImageError where they are strict and hardly match."""
+        """The guide of the references; if they are strict, ImageError if too little matches."""
         photo = FeatureMap.build(self._map_features(condition), (condition[..., 0] + 1) * 50)
         references = edits.open_references()
         views = [self._open_view(r, size, mirror=m) for r in references for m in (False, True)]
@@ -435,7 +433,7 @@ class Pipeline:
         return guide
 
     def _open_view(self, reference: Reference, size: int | None, *, mirror: bool) -> FeatureMap:
-        """A reference, or its mirror image, in cells; the last ones used are kept."""
+        """A reference, or its mirror image, in cells; the most recent ones are cached."""
         side = self.loaded.condition_size if size is None else size
         key = (reference.digest, side, mirror)
         with self._mutex:
@@ -455,7 +453,7 @@ class Pipeline:
         return view
 
     def _map_features(self, condition: np.ndarray) -> np.ndarray:
-        """What the encoder knows of a condition (H,W,N): (h,w,K), as large as its cond."""
+        """The encoder's feature map (h,w,K) of a condition (H,W,N), with the size of its cond."""
         encoded = self.encode_condition(condition, guided=False)
         patch = self.loaded.patch_size
         rows, columns = (max(1, side // patch) for side in encoded.inside)
@@ -469,23 +467,23 @@ class Pipeline:
         return np.ascontiguousarray(maps[:, :rows, :columns].transpose(1, 2, 0))
 
     def _guidance_scales(self, config: SamplingConfig) -> tuple[float, ...]:
-        """The scales of guidance along the conditions of `Backend.encode`; 1 is off.
+        """The guidance scales of the conditions of `Backend.encode`; 1 is off.
 
-        They are of the words and of the picture, for a model that takes both; of the picture alone
-        for another one; none for a model without a condition.
+        Two for a model that takes words and a picture, in this order; one for a picture alone; none
+        for a model without a condition.
         """
         task = self.loaded.task
         if not task.takes_text:
             return (config.guidance_scale,) if task.picture else ()
         of_picture = config.image_guidance_scale
-        same = config.prompt == config.negative_prompt  # then nothing lies between the two
+        same = config.prompt == config.negative_prompt  # then the two predictions are equal
         return (of_picture if same else config.guidance_scale, of_picture)
 
 
 def open_model(
     name: str | Path, *, device: str, engine: str, threads: int
 ) -> tuple[ModelInfo, Backend]:
-    """A model folder, or the embedded model of that name, and what runs it."""
+    """Open a model folder or the embedded model of that name, with the backend that runs it."""
     info = read_model_info(name)
     found = find_device(device, engine=engine)
     chosen = choose_engine(info, engine, found)
@@ -497,7 +495,7 @@ def open_model(
 
 
 def find_sampler(scheduler: str) -> Callable[..., Iterator[Any]]:
-    """The sampling function of a scheduler: condiff's own where there is one, or diffusers'."""
+    """The sampling function of a scheduler: condiff's own if there is one, else diffusers'."""
     if scheduler in SAMPLERS:
         return sample
     if not find_spec("diffusers"):

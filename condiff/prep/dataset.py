@@ -1,8 +1,8 @@
-"""Photos -> a prepared data set: parquet shards with conditions, the same after any interruption.
+"""Photos -> a prepared data set: parquet shards with conditions, resumable after interruptions.
 
-Photos are decoded and encoded in parallel. One process decides which are taken, in the order of the
-source, and writes each decision to a journal. Shards are renamed into place when complete. So a run
-that was killed can be resumed, and gives the same bytes as one that was not.
+Photos are decoded and encoded in parallel. One process decides which are used, in the order of the
+source, and writes each decision to a journal. Shards are renamed into place when complete. A run
+that was killed can be resumed and gives the same bytes as an uninterrupted one.
 """
 
 import json
@@ -35,14 +35,14 @@ from condiff.sources.source import Item, Source
 
 @dataclass(frozen=True)
 class Plan:
-    """What is done already and what is left to do; making it writes nothing."""
+    """What is done and what is left to do; making a plan writes nothing."""
 
     source: Source
     out: Path
     recipe: PrepConfig
     decided: list[Decision]
     ended: bool  # whether the source was read to its end
-    pending: dict[int, int]  # photo -> row of its split: taken, but its shard is not written yet
+    pending: dict[int, int]  # photo -> row of its split: used, but its shard is not written yet
     finished: bool
 
     @property
@@ -53,15 +53,15 @@ class Plan:
 
 
 def plan(source: Source, out: Path, recipe: PrepConfig, *, force: bool = False) -> Plan:
-    """Compare what is asked with what lies in `out`.
+    """Compare the requested data set with the content of `out`.
 
-    Raises DataError where `out` holds other files, or a data set that was begun with other settings
-    and not `force`; ConfigError for an unknown condition.
+    Raises DataError if `out` contains other files or, without `force`, a data set that was begun
+    with other settings; ConfigError for an unknown condition.
     """
     _check_kinds(recipe.kinds)
     started = (_scratch(out) / "settings.json").exists()
     if not started and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out} holds other things: give a folder that is empty or not there yet.")
+        raise DataError(f"{out} contains other files: give an empty or a new folder.")
     if force or not started:
         return Plan(source, out, recipe, [], False, {}, False)
     there = json.loads((_scratch(out) / "settings.json").read_text("utf-8"))
@@ -71,7 +71,7 @@ def plan(source: Source, out: Path, recipe: PrepConfig, *, force: bool = False) 
         what = "the photos of its source" if names == ["photos"] else " and ".join(names)
         raise DataError(
             f"{out} was begun with other settings ({what} changed): give another folder, or "
-            "--force to begin anew."
+            "--force to start over."
         )
     decided, ended = _read_journal(out)
     pending = {}
@@ -82,7 +82,7 @@ def plan(source: Source, out: Path, recipe: PrepConfig, *, force: bool = False) 
             row = rows[verdict.split]
             rows[verdict.split] += 1
             shard = row // recipe.shard_size
-            # A shard whose other rows are not in the journal, which lost them, is written anew.
+            # A shard is written again if the journal has lost some of its rows.
             whole = ended or (shard + 1) * recipe.shard_size <= totals[verdict.split]
             if not (whole and shard_path(out, verdict.split, shard).exists()):
                 pending[number] = row
@@ -91,7 +91,7 @@ def plan(source: Source, out: Path, recipe: PrepConfig, *, force: bool = False) 
 
 
 def run(plan: Plan, *, workers: int = 1) -> Iterator[Decision]:
-    """Carry out a plan; yields the verdict on each photo that was not decided before."""
+    """Carry out a plan; yields the decision on each photo that was not decided before."""
     if plan.finished:
         return
     check_pyarrow()
@@ -120,7 +120,7 @@ def run(plan: Plan, *, workers: int = 1) -> Iterator[Decision]:
                 for number, result in results:
                     verdict, row = decider.decide(number, result)
                     if number >= known:
-                        # Buffered: lines that a kill loses are decided again, in the same way.
+                        # Buffered: lines lost by a kill are decided again, in the same way.
                         line = json.dumps(vars(verdict), ensure_ascii=False)
                         journal.write(line + "\n")
                     if isinstance(result, Prepared) and verdict.outcome == "done":
@@ -136,7 +136,7 @@ def run(plan: Plan, *, workers: int = 1) -> Iterator[Decision]:
 
 
 class _Decider:
-    """Decides which photos are taken, in the order of the source: of duplicates, the first."""
+    """Decides which photos are used, in the order of the source; keeps the first of duplicates."""
 
     def __init__(self, plan: Plan):
         self.plan = plan
@@ -148,13 +148,13 @@ class _Decider:
         self.sources = [verdict.source for verdict in done]
 
     def decide(self, number: int, result: Prepared | Decision) -> tuple[Decision, int]:
-        """The verdict, and the photo's row in its split, -1 if it is not taken."""
+        """The decision, and the photo's row in its split, -1 if it is not used."""
         if number in self.plan.pending:
             verdict = self.plan.decided[number]
             if not isinstance(result, Prepared) or result.dhash != verdict.dhash:
                 raise DataError(
                     f"{verdict.source} has changed since {self.plan.out} was begun: use --force "
-                    "to begin anew."
+                    "to start over."
                 )
             return verdict, self.plan.pending[number]
         if isinstance(result, Decision):
@@ -183,7 +183,7 @@ class _Decider:
 
 
 def _items(plan: Plan) -> Iterator[tuple[int, Item]]:
-    """The photos, with their numbers, that are to be decided, or written again."""
+    """The photos to be decided or written again, with their numbers."""
     known = len(plan.decided)
     start = min(plan.pending, default=known)
     stop = known if plan.ended else plan.recipe.limit
@@ -245,7 +245,7 @@ def _clear(out: Path) -> None:
 
 @contextmanager
 def _locked(scratch: Path) -> Iterator[None]:
-    """Hold the folder for one run; the system releases the lock however the run ends."""
+    """Lock the folder for one run; the system releases the lock when the run ends in any way."""
     try:
         scratch.mkdir(parents=True, exist_ok=True)
         (scratch / "lock").touch()
@@ -256,7 +256,7 @@ def _locked(scratch: Path) -> Iterator[None]:
     with open(scratch / "lock", "w") as file:
         try:
             import fcntl
-        except ImportError:  # Windows has no lock that is released by a kill
+        except ImportError:  # Windows has no lock that a kill releases
             yield
             return
         try:
@@ -267,13 +267,13 @@ def _locked(scratch: Path) -> Iterator[None]:
 
 
 def _read_journal(out: Path) -> tuple[list[Decision], bool]:
-    """Every photo's verdict in the order of the source, and whether that was its end."""
+    """Every photo's decision in the order of the source, and whether the source ended."""
     decided, ended, _ = _parse_journal(out)
     return decided, ended
 
 
 def _parse_journal(out: Path) -> tuple[list[Decision], bool, int]:
-    """The same, and the number of bytes up to the first line that is cut short or damaged."""
+    """The same, and the number of bytes up to the first truncated or damaged line."""
     decided: list[Decision] = []
     length = 0
     with suppress(FileNotFoundError), open(_scratch(out) / "journal.jsonl", "rb") as file:
@@ -281,7 +281,7 @@ def _parse_journal(out: Path) -> tuple[list[Decision], bool, int]:
             try:
                 row = json.loads(line)
                 verdict = Decision(**row) if row else None
-            except (ValueError, TypeError):  # what came after is decided again, in the same way
+            except (ValueError, TypeError):  # later lines are decided again, in the same way
                 break
             if not line.endswith(b"\n"):
                 break
@@ -293,7 +293,7 @@ def _parse_journal(out: Path) -> tuple[list[Decision], bool, int]:
 
 
 def _trim_journal(out: Path) -> None:
-    """Cut off what a kill left unfinished, or a machine that lost its power damaged."""
+    """Cut off lines that a kill left unfinished or a power failure damaged."""
     path = _scratch(out) / "journal.jsonl"
     if path.exists():
         os.truncate(path, _parse_journal(out)[2])

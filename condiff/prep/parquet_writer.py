@@ -1,4 +1,4 @@
-"""Parquet shards that `datasets` opens with Image features, and the card that goes with them."""
+"""Writes parquet shards that `datasets` opens with Image features, and their card."""
 
 import json
 import os
@@ -12,8 +12,8 @@ from condiff.errors import DependencyError
 from condiff.files import write_text
 
 SPLITS = ("train", "val")
-# A row group is the least that a reader loads, and what a writer keeps in memory; the hub's viewer
-# needs small ones, too.
+# A row group is the smallest unit that a reader loads and a writer buffers; the hub's viewer also
+# needs small ones.
 ROW_GROUP_ROWS, ROW_GROUP_BYTES = 100, 64 << 20
 
 Row = dict[str, Any]
@@ -29,7 +29,7 @@ def columns_of(kinds: Sequence[str]) -> dict[str, str]:
 def features_of(
     kinds: Sequence[str], *, has_text: bool, more: Sequence[str] = ()
 ) -> dict[str, dict[str, str]]:
-    """The columns and their types, as `datasets` writes them down; `more` names further texts."""
+    """The columns and their types, in the form of `datasets`; `more` names further text columns."""
     image, string = {"_type": "Image"}, {"dtype": "string", "_type": "Value"}
     features = {"image": image, **dict.fromkeys(columns_of(kinds).values(), image)}
     if has_text:
@@ -38,7 +38,7 @@ def features_of(
 
 
 def shard_path(out: Path, split: str, number: int) -> Path:
-    """out/train-00003.parquet; without the usual "-of-N", which is not known at first."""
+    """out/train-00003.parquet; without the usual "-of-N", as N is unknown at first."""
     return out / f"{split}-{number:05d}.parquet"
 
 
@@ -68,11 +68,11 @@ class ShardWriter:
         self.scratch, self.before_commit = scratch, before_commit
         self.rows: list[Row] = []
         self.num_bytes = 0
-        self.shard: int | None = None  # the one that is open
+        self.shard: int | None = None  # the open one
         self.file: Any = None
 
     def add(self, number: int, row: Row) -> None:
-        """Add row `number` of the split; numbers rise, and may skip rows of existing shards."""
+        """Add row `number` of the split; numbers increase, and may skip rows of existing shards."""
         shard = number // self.shard_size
         if shard != self.shard:
             self.close()
@@ -105,7 +105,7 @@ class ShardWriter:
         import pyarrow.parquet as pq
 
         if self.file is None:
-            # Photos are compressed already.
+            # Photos are already compressed.
             self.file = pq.ParquetWriter(self._part(), self.schema, compression="none")
         if self.rows:
             self.file.write_table(pa.Table.from_pylist(self.rows, schema=self.schema))
@@ -113,7 +113,7 @@ class ShardWriter:
 
 
 def check_pyarrow() -> None:
-    """Raise DataError before the work if shards could not be written after it."""
+    """Raise DependencyError, before the work, if pyarrow is missing."""
     try:
         import pyarrow.parquet  # noqa: F401
     except ImportError as error:
@@ -133,7 +133,7 @@ class Summary:
 
 
 def write_info(out: Path, summary: Summary) -> None:
-    """dataset_info.json, as `datasets.DatasetInfo.from_directory` reads it, last of all files."""
+    """Write dataset_info.json for `datasets.DatasetInfo.from_directory`, as the last file."""
     sizes = {
         split: sum(path.stat().st_size for path in out.glob(f"{split}-*.parquet"))
         for split in SPLITS
@@ -154,7 +154,7 @@ def write_info(out: Path, summary: Summary) -> None:
 
 
 def write_card(out: Path, summary: Summary) -> None:
-    """README.md: what is in the data set, how it was chosen, under which licence."""
+    """Write README.md: the data set's content, how it was selected, its licence."""
     settings, splits = summary.settings, sorted(summary.splits.items())
     head = ["---", f"license: {_yaml(summary.license)}"] if summary.license else ["---"]
     head += ["task_categories:", "- image-to-image"]
@@ -166,18 +166,18 @@ def write_card(out: Path, summary: Summary) -> None:
     pictures = (
         f"short side at most {size} pixels, WebP of quality {settings['quality']}"
         if size
-        else "the files as they were found, byte for byte"
+        else "the original files, byte for byte"
     )
     columns = {"image": f"the photo: {pictures}"}
     for kind, column in columns_of(settings["kinds"]).items():
         columns[column] = f"`{kind}` of the upright photo, at its size, PNG"
-    columns |= {"text": "its caption", "source": "where it was found", "split": "train or val"}
+    columns |= {"text": "its caption", "source": "its origin", "split": "train or val"}
     chroma, distance = settings["min_chroma"], settings["max_distance"]
     filters = {
-        "broken": "the file could not be read, or not be written anew",
+        "broken": "the file could not be read or encoded again",
         "small": f"short side below {settings['min_side']} pixels",
-        "grey": f"mean chroma below {chroma:g} (CIELAB)" if chroma else "not looked for",
-        "duplicate": "not looked for"
+        "grey": f"mean chroma below {chroma:g} (CIELAB)" if chroma else "not checked",
+        "duplicate": "not checked"
         if distance is None
         else f"dHash within {distance} of 64 bits of an earlier photo's",
     }
@@ -195,7 +195,7 @@ def write_card(out: Path, summary: Summary) -> None:
         *(f"| {split} | {rows} |" for split, rows in splits),
         "",
         f"The split follows from each file's content: {settings['val']:.3g} of the photos are for",
-        "validation, and a photo is on the same side whatever lies beside it.",
+        "validation. A photo's split does not depend on the other photos.",
         "",
         "| column | content |",
         "| --- | --- |",

@@ -27,21 +27,21 @@ from condiff.prep.parquet_writer import Row, columns_of
 from condiff.resize import shrink_short_side
 from condiff.sources.source import Item
 
-CHUNK_ITEMS, CHUNK_BYTES = 16, 4 << 20  # limits of what is sent to a worker at once
-CHUNKS_AHEAD = 3  # chunks per worker, with the one in work; limits memory
+CHUNK_ITEMS, CHUNK_BYTES = 16, 4 << 20  # limits of one message to a worker
+CHUNKS_AHEAD = 3  # chunks per worker, including the current one; limits memory
 WEBP_METHOD = 4
-CELLS = 32  # on the short side; colours are averaged in cells, so that noise does not count
+CELLS = 32  # on the short side; averaging in cells removes noise
 
 Outcome = Literal["done", "broken", "small", "grey", "duplicate"]
-Pixels = NDArray[Any]  # uint8; cv2's stubs know no dtypes
+Pixels = NDArray[Any]  # uint8; cv2's stubs have no dtypes
 
 
 @dataclass(frozen=True)
 class PrepConfig:
-    """The settings that, with the photos, decide which bytes are written."""
+    """The settings that, together with the photos, determine the written bytes."""
 
     kinds: tuple[str, ...] = ()
-    size: int | None = None  # short side; None keeps the files as they are
+    size: int | None = None  # short side; None keeps the files unchanged
     quality: int = 90
     min_side: int = 64
     min_chroma: float = 0.0
@@ -54,7 +54,7 @@ class PrepConfig:
 
 @dataclass(frozen=True)
 class Decision:
-    """What became of one photo; a line of the journal."""
+    """The outcome for one photo; a line of the journal."""
 
     source: str
     outcome: Outcome
@@ -65,7 +65,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A photo that passed all filters but that for duplicates."""
+    """A photo that passed all filters except the one for duplicates."""
 
     source: str
     split: str
@@ -74,7 +74,7 @@ class Prepared:
 
 
 def prepare(item: Item, recipe: PrepConfig) -> Prepared | Decision:
-    """Decode, filter and encode one photo; the result depends on the file and the recipe alone."""
+    """Decode, filter and encode one photo; the result depends only on the file and the recipe."""
     if item.fault is not None:
         return Decision(item.name, "broken", item.fault)
     try:
@@ -113,10 +113,10 @@ def prepare(item: Item, recipe: PrepConfig) -> Prepared | Decision:
 
 
 def mean_chroma(pixels: Pixels) -> float:
-    """Mean distance from grey in Lab of (H,W,3) uint8, of cells averaged first."""
+    """Mean distance from grey in Lab of (H,W,3) uint8, after averaging in cells."""
     side = max(1, min(pixels.shape[:2]) // CELLS)
     rows, columns = (length // side for length in pixels.shape[:2])
-    whole = pixels[: rows * side, : columns * side]  # by whole numbers cv2 is ten times as fast
+    whole = pixels[: rows * side, : columns * side]  # cv2 is ten times as fast for integer factors
     cells = cv2.resize(whole, (columns, rows), interpolation=cv2.INTER_AREA)
     _, a, b = cv2.split(rgb_to_lab(cells))
     return float(cv2.mean(cv2.magnitude(a, b))[0])
@@ -143,7 +143,7 @@ def _encode(pixels: Pixels, format: str, **options: int) -> bytes:
 
 
 def _reason(error: Exception, item: Item) -> str:
-    """The error's text without the file's name, which is reported with it anyway."""
+    """The error's text without the file's name, which is reported separately."""
     name = "standard input" if isinstance(item.image.data, bytes) else item.image.data
     return str(error).removeprefix(f"cannot read {name}: ")
 
@@ -151,9 +151,9 @@ def _reason(error: Exception, item: Item) -> str:
 def prepare_in_order(
     items: Iterable[tuple[int, Item]], recipe: PrepConfig, *, workers: int
 ) -> Generator[tuple[int, Prepared | Decision], None, None]:
-    """`prepare` numbered items by so many processes; yields them in their order.
+    """`prepare` numbered items with `workers` processes; yields results in order.
 
-    Only some items per worker are in memory at a time. Raises DataError where a worker is killed.
+    Only a few items per worker are in memory at a time. Raises DataError if a worker is killed.
     """
     if workers == 1:
         for number, item in items:
@@ -171,8 +171,8 @@ def prepare_in_order(
             yield from ahead.popleft().result()
     except BrokenProcessPool as error:
         raise DataError(
-            "A worker process was killed, perhaps for want of memory: run the same again with "
-            "fewer --workers; what is done stays done."
+            "A worker process was killed, perhaps for lack of memory: run the same again with "
+            "fewer --workers; finished photos are kept."
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
@@ -198,7 +198,7 @@ def _prepare_chunk(
 
 
 def _start_worker() -> None:
-    """Use one thread; leave Ctrl-C to the parent process, and end when it ends."""
+    """Use one thread; leave Ctrl-C to the parent process, and exit when it exits."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)
     parent = parent_process()

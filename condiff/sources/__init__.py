@@ -1,1 +1,1 @@
-"""Where photos come from, with their captions and condition images: one door for all uses."""
+"""Sources of photos with captions and condition images, with one function to open all of them."""

@@ -1,4 +1,4 @@
-"""Folders of photos, of parquet and of tar files, or single files: the door to all sources."""
+"""Folders of photos, of parquet and of tar files, or single files; opens all sources."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from condiff.sources.source import UNREADABLE, File, Item, Part, Source, faulty,
 from condiff.sources.tar import SUFFIXES as TAR_SUFFIXES
 from condiff.sources.tar import tar_part
 
-# What opens the photos of an archive, by the suffix of its name.
+# Functions that open an archive of photos, by suffix.
 ARCHIVES: dict[str, Callable[[Path, str], Part]] = {
     ".parquet": parquet_part,
     **dict.fromkeys(TAR_SUFFIXES, tar_part),
@@ -26,8 +26,8 @@ ARCHIVES: dict[str, Callable[[Path, str], Part]] = {
 def open_source(name: str) -> Source:
     """Open a folder (with its subfolders), a parquet or tar file, or else a hub data set.
 
-    A folder may also be one that `datasets` wrote by save_to_disk. Raises DataError where there are
-    no photos.
+    A folder may also be one written by save_to_disk of `datasets`. Raises DataError if there are no
+    photos.
     """
     path = Path(name)
     if path.is_dir() and is_saved(path):
@@ -35,14 +35,14 @@ def open_source(name: str) -> Source:
     if path.is_dir() or path.is_file():
         return local_source(path)
     if path.is_absolute() or name.startswith(".") or name.count("/") > 1 or path.suffix:
-        raise DataError(f"There is no data at {name}: give a folder, a parquet or a tar file.")
+        raise DataError(f"There is no data at {name}: give a folder, a parquet file or a tar file.")
     return hub_source(name)
 
 
 def drawn_source(
     name: str, total: int, draw: Callable[[int], tuple[bytes, str]], *, fingerprint: str
 ) -> Source:
-    """Pictures that a function draws: number -> (a file's bytes, caption)."""
+    """A source of pictures drawn by a function: number -> (a file's bytes, caption)."""
 
     def read(columns: Sequence[str], start: int) -> Iterator[Item]:
         for number in range(start, total):
@@ -56,7 +56,7 @@ def drawn_source(
 def write_folder(source: Source, out: Path) -> Iterator[Path]:
     """Write a drawn source as an `imagefolder`: plain files, with captions in metadata.jsonl.
 
-    Raises DataError where the folder cannot be written, or holds files of other names.
+    Raises DataError if the folder cannot be written or contains files with other names.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -66,7 +66,7 @@ def write_folder(source: Source, out: Path) -> Iterator[Path]:
             f"Cannot write into {out}: {error.strerror}. Choose another folder."
         ) from error
     if held - {"metadata.jsonl"}:
-        raise DataError(f"{out} holds other things: give a folder that is empty or not there yet.")
+        raise DataError(f"{out} contains other files: give an empty or a new folder.")
     with open(out / "metadata.jsonl", "w", encoding="utf-8") as captions:
         for item in source.items(0):
             path = out / item.name
@@ -77,10 +77,10 @@ def write_folder(source: Source, out: Path) -> Iterator[Path]:
 
 
 def local_source(root: Path) -> Source:
-    """A folder or a single file; a file in a folder is named by its path there."""
+    """A folder or a single file; files in a folder are named by their relative paths."""
     parts = local_parts(root)
     if not parts:
-        raise DataError(f"{root} holds no photos: looked for image, parquet and tar files.")
+        raise DataError(f"{root} contains no photos: looked for image, parquet and tar files.")
     if all(part.fault for part in parts):
         raise DataError(f"{root} cannot be used: {parts[0].name}: {parts[0].fault}.")
     digest = hashlib.blake2b(digest_size=16)
@@ -97,22 +97,22 @@ def local_parts(root: Path) -> list[Part]:
     captions = _read_captions(root)
     parts = []
     for place, fault in _list_folder(root):
-        name = place.encode("utf-8", "replace").decode()  # names may hold bytes that are no UTF-8
+        name = place.encode("utf-8", "replace").decode()  # names may not be valid UTF-8
         part = faulty(name, fault) if fault else _open_part(root / place, name, captions)
         parts.append(part)
     return parts
 
 
 def _opener(path: str) -> Callable[[Path, str], Part] | None:
-    """What opens a file as an archive; None for what its name does not say to be one."""
+    """The function that opens a file as an archive, by its name; None for other files."""
     found = (open_part for suffix, open_part in ARCHIVES.items() if path.lower().endswith(suffix))
     return next(found, None) if os.path.isfile(path) else None
 
 
 def _list_folder(root: Path) -> list[tuple[str, str | None]]:
-    """Photos and archives by their path below root, in its order, hidden ones left out.
+    """Photos and archives by their path below root, in order, without hidden ones.
 
-    A folder that cannot be listed is listed with the reason: its photos are not left out silently.
+    A folder that cannot be read is listed with the reason, so its photos are not skipped silently.
     """
     start = len(os.path.join(root, ""))
     found: list[tuple[str, str | None]] = []
@@ -132,7 +132,7 @@ def _list_folder(root: Path) -> list[tuple[str, str | None]]:
 def _size_of(path: Path) -> int:
     try:
         status = path.stat()
-    except OSError:  # a link to nowhere
+    except OSError:  # a broken link
         return -1
     return status.st_size if stat.S_ISREG(status.st_mode) else -1
 
@@ -148,14 +148,14 @@ def _read_captions(root: Path) -> dict[Path, str]:
                     captions[file.parent / row["file_name"]] = text
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise DataError(
-                f"{file} is no list of captions: each line is to be "
+                f"{file} is not a list of captions: each line must be "
                 f'{{"file_name": ..., "text": ...}} ({error}).'
             ) from error
     return captions
 
 
 def _open_part(path: Path, name: str, captions: dict[Path, str]) -> Part:
-    """A photo, or the photos of an archive; what cannot be opened becomes a fault."""
+    """A photo, or the photos of an archive; a failure to open it becomes a fault."""
     try:
         open_part = _opener(str(path))
         return open_part(path, name) if open_part else one_file(path, name, captions.get(path))

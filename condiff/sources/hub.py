@@ -1,4 +1,4 @@
-"""Sources that `datasets` reads: data sets of the Hugging Face hub, and saved ones."""
+"""Sources read by `datasets`: data sets of the Hugging Face hub, and saved ones."""
 
 import hashlib
 import re
@@ -13,7 +13,7 @@ from condiff.sources.source import Item, Part, Source, to_item
 if TYPE_CHECKING:
     from datasets import IterableDataset
 
-SAVED = ("state.json", "dataset_dict.json")  # one of them lies in what save_to_disk wrote
+SAVED = ("state.json", "dataset_dict.json")  # save_to_disk writes one of them
 
 
 def is_saved(folder: Path) -> bool:
@@ -40,7 +40,7 @@ def saved_source(folder: Path) -> Source:
 
 
 def hub_source(name: str) -> Source:
-    """All splits of a data set of the Hugging Face hub, or of a folder that `datasets` knows."""
+    """All splits of a data set of the Hugging Face hub, or of a folder that `datasets` supports."""
     splits: dict[str, IterableDataset] = load_hub(name, split=None, streaming=True)
     counts = [split.info.splits[key].num_examples if split.info.splits else None
               for key, split in splits.items()]  # fmt: skip
@@ -54,13 +54,13 @@ def streamed_source(
     *,
     version: str = "",
 ) -> Source:
-    """The splits one after the other; a count is None where it is not known."""
+    """The splits one after the other; a count is None if unknown."""
     from datasets import Image
 
     features = next(iter(splits.values())).features or {}
     image = next((key for key, kind in features.items() if isinstance(kind, Image)), None)
     if image is None:
-        columns = ", ".join(features) or "none that is declared"
+        columns = ", ".join(features) or "none declared"
         raise DataError(f"The data set {name} has no column of images, only: {columns}.")
     parts, first = [], 0
     for (key, split), count in zip(splits.items(), counts, strict=True):
@@ -90,7 +90,7 @@ def _part(
     first: int = 0,
     image: str | None = None,
 ) -> Part:
-    """Rows of `datasets`, which are numbered from `first` on in their names."""
+    """Rows of `datasets`; their names are numbered from `first` on."""
     text = text_column(columns)
 
     def read(wanted: Sequence[str], start: int) -> Iterator[Item]:
@@ -106,7 +106,7 @@ def _part(
 
 
 class HubRows(Sequence[Item]):
-    """Undecoded rows of a map-style data set, with the files of columns under other names."""
+    """Undecoded rows of a map-style data set, with files under the keys of `columns`."""
 
     def __init__(self, name: str, rows: Any, columns: Mapping[str, str]):
         self.name, self.columns, self.text = name, columns, text_column(rows.column_names)
@@ -123,7 +123,7 @@ class HubRows(Sequence[Item]):
 
 
 def hub_name(source: str | Path) -> str:
-    """The name of a hub data set; anything else that is not there is an error."""
+    """The name of a hub data set; DataError for any other path that does not exist."""
     name = str(source)
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
         raise DataError(
@@ -134,7 +134,7 @@ def hub_name(source: str | Path) -> str:
 
 
 def load_hub(name: str, *, split: str | None, streaming: bool) -> Any:
-    """A split of a hub data set, or all of them by name; DataError where it cannot be read."""
+    """A split of a hub data set, or all of them by name; DataError if it cannot be read."""
     try:
         from datasets import config, load_dataset
     except ImportError as error:
@@ -159,7 +159,7 @@ def load_hub(name: str, *, split: str | None, streaming: bool) -> Any:
 
 
 def undecoded(rows: Any, columns: Iterable[str]) -> Any:
-    """The data set with these columns' image files as they are."""
+    """The data set with the image files of these columns undecoded."""
     from datasets import Image
 
     for column in columns:

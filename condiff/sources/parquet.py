@@ -1,4 +1,4 @@
-"""Parquet files of photos: a column contains image files' bytes, bare or as {bytes, path}."""
+"""Parquet files of photos: a column contains the bytes of image files, bare or as {bytes, path}."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,13 +9,13 @@ from condiff.errors import DataError, DependencyError
 from condiff.sources.schema import text_column
 from condiff.sources.source import Item, Part, to_item
 
-BATCH = 16  # rows in memory; a row group may hold gigabytes of photos
+BATCH = 16  # rows in memory; a row group may be gigabytes of photos
 
 
 def parquet_part(path: Path, name: str) -> Part:
     """The rows of a parquet file, with captions if it has a column of them.
 
-    Raises DataError where it cannot be read.
+    Raises DataError if it cannot be read.
     """
     with _opened(path) as file:
         columns, total = tuple(file.schema_arrow.names), file.metadata.num_rows

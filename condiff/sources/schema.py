@@ -1,6 +1,6 @@
-"""Which files, rows and columns of a data set are which.
+"""The roles of files, rows and columns of a data set.
 
-Files and folders that are named val, valid, validation or test (test-00.parquet, val/1.jpg), and
+Files and folders named val, valid, validation or test (test-00.parquet, val/1.jpg), and
 rows with such a `split`, are held out for validation and tests.
 """
 
@@ -12,8 +12,8 @@ from condiff.errors import DataError
 from condiff.inputs import PictureInput
 from condiff.photos.formats import IMAGE_COLUMNS
 
-PREPARED = "conditioning_image"  # a prepared data set's only condition; of several: conditioning_…
-TEXT_KEYS = ("text", "caption")  # the first that is there
+PREPARED = "conditioning_image"  # the column of a single condition; of several: conditioning_…
+TEXT_KEYS = ("text", "caption")  # the first that exists
 
 
 def is_held_out(name: str) -> bool:
@@ -32,7 +32,7 @@ def text_of(row: Mapping[str, Any]) -> str | None:
 
 
 def image_column(columns: Sequence[str], asked: str | None, *, where: str) -> str:
-    """The column of photos; DataError where there is none."""
+    """The column of photos; DataError if there is none."""
     wanted = (asked,) if asked else IMAGE_COLUMNS
     image = next((column for column in wanted if column in columns), None)
     if image is None:
@@ -46,10 +46,10 @@ def image_column(columns: Sequence[str], asked: str | None, *, where: str) -> st
 def columns_of(
     columns: Sequence[str], asked: str | None, condition: PictureInput | None, *, where: str
 ) -> dict[str, str]:
-    """The columns to read, by what they contain: "image", and condition images by their kind.
+    """The columns to read, by content: "image", and condition images by their kind.
 
-    The kind of a column "" follows from the file names. Raises DataError where there are no such
-    columns.
+    The kind of a column "" follows from the file names. Raises DataError if the columns do not
+    exist.
     """
     image = image_column(columns, asked, where=where)
     if condition is None:
@@ -64,7 +64,7 @@ def columns_of(
 
 
 def no_conditions(where: str) -> DataError:
-    """The error that a data set has no prepared condition images."""
+    """The error for a data set without prepared condition images."""
     return DataError(
         f"{where} has no column {PREPARED} (or conditioning_canny, …) for data.conditions: "
         "prepared; make it with condiff prep, or set data.conditions to online."

@@ -1,7 +1,7 @@
 """A source: photos in a fixed order, in parts, with their captions and condition images.
 
 A part is a photo's file, a parquet or tar file, or a split of a data set. Its items are read by
-column from any number on; nothing is decoded.
+column, starting at any number; nothing is decoded.
 """
 
 import tarfile
@@ -19,22 +19,22 @@ UNREADABLE = (OSError, ValueError, EOFError, tarfile.TarError, zlib.error)  # of
 
 
 class File(NamedTuple):
-    """An image file: where it lies, its bytes, or an address to fetch it from; and its name."""
+    """An image file: its path, bytes or an address to fetch it from; and its name."""
 
     data: Path | bytes | str
     name: str
 
     def opened(self) -> Path | BytesIO:
-        """The path or the bytes of a file that was fetched, as readers of photos take it."""
+        """The path or bytes of a fetched file, for readers of photos."""
         return BytesIO(self.data) if isinstance(self.data, bytes) else Path(self.data)
 
     def read(self) -> bytes:
-        """The bytes of a file that was fetched."""
+        """The bytes of a fetched file."""
         return self.data if isinstance(self.data, bytes) else Path(self.data).read_bytes()
 
 
 class Item(NamedTuple):
-    """A photo: its name, its files by column, its caption and split; or why it has no files."""
+    """A photo: its name, its files by column, its caption and split; or the reason of a fault."""
 
     name: str
     files: Mapping[str, File]
@@ -44,46 +44,46 @@ class Item(NamedTuple):
 
     @property
     def image(self) -> File:
-        """The photo's file, of an item without fault."""
+        """The photo's file; the item must not have a fault."""
         return self.files["image"]
 
     @property
     def size(self) -> int:
-        """Bytes in memory, which are sent to a worker process."""
+        """Bytes in memory, the size of a message to a worker process."""
         return sum(len(data) for data, _ in self.files.values() if isinstance(data, bytes))
 
     def fetch(self) -> "Item":
-        """The item with files that lie elsewhere read into memory; a failure becomes its fault."""
+        """The item with remote files read into memory; a failure becomes its fault."""
         try:
             return self._replace(files={key: _fetch(file) for key, file in self.files.items()})
         except DataError as error:
             return self._replace(files={}, fault=str(error))
 
 
-# Column names, a number to start from -> the items from there on, with their files by column.
+# Column names, a start number -> the items from there on, with their files by column.
 ReadItems = Callable[[Sequence[str], int], Iterator[Item]]
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A run of photos that are kept together."""
+    """A sequence of photos that are stored together."""
 
     name: str  # path below the folder, or the split
     total: int | None  # None for a stream of unknown length
-    columns: tuple[str, ...]  # all that it has, of any kind
+    columns: tuple[str, ...]  # all columns, of any kind
     has_text: bool
     read: ReadItems
-    splits: Callable[[], list[str]] = list  # each photo's split, "" or missing where there is none
-    path: Path | None = None  # the file, where there is one
-    is_archive: bool = True  # whether it contains photos, and is not one itself
+    splits: Callable[[], list[str]] = list  # each photo's split, "" or missing without one
+    path: Path | None = None  # the file, if there is one
+    is_archive: bool = True  # False if the part is one photo file
     fault: str | None = None  # why it cannot be read
-    text: str = ""  # the caption, of a part that is one photo
-    image: str | None = None  # the column of photos, where its name does not say so
+    text: str = ""  # the caption, if the part is one photo
+    image: str | None = None  # the column of photos, if its name is not a usual one
 
     def items(self, columns: Mapping[str, str], start: int = 0) -> Iterator[Item]:
-        """Yield the photos from number `start` on, with the files of columns under other names.
+        """Yield the photos from number `start` on, with files under the keys of `columns`.
 
-        Files that lie elsewhere are not fetched yet. DataError where the photos break off.
+        Remote files are not fetched yet. Raises DataError if the photos break off.
         """
         try:
             for item in self.read(list(columns.values()), start):
@@ -92,7 +92,7 @@ class Part:
         except UNREADABLE as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise DataError(
-                f"{self.name} broke off ({reason}): run the same again to go on from there; if it "
+                f"{self.name} broke off ({reason}): run the same again to continue there; if it "
                 "breaks off again at the same photo, it is damaged."
             ) from error
 
@@ -143,7 +143,7 @@ def one_file(path: Path, name: str, text: str | None) -> Part:
 
 
 def faulty(name: str, fault: str) -> Part:
-    """A part that cannot be read; its only item says why."""
+    """A part that cannot be read; its only item contains the reason."""
 
     def read(columns: Sequence[str], start: int) -> Iterator[Item]:
         if start == 0:
@@ -153,7 +153,7 @@ def faulty(name: str, fault: str) -> Part:
 
 
 def to_item(name: str, values: Mapping[str, Any], columns: Sequence[str], text: str | None) -> Item:
-    """A row of a table; a cell that contains no photo is its fault."""
+    """A row of a table; a cell without a photo becomes its fault."""
     item = Item(name, {}, text and values[text], str(values.get("split") or ""))
     try:
         return item._replace(files={column: _to_file(values[column]) for column in columns})
@@ -168,7 +168,7 @@ def _to_file(value: Any) -> File:
     if isinstance(data, bytes):
         return File(data, Path(path).name if path else "")
     if not isinstance(path, str):
-        raise DataError("the row holds no photo")
+        raise DataError("the row contains no photo")
     return File(path, Path(path).name)
 
 
@@ -178,7 +178,7 @@ def _fetch(file: File) -> File:
     if Path(file.data).is_file():
         return File(Path(file.data), file.name)
     try:
-        import fsspec  # comes with datasets, whose streams name files on the hub or in archives
+        import fsspec  # installed with datasets; streams refer to files on the hub or in archives
 
         with fsspec.open(file.data, "rb") as opened:
             return File(opened.read(), file.name)

@@ -1,4 +1,4 @@
-"""Tar files as webdataset writes them: `0001.txt` or `0001.json` is the caption of `0001.jpg`."""
+"""Tar files in the format of webdataset: `0001.txt` or `0001.json` is the caption of `0001.jpg`."""
 
 import json
 import tarfile
@@ -15,11 +15,11 @@ SUFFIXES = (".tar", ".tar.gz", ".tgz")
 
 
 def tar_part(path: Path, name: str) -> Part:
-    """The photos of a tar file; DataError, OSError or TarError where it cannot be read."""
+    """The photos of a tar file; DataError, OSError or TarError if it cannot be read."""
     with tarfile.open(path) as tar:
         files = {member.name: member for member in tar if member.isfile()}
         assert tar.fileobj is not None
-        tar.fileobj.seek(tar.offset)  # tarfile takes a damaged header for the end, which is zeros
+        tar.fileobj.seek(tar.offset)  # tarfile ends at a damaged header; a true end is zeros
         if any(tar.fileobj.read(tarfile.BLOCKSIZE)):
             raise DataError(f"it is damaged after {len(files)} files")
         captions: dict[str, str] = {}
@@ -56,5 +56,5 @@ def _json_text(content: str) -> str | None:
     try:
         row = json.loads(content)
     except ValueError:
-        return None  # webdataset puts all kinds of notes there; a caption it is not
+        return None  # webdataset stores other notes there; not a caption
     return text_of(row) if isinstance(row, dict) else None

@@ -1,1 +1,1 @@
-"""Training: the loop, its state, and what a run leaves behind."""
+"""Training: the loop, its state, and the files of a run."""

@@ -1,4 +1,4 @@
-"""The processes of a run and their devices: accelerate, and models that are sharded over them."""
+"""The processes and devices of a run, by accelerate; sharding of models over them."""
 
 import os
 from pathlib import Path
@@ -32,8 +32,8 @@ def build_accelerator(
 ) -> Accelerator:
     """The Accelerator of a run: its precision (default: as configured), processes and tracker.
 
-    Raises ConfigError where the tracker is not installed, TrainingError for DeepSpeed, Megatron-LM
-    and options of FSDP that condiff has not been tried with.
+    Raises ConfigError if the tracker is not installed, TrainingError for DeepSpeed, Megatron-LM and
+    FSDP options that condiff is not tested with.
     """
     if config.tracker is not None and not TRACKERS[config.tracker]():
         raise ConfigError(
@@ -60,9 +60,9 @@ def build_accelerator(
 
 
 def _check_processes(accelerator: Accelerator) -> None:
-    """Raise TrainingError where a launcher's processes do not know of each other.
+    """Raise TrainingError if a launcher's processes are not connected.
 
-    Each would train the whole run, in the same folder.
+    Each would train the whole run in the same folder.
     """
     started = int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
     if started > 1 and accelerator.num_processes == 1:
@@ -73,16 +73,16 @@ def _check_processes(accelerator: Accelerator) -> None:
 
 
 def read_plugin() -> FullyShardedDataParallelPlugin | None:
-    """What accelerate's configuration says about FSDP; None where it does not ask for it.
+    """The FSDP plugin of accelerate's configuration; None if FSDP is not configured.
 
-    Raises TrainingError for options that condiff has not been tried with.
+    Raises TrainingError for options that condiff is not tested with.
     """
     if not str_to_bool(os.environ.get("ACCELERATE_USE_FSDP", "false")):
         return None
     plugin = FullyShardedDataParallelPlugin()
     if getattr(plugin, "fsdp_version", 1) != 2:
         raise TrainingError(
-            "condiff shards by FSDP 2 alone: set fsdp_version: 2 in accelerate's configuration "
+            "condiff shards only with FSDP 2: set fsdp_version: 2 in accelerate's configuration "
             "(accelerate 1.6 or newer)."
         )
     if plugin.activation_checkpointing:
@@ -93,21 +93,21 @@ def read_plugin() -> FullyShardedDataParallelPlugin | None:
     if isinstance(plugin.cpu_offload, CPUOffloadPolicy):
         raise TrainingError(
             "fsdp_offload_params is not supported: set it to false in accelerate's configuration; "
-            "more processes make the shares smaller."
+            "more processes make the shards smaller."
         )
-    plugin.cpu_ram_efficient_loading = False  # every process has built the same weights
+    plugin.cpu_ram_efficient_loading = False  # every process builds the same weights
     return plugin
 
 
 def is_sharded(model: Denoiser) -> bool:
-    """Whether each process holds only a shard of the model's weights."""
+    """Whether each process has only a shard of the model's weights."""
     return any(isinstance(parameter, DTensor) for parameter in model.trainable())
 
 
 def shard_on_cpus(accelerator: Accelerator, plugin: FullyShardedDataParallelPlugin) -> None:
-    """Turn FSDP on for several CPU processes, where accelerate 1.15 ignores it."""
+    """Turn FSDP on for several CPU processes, for which accelerate 1.15 ignores it."""
     if accelerator.distributed_type == DistributedType.MULTI_CPU:
-        for state in (PartialState(), accelerator.state):  # the second is refreshed by the first
+        for state in (PartialState(), accelerator.state):  # the first updates the second
             state.distributed_type = DistributedType.FSDP
         accelerator.state.fsdp_plugin = plugin
 
@@ -117,8 +117,8 @@ def prepare(
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
     """The model to call and the optimizer to step; with FSDP, `model` is sharded in place.
 
-    Every process keeps the whole frozen backbone, which is called on its own and not trained. Mixed
-    precision is autocast's, as without FSDP: shards and sums are in single precision.
+    Every process keeps the whole frozen backbone, which runs separately and is not trained. Mixed
+    precision uses autocast, as without FSDP: shards and sums are in single precision.
     """
     sharded = accelerator.distributed_type == DistributedType.FSDP
     if sharded:
@@ -140,12 +140,12 @@ def prepare(
 
 
 def local_part(parameter: Tensor) -> Tensor:
-    """The part of a parameter that this process holds: a view, not a copy."""
+    """This process's part of a parameter: a view, not a copy."""
     return parameter.to_local() if isinstance(parameter, DTensor) else parameter
 
 
 def shard_like(value: Tensor, parameter: Tensor) -> Tensor:
-    """A whole tensor sharded like a parameter; each process has the whole and keeps its part."""
+    """Shard a whole tensor like a parameter; each process has the whole and keeps its part."""
     if not isinstance(parameter, DTensor):
         return value
     mesh, placements = parameter.device_mesh, parameter.placements
@@ -153,7 +153,7 @@ def shard_like(value: Tensor, parameter: Tensor) -> Tensor:
 
 
 def join_parts(part: Tensor, parameter: Tensor) -> Tensor:
-    """The whole tensor, from parts that are sharded like a parameter; all processes call this."""
+    """The whole tensor from parts sharded like a parameter; all processes must call this."""
     if not isinstance(parameter, DTensor):
         return part
     mesh, placements = parameter.device_mesh, parameter.placements
@@ -168,7 +168,7 @@ def gather(value: Tensor) -> Tensor:
 
 def gather_model(model: Denoiser) -> Denoiser:
     """An unsharded copy of a sharded model; all processes must call this."""
-    assert isinstance(model, Model)  # `prepare` shards no other
+    assert isinstance(model, Model)  # `prepare` shards only these
     weights = {name: gather(value) for name, value in model.state_dict().items()}
     parts = [type(part).from_config(part.config) for part in (model.encoder, model.unet)]
     copy = freeze(Model(*parts))

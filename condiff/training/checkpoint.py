@@ -1,4 +1,4 @@
-"""All that the next optimizer step depends on, as tensors by name: to a checkpoint and back."""
+"""Converts the training state to the tensors of a checkpoint, by name, and restores it."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,11 +11,11 @@ from condiff.errors import TrainingError
 from condiff.training.accelerator import gather, join_parts, local_part, shard_like
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
-EIGHT_BIT = "state1"  # what bitsandbytes calls the first moment, of small parameters as well
+EIGHT_BIT = "state1"  # bitsandbytes' name of the first moment, also for small parameters
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that are trained, by name."""
+    """The trained parameters, by name."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
@@ -23,10 +23,10 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
 def gather_checkpoint(
     model: nn.Module, optimizer: Any, ema: EMAModel, *, keep: bool = True
 ) -> dict[str, dict[str, Tensor]]:
-    """The files of a checkpoint, each {name: tensor}: weights, averages, moments of AdamW.
+    """The files of a checkpoint, each {name: tensor}: weights, averages, AdamW moments.
 
-    Tensors are whole and on the CPU. If the model is sharded, all processes must call this; those
-    that do not `keep` the result get empty files.
+    Tensors are whole and on the CPU. If the model is sharded, all processes must call this; without
+    `keep` the files are empty.
     """
     files: dict[str, dict[str, Tensor]] = {"model": {}, "ema": {}, "optimizer": {}}
 
@@ -39,7 +39,7 @@ def gather_checkpoint(
         add("ema", name, join_parts(shadow, parameter))
         for key, value in optimizer.state[parameter].items():
             value = torch.as_tensor(value)
-            # All parameters share the table of the 8-bit numbers; a file has no shared tensors.
+            # All parameters share the table of 8-bit values; a file cannot contain shared tensors.
             add("optimizer", f"{name}.{key}", value.clone() if "qmap" in key else gather(value))
     return files
 
@@ -51,9 +51,9 @@ def restore_checkpoint(
     ema: EMAModel,
     read: Callable[[str], Mapping[str, Tensor]],
 ) -> None:
-    """Put a checkpoint back into model, optimizer and averages; `read` gives a file's tensors.
+    """Restore model, optimizer and averages from a checkpoint; `read` returns a file's tensors.
 
-    Raises TrainingError where the checkpoint's parameters have other names or shapes.
+    Raises TrainingError if the checkpoint's parameters have other names or shapes.
     """
     names = trainable(model)
     saved, averaged, moments = read("model"), read("ema"), read("optimizer")
@@ -68,7 +68,7 @@ def restore_checkpoint(
         state = {"step": moments[f"{name}.step"].to(parameter.device)}
         for key in MOMENTS:
             moment = shard_like(moments[f"{name}.{key}"], parameter)
-            # In the parameter's memory layout, which the fused optimizer step relies on.
+            # The fused optimizer step requires the parameter's memory layout.
             state[key] = torch.empty_like(parameter).copy_(moment)
         optimizer.state[parameter] = state
 

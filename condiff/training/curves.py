@@ -33,7 +33,7 @@ def make_curves(metrics: list[dict[str, float]]) -> Image.Image:
 
 
 def smooth(values: list[float], *, keep: float = 0.9) -> list[float]:
-    """An exponential moving average, corrected for its start; values not finite are skipped."""
+    """An exponential moving average, bias-corrected at the start; non-finite values are skipped."""
     smoothed, total, weight = [], 0.0, 0.0
     for value in values:
         if math.isfinite(value):

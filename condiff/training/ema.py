@@ -1,4 +1,4 @@
-"""The exponential moving average of the weights, which is what is sampled, saved and shared."""
+"""The exponential moving average of the weights, used for samples and saved models."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,18 +11,18 @@ from condiff.training.accelerator import gather_model, is_sharded, local_part
 
 
 def build_average(model: Denoiser, decay: float) -> EMAModel:
-    """The average of the trained weights; of a sharded model, of this process's part of them."""
+    """The average of the trained weights; for a sharded model, of this process's part."""
     return EMAModel(_parts(model), decay=decay, use_ema_warmup=True, power=0.75, foreach=True)
 
 
 def update_average(ema: EMAModel, model: Denoiser) -> None:
-    """Add the present weights to the average; call it after every optimizer step."""
+    """Add the current weights to the average; call this after every optimizer step."""
     ema.step(_parts(model))
 
 
 @contextmanager
 def averaged(ema: EMAModel, model: Denoiser, *, keep: bool) -> Iterator[Denoiser | None]:
-    """Within the context, the model with its averaged weights; None for a process not to `keep` it.
+    """A context with the model under its averaged weights; None for a process without `keep`.
 
     A sharded model is gathered into a copy, so all processes must enter.
     """
@@ -40,5 +40,5 @@ def averaged(ema: EMAModel, model: Denoiser, *, keep: bool) -> Iterator[Denoiser
 
 
 def _parts(model: Denoiser) -> list[Tensor]:
-    """The trained parameters; of sharded ones, the parts that this process holds."""
+    """The trained parameters; if sharded, this process's parts."""
     return [local_part(parameter) for parameter in model.trainable()]

@@ -1,4 +1,4 @@
-"""What only a run on a Stable Diffusion base has: latents, embeddings, its model folder."""
+"""Latents, embeddings and model folder of a run on a Stable Diffusion base."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from condiff.training.progress import Filled
 
 @dataclass(frozen=True)
 class LatentParts:
-    """The frozen parts of a run's base, and what they make of its data."""
+    """The frozen parts of a run's base, which encode its data."""
 
     config: BaseConfig
     base: Base
@@ -32,7 +32,7 @@ class LatentParts:
     def of(
         cls, config: TrainConfig, model: Denoiser, task: Task, device: torch.device
     ) -> Self | None:
-        """Those of a run's model; None for a run without a base."""
+        """The frozen parts for a run's model; None for a run without a base."""
         if config.base.name is None:
             return None
         assert isinstance(model, LatentModel)
@@ -42,17 +42,17 @@ class LatentParts:
         return cls(config.base, base, task, FrozenParts(base.path, device), (length, width))
 
     def shape(self) -> FrozenShape:
-        """What a cache needs to know of the frozen parts; reads their weights once."""
+        """Shapes and fingerprint of the frozen parts for a cache; reads their weights once."""
         return FrozenShape(self.base.fingerprint(), self.base.factor, self.words)
 
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Moments (B,8,h,w) of x_0 and latents (B,4,h,w) of the condition, of pictures."""
+        """Pictures -> moments (B,8,h,w) of x_0 and latents (B,4,h,w) of the condition."""
         assert self.task.picture is not None
         shown = self.task.picture.show(batch["condition"])
         return self.frozen.moments(batch["x_0"]), self.frozen.condition(shown)
 
     def encode_batch(self, batch: Batch) -> Batch:
-        """A batch of pictures and captions as latents and embeddings; one of these as it is."""
+        """Encode pictures and captions as latents and embeddings; encoded batches are unchanged."""
         if "words" in batch:
             return batch
         moments, condition = self.encode(batch)
@@ -60,7 +60,7 @@ class LatentParts:
         return {"x_0": moments, "condition": condition, "features": None, "words": words}
 
     def fill(self, cache: LatentCache, process: int, num_processes: int) -> Iterator[Filled]:
-        """Compute this process's share of the cache; then the frozen parts leave the memory."""
+        """Compute this process's share of the cache, then free the frozen parts' memory."""
         work = cache.fill(
             self.encode, self.frozen.words, process=process, num_processes=num_processes
         )

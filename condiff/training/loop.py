@@ -1,4 +1,4 @@
-"""A whole training run: begun or resumed, logged, saved, ended by a signal or its limit."""
+"""A complete training run: start or resume, logging, saving, end by a signal or limit."""
 
 import json
 import math
@@ -19,7 +19,7 @@ from condiff.training.progress import DECILES, Filled, Step, move_average
 from condiff.training.run_folder import begin, check_output, find_start, lock_run
 from condiff.training.trainer import Trainer
 
-KEPT = 0.8  # of the smoothed losses, at each line of metrics
+KEPT = 0.8  # share of the smoothed losses kept at each line of metrics
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Logged:
 
     step: Step
     rate: float  # images per second since the line before
-    smoothed: list[float]  # losses of each tenth of the timesteps; nan where none fell
+    smoothed: list[float]  # losses of each tenth of the timesteps; nan without any
     saved: bool
 
     def summary(self) -> str:
@@ -61,7 +61,7 @@ def train(
 ) -> Path:
     """Train a model on a folder of photos, parquet files or a hub data set; returns OUTPUT/model.
 
-    A run that OUTPUT contains is resumed bit for bit, or removed with `force`. `init` names the
+    An existing run in OUTPUT is resumed bit for bit, or removed with `force`. `init` names the
     weights to start from. Raises ConfigError, DataError or TrainingError.
     """
     folder = as_path("output", output)
@@ -80,7 +80,7 @@ def start(
     init: str | None = None,
     force: bool = False,
 ) -> Trainer:
-    """The trainer of a run that is begun, or resumed from its newest checkpoint."""
+    """The trainer of a new run, or of one resumed from its newest checkpoint."""
     check_kind("config", config, TrainConfig)
     check_output(output, data=str(data))
     checkpoint = None if force else find_start(output, config, data=str(data), init=init)
@@ -88,7 +88,7 @@ def start(
     trainer = Trainer(config, data, output, init=init, arithmetic=arithmetic)
     if checkpoint is not None:
         trainer.resume(checkpoint)
-    if trainer.is_main:  # all processes have met by now: none of them looks at the folder later
+    if trainer.is_main:  # all processes have synchronised: none reads the folder later
         trainer.lock = lock_run(output)
         try:
             begin(output, config, checkpoint)
@@ -101,8 +101,8 @@ def start(
 def run(trainer: Trainer) -> Iterator[Filled | Logged]:
     """Train until the end or `trainer.stop_signal`; yields progress, saves at its intervals.
 
-    At the end a model folder is written; after a signal only a checkpoint, to be resumed from.
-    However it ends, other processes may train in the folder then.
+    At the end a model folder is written; after a signal only a checkpoint, to resume from. In all
+    cases the folder is then released to other processes.
     """
     try:
         yield from _train(trainer)
@@ -116,7 +116,7 @@ def _train(trainer: Trainer) -> Iterator[Filled | Logged]:
     trainer.accelerator.init_trackers("condiff")
     smoothed = [math.nan] * DECILES
     metrics = output / "metrics.jsonl" if trainer.is_main else os.devnull
-    saved = ""  # the name of what was saved after the last step, if anything was
+    saved = ""  # the name of the save after the last step, if any
     with open(metrics, "ab", buffering=0) as log:
         began, images = time.monotonic(), 0  # since the last line of metrics
         for step in trainer.steps():
@@ -124,7 +124,7 @@ def _train(trainer: Trainer) -> Iterator[Filled | Logged]:
             saves, saved = step.step % config.sample_steps == 0, ""
             if not (saves or step.step % config.log_steps == 0 or step.progress >= 1):
                 continue
-            trainer.observe(step.loss)  # waits for the device, so the time below is the work's
+            trainer.observe(step.loss)  # waits for the device, so the time below includes the work
             rate = images / (time.monotonic() - began)
             pairs = zip(smoothed, step.decile_losses, strict=True)
             smoothed = [move_average(before, now, keep=KEPT) for before, now in pairs]
@@ -171,7 +171,7 @@ def _grid_path(output: Path, name: str) -> Path:
 
 @contextmanager
 def _writing(output: Path) -> Iterator[None]:
-    """Turn errors of writing, such as a full disk, into CheckpointError."""
+    """Convert errors of writing, such as a full disk, to CheckpointError."""
     from safetensors import SafetensorError
 
     try:
@@ -179,6 +179,6 @@ def _writing(output: Path) -> Iterator[None]:
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise CheckpointError(
-            f"Cannot write into {output}: {reason}. Its checkpoints are whole: make room and start "
+            f"Cannot write into {output}: {reason}. Its checkpoints are intact: make room and run "
             "the same command again."
         ) from error

@@ -1,4 +1,4 @@
-"""The training loss of one batch, with all random numbers that it takes."""
+"""The training loss of one batch, including all its random numbers."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +23,7 @@ from condiff.spaces import Chroma
 from condiff.tasks import Task
 from condiff.training.reference_hints import add_references, sample_matches
 
-PERCEIVED_SIZE = 128  # side of the pictures that the perceptual term compares
+PERCEIVED_SIZE = 128  # side of the pictures in the perceptual term
 PERCEIVED_STRIDES = (4, 8, 16, 32)  # of the backbone's maps
 # (predicted x_0, x_0, condition) -> the distance (B,) of the two pictures
 Distance = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -44,8 +44,8 @@ def batch_error(
     """Weighted squared error (B,) and timesteps (B,) of a process's share of batch `number`.
 
     Timesteps, noise, dropped conditions and hints are a function of (seed, number): every process
-    samples them for the whole batch and uses its own rows. `perceptual` is added to the error of
-    each image, weighted by diffusion.perceptual_weight; with None it is not computed.
+    samples them for the whole batch and uses its own rows. `perceptual`, if not None, is added to
+    each image's error, weighted by diffusion.perceptual_weight.
     """
     x_0, condition = batch["x_0"], batch["condition"]
     device, size = x_0.device, config.model.sample_size
@@ -54,7 +54,7 @@ def batch_error(
     share = slice(len(x_0) * process, len(x_0) * (process + 1))
     total = len(x_0) * num_processes
     seed = seed_of(config.seed, number)
-    # For dropout, where a pretrained U-Net has any: not the numbers of timesteps and noise.
+    # For dropout of a pretrained U-Net: independent of timesteps and noise.
     torch.manual_seed(seed + 1 + process)
     generator = torch.Generator(device).manual_seed(seed)
     if task.space.is_latent:
@@ -95,7 +95,7 @@ def batch_error(
 def _sample_kept(
     total: int, share: slice, generator: torch.Generator, *, prob: float, words: bool
 ) -> dict[str, Tensor]:
-    """1 or 0 for pictures, and for `words` if there are any: kept, or left out for guidance."""
+    """1 or 0 for pictures, and for `words` if any: kept, or dropped for guidance."""
     device = generator.device
     if words:
         kept, words_kept = drop_words_and_picture(
@@ -117,7 +117,7 @@ def _sample_hints(
 ) -> Tensor:
     """Hints (B,C+1,h,w) for x_0 (B,C,h,w), the `share` of a whole batch of `total`.
 
-    They are a user's, and where the settings say so those of a reference.
+    Simulated hints of a user, and of a reference if configured.
     """
     shape = (total, x_0.shape[2], x_0.shape[3])
     mask = sample_hint_mask(
@@ -135,9 +135,9 @@ def _sample_hints(
 
 
 def sample_latents(moments: Tensor, total: int, share: slice, generator: torch.Generator) -> Tensor:
-    """x_0 (B,C,h,w), a sample of a VAE's normal distribution of mean and deviation (B,2C,h,w).
+    """x_0 (B,C,h,w), a sample of a VAE's normal distribution (mean and deviation, (B,2C,h,w)).
 
-    Its noise is that of the `share` of a whole batch of `total`.
+    The noise is the `share` of the noise of a whole batch of `total`.
     """
     mean, deviation = moments.chunk(2, dim=1)
     shape = (total, *mean.shape[1:])
@@ -148,11 +148,11 @@ def sample_latents(moments: Tensor, total: int, share: slice, generator: torch.G
 def perceptual_distance(
     backbone: Callable[[Tensor], dict[int, Tensor]], found: Tensor, x_0: Tensor, condition: Tensor
 ) -> Tensor:
-    """How far apart (B,) two pictures of the same L* look to a backbone.
+    """Perceptual distance (B,) of two pictures with the same L*, by a backbone.
 
     `found` and `x_0` are chroma (B,2,h,w) in x_0's units, `condition` is L* (B,1,H,W) in [-1,1].
-    The pictures are compared at PERCEIVED_SIZE: the squared distance of the backbone's maps, each
-    over the mean square of the truth's, mean over the strides (Johnson et al. 2016,
+    The pictures are compared at PERCEIVED_SIZE: the squared distance of the backbone's maps,
+    divided by the mean square of the truth's map, averaged over the strides (Johnson et al. 2016,
     arXiv:1603.08155).
     """
     size = (PERCEIVED_SIZE, PERCEIVED_SIZE)

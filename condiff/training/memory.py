@@ -1,4 +1,4 @@
-"""What training on a base takes of a device's memory, by arithmetic: no weight is loaded."""
+"""Computes the device memory of training on a base, without loading weights."""
 
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
@@ -17,27 +17,27 @@ from condiff.models.latent import AUTOENCODERS, add_lora
 
 Precision = Literal["no", "bf16"]
 NAMES = {"no": "float32", "bf16": "mixed precision"}
-EXAMPLE_RANK = 8  # of the rows of low-rank updates, where a run has none
-TRAINED_BYTES = 4 * 3  # of a trained weight: itself, its gradient, its average
+EXAMPLE_RANK = 8  # of the table's LoRA rows, if the run has no rank
+TRAINED_BYTES = 4 * 3  # per trained weight: weight, gradient, average
 MOMENT_BYTES = {False: 4 * 2, True: 2}  # two moments of AdamW, in single precision or 8 bits
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of a training step. Buffers that a kernel takes for a moment come on top."""
+    """Bytes of a training step, without temporary buffers of kernels."""
 
-    weights: int  # of the U-Net, with gradients, moments and averages of what is trained
-    activations: int  # kept for the backward pass, of each image
-    casts: int = 0  # of weights, by mixed precision, whatever the batch
+    weights: int  # of the U-Net, with gradients, moments and averages of trained weights
+    activations: int  # kept for the backward pass, per image
+    casts: int = 0  # of weights, by mixed precision, for any batch size
 
     def total(self, batch_size: int) -> int:
-        """Those of a step of so many images."""
+        """Bytes of a step with this batch size."""
         return self.weights + self.casts + batch_size * self.activations
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What decides the memory of a run."""
+    """The settings that determine the memory of a run."""
 
     rank: int | None = None
     checkpointing: bool = False
@@ -45,7 +45,7 @@ class Choice:
     eight_bit: bool = False  # moments of AdamW
 
     def describe(self) -> str:
-        """It in words, by its flags and settings."""
+        """The choice as text, by flags and settings."""
         words = ["all of the U-Net" if self.rank is None else f"--lora {self.rank}"]
         words += ["gradient_checkpointing"] if self.checkpointing else []
         return ", ".join([*words, *(["optimizer.eight_bit"] if self.eight_bit else [])])
@@ -54,7 +54,7 @@ class Choice:
 def count_memory(base: Base, choice: Choice, *, side: int, words: tuple[int, int]) -> Memory:
     """The memory of training the base's U-Net on latents (4,side,side) and words (n,d).
 
-    Tensors are fake: they have shapes and no content. With low-rank updates and mixed precision,
+    Fake tensors are used, with shapes but without data. With low-rank updates and mixed precision,
     the frozen weights are in half precision.
     """
     return count_choices(base, [choice], side=side, words=words)[choice]
@@ -63,7 +63,7 @@ def count_memory(base: Base, choice: Choice, *, side: int, words: tuple[int, int
 def count_choices(
     base: Base, choices: Iterable[Choice], *, side: int, words: tuple[int, int]
 ) -> dict[Choice, Memory]:
-    """The memory of each choice; a U-Net is built once for all choices that share it."""
+    """The memory of each choice; choices that share a U-Net build it only once."""
     sharing: dict[tuple[int | None, bool], list[Choice]] = {}
     for choice in choices:
         half = choice.rank is not None and choice.precision != "no"
@@ -78,8 +78,8 @@ def count_choices(
         with FakeTensorMode():
             _give_fake_weights(unet, half=half)
             kept: dict[Choice, tuple[int, int]] = {}
-            for choice in sorted(group, key=lambda c: c.checkpointing):  # which stays on
-                step = replace(choice, eight_bit=False)  # it is of the weights alone
+            for choice in sorted(group, key=lambda c: c.checkpointing):  # cannot be turned off
+                step = replace(choice, eight_bit=False)  # affects only the weights
                 if step not in kept:
                     kept[step] = _count_step(unet, step, side=side, words=words, half=half)
                 weights = _count_weights(unet, choice, half=half)
@@ -88,7 +88,7 @@ def count_choices(
 
 
 def _count_weights(unet: Any, choice: Choice, *, half: bool) -> int:
-    """Bytes of the weights, with gradients, moments and averages of what is trained."""
+    """Bytes of the weights, with gradients, moments and averages of trained ones."""
     trained = sum(p.numel() for p in unet.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in unet.parameters() if not p.requires_grad)
     of_trained = TRAINED_BYTES + MOMENT_BYTES[choice.eight_bit]
@@ -98,17 +98,17 @@ def _count_weights(unet: Any, choice: Choice, *, half: bool) -> int:
 def _count_step(
     unet: Any, choice: Choice, *, side: int, words: tuple[int, int], half: bool
 ) -> tuple[int, int]:
-    """Bytes of activations of an image, and of casts whatever the batch."""
+    """Bytes of activations per image, and of casts for any batch size."""
     shape = (2 * LATENT_CHANNELS, side, side)
     of_one = _count_kept(unet, choice, (1, *shape), words)
-    if choice.precision == "no" or half:  # next to nothing is cast
+    if choice.precision == "no" or half:  # almost nothing is cast
         return of_one, 0
     an_image = _count_kept(unet, choice, (2, *shape), words) - of_one
     return an_image, of_one - an_image
 
 
 def _give_fake_weights(unet: Any, *, half: bool) -> None:
-    """Put fake tensors in place of the meta device's, which choose other kernels."""
+    """Replace meta tensors by fake ones: meta tensors would select other kernels."""
     for module in unet.modules():
         for name, weight in list(module._parameters.items()):
             if weight is not None:
@@ -118,13 +118,13 @@ def _give_fake_weights(unet: Any, *, half: bool) -> None:
 
 
 def _count_kept(unet: Any, choice: Choice, shape: tuple[int, ...], words: tuple[int, int]) -> int:
-    """Bytes that a forward pass keeps, at most at once, beside the weights."""
+    """Peak bytes that a forward pass keeps, besides the weights."""
     weights = {storage_of(p) for p in unet.parameters()}
     kept: dict[int, int] = {}
     blocks = [0]
 
     def checkpoint(block: Callable[..., Any], *arguments: Any) -> Any:
-        """Keep what goes into a block, and count what its second run will keep."""
+        """Keep a block's inputs, and count what its recomputation will keep."""
         for argument in arguments:
             if isinstance(argument, Tensor):
                 kept[storage_of(argument)] = argument.untyped_storage().nbytes()
@@ -148,7 +148,7 @@ def _count_kept(unet: Any, choice: Choice, shape: tuple[int, ...], words: tuple[
 
 
 def keeping(kept: dict[int, int]) -> Any:
-    """A context in which `kept` gets the bytes of all that is kept for a backward pass."""
+    """A context that records in `kept` the bytes of tensors saved for a backward pass."""
 
     def keep(tensor: Tensor) -> Tensor:
         kept[storage_of(tensor)] = tensor.untyped_storage().nbytes()
@@ -158,12 +158,12 @@ def keeping(kept: dict[int, int]) -> Any:
 
 
 def storage_of(tensor: Tensor) -> int:
-    """A number of the memory that a tensor lies in, the same for all its views."""
+    """An id of a tensor's storage, equal for all its views."""
     return int(tensor.untyped_storage()._cdata)
 
 
 def make_table(base: Base, config: TrainConfig, *, words: tuple[int, int]) -> list[str]:
-    """Lines of a table: the memory of each choice, and an arrow at that of the configuration."""
+    """Lines of a table: the memory of each choice; an arrow marks the configured one."""
     ranks = (None, config.base.lora_rank or EXAMPLE_RANK)
     precisions: tuple[Precision, ...] = ("no", "bf16")
     side, batch = config.model.sample_size, config.train_batch_size
@@ -181,7 +181,7 @@ def make_table(base: Base, config: TrainConfig, *, words: tuple[int, int]) -> li
         " " * wide + "".join(f"{NAMES[precision]:>18}" for precision in precisions),
     ]
     rows = [(rank, checkpointing, False) for rank in ranks for checkpointing in (False, True)]
-    rows.insert(2, (None, True, True))  # moments are much where all is trained
+    rows.insert(2, (None, True, True))  # moments matter if all weights are trained
     choices = [
         [Choice(rank, checkpointing, precision, eight_bit) for precision in precisions]
         for rank, checkpointing, eight_bit in rows
@@ -208,7 +208,7 @@ def count_frozen(base: Base) -> tuple[int, int]:
 
 
 def describe_frozen(base: Base, config: TrainConfig) -> str:
-    """A line of what the frozen parts take, and when."""
+    """A line on the memory of the frozen parts, and when they need it."""
     vae, texts = map(_in_words, count_frozen(base))
     when = "until latents are cached" if config.data.cache_features else "in each step, on top"
     return f"weights of the {base.autoencoder} {vae}, of the text encoder {texts}, {when}"

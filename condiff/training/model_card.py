@@ -1,4 +1,4 @@
-"""The model card: what a model folder is, how it was made, and how it is used."""
+"""The model card: content, training and use of a model folder."""
 
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ def make_card(
 ) -> str:
     """README.md of a model folder, with the front matter that the Hugging Face Hub reads.
 
-    `licence` is that of the base, where the run has one.
+    `licence` is that of the base, if the run has one.
     """
     diffusion, model = config.diffusion, config.model
     patches = f", in patches of {model.patch_size}²" if model.patch_size > 1 else ""
@@ -73,14 +73,14 @@ def make_card(
 
 
 def _describe_words(config: TrainConfig) -> dict[str, str]:
-    """The row of a card that only a model with a text encoder of its own has."""
+    """The card's row for a model with its own text encoder."""
     if config.model.text_channels is None:
         return {}
     return {"words": f"a text encoder of {config.model.text_channels} channels, trained with it"}
 
 
 def _describe_base(config: TrainConfig, licence: str | None) -> dict[str, str]:
-    """The rows of a card that only a model on a base has."""
+    """The card's rows for a model on a base."""
     if config.base.name is None:
         return {}
     rank, drop = config.base.lora_rank, config.diffusion.cond_drop_prob
@@ -89,6 +89,6 @@ def _describe_base(config: TrainConfig, licence: str | None) -> dict[str, str]:
         if Path(config.base.name).exists()
         else config.base.name,
         "licence of the base": licence or "not named in its folder: look it up",
-        "trained of it": "the U-Net" if rank is None else f"low-rank updates of rank {rank}",
-        "left out in training": f"words, picture and both, {100 * drop:g} % each",
+        "trained part": "the U-Net" if rank is None else f"low-rank updates of rank {rank}",
+        "dropped in training": f"words, picture and both, {100 * drop:g} % each",
     }

@@ -13,7 +13,7 @@ from condiff.errors import ConfigError
 def build_optimizer(config: OptimizerConfig, weights: Iterable[nn.Parameter]) -> Any:
     """The optimizer of a run; with `eight_bit` bitsandbytes' (Dettmers et al. 2021, 2110.02861).
 
-    Raises ConfigError where that is not installed.
+    Raises ConfigError if bitsandbytes is not installed.
     """
     how: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
     if not config.eight_bit:

@@ -1,4 +1,4 @@
-"""In which precision and memory layout a run computes: as its settings say, or what is fastest."""
+"""The precision and memory layout of a run: as configured, or the fastest."""
 
 import logging
 import time
@@ -29,9 +29,9 @@ logger = logging.getLogger(__name__)
 
 Precision = Literal["no", "fp16", "bf16"]
 BackboneLibrary = Literal["torch", "openvino"]  # that runs the frozen backbone
-# What the kernel calls a processor's instructions for bfloat16; without them it is emulated.
-BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # the last one is ARM's
-ROUNDS, MEASURED_BATCH = 3, 8  # timed steps of each candidate, and images of a step at most
+# CPU flags of bfloat16 instructions; without them bfloat16 is emulated.
+BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # the last one is of ARM
+ROUNDS, MEASURED_BATCH = 3, 8  # timed steps per candidate, and largest batch
 
 
 @dataclass(frozen=True)
@@ -56,27 +56,27 @@ class Arithmetic:
         return {"fp16": torch.float16, "bf16": torch.bfloat16}.get(self.mixed_precision)
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps; `Arithmetic(**state)` reads it."""
+        """The state in a checkpoint; `Arithmetic(**state)` restores it."""
         return asdict(self)
 
 
 def choose_arithmetic(
     config: TrainConfig, task: Task, build: Callable[[], Denoiser], *, kept: dict[str, Any] | None
 ) -> Arithmetic:
-    """The arithmetic of a run: its settings', or for `mixed_precision: auto` the fastest.
+    """The arithmetic of a run: as configured, or for `mixed_precision: auto` the fastest.
 
-    A GPU computes in bfloat16 if it has it. A processor runs a few steps of each candidate on
-    random photos, with a model of `build`: float32 in both layouts, bfloat16 where it has
-    instructions for it, and the frozen backbone by torch and by OpenVINO. `kept` is the choice that
-    a resumed run was begun with; it stays. All processes get the main one's choice.
+    A GPU uses bfloat16 if it supports it. A CPU runs a few steps of each candidate on random
+    photos, with a model of `build`: float32 in both layouts, bfloat16 if it has instructions for
+    it, and the frozen backbone by torch and by OpenVINO. A resumed run keeps its first choice,
+    `kept`. All processes use the choice of the main one.
     """
-    # As Accelerator makes it: without this, processes on CPUs would not find each other.
+    # Like Accelerator: without this, CPU processes would not be connected.
     process = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
     on_cpu = process.device.type == "cpu"
     if on_cpu and config.mixed_precision == "fp16":
         raise ConfigError(
-            "mixed_precision fp16 needs a GPU, and there is none here: set it to auto, which takes "
-            "bf16 where the processor has instructions for it, or to no."
+            "mixed_precision fp16 needs a GPU, but there is none here: set it to auto, which uses "
+            "bf16 if the processor has instructions for it, or to no."
         )
     if config.mixed_precision != "auto":
         return Arithmetic(config.mixed_precision, channels_last=not on_cpu)
@@ -98,9 +98,9 @@ def choose_arithmetic(
 def measure_arithmetic(
     model: Denoiser, config: TrainConfig, task: Task, *, flags: set[str]
 ) -> Arithmetic:
-    """The fastest candidate on a processor of these features, by the best of a few steps each.
+    """The fastest candidate on a CPU with these features, by the best of a few steps each.
 
-    The candidates take turns, so that other work on the machine slows all of them.
+    The candidates take turns, so that other load on the machine affects all of them.
     """
     candidates: list[tuple[Precision, bool]] = [("no", False), ("no", True)]
     has_bf16 = bool(BF16_FLAGS & flags)
@@ -131,7 +131,7 @@ def measure_arithmetic(
 def measure_backbone(
     encoder: ConditionEncoder, condition: Tensor, precision: Precision
 ) -> tuple[BackboneLibrary, str]:
-    """The library that runs the backbone of conditions (B,N,H,W) faster, and the speeds in words.
+    """The faster library for the backbone on conditions (B,N,H,W), and the speeds as text.
 
     OpenVINO computes in single precision, torch in that of the run.
     """
@@ -155,7 +155,7 @@ def measure_backbone(
 
 
 def read_cpu_flags(path: Path = Path("/proc/cpuinfo")) -> set[str]:
-    """The names of the processor's features; empty where the system does not list them."""
+    """The names of the processor's features; empty if the system does not list them."""
     try:
         lines = path.read_text("utf-8").splitlines()
     except OSError:
@@ -213,9 +213,9 @@ def _autocast(precision: Precision) -> AbstractContextManager[Any]:
 
 
 def prepare_model(model: Denoiser, arithmetic: Arithmetic) -> None:
-    """Lay a model out as the arithmetic says, and give its backbone the library.
+    """Set the model's memory layout and the backbone's library.
 
-    A run that is resumed on a GPU, or where that library is missing, goes on by torch.
+    A run resumed on a GPU, or without that library, continues with torch.
     """
     lay_out(model, channels_last=arithmetic.channels_last)
     encoder = model.encoder if isinstance(model, Model) else None
@@ -230,7 +230,7 @@ def prepare_model(model: Denoiser, arithmetic: Arithmetic) -> None:
 
 
 def lay_out(model: Denoiser, *, channels_last: bool) -> None:
-    """Lay out the weights, and x_t in training, channels last or first."""
+    """Set the memory layout of the weights, and of x_t in training."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
     model.to(memory_format=layout)  # type: ignore[call-overload]
     model.trains_channels_last = channels_last

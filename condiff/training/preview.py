@@ -1,4 +1,4 @@
-"""Preview grids of a model in training: a few photos of its data, sampled from fixed noise."""
+"""Preview grids during training: a few photos of the data, sampled from fixed noise."""
 
 from typing import Any
 
@@ -32,8 +32,8 @@ def sample_grid(
 ) -> Image.Image:
     """A grid of one column per photo: its condition if there is one, the sample, the truth.
 
-    Samples have the size that is being trained; photo i starts from the noise of seed i. `parts`
-    decode latents, of a model on a base.
+    Samples have the training size; photo i starts from the noise of seed i. `parts` decode the
+    latents of a model on a base.
     """
     size = config.model.sample_size
     x_0, condition = batch["x_0"][:photos], batch["condition"][:photos]
@@ -89,5 +89,5 @@ def _encode(model: Denoiser, batch: Batch, photos: int, size: int) -> Any:
 
 
 def to_pictures(x_0: Tensor, condition: Tensor, task: Task) -> list[Image.Image]:
-    """x_0 (B,C,h,w) as RGB pictures; chroma is joined to the L* that is its condition."""
+    """x_0 (B,C,h,w) as RGB pictures; chroma is combined with the condition, L*."""
     return [Image.fromarray(pixels) for pixels in task.space.decode_batch(x_0, condition)]

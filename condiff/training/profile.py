@@ -1,4 +1,4 @@
-"""What a training step costs: FLOPs and memory counted, time measured part by part."""
+"""The cost of a training step: FLOPs and memory counted, time measured part by part."""
 
 import time
 from collections.abc import Callable
@@ -19,19 +19,19 @@ BYTES_A_PARAMETER = 4 * 5  # weight, gradient, two moments of AdamW, average; si
 
 @dataclass(frozen=True)
 class Cost:
-    """What training on one image costs: FLOPs forward and backward, bytes kept in between."""
+    """The cost of training on one image: FLOPs forward and backward, bytes kept in between."""
 
     flops: int
     activation_bytes: int
     parameter_bytes: int  # weights, gradients, moments and averages; independent of the batch
 
     def memory(self, batch_size: int) -> int:
-        """Bytes that a step of so many images keeps on a device; temporary buffers come on top."""
+        """Bytes that a step keeps on a device, without temporary buffers."""
         return self.parameter_bytes + batch_size * self.activation_bytes
 
 
 def count_cost(trainer: Trainer, *, cached_features: bool) -> Cost:
-    """Run one image forward and backward and count, on the run's own device and precision.
+    """Count the cost of one image forward and backward, on the run's device, in its precision.
 
     With cached features the backbone is not counted: it runs once per photo, not in each step.
     """
@@ -46,9 +46,9 @@ def count_cost(trainer: Trainer, *, cached_features: bool) -> Cost:
     if cached_features and batch["features"] is None and isinstance(model, Model):
         batch["features"] = model.encoder.features(batch["condition"])
     with (
-        # What OpenVINO computes would not be counted.
+        # Operations of OpenVINO are not counted.
         model.encoder.backbone_by(None) if isinstance(model, Model) else nullcontext(),
-        # torch.compile would mark a network that first runs under a counter as not compilable.
+        # torch.compile marks a network that first runs under a counter as not compilable.
         torch.compiler.set_stance("force_eager"),
         FlopCounterMode(display=False) as counter,
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
@@ -70,7 +70,7 @@ def count_cost(trainer: Trainer, *, cached_features: bool) -> Cost:
 
 
 def measure_peak(device: torch.device, dtype: torch.dtype, *, seconds: float = 1.0) -> float:
-    """FLOP/s of a large matrix product, taken as the best that the device reaches."""
+    """FLOP/s of a large matrix product, as an estimate of the device's peak."""
     side = 8192 if device.type == "cuda" else 1024
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     best, end = float("inf"), time.monotonic() + seconds
@@ -80,7 +80,7 @@ def measure_peak(device: torch.device, dtype: torch.dtype, *, seconds: float = 1
 
 
 def timed(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds that some work takes until the device has done it."""
+    """Seconds until the device has finished some work."""
     synchronize(device)
     began = time.perf_counter()
     work()
@@ -89,7 +89,7 @@ def timed(work: Callable[[], object], device: torch.device) -> float:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done all it was given."""
+    """Wait until the device has finished all its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -98,7 +98,7 @@ def synchronize(device: torch.device) -> None:
 
 @dataclass(frozen=True)
 class Profile:
-    """Seconds per step of each part, and how that compares with the device's best."""
+    """Seconds per step of each part, and the FLOP/s compared with the device's peak."""
 
     parts: dict[str, float]
     batch_size: int  # images per step on this device
@@ -124,9 +124,9 @@ class Profile:
 
 
 def profile(trainer: Trainer, *, steps: int = 20, warm_up: int = 3) -> Profile:
-    """Time the parts of so many steps; unlike in a run, each part waits for the one before.
+    """Time the parts of `steps` steps; unlike in a run, each part waits for the one before.
 
-    This trains the weights: make another Trainer for the run itself.
+    This changes the weights: use another Trainer for the run.
     """
     device = trainer.accelerator.device
     cost = count_cost(trainer, cached_features=trainer.config.data.cache_features)

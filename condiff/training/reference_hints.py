@@ -1,8 +1,8 @@
-"""Hints as a reference photo gives them, simulated in training from a photo's own chroma.
+"""Simulates in training, from a photo's own chroma, the hints of a reference photo.
 
-A second view of a scene matches parts of the photo. Its chroma, in another light, is averaged over
-the cells around that are of like L*, and some parts are matched with the wrong place. So is this:
-large patches of the true chroma, blurred along L*, in a changed light, and partly of other places.
+A second view of a scene matches parts of the photo. Its chroma, under another light, is averaged
+over nearby cells of similar L*, and some parts match the wrong place. The simulation therefore uses
+large patches of the true chroma, smoothed along L*, with changed light, partly from other places.
 """
 
 from dataclasses import dataclass
@@ -13,20 +13,20 @@ from torch import Tensor
 
 from condiff.color.references import REACH, SAME_L
 
-RADIUS = 6  # cells around that the smoothing reaches: two of its standard deviations
+RADIUS = 6  # of the smoothing, in cells: two standard deviations
 COVER = (0.1, 1.0)  # shares of a photo that match
-WRONG = 0.12  # of what matches, the largest share that is of another place; the mean is half of it
-PATCHES = 5  # cells of the noise whose levels bound the patches, along a side
-STRENGTH = 0.15  # standard deviation of the logarithm of what chroma is multiplied by
-CAST = 2.0  # standard deviation, in a and b, of what is added to all chroma
+WRONG = 0.12  # largest share of matches from a wrong place; the mean is half of it
+PATCHES = 5  # cells per side of the noise whose level sets bound the patches
+STRENGTH = 0.15  # standard deviation of the logarithm of the factor on chroma
+CAST = 2.0  # standard deviation, in a and b, of the offset added to chroma
 
 
 @dataclass(frozen=True)
 class SimulatedMatches:
-    """What references of a batch match: taken and wrong (B,1,h,w) bool, and where from.
+    """Matches of a batch with references: taken and wrong (B,1,h,w) bool, and displacements.
 
-    `wrong` cells have the chroma of a cell that lies `apart` (B,2) shares of the sides away. All
-    chroma is multiplied by `strength` (B,), and `cast` (B,2) is added, in a and b.
+    `wrong` cells have the chroma of a cell `apart` (B,2) away, in shares of the sides. All chroma
+    is multiplied by `strength` (B,), and `cast` (B,2) is added, in a and b.
     """
 
     taken: Tensor
@@ -36,7 +36,7 @@ class SimulatedMatches:
     cast: Tensor
 
     def rows(self, share: slice) -> "SimulatedMatches":
-        """Those of some photos of the batch."""
+        """The matches of some photos of the batch."""
         parts = (self.taken, self.wrong, self.apart, self.strength, self.cast)
         return SimulatedMatches(*(part[share] for part in parts))
 
@@ -44,7 +44,7 @@ class SimulatedMatches:
 def sample_matches(
     shape: tuple[int, int, int], *, prob: float, generator: torch.Generator
 ) -> SimulatedMatches:
-    """Random matches for the shape (B,h,w): with probability `prob` a photo has a reference."""
+    """Random matches for the shape (B,h,w): each photo has a reference with probability `prob`."""
     batch, height, width = shape
     device = generator.device
 
@@ -74,7 +74,7 @@ def sample_matches(
 def add_references(
     hints: Tensor, x_0: Tensor, lightness: Tensor, matches: SimulatedMatches, *, scale: float
 ) -> Tensor:
-    """Hints (B,3,h,w) with those of references beside them; a cell's own hint goes before.
+    """Add hints of references to hints (B,3,h,w); a cell's own hint has priority.
 
     x_0 (B,2,h,w) is chroma over `scale`, lightness (B,1,H,W) is L*/50 - 1.
     """
@@ -90,7 +90,7 @@ def add_references(
 
 
 def _displace(x_0: Tensor, apart: Tensor) -> Tensor:
-    """x_0 (B,C,h,w) moved around by shares (B,2) of its height and width."""
+    """x_0 (B,C,h,w) rolled by shares (B,2) of its height and width."""
     height, width = x_0.shape[-2:]
     moved = [
         row.roll((round(float(down) * height), round(float(across) * width)), dims=(1, 2))
@@ -100,10 +100,10 @@ def _displace(x_0: Tensor, apart: Tensor) -> Tensor:
 
 
 def _smooth_along_lightness(chroma: Tensor, L: Tensor) -> Tensor:
-    """Chroma (B,2,h,w) averaged over the cells around, by distance and by likeness of L*."""
+    """Chroma (B,2,h,w) averaged over nearby cells, weighted by distance and similarity of L*."""
     height, width = chroma.shape[-2:]
     around = [RADIUS] * 4
-    values, light = F.pad(chroma, around), F.pad(L, around, value=1e4)  # nothing is like the pad
+    values, light = F.pad(chroma, around), F.pad(L, around, value=1e4)  # far from any L*
     total, weights = torch.zeros_like(chroma), torch.zeros_like(L)
     for y in range(-RADIUS, RADIUS + 1):
         for x in range(-RADIUS, RADIUS + 1):

@@ -35,8 +35,7 @@ NAME = re.compile(r"step-(\d{6,})")
 FOLDERS = ("checkpoints", "samples", "model")
 FILES = ("metrics.jsonl", "config.yaml", "curves.png")
 
-# Settings that may change when a run is resumed: how long it lasts, what it writes, how it is
-# computed.
+# Settings that may change when a run is resumed: duration, output, and details of computation.
 FREE_KEYS = {
     "max_train_steps",
     "max_minutes",
@@ -59,7 +58,7 @@ class Checkpoint:
 
     @property
     def step(self) -> int:
-        """Number of optimizer steps that were done."""
+        """Number of optimizer steps done."""
         return int(self.state["step"])
 
     def read(self, name: str) -> dict[str, Tensor]:
@@ -68,26 +67,26 @@ class Checkpoint:
 
 
 def check_output(output: Path, *, data: str) -> None:
-    """Raise ConfigError where a run would remove files that none wrote, or train on its own.
+    """Raise ConfigError if a run would remove files of others, or train on its own samples.
 
-    To be called before the work. `data` is the argument of the command.
+    Call it before the work. `data` is the argument of the command.
     """
     source = Path(data)
     if source.is_dir() and output.resolve().is_relative_to(source.resolve()):
         raise ConfigError(
-            f"The run's folder {output} lies in that of the photos, {data}: its grids of samples "
-            "would become photos. Choose another folder by -o."
+            f"The run's folder {output} is inside that of the photos, {data}: its sample grids "
+            "would become photos. Choose another folder with -o."
         )
     found = next((name for name in (*FOLDERS, *FILES) if (output / name).exists()), None)
     if found and not _is_run(output):
         raise ConfigError(
-            f"{output} holds {found}, but was not made by `condiff train`: a run would overwrite "
-            "it. Choose another folder by -o."
+            f"{output} contains {found}, but was not made by `condiff train`: a run would "
+            "overwrite it. Choose another folder with -o."
         )
 
 
 def _is_run(output: Path) -> bool:
-    """Whether a run wrote the folder: its config.yaml has every section, and it is no model's."""
+    """Whether a run wrote the folder: config.yaml has every section, and no model is in it."""
     if (output / INDEX).exists():
         return False
     try:
@@ -100,17 +99,17 @@ def _is_run(output: Path) -> bool:
 def find_start(
     output: Path, config: TrainConfig, *, data: str, init: str | None = None
 ) -> Checkpoint | None:
-    """The newest complete checkpoint of a run, to resume from; None for a new run. Writes nothing.
+    """The newest complete checkpoint of a run, to resume from; None for a new run. Only reads.
 
     `data` and `init` are the arguments of the command: the data and the weights to start from.
-    Raises ConfigError where the run was begun with other settings, data or weights, and where the
-    folder holds a model but no checkpoint.
+    Raises ConfigError if the run was begun with other settings, data or weights, or if the folder
+    contains a model but no checkpoint.
     """
     newest = next(find_checkpoints(output, resume=True), None)
     if newest is None:
         if (output / "model").exists():
             raise ConfigError(
-                f"{output} holds a model without a checkpoint to go on from: choose another "
+                f"{output} contains a model but no checkpoint to resume from: choose another "
                 "folder, or start over with --force."
             )
         return None
@@ -127,14 +126,14 @@ def find_start(
 
 
 def _where(place: str | None) -> str | None:
-    """The absolute path of a folder, so that two spellings are equal; a Hub id as it is."""
+    """The absolute path of a folder, so that spellings can be compared; Hub ids are unchanged."""
     return str(Path(place).resolve()) if place and Path(place).exists() else place
 
 
 def begin(output: Path, config: TrainConfig, start: Checkpoint | None) -> None:
-    """Prepare the folder: remove what was written after the checkpoint `start`, or all of a run.
+    """Prepare the folder: remove all files written after the checkpoint `start`, or of the run.
 
-    The feature cache stays in any case: it checks by itself which photos it belongs to.
+    The feature cache is kept: it checks which photos it belongs to.
     """
     try:
         if start is None:
@@ -145,22 +144,22 @@ def begin(output: Path, config: TrainConfig, start: Checkpoint | None) -> None:
         write_text(output / "config.yaml", to_yaml(config))
     except OSError as error:
         raise TrainingError(
-            f"Cannot write into {output}: {error.strerror}. Choose another folder by -o."
+            f"Cannot write into {output}: {error.strerror}. Choose another folder with -o."
         ) from error
 
 
 def refuse_changes(output: Path, begun: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raise ConfigError for the first setting of `now` whose value in `begun` is another."""
+    """Raise ConfigError for the first setting of `now` that differs from `begun`."""
     for key, value in now.items():
         if begun.get(key) != value:
             raise ConfigError(
                 f"The run in {output} was begun with {key} = {begun.get(key)}, not {value}: give "
-                "the same settings to go on, choose another folder, or start over with --force."
+                "the same settings to resume, choose another folder, or start over with --force."
             )
 
 
 def refuse_nan(output: Path, loss: float, *, step: int) -> None:
-    """Raise TrainingError where the loss of a step is nan or infinite."""
+    """Raise TrainingError if the loss of a step is nan or infinite."""
     if math.isfinite(loss):
         return
     newest = next(find_checkpoints(output), None)
@@ -184,7 +183,7 @@ def flatten(section: BaseModel, prefix: str = "") -> dict[str, Any]:
 
 
 def clear(output: Path) -> None:
-    """Remove what a run wrote, except the feature cache."""
+    """Remove the files of a run, except the feature cache."""
     for name in FOLDERS:
         shutil.rmtree(output / name, ignore_errors=True)
     for name in FILES:
@@ -206,30 +205,30 @@ def cut_metrics(path: Path, step: int) -> None:
 
 
 def lock_run(output: Path) -> IO[bytes] | None:
-    """Hold a run's folder for this process until the file that is returned is closed.
+    """Lock a run's folder for this process until the returned file is closed.
 
-    The system releases it however the process ends. Raises TrainingError where another process
-    trains in the folder, or the folder cannot be written to.
+    The system releases the lock when the process ends in any way. Raises TrainingError if another
+    process trains in the folder, or if the folder is not writable.
     """
     try:
         import fcntl
-    except ImportError:  # Windows: the user makes sure that there is one run at a time
+    except ImportError:  # Windows: the user must ensure that there is one run at a time
         return None
     try:
         output.mkdir(parents=True, exist_ok=True)
-        file = open(output / LOCK, "wb")  # noqa: SIM115  # open as long as it is held
+        file = open(output / LOCK, "wb")  # noqa: SIM115  # open while locked
     except OSError as error:
         raise TrainingError(
-            f"Cannot write into {output}: {error.strerror}. Choose another folder by -o."
+            f"Cannot write into {output}: {error.strerror}. Choose another folder with -o."
         ) from error
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         file.close()
         raise TrainingError(
-            f"Another process trains in {output}: wait for it, or choose another folder by -o."
+            f"Another process trains in {output}: wait for it, or choose another folder with -o."
         ) from None
-    except OSError:  # a network disk without locks
+    except OSError:  # a network disk without locking
         return file
     return file
 
@@ -237,9 +236,9 @@ def lock_run(output: Path) -> IO[bytes] | None:
 def write_checkpoint(
     output: Path, state: dict[str, Any], tensors: dict[str, dict[str, Tensor]]
 ) -> Path:
-    """Write checkpoints/step-NNNNNN and return it; if the process is killed, it is absent.
+    """Write checkpoints/step-NNNNNN atomically and return it.
 
-    Raises CheckpointError where the disk refuses.
+    Raises CheckpointError if it cannot be written.
     """
     folder = output / "checkpoints" / f"step-{state['step']:06d}"
     part = folder.with_name(f".{folder.name}.part")
@@ -261,8 +260,8 @@ def write_checkpoint(
     except OSError as error:
         shutil.rmtree(part, ignore_errors=True)
         raise CheckpointError(
-            f"Cannot write the checkpoint {folder}: {error.strerror}. What was written before is "
-            "whole: make room and start the same command again."
+            f"Cannot write the checkpoint {folder}: {error.strerror}. Earlier checkpoints "
+            "are intact: make room and run the same command again."
         ) from error
     return folder
 
@@ -286,7 +285,7 @@ def _checksum(path: Path) -> int:
 def find_checkpoints(output: Path, *, resume: bool = False) -> Iterator[Checkpoint]:
     """The complete checkpoints of a run, newest first.
 
-    To `resume` from one, its files are read, and damaged ones are passed over with a warning.
+    With `resume`, files are verified, and damaged checkpoints are skipped with a warning.
     """
     folders = [p for p in (output / "checkpoints").glob("step-*") if NAME.fullmatch(p.name)]
     for folder in sorted(folders, key=lambda p: int(p.name[5:]), reverse=True):
@@ -294,19 +293,19 @@ def find_checkpoints(output: Path, *, resume: bool = False) -> Iterator[Checkpoi
             state = json.loads((folder / STATE).read_text("utf-8"))
             for name, size in state["sizes"].items():
                 if (folder / f"{name}.safetensors").stat().st_size != size:
-                    raise ValueError(f"{name}.safetensors is cut short")
+                    raise ValueError(f"{name}.safetensors is truncated")
             int(state["step"]), float(state["smoothed_loss"])
             for name, value in state.get("checksums", {}).items() if resume else ():
                 if _checksum(folder / f"{name}.safetensors") != value:
-                    raise ValueError(f"{name}.safetensors is not as it was written")
+                    raise ValueError(f"{name}.safetensors does not match its checksum")
             yield Checkpoint(folder, state)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             if resume:
-                logger.warning("%s is damaged and passed over: %s", folder, error)
+                logger.warning("%s is damaged and skipped: %s", folder, error)
 
 
 def prune_checkpoints(output: Path, *, keep: int) -> None:
-    """Remove all checkpoints but the newest `keep` and the one of the lowest smoothed loss."""
+    """Remove all checkpoints except the newest `keep` and the one with the lowest smoothed loss."""
     whole = list(find_checkpoints(output))
     if not whole:
         return
@@ -317,5 +316,5 @@ def prune_checkpoints(output: Path, *, keep: int) -> None:
 
 
 def _finite(loss: float) -> float:
-    """The loss, with infinity for nan (none observed yet), because nan cannot be compared."""
+    """The loss, with infinity for nan (no loss yet), as nan cannot be compared."""
     return math.inf if math.isnan(loss) else loss

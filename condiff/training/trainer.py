@@ -1,9 +1,9 @@
 """The training loop: a generator of steps.
 
-All that is random in step n (photos, views, timesteps, noise, hints) is a function of (seed, n). So
-a resumed run takes exactly the steps that an uninterrupted one takes, and no state of a random
-generator has to be saved. With several processes, each one draws the random numbers of the whole
-batch and uses its own rows: together they do what one process does with the whole batch.
+All randomness in step n (photos, views, timesteps, noise, hints) is a function of (seed, n). A
+resumed run therefore takes exactly the steps of an uninterrupted one, and no state of a random
+generator has to be saved. Each of several processes draws the random numbers of the whole batch and
+uses its own rows: the result equals that of one process with the whole batch.
 """
 
 import math
@@ -51,9 +51,9 @@ from condiff.training.run_folder import (
 
 
 def find_maker(config: TrainConfig, init: str | None) -> Callable[[ModelConfig, Task], Denoiser]:
-    """How the model of a run is made: on a base, from the weights `init`, or anew.
+    """The function that builds a run's model: on a base, from the weights `init`, or new.
 
-    Raises ConfigError where a run has both.
+    Raises ConfigError if a run has both.
     """
     if config.base.name is not None:
         if init is not None:
@@ -63,11 +63,11 @@ def find_maker(config: TrainConfig, init: str | None) -> Callable[[ModelConfig, 
 
 
 class Trainer:
-    """A training run in memory; `steps()` trains, the caller logs, samples and saves.
+    """A training run in memory; `steps()` trains; the caller logs, samples and saves.
 
     `output` is the run's folder, where features are cached; with None nothing is cached or saved.
-    `init` names the weights to start from; with None they are random. `arithmetic` is what the
-    checkpoint of a resumed run says of its precision.
+    `init` names the weights to start from; None means random ones. `arithmetic` is the precision
+    stored in the checkpoint of a resumed run.
     """
 
     def __init__(
@@ -125,12 +125,12 @@ class Trainer:
         self.parallel, self.optimizer = prepare(self.accelerator, self.model, optimizer)
         self.ema = build_average(self.model, config.optimizer.ema_decay)
         self.step, self.minutes, self.smoothed_loss = 0, 0.0, math.nan
-        self.lock: IO[bytes] | None = None  # on the run's folder, of the main process
-        self.stop_signal = 0  # number of a signal that asks the run to stop after this step
+        self.lock: IO[bytes] | None = None  # on the run's folder, in the main process
+        self.stop_signal = 0  # number of a signal to stop after this step
 
     @property
     def is_main(self) -> bool:
-        """Whether this process is the main one, which alone writes files and messages."""
+        """Whether this process is the main one, the only one that writes files and messages."""
         return bool(self.accelerator.is_main_process)
 
     @property
@@ -140,7 +140,7 @@ class Trainer:
         return of_one * int(self.accelerator.num_processes)
 
     def describe(self) -> str:
-        """One line: what is trained on what."""
+        """One line on model, data and machine."""
         count = sum(p.numel() for p in self.model.trainable()) / 1e6
         chosen = self.config.mixed_precision == "auto"
         how = f", {self.arithmetic.describe()}" if chosen else ""
@@ -155,7 +155,7 @@ class Trainer:
         return f"{self.accelerator.num_processes} x {self.accelerator.device.type}"
 
     def fill_cache(self) -> Iterator[Filled]:
-        """Compute the cached features or latents of all photos; each process does its share."""
+        """Compute the cached features or latents of all photos; each process computes its share."""
         process, count = self.accelerator.process_index, self.accelerator.num_processes
         if isinstance(self.dataset, LatentCache) and self.parts:
             yield from self.parts.fill(self.dataset, process, count)
@@ -209,7 +209,7 @@ class Trainer:
             )
 
     def batches(self) -> Iterator[Batch]:
-        """This process's batches from the present step on."""
+        """This process's batches, starting at the current step."""
         loaded = load_batches(
             self.dataset,
             batch_size=self.config.train_batch_size,
@@ -221,7 +221,7 @@ class Trainer:
         return map(self._encoded, loaded)
 
     def _encoded(self, batch: Batch) -> Batch:
-        """A batch as the loss takes it: pictures for a base become latents, captions tokens."""
+        """Encode a batch for the loss: pictures for a base become latents, captions tokens."""
         if self.parts is not None:
             return self.parts.encode_batch(batch)
         if isinstance(self.model, Model) and self.model.text_encoder is not None:
@@ -236,16 +236,16 @@ class Trainer:
     def update(self) -> None:
         """Clip the gradients, step the optimizer, update the averaged weights."""
         largest = self.config.optimizer.max_grad_norm
-        # All of the model's parameters: of some alone accelerate unscales fp16's gradients twice.
+        # All of the model's parameters: with a subset, accelerate unscales fp16 gradients twice.
         self.accelerator.clip_grad_norm_(self.model.parameters(), largest)
         self.optimizer.step()
         self.optimizer.zero_grad()
         update_average(self.ema, self.model)
 
     def observe(self, loss: float) -> None:
-        """Add a step's loss to the smoothed loss, by which the best checkpoint is chosen.
+        """Add a step's loss to the smoothed loss, which selects the best checkpoint.
 
-        Raises TrainingError where the loss is not a finite number.
+        Raises TrainingError if the loss is not finite.
         """
         refuse_nan(self.output, loss, step=self.step)
         self.smoothed_loss = move_average(self.smoothed_loss, loss)
@@ -253,7 +253,7 @@ class Trainer:
     def error(self, batch: Batch, number: int, *, alone: bool = False) -> tuple[Tensor, Tensor]:
         """Weighted squared error (B,) and timesteps (B,) of this process's share of batch `number`.
 
-        `alone` takes the batch for a whole one, and does not involve the other processes.
+        With `alone`, the batch is a whole one, without other processes.
         """
         return batch_error(
             self.model if alone else self.parallel,
@@ -268,11 +268,11 @@ class Trainer:
         )
 
     def _perceptual(self) -> Distance | None:
-        """The perceptual distance in the run's precision, in the share of the run that has it."""
+        """The perceptual distance in the run's precision; None in steps without it."""
         diffusion, backbone = self.config.diffusion, self.model.backbone
         if not diffusion.perceptual_weight or self._progress < 1 - diffusion.perceptual_share:
             return None
-        assert backbone is not None  # `Task.check` has refused others
+        assert backbone is not None  # ensured by `Task.check`
 
         def measure(found: Tensor, x_0: Tensor, condition: Tensor) -> Tensor:
             with self.accelerator.autocast():
@@ -300,12 +300,12 @@ class Trainer:
         """A grid of the first photos: condition, sample of the averaged weights, truth.
 
         The noise is the same each time. All processes must call this; only the main one gets the
-        grid, the others None.
+        grid, the others get None.
         """
         with averaged(self.ema, self.model, keep=self.is_main) as model:
             if model is None:
                 return None
-            # A base's frozen weights may be in half precision.
+            # The frozen weights of a base may be in half precision.
             with nullcontext() if self.parts is None else self.accelerator.autocast():
                 return sample_grid(
                     model,
@@ -361,13 +361,13 @@ class Trainer:
 
     @property
     def _counts(self) -> dict[str, int | None]:
-        """The counts that, besides the settings, decide the order of the photos."""
+        """The counts that, besides the settings, determine the order of the photos."""
         processes = int(self.accelerator.num_processes)
         return {"photos": self.dataset.num_photos, "processes": processes}
 
     def close(self) -> None:
         """Finish the trackers and disconnect the processes."""
-        # Release the parallel model first: a process group destroyed with it may hang.
+        # Release the parallel model first: destroying the process group before may hang.
         self.accelerator.wait_for_everyone()
         self.parallel = self.model
         self.accelerator.free_memory()
@@ -380,10 +380,10 @@ class Trainer:
             self.lock.close()
 
     def save_checkpoint(self) -> None:
-        """Write a checkpoint and remove old ones, but for the newest and the best.
+        """Write a checkpoint and remove old ones, except the newest and the best.
 
-        All processes must call this. Raises TrainingError where a weight is not a finite number,
-        CheckpointError where the disk refuses.
+        All processes must call this. Raises TrainingError if a weight is not finite,
+        CheckpointError if it cannot be written.
         """
         files = gather_checkpoint(self.model, self.optimizer, self.ema, keep=self.is_main)
         if not self.is_main:
@@ -408,7 +408,7 @@ class Trainer:
     def resume(self, checkpoint: Checkpoint) -> None:
         """Restore the state of a checkpoint; the run then continues bit for bit.
 
-        Raises ConfigError where the number of photos or of processes has changed.
+        Raises ConfigError if the number of photos or of processes has changed.
         """
         state = checkpoint.state
         refuse_changes(self.output, {**self._counts, **state}, self._counts)

@@ -1,1 +1,1 @@
-"""Films: frames read and written by PyAV, colours that stay the same while things move."""
+"""Films: frames read and written by PyAV, with colours that follow moving objects."""

@@ -1,4 +1,4 @@
-"""The chroma of key frames by a pipeline, with hints that follow what moves."""
+"""The chroma of key frames by a pipeline, with hints that follow motion."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,7 +26,7 @@ from condiff.video.yuv import solve_chroma
 
 @dataclass(frozen=True)
 class Coloring:
-    """How the frames of a film get their chroma; a film is a function of these and its frames."""
+    """The settings of a film's chroma; a result is a function of these and the frames."""
 
     pipeline: Pipeline
     config: SamplingConfig
@@ -36,7 +36,7 @@ class Coloring:
     hint_shots: tuple[int, ...] = ()  # the shots that get the hints, from 1; none: all
 
     def describe(self) -> dict[str, Any]:
-        """All that the colours depend on besides the frames, for a check that a run goes on."""
+        """All settings that the colours depend on, to check that a run may be resumed."""
         edits, hints = self.edits, self.edits.hints
         given: Any
         if isinstance(hints, Image.Image):
@@ -103,7 +103,7 @@ class Coloring:
         return draw_dabs(hints, size) if hints else None
 
     def describe_making(self) -> str:
-        """The note in a film that a model made its colours."""
+        """The note that a model made a film's colours."""
         model = self.pipeline.loaded.name
         return f"Colours made by condiff {__version__}, model {model}, seed {self.seed}."
 
@@ -119,7 +119,7 @@ class Coloring:
 
 
 def draw_dabs(hints: Any, size: tuple[int, int]) -> Strokes:
-    """Hints as discs on transparency, RGBA (h,w,4), on a picture of (width, height)."""
+    """Hints as discs on transparent RGBA (h,w,4), for a picture of (width, height)."""
     from PIL import ImageColor
 
     width, height = size
@@ -133,9 +133,9 @@ def draw_dabs(hints: Any, size: tuple[int, int]) -> Strokes:
 
 
 def to_shares(edits: ColorEdits, film_size: tuple[int, int]) -> ColorEdits:
-    """The edits with hints in pixels of a frame of (width, height) given as shares of it.
+    """Convert hints in pixels of a frame of (width, height) to shares of its sides.
 
-    Raises ConfigError for hints outside the frame, and pictures that have not its aspect.
+    Raises ConfigError for hints outside the frame, and for pictures of another aspect.
     """
     edits.prepare(photo=film_size, size=(16, 16))
     if isinstance(edits.hints, Image.Image):
@@ -149,15 +149,16 @@ def to_shares(edits: ColorEdits, film_size: tuple[int, int]) -> ColorEdits:
 
 
 def check_model(pipeline: Pipeline) -> None:
-    """Raise ConfigError for a model that is no colorizer."""
+    """Raise ConfigError for a model that is not a colorizer."""
     if not pipeline.loaded.task.space.keeps_photo:
         raise ConfigError(
-            f"The model {pipeline.loaded.name} colours no photos: take one of the task colorize."
+            f"The model {pipeline.loaded.name} does not colour photos: use one of the task "
+            "colorize."
         )
 
 
 def steady_for(film: Film, coloring: Coloring) -> Steady[FilmFrame]:
-    """How the frames of a film are coloured."""
+    """The method of colouring a film's frames."""
     wide, high = film.guide_size
     upright = (high, wide) if film.turns % 2 else (wide, high)
 
@@ -173,7 +174,7 @@ def steady_for(film: Film, coloring: Coloring) -> Steady[FilmFrame]:
 
 
 def chroma_planes(colored: Colored[FilmFrame]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """U and V of a frame at which it has its chroma, for the Y that it has."""
+    """U and V of a frame that give its chroma at the frame's own Y."""
     frame, ab = colored.frame, colored.chroma
     coding = frame.film.coding
     luma = frame.luma_of_chroma()

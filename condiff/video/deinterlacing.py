@@ -1,4 +1,4 @@
-"""Whole pictures from interlaced frames, whose odd and even lines were taken at different times."""
+"""Whole pictures from interlaced frames, in which odd and even lines are of different times."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -16,11 +16,11 @@ T = TypeVar("T")
 def deinterlace(
     frames: Iterator[tuple["VideoFrame", T]], mode: Deinterlace
 ) -> Iterator[tuple["VideoFrame", T]]:
-    """Planar YUV or grey frames as whole pictures, one for each, with what each came with.
+    """Planar YUV or grey frames as whole pictures, one each, with their accompanying values.
 
-    The lines of an interlaced frame's first field are kept, the others are interpolated by FFmpeg's
-    bwdif from the frames before and after. "auto" is for frames that are marked as interlaced, and
-    gives the others back as they are; "on" is for all, "off" for none.
+    The lines of an interlaced frame's first field are kept; the others are interpolated by FFmpeg's
+    bwdif from the frames before and after. "auto" changes only frames marked as interlaced, "on"
+    changes all, "off" none.
     """
     graph: Any = None
     waiting: deque[T] = deque()
@@ -40,7 +40,7 @@ def deinterlace(
             yield made, waiting.popleft()
 
 
-_TIME_BASE = Fraction(1, 1000)  # the filter gives frames in their order, which is all that counts
+_TIME_BASE = Fraction(1, 1000)  # arbitrary: only the order of frames matters
 
 
 def _make_graph(frame: "VideoFrame", mode: Deinterlace) -> Any:

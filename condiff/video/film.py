@@ -1,4 +1,4 @@
-"""A film from its first frame to the last, in segments that a later run does not do again."""
+"""Colours a whole film in segments, which a later run reuses."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ from condiff.video.writing import Encoding, SegmentWriter, join_film, writing_se
 
 @dataclass(frozen=True)
 class Progress:
-    """How many frames are done, those of an earlier run included, and of how many, if known."""
+    """The number of frames done, including an earlier run's, and the total, if known."""
 
     done: int
     total: int | None
 
 
 def describe_settings(film: Film, coloring: Coloring, encoding: Encoding) -> dict[str, Any]:
-    """All that a film depends on, for the check that a run goes on with the same."""
+    """All settings that a film depends on, to check that a resumed run has the same."""
     status = film.path.stat()
     return {
         "film": [film.path.name, status.st_size, status.st_mtime_ns],
@@ -35,9 +35,9 @@ def describe_settings(film: Film, coloring: Coloring, encoding: Encoding) -> dic
 def color_segments(
     film: Film, parts: Parts, coloring: Coloring, encoding: Encoding
 ) -> Iterator[Progress]:
-    """Colour and encode all frames that are not in finished segments yet.
+    """Colour and encode all frames that are not in finished segments.
 
-    A segment ends before a key frame, so that the next run goes on from there with the same bytes.
+    A segment ends before a key frame, where the next run continues with the same bytes.
     """
     if parts.end() is not None:
         return
@@ -80,7 +80,7 @@ def finish_film(
     skip: tuple[str, ...] = (),
     comment: str = "",
 ) -> dict[str, Any]:
-    """Join the finished segments to the film; returns what `Parts.finish` noted."""
+    """Join the finished segments to the film; returns the record of `Parts.finish`."""
     end = parts.end()
     assert end is not None, "all frames are in segments"
     join_film(film, parts.segments(), target, force=force, skip=skip, comment=comment)

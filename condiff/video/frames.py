@@ -1,4 +1,4 @@
-"""Frames as photos in a folder: steady colours for them, at their own depth and format."""
+"""Frames as photos in a folder: steady colours at their own depth and format."""
 
 import glob
 import os
@@ -30,19 +30,19 @@ from condiff.video.parts import SEGMENT, Parts
 from condiff.video.reading import SEEN
 from condiff.video.steady import Colored, Steady, Strokes
 
-PLAIN = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")  # whose headers have the size of the photo
+PLAIN = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")  # formats with the photo's size in the header
 
 
 @dataclass(frozen=True)
 class PhotoFrame:
-    """A frame that is a photo of its own."""
+    """A frame stored as a photo."""
 
     path: Path
     photo: Photo
 
     @cached_property
     def guide(self) -> Guide:
-        """L* (h,w) uint8 at the size at which motion is estimated."""
+        """L* (h,w) uint8 at the size for motion estimation."""
         size = guide_size(*self.photo.size)
         small = cv2.resize(to_8_bits(self.photo.pixels), size, interpolation=cv2.INTER_AREA)
         return np.rint(lightness(small) * np.float32(2.55)).astype(np.uint8)
@@ -53,21 +53,21 @@ class PhotoFrame:
 
 
 def is_frames(source: str) -> bool:
-    """Whether IN is a folder of frames or a glob, and no film."""
+    """Whether IN is a folder of frames or a glob, not a film."""
     return Path(source).is_dir() or (not Path(source).exists() and glob.has_magic(source))
 
 
 def list_frames(source: str) -> list[Path]:
-    """The photos of a folder, or those that a glob matches; 9.png comes before 10.png."""
+    """The photos of a folder or glob, in natural order: 9.png before 10.png."""
     folder = Path(source)
     if folder.is_dir():
         paths = [*folder.iterdir()]
-    else:  # "roll [1]/*.tif": a folder that is there is meant as it is
+    else:  # "roll [1]/*.tif": an existing folder is taken literally
         parent = glob.escape(str(folder.parent)) if folder.parent.is_dir() else folder.parent
         paths = [Path(p) for p in glob.glob(os.path.join(parent, folder.name))]
     found = [p for p in paths if is_photo(p.name) and not p.name.startswith(".")]
     if not found:
-        raise FilmError(f"{source} has no frames: give a folder of photos, or a glob of them")
+        raise FilmError(f"{source} has no frames: give a folder or glob of photos")
     return sorted(found, key=lambda path: (_natural(path.name), str(path)))
 
 
@@ -78,9 +78,9 @@ def _natural(name: str) -> list[Any]:
 
 
 def check_sizes(paths: Sequence[Path], size: tuple[int, int]) -> None:
-    """Raise FilmError for the first frame that is not of (width, height), by their headers.
+    """Raise FilmError for the first frame with another size than (width, height) in its header.
 
-    Frames whose header Pillow does not know are left for later.
+    Headers that Pillow does not read are checked later.
     """
     for path in paths:
         try:
@@ -90,25 +90,25 @@ def check_sizes(paths: Sequence[Path], size: tuple[int, int]) -> None:
             continue
         if found != size:
             raise FilmError(
-                f"{path} is {found[0]}x{found[1]} and {paths[0].name} {size[0]}x{size[1]}: give "
-                "frames of one size"
+                f"{path} is {found[0]}x{found[1]}, but {paths[0].name} is {size[0]}x{size[1]}: "
+                "give frames of one size"
             )
 
 
 def plan_targets(paths: Sequence[Path], out: Path) -> list[Path]:
-    """A file in the folder `out` for each frame, .png where its format is not written.
+    """A file in the folder `out` for each frame, .png if its format is not written.
 
-    Raises FilmError where two frames would be one file, or a result would replace its frame.
+    Raises FilmError if two frames would share a file, or a result would replace its frame.
     """
     targets = [
         out / (path.name if path.suffix.lower() in FORMATS else f"{path.stem}.png")
         for path in paths
     ]
     if len(set(targets)) < len(targets):
-        raise FilmError(f"two frames would be one file in {out}: give frames names of their own")
+        raise FilmError(f"two frames would have the same file in {out}: rename one of them")
     pairs = zip(paths, targets, strict=True)
     if any(target.exists() and target.samefile(path) for path, target in pairs):
-        raise FilmError(f"{out} is the folder of the frames: give another")
+        raise FilmError(f"{out} is the folder of the frames: give another folder")
     return targets
 
 
@@ -120,9 +120,9 @@ def begin_frames(
     *,
     force: bool,
 ) -> bool:
-    """Make the folder of the results; whether an earlier run is gone on with.
+    """Create the folder of the results; returns whether an earlier run is resumed.
 
-    Raises FilmError for a frame that is there and not of that run, ConfigError for a run that was
+    Raises FilmError for an existing frame that is not of that run, ConfigError for a run that was
     begun with other settings.
     """
     there = next((target for target in targets if target.exists()), None)
@@ -146,7 +146,7 @@ def color_frames(
     *,
     provenance: bool = True,
 ) -> Iterator[Progress]:
-    """Colour and write all frames that an earlier run has not; L* of each is its photo's.
+    """Colour and write all frames missing from an earlier run; each keeps its L*.
 
     Raises ImageError for a frame that cannot be read or written, FilmError for another size.
     """
@@ -171,7 +171,7 @@ def _read(paths: Sequence[Path]) -> Iterator[PhotoFrame]:
         photo = read_photo(path)
         if size is not None and photo.size != size:
             raise FilmError(
-                f"{path} is {photo.size[0]}x{photo.size[1]} and the frame before "
+                f"{path} is {photo.size[0]}x{photo.size[1]}, but the frame before is "
                 f"{size[0]}x{size[1]}: give frames of one size"
             )
         size = photo.size

@@ -1,4 +1,4 @@
-"""A film, or a folder of frames, from what is asked of it to the published result."""
+"""Jobs: a film or a folder of frames, from its options to the published result."""
 
 import secrets
 from abc import ABC, abstractmethod
@@ -39,13 +39,13 @@ from condiff.video.writing import (
 
 @dataclass(frozen=True, kw_only=True)
 class FilmOptions(ColorOptions):
-    """What is asked of a film or a folder of frames; None is the model's or the program's choice.
+    """Options of a film or a folder of frames; None means the default of model or program.
 
-    Without a `seed` it is that of the run that is resumed, or any. The hints of `edits` are placed
-    on the first frame of a shot. Raises ConfigError for a value of another kind, or out of range.
+    Without a `seed`, that of a resumed run or a random one is used. The hints of `edits` are placed
+    on the first frame of a shot. Raises ConfigError for a value of a wrong type or out of range.
     """
 
-    every: int = EVERY  # frames from key frame to key frame
+    every: int = EVERY  # frames from one key frame to the next
     hint_shots: tuple[int, ...] = ()  # the shots that get the hints, from 1; none: all
     codec: str | None = None  # h264, h265, vp9 or ffv1
     crf: int | None = None  # quality of the codec, 0 to 63
@@ -70,7 +70,7 @@ class FilmOptions(ColorOptions):
 
 
 class FilmResult(NamedTuple):
-    """A film or a folder of frames that is coloured, and what was wrong with its source."""
+    """A coloured film or folder of frames, and the faults of its source."""
 
     target: Path
     seed: int
@@ -88,9 +88,9 @@ def colorize_film(
 ) -> FilmResult:
     """Colour a film, or a folder or glob of frames, as `condiff video` does.
 
-    `on_frame` is called after each frame. What an earlier call that was stopped has done is not
-    done again. Raises FilmError for a film that cannot be read or written, ConfigError for settings
-    that are not those of the run that is resumed.
+    `on_frame` is called after each frame. The results of an interrupted call are reused. Raises
+    FilmError for a film that cannot be read or written, ConfigError for settings that differ from
+    those of the resumed run.
     """
     options = FilmOptions() if options is None else options
     check_kind("options", options, FilmOptions)
@@ -105,16 +105,16 @@ def colorize_film(
 
 
 def plan_film(source: str, target: Path, options: FilmOptions) -> "Job":
-    """What is to be done; raises an error for what cannot be, before any work.
+    """The job to do; raises an error before any work if it is impossible.
 
-    Nothing is written, no model loaded.
+    Nothing is written, and no model is loaded.
     """
     kind = FramesJob if is_frames(source) else FilmJob
     return kind.plan(source, target, options)
 
 
 def load_coloring(job: "Job") -> Coloring:
-    """The loaded model and what is asked of the colours, for the frames of a job."""
+    """Load the model, and collect the settings of the colours for a job."""
     options = job.options
     seed = options.seed if options.seed is not None else job.parts.seed()
     pipeline = Pipeline.from_pretrained(
@@ -136,18 +136,18 @@ def load_coloring(job: "Job") -> Coloring:
 
 @dataclass
 class Job(ABC):
-    """A film or a folder of frames that is to be coloured: begin, then steps, then finish."""
+    """Colouring a film or a folder of frames: call begin, then steps, then finish."""
 
     source: str
     target: Path
     options: FilmOptions
     parts: Parts
-    notes: tuple[str, ...]  # on what the result will not have of the source
+    notes: tuple[str, ...]  # on parts of the source that the result will lack
 
     @classmethod
     @abstractmethod
     def plan(cls, source: str, target: Path, options: FilmOptions) -> Self:
-        """Read what is needed to know, and raise an error for what cannot be done."""
+        """Read the source's properties; raises an error for an impossible job."""
 
     @property
     @abstractmethod
@@ -157,15 +157,15 @@ class Job(ABC):
     @property
     @abstractmethod
     def expected(self) -> int | None:
-        """How many frames there are, if that is known."""
+        """The number of frames, if known."""
 
     @abstractmethod
     def begin(self, coloring: Coloring) -> bool:
-        """Check what is there; whether an earlier run is gone on with."""
+        """Check existing results; returns whether an earlier run is resumed."""
 
     @abstractmethod
     def steps(self, coloring: Coloring) -> Iterator[Progress]:
-        """Colour the frames that are missing."""
+        """Colour the missing frames."""
 
     @abstractmethod
     def finish(self, coloring: Coloring) -> FilmResult:
@@ -174,7 +174,7 @@ class Job(ABC):
 
 @dataclass
 class FilmJob(Job):
-    """A film, which becomes a film."""
+    """From a film to a film."""
 
     film: Film
     encoding: Encoding
@@ -217,7 +217,7 @@ class FilmJob(Job):
 
 @dataclass
 class FramesJob(Job):
-    """A folder of frames, which becomes a folder of frames."""
+    """From a folder of frames to a folder of frames."""
 
     paths: list[Path]
     targets: list[Path]
@@ -232,7 +232,7 @@ class FramesJob(Job):
         if target.exists() and not target.is_dir():
             raise FilmError(f"cannot write {target}: it is a file; give a folder for the frames")
         if target.suffix.lower() in CONTAINERS and not target.is_dir():
-            raise FilmError(f"{source} has frames, which become a folder: {target} names a film")
+            raise FilmError(f"{source} has frames, which need a folder, but {target} names a film")
         paths = list_frames(source)
         targets = plan_targets(paths, target)
         size = read_photo(paths[0]).size
@@ -263,7 +263,7 @@ class FramesJob(Job):
 
 
 def _check_target(source: Path, target: Path, *, force: bool) -> None:
-    """Raise FilmError for a film that is there, or whose folder is not."""
+    """Raise FilmError if the film exists, or its folder does not."""
     if target.is_dir():
         raise FilmError(f"cannot write {target}: it is a folder; name a file")
     if target.exists() and target.samefile(source):

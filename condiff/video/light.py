@@ -1,8 +1,8 @@
-"""Light of films that are not sRGB: HDR by PQ or HLG, and primaries wider than sRGB's.
+"""Light of films that are not sRGB: HDR with PQ or HLG, and primaries wider than sRGB's.
 
-The curves are those of ITU-R BT.2100, levels of light are relative to its reference white (203
-cd/m2, ITU-R BT.2408). The model sees greys tone-mapped; colours get the chromaticity that they have
-in sRGB, at the light of the film.
+The curves are those of ITU-R BT.2100; levels of light are relative to reference white (203 cd/m2,
+ITU-R BT.2408). The model's input is tone-mapped grey. Colours keep their chromaticity in sRGB at
+the film's luminance.
 """
 
 from functools import cache
@@ -18,20 +18,19 @@ from condiff.photos.icc import curve_srgb, decode_srgb
 
 PQ, HLG = 16, 18  # transfer characteristics of H.273
 HDR = {PQ: "PQ", HLG: "HLG"}
-# Its colour primaries that are wider than sRGB's, all with the white D65: x and y of red, green,
-# blue.
+# Colour primaries of H.273 wider than sRGB's, all with white D65: x and y of red, green, blue.
 WIDE: dict[int, tuple[str, tuple[float, ...]]] = {
     9: ("BT.2020", (0.708, 0.292, 0.170, 0.797, 0.131, 0.046)),
     12: ("Display P3", (0.680, 0.320, 0.265, 0.690, 0.150, 0.060)),
 }
 WHITE = 203.0  # cd/m2
-KNEE = 0.5  # of white: light above is compressed, so that what is brighter than white is below 1
+KNEE = 0.5  # of white: light above is compressed to below 1
 TABLE = 1 << 14  # entries of the curves
 STEPS = 5  # leave less than a tenth of a 10-bit level of Y'
 
 
 def to_light(signal: Plane, transfer: int) -> Plane:
-    """R', G', B' or Y' in [0,1] -> linear light, 1 where white is; of HLG that of the scene."""
+    """R', G', B' or Y' in [0,1] -> linear light, 1 at white; for HLG that of the scene."""
     return _tables(transfer)[0].take((signal * (TABLE - 1) + 0.5).astype(np.int32), mode="clip")
 
 
@@ -44,7 +43,7 @@ def to_signal(light: Plane, transfer: int) -> Plane:
 
 @cache
 def to_srgb_table(transfer: int, entries: int) -> Plane:
-    """Grey of sRGB in [0,1] over Y' of a film in [0,1], tone-mapped."""
+    """A table of tone-mapped sRGB grey in [0,1] over Y' of a film in [0,1]."""
     signal = np.linspace(0, 1, entries)
     if transfer not in HDR:
         return signal.astype(np.float32)
@@ -54,10 +53,10 @@ def to_srgb_table(transfer: int, entries: int) -> Plane:
 
 
 def solve_colors(luma: Plane, lab: Plane, weights: Plane, transfer: int, primaries: int) -> Plane:
-    """R', G', B' (h,w,3) of a film that have its Y' (h,w) and the chromaticity of Lab (h,w,3).
+    """R', G', B' (h,w,3) of a film with its Y' (h,w) and the chromaticity of Lab (h,w,3).
 
-    `weights` are those of R', G', B' in Y'. R', G', B' may lie above 1, where the film has no such
-    colour.
+    `weights` are those of R', G', B' in Y'. R', G', B' exceed 1 for colours outside the film's
+    gamut.
     """
     srgb = cv2.cvtColor(lab, cv2.COLOR_Lab2LRGB)
     linear: Plane = np.maximum(cv2.transform(srgb, _from_srgb(primaries)), np.float32(1e-6))
@@ -88,7 +87,7 @@ def _decode(signal: NDArray[Any], transfer: int) -> NDArray[Any]:
 
 
 def _shown(light: NDArray[Any], transfer: int) -> NDArray[Any]:
-    """Light of greys on a display; HLG's is that of the scene, here on one of 1000 cd/m2."""
+    """Light of greys on a display; HLG is scene light, here for a display of 1000 cd/m2."""
     return 1000 / WHITE * light**1.2 if transfer == HLG else light
 
 
@@ -109,7 +108,7 @@ def _tables(transfer: int) -> tuple[Plane, Plane]:
 
 @cache
 def _xyz_of(primaries: int) -> NDArray[Any]:
-    """XYZ of linear R, G, B (3,3) in columns, where white has that of sRGB."""
+    """XYZ of linear R, G, B as columns (3,3); white equals that of sRGB."""
     if primaries not in WIDE:
         return XYZ_OF_RGB
     x, y = np.reshape(WIDE[primaries][1], (3, 2)).T

@@ -1,4 +1,4 @@
-"""Motion between frames: optical flow, which pixels it can be trusted for, and chains of it."""
+"""Motion between frames: optical flow, its reliability per pixel, and chains of flows."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -12,29 +12,29 @@ from condiff.arrays import Plane
 
 Guide = NDArray[Any]  # (h,w) uint8, L* of 0 to 100 as 0 to 255
 
-FLOW_SIDE = 240  # short side at which motion is estimated and chroma is carried, at most
+FLOW_SIDE = 240  # largest short side for estimating motion and carrying chroma
 # A pixel is visible in both frames if the flow there and back ends near it (the criterion of
-# Sundaram, Brox and Keutzer 2010), and its lightness stays.
+# Sundaram, Brox and Keutzer 2010) and its lightness is similar.
 RELATIVE_ERROR, ABSOLUTE_ERROR = 0.01, 2.0  # of squared lengths, pixels^2; 0.5 loses flat areas
 SAME_LIGHTNESS = 32  # levels of a guide, 12.5 L*
 
 
 def guide_size(width: int, height: int) -> tuple[int, int]:
-    """Width and height at which a frame is followed: half its own, the short side at most 240."""
+    """Width and height for motion: half those of the frame, the short side at most 240."""
     scale = min(0.5, FLOW_SIDE / min(width, height))
     return max(16, round(width * scale)), max(16, round(height * scale))
 
 
 @dataclass(frozen=True)
 class Motion:
-    """Flow from a frame to its neighbour, (h,w,2) in pixels, and where it holds, (h,w) 0 or 1."""
+    """Flow from a frame to its neighbour, (h,w,2) in pixels, and its validity, (h,w) 0 or 1."""
 
     flow: Plane
     held: Plane
 
     @property
     def share(self) -> float:
-        """How much of the frame is found again in the neighbour."""
+        """The share of the frame that is found in the neighbour."""
         return float(self.held.mean())
 
 
@@ -51,19 +51,19 @@ def estimate(before: Guide, after: Guide) -> tuple[Motion, Motion]:
 
 @cache
 def _search() -> Any:
-    """Dense inverse search at its preset `fast`; it has no state between calls."""
+    """Dense inverse search with the preset `fast`; it has no state between calls."""
     return cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
 
 
 @cache
 def grid(height: int, width: int) -> Plane:
-    """Every pixel's own place (h,w,2) as (x,y); not to be changed."""
+    """Every pixel's position (h,w,2) as (x,y); cached, do not modify."""
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     return np.dstack([x, y])
 
 
 def take(values: Plane, places: Plane, how: int = cv2.INTER_LINEAR) -> Plane:
-    """Values (h,w[,C]) at places (h,w,2) in pixels; beyond an edge, those at the edge."""
+    """Values (h,w[,C]) at places (h,w,2) in pixels, clamped at the edges."""
     x, y = cv2.split(places)
     return cv2.remap(values, x, y, how, borderMode=cv2.BORDER_REPLICATE)
 
@@ -75,7 +75,7 @@ def _squared(vectors: Plane) -> Plane:
 
 
 def _check(flow: Plane, other: Plane, here: Guide, there: Guide) -> Plane:
-    """Where a flow is inverted by the other and L* stays the same: (h,w) float32, 0 or 1."""
+    """Where the other flow inverts a flow and L* is similar: (h,w) float32, 0 or 1."""
     height, width = here.shape
     places = grid(height, width) + flow
     back = take(other, places)
@@ -90,7 +90,7 @@ def _check(flow: Plane, other: Plane, here: Guide, there: Guide) -> Plane:
 
 @dataclass(frozen=True)
 class Track:
-    """Where each pixel of a frame is in a key frame: places (h,w,2), and how surely, 0 to 1."""
+    """Each pixel's place in a key frame, (h,w,2), and its confidence, 0 to 1."""
 
     places: Plane
     held: Plane
@@ -101,10 +101,10 @@ class Track:
         return cls(grid(height, width), np.ones((height, width), np.float32))
 
     def extend(self, motion: Motion) -> "Track":
-        """The track of the next frame, whose motion to the frame of this one is given."""
+        """The track of the next frame, from its motion back to this track's frame."""
         places = grid(*motion.held.shape) + motion.flow
         return Track(take(self.places, places), take(self.held, places) * motion.held)
 
     def carry(self, values: Plane, how: int = cv2.INTER_LINEAR) -> Plane:
-        """Values (h,w,C) of the key frame, brought to this frame."""
+        """Values (h,w,C) of the key frame, warped to this frame."""
         return take(values, self.places, how)

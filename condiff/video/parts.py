@@ -1,4 +1,4 @@
-"""What a run leaves behind so that the next one goes on: finished segments and states between."""
+"""Intermediate files of a run, for resuming: finished segments and states between them."""
 
 import json
 import os
@@ -14,13 +14,13 @@ from condiff.errors import ConfigError, FilmError
 from condiff.files import hidden_name, reason_of
 from condiff.video.steady import Key
 
-SEGMENT = 96  # frames; a segment ends at the first key frame after so many
+SEGMENT = 96  # frames; a segment ends at the first key frame after these
 
 
 class Parts:
-    """The folder of a film's finished segments, beside the film that is written.
+    """The folder of a film's finished segments, beside the target film.
 
-    00012.nut is a segment, and 00012.npz the state at the key frame with which the next one begins.
+    00012.nut is a segment, and 00012.npz the state at the key frame where the next one begins.
     """
 
     def __init__(self, target: Path):
@@ -30,9 +30,9 @@ class Parts:
         self.folder = whole.with_name(hidden_name(whole.name, ".condiff"))
 
     def begin(self, settings: dict[str, Any], *, force: bool) -> bool:
-        """Make the folder, or check that it was made with these settings; whether it goes on.
+        """Create the folder, or check its settings; returns whether a run is resumed.
 
-        Raises ConfigError for other settings, if they made a segment; `force` removes it.
+        Raises ConfigError if the folder has segments of other settings; `force` removes it.
         """
         before = self._read_settings()
         if before:
@@ -41,10 +41,10 @@ class Parts:
                 names = [n for n in settings if settings[n] != before.get(n)]
                 raise ConfigError(
                     f"The film was begun with another {', '.join(names) or 'version'}: give the "
-                    "same settings to go on, or --force to start over."
+                    "same settings to resume, or --force to start over."
                 )
         if self.folder.is_dir():
-            self._claim()  # another run may be at work in it
+            self._claim()  # another run may be using it
         if before == settings:
             return True
         self.remove()
@@ -57,7 +57,7 @@ class Parts:
         return False
 
     def _read_settings(self) -> dict[str, Any]:
-        """The settings that the folder was made with; none where it is missing or damaged."""
+        """The settings of the folder; empty if missing or damaged."""
         try:
             settings = json.loads((self.folder / "settings.json").read_text("utf-8"))
         except (OSError, ValueError):
@@ -72,15 +72,15 @@ class Parts:
             raise FilmError(f"cannot write beside {self.target}: {reason_of(error)}") from error
 
     def _claim(self) -> None:
-        """Hold the folder until `close`, or the process ends; FilmError if another one does.
+        """Lock the folder until `close` or the end of the process; FilmError if it is locked.
 
-        On Windows, which has no such lock, the user makes sure that there is one run at a time.
+        Windows has no such lock: the user must ensure that there is one run at a time.
         """
         try:
             import fcntl
         except ImportError:
             return
-        self._lock = open(self.folder / "lock", "w")  # noqa: SIM115  # open as long as it is held
+        self._lock = open(self.folder / "lock", "w")  # noqa: SIM115  # open while locked
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -88,13 +88,13 @@ class Parts:
             raise FilmError(f"{self.target} is being made by another run: wait for it") from error
 
     def close(self) -> None:
-        """Let another run go on with the folder."""
+        """Release the folder to other runs."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
 
     def seed(self) -> int | None:
-        """The seed of the film that was begun; None if there is none."""
+        """The seed of an unfinished film; None if there is none."""
         try:
             return int(self._read_settings()["seed"])
         except (ValueError, KeyError, TypeError):
@@ -112,7 +112,7 @@ class Parts:
         return self.folder / f"{number:05}.nut"
 
     def save(self, number: int, first: int, key: Key) -> None:
-        """Note that a segment begins at frame `first`, a key frame."""
+        """Store the state of a segment that begins at the key frame `first`."""
         strokes = np.zeros(0, np.uint8) if key.strokes is None else key.strokes
         path = self.folder / f"{number:05}.npz"
         with self._writing(), open(path.with_suffix(".part"), "wb") as file:
@@ -120,7 +120,7 @@ class Parts:
         path.with_suffix(".part").replace(path)
 
     def load(self, number: int) -> tuple[int, Key | None]:
-        """The first frame of a segment and the state there; (0, None) of the film's first."""
+        """The first frame of a segment and its state; (0, None) for the film's first segment."""
         path = self.folder / f"{number:05}.npz"
         if number == 0 or not path.is_file():
             return 0, None
@@ -129,11 +129,11 @@ class Parts:
             return int(saved["first"]), Key(saved["chroma"], strokes, int(saved["shot"]))
 
     def latest(self) -> int:
-        """The number of the last segment whose first state is there; 0 if there is none."""
+        """The number of the last segment with a stored state; 0 if there is none."""
         return max((int(path.stem) for path in self.folder.glob("*.npz")), default=0)
 
     def finish(self, frames: int, shots: int, faults: list[str]) -> None:
-        """Note that all frames are in segments."""
+        """Record that all frames are in segments."""
         record = {"frames": frames, "shots": shots, "faults": faults}
         part = self.folder / "end.part"
         with self._writing():
@@ -141,7 +141,7 @@ class Parts:
         part.replace(self.folder / "end.json")
 
     def end(self) -> dict[str, Any] | None:
-        """What `finish` noted, or None."""
+        """The record of `finish`, or None."""
         path = self.folder / "end.json"
         return json.loads(path.read_text("utf-8")) if path.is_file() else None
 

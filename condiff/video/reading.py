@@ -1,4 +1,4 @@
-"""Reading films: what a file contains, and its frames with their planes as they were decoded."""
+"""Reads films: the properties of a file, and its frames as decoded planes."""
 
 import math
 import os
@@ -37,38 +37,38 @@ FULL_RANGE = 2  # of FFmpeg's color_range
 BT_2020 = 9  # of primaries and matrix
 DEPTHS = (8, 9, 10, 12, 14, 16)  # bits a sample, of planar YUV
 UNSPECIFIED = 2  # of primaries, transfer and matrix
-_PLANAR = re.compile(r"yuv[aj]?4\d\dp(\d+le)?|gray(16le)?")  # that bwdif takes, too
-KEPT_FORMATS = ("yuv420p", "yuv422p", "yuv444p")  # with what they are followed by: depth, "le"
-FIRST = 8  # frames at the start by which a film is known
-SEEN = 512  # short side of the picture that a key frame shows the model, at most
-MISSING = 0.02  # share of a film that may be missing at its end, at most a second: rounding
-MAX_DAMAGED = 1000  # packets in a row, after which a film is taken to end
+_PLANAR = re.compile(r"yuv[aj]?4\d\dp(\d+le)?|gray(16le)?")  # also supported by bwdif
+KEPT_FORMATS = ("yuv420p", "yuv422p", "yuv444p")  # and their variants with depth and "le"
+FIRST = 8  # frames at the start that are examined
+SEEN = 512  # largest short side of the model's input picture
+MISSING = 0.02  # tolerated share missing at the end, at most a second: rounding
+MAX_DAMAGED = 1000  # packets in a row, after which reading stops
 
 
 @dataclass(frozen=True)
 class Film:
-    """The video stream of a file. Colour tags are numbers of H.273, as the file has them."""
+    """The video stream of a file. Colour tags are numbers of H.273, as in the file."""
 
     path: Path
     width: int
     height: int
     pix_fmt: str
     coding: Coding
-    chroma_shift: tuple[int, int]  # how often width and height of U and V are halved
+    chroma_shift: tuple[int, int]  # number of halvings of width and height of U and V
     tags: dict[str, int]  # color_primaries, color_trc, colorspace, color_range
     time_base: Fraction
     rate: Fraction  # average, frames a second
     aspect: Fraction  # width of a pixel by its height
-    rotation: int  # how frames are turned for display, degrees counterclockwise
-    display: tuple[int, ...]  # the matrix of a film that is mirrored for display, else empty
+    rotation: int  # for display, in degrees counterclockwise
+    display: tuple[int, ...]  # the matrix of a film mirrored for display, else empty
     codec: str
     seconds: float | None  # length by the header
-    seconds_of_all: bool  # whether it is counted from zero, to the end of the longest stream
+    seconds_of_all: bool  # whether `seconds` counts from zero to the end of the longest stream
     expected: int | None  # frames by the header, or by length and rate
-    interlaced: bool = False  # whether frames at its start are marked so
+    interlaced: bool = False  # whether its first frames are marked as interlaced
     deinterlace: Deinterlace = "auto"
     metadata: dict[str, str] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()  # sentences on what a user may want to know of it
+    notes: tuple[str, ...] = ()  # sentences for the user
 
     @property
     def guide_size(self) -> tuple[int, int]:
@@ -81,7 +81,7 @@ class Film:
         return round(self.rotation / 90) % 4
 
     def upright(self, values: NDArray[Any]) -> NDArray[Any]:
-        """A frame's (h,w,...) as it is displayed."""
+        """Turn a frame's (h,w,...) for display."""
         return np.ascontiguousarray(np.rot90(values[:, :: -1 if self.display else 1], self.turns))
 
     def stored(self, values: NDArray[Any]) -> NDArray[Any]:
@@ -102,14 +102,14 @@ class Film:
 
     @property
     def chroma_size(self) -> tuple[int, int]:
-        """Rows and columns of U and V as they are written."""
+        """Rows and columns of U and V in the written film."""
         across, down = self.chroma_shift
         return -(-self.height >> down), -(-self.width >> across)
 
 
 @dataclass
 class FilmFrame:
-    """A decoded frame: Y as it is in the file, and its time in units of the film's time base."""
+    """A decoded frame: Y as in the file, and its time in units of the film's time base."""
 
     film: Film
     y: Levels  # (H,W)
@@ -117,7 +117,7 @@ class FilmFrame:
 
     @cached_property
     def guide(self) -> Guide:
-        """L* (h,w) uint8 at the size at which motion is estimated."""
+        """L* (h,w) uint8 at the size for motion estimation."""
         small = cv2.resize(self.y, self.film.guide_size, interpolation=cv2.INTER_AREA)
         coding = self.film.coding
         L = coding.lightness(coding.luma(small))
@@ -128,7 +128,7 @@ class FilmFrame:
         rows, columns = self.film.chroma_size
         across, down = self.film.chroma_shift
         y = self.y
-        if (rows << down, columns << across) != y.shape:  # odd sides: the last sample has less
+        if (rows << down, columns << across) != y.shape:  # odd sides: a smaller last sample
             pad = ((0, (rows << down) - y.shape[0]), (0, (columns << across) - y.shape[1]))
             y = np.pad(y, pad, mode="edge")
         small = cv2.resize(y, (columns, rows), interpolation=cv2.INTER_AREA)
@@ -156,16 +156,16 @@ def import_av() -> Any:
 
 @contextmanager
 def open_film(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
-    """The file and its video stream, FFmpeg's choice of several, which is not a cover picture.
+    """The file and its video stream, FFmpeg's choice of several, without cover pictures.
 
-    Raises FilmError for what is no film or cannot be read.
+    Raises FilmError for a file that is not a film or cannot be read.
     """
     av = import_av()
     try:
-        # A whole path: in "a:b.mkv" FFmpeg would take "a" for a protocol.
+        # An absolute path: in "a:b.mkv" FFmpeg would treat "a" as a protocol.
         container = av.open(os.path.abspath(path), metadata_errors="replace")
     except (av.FFmpegError, OSError) as error:
-        reason = "it is no film, or its header is damaged"
+        reason = "it is not a film, or its header is damaged"
         if not isinstance(error, av.error.InvalidDataError):
             reason = reason_of(error)
         raise FilmError(f"cannot read {path}: {reason}; try another file") from error
@@ -175,14 +175,14 @@ def open_film(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
             raise FilmError(f"{path} is a photo: use `condiff colorize {path}`")
         stream = container.streams.best("video")
         if not stream or stream.disposition & cover or not stream.codec_context:
-            raise FilmError(f"{path} has no pictures: it is no film")
+            raise FilmError(f"{path} has no pictures: it is not a film")
         yield container, stream
 
 
 def read_film(path: Path, *, deinterlace: Deinterlace = "auto") -> Film:
-    """What a film is like, by its header and its first frames.
+    """Read the properties of a film from its header and first frames.
 
-    Raises FilmError for a film whose colours cannot be computed.
+    Raises FilmError if its colours cannot be computed.
     """
     with open_film(path) as (container, stream):
         first = [*islice(_decode(container, stream, [], []), FIRST)]
@@ -225,8 +225,8 @@ def read_film(path: Path, *, deinterlace: Deinterlace = "auto") -> Film:
 def read_frames(film: Film, faults: list[str], *, threads: int = 1) -> Iterator[FilmFrame]:
     """The frames in order, with times that increase; `faults` gets a sentence for each fault.
 
-    Interlaced frames become whole pictures, as the film says. What is damaged is left out, and what
-    is missing at the end is found by the header's length.
+    Interlaced frames become whole pictures, according to `film.deinterlace`. Damaged packets are
+    skipped; a missing end is detected from the header's length.
     """
     with open_film(film.path) as (container, stream):
         stream.codec_context.thread_count = threads
@@ -239,7 +239,7 @@ def read_frames(film: Film, faults: list[str], *, threads: int = 1) -> Iterator[
 def _read_timed(
     film: Film, container: "InputContainer", stream: "VideoStream", faults: list[str]
 ) -> Iterator[tuple["VideoFrame", int]]:
-    """Decoded frames with their times, which increase; FilmError for a frame of another size."""
+    """Decoded frames with increasing times; FilmError for a frame of another size."""
     step = max(1, round(1 / (film.rate * film.time_base)))
     last: int | None = None
     count = shown = 0
@@ -260,7 +260,7 @@ def _read_timed(
     if last is None:
         return
     seconds = float((last + shown) * film.time_base)
-    if film.seconds_of_all:  # from zero on, and the sound may be longer than the pictures
+    if film.seconds_of_all:  # from zero, and the sound may be longer than the video
         seconds = max(seconds, *ends)
     else:
         seconds -= float(int(stream.start_time or 0) * film.time_base)
@@ -271,7 +271,7 @@ def _read_timed(
 def _decode(
     container: "InputContainer", stream: "VideoStream", faults: list[str], ends: list[float]
 ) -> Iterator["VideoFrame"]:
-    """Frames of all packets that can be decoded; `ends` gets the time at which the rest ends."""
+    """Frames of all packets that can be decoded; `ends` gets the end time of the other streams."""
     av = import_av()
     packets = container.demux()
     damaged = in_a_row = corrupt = 0
@@ -302,7 +302,7 @@ def _decode(
 
 
 def _find_shortage(film: Film, count: int, seconds: float) -> str | None:
-    """A sentence if a film ends before the time that its header promises."""
+    """A sentence if a film is shorter than its header states."""
     if film.expected is None or film.seconds is None:
         return None
     slack = max(2 / float(film.rate), min(MISSING * film.seconds, 1.0))
@@ -314,7 +314,7 @@ def _find_shortage(film: Film, count: int, seconds: float) -> str | None:
 
 
 def _find_seconds(container: "InputContainer", stream: "VideoStream") -> tuple[float | None, bool]:
-    """The length by the header; True with it if it is counted from zero and maybe of the sound."""
+    """The length in the header; True if it counts from zero and may be that of the sound."""
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base), False
     tag = stream.metadata.get("DURATION", "")  # Matroska's, hours:minutes:seconds
@@ -338,7 +338,7 @@ def _read_tags(frame: "VideoFrame", stream: "VideoStream") -> dict[str, int]:
 
 
 def _read_display(frame: "VideoFrame") -> tuple[int, tuple[int, ...]]:
-    """The rotation for display, and the matrix if frames are mirrored left to right before it."""
+    """The rotation for display, and the matrix if frames are first mirrored left to right."""
     av = import_av()
     side_data: Any = frame.side_data
     matrices = [d for d in side_data if d.type == av.sidedata.sidedata.Type.DISPLAYMATRIX]
@@ -354,7 +354,7 @@ def _find_notes(frame: "VideoFrame", interlaced: bool, mode: Deinterlace) -> tup
     notes = []
     if interlaced and mode == "off":
         notes.append(
-            "it is interlaced, its lines are kept, and the film that is written is not marked so"
+            "it is interlaced: its lines are kept, but the result is not marked as interlaced"
         )
     elif interlaced:
         notes.append(
@@ -366,16 +366,16 @@ def _find_notes(frame: "VideoFrame", interlaced: bool, mode: Deinterlace) -> tup
 
 
 def _find_color_notes(tags: dict[str, int]) -> Iterator[str]:
-    """Sentences on a film whose colours are not those of sRGB."""
+    """Sentences on a film with colours other than sRGB."""
     hdr, wide = HDR.get(tags["color_trc"]), WIDE.get(tags["color_primaries"])
     primaries = wide[0] if wide else "BT.709"
     if hdr:
         yield (
-            f"it is HDR ({hdr}, {primaries}): its Y and tags are kept, the model sees it "
-            f"tone-mapped, and U and V are those of sRGB's colours in {primaries}"
+            f"it is HDR ({hdr}, {primaries}): its Y and tags are kept, the model's input is "
+            f"tone-mapped, and U and V encode sRGB colours in {primaries}"
         )
     elif wide:
-        yield f"its Y and tags are kept, and sRGB's colours are written in {primaries}"
+        yield f"its Y and tags are kept, and sRGB colours are written in {primaries}"
     if curve := OTHER_CURVES.get(tags["color_trc"]):
         yield f"its {curve} curve is read as sRGB's: convert it first if it looks too light or dark"
 
@@ -383,21 +383,21 @@ def _find_color_notes(tags: dict[str, int]) -> Iterator[str]:
 def _check_matrix(path: Path, tags: dict[str, int]) -> None:
     if tags["colorspace"] not in (0, UNSPECIFIED, *MATRICES):
         raise FilmError(
-            f"{path} has the colour matrix {tags['colorspace']}, which is not known here: convert "
+            f"{path} has the colour matrix {tags['colorspace']}, which is not supported: convert "
             "it to BT.709 first"
         )
 
 
 def _find_layout(frame: "VideoFrame", tags: dict[str, int]) -> tuple[str, Coding, tuple[int, int]]:
-    """The pixel format that frames are written in, their coding, and the shifts of U and V."""
+    """The pixel format of written frames, their coding, and the shifts of U and V."""
     name, format = frame.format.name, frame.format
     matrix = tags["colorspace"]
-    if matrix not in MATRICES:  # untagged: as players guess it, by primaries and size
+    if matrix not in MATRICES:  # untagged: as players guess, by primaries and size
         large = frame.height > 576 or frame.width > 1024
         matrix = BT_2020 if tags["color_primaries"] == BT_2020 else 1 if large else 6
     light = {"transfer": tags["color_trc"], "primaries": tags["color_primaries"]}
     bits = max((c.bits for c in format.components), default=8)
-    bits = next((depth for depth in DEPTHS if bits <= depth), 8)  # of floats there is no other
+    bits = next((depth for depth in DEPTHS if bits <= depth), 8)  # floats become 8 bits
     if _is_rgb(format):
         layout = "yuv444p" if bits == 8 else f"yuv444p{bits}le"
         return layout, Coding(matrix, full_range=False, bits=bits, **light), (0, 0)
@@ -411,13 +411,13 @@ def _find_layout(frame: "VideoFrame", tags: dict[str, int]) -> tuple[str, Coding
 
 
 def _is_rgb(format: "VideoFormat") -> bool:
-    """Whether frames of a format have no Y of the film's coding, so that it is computed."""
+    """Whether Y must be computed, as frames of a format have none of the film's coding."""
     no_coding = ("mono", "ya", "xyz", "pal", "bayer")
     return format.is_rgb or not format.components or format.name.startswith(no_coding)
 
 
 def _to_planar(frame: "VideoFrame", film: Film) -> "VideoFrame":
-    """The frame in a layout whose first plane is Y: the decoder's own values, or those of RGB."""
+    """The frame in a layout with Y as first plane: decoded values, or computed from RGB."""
     if _PLANAR.fullmatch(frame.format.name):
         return frame
     if not _is_rgb(frame.format):  # the same levels in another order: no range is converted

@@ -1,9 +1,9 @@
 """Steady colours: key frames are sampled, and their chroma is carried along motion to the rest.
 
-Within a shot all key frames have the same x_T. A key frame's chroma is that of the key frame
-before, carried to it, with a share of its own sample mixed in; what was not visible before is its
-own. The frames between two key frames take both, each carried along the flow and weighted by its
-nearness. A shot ends where most of a frame is not found again in the next.
+Within a shot all key frames have the same x_T. A key frame's chroma is that of the previous key
+frame, carried along the flow and mixed with a share of its own sample; newly visible parts use the
+sample alone. Frames between two key frames blend the chroma of both, carried along the flow and
+weighted by proximity. A shot ends where most of a frame is not found in the next one.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -17,21 +17,21 @@ from numpy.typing import NDArray
 from condiff.arrays import Plane
 from condiff.video.motion import Guide, Motion, Track, estimate
 
-Strokes = NDArray[Any]  # (h,w,4) uint8 RGBA, opaque where a colour is given
+Strokes = NDArray[Any]  # (h,w,4) uint8 RGBA, opaque at given colours
 
-EVERY = 12  # frames from key frame to key frame
-OWN_SHARE = 0.3  # of a key frame's own sample, where chroma was carried to it
-HINTED_SHARE = 0.1  # the same in a shot with hints, whose colours stay when they leave the frame
-CUT = 0.35  # a smaller share of a frame that is found again is a cut
-UNSURE = 0.05  # weight of chroma that was carried to where motion is not sure, of 1
+EVERY = 12  # frames from one key frame to the next
+OWN_SHARE = 0.3  # of a key frame's own sample, where carried chroma exists
+HINTED_SHARE = 0.1  # the same in a shot with hints, so that their colours persist
+CUT = 0.35  # a smaller share of a frame found in the next is a cut
+UNSURE = 0.05  # weight of carried chroma where motion is unreliable, of 1
 
 
 class Frame(Protocol):
-    """What is to be coloured."""
+    """A frame to be coloured."""
 
     @property
     def guide(self) -> Guide:
-        """Its L*, (h,w) uint8, at the size at which motion is estimated."""
+        """Its L*, (h,w) uint8, at the size for motion estimation."""
 
 
 F = TypeVar("F", bound=Frame)
@@ -57,10 +57,10 @@ class Colored(Generic[F]):
 
 @dataclass(frozen=True)
 class Steady(Generic[F]):
-    """How frames are coloured.
+    """Colours a sequence of frames.
 
-    `sample` gives a key frame's own chroma, with the strokes that lie on it or None. `strokes` are
-    those of a shot's first frame, by that and the shot's number.
+    `sample` returns a key frame's own chroma, given the frame and its strokes or None. `strokes`
+    returns those of a shot's first frame, given the frame and the shot's number.
     """
 
     sample: Callable[[F, Strokes | None], Plane]
@@ -69,9 +69,9 @@ class Steady(Generic[F]):
     own_share: float = OWN_SHARE
 
     def run(self, frames: Iterable[F], start: Key | None = None) -> Iterator[Colored[F]]:
-        """Yield the frames in order with their chroma; at most `every` + 1 are held.
+        """Yield the frames in order with their chroma; at most `every` + 1 are in memory.
 
-        `start` is the state at the first frame, if work goes on from a key frame.
+        `start` is the state at the first frame, if a run is resumed at a key frame.
         """
         span: _Span[F] | None = None
         shot = start.shot if start else 0
@@ -110,7 +110,7 @@ class Steady(Generic[F]):
         return Key(chroma, strokes, span.key.shot)
 
     def _close_shot(self, span: "_Span[F]") -> Iterator[Colored[F]]:
-        """The frames of a shot's last span, whose last frame becomes a key frame."""
+        """The frames of a shot's last span; its last frame becomes a key frame."""
         last = span.key
         if len(span.frames) > 1:
             last = self._next_key(span)
@@ -119,7 +119,7 @@ class Steady(Generic[F]):
 
 
 class _Span(Generic[F]):
-    """Frames from a key frame on, with the tracks back to it and the motion ahead."""
+    """Frames from a key frame on, with tracks back to it and motion to the next frame."""
 
     def __init__(self, frame: F, key: Key):
         self.frames, self.key = [frame], key
@@ -132,7 +132,7 @@ class _Span(Generic[F]):
         self.ahead.append(ahead)
 
     def color(self, end: Key) -> Iterator[Colored[F]]:
-        """All frames but the last, which is a key frame whose state is `end`."""
+        """All frames except the last, a key frame with the state `end`."""
         length = len(self.frames) - 1
         to_end = [Track.at(*self.frames[-1].guide.shape)]
         for motion in reversed(self.ahead):
@@ -148,7 +148,7 @@ class _Span(Generic[F]):
 
 
 def _blend(*parts: tuple[Plane, Plane, float]) -> Plane:
-    """Chroma (h,w,2) of several, each with how surely it is held (h,w) and a weight of its own."""
+    """Blend chroma (h,w,2), each with its confidence (h,w) and a weight."""
     total = np.zeros(parts[0][1].shape, np.float32)
     mixed = np.zeros_like(parts[0][0])
     for chroma, held, share in parts:

@@ -1,4 +1,4 @@
-"""Writing films: segments of coloured frames, and the film they make with the source's sound."""
+"""Writes films: segments of coloured frames, and the film with the source's sound."""
 
 import heapq
 import os
@@ -27,13 +27,13 @@ COPIED = ("audio", "subtitle", "attachment")
 
 @dataclass(frozen=True)
 class Codec:
-    """An encoder of FFmpeg's, its default quality and its settings; `crf` None is lossless."""
+    """An FFmpeg encoder, its default quality and settings; `crf` None is lossless."""
 
     encoder: str
     crf: int | None
     worst: int  # the largest crf
     options: dict[str, str]
-    only_even: bool = False  # refuses odd sides where U and V are halved
+    only_even: bool = False  # refuses odd sides with halved U and V
 
 
 CODECS: dict[str, Codec] = {
@@ -44,7 +44,7 @@ CODECS: dict[str, Codec] = {
     "vp9": Codec("libvpx-vp9", 24, 63, {"b": "0", "deadline": "good", "cpu-used": "4"}),
     "ffv1": Codec("ffv1", None, 0, {"level": "3", "slices": "4", "slicecrc": "1"}),
 }
-# By suffix: FFmpeg's name of the container, and the codecs that fit it, its default first.
+# By suffix: FFmpeg's name of the container, and its codecs, the default first.
 CONTAINERS: dict[str, tuple[str, tuple[str, ...]]] = {
     ".mp4": ("mp4", ("h264", "h265", "vp9")),
     ".m4v": ("mp4", ("h264", "h265")),
@@ -56,24 +56,24 @@ CONTAINERS: dict[str, tuple[str, tuple[str, ...]]] = {
 
 @dataclass(frozen=True)
 class Encoding:
-    """How a film is encoded."""
+    """Encoding settings of a film."""
 
     codec: str
-    crf: int | None = None  # None: the codec's own
-    threads: int = 1  # of the encoder; with another number it writes other bytes
+    crf: int | None = None  # None: the codec's default
+    threads: int = 1  # of the encoder; affects the bytes written
 
     @property
     def quality(self) -> int | None:
-        """The crf, None where the codec is lossless."""
+        """The crf, None for a lossless codec."""
         return CODECS[self.codec].crf if self.crf is None else self.crf
 
 
 def choose_encoding(target: Path, codec: str | None, crf: int | None, *, threads: int) -> Encoding:
-    """The codec for a file by its suffix, or the one that is named; ConfigError if they clash."""
+    """The codec by a file's suffix, or the named one; ConfigError if they do not fit."""
     suffix = target.suffix.lower()
     if suffix not in CONTAINERS:
         raise ConfigError(
-            f"{target} is no film that can be written: name it {', '.join(CONTAINERS)}, or "
+            f"{target} is not a film that can be written: name it {', '.join(CONTAINERS)}, or "
             "give a folder of frames for a folder of frames."
         )
     fitting = CONTAINERS[suffix][1]
@@ -81,7 +81,7 @@ def choose_encoding(target: Path, codec: str | None, crf: int | None, *, threads
     if codec not in CODECS:
         raise ConfigError(f"There is no codec {codec}: choose from {', '.join(CODECS)}.")
     if codec not in fitting:
-        raise ConfigError(f"{suffix} does not hold {codec}: name the film .mkv, or take another.")
+        raise ConfigError(f"{suffix} cannot contain {codec}: name the film .mkv, or use another.")
     best = CODECS[codec]
     if crf is not None and (best.crf is None or not 0 <= crf <= best.worst):
         limit = "it is lossless" if best.crf is None else f"it is from 0 to {best.worst}"
@@ -90,10 +90,10 @@ def choose_encoding(target: Path, codec: str | None, crf: int | None, *, threads
 
 
 def choose_format(film: Film, encoding: Encoding) -> Film:
-    """The film in a pixel format that the codec takes: the depth of Y is always kept.
+    """The film in a pixel format that the codec supports: the depth of Y is always kept.
 
-    U and V keep their size, or get the size of Y where the codec needs even sides. Raises
-    FilmError where the codec does not take the depth.
+    U and V keep their size, or get the size of Y if the codec needs even sides. Raises FilmError if
+    the codec does not support the depth.
     """
     codec = CODECS[encoding.codec]
     base = film.pix_fmt
@@ -104,7 +104,7 @@ def choose_format(film: Film, encoding: Encoding) -> Film:
         deeper = next(name for name in ("h265", "ffv1") if base in _formats_of(CODECS[name]))
         raise FilmError(
             f"{film.path} has {film.coding.bits} bits a sample, which {encoding.codec} does not "
-            f"take: add --codec {deeper}{' and a name in .mkv' if deeper == 'ffv1' else ''}"
+            f"support: add --codec {deeper}{' and a name in .mkv' if deeper == 'ffv1' else ''}"
         )
     if base == film.pix_fmt:
         return film
@@ -117,7 +117,7 @@ def _formats_of(codec: Codec) -> set[str]:
 
 
 def _add_video(container: "OutputContainer", film: Film, encoding: Encoding) -> Any:
-    """A stream that frames of the film are encoded for."""
+    """Add the stream for the film's encoded frames."""
     codec = CODECS[encoding.codec]
     options = dict(codec.options)
     if encoding.quality is not None:
@@ -137,7 +137,7 @@ def _add_video(container: "OutputContainer", film: Film, encoding: Encoding) -> 
 
 
 class SegmentWriter:
-    """Encodes frames into a file of their own, whose times are the film's."""
+    """Encodes frames to a separate file, with the film's times."""
 
     def __init__(self, path: Path, film: Film, encoding: Encoding):
         av = import_av()
@@ -151,12 +151,12 @@ class SegmentWriter:
         self._container.mux(self._stream.encode(_join_planes(frame, u, v)))
 
     def close(self) -> None:
-        """Encode what is pending, and finish the file."""
+        """Encode pending frames, and finish the file."""
         self._container.mux(self._stream.encode(None))
         self._container.close()
 
     def abandon(self) -> None:
-        """Close the file as it is."""
+        """Close the file without finishing it."""
         self._container.close()
 
 
@@ -179,17 +179,17 @@ def _join_planes(frame: FilmFrame, u: Levels, v: Levels) -> "VideoFrame":
 def choose_streams(
     film: Film, target: Path, encoding: Encoding, *, skip: Sequence[str] = ()
 ) -> list[str]:
-    """Check that the target's container takes all streams that are copied.
+    """Check that the target's container supports all copied streams.
 
-    `skip` are kinds that are left out. Returns sentences on streams that are not copied. Raises
+    `skip` are kinds to leave out. Returns sentences on streams that are not copied. Raises
     FilmError for a stream that the container refuses.
     """
     av = import_av()
     notes = []
-    if film.aspect != 1 and encoding.codec in ("ffv1", "vp9"):  # PyAV cannot tell a container
+    if film.aspect != 1 and encoding.codec in ("ffv1", "vp9"):  # PyAV cannot store it there
         notes.append(
             f"its pixels are {film.aspect.numerator}:{film.aspect.denominator}, which is lost with "
-            f"{encoding.codec}: players show it as if they were square; h264 and h265 keep it"
+            f"{encoding.codec}: players show them as square; h264 and h265 keep it"
         )
     last: Stream | None = None
     with open_film(film.path) as (container, video):
@@ -205,7 +205,7 @@ def choose_streams(
                 for stream in streams:
                     last = stream
                     _copy_stream(trial, stream)
-                last = None  # what fails now is none of them
+                last = None  # a failure from here on is not due to a stream
                 trial.start_encoding()
         except (av.FFmpegError, ValueError) as error:
             if last is None:
@@ -218,8 +218,8 @@ def choose_streams(
             flag = "--no-audio" if last.type == "audio" else "--no-subtitles"
             other = "" if target.suffix.lower() == ".mkv" else "name the film .mkv, or "
             raise FilmError(
-                f"{target.suffix} does not hold all of {film.path}: {what} does not fit; {other}"
-                f"leave it out by {flag}"
+                f"{target.suffix} cannot contain all of {film.path}: {what} does not fit; {other}"
+                f"leave it out with {flag}"
             ) from error
     return notes
 
@@ -229,7 +229,7 @@ def _streams_to_copy(container: "InputContainer", skip: Sequence[str]) -> list["
 
 
 def _copy_stream(made: "OutputContainer", stream: "Stream") -> "Stream":
-    """A stream for packets of another file's stream; ValueError where the container refuses it."""
+    """A stream for another file's packets; ValueError if the container refuses it."""
     if stream.codec_context is None:
         return made.add_stream_from_template(stream)
     copy = made.add_stream_from_template(stream, opaque=True)  # needs no encoder of that codec
@@ -249,7 +249,7 @@ def join_film(
 ) -> None:
     """Write the segments' frames and the source's sound, subtitles and chapters into one film.
 
-    The target is complete or not there. Raises FilmError where it cannot be written.
+    The target is written atomically. Raises FilmError if it cannot be written.
     """
     av = import_av()
     try:
@@ -285,7 +285,7 @@ def _fill(
         video = made.add_stream_from_template(first.streams.video[0])
     video.time_base = film.time_base
     video.codec_context.framerate = film.rate
-    for name, value in film.tags.items():  # segments hold none, and ffv1 and vp9 not all of them
+    for name, value in film.tags.items():  # segments contain none, and ffv1 and vp9 not all
         if value:
             setattr(video.codec_context, name, value)
     video.metadata.update(film.metadata)
@@ -317,11 +317,11 @@ def _packets(
     while True:
         try:
             packet = next(packets, None)
-        except av.FFmpegError:  # the end of a file that is cut short
+        except av.FFmpegError:  # the end of a truncated file
             return
         if packet is None:
             return
-        if packet.dts is None and packet.pts is None:  # what a demuxer flushes at the end
+        if packet.dts is None and packet.pts is None:  # flushed by a demuxer at the end
             continue
         when = packet.dts if packet.dts is not None else packet.pts
         last = max(last, float((when or 0) * packet.time_base))
@@ -352,10 +352,10 @@ def _read_segments(segments: Sequence[Path]) -> Iterator["Packet"]:
 
 
 def order_decoding(times: Sequence[int]) -> list[int]:
-    """Decoding times of frames, whose presentation times are given in the order of decoding.
+    """Decoding times of frames, from their presentation times in decoding order.
 
-    They increase, and none is later than its presentation: they are the presentation times in
-    their own order, as many frames later as the codec reorders.
+    They increase, and none is later than its presentation time: they are the sorted presentation
+    times, delayed by as many frames as the codec reorders.
     """
     shown = sorted(times)
     rank = {time: n for n, time in enumerate(shown)}
@@ -367,7 +367,7 @@ def order_decoding(times: Sequence[int]) -> list[int]:
 
 @contextmanager
 def writing_segment(path: Path, film: Film, encoding: Encoding) -> Iterator[SegmentWriter]:
-    """A segment that is there completely or not at all; FilmError where it cannot be written."""
+    """Write a segment atomically; FilmError if it cannot be written."""
     av = import_av()
     part = path.with_suffix(".part")
     writer = None
@@ -379,7 +379,7 @@ def writing_segment(path: Path, film: Film, encoding: Encoding) -> Iterator[Segm
     except (av.FFmpegError, OSError) as error:
         raise FilmError(
             f"cannot encode {film.path} as {encoding.codec}: {reason_of(error)}; try another "
-            "--codec, or look at the space on the disk"
+            "--codec, or check the space on the disk"
         ) from error
     finally:
         if not path.exists():

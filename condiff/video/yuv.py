@@ -1,9 +1,8 @@
-"""Chroma of Lab as the U and V of a film, for a Y that stays as it was decoded.
+"""Converts chroma of Lab to the U and V of a film, for unchanged Y.
 
-A film's luma Y' is a weighted sum of the gamma-coded R', G', B', not a function of L*. So that Y'
-is kept, L* of a pixel is solved for: it is the one at which a colour of the wanted (a,b) has this
-Y'. R', G', B' are read as sRGB, as players show them, unless the film is HDR or of wide primaries:
-`light` is for these.
+A film's luma Y' is a weighted sum of the gamma-coded R', G', B', not a function of L*. To keep Y',
+the L* of each pixel is solved for, at which a colour with the wanted (a,b) has this Y'. R', G', B'
+are read as sRGB, as players show them, unless the film is HDR or has wide primaries: see `light`.
 """
 
 from dataclasses import dataclass
@@ -31,17 +30,17 @@ TABLE = 4096  # entries of L* over Y'
 
 @dataclass(frozen=True)
 class Coding:
-    """How levels stand for R', G', B', and these for light; numbers are those of H.273."""
+    """The coding of R', G', B' as levels, and of light as R', G', B'; numbers are of H.273."""
 
     matrix: int  # a key of MATRICES
     full_range: bool
     bits: int = 8  # a sample
-    transfer: int = 1  # all but those of HDR are read as sRGB's
-    primaries: int = 1  # all but those of WIDE are read as sRGB's
+    transfer: int = 1  # all except HDR are read as sRGB's
+    primaries: int = 1  # all except WIDE are read as sRGB's
 
     @property
     def is_srgb(self) -> bool:
-        """Whether R', G', B' are those of sRGB."""
+        """Whether R', G', B' are sRGB."""
         return self.transfer not in HDR and self.primaries not in WIDE
 
     def luma(self, levels: Levels) -> Plane:
@@ -50,14 +49,14 @@ class Coding:
         return ((levels.astype(np.float32) - low) / span).clip(0, 1)
 
     def to_srgb(self, luma: Plane) -> Plane:
-        """Y' in [0,1] -> the grey of sRGB in [0,1] that stands for it, tone-mapped if it is HDR."""
+        """Y' in [0,1] -> the equivalent sRGB grey in [0,1], tone-mapped for HDR."""
         if self.transfer not in HDR:
             return luma
         table = to_srgb_table(self.transfer, TABLE)
         return table.take((luma * (TABLE - 1) + 0.5).astype(np.int32), mode="clip")
 
     def lightness(self, luma: Plane) -> Plane:
-        """Y' in [0,1] -> L* of the grey that stands for it."""
+        """Y' in [0,1] -> L* of the equivalent grey."""
         return luma_to_lightness(self.to_srgb(luma))
 
     def chroma_levels(self, cb: Plane, cr: Plane) -> tuple[Levels, Levels]:
@@ -95,8 +94,8 @@ def luma_to_lightness(luma: Plane) -> Plane:
 def solve_chroma(luma: Plane, ab: Plane, coding: Coding) -> tuple[Plane, Plane]:
     """Y' (h,w) in [0,1] and (a,b) (h,w,2) -> Cb and Cr (h,w) of colours with both.
 
-    Where sRGB has no such colour, its chroma is reduced at constant hue, and what is still outside
-    at constant Cb : Cr. Of HDR and wide primaries it is the chromaticity that stays.
+    Colours outside sRGB are reduced in chroma at constant hue, then if necessary at constant
+    Cb : Cr. For HDR and wide primaries the chromaticity is kept.
     """
     kr, kb = MATRICES[coding.matrix]
     weights = np.array([[kr, 1 - kr - kb, kb]], np.float32)
@@ -119,14 +118,14 @@ def solve_chroma(luma: Plane, ab: Plane, coding: Coding) -> tuple[Plane, Plane]:
 
 
 def to_rgb(luma: Plane, cb: Plane, cr: Plane, matrix: int) -> Plane:
-    """Y', Cb, Cr (h,w) -> R', G', B' (h,w,3), outside [0,1] where there is no such colour."""
+    """Y', Cb, Cr (h,w) -> R', G', B' (h,w,3), outside [0,1] for colours out of gamut."""
     kr, kb = MATRICES[matrix]
     green = 2 * (kr * (1 - kr) * cr + kb * (1 - kb) * cb) / (1 - kr - kb)
     return np.dstack([luma + 2 * (1 - kr) * cr, luma - green, luma + 2 * (1 - kb) * cb])
 
 
 def _room(luma: Plane, cb: Plane, cr: Plane, kr: float, kb: float) -> Plane:
-    """The largest factor of Cb and Cr, at most 1, with which R', G', B' stay in [0,1]."""
+    """The largest factor of Cb and Cr, at most 1, that keeps R', G', B' in [0,1]."""
     green = -2 * (kr * (1 - kr) * cr + kb * (1 - kb) * cb) / (1 - kr - kb)
     room = np.ones_like(luma)
     for away in (2 * (1 - kr) * cr, green, 2 * (1 - kb) * cb):

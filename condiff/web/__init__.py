@@ -1,1 +1,1 @@
-"""The page of `condiff web`: a server on this machine, and what the browser shows."""
+"""The page of `condiff web`: a server on this machine, and the browser's files."""

@@ -1,4 +1,4 @@
-"""The server of `condiff web`: what the page asks for, and what it gets."""
+"""The server of `condiff web`: handlers of the page's requests."""
 
 import asyncio
 import base64
@@ -42,21 +42,21 @@ KINDS = {
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
 }
-# The page's files, by name: what is handed out is one of these.
+# The page's files, by name: the only static files that are served.
 PARTS = {path.name: path for path in STATIC.iterdir() if path.suffix in KINDS}
 MAX_UPLOAD = 500_000_000  # bytes
 MAX_REFERENCES = 8
 MAX_STROKES = 16 << 20  # bytes of a PNG of strokes, or of a mask
 SWEEP_SECONDS = 300
-ROOM = 500_000_000  # bytes of the disk that uploads leave free
-CHECKED = 64 << 20  # bytes of an upload after which the room is looked at again
-REST_SECONDS = 300  # without work, after which photos leave the memory
+ROOM = 500_000_000  # bytes of the disk that uploads must leave free
+CHECKED = 64 << 20  # bytes of an upload after which the free space is checked again
+REST_SECONDS = 300  # without work, after which photos are freed from memory
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass(frozen=True)
 class WebSettings:
-    """What the server runs, and for whom."""
+    """The models, limits and access of the server."""
 
     model: str = "colorize"
     drawing_model: str = "sketch"
@@ -66,19 +66,19 @@ class WebSettings:
     max_pixels: int = MAX_PIXELS
     max_upload: int = MAX_UPLOAD
     hosts: tuple[str, ...] = LOOPBACK
-    private: bool = True  # nobody but this machine reaches the server
+    private: bool = True  # only this machine can reach the server
     auth: str | None = field(default=None, repr=False)  # name:password
 
 
 class Models:
-    """The models, each loaded once, when it is first needed; for the worker's thread."""
+    """The models, each loaded at its first use; only for the worker's thread."""
 
     def __init__(self, settings: WebSettings):
         self.settings = settings
         self.color_info = read_model_info(settings.model)
         self.drawing_info = read_model_info(settings.drawing_model)
         if not self.color_info.task.space.keeps_photo:
-            raise ConfigError(f"The model {settings.model} colours no photos: give a colorizer.")
+            raise ConfigError(f"The model {settings.model} is not a colorizer of photos.")
         if not isinstance(self.drawing_info.task.picture, Lines):
             raise ConfigError(
                 f"The model {settings.drawing_model} takes no drawings: give another one."
@@ -86,7 +86,7 @@ class Models:
 
     @cached_property
     def colorizer(self) -> Colorizer:
-        """What colours photos."""
+        """The colorizer of photos."""
         settings = self.settings
         pipeline = Pipeline.from_pretrained(settings.model, **self._machine())
         return Colorizer(
@@ -99,7 +99,7 @@ class Models:
 
     @cached_property
     def drawer(self) -> Drawer:
-        """What makes pictures of drawings."""
+        """The model for drawings."""
         settings = self.settings
         cascade = Cascade.from_pretrained(settings.drawing_model, **self._machine())
         return Drawer(cascade, max_pixels=settings.max_pixels)
@@ -114,7 +114,7 @@ class Models:
 
 
 class Server:
-    """The handlers, with what they share."""
+    """The handlers and their shared state."""
 
     def __init__(self, settings: WebSettings):
         self.settings = settings
@@ -123,7 +123,7 @@ class Server:
         self.worker = Worker(use_all_cores)
 
     def build(self) -> Starlette:
-        """The application; its lifespan loads the colorizer, and in the end deletes all files."""
+        """The application; its lifespan loads the colorizer, and deletes all files at the end."""
         settings = self.settings
         guard = Middleware(
             Guard,
@@ -161,7 +161,7 @@ class Server:
 
     @asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        """Load the colorizer, sweep idle sessions now and then, and close in the end."""
+        """Load the colorizer, regularly sweep idle sessions, and close at the end."""
 
         def load() -> Iterator[Event]:
             assert self.models.colorizer
@@ -188,14 +188,14 @@ class Server:
                 self._release()
 
     async def page(self, request: Request) -> Response:
-        """The page and its parts, by a fixed table of names."""
+        """Serve the page and its parts, by a fixed table of names."""
         path = PARTS.get(request.path_params.get("name", "index.html"))
         if path is None:
             raise HTTPException(404, "There is no such page.")
         return Response(path.read_bytes(), media_type=KINDS[path.suffix])
 
     async def describe(self, request: Request) -> Response:
-        """The controls, looks and limits."""
+        """Return the controls, looks and limits."""
         return JSONResponse(
             {
                 "version": __version__,
@@ -208,16 +208,16 @@ class Server:
         )
 
     async def begin(self, request: Request) -> Response:
-        """A new session."""
+        """Open a new session."""
         return JSONResponse({"session": self.sessions.open().id})
 
     async def alive(self, request: Request) -> Response:
-        """A sign of life, answered with the length of the queue."""
+        """Keep a session alive; returns the length of the queue."""
         self._session(request)
         return JSONResponse({"queue": self.worker.length})
 
     async def end(self, request: Request) -> Response:
-        """The end of a session: its files are deleted."""
+        """End a session: its files are deleted."""
         session = self.sessions.find(request.path_params["session"])
         for upload in list(session.uploads.values()):
             self._forget(upload)
@@ -225,7 +225,7 @@ class Server:
         return Response(status_code=204)
 
     async def upload(self, request: Request) -> Response:
-        """Take a file as it is, and answer with the events of its opening."""
+        """Receive a file, and return the events of opening it."""
         session = self._session(request)
         kind = request.path_params["kind"]
         if kind not in ("photo", "drawing", "reference"):
@@ -238,7 +238,7 @@ class Server:
                 async for chunk in request.stream():
                     await asyncio.to_thread(file.write, chunk)
                     unchecked += len(chunk)
-                    if unchecked > CHECKED:  # others write, too, and a length may not be given
+                    if unchecked > CHECKED:  # others also write, and the length may be unknown
                         self._check_room()
                         unchecked = 0
         except (HTTPException, ClientDisconnect):
@@ -265,7 +265,7 @@ class Server:
         return self._stream(run)
 
     async def make(self, request: Request) -> Response:
-        """Colour a photo or make pictures of a drawing: steps, previews, results."""
+        """Colour a photo or make pictures of a drawing; streams steps, previews, results."""
         session = self._session(request)
         upload = session.find(request.path_params["upload"])
         order = await read_order(request, session)
@@ -280,7 +280,7 @@ class Server:
         return self._stream(run)
 
     async def write(self, request: Request) -> Response:
-        """Write a result's file, for `file` to hand out."""
+        """Write a result's file, which `file` then serves."""
         upload = self._session(request).find(request.path_params["upload"])
         result = request.path_params["result"]
         return self._stream(
@@ -293,14 +293,14 @@ class Server:
         values = await read_json(request)
         rows, lines = values.get("results"), values.get("failed", [])
         if not (isinstance(rows, list) and isinstance(lines, list)):
-            raise ConfigError("A ZIP is made of a list of results.")
+            raise ConfigError("A ZIP needs a list of results.")
         pairs = [row for row in rows if isinstance(row, list) and len(row) == 2]
         chosen = [(session.find(str(upload)), str(result)) for upload, result in pairs]
         failed = [str(line)[:1000] for line in lines][:1000]
         if not chosen:
             raise ConfigError("There is no result to put into a ZIP yet.")
         if session.packed is not None:
-            session.remove(session.packed)  # a tab has one ZIP at a time
+            session.remove(session.packed)  # one ZIP per tab
         packed = session.add("photos.zip")
         session.packed = packed.id
 
@@ -315,12 +315,12 @@ class Server:
         return self._stream(run)
 
     async def cancel(self, request: Request) -> Response:
-        """Let a job end at its next step."""
+        """Cancel a job at its next step."""
         self._session(request)
         return JSONResponse({"canceled": self.worker.cancel(request.path_params["job"])})
 
     async def remove(self, request: Request) -> Response:
-        """Delete a photo and all that was made of it."""
+        """Delete a photo and its results."""
         session = self._session(request)
         upload = session.find(request.path_params["upload"])
         self._forget(upload)
@@ -328,18 +328,18 @@ class Server:
         return Response(status_code=204)
 
     async def file(self, request: Request) -> Response:
-        """A file that was made: only by a name that the server itself gave out."""
+        """Serve a generated file, only by a name that the server published."""
         upload = self._session(request).find(request.path_params["upload"])
         name = request.path_params["name"]
         if name not in upload.files:
-            raise Gone("This file is no longer there: make it again.")
+            raise Gone("This file no longer exists: make it again.")
         wanted = request.query_params.get("name")
         shown = wanted is None and name.endswith((".jpg", ".png"))
         kind = None if shown else "application/octet-stream"
         return FileResponse(upload.folder / name, filename=wanted, media_type=kind)
 
     def _check_room(self, wanted: int = 0) -> None:
-        """Raise HTTPException 507 where so many bytes would leave too little of the disk free."""
+        """Raise HTTPException 507 if `wanted` bytes would leave too little free disk space."""
         if shutil.disk_usage(self.sessions.root).free - wanted < ROOM:
             raise HTTPException(507, NO_ROOM)
 
@@ -347,7 +347,7 @@ class Server:
         return self.sessions.find(request.path_params["session"])
 
     def _writer(self, upload: Upload, result: str) -> Callable[[Upload, str], Iterator[Event]]:
-        """What writes a result: a photo's colours, or a drawing's picture."""
+        """The function that writes a result, of the colorizer or the drawer."""
         drawn = result.startswith("picture")
         return self.models.drawer.write if drawn else self.models.colorizer.write
 
@@ -356,11 +356,11 @@ class Server:
         self._tidy(lambda model: model.forget(upload))
 
     def _release(self) -> None:
-        """Free the memory of all photos, which are read again when they are needed."""
+        """Free the memory of all photos; they are read again when needed."""
         self._tidy(lambda model: model.release())
 
     def _tidy(self, act: Callable[[Colorizer | Drawer], None]) -> None:
-        """Do something with what is loaded, in the thread that uses it."""
+        """Call `act` on each loaded model, in the worker's thread."""
 
         def run() -> Iterator[Event]:
             for name in ("colorizer", "drawer"):
@@ -372,19 +372,19 @@ class Server:
             self.worker.submit(run)
 
     def _stream(self, run: Callable[[], Iterator[Event]]) -> Response:
-        """A job's events as lines of JSON; a browser that goes away cancels the job."""
+        """A job's events as lines of JSON; a closed connection cancels the job."""
         job = self.worker.submit(run)
         return StreamingResponse(to_lines(job), media_type="application/x-ndjson")
 
 
 def while_there(upload: Upload, events: Iterator[Event]) -> Iterator[Event]:
-    """The events; Gone where the upload's tab was closed meanwhile, and took its files along."""
+    """The events; raises Gone if the upload's tab was closed, which deletes its files."""
     try:
         yield from events
     except (FileNotFoundError, ImageError):
         if upload.folder.exists():
             raise
-        raise Gone("This photo is no longer there: add it again.") from None
+        raise Gone("This photo no longer exists: add it again.") from None
 
 
 async def to_lines(job: Job) -> AsyncIterator[str]:
@@ -394,23 +394,23 @@ async def to_lines(job: Job) -> AsyncIterator[str]:
 
 
 async def read_json(request: Request) -> dict[str, Any]:
-    """The object in a request's body; ConfigError where it is none."""
+    """The JSON object in a request's body; ConfigError if there is none."""
     try:
         values = json.loads(await request.body(), parse_constant=refuse_constant)
     except (ValueError, RecursionError):
         values = None
     if not isinstance(values, dict):
-        raise ConfigError("The request is no JSON object.")
+        raise ConfigError("The request is not a JSON object.")
     return values
 
 
 def refuse_constant(name: str) -> None:
-    """Refuse NaN and Infinity, which are no JSON."""
+    """Refuse NaN and Infinity, which are not JSON."""
     raise ValueError(name)
 
 
 async def read_order(request: Request, session: Session) -> tuple[str, Order]:
-    """What is to be made, a photo or a drawing, and how."""
+    """The kind of an order, photo or drawing, and its settings."""
     values = await read_json(request)
     references, palette = values.get("references", []), values.get("palette")
     if not isinstance(references, list) or len(references) > MAX_REFERENCES:
@@ -425,14 +425,14 @@ async def read_order(request: Request, session: Session) -> tuple[str, Order]:
 
 
 def read_png(values: dict[str, Any], name: str) -> bytes:
-    """The bytes of a picture in base64; empty where there is none."""
+    """The bytes of a picture in base64; empty if there is none."""
     given = values.get(name)
     if not given:
         return b""
     try:
         content = base64.b64decode(str(given), validate=True)
     except ValueError:
-        raise ConfigError(f"The {name} are no PNG in base64.") from None
+        raise ConfigError(f"The {name} are not a PNG in base64.") from None
     if len(content) > MAX_STROKES:
         raise ConfigError(f"The picture of the {name} is too large.")
     return content
@@ -442,7 +442,7 @@ def find_reference(session: Session, number: object) -> Reference:
     """The reference that was uploaded under that id; Gone if there is none."""
     reference = session.find(str(number)).reference
     if reference is None:
-        raise Gone("This reference is no longer there: add it again.")
+        raise Gone("This reference no longer exists: add it again.")
     return reference
 
 
@@ -453,7 +453,7 @@ def pack(
     *,
     write: Callable[[Upload, str], Callable[[Upload, str], Iterator[Event]]],
 ) -> Iterator[Event]:
-    """Write a ZIP of results, names made distinct; what fails is a line of failed.txt in it."""
+    """Write a ZIP of results with distinct names; failures are lines of failed.txt in it."""
     taken: set[str] = set()
     with zipfile.ZipFile(packed.path, "x", zipfile.ZIP_STORED) as archive:
         for number, (upload, result) in enumerate(chosen):
@@ -472,7 +472,7 @@ def pack(
 
 
 def distinct(name: str, taken: set[str]) -> str:
-    """photo.color.jpg, then photo.color-2.jpg, whatever the case of letters; adds it to `taken`."""
+    """photo.color.jpg, then photo.color-2.jpg, ignoring case; adds the name to `taken`."""
     stem, dot, ending = name.rpartition(".")
     number, free = 1, name
     while free.casefold() in taken:
@@ -483,10 +483,10 @@ def distinct(name: str, taken: set[str]) -> str:
 
 
 async def refuse(request: Request, error: Exception) -> Response:
-    """An error as the page takes it: one sentence."""
+    """Convert an error to a response with one sentence for the page."""
     if isinstance(error, HTTPException):
         return JSONResponse({"error": error.detail}, error.status_code)
     if isinstance(error, ClientDisconnect):
-        return Response(status_code=400)  # nobody reads it
+        return Response(status_code=400)  # not read by anybody
     status = 404 if isinstance(error, Gone) else 503 if isinstance(error, Busy) else 422
     return JSONResponse({"error": str(error)}, status)

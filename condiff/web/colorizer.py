@@ -1,7 +1,7 @@
-"""Colours the page's photos: a preview of the screen's size first, the file when it is asked for.
+"""Colours the page's photos: first a preview at screen size, the file on request.
 
-Both are made of one sample, so that the file is what the preview showed, and its bytes are those
-that `condiff colorize` writes for the same photo, seed and settings.
+Both use one sample, so the file matches the preview. Its bytes equal those that `condiff colorize`
+writes for the same photo, seed and settings.
 """
 
 import hashlib
@@ -44,12 +44,12 @@ from condiff.web.controls import read_edits
 from condiff.web.sessions import Upload
 from condiff.web.worker import Event
 
-PREVIEW_SIDE = 1600  # longest side of what the browser sees
+PREVIEW_SIDE = 1600  # longest side of previews in the browser
 PREVIEW_QUALITY = 90
 MAX_SAMPLES = 8
 MAX_STROKES = 20_000_000  # pixels of their picture
 KEPT_PHOTOS = 2  # in memory, at their full size
-KEPT_BYTES = 400_000_000  # of their pixels; the one in work may be larger
+KEPT_BYTES = 400_000_000  # of their pixels; the current one may be larger
 KEPT_SAMPLES = 64  # x_0, which are small
 
 Prepare = Callable[[tuple[int, int]], PreparedEdits]  # edits for a condition of the size (h,w)
@@ -57,7 +57,7 @@ Prepare = Callable[[tuple[int, int]], PreparedEdits]  # edits for a condition of
 
 @dataclass(frozen=True)
 class Order:
-    """How a photo is to be coloured, as the page sent it; strokes and mask are PNGs, or empty."""
+    """The page's order to colour a photo; strokes and mask are PNGs, or empty."""
 
     seed: int
     samples: int
@@ -66,7 +66,7 @@ class Order:
     edits: ColorEdits
     strokes: bytes = b""
     mask: bytes = b""
-    # What is different in all samples but the first, such as a variety that sets them apart.
+    # Settings of all samples except the first, such as a variety that makes them differ.
     others: Mapping[str, Any] = field(default_factory=dict)
     page: int | None = None
 
@@ -80,17 +80,17 @@ class Order:
         references: Sequence[Reference] = (),
         palette: Reference | None = None,
     ) -> "Order":
-        """The order in the page's JSON; ConfigError or ImageError where it is wrong."""
+        """The order in the page's JSON; ConfigError or ImageError if it is invalid."""
         seed, samples = values.get("seed"), values.get("samples", 1)
         if type(seed) is not int or not 0 <= seed < 1 << 63:
-            raise ConfigError(f"The seed is a whole number from 0, not {seed!r}.")
+            raise ConfigError(f"The seed must be an integer of at least 0, not {seed!r}.")
         if type(samples) is not int or not 1 <= samples <= MAX_SAMPLES:
-            raise ConfigError(f"There are 1 to {MAX_SAMPLES} alternatives, not {samples!r}.")
+            raise ConfigError(f"Alternatives are 1 to {MAX_SAMPLES}, not {samples!r}.")
         look, page = values.get("look"), values.get("page")
         fields = {name: values.get(name, {}) for name in ("edits", "sampling", "others")}
         wrong = [name for name, given in fields.items() if not isinstance(given, dict)]
         if wrong or not isinstance(look, str | None):
-            raise ConfigError(f"{(*wrong, 'look')[0]} is not what the page sends: reload it.")
+            raise ConfigError(f"{(*wrong, 'look')[0]} is not valid: reload the page.")
         pictures: dict[str, Any] = {"references": references, "palette": palette}
         if strokes:
             pictures["hints"] = read_image(strokes, max_pixels=MAX_STROKES)
@@ -113,13 +113,13 @@ class Order:
 
     @property
     def note(self) -> dict[str, str]:
-        """The strokes in the note of a result."""
+        """The strokes' entry in the note of a result."""
         return {"strokes": short_digest(self.strokes)} if self.strokes else {}
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A photo in memory: at its own size and at the preview's, as the model takes it."""
+    """A photo in memory: at its own size and the preview's, and as model input."""
 
     photo: Photo
     opened: Opened
@@ -127,7 +127,7 @@ class Shown:
 
     @classmethod
     def open(cls, photo: Photo, pipeline: Pipeline, edits: ColorEdits) -> "Shown":
-        """The photo as these edits have it coloured; the condition is computed once a size."""
+        """Open a photo with edits; the condition is computed once per size."""
         begun = edits.begin(photo)
         opened = pipeline.loaded.open(begun, as_is=edits.as_is)
         opened = replace(opened, to_condition=cache(opened.to_condition))
@@ -135,11 +135,11 @@ class Shown:
 
     @property
     def before(self) -> np.ndarray:
-        """What the browser sees of the photo itself: (h,w,3) uint8."""
+        """The preview of the uncoloured photo: (h,w,3) uint8."""
         return self.lay_on("white", self.small)
 
     def lay_on(self, ground: str, pixels: np.ndarray) -> np.ndarray:
-        """A picture (h,w,3) uint8 of the preview's size, its transparency on a ground."""
+        """A picture (h,w,3) uint8 of the preview's size, flattened on the colour `ground`."""
         if self.photo.alpha is None:
             return pixels
         alpha = resize(to_8_bits(self.photo.alpha), *pixels.shape[:2])
@@ -162,7 +162,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Sample:
-    """What the model made: x_0, and what decodes it beside a photo and its edits."""
+    """A sample of the model: x_0, and the data to decode it for a photo and edits."""
 
     x_0: Any
     bare: Encoded  # without a photo and conditions
@@ -170,13 +170,13 @@ class Sample:
     guide: Guide | None  # chroma of references
 
     def beside(self, source: np.ndarray | None, edits: PreparedEdits) -> Encoded:
-        """What decodes x_0 for a photo (H,W,3) with its edits."""
+        """The encoding that decodes x_0 for a photo (H,W,3) with its edits."""
         return replace(self.bare, source=source, edits=replace(edits, guide=self.guide))
 
 
 @dataclass(frozen=True)
 class Result:
-    """A sample with the settings that it is finished with; strokes and mask are packed, as PNGs."""
+    """A sample with the settings of its finish; strokes and mask are stored as PNGs."""
 
     sample: Sample
     settings: ColorizeSettings  # without hints and mask
@@ -190,7 +190,7 @@ class Result:
     def of(
         cls, sample: Sample, settings: ColorizeSettings, seed: int, order: Order, page: int | None
     ) -> "Result":
-        """The result of an order for one of its samples."""
+        """Build the result of an order for one of its samples."""
         bare = replace(settings, edits=replace(settings.edits, hints=(), mask=None))
         return cls(sample, bare, seed, order.note, page, order.strokes, order.mask)
 
@@ -205,7 +205,7 @@ class Result:
 
 
 class Colorizer:
-    """A colorizer's pipeline and the photos that it works on; for one thread."""
+    """A colorizer's pipeline and its current photos; for one thread."""
 
     def __init__(
         self,
@@ -224,9 +224,9 @@ class Colorizer:
         self._samples: OrderedDict[str, Sample] = OrderedDict()
 
     def open(self, upload: Upload) -> Iterator[Event]:
-        """Read a photo that was sent, and make the preview of what it was before.
+        """Read an uploaded photo, and make the preview of its original state.
 
-        Yields one event with its size and remarks. Raises ImageError where it cannot be read.
+        Yields one event with its size and remarks. Raises ImageError if it cannot be read.
         """
         remarks = []
         try:
@@ -243,7 +243,7 @@ class Colorizer:
         }
 
     def open_reference(self, upload: Upload) -> Iterator[Event]:
-        """Read a photo whose colours are to be taken; ImageError for one that has none."""
+        """Read a reference photo; ImageError if it has no colours."""
         upload.reference = Reference.open(_read(upload, self.max_pixels))
         path = upload.publish(upload.folder / "before.jpg")
         save_preview(shrink(upload.reference.pixels), path)
@@ -253,7 +253,7 @@ class Colorizer:
     def colorize(self, upload: Upload, order: Order) -> Iterator[Event]:
         """Yield the steps, a draft where strokes were added, and each result with its preview.
 
-        Raises ConfigError and ImageError for settings and photos that do not go together.
+        Raises ConfigError or ImageError if settings and photo do not fit.
         """
         info = self.pipeline.loaded
         if order.page not in (None, upload.page):
@@ -304,9 +304,9 @@ class Colorizer:
             yield _save_map(upload, previews)
 
     def write(self, upload: Upload, name: str) -> Iterator[Event]:
-        """Write the file of a result, where that was not done: the command line's very bytes.
+        """Write the file of a result, if not done before: the same bytes as the command line.
 
-        Yields one event with the file's name here and the name that it is to have.
+        Yields one event with the file's name on the server and its name for the user.
         """
         result: Result = upload.find(name)
         wanted = default_target(Path(upload.name), "color").name
@@ -327,18 +327,18 @@ class Colorizer:
         yield {"file": path.name, "name": wanted, "bytes": path.stat().st_size}
 
     def forget(self, upload: Upload) -> None:
-        """Free the memory of a photo, and of what was sampled for it."""
+        """Free the memory of a photo and its samples."""
         for key in [key for key in self._shown if key[0] == upload.id]:
             del self._shown[key]
         for name in [name for name in self._samples if name.startswith(f'["{upload.id}"')]:
             del self._samples[name]
 
     def release(self) -> None:
-        """Free the memory of all photos, which are read again when they are needed."""
+        """Free the memory of all photos; they are read again when needed."""
         self._shown.clear()
 
     def _publish_before(self, upload: Upload, shown: Shown) -> Event:
-        """The event of a photo's size and of what shows it as it was."""
+        """The event of a photo's size and its original preview."""
         upload.size = width, height = shown.photo.size
         path = upload.publish(upload.folder / f"before{upload.page or ''}.jpg")
         save_preview(shown.before, path)
@@ -355,7 +355,7 @@ class Colorizer:
         return self._shown[key]
 
     def _make_room(self, size: int) -> None:
-        """Forget the photos that were shown longest ago, for another one of so many bytes."""
+        """Forget the least recently shown photos, to make room for `size` bytes."""
         while self._shown:
             held = sum(shown.photo.pixels.nbytes for shown in self._shown.values())
             if len(self._shown) < KEPT_PHOTOS and held + size <= KEPT_BYTES:
@@ -365,7 +365,7 @@ class Colorizer:
     def _encode(
         self, shown: Shown, settings: ColorizeSettings
     ) -> tuple[Encoded, Callable[[Any], Sample]]:
-        """What sampling needs, and what makes a sample of an x_t."""
+        """The encoding for sampling, and a function that makes a Sample of an x_t."""
         config = settings.sampling
         encoded = self.pipeline.encode(shown.opened, config=config, edits=settings.edits)
         _, condition = self.pipeline.prepare(shown.opened, size=config.size)
@@ -382,7 +382,7 @@ class Colorizer:
         settings: ColorizeSettings,
         prepare: Prepare,
     ) -> Iterator[Event]:
-        """The last sample with the new strokes, while the model thinks about them."""
+        """The last sample with the new strokes, shown until the model has sampled with them."""
         if not order.strokes or _key(upload, order, settings, order.seed) in self._samples:
             return
         others = [
@@ -418,7 +418,7 @@ class Colorizer:
         pixels: np.ndarray,
         remark: str,
     ) -> Event:
-        """The event of a result, whose preview is written under a name of its own."""
+        """The event of a result; writes its preview under its own name."""
         name = _name(result)
         path = upload.folder / f"{name}.jpg"
         if path.name not in upload.files:
@@ -452,7 +452,7 @@ def save_preview(pixels: np.ndarray, path: Path) -> None:
 
 
 def _read(upload: Upload, max_pixels: int) -> Photo:
-    """The photo in an upload; its errors name it as the user does."""
+    """The photo in an upload; its errors contain the user's name of the file."""
     try:
         return read_photo(upload.path, max_pixels=max_pixels, page=upload.page)
     except ImageError as error:
@@ -460,7 +460,7 @@ def _read(upload: Upload, max_pixels: int) -> Photo:
 
 
 def _save_map(upload: Upload, previews: list[np.ndarray]) -> Event:
-    """The event of a map of how far the previews differ, with what its brightest colour means."""
+    """The event of a map of the previews' differences, and the value of its brightest colour."""
     path = upload.folder / "uncertainty.png"
     picture, most = color_spread(measure_deviation(previews))
     picture.save(path)
@@ -470,7 +470,7 @@ def _save_map(upload: Upload, previews: list[np.ndarray]) -> Event:
 def _key(
     upload: Upload, order: Order, settings: ColorizeSettings, seed: int, *, strokes: bool = True
 ) -> str:
-    """All that x_0 depends on; without `strokes` the beginning that all strokes share."""
+    """The key of all that x_0 depends on; without `strokes`, the prefix that all strokes share."""
     edits, sampling = settings.edits, settings.sampling.model_dump()
     shared: list[Any] = [upload.id, upload.page, seed, edits.invert, edits.as_is, sampling]
     shared += [edits.reference_digests, edits.strict_reference]
@@ -478,7 +478,7 @@ def _key(
 
 
 def _name(result: Result) -> str:
-    """16 hex digits of all that a result depends on."""
+    """16 hex digits, a digest of all that a result depends on."""
     edits, sampling = result.settings.edits, result.settings.sampling.model_dump()
     names = [name for name in edits.changed() if name != "hints"]
     changed = {name: str(getattr(edits, NOTED_AS.get(name, name))) for name in names}

@@ -1,4 +1,4 @@
-"""The page's controls, made of the fields of `SamplingConfig` and `ColorEdits`."""
+"""The page's controls, built from the fields of `SamplingConfig` and `ColorEdits`."""
 
 import dataclasses
 from types import NoneType
@@ -25,10 +25,10 @@ KINDS = {int: "number", float: "number", bool: "switch", str: "text"}
 
 
 def list_sampling(info: ModelInfo) -> list[Control]:
-    """A control for each field of `SamplingConfig` that the model takes, with its default.
+    """A control for each field of `SamplingConfig` that the model supports, with its default.
 
-    `size` is left out of drawings, whose pictures have a size of their own, as on the command line,
-    and `vividness` of latents, which have no grey.
+    As on the command line, drawings have no `size`, since their pictures have a fixed one, and
+    latents have no `vividness`, since they have no grey.
     """
     left_out = set() if info.task.takes_text else set(WORDS)
     if not info.task.space.keeps_photo:
@@ -52,7 +52,7 @@ def list_sampling(info: ModelInfo) -> list[Control]:
 def list_edits(info: ModelInfo) -> list[Control]:
     """A control for each field of `ColorEdits` that is a number, a switch or a text.
 
-    Pictures among them, as strokes are, have places of their own on the page.
+    Pictures, such as strokes, have their own elements on the page.
     """
     keeps_photo = info.task.space.keeps_photo
     types = get_type_hints(ColorEdits)
@@ -69,7 +69,7 @@ def list_edits(info: ModelInfo) -> list[Control]:
 
 
 def describe(info: ModelInfo) -> dict[str, Any]:
-    """What the page needs of a model: its name, looks, controls, and whether it takes hints."""
+    """A model's description for the page: name, looks, controls, and whether it takes hints."""
     looks: dict[str, Any] = {}
     if info.task.space.keeps_photo:
         names = sorted([NATURAL, *info.looks], key=lambda name: info.find_look(name).saturation)
@@ -85,7 +85,7 @@ def describe(info: ModelInfo) -> dict[str, Any]:
 
 
 def read_edits(values: dict[str, Any], **pictures: Any) -> ColorEdits:
-    """The edits that the page sent by name; ConfigError for an unknown one or a wrong value."""
+    """The edits from the page's values; ConfigError for an unknown name or a wrong value."""
     types = {name: _plain(kind) for name, kind in get_type_hints(ColorEdits).items()}
     edits = {}
     for name, value in values.items():
@@ -94,13 +94,13 @@ def read_edits(values: dict[str, Any], **pictures: Any) -> ColorEdits:
             raise ConfigError(f"There is no edit {name}.")
         wanted = (int, float) if kind is float else (kind,)
         if not isinstance(value, wanted) or (kind is float and isinstance(value, bool)):
-            raise ConfigError(f"{name} is no {kind.__name__}: {value!r}.")
-        edits[name] = kind(value)  # a whole number, as JSON has it, is noted as the flag's 12.0
+            raise ConfigError(f"{name} is not a {kind.__name__}: {value!r}.")
+        edits[name] = kind(value)  # JSON's 12 is noted as 12.0, as from the flag
     return ColorEdits(**edits, **pictures)
 
 
 def _plain(kind: Any) -> Any:
-    """float of float | None; any other type as it is."""
+    """float of float | None; any other type unchanged."""
     parts = [part for part in get_args(kind) if part is not NoneType]
     return parts[0] if len(parts) == 1 and NoneType in get_args(kind) else kind
 

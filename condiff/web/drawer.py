@@ -1,4 +1,4 @@
-"""Makes pictures of the page's drawings, with a film of the way from noise."""
+"""Makes pictures of the page's drawings, with a film of the sampling steps."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -25,23 +25,23 @@ FILM_SIDE = 256  # longest side of a film's frames
 
 @dataclass(frozen=True)
 class Made:
-    """A picture that was made, whose file is written already."""
+    """A finished picture with its file."""
 
     seed: int
 
 
 class Drawer:
-    """A cascade and the drawings that it works on; for one thread."""
+    """A cascade and its current drawings; for one thread."""
 
     def __init__(self, cascade: Cascade, *, max_pixels: int = MAX_PIXELS):
         self.cascade, self.max_pixels = cascade, max_pixels
         self._opened: tuple[str, Opened] | None = None
 
     def open(self, upload: Upload) -> Iterator[Event]:
-        """Read a drawing that was sent, and show it cleaned, as the model takes it.
+        """Read an uploaded drawing, and show it cleaned, as model input.
 
-        Yields one event with its size and what was done. Raises ImageError where it cannot be read,
-        and for a photo.
+        Yields one event with its size and remarks. Raises ImageError if it cannot be read, and for
+        a photo.
         """
         opened = self._open(upload)
         upload.size = opened.size
@@ -88,11 +88,11 @@ class Drawer:
             self._opened = None
 
     def release(self) -> None:
-        """Free the memory of the last drawing, which is read again when it is needed."""
+        """Free the memory of the last drawing; it is read again when needed."""
         self._opened = None
 
     def write(self, upload: Upload, name: str) -> Iterator[Event]:
-        """Yield the event of a picture's file, which is written already."""
+        """Yield the event of a picture's file, which exists already."""
         made: Made = upload.find(name)
         path = upload.folder / f"{name}.png"
         wanted = f"{Path(upload.name).stem}.{made.seed}.render.png"
@@ -101,7 +101,7 @@ class Drawer:
     def _save(
         self, upload: Upload, picture: Image.Image, order: Order, config: SamplingConfig
     ) -> Event:
-        """Write a picture as `condiff render` does, and give its event."""
+        """Write a picture as `condiff render` does; returns its event."""
         seed = picture.info["seed"]
         name = f"picture{seed}"
         path = upload.folder / f"{name}.png"
@@ -114,7 +114,7 @@ class Drawer:
         return {"result": name, "seed": seed, "preview": preview.name, "remarks": []}
 
     def _shrink(self, encoded: Encoded) -> Encoded:
-        """What decodes frames of at most FILM_SIDE, whose noise is not evened out."""
+        """An encoding that decodes frames of at most FILM_SIDE, without flat colours."""
         encoded = replace(encoded, edits=replace(encoded.edits, flat=0.0))
         ink = encoded.source
         if ink is None or max(ink.shape[:2]) <= FILM_SIDE:
@@ -124,7 +124,7 @@ class Drawer:
         return replace(encoded, source=shrink_ink(ink, width, height))
 
     def _open(self, upload: Upload) -> Opened:
-        """The drawing as the model takes it; its errors name it as the user does."""
+        """The drawing as model input; its errors contain the user's name of the file."""
         if self._opened is None or self._opened[0] != upload.id:
             try:
                 photo = read_photo(upload.path, max_pixels=self.max_pixels)

@@ -1,4 +1,4 @@
-"""What every request passes first: who may ask, how large it is, and what the browser may do."""
+"""Checks of every request: access and size; headers that restrict the browser."""
 
 import asyncio
 import base64
@@ -26,14 +26,14 @@ HEADERS = {
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
     "Cache-Control": "no-store",
 }
-MAX_MESSAGE = 32 << 20  # bytes of a request that is no photo
+MAX_MESSAGE = 32 << 20  # bytes of a request that is not a photo
 LOGIN_DELAY = 1.0  # seconds that a wrong password takes
-# Bodies of these types make a browser ask first before a foreign page may send them.
+# Content types that a foreign page may send only after a preflight request of the browser.
 BODY_TYPES = {"application/json", "application/octet-stream"}
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host is this machine itself, for nobody else to reach."""
+    """Whether a host is this machine itself, unreachable for others."""
     try:
         return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -41,11 +41,11 @@ def is_loopback(host: str) -> bool:
 
 
 class Guard:
-    """Middleware that answers 400, 401, 403, 413 or 415 to what is not the page's own request.
+    """Middleware that refuses requests not from the page, with 400, 401, 403, 413 or 415.
 
-    The Host is one of `hosts`, or, unless the server is `private` to this machine, an IP address,
-    which no foreign name can stand for (DNS rebinding). What changes anything comes from the page
-    itself: a foreign Origin, or a body that a foreign page could send unasked, is refused.
+    The Host must be one of `hosts` or, unless the server is `private` to this machine, an IP
+    address, which DNS rebinding cannot imitate. Requests that change state must come from the page
+    itself: a foreign Origin is refused, and a body that needs no preflight.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Guard:
         self.max_upload = max_upload
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or refuse it; every answer has the HEADERS."""
+        """Pass a request on, or refuse it; every response has the HEADERS."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -108,7 +108,7 @@ class Guard:
 
 @dataclass
 class Guesses:
-    """Requests of one address that wait for an answer to a password."""
+    """Requests of one address that wait for the check of a password."""
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     waiting: int = 0
@@ -117,8 +117,8 @@ class Guesses:
 class Logins:
     """Checks the name and the password of requests; wrong ones take LOGIN_DELAY each.
 
-    While an address waits for the answer to a wrong one, all its other requests wait behind it, so
-    that many guesses at once are no faster.
+    While the response to a wrong one is delayed, all other requests of that address wait, so
+    parallel guesses are not faster.
     """
 
     def __init__(self, login: str):
@@ -151,7 +151,7 @@ class Logins:
 
 def too_large(limit: int) -> str:
     """The sentence for a body beyond `limit` bytes."""
-    return f"The file is larger than {limit / 1e6:,.0f} MB, which is the most that is taken."
+    return f"The file is larger than {limit / 1e6:,.0f} MB, which is the maximum."
 
 
 def limited(receive: Receive, limit: int) -> Receive:
@@ -170,7 +170,7 @@ def limited(receive: Receive, limit: int) -> Receive:
 
 
 def _split(url: str) -> tuple[str, str]:
-    """The name and the whole authority in an address; empty where it is none."""
+    """The host name and the authority of a URL; empty if it has none."""
     try:
         parts = urlsplit(url)
         return parts.hostname or "", parts.netloc

@@ -1,4 +1,4 @@
-"""What a browser's tab has on the server: a private folder that goes with it."""
+"""Sessions of browser tabs: each has a private folder, deleted when it ends."""
 
 import os
 import re
@@ -21,39 +21,39 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-PREFIX, LOCK = "condiff-web-", "held"  # of the temporary folder, and a file in it
-IDLE_SECONDS = 6 * 3600  # after which a session without a sign of life is removed
+PREFIX, LOCK = "condiff-web-", "held"  # of the temporary folder, and its lock file
+IDLE_SECONDS = 6 * 3600  # after which an inactive session is removed
 MAX_SESSIONS = 100
 MAX_FILES = 1000  # photos and drawings of a session
-KEPT_RESULTS = 40  # of one photo; older ones go first
+KEPT_RESULTS = 40  # of one photo; the oldest are removed first
 
 
 class Gone(CondiffError):
-    """There is no such session, photo or result, or not any more."""
+    """A session, photo or result does not exist or was removed."""
 
 
 @dataclass
 class Upload:
-    """A file that a browser sent: its path is the server's choice, its name only a text."""
+    """An uploaded file: the server chooses its path, its name is only text."""
 
     id: str
     name: str
     path: Path
     size: tuple[int, int] = (0, 0)
     page: int | None = None  # of a file with several pages
-    reference: Reference | None = None  # of a photo whose colours are taken
+    reference: Reference | None = None  # if the upload is a reference photo
     results: dict[str, Any] = field(default_factory=dict)
-    files: set[str] = field(default_factory=set)  # names in its folder that may be handed out
+    files: set[str] = field(default_factory=set)  # names in its folder that may be served
 
     @property
     def folder(self) -> Path:
-        """Its own folder, which holds nothing else."""
+        """Its own folder, which contains nothing else."""
         return self.path.parent
 
     def keep(self, result: str, made: Any) -> None:
-        """Remember a result under its id; the oldest beyond KEPT_RESULTS goes, with its files."""
+        """Store a result under its id; removes the oldest beyond KEPT_RESULTS with its files."""
         self.results.pop(result, None)
-        self.results[result] = made  # as the newest
+        self.results[result] = made  # becomes the newest
         while len(self.results) > KEPT_RESULTS:
             oldest = next(iter(self.results))
             del self.results[oldest]
@@ -64,18 +64,18 @@ class Upload:
     def find(self, result: str) -> Any:
         """The result of that id; Gone if there is none."""
         if result not in self.results:
-            raise Gone("This result is no longer there: make it again.")
+            raise Gone("This result no longer exists: make it again.")
         return self.results[result]
 
     def clear(self) -> None:
-        """Forget all results, and delete all files but the upload itself and what shows it."""
+        """Forget all results, and delete all files except the upload and its preview."""
         self.results.clear()
         for name in [name for name in self.files if not name.startswith("before")]:
             (self.folder / name).unlink(missing_ok=True)
             self.files.discard(name)
 
     def publish(self, path: Path) -> Path:
-        """Allow a file of the folder to be handed out."""
+        """Allow a file of the folder to be served."""
         self.files.add(path.name)
         return path
 
@@ -91,9 +91,9 @@ class Session:
     seen: float = field(default_factory=time.monotonic)
 
     def add(self, name: str) -> Upload:
-        """A place for a file of that name; it is not written yet."""
+        """Create an entry for a file of that name; the file is not written yet."""
         if len(self.uploads) >= MAX_FILES:
-            raise Gone(f"A page takes {MAX_FILES:,} photos: reload it, or use `condiff batch`.")
+            raise Gone(f"The limit is {MAX_FILES:,} photos: reload, or use `condiff batch`.")
         number = new_id()
         folder = self.folder / number
         folder.mkdir(mode=0o700)
@@ -104,7 +104,7 @@ class Session:
     def find(self, number: str) -> Upload:
         """The upload of that id; Gone if there is none."""
         if number not in self.uploads:
-            raise Gone("This photo is no longer there: add it again.")
+            raise Gone("This photo no longer exists: add it again.")
         return self.uploads[number]
 
     def remove(self, number: str) -> None:
@@ -125,7 +125,7 @@ class Sessions:
         self._lock = threading.Lock()
 
     def open(self) -> Session:
-        """A new session, under an id that cannot be guessed; one too many ends the idlest."""
+        """Open a session with a random id; beyond the limit, the one idle longest ends."""
         self.sweep()
         with self._lock:
             if len(self._sessions) >= MAX_SESSIONS:
@@ -136,7 +136,7 @@ class Sessions:
         return session
 
     def find(self, number: str) -> Session:
-        """The session of that id, which lives on; Gone if there is none."""
+        """The session of that id, marked as active; Gone if there is none."""
         with self._lock:
             session = self._sessions.get(number)
             if session is None:
@@ -150,7 +150,7 @@ class Sessions:
             self._drop(number)
 
     def sweep(self) -> None:
-        """Delete the sessions of tabs that gave no sign of life for IDLE_SECONDS."""
+        """Delete the sessions of tabs that were inactive for IDLE_SECONDS."""
         before = time.monotonic() - IDLE_SECONDS
         with self._lock:
             for session in list(self._sessions.values()):
@@ -171,17 +171,17 @@ class Sessions:
 
 
 def hold(folder: Path) -> IO[bytes] | None:
-    """A locked file in a folder, which shows that its server lives; None without file locks."""
+    """A locked file in a folder, which marks its server as running; None without file locks."""
     if fcntl is None:
         return None
     file = open(folder / "new", "xb")  # noqa: SIM115
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    (folder / "new").rename(folder / LOCK)  # nobody sees it unlocked
+    (folder / "new").rename(folder / LOCK)  # never visible unlocked
     return file
 
 
 def remove_left() -> None:
-    """Delete the folders of servers that were killed, which nobody holds any more."""
+    """Delete the folders of killed servers, which are no longer locked."""
     if fcntl is None:
         return
     for lock in Path(tempfile.gettempdir()).glob(f"{PREFIX}*/{LOCK}"):
@@ -189,19 +189,19 @@ def remove_left() -> None:
             if lock.stat().st_uid != os.getuid() or lock.parent.is_symlink():
                 continue
             with open(lock, "rb") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # OSError: its server lives
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # OSError: its server is running
                 shutil.rmtree(lock.parent, ignore_errors=True)
 
 
 def new_id() -> str:
-    """An id that cannot be guessed, of letters and digits."""
+    """An unguessable id of letters and digits."""
     return secrets.token_hex(16)
 
 
 def clean_name(name: str) -> str:
-    """A file's name as a browser sent it, without folders and control characters."""
+    """A file's name from a browser, without folders and control characters."""
     name = re.split(r"[/\\]", name)[-1]
-    if len(name) > 400:  # the end, which is its format, and the beginning
+    if len(name) > 400:  # keep the suffix, and the beginning
         name = name[:200] + name[-20:]
     name = "".join(c for c in name if c.isprintable()).strip(" .") or "photo.jpg"
     while len(os.fsencode(name)) > 200:

@@ -1,4 +1,4 @@
-"""One thread that runs jobs one after the other, so that one model serves every tab of the page."""
+"""A thread that runs jobs one after the other, so that one model serves all tabs."""
 
 import asyncio
 import errno
@@ -15,10 +15,10 @@ from condiff.errors import NO_MEMORY, CondiffError
 
 Event = dict[str, Any]
 MAX_WAITING = 200
-STEP_SECONDS = 10.0  # that the end waits for a step in work
-NO_ROOM = "There is no room for this file on the disk of temporary files: free some, or set TMPDIR."
+STEP_SECONDS = 10.0  # wait for the current step when closing
+NO_ROOM = "The disk of temporary files has no room for this file: free some, or set TMPDIR."
 STOPPED = "condiff was stopped: start `condiff web` again, and reload this page."
-FAILED = "Something failed inside condiff; the terminal that runs it shows what."
+FAILED = "An internal error occurred in condiff; the terminal that runs it shows details."
 
 
 class Busy(CondiffError):
@@ -26,7 +26,7 @@ class Busy(CondiffError):
 
 
 class Job:
-    """A function that yields events; `events` gives them to the event loop that submitted it.
+    """A function that yields events; `events` passes them to the event loop that submitted it.
 
     The last event is one of {"done": True}, {"canceled": True} and {"error": a sentence}.
     """
@@ -39,11 +39,11 @@ class Job:
         self._events: asyncio.Queue[Event] = asyncio.Queue()
 
     def cancel(self) -> None:
-        """Let the job end at its next event, which comes with each step of the sampler."""
+        """End the job at its next event; each step of the sampler has one."""
         self._canceled.set()
 
     async def events(self) -> AsyncIterator[Event]:
-        """Every event until the last one; a consumer that goes away cancels the job."""
+        """Yield all events; the job is canceled if the consumer stops."""
         try:
             while True:
                 event = await self._events.get()
@@ -54,7 +54,7 @@ class Job:
             self.cancel()
 
     def emit(self, event: Event) -> None:
-        """Hand an event over from the worker's thread."""
+        """Pass an event on from the worker's thread."""
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._events.put_nowait, event)
 
@@ -77,17 +77,17 @@ class Job:
                 self.emit({"error": NO_ROOM})
             else:
                 self._fail()
-        except Exception:  # a bug ends this job, and must not end the server
+        except Exception:  # a bug must end only this job, not the server
             self._fail()
 
     def _fail(self) -> None:
-        """Show a bug's traceback in the terminal, and a sentence on the page."""
+        """Print a bug's traceback in the terminal, and send a sentence to the page."""
         traceback.print_exc(file=sys.stderr)
         self.emit({"error": FAILED})
 
 
 class Worker:
-    """A queue of jobs and its thread; jobs that wait hear how many are before them."""
+    """A queue of jobs and its thread; waiting jobs get the number of jobs before them."""
 
     def __init__(self, begin: Callable[[], None] = lambda: None) -> None:
         """`begin` is called in the thread, before the first job."""
@@ -97,25 +97,25 @@ class Worker:
         self._numbers = itertools.count(1)
         self._running: Job | None = None
         self._closed, self._closed_at = False, 0.0
-        self._ended = time.monotonic()  # the last job
+        self._ended = time.monotonic()  # end of the last job
         self._thread = threading.Thread(target=self._work, name="condiff-web", daemon=True)
         self._thread.start()
 
     @property
     def length(self) -> int:
-        """Jobs that wait or run."""
+        """The number of waiting and running jobs."""
         with self._changed:
             return len(self._jobs) + (self._running is not None)
 
     @property
     def rests_for(self) -> float:
-        """Seconds since the last job ended; 0 while there is one."""
+        """Seconds since the last job ended; 0 while one waits or runs."""
         with self._changed:
             busy = bool(self._jobs) or self._running is not None
             return 0.0 if busy else time.monotonic() - self._ended
 
     def submit(self, make: Callable[[], Iterator[Event]]) -> Job:
-        """Queue a job, from within an event loop. Raises Busy where too many wait."""
+        """Queue a job, from within an event loop. Raises Busy if too many wait."""
         with self._changed:
             if self._closed:
                 raise Busy(STOPPED)
@@ -128,7 +128,7 @@ class Worker:
         return job
 
     def cancel(self, number: str) -> bool:
-        """Cancel the job of that id; False where there is none that waits or runs."""
+        """Cancel the job of that id; False if none with it waits or runs."""
         with self._changed:
             known = [job for job in (*self._jobs, self._running) if job and job.id == number]
         for job in known:
@@ -136,7 +136,7 @@ class Worker:
         return bool(known)
 
     def stop(self) -> None:
-        """Cancel everything and take nothing more; every job's listener hears it at once."""
+        """Cancel all jobs and accept no more; every job's listener is notified at once."""
         with self._changed:
             if not self._closed:
                 self._closed, self._closed_at = True, time.monotonic()
@@ -147,7 +147,7 @@ class Worker:
             self._changed.notify()
 
     def close(self) -> None:
-        """Stop, and wait for the step in work, but not for ever."""
+        """Stop, and wait for the current step, up to STEP_SECONDS."""
         if not self._closed:
             self.stop()
         self._thread.join(timeout=max(0.0, self._closed_at + STEP_SECONDS - time.monotonic()))

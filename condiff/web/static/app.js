@@ -1,4 +1,4 @@
-// The page of `condiff web`. Photos go to the server as they are; what is seen here are previews.
+// The page of `condiff web`. Photos are sent unchanged to the server; the page shows previews.
 import * as colorize from "./colorize.js";
 import * as draw from "./draw.js";
 import { $, showIf, text, translate } from "./page.js";
@@ -32,14 +32,14 @@ function connectTabs() {
   openTab(tabs.find((tab) => tab.id === recall("tab")) ?? tabs[0]);
 }
 
-/** Take files that were dropped or pasted, for the part of the page that is open. */
+/** Add dropped or pasted files to the open part of the page. */
 function take(files) {
   if (!files?.length) return;
   if (drawing()) draw.openDrawing(files[0]);
   else colorize.addPhotos(files);
 }
 
-/** Ctrl-Z takes a stroke back; Ctrl-Shift-Z and Ctrl-Y bring it again. */
+/** Ctrl-Z undoes a stroke; Ctrl-Shift-Z and Ctrl-Y redo it. */
 function undoByKey(event) {
   const key = event.key.toLowerCase();
   if (!(event.ctrlKey || event.metaKey) || !"zy".includes(key)) return;

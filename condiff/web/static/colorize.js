@@ -8,9 +8,9 @@ import { StrokeList, Strokes, toBase64, toPng } from "./strokes.js";
 import { Swatches, useColor } from "./swatches.js";
 import { Zoom } from "./zoom.js";
 
-const STROKE_SIDE = 1600; // longest side of the pictures of strokes: that of the preview
-const MASK_COLOR = "#808080"; // in which the page shows what stays grey
-const MASK_BLUR = 0.002; // of the long side: how soft the edges of the mask are
+const STROKE_SIDE = 1600; // longest side of pictures of strokes, as of the preview
+const MASK_COLOR = "#808080"; // of areas that stay grey
+const MASK_BLUR = 0.002; // softness of the mask's edges, as a share of the long side
 
 const photos = []; // {upload, name, file, state, failed, seed, look, values, strokes, mask, results, chosen, …}
 let current = null;
@@ -21,7 +21,7 @@ let task, zipTask;
 const stage = $("#stage");
 const canvas = $("canvas", stage);
 
-/** Make the part of the page that colours photos. */
+/** Build the part of the page that colours photos. */
 export function buildColorize() {
   task = new Task("");
   zipTask = new Task("zip-");
@@ -79,7 +79,7 @@ function buildStage() {
 const look = () => $("#looks input:checked").value;
 const list = () => (mode === "mask" ? current.mask : current.strokes);
 
-/** The settings of the current photo changed: colour it anew, and remember them. */
+/** After a change of the current photo's settings: colour it again, and remember them. */
 function changeSettings() {
   showSettings();
   remember("look", look());
@@ -90,7 +90,7 @@ function changeSettings() {
   recolor();
 }
 
-/** Add a colour photo whose colours the current photo is to take. */
+/** Add a reference photo to the current photo. */
 async function addReference(file) {
   const photo = current;
   if (!file || !photo) return;
@@ -126,7 +126,7 @@ function showReferences() {
   showIf($("#reference-mode-label"), references.length > 0);
 }
 
-/** Delete a reference on the server, once no photo takes its colours any more. */
+/** Delete a reference on the server if no photo uses it any more. */
 function dropReference(reference) {
   if (!photos.some((photo) => photo.references.includes(reference))) remove(reference.upload);
 }
@@ -139,7 +139,7 @@ function showSettings() {
   showIf($("#everywhere"), photos.filter((photo) => photo.upload).length > 1);
 }
 
-/** Take photos in, and colour them one after the other. */
+/** Add photos, and colour them one after the other. */
 export async function addPhotos(files) {
   const added = [...files].map((file) => ({
     file, name: file.name || "photo.png", seed: newSeed(), look: look(), values: { ...controls.values },
@@ -191,14 +191,14 @@ function select(photo) {
   if (!photo.results.length && !photo.busy) recolor();
 }
 
-/** Show the photo that is `by` places further among those that were read. */
+/** Show the photo that is `by` places further among the photos read. */
 function turn(by) {
   const ready = photos.filter((photo) => photo.upload);
   const next = ready[ready.indexOf(current) + by];
   if (next) select(next);
 }
 
-/** Give the stage a photo's shape, and show how it was. */
+/** Set the stage to a photo's shape, and show its original. */
 function fitStage(photo) {
   Object.assign(canvas, strokeSize(photo));
   strokes.use(list());
@@ -213,7 +213,7 @@ function strokeSize({ width, height }) {
   return { width: Math.max(1, Math.round(width * scale)), height: Math.max(1, Math.round(height * scale)) };
 }
 
-/** Colour the current photo anew, with the task's progress; a later call cancels an earlier one. */
+/** Colour the current photo again, with the task's progress; a later call cancels an earlier one. */
 function recolor(samples = 1) {
   const photo = current;
   if (!photo?.upload) return;
@@ -253,7 +253,7 @@ async function color(photo, { samples = 1, hear = () => {}, signal } = {}) {
   }
 }
 
-/** How a photo is to be coloured, as the server takes it. */
+/** The order to colour a photo, for the server. */
 async function orderOf(photo, samples) {
   const { values, references } = photo;
   const order = {
@@ -274,7 +274,7 @@ const pick = (values, group) => {
   return Object.fromEntries(Object.entries(values).filter(([name]) => names.includes(name)));
 };
 
-/** The PNG of a photo's mask: white where colours apply, black where it stays grey, soft between. */
+/** The PNG of a photo's mask: white where colours apply, black where it stays grey, with soft edges. */
 async function maskOf(photo) {
   const [paper, color] = photo.swapped ? ["#000", "#fff"] : ["#fff", "#000"];
   const size = strokeSize(photo);
@@ -404,7 +404,7 @@ function setEraser(wanted) {
   press($("#brush-erase"), erases);
 }
 
-/** Change the strokes by a function of their list, and colour the photo anew. */
+/** Change the list of strokes by a function, and colour the photo again. */
 function changeStrokes(change) {
   change(list());
   strokes.paint();
@@ -412,7 +412,7 @@ function changeStrokes(change) {
   show(current);
 }
 
-/** What Ctrl-Z and Ctrl-Shift-Z press; null while nothing is painted. */
+/** The buttons for Ctrl-Z and Ctrl-Shift-Z; null when not painting. */
 export const undoButtons = () => ($("#brush").hidden ? null : { undo: $("#undo"), redo: $("#redo") });
 
 function connect() {
@@ -460,7 +460,7 @@ async function useEverywhere() {
 
 async function download() {
   const photo = current;
-  await photo.busy; // the last stroke belongs to the file
+  await photo.busy; // so that the file includes the last stroke
   if (photo !== current || !photo.chosen) return;
   const { upload, chosen } = photo;
   task.run(text("writing"), async (hear, signal) => {

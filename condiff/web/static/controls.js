@@ -1,9 +1,9 @@
-// Inputs made of what the server says of the settings' fields.
+// Inputs built from the server's description of the settings.
 import { formatNumber, make, table, text } from "./page.js";
 import { recall, remember } from "./remembered.js";
 import { known } from "./server.js";
 
-const SLIDERS = { // the range that is useful, within what is allowed
+const SLIDERS = { // the useful part of the allowed range
   saturation: { min: 0, max: 2.5, step: 0.05 },
   temperature: { min: -60, max: 60, step: 1 },
   variety: { min: 0, max: 1, step: 0.05 },
@@ -17,7 +17,7 @@ export const grouped = (kind) => ["edits", "sampling", "reading"].flatMap((group
 
 export const newSeed = () => crypto.getRandomValues(new Uint32Array(1))[0] >>> 1;
 
-/** The inputs of one list of controls. `values` holds what the user set; the rest is the model's. */
+/** The inputs of one list of controls. `values` contains what the user set; the rest are the model's defaults. */
 export class Controls {
   constructor(controls, place, changed) {
     this.rows = controls.map((control) => this.build(control, place(control), changed));
@@ -63,7 +63,7 @@ export class Controls {
     return input.value.trim();
   }
 
-  /** Show the values that are set, and else the defaults by name. */
+  /** Show the values that are set, otherwise the names of the defaults. */
   show(defaults = {}) {
     this.defaults = defaults;
     for (const { control, input, output } of this.rows) {
@@ -81,7 +81,7 @@ export class Controls {
     return Object.fromEntries(own.filter((key) => key in this.values).map((key) => [key, this.values[key]]));
   }
 
-  /** Set the values of the last visit, where they are allowed still. */
+  /** Restore the values of the last visit if they are still allowed. */
   recall(name) {
     const last = recall(name, {});
     for (const { control } of this.rows) {
@@ -89,7 +89,7 @@ export class Controls {
     }
   }
 
-  /** Remember the values; words and what belongs to one file are not. */
+  /** Remember the values, except words and settings of a single file. */
   remember(name) {
     const own = this.rows.map(({ control }) => control).filter(rememberable).map((control) => control.name);
     remember(name, Object.fromEntries(Object.entries(this.values).filter(([key]) => own.includes(key))));

@@ -1,9 +1,9 @@
-// The line between before and after, which a pointer drags, and arrow keys move.
-const NEAR = 28; // pixels within which the line is taken, once the picture is zoomed
+// The line between before and after, moved by pointer or arrow keys.
+const NEAR = 28; // pixels: a pointer this near drags the line of a zoomed picture
 const STILL = 4; // pixels that a tap may move
 
-/** A range input over a frame. Where the picture is zoomed, a pointer away from the line moves the
- * picture. Pointers do both only while `active()`.
+/** A range input over a frame. In a zoomed picture, a pointer away from the line moves the picture.
+ * Pointers are handled only while `active()`.
  */
 export class Divider {
   constructor(frame, input, zoom, active) {
@@ -19,7 +19,7 @@ export class Divider {
     this.apply();
   }
 
-  /** Put the line and the edge of the after-picture, which is in the zoomed layer, at one place. */
+  /** Align the line with the edge of the after-picture, which is in the zoomed layer. */
   apply() {
     const [edge] = this.zoom.toPicture([this.share, 0]);
     this.frame.style.setProperty("--x", `${100 * this.share}%`);
@@ -62,6 +62,6 @@ export class Divider {
     });
   }
 
-  /** Let go of the line or the picture. */
+  /** Release the line or the picture. */
   release() { this.held = null; }
 }

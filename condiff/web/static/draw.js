@@ -1,4 +1,4 @@
-// Drawings: the sketch pad, colours on it, the pictures that are made of it, and their films.
+// Drawings: the sketch pad, colours on it, the resulting pictures, and their films.
 import { Controls, grouped, newSeed, seedField } from "./controls.js";
 import { $, make, press, showIf, table, text } from "./page.js";
 import { recall, remember } from "./remembered.js";
@@ -15,13 +15,13 @@ let padTask, controls, zoom, pad, colors;
 let layer = "ink"; // what is drawn: lines, or "colors"
 let erases = false;
 let sent = null; // the last drawing's id on the server
-let drawn = null; // what the server knows of the drawing; null once the pad has changed
-let opened = false; // whether the drawing is a file, in place of the pad
+let drawn = null; // the server's description of the drawing; null after a change of the pad
+let opened = false; // whether the drawing is a file instead of the pad
 let seed = newSeed(), keepsSeed = false;
 let pictures = [], chosen = null, playing = null;
 const frame = $("#pad-frame");
 
-/** Make the part of the page that makes pictures of drawings. */
+/** Build the part of the page that makes pictures of drawings. */
 export function buildDraw() {
   padTask = new Task("pad-");
   buildSettings();
@@ -95,7 +95,7 @@ function setEraser(wanted) {
   press($("#eraser"), erases);
 }
 
-/** Show what can be done with the drawing as it is. */
+/** Show the actions that are possible with the drawing. */
 function showPad() {
   const { list } = strokes();
   $("#pad-undo").disabled = !list.made.length;
@@ -107,7 +107,7 @@ function showPad() {
   showIf($("#pen"), !opened);
 }
 
-/** Change the strokes of the layer by a function of their list. */
+/** Change the layer's list of strokes by a function. */
 function changeStrokes(change) {
   change(strokes().list);
   strokes().paint();
@@ -115,7 +115,7 @@ function changeStrokes(change) {
   showPad();
 }
 
-/** What Ctrl-Z and Ctrl-Shift-Z press. */
+/** The buttons for Ctrl-Z and Ctrl-Shift-Z. */
 export const undoButtons = () => ({ undo: $("#pad-undo"), redo: $("#pad-redo") });
 
 function connect() {
@@ -141,7 +141,7 @@ function leaveDrawing() {
   setLayer("ink");
 }
 
-/** Begin colours anew, on a canvas of a drawing's shape. */
+/** Start new colours, on a canvas of a drawing's shape. */
 function fitColors({ width, height }) {
   const scale = Math.min(1, COLORS_SIDE / Math.max(width, height));
   colors.canvas.width = Math.max(1, Math.round(width * scale));
@@ -150,7 +150,7 @@ function fitColors({ width, height }) {
   zoom.fit();
 }
 
-/** Send a drawing in place of the last one, whose pictures go. */
+/** Send a drawing; it replaces the last one and its pictures. */
 async function send(blob, name, hear, signal) {
   if (sent) remove(sent);
   sent = null;
@@ -206,7 +206,7 @@ function addFrame(picture, source) {
 }
 
 function finish(picture, { result, preview }) {
-  // Colours make another picture under the same name: the browser is not to show the last one.
+  // With colours the picture changes under the same name: the browser must not show the old one.
   Object.assign(picture, { result, preview: `${fileOf(picture.upload, preview)}?${Date.now()}` });
   picture.image.src = picture.preview;
   picture.pick.disabled = picture.save.disabled = false;

@@ -1,4 +1,4 @@
-// What all parts of the page share: texts, elements, numbers as the reader writes them.
+// Shared by all parts of the page: texts, elements, numbers in the reader's format.
 import { STRINGS } from "./strings.js";
 
 export const language = [...navigator.languages].map((l) => l.split("-")[0]).find((l) => STRINGS[l]) || "en";

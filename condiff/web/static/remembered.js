@@ -1,11 +1,11 @@
-// What the browser remembers between visits: settings and colours, never photos or words.
+// Data kept in the browser between visits: settings and colours, never photos or words.
 const KEY = "condiff";
 let kept = {};
 try {
   kept = Object(JSON.parse(localStorage.getItem(KEY)));
-} catch { /* no storage, or not ours: nothing is remembered */ }
+} catch { /* no storage, or unknown content: start empty */ }
 
-/** What was remembered under a name, or `otherwise`. */
+/** The value remembered under a name, or `otherwise`. */
 export const recall = (name, otherwise) => kept[name] ?? otherwise;
 
 /** Remember a value; undefined forgets it. */

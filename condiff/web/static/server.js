@@ -1,10 +1,10 @@
-// Asks the server of `condiff web`; what runs there is shown with its progress and a Cancel.
+// Requests to the server of `condiff web`; running jobs are shown with progress and Cancel.
 import { $, megabytes, showIf, text } from "./page.js";
 
 let session = "";
-export let known; // what /api/settings says: controls, looks, limits
+export let known; // the content of /api/settings: controls, looks, limits
 
-/** Read what the server knows, and begin a session. */
+/** Read the server's settings, and begin a session. */
 export async function begin() {
   known = await (await fetch("/api/settings")).json();
   session = (await (await post("/api/session")).json()).session;
@@ -32,7 +32,7 @@ async function send(where, body, type, signal) {
   throw new Error(sentence);
 }
 
-/** POST an order, and hand every event of the answer to `hear`; resolves to all events joined into one. */
+/** POST an order, and pass every event of the response to `hear`; resolves to all events merged. */
 export const stream = async (where, order, hear, signal) => listen(await post(where, order, signal), hear);
 
 async function listen(response, hear = () => {}) {
@@ -53,11 +53,11 @@ async function listen(response, hear = () => {}) {
       hear(event);
     }
   }
-  if (!ended) throw new Error(text("lost")); // the server went away in the middle
+  if (!ended) throw new Error(text("lost")); // the connection was lost
   return all;
 }
 
-/** The next piece of an answer; an Error with a sentence where the server went away. */
+/** The next part of a response; an Error with a sentence if the connection is lost. */
 async function read(reader) {
   try {
     return await reader.read();
@@ -67,14 +67,14 @@ async function read(reader) {
   }
 }
 
-/** Send a file as it is, for a photo, a drawing or a reference; resolves to what the server says. */
+/** Send the file of a photo, a drawing or a reference; resolves to the server's events. */
 export async function upload(kind, file, name, hear, signal) {
   if (file.size > known.max_upload) throw new Error(text("too_large", { name, size: megabytes(known.max_upload) }));
   const where = `${path(kind, "upload")}?name=${encodeURIComponent(name)}`;
   return listen(await send(where, file, "application/octet-stream", signal), hear);
 }
 
-/** Hand a file that the server wrote to the browser's downloads. */
+/** Download a file that the server wrote. */
 export function save(number, file, name) {
   const link = document.createElement("a");
   link.href = `${fileOf(number, file)}?name=${encodeURIComponent(name)}`;
@@ -86,20 +86,20 @@ export function save(number, file, name) {
 
 export const remove = (number) => post(path("remove", number)).catch(() => {});
 
-/** The end of the session, from a page that is about to go. */
+/** End the session when the page is closed. */
 export function end() {
   navigator.sendBeacon(path("end"), new Blob(["{}"], { type: "application/json" }));
 }
 
-/** Show how many jobs the server has; it hears that this page is alive. */
+/** Show the server's number of jobs; this also keeps the session alive. */
 export async function showQueue() {
   try {
     const { queue } = await (await post(path("alive"))).json();
     $("#queue").textContent = queue ? text("queue", { count: queue }) : "";
-  } catch { /* the next action says so */ }
+  } catch { /* the next action reports it */ }
 }
 
-/** What runs for one part of the page: its progress, its message, its Cancel. */
+/** The running job of one part of the page: its progress, message and Cancel. */
 export class Task {
   constructor(prefix) {
     this.progress = $(`#${prefix}progress`);
@@ -110,7 +110,7 @@ export class Task {
     this.cancelButton.addEventListener("click", () => this.cancel(true));
   }
 
-  /** Run `work(hear, signal)`; false if it failed or was canceled. `doing` says what it is. */
+  /** Run `work(hear, signal)`; false if it failed or was canceled. `doing` describes it. */
   async run(doing, work) {
     this.cancel();
     const running = { abort: new AbortController(), job: null };
@@ -153,7 +153,7 @@ export class Task {
     this.message.textContent = event ? `${doing} · ${text("thinking", event)}` : doing;
   }
 
-  /** Let what runs go on unseen, as the page turns to something else. */
+  /** Let the job continue in the background when the page shows something else. */
   leave() {
     this.running = null;
     this.message.textContent = "";
@@ -161,12 +161,12 @@ export class Task {
     showIf(this.cancelButton, false);
   }
 
-  /** End what runs: on the server at the sampler's next step. */
+  /** Cancel the job; on the server it ends at the sampler's next step. */
   cancel(byUser = false) {
     const running = this.running;
     if (!running) return;
     if (running.job) post(path("cancel", running.job)).catch(() => {});
-    if (byUser && running.job) return; // the server's answer ends the stream
+    if (byUser && running.job) return; // the server's response ends the stream
     running.abort.abort();
   }
 }

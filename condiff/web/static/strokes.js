@@ -1,7 +1,7 @@
-// Strokes on a canvas: by mouse, pen, finger and keys, to be taken back, and as a PNG.
+// Strokes on a canvas: by mouse, pen, finger and keys, with undo, and as a PNG.
 import { make, showIf } from "./page.js";
 
-/** Strokes in the order in which they were made, and those that were taken back. */
+/** Strokes in their order, and the undone ones. */
 export class StrokeList {
   made = [];
   undone = [];
@@ -11,21 +11,21 @@ export class StrokeList {
     this.undone.length = 0;
   }
 
-  /** Take the last stroke off for good, as if it had never begun. */
+  /** Remove the last stroke without redo. */
   abandon() { this.made.pop(); }
 
   undo() { if (this.made.length) this.undone.push(this.made.pop()); }
   redo() { if (this.undone.length) this.made.push(this.undone.pop()); }
-  clear() { if (!this.isEmpty) this.add({ clears: true }); } // so that it can be taken back, too
+  clear() { if (!this.isEmpty) this.add({ clears: true }); } // a stroke, so that it can be undone
 
-  /** The strokes since everything was cleared. */
+  /** The strokes since the last clear. */
   get shown() { return this.made.slice(this.made.findLastIndex((stroke) => stroke.clears) + 1); }
 
-  /** Whether there is nothing to be seen. What an eraser has left is not looked at. */
+  /** Whether nothing is drawn; the effect of erasers is not examined. */
   get isEmpty() { return !this.shown.some((stroke) => !stroke.erases); }
 }
 
-/** Draw strokes, all in one colour where one is given. */
+/** Draw strokes, all in one colour if given. */
 export function paint(context, strokes, color = null) {
   context.globalCompositeOperation = "source-over";
   context.clearRect(0, 0, context.canvas.width, context.canvas.height);
@@ -61,11 +61,11 @@ export async function toBase64(blob) {
   return btoa(binary);
 }
 
-/** A canvas that is painted on, whose strokes are drawn anew from their points.
+/** A canvas for painting; strokes are redrawn from their points.
  *
- * `style()` gives the next stroke's colour, width in pixels of the canvas, and whether it erases.
- * By keys, arrows move a pen, Space or Enter puts it down and lifts it; `moved(x, y)` hears of its
- * place, shares of width and height, and `fineness()` says by how much its steps are smaller.
+ * `style()` returns the next stroke's colour, width in pixels of the canvas, and whether it erases.
+ * Arrow keys move a pen, Space or Enter puts it down and lifts it; `moved(x, y)` is called with its
+ * place, as shares of width and height, and `fineness()` divides the size of its steps.
  */
 export class Strokes {
   constructor(canvas, { style, ended, begun = () => {}, moved = () => {}, fineness = () => 1 }) {
@@ -102,7 +102,7 @@ export class Strokes {
     this.ended();
   }
 
-  /** Drop the stroke in work: its finger was the first of two. */
+  /** Drop the current stroke: its finger was the first of two. */
   abandon() {
     if (!this.current) return;
     this.current = null;
@@ -110,7 +110,7 @@ export class Strokes {
     this.paint();
   }
 
-  /** A pointer's place in pixels of the canvas, however it is zoomed. */
+  /** A pointer's place in pixels of the canvas, at any zoom. */
   locate(event) {
     const box = this.canvas.getBoundingClientRect();
     return [(event.clientX - box.x) / box.width * this.canvas.width, (event.clientY - box.y) / box.height * this.canvas.height];

@@ -1,4 +1,4 @@
-// Quick colours: fixed ones by name, and those used last.
+// Quick colours: fixed ones by name, and the last used ones.
 import { make, press, text } from "./page.js";
 import { recall, remember } from "./remembered.js";
 
@@ -38,7 +38,7 @@ export class Swatches {
   }
 }
 
-/** Remember a colour that was painted with, as the newest. */
+/** Remember a used colour as the newest. */
 export function useColor(color) {
   if (recent[0] === color) return;
   recent = [color, ...recent.filter((each) => each !== color)].slice(0, RECENT);
@@ -46,7 +46,7 @@ export function useColor(color) {
   for (const group of groups) group.show();
 }
 
-/** A round spot of a colour; styles of elements are no way, as the page's policy forbids them in markup. */
+/** A round spot of a colour; no inline style in markup, which the page's policy forbids. */
 function dot(color) {
   const icon = document.createElementNS(SVG, "svg");
   const spot = document.createElementNS(SVG, "circle");

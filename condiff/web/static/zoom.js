@@ -1,4 +1,4 @@
-// Zoom and pan of a picture in its frame: by wheel, two fingers, keys and buttons.
+// Zoom and pan of a picture in its frame, by wheel, two fingers, keys and buttons.
 import { $, make, text } from "./page.js";
 
 const MOST = 12;
@@ -6,10 +6,10 @@ const STEP = 1.5; // of a button or a key
 const WHEEL = 0.0025; // exponent for each pixel of a wheel
 const KEY_PAN = 0.1; // of the frame's width and height
 
-/** A frame whose `.layer` is zoomed. `zoom` is 1 where all of the picture is seen; `x` and `y` are the
- * upper left corner of what is seen, as shares of the picture's width and height.
+/** A frame with a zoomed `.layer`. `zoom` is 1 if the whole picture is visible; `x` and `y` are the
+ * upper left corner of the visible part, as shares of the picture's width and height.
  *
- * `changed()` hears of every change, `interrupted()` of a second finger, which ends what one did.
+ * `changed()` is called at every change, `interrupted()` when a second finger ends a one-finger action.
  */
 export class Zoom {
   constructor(frame, bar, { changed = () => {}, interrupted = () => {} } = {}) {
@@ -30,7 +30,7 @@ export class Zoom {
     this.set(zoom, point[0] - at[0] / zoom, point[1] - at[1] / zoom);
   }
 
-  /** Move what is seen, by shares of the frame. */
+  /** Move the visible part, by shares of the frame. */
   pan(dx, dy) { this.set(this.zoom, this.x + dx / this.zoom, this.y + dy / this.zoom); }
 
   fit() { this.set(1, 0, 0); }
@@ -92,7 +92,7 @@ export class Zoom {
     }, { passive: false });
   }
 
-  /** Two fingers zoom and move; the events of both reach nothing else. The middle button moves, too. */
+  /** Two fingers zoom and move; their events are not passed on. The middle button also moves. */
   listenToFingers() {
     const { frame, fingers } = this;
     const capture = { capture: true };
@@ -134,7 +134,7 @@ export class Zoom {
       gesture = fingers.size > 0;
     };
     for (const name of ["pointerup", "pointercancel"]) frame.addEventListener(name, lift, capture);
-    // A browser that scrolls or zooms the page would take the fingers away.
+    // Otherwise the browser would scroll or zoom the page.
     for (const name of ["touchstart", "touchmove"]) {
       frame.addEventListener(name, (event) => { if (event.touches.length > 1 && event.cancelable) event.preventDefault(); }, { passive: false });
     }
@@ -144,7 +144,7 @@ export class Zoom {
     this.frame.addEventListener("keydown", (event) => {
       if (event.ctrlKey || event.metaKey || event.altKey) return;
       const { key } = event;
-      const own = event.target === this.frame; // arrows are the divider's and the pen's elsewhere
+      const own = event.target === this.frame; // elsewhere arrows move the divider or the pen
       const [dx, dy] = own ? { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[key] ?? [0, 0] : [0, 0];
       if (key === "+" || key === "=") this.by(STEP);
       else if (key === "-") this.by(1 / STEP);

@@ -78,7 +78,7 @@ class Models:
         self.color_info = read_model_info(settings.model)
         self.drawing_info = read_model_info(settings.drawing_model)
         if not self.color_info.task.space.keeps_photo:
-            raise ConfigError(f"The model {settings.model} is not a colorizer of photos.")
+            raise ConfigError(f"The model {settings.model} is not a colorizer: give one.")
         if not isinstance(self.drawing_info.task.picture, Lines):
             raise ConfigError(
                 f"The model {settings.drawing_model} takes no drawings: give another one."

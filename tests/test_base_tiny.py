@@ -116,7 +116,7 @@ def test_a_folder_whose_index_names_another_vae_is_refused(taesd_base, tiny_base
     copy = shutil.copytree(tiny_base, tmp_path / "base")
     shutil.rmtree(copy / "vae")
     shutil.copytree(taesd_base / "vae", copy / "vae")
-    with pytest.raises(ModelError, match="AutoencoderKL by its model_index.json, and Autoencoder"):
+    with pytest.raises(ModelError, match="AutoencoderKL in model_index.json, but Autoencoder"):
         read_base(str(copy))
 
 

@@ -134,11 +134,13 @@ from condiff.batch.plan import plan
 from condiff.batch.storage import open_storage
 from condiff.pipelines.colorizing import ColorizeSettings
 from condiff.config import SamplingConfig
+from condiff.threads import count_threads
 
 TRIES = sys.argv[4]
 
 class Dying(ray.Worker):
     def make(self, order):
+        assert count_threads() == 1, "each of several workers uses all cores"
         tries = Path(TRIES, order.job.name.replace("/", "-"))
         with open(tries, "a") as file:
             file.write("x")

@@ -153,10 +153,12 @@ class Worker:
     """A Ray actor: it loads the model and applies the same transform as a local run."""
 
     def __init__(self, settings: ColorizeSettings, shared: list[Any]):
+        import cv2
         import ray
 
         from condiff.pipelines.pipeline import Pipeline
 
+        cv2.setNumThreads(1)  # an actor has one core; `count_threads` goes by this, too
         self.source: Storage
         self.out: Storage
         self.source, self.out, content = ray.get(shared[0])

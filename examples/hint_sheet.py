@@ -34,13 +34,18 @@ def main() -> None:
     parser.add_argument("--model", default="colorize")
     arguments = parser.parse_args()
     colorize = Pipeline.from_pretrained(arguments.model)
-    rows = []
+    rows: list[Image.Image] = []
     for name, hints in HINTS.items():
         grey = Image.fromarray(open_photo(name)).convert("L")
         (plain,) = colorize(grey, seed=1)
         (hinted,) = colorize(grey, seed=1, edits=ColorEdits(hints=hints))
-        rows.append([mark(grey, hints), plain, hinted])
-    make_contact_sheet(rows, side=SIDE).save(arguments.sheet, quality=82)
+        rows.append(make_contact_sheet([[mark(grey, hints), plain, hinted]], side=SIDE))
+    sheet = Image.new("RGB", (rows[0].width, sum(row.height for row in rows)))
+    top = 0
+    for row in rows:
+        sheet.paste(row, (0, top))
+        top += row.height
+    sheet.save(arguments.sheet, quality=82)
 
 
 def mark(photo: Image.Image, hints: list[Hint]) -> Image.Image:

@@ -361,13 +361,17 @@ def test_too_little_memory_is_one_sentence_and_costs_only_that_photo(run, tmp_pa
 
 def start(photos: Path, out: Path, model: Path) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "condiff", "batch", str(photos), str(out), "--json"]
-    return subprocess.Popen(
-        [*command, "--seed", "3", "-m", str(model), *QUICK],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored in a background job of a shell
+    try:
+        return subprocess.Popen(
+            [*command, "--seed", "3", "-m", str(model), *QUICK],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.slow

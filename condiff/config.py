@@ -256,7 +256,7 @@ class DiffusionConfig(Section):
     p2_gamma: NonNegativeFloat = 1.0
     p2_k: PositiveFloat = 1.0
     perceptual_weight: NonNegativeFloat = 0.0  # of the distance of a colorizer's pictures to truth
-    perceptual_share: Annotated[float, Field(gt=0, le=1)] = 1.0  # last share of the run with that
+    perceptual_share: Annotated[float, Field(gt=0, le=1)] = 1.0  # last share of the run that has it
     timestep_shift: PositiveFloat = 1.0  # 1: t uniform in training; above 1: more noisy t
     timestep_power: PositiveFloat = 1.0  # t = T (1 - u^power) in training; above 1: more noisy t
     offset_noise: NonNegativeFloat = 0.0  # noise common to all pixels of a channel; 0.1 is usual

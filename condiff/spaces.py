@@ -47,7 +47,7 @@ class Space(ABC):
         (H,W) of the drawing.
         """
 
-    def prepare(self) -> None:
+    def build_tables(self) -> None:
         """Compute what `decode` needs for every picture, so that the first one is not slower."""
         return None
 
@@ -127,7 +127,7 @@ class Chroma(Space):
     name, channels, clip, keeps_photo = "chroma", 2, 2.2, True
     scale = 50.0
 
-    def prepare(self) -> None:
+    def build_tables(self) -> None:
         build_tables()
 
     def encode(self, crop: Pixels, size: int) -> Plane:

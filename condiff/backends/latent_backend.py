@@ -37,7 +37,7 @@ class LatentBackend(TorchBackend):
         guided: bool,
         words: Words = NO_WORDS,
     ) -> tuple[WithWords | None, ...]:
-        """See Backend; equal texts give conditions that are the same object."""
+        """See Backend."""
         assert self.task.picture is not None
         with self._at_work():
             picture = self.frozen.condition(self.task.picture.show(condition))

@@ -122,7 +122,7 @@ class Pipeline:
         Photo. A colorizer's result has the photo's size, L* and alpha channel; `edits` change its
         colours. It is an 8-bit image if an image was given, else a Photo at its own depth. A model
         of drawings takes a line drawing, which is cleaned, or a Drawing; an unconditional model
-        takes nothing. Both return a Pillow image at the model's size.
+        takes nothing. Both return a Pillow image, of the drawing's size or of the model's.
 
         `look` is a colorizer's quiet, natural or vivid: guidance_scale, variety, and the saturation
         if the edits have none. The other arguments are fields of `SamplingConfig`; None means the
@@ -488,7 +488,7 @@ def open_model(
     found = find_device(device, engine=engine)
     chosen = choose_engine(info, engine, found)
     with ThreadPoolExecutor(1) as pool:
-        prepared = pool.submit(info.task.space.prepare)  # while the graphs are read
+        prepared = pool.submit(info.task.space.build_tables)  # while the graphs are read
         backend = build_engine(info, chosen, device=found, threads=threads)
         prepared.result()
     return info, backend

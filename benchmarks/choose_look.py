@@ -30,6 +30,7 @@ from condiff.evaluation.report import figure_cells, markdown_table, to_json_line
 from condiff.pipelines.pipeline import Encoded, Pipeline
 
 GUIDANCE = (1.0, 1.25, 1.5, 2.0)
+ETA = (1.0,)
 VARIETY = (0.0, 0.5, 1.0)
 STEPS = (2, 4, 8)
 Setting = tuple[SamplingConfig, float]  # and the saturation
@@ -54,6 +55,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="true photos, as condiff eval")
     parser.add_argument("--photos", type=int, help="this many, evenly spaced over the set")
     parser.add_argument("--guidance", type=float, nargs="+", default=GUIDANCE)
+    parser.add_argument("--eta", type=float, nargs="+", default=ETA, help="guidance_eta")
     parser.add_argument("--variety", type=float, nargs="+", default=VARIETY)
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS)
     parser.add_argument("--saturation", type=float, nargs="+", default=(1.0,))
@@ -63,11 +65,16 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     pipeline = Pipeline.from_pretrained(arguments.model, engine=arguments.engine)
-    fields = ("steps", "guidance_scale", "variety", "vividness")
-    choices = (arguments.steps, arguments.guidance, arguments.variety, arguments.vividness)
+    choices = {
+        "steps": arguments.steps,
+        "guidance_scale": arguments.guidance,
+        "guidance_eta": arguments.eta,
+        "variety": arguments.variety,
+        "vividness": arguments.vividness,
+    }
     settings = [
-        (pipeline.sampling.override(dict(zip(fields, values, strict=True))), saturation)
-        for *values, saturation in product(*choices, arguments.saturation)
+        (pipeline.sampling.override(dict(zip(choices, values, strict=True))), saturation)
+        for *values, saturation in product(*choices.values(), arguments.saturation)
     ]
     truths = spread(read_truths(arguments.data), arguments.photos)
     rows = measure(pipeline, settings, truths, Lite0Extractor())
@@ -104,7 +111,10 @@ def measure(
 def name_of(setting: Setting) -> str:
     """The compared settings as named in the table."""
     config, saturation = setting
-    name = f"guidance {config.guidance_scale:g}, variety {config.variety:g}, {config.steps} steps"
+    guidance = f"guidance {config.guidance_scale:g}"
+    if config.guidance_eta != 1:
+        guidance = f"{guidance}, eta {config.guidance_eta:g}"
+    name = f"{guidance}, variety {config.variety:g}, {config.steps} steps"
     if config.vividness != 1:
         name = f"{name}, vividness {config.vividness:g}"
     return name if saturation == 1 else f"{name}, saturation {saturation:g}"

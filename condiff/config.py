@@ -75,6 +75,15 @@ class SamplingConfig(Section):
             "time. For a model that takes a prompt: how closely pictures follow the prompt.",
         ),
     ] = 1.0
+    guidance_eta: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=1,
+            description="How much of guidance makes colours stronger, from 0 to 1. 1: all of it; "
+            "0: guidance changes hues only.",
+        ),
+    ] = 1.0
     image_guidance_scale: Annotated[
         float,
         Field(
@@ -146,13 +155,18 @@ class Look(Section):
     """A colorizer's settings under one plain name, such as quiet or vivid."""
 
     guidance_scale: Annotated[float, Field(ge=0, le=50)]
+    guidance_eta: Probability = 1.0
     variety: Probability
     saturation: Annotated[float, Field(ge=0, le=5)] = 1.0
 
     @classmethod
     def of(cls, sampling: SamplingConfig) -> Self:
         """The look of a model's own settings."""
-        return cls(guidance_scale=sampling.guidance_scale, variety=sampling.variety)
+        return cls(
+            guidance_scale=sampling.guidance_scale,
+            guidance_eta=sampling.guidance_eta,
+            variety=sampling.variety,
+        )
 
     def sampling(self) -> dict[str, float]:
         """The fields of `SamplingConfig` that the look decides."""

@@ -321,8 +321,11 @@ def test_info_of_machine_and_model(run, tiny_folder):
     told = json.loads(out)
     assert (told["task"], told["predicts"]) == ("colorize", "v_prediction")
     assert told["looks"]["vivid"] == LOOKS["vivid"].model_dump()
-    assert told["looks"]["natural"] == {"guidance_scale": 1, "variety": 1, "saturation": 1}
-    assert "natural (guidance_scale 1, variety 1, saturation 1);" in run("info", tiny_folder)[1]
+    assert told["looks"]["natural"] == {
+        "guidance_scale": 1, "guidance_eta": 1, "variety": 1, "saturation": 1
+    }  # fmt: skip
+    natural = "natural (guidance_scale 1, guidance_eta 1, variety 1, saturation 1);"
+    assert natural in run("info", tiny_folder)[1]
     assert run("info", "nothing")[0] == 2
 
 

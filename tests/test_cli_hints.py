@@ -65,10 +65,10 @@ def test_provenance_tells_the_wishes(run, grey, tmp_path):
     assert "saturation" not in told
 
 
-def test_a_look_is_three_settings_and_flags_go_before(run, grey, tmp_path):
+def test_a_look_is_four_settings_and_flags_go_before(run, grey, tmp_path):
     vivid = LOOKS["vivid"]
-    settings = ["--guidance-scale", vivid.guidance_scale, "--variety", vivid.variety]
-    settings += ["--saturation", vivid.saturation]
+    settings = ["--guidance-scale", vivid.guidance_scale, "--guidance-eta", vivid.guidance_eta]
+    settings += ["--variety", vivid.variety, "--saturation", vivid.saturation]
     assert run(grey, "-o", tmp_path / "a.png", "--look", "vivid")[0] == 0
     assert run(grey, "-o", tmp_path / "b.png", *settings)[0] == 0
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()

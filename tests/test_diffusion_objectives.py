@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
@@ -19,7 +20,13 @@ from condiff.diffusion.loss import (
     sample_timesteps_and_noise,
     squared_error,
 )
-from condiff.diffusion.parameterization import add_noise, from_x_0, guide_along
+from condiff.diffusion.parameterization import (
+    add_noise,
+    from_x_0,
+    guide_along,
+    project_guidance,
+    to_x_0,
+)
 from condiff.errors import ConfigError
 from condiff.models.denoiser import build_model
 from condiff.tasks import find_task
@@ -353,6 +360,34 @@ def test_guidance_goes_from_blind_past_plain_to_exaggerated():
     assert_close(guide(cond, uncond, 0.0), uncond)
     assert_close(guide(cond, uncond, 1.0), cond)
     assert_close(guide(cond, uncond, 3.0), cond + 2 * (cond - uncond))
+
+
+@pytest.mark.parametrize("prediction_type", PREDICTIONS)
+def test_projected_guidance_turns_hues_and_keeps_a_share_of_what_it_adds_to_strength(
+    prediction_type,
+):
+    """In x_0, whatever the network predicts: along each pixel's colour `eta` of it is added."""
+    alpha_bar = torch.tensor(0.3)
+    x_t, cond, uncond = torch.randn(3, 2, 2, 4, 4, generator=seeded())
+    outputs = [from_x_0(prediction_type, x_0, x_t, alpha_bar) for x_0 in (cond, uncond)]
+    plain = guide(*outputs, 2.5)
+    assert project_guidance(plain, outputs[0], cond, eta=1) is plain
+    for eta in (0.0, 0.4):
+        found = project_guidance(plain, outputs[0], cond, eta=eta)
+        added = to_x_0(prediction_type, found, x_t, alpha_bar) - cond
+        full = 1.5 * (cond - uncond)
+        colour = cond / cond.square().sum(1, keepdim=True).sqrt()
+        across = torch.stack([-colour[:, 1], colour[:, 0]], dim=1)
+        for direction, share in ((colour, eta), (across, 1.0)):
+            mine, all_of_it = ((x * direction).sum(1) for x in (added, full))
+            torch.testing.assert_close(mine, share * all_of_it, rtol=1e-3, atol=1e-3)
+        arrays = (plain.numpy(), outputs[0].numpy(), cond.numpy())
+        np.testing.assert_allclose(project_guidance(*arrays, eta=eta), found.numpy(), atol=1e-5)
+
+
+def test_projected_guidance_of_grey_is_unchanged():
+    guided, cond = torch.randn(2, 1, 2, 4, 4, generator=seeded())
+    assert torch.equal(project_guidance(guided, cond, torch.zeros_like(cond), eta=0), guided)
 
 
 def test_guidance_of_two_gaussians_samples_the_mean_that_it_should():

@@ -111,6 +111,22 @@ def test_guidance_and_lines_arrive_in_every_engine(folders):
         assert mine.size == guided.size and difference(mine, guided) < 1
 
 
+def test_projected_guidance_arrives_in_every_engine_and_needs_guidance(folders):
+    reference, *others = pipelines(folders / "colorize")
+    photo, how = make_photo(70, 50), {"seed": 1, "steps": 3}
+    plain = reference(photo, guidance_scale=3.0, **how)[0]
+    projected = reference(photo, guidance_scale=3.0, guidance_eta=0.2, **how)[0]
+    assert projected.tobytes() != plain.tobytes()
+    for other in others:
+        mine = other(photo, guidance_scale=3.0, guidance_eta=0.2, **how)[0]
+        assert difference(mine, projected) < 1
+    for scale in (0.0, 1.0):  # there is one output only, which nothing is added to
+        alone, same = (
+            reference(photo, guidance_scale=scale, guidance_eta=e, **how) for e in (1, 0)
+        )
+        assert alone[0].tobytes() == same[0].tobytes()
+
+
 @pytest.mark.parametrize("threads", [1, 3])
 def test_outputs_for_several_conditions_are_those_of_each_alone(folders, threads):
     before = cv2.getNumThreads()

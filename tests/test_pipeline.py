@@ -337,7 +337,7 @@ def test_a_look_is_its_row_of_the_models_table_and_arguments_go_before(tiny_fold
     folder = tmp_path / "own"
     shutil.copytree(tiny_folder, folder)
     index = json.loads((folder / "model_index.json").read_text("utf-8"))
-    row = {"guidance_scale": 3.0, "variety": 0.25, "saturation": 1.5}
+    row = {"guidance_scale": 3.0, "guidance_eta": 0.5, "variety": 0.25, "saturation": 1.5}
     sampling = {"steps": 3, "guidance_scale": 2.0, "variety": 0.5}
     own = index | {"sampling": sampling, "looks": {"loud": row}}
     (folder / "model_index.json").write_text(json.dumps(own), "utf-8")
@@ -347,11 +347,12 @@ def test_a_look_is_its_row_of_the_models_table_and_arguments_go_before(tiny_fold
         return pipeline(photo, seed=5, **arguments)[0].tobytes()
 
     more = ColorEdits(saturation=1.5)
-    assert result(look="loud") == result(guidance_scale=3.0, variety=0.25, edits=more)
+    loud = {"guidance_scale": 3.0, "guidance_eta": 0.5, "variety": 0.25}
+    assert result(look="loud") == result(**loud, edits=more)
     assert result(look="natural") == result() == result(guidance_scale=2.0, variety=0.5)
     calm = ColorEdits(saturation=1.0)
-    assert result(look="loud", edits=calm) == result(guidance_scale=3.0, variety=0.25)
-    assert result(look="loud", variety=1.0) == result(guidance_scale=3.0, variety=1.0, edits=more)
+    assert result(look="loud", edits=calm) == result(**loud)
+    assert result(look="loud", variety=1.0) == result(**loud | {"variety": 1.0}, edits=more)
     assert len({result(), result(look="loud"), result(look="loud", edits=calm)}) == 3
     with pytest.raises(ConfigError, match="no look vivid: choose from natural, loud"):
         pipeline(photo, look="vivid")

@@ -21,7 +21,12 @@ from condiff.color.lab import rgb_to_lab
 from condiff.color.references import MIN_SHARE, FeatureMap, Guide, Reference, match_references
 from condiff.conditions.drawing_cleanup import Drawing
 from condiff.config import NATURAL, SamplingConfig
-from condiff.diffusion.parameterization import guidance_branches, guide_along
+from condiff.diffusion.parameterization import (
+    guidance_branches,
+    guide_along,
+    project_guidance,
+    to_x_0,
+)
 from condiff.diffusion.sampler import (
     SAMPLERS,
     NoiseSource,
@@ -30,6 +35,7 @@ from condiff.diffusion.sampler import (
     sample_initial_noise,
     spread_over_patches,
 )
+from condiff.diffusion.schedule import compute_alphas_bar
 from condiff.diffusion.tiles import Tiles, plan_tiles, predict_in_tiles
 from condiff.errors import ConfigError, DependencyError, ImageError
 from condiff.inputs import Opened, UserPicture
@@ -111,6 +117,7 @@ class Pipeline:
         steps: int | None = None,
         scheduler: str | None = None,
         guidance_scale: float | None = None,
+        guidance_eta: float | None = None,
         image_guidance_scale: float | None = None,
         variety: float | None = None,
         vividness: float | None = None,
@@ -124,12 +131,12 @@ class Pipeline:
         of drawings takes a line drawing, which is cleaned, or a Drawing; an unconditional model
         takes nothing. Both return a Pillow image, of the drawing's size or of the model's.
 
-        `look` is a colorizer's quiet, natural or vivid: guidance_scale, variety, and the saturation
-        if the edits have none. The other arguments are fields of `SamplingConfig`; None means the
-        value of the look or the model folder. A result depends only on the model and these
-        arguments. Without a seed a new one is drawn; `info["seed"]` of each result contains its
-        seed. Raises ConfigError for arguments that the model does not support, UsageError for words
-        if it takes none, ImageError for a photo where a drawing is expected.
+        `look` is a colorizer's quiet, natural or vivid: guidance_scale, guidance_eta, variety, and
+        the saturation if the edits have none. The other arguments are fields of `SamplingConfig`;
+        None means the value of the look or the model folder. A result depends only on the model and
+        these arguments. Without a seed a new one is drawn; `info["seed"]` of each result contains
+        its seed. Raises ConfigError for arguments that the model does not support, UsageError for
+        words if it takes none, ImageError for a photo where a drawing is expected.
         """
         config, edits = self.loaded.configure(
             edits,
@@ -140,6 +147,7 @@ class Pipeline:
                 "steps": steps,
                 "scheduler": scheduler,
                 "guidance_scale": guidance_scale,
+                "guidance_eta": guidance_eta,
                 "image_guidance_scale": image_guidance_scale,
                 "variety": variety,
                 "vividness": vividness,
@@ -312,10 +320,18 @@ class Pipeline:
         noise = damp_broad_noise(source(shape), variety=config.variety, shared=shared)
         noise = spread_over_patches(noise, patch_size)
 
+        diffusion = self.loaded.diffusion
+        alphas_bar = compute_alphas_bar(diffusion)
+        is_projected = config.guidance_eta != 1 and branches[0] == 0 and len(branches) > 1
+
         def predict(x_t: Any, t: float) -> Any:
             def one(part: Any, conds: tuple[Any, ...]) -> Any:
                 outputs = backend.predict_each(part, t, [conds[number] for number in branches])
-                return guide_along(dict(zip(branches, outputs, strict=True)), scales)
+                guided = guide_along(dict(zip(branches, outputs, strict=True)), scales)
+                if not is_projected:
+                    return guided
+                x_0 = to_x_0(diffusion.prediction_type, outputs[0], part, alphas_bar[int(t)])
+                return project_guidance(guided, outputs[0], x_0, eta=config.guidance_eta)
 
             return predict_in_tiles(one, x_t, encoded.conds, tiles=encoded.windows, weight=weight)
 
@@ -330,7 +346,7 @@ class Pipeline:
             predict,
             backend.to_device(noise),
             scheduler=config.scheduler,
-            config=self.loaded.diffusion,
+            config=diffusion,
             steps=config.steps,
             clip=space.clip,
             sample_noise=sample_noise,

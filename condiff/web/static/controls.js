@@ -7,6 +7,7 @@ const SLIDERS = { // the useful part of the allowed range
   saturation: { min: 0, max: 2.5, step: 0.05 },
   temperature: { min: -60, max: 60, step: 1 },
   variety: { min: 0, max: 1, step: 0.05 },
+  guidance_eta: { min: 0, max: 1, step: 0.05 },
   vividness: { min: 0.5, max: 2, step: 0.05 },
   flat: { min: 0, max: 1, step: 0.05 },
 };

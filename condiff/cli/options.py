@@ -76,7 +76,7 @@ Look = Annotated[
     str | None,
     typer.Option(
         metavar="quiet|natural|vivid",
-        help="How strong the colours are: one of the model's sets of guidance scale, variety and "
+        help="How strong the colours are: one of the model's sets of guidance, variety and "
         "saturation (default: natural). Flags that set one of these take precedence.",
     ),
 ]

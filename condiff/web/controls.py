@@ -72,8 +72,11 @@ def describe(info: ModelInfo) -> dict[str, Any]:
     """A model's description for the page: name, looks, controls, and whether it takes hints."""
     looks: dict[str, Any] = {}
     if info.task.space.keeps_photo:
-        names = sorted([NATURAL, *info.looks], key=lambda name: info.find_look(name).saturation)
-        looks = {name: info.find_look(name).model_dump() for name in names}
+        found = {name: info.find_look(name) for name in (NATURAL, *info.looks)}
+        paler_first = sorted(
+            found.items(), key=lambda row: (row[1].saturation, row[1].guidance_scale)
+        )
+        looks = {name: look.model_dump() for name, look in paler_first}
     return {
         "model": info.name,
         "looks": looks,

@@ -175,8 +175,8 @@ class Look(Section):
 
 NATURAL = "natural"  # the look of a model's SamplingConfig, and the default
 LOOKS = {  # besides natural, for models without a table of their own
-    "quiet": Look(guidance_scale=1.5, guidance_eta=0.0, variety=0.0),
-    "vivid": Look(guidance_scale=2.0, guidance_eta=0.5, variety=0.0, saturation=1.15),
+    "quiet": Look(guidance_scale=1.25, variety=0.0, saturation=0.85),
+    "vivid": Look(guidance_scale=1.75, variety=0.0, saturation=1.15),
 }
 
 

@@ -142,7 +142,11 @@ class SamplingConfig(Section):
         if self.image_guidance_scale != 1 and self.prompt == self.negative_prompt:
             scales = scales[1:]  # without words there is no guidance along them
         guided = " and ".join(f"{scale:g}" for scale in scales if scale != 1)
-        return f"{self.steps} steps of {self.scheduler}{f', guidance {guided}' if guided else ''}"
+        text = f"{self.steps} steps of {self.scheduler}"
+        if not guided:
+            return text
+        eta = "" if self.guidance_eta == 1 else f" (eta {self.guidance_eta:g})"
+        return f"{text}, guidance {guided}{eta}"
 
     def note(self) -> dict[str, Any]:
         """The settings for a note in a result: those of words only for a model that takes them."""

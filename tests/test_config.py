@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from condiff.config import Look, TrainConfig, known_keys, read_config, to_yaml
+from condiff.config import Look, SamplingConfig, TrainConfig, known_keys, read_config, to_yaml
 from condiff.errors import ConfigError
 from condiff.tasks import find_task
 
@@ -106,3 +106,16 @@ def test_words_picture_and_both_are_dropped_a_third_of_the_time_each_at_most():
     task.check(read_config(None, ["max_train_steps=1", "diffusion.cond_drop_prob=0.33"]))
     with pytest.raises(ConfigError, match="at most 1/3, not 0.5"):
         task.check(read_config(None, ["max_train_steps=1", "diffusion.cond_drop_prob=0.5"]))
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({}, "25 steps of ddim"),
+        ({"guidance_eta": 0.4}, "25 steps of ddim"),
+        ({"steps": 4, "guidance_scale": 2}, "4 steps of ddim, guidance 2"),
+        ({"guidance_scale": 2, "guidance_eta": 0.4}, "25 steps of ddim, guidance 2 (eta 0.4)"),
+    ],
+)
+def test_sampling_is_described_with_the_guidance_that_is_on(fields, text):
+    assert SamplingConfig(**fields).describe() == text

@@ -172,6 +172,11 @@ class Look(Section):
             variety=sampling.variety,
         )
 
+    @property
+    def strength(self) -> tuple[float, float]:
+        """What sorts looks from pale to strong colours."""
+        return self.saturation, self.guidance_scale
+
     def sampling(self) -> dict[str, float]:
         """The fields of `SamplingConfig` that the look decides."""
         return self.model_dump(exclude={"saturation"})

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from condiff.cli import main
+from condiff.models.info import read_model_info
 from tests.conftest import make_photo
 
 pytest.importorskip("starlette", reason="the page needs starlette")
@@ -453,6 +454,8 @@ def test_controls_are_the_fields_of_the_settings(client):
     assert not edits.keys() & {"hints", "mask", "keep_lines"}
     assert [control["name"] for control in known["draw"]["edits"]] == ["keep_lines", "flat"]
     assert list(known["colorize"]["looks"]) == ["quiet", "natural", "vivid"]
+    embedded = describe(read_model_info("colorize"))  # its quiet has the saturation of natural
+    assert list(embedded["looks"]) == ["quiet", "natural", "vivid"]
     assert known["colorize"]["hints"]
 
 

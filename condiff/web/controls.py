@@ -73,9 +73,7 @@ def describe(info: ModelInfo) -> dict[str, Any]:
     looks: dict[str, Any] = {}
     if info.task.space.keeps_photo:
         found = {name: info.find_look(name) for name in (NATURAL, *info.looks)}
-        paler_first = sorted(
-            found.items(), key=lambda row: (row[1].saturation, row[1].guidance_scale)
-        )
+        paler_first = sorted(found.items(), key=lambda row: row[1].strength)
         looks = {name: look.model_dump() for name, look in paler_first}
     return {
         "model": info.name,

@@ -71,7 +71,7 @@ export const STRINGS = {
       variety: ["Variety", null],
       vividness: ["Vividness", null],
       guidance_scale: ["Guidance", null],
-      guidance_eta: ["Guidance of strength", null],
+      guidance_eta: ["Strength from guidance", null],
       steps: ["Steps", null],
       scheduler: ["Sampler", null],
       size: ["Model input size", null],

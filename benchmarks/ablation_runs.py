@@ -20,6 +20,7 @@ from condiff.data.crops import Batch, cut, sample_crop
 from condiff.data.feature_cache import FeatureCache
 from condiff.resize import resize_square
 from condiff.training.ema import build_average
+from condiff.training.optimizer import SHARE
 from condiff.training.trainer import Trainer
 
 TUNED_RATE = 0.1  # of the learning rate, for pretrained weights
@@ -110,13 +111,7 @@ def _tune_last_stage(trainer: Trainer) -> None:
 
     model.register_forward_pre_hook(see_anew, with_kwargs=True)
     optimizer = trainer.optimizer.optimizer
-    optimizer.add_param_group({"params": list(tail.parameters())})
-
-    def slow_down(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        own, pretrained = optimizer.param_groups
-        pretrained["lr"] = own["lr"] * TUNED_RATE
-
-    optimizer.register_step_pre_hook(slow_down)
+    optimizer.add_param_group({"params": list(tail.parameters()), SHARE: TUNED_RATE})
     trainer.ema = build_average(model, trainer.config.optimizer.ema_decay)
 
 

@@ -386,6 +386,8 @@ class OptimizerConfig(Section):
     eight_bit: bool = False  # AdamW's moments in 8 bits, by bitsandbytes
     max_grad_norm: PositiveFloat = 1.0
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9999
+    backbone_rate: NonNegativeFloat = 0.0  # of the backbone, as a share; 0: it stays frozen
+    backbone_stride: Literal[2, 4, 8, 16, 32] = 16  # blocks of at least this stride are trained
 
 
 class TrainConfig(Section):

@@ -123,6 +123,8 @@ class Task:
                 "diffusion.perceptual_weight compares photos through the backbone: it is for the "
                 "task colorize with a model.backbone_variant; set it to 0."
             )
+        if config.optimizer.backbone_rate:
+            self._check_tuned_backbone(config)
         if config.data.reference_prob and not (self.space.keeps_photo and self.hint_channels):
             raise ConfigError(
                 "data.reference_prob simulates references for the task colorize; the task "
@@ -154,6 +156,19 @@ class Task:
             raise ConfigError(
                 f"data.cache: device does not go with the task {self.name}: its condition is drawn "
                 "by the CPU; set data.cache to ram."
+            )
+
+    def _check_tuned_backbone(self, config: TrainConfig) -> None:
+        """Raise ConfigError for settings that do not go with a backbone that is trained."""
+        if self.space.is_latent or not self.condition_channels or not config.model.backbone_variant:
+            raise ConfigError(
+                "optimizer.backbone_rate trains the pretrained backbone, which this model does not "
+                "have: set it to 0."
+            )
+        if config.data.cache_features:
+            raise ConfigError(
+                "optimizer.backbone_rate does not go with data.cache_features, which keeps what "
+                "the frozen backbone computes: leave one of them out."
             )
 
     def _check_windows(self, config: TrainConfig) -> None:

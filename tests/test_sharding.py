@@ -132,6 +132,17 @@ def test_two_shares_do_what_one_process_does_with_twice_the_batch(
 
 
 @pytest.mark.slow
+def test_a_backbone_that_is_trained_is_shared_too(processes, photo_folder, tmp_path, config_file):
+    changes = ("optimizer.backbone_rate=0.1", "max_train_steps=4", "sample_steps=9")
+    more = [word for change in changes for word in ("--set", change)]
+    alone(photo_folder, tmp_path / "one", config_file, *more)
+    run_pair(processes, main, line(photo_folder, tmp_path / "two", config_file, *more))
+    assert_alike(tmp_path / "one", tmp_path / "two")
+    saved = load_file(next(find_checkpoints(tmp_path / "two")).folder / "model.safetensors")
+    assert "encoder.backbone.blocks.20.project.weight" in saved
+
+
+@pytest.mark.slow
 def test_so_do_blocks_in_shares_and_accumulated_batches(
     processes, photo_folder, tmp_path, config_file
 ):

@@ -80,7 +80,6 @@ class ConditionEncoder(ModelMixin, ConfigMixin):
         finally:
             self.compiled_backbone = before
 
-    @torch.no_grad()
     def features(self, condition: Tensor) -> Features:
         """The maps {stride: (B,C,H/stride,W/stride)} of a condition (B,1,H,W) in [-1,1]."""
         if self.backbone is None:

@@ -9,7 +9,7 @@ from diffusers import UNet2DModel
 from torch import Tensor, nn
 
 from condiff.config import ModelConfig
-from condiff.models.backbone import load_pretrained
+from condiff.models.backbone import EfficientNetLite, load_pretrained
 from condiff.models.condition_encoder import ConditionEncoder, Features, from_patches, to_patches
 from condiff.models.text_encoder import TextEncoder
 from condiff.tasks import Task
@@ -30,8 +30,8 @@ class Denoiser(nn.Module, ABC):
         """Model output (B,C,h,w) for an encoded condition."""
 
     @property
-    def backbone(self) -> nn.Module | None:
-        """The frozen network that reads the condition, if there is one."""
+    def backbone(self) -> EfficientNetLite | None:
+        """The pretrained network that reads the condition, if there is one."""
         return None
 
     @property
@@ -66,7 +66,7 @@ class Model(Denoiser):
         self.patch_size = int(encoder.patch_size)
 
     @property
-    def backbone(self) -> nn.Module | None:
+    def backbone(self) -> EfficientNetLite | None:
         """The encoder's EfficientNet."""
         return self.encoder.backbone
 

@@ -117,7 +117,7 @@ def prepare(
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
     """The model to call and the optimizer to step; with FSDP, `model` is sharded in place.
 
-    Every process keeps the whole frozen backbone, which runs separately and is not trained. Mixed
+    Every process keeps the whole backbone if it is frozen. Mixed
     precision uses autocast, as without FSDP: shards and sums are in single precision.
     """
     sharded = accelerator.distributed_type == DistributedType.FSDP
@@ -129,8 +129,9 @@ def prepare(
                 "A base is not sharded: choose MULTI_GPU in accelerate's configuration; --lora and "
                 "gradient_checkpointing take less memory."
             )
-        if model.backbone is not None:
-            plugin.ignored_modules = [model.backbone]
+        backbone = model.backbone
+        if backbone is not None and not any(p.requires_grad for p in backbone.parameters()):
+            plugin.ignored_modules = [backbone]
         model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     parallel, optimizer = accelerator.prepare(model, optimizer)
     if sharded and accelerator.mixed_precision != "no":

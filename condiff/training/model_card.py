@@ -40,8 +40,7 @@ def make_card(
         if task.condition_channels
         else "none",
         **_describe_base(config, licence),
-        "backbone (frozen)": (model.backbone_variant if task.condition_channels else None)
-        or "none",
+        **_describe_backbone(config, task),
         **_describe_words(config),
         "parameters trained": f"{parameters / 1e6:.2f} M",
         "prediction type": diffusion.prediction_type,
@@ -70,6 +69,16 @@ def make_card(
         front, template_path=str(TEMPLATE), task=task, rows=rows, rank=config.base.lora_rank
     )
     return f"{card}\n"
+
+
+def _describe_backbone(config: TrainConfig, task: Task) -> dict[str, str]:
+    """The card's row for the backbone, and which part of it was trained."""
+    variant = config.model.backbone_variant if task.condition_channels else None
+    if variant is None or not config.optimizer.backbone_rate:
+        return {"backbone (frozen)": variant or "none"}
+    rate, stride = config.optimizer.backbone_rate, config.optimizer.backbone_stride
+    trained = f"from stride {stride} on, at {rate:g} times the learning rate"
+    return {"backbone": f"{variant}, trained {trained}"}
 
 
 def _describe_words(config: TrainConfig) -> dict[str, str]:

@@ -121,7 +121,8 @@ def measure_arithmetic(
     )
     lacks = "" if has_bf16 else "; the processor has no instructions for bfloat16"
     why = f"the most images/s of {rates}{lacks}"
-    if batch["features"] is not None or not isinstance(model, Model) or model.backbone is None:
+    runs_backbone = model.backbone is not None and batch["features"] is None
+    if not isinstance(model, Model) or not runs_backbone or config.optimizer.backbone_rate:
         return Arithmetic(precision, channels_last, why)
     lay_out(model, channels_last=channels_last)
     library, speeds = measure_backbone(model.encoder, batch["condition"], precision)

@@ -6,6 +6,7 @@ generator has to be saved. Each of several processes draws the random numbers of
 uses its own rows: the result equals that of one process with the whole batch.
 """
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -37,7 +38,7 @@ from condiff.training.ema import averaged, build_average, update_average
 from condiff.training.latents import LatentParts
 from condiff.training.loss import Distance, batch_error, perceptual_distance
 from condiff.training.model_card import make_card
-from condiff.training.optimizer import build_optimizer
+from condiff.training.optimizer import build_optimizer, set_rate
 from condiff.training.precision import choose_arithmetic, prepare_model
 from condiff.training.preview import sample_grid
 from condiff.training.progress import Filled, Step, learning_rate_at, move_average, progress_of
@@ -103,6 +104,13 @@ class Trainer:
         if config.gradient_checkpointing:
             self.model.unet.enable_gradient_checkpointing()
         self.model.to(self.accelerator.device)
+        backbone = self.model.backbone
+        self.perceptual_backbone = backbone
+        if config.optimizer.backbone_rate:
+            assert backbone is not None  # ensured by `Task.check`
+            if config.diffusion.perceptual_weight:  # its distances must not change in training
+                self.perceptual_backbone = copy.deepcopy(backbone)
+            backbone.train_from(config.optimizer.backbone_stride)
         prepare_model(self.model, self.arithmetic)
         self.parts = LatentParts.of(config, self.model, self.task, self.accelerator.device)
         if isinstance(self.model, LatentModel) and self.arithmetic.dtype is not None:
@@ -119,7 +127,11 @@ class Trainer:
             )
         alphas_bar = build_scheduler("ddpm", config.diffusion).alphas_cumprod
         self.alphas_bar = alphas_bar.to(self.accelerator.device)
-        optimizer = build_optimizer(config.optimizer, self.model.trainable())
+        optimizer = build_optimizer(
+            config.optimizer,
+            self.model.trainable(),
+            backbone=() if backbone is None else backbone.parameters(),
+        )
         if config.compile:
             self.model.unet.compile()
         self.parallel, self.optimizer = prepare(self.accelerator, self.model, optimizer)
@@ -182,8 +194,7 @@ class Trainer:
         while self._goes_on():
             progress = self._progress
             learning_rate = learning_rate_at(config.optimizer, step=self.step, progress=progress)
-            for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate
+            set_rate(self.optimizer, learning_rate)
             parts = []
             for part in range(accumulated):
                 batch = next(batches)
@@ -269,7 +280,7 @@ class Trainer:
 
     def _perceptual(self) -> Distance | None:
         """The perceptual distance in the run's precision; None in steps without it."""
-        diffusion, backbone = self.config.diffusion, self.model.backbone
+        diffusion, backbone = self.config.diffusion, self.perceptual_backbone
         if not diffusion.perceptual_weight or self._progress < 1 - diffusion.perceptual_share:
             return None
         assert backbone is not None  # ensured by `Task.check`

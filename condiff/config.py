@@ -228,6 +228,7 @@ class ModelConfig(Section):
     )  # fmt: skip
     neck_channels: PositiveInt = 48
     decoder_channels: PositiveInt | None = None  # of a feature decoder beside the neck
+    null_lacks: Literal["features", "decoder"] = "features"  # what guidance leads away from lacks
     block_out_channels: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (48, 96, 192, 288)
     layers_per_block: PositiveInt = 1
     norm_num_groups: PositiveInt = 16
@@ -254,6 +255,11 @@ class ModelConfig(Section):
             raise ValueError(
                 f"decoder_channels needs two or more feature_strides, not only "
                 f"{self.feature_strides[0]}; add another, or leave decoder_channels out"
+            )
+        if self.null_lacks == "decoder" and self.decoder_channels is None:
+            raise ValueError(
+                "null_lacks: decoder needs a feature decoder: set decoder_channels, such as 128, "
+                "or leave null_lacks out"
             )
         if odd := [n for n in self.block_out_channels if n % self.norm_num_groups]:
             raise ValueError(

@@ -103,6 +103,24 @@ def test_a_new_decoder_changes_nothing_and_a_trained_one_the_necks_channels_alon
     assert (cond[:, 16:24] - plain[:, 16:24]).abs().mean() > 0.1
 
 
+@pytest.mark.parametrize("null_lacks", ["features", "decoder"])
+def test_null_cond_lacks_the_features_or_the_decoder_alone(encoder, null_lacks):
+    decoding = ConditionEncoder(
+        backbone_variant="lite0", neck_channels=8, decoder_channels=16, null_lacks=null_lacks
+    )
+    decoding.load_state_dict(encoder.state_dict(), strict=False)
+    torch.nn.init.normal_(decoding.eval().decoder.last.weight)
+    condition, hints = torch.rand(2, 1, 64, 64) * 2 - 1, torch.rand(2, 3, 16, 16)
+    kept = torch.tensor([1.0, 0.0]).view(2, 1, 1, 1)
+    cond = decoding(condition, hints=hints, kept=kept)
+    assert_close(cond[:1], decoding(condition[:1], hints=hints[:1]))
+    weak = encoder(condition[1:], hints=hints[1:])
+    if null_lacks == "features":
+        features = {stride: 0 * maps for stride, maps in decoding.features(condition[1:]).items()}
+        weak = decoding(condition[1:], features=features, hints=hints[1:])
+    assert_close(cond[1:], weak)
+
+
 def test_the_decoder_tells_each_cell_what_the_whole_image_shows():
     encoder = make_decoding_encoder()
     torch.nn.init.normal_(encoder.decoder.fine_blocks[0].conv2.weight, std=0.1)

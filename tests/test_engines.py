@@ -208,13 +208,17 @@ def test_graphs_hold_no_weights_and_point_into_the_files(folders):
         np.testing.assert_array_equal(onnx.numpy_helper.to_array(read[name]), values)
 
 
-@pytest.mark.parametrize("decoder_channels", [None, 16])
-def test_single_precision_folders_and_backbones_are_exported(tmp_path, decoder_channels):
+@pytest.mark.parametrize(
+    "decoder_channels, null_lacks", [(None, "features"), (16, "features"), (16, "decoder")]
+)
+def test_single_precision_folders_and_backbones_are_exported(
+    tmp_path, decoder_channels, null_lacks
+):
     write_graphs(
         save_tiny(
             tmp_path / "m", "colorize", dtype=torch.float32, sample_size=8, fold=4,
             backbone_variant="lite0", feature_strides=(8, 16, 32), neck_channels=8,
-            decoder_channels=decoder_channels,
+            decoder_channels=decoder_channels, null_lacks=null_lacks,
         )
     )  # fmt: skip
     assert max(d.encoder for d in compare_engines(tmp_path / "m", ["onnx"])) < 1e-4

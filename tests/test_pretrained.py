@@ -214,6 +214,26 @@ def test_patches_are_added_where_they_are_named_and_paint_as_the_single_pixels_d
         torch.testing.assert_close(again(fine, t, condition, hints=hints), found)
 
 
+def test_what_null_cond_lacks_is_changed_where_it_is_named(tmp_path):
+    task = find_task("colorize")
+    shape = TINY.model_copy(
+        update={"backbone_variant": "lite0", "neck_channels": 4, "decoder_channels": 16}
+    )
+    save = {"task": task, "diffusion": DiffusionConfig(), "dtype": torch.float32}
+    save_model(tmp_path / "m", build_model(shape, task), **save)
+    model = load_init(str(tmp_path / "m"), ModelConfig(), task)
+    assert model.encoder.null_lacks == "features"
+    asked = ModelConfig(decoder_channels=16, null_lacks="decoder")
+    model = load_init(str(tmp_path / "m"), asked, task)
+    assert model.encoder.null_lacks == "decoder"
+    save_model(tmp_path / "n", model, **save)
+    again = load_init(str(tmp_path / "n"), ModelConfig(), task)
+    settings = adopt_shape(TrainConfig(task="colorize", max_train_steps=1), again)
+    assert again.encoder.null_lacks == settings.model.null_lacks == "decoder"
+    with pytest.raises(ConfigError, match="null_lacks: decoder needs a feature decoder"):
+        ModelConfig(null_lacks="decoder")
+
+
 def test_a_decoder_takes_two_strides_or_more():
     with pytest.raises(ConfigError, match="decoder_channels needs two or more feature_strides"):
         ModelConfig(decoder_channels=16, feature_strides=(16,))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from condiff.models.compiled_backbone import CompiledBackbone
 from condiff.models.feature_decoder import FeatureDecoder, lateral
 
 Features = dict[int, Tensor]
+NullLacks = Literal["features", "decoder"]
 
 
 class ConditionEncoder(ModelMixin, ConfigMixin):
@@ -29,6 +31,10 @@ class ConditionEncoder(ModelMixin, ConfigMixin):
     cond has one pixel per patch of x_t (`patch_size` by `patch_size` pixels). Hints have the size
     of x_t and are folded in the same way. If `is_ink`, the condition is 1 on lines: the backbone,
     trained on photos, gets them black on white.
+
+    null_cond, which guidance leads away from, lacks what `null_lacks` names: "features" is a
+    condition without the backbone, "decoder" a weaker model without the decoder (autoguidance:
+    Karras et al. 2024, arXiv:2406.02507). Without a backbone it lacks the condition itself.
     """
 
     @register_to_config
@@ -43,10 +49,11 @@ class ConditionEncoder(ModelMixin, ConfigMixin):
         patch_size: int = 1,
         is_ink: bool = False,
         decoder_channels: int | None = None,
+        null_lacks: NullLacks = "features",
     ):
         super().__init__()
         self.fold, self.patch_size, self.hint_channels = fold, patch_size, hint_channels
-        self.is_ink = is_ink
+        self.is_ink, self.null_lacks = is_ink, null_lacks
         self.feature_channels: dict[int, int] = {}  # by stride
         self.backbone = EfficientNetLite(backbone_variant) if backbone_variant else None
         self.compiled_backbone: CompiledBackbone | None = None  # replaces the backbone if set
@@ -101,8 +108,7 @@ class ConditionEncoder(ModelMixin, ConfigMixin):
     ) -> Tensor:
         """cond for x_t of `size` (default: that of training); `features` skips the backbone.
 
-        Where `kept` (B,1,1,1) is 0 instead of 1, the result is the null_cond of guidance: the
-        backbone's features are set to zero, or without a backbone the condition itself.
+        Where `kept` (B,1,1,1) is 0 instead of 1, the result is null_cond: what it lacks is zero.
 
         Training at a smaller `size` does not change the backbone's input: only the folded condition
         is resized, to `fold` times the size.
@@ -113,10 +119,10 @@ class ConditionEncoder(ModelMixin, ConfigMixin):
             cells = (size[0] // self.patch_size, size[1] // self.patch_size)
         full = (cells[0] * self.fold, cells[1] * self.fold)
         features = self.features(condition) if features is None else features
-        if kept is not None and self.backbone:
-            features = {stride: values * kept for stride, values in features.items()}
-        elif kept is not None:
+        if kept is not None and not self.backbone:
             condition = condition * kept
+        elif kept is not None and self.null_lacks == "features":
+            features = {stride: values * kept for stride, values in features.items()}
         if condition.shape[1] == 0:  # an unconditional model
             return condition.new_zeros((len(condition), 0, *cells))
         if full != (height, width):
@@ -127,7 +133,10 @@ class ConditionEncoder(ModelMixin, ConfigMixin):
             levels = [_resize(self.laterals[str(s)](maps[s]), cells) for s in maps]
             neck = self.smooth(F.silu(torch.stack(levels).sum(0)))
             if self.decoder is not None:
-                neck = neck + _resize(self.decoder(maps), cells)
+                decoded = _resize(self.decoder(maps), cells)
+                if kept is not None and self.null_lacks == "decoder":
+                    decoded = decoded * kept
+                neck = neck + decoded
             parts.append(neck)
         if self.hint_channels:
             if hints is None:

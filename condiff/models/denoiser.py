@@ -174,6 +174,12 @@ def add_decoder(model: Model, *, channels: int) -> None:
     freeze(model)
 
 
+def change_null(model: Model, config: ModelConfig) -> None:
+    """Change what a model's null_cond lacks to what `config` names."""
+    model.encoder.null_lacks = config.null_lacks
+    _record(model.encoder, null_lacks=config.null_lacks)
+
+
 @torch.no_grad()
 def add_patches(model: Model, *, patch_size: int) -> None:
     """Convert a model of single pixels to patches of `patch_size` by `patch_size` pixels.
@@ -255,6 +261,7 @@ def _build_encoder(config: ModelConfig, task: Task) -> ConditionEncoder:
         feature_strides=config.feature_strides,
         neck_channels=config.neck_channels,
         decoder_channels=config.decoder_channels,
+        null_lacks=config.null_lacks,
         hint_channels=task.hint_channels,
         patch_size=config.patch_size,
         is_ink=picture is not None and picture.is_ink,

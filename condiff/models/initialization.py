@@ -15,6 +15,7 @@ from condiff.models.denoiser import (
     add_patches,
     add_text_encoder,
     build_model,
+    change_null,
     widen,
 )
 from condiff.models.hub import fetching
@@ -25,7 +26,7 @@ from condiff.tasks import Task
 logger = logging.getLogger(__name__)
 
 SHAPE = (  # fields of the section `model` of the configuration
-    "fold", "patch_size", "feature_strides", "neck_channels", "decoder_channels",
+    "fold", "patch_size", "feature_strides", "neck_channels", "decoder_channels", "null_lacks",
     "block_out_channels", "layers_per_block", "norm_num_groups", "attention_head_dim",
 )  # fmt: skip
 
@@ -35,8 +36,8 @@ def load_init(name: str, config: ModelConfig, task: Task) -> Model:
 
     A condiff folder of the same task is loaded whole. A backbone or feature decoder that `config`
     sets explicitly, or a text encoder that the task needs, is added if the folder lacks it; at
-    first it changes nothing. A patch size is added if the folder's model has none (see
-    `add_patches`). From anything else only the U-Net is used, with its own architecture: `conv_in`
+    first it changes nothing. An explicit `null_lacks` replaces the folder's. A patch size is added
+    if the folder's model has none (see `add_patches`). From anything else only the U-Net is used, with its own architecture: `conv_in`
     is widened with zeros for the condition's channels, so that at first its output is the
     pretrained one's for any condition. Raises ModelError if no weights fit.
     """
@@ -50,6 +51,8 @@ def load_init(name: str, config: ModelConfig, task: Task) -> Model:
             add_backbone(model, config, task)
         if config.decoder_channels and model.backbone and model.encoder.decoder is None:
             add_decoder(model, channels=config.decoder_channels)
+        if "null_lacks" in config.model_fields_set and model.encoder.decoder is not None:
+            change_null(model, config)
         if config.patch_size > 1 and model.patch_size == 1:
             add_patches(model, patch_size=config.patch_size)
         if task.takes_text and model.text_encoder is None:

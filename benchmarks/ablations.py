@@ -63,7 +63,7 @@ def run_row(
         for average in averages.values():
             if average:
                 average.step(parameters)
-    told: dict[str, Any] = {
+    record: dict[str, Any] = {
         "seed": seed,
         "steps": trainer.step,
         "samples": trainer.step * trainer.batch_size,
@@ -79,7 +79,7 @@ def run_row(
         if average:
             average.copy_to(parameters)
         pictures = judge.colour(trainer.model, config, space=row.space, scale=scale)
-        lines.append({"row": label, **told, **judge.figures(pictures)})
+        lines.append({"row": label, **record, **judge.figures(pictures)})
     return lines
 
 

@@ -63,12 +63,13 @@ def print_ratios(photos: Path, arguments: argparse.Namespace) -> None:
     }
     if arguments.brief:
         ways = {name: way for name, way in ways.items() if name in (list(ways)[0], list(ways)[-1])}
-    told = {name: [] for name in ways}
+    rounds_of = {name: [] for name in ways}
     for _ in range(arguments.rounds):
         for name, way in ways.items():
-            told[name].append(measure(photos, arguments.model, way))
+            rounds_of[name].append(measure(photos, arguments.model, way))
     speed = {
-        name: arguments.count / min(t["seconds"] for t in rounds) for name, rounds in told.items()
+        name: arguments.count / min(t["seconds"] for t in rounds)
+        for name, rounds in rounds_of.items()
     }
     first = next(iter(speed.values()))
     started = time.perf_counter()
@@ -89,7 +90,7 @@ def print_ratios(photos: Path, arguments: argparse.Namespace) -> None:
     print(f"{arguments.count} photos of {arguments.megapixels:g} MP")
     print("|  | photos/s | ratio | processor s a photo | peak RSS, MB |\n|---|---|---|---|---|")
     print(f"| a command each ({len(some)}) | {cold:.2f} | {cold / first:.2f} | | |")
-    for name, rounds in told.items():
+    for name, rounds in rounds_of.items():
         rss = max(t["rss"] for t in rounds)
         busy = min(t["busy"] for t in rounds) / arguments.count
         figures = f"{speed[name]:.2f} | {speed[name] / first:.2f} | {busy:.2f} | {rss:.0f}"
@@ -101,9 +102,9 @@ def print_growth(folder: Path, arguments: argparse.Namespace) -> None:
     print("| photos | s a photo | processor s a photo | peak RSS, MB |\n|---|---|---|---|")
     for count in (arguments.count // n for n in (8, 4, 2, 1)):
         photos = make_photos(folder / str(count), count, arguments.megapixels)
-        told = measure(photos, arguments.model, ("batch", arguments.workers))
-        each = f"{told['seconds'] / count:.3f} | {told['busy'] / count:.3f}"
-        print(f"| {count} | {each} | {told['rss']:.0f} |", flush=True)
+        measured = measure(photos, arguments.model, ("batch", arguments.workers))
+        each = f"{measured['seconds'] / count:.3f} | {measured['busy'] / count:.3f}"
+        print(f"| {count} | {each} | {measured['rss']:.0f} |", flush=True)
 
 
 def measure(photos: Path, model: str, way: tuple[str, int]) -> dict[str, float]:

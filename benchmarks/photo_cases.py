@@ -40,9 +40,9 @@ try:
     if "to_avif" in name:
         write_photo(photo, io.BytesIO(), format="AVIF")
     pixels = photo.pixels
-    told = [pixels.shape[1], pixels.shape[0], 8 * pixels.dtype.itemsize, photo.alpha is not None]
+    found = [pixels.shape[1], pixels.shape[0], 8 * pixels.dtype.itemsize, photo.alpha is not None]
     white = np.iinfo(pixels.dtype).max
-    print(json.dumps([told, (pixels.reshape(-1, 3).mean(0) * 255 / white).tolist(),
+    print(json.dumps([found, (pixels.reshape(-1, 3).mean(0) * 255 / white).tolist(),
                       list(map(str, photo.info.get("warnings", ())))]))
 except Exception as error:
     print(json.dumps(f"{type(error).__name__}: {error}"))
@@ -78,8 +78,8 @@ def read_by(package: Path, path: Path) -> str:
             return f"{answer}, a traceback"
         return "refused: " + why.removeprefix(f"cannot read {path.resolve()}: ")
     (width, height, bits, alpha), means, warnings = answer
-    told = f"{describe(np.array(means))}, {bits} bits, {width} x {height}"
-    return told + ", alpha" * alpha + "".join(f"; warning: {text}" for text in warnings)
+    found = f"{describe(np.array(means))}, {bits} bits, {width} x {height}"
+    return found + ", alpha" * alpha + "".join(f"; warning: {text}" for text in warnings)
 
 
 def describe(means: NDArray) -> str:

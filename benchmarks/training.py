@@ -170,14 +170,14 @@ def main() -> None:
     rate = {name: args.steps * args.batch_size / seconds for name, seconds in best.items()}
     dtypes = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
     peak = measure_peak(device, dtypes[args.mixed_precision])
-    told = {
+    figures = {
         "images_per_second": {name: round(value, 2) for name, value in rate.items()},
         "ratio": round(rate["condiff"] / rate["diffusers"], 3),
         "gflop_an_image": round(cost.flops / 1e9, 3),
         "share_of_matrix_peak": round(rate["condiff"] * cost.flops / peak, 4),
         "device": str(device),
     }
-    print(json.dumps(told))
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":

@@ -116,8 +116,8 @@ def test_the_last_stage_learns_from_the_cached_maps(photos):
 
 def test_the_judge_knows_the_truth(squares):
     judge = Judge(squares, 4)
-    told = judge.figures(judge.truths)
-    assert told == {
+    found = judge.figures(judge.truths)
+    assert found == {
         "colourfulness_ratio": 1.0, "frechet_ratio": 0.0, "psnr": 60.0, "ciede2000": 0.0,
         "top1": 1.0,
     }  # fmt: skip

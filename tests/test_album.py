@@ -91,8 +91,8 @@ def test_an_album_is_closer_together_than_its_photos_alone(roll, album, tiny_fol
         return np.std(means, axis=0).max()
 
     assert spread(album) < 0.8 * spread(tmp_path / "alone")
-    told = json.loads(Image.open(album / "0.png").text["condiff"])
-    assert told["album"].keys() == {"seed", "a", "b", "chroma"}
+    record = json.loads(Image.open(album / "0.png").text["condiff"])
+    assert record["album"].keys() == {"seed", "a", "b", "chroma"}
 
 
 def test_an_album_has_the_same_bytes_with_any_number_of_workers(roll, album, tiny_folder, tmp_path):

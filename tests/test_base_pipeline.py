@@ -340,5 +340,5 @@ def test_other_doors_name_the_right_one(folder, tmp_path, capsys):
     assert main(["export", model]) == 1
     assert "on a Stable Diffusion base" in capsys.readouterr().err
     assert main(["info", model, "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["task"] == "restyle" and told["takes"] == "a picture, words"
+    record = json.loads(capsys.readouterr().out)
+    assert record["task"] == "restyle" and record["takes"] == "a picture, words"

@@ -114,8 +114,8 @@ def test_auto_takes_the_second_stage_that_the_model_names(sketch, tmp_path, upsc
     unnamed = Cascade.from_pretrained(folder)
     assert (unnamed.size, unnamed.upscaler, unnamed.along_lines) == (None, None, True)
     index = json.loads((folder / "model_index.json").read_text("utf-8"))
-    told = {**index, "second_stage": str(upscale_folder)}
-    (folder / "model_index.json").write_text(json.dumps(told), "utf-8")
+    changed = {**index, "second_stage": str(upscale_folder)}
+    (folder / "model_index.json").write_text(json.dumps(changed), "utf-8")
     named = Cascade.from_pretrained(folder)
     assert (named.size, named.remark) == (64, "")
     given = Cascade.from_pretrained(folder, upscale=str(upscale_folder))

@@ -67,12 +67,12 @@ def test_a_name_that_stdout_cannot_print_costs_no_photo(
     code = main(["colorize", *map(str, paths), "-m", str(tiny_folder), *QUICK])
     sys.stdout.flush()
     assert code == 0 and all(path.with_suffix(".color.jpg").exists() for path in paths)
-    told = stream.getvalue().splitlines()
-    assert len(told) == 3 and told[1].endswith(b"bad\xff.color.jpg")
+    printed = stream.getvalue().splitlines()
+    assert len(printed) == 3 and printed[1].endswith(b"bad\xff.color.jpg")
     if encoding == "utf-8":
-        assert told[0].endswith("\U0001f600.color.jpg".encode())
+        assert printed[0].endswith("\U0001f600.color.jpg".encode())
     else:
-        assert told[0].endswith(rb"\U0001f600.color.jpg")
+        assert printed[0].endswith(rb"\U0001f600.color.jpg")
     assert "Traceback" not in capsys.readouterr().err
 
 
@@ -222,11 +222,11 @@ def test_wrong_usage_exits_2(run, grey):
 def test_several_samples_are_numbered_and_reproducible(run, grey):
     code, out, _ = run("colorize", grey, "--samples", 2, "--seed", 5, "--json")
     assert code == 0
-    told = [json.loads(line) for line in out.splitlines()]
-    assert [t["seed"] for t in told] == [5, 6]
-    assert [Path(t["target"]).name for t in told] == ["grey.color.1.jpg", "grey.color.2.jpg"]
+    records = [json.loads(line) for line in out.splitlines()]
+    assert [t["seed"] for t in records] == [5, 6]
+    assert [Path(t["target"]).name for t in records] == ["grey.color.1.jpg", "grey.color.2.jpg"]
     run("colorize", grey, "-o", grey.with_name("six.jpg"), "--seed", 6)
-    second = Path(told[1]["target"]).read_bytes()
+    second = Path(records[1]["target"]).read_bytes()
     assert second == grey.with_name("six.jpg").read_bytes()
 
 
@@ -318,10 +318,10 @@ def test_info_of_machine_and_model(run, tiny_folder):
     assert code == 0
     assert condiff.__version__ in out
     code, out, _ = run("info", tiny_folder, "--json")
-    told = json.loads(out)
-    assert (told["task"], told["predicts"]) == ("colorize", "v_prediction")
-    assert told["looks"]["vivid"] == LOOKS["vivid"].model_dump()
-    assert told["looks"]["natural"] == {
+    record = json.loads(out)
+    assert (record["task"], record["predicts"]) == ("colorize", "v_prediction")
+    assert record["looks"]["vivid"] == LOOKS["vivid"].model_dump()
+    assert record["looks"]["natural"] == {
         "guidance_scale": 1, "guidance_eta": 1, "variety": 1, "saturation": 1
     }  # fmt: skip
     natural = "natural (guidance_scale 1, guidance_eta 1, variety 1, saturation 1);"
@@ -374,9 +374,9 @@ def test_eval_of_folders_and_of_a_model(run, tmp_path, tiny_folder):
     page = tmp_path / "page.html"
     page.write_text("an older page", "utf-8")
     model = ["--model", tiny_folder, "--data", tmp_path / "truth", "--limit", 1, "--html", page]
-    for target, told in [(page, "already exists"), (tmp_path / "no" / "a.html", "is missing")]:
+    for target, message in [(page, "already exists"), (tmp_path / "no" / "a.html", "is missing")]:
         code, out, err = run("eval", *model[:-1], target, *QUICK)  # before the work
-        assert code == 1 and not out and told in err
+        assert code == 1 and not out and message in err
     code, out, _ = run("eval", *model, *QUICK, "--force")
     assert code == 0
     assert "grey passthrough" in out and "chroma / truth's" not in out

@@ -194,9 +194,9 @@ def test_a_batch_keeps_its_look_by_value(run, photos, tmp_path):
     kept = json.loads((out / ".condiff" / "settings.json").read_text())["settings"]
     assert (kept["guidance_scale"], kept["variety"]) == (quiet.guidance_scale, 0.5)
     assert kept["saturation"] == 0.9
-    told = read_json(stdout)[0] | read_json(run(photos, out, "--json")[1])[0]  # no look: as begun
-    assert len(told) == 3
-    for name, line in told.items():
+    found = read_json(stdout)[0] | read_json(run(photos, out, "--json")[1])[0]  # no look: as begun
+    assert len(found) == 3
+    for name, line in found.items():
         one = tmp_path / Path(name).name
         arguments = [photos / name, "-o", one, "--seed", line["seed"], *look]
         assert run(*arguments, command="colorize")[0] == 0

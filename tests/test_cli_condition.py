@@ -71,7 +71,7 @@ def test_a_sheet_goes_on_past_kinds_that_are_missing(photo, tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "told"),
+    ("arguments", "code", "message"),
     [
         (["--kind", "cany"], 2, "did you mean canny?"),
         (["--kind", "canny", "--set", "lo=3"], 2, "no parameter lo"),
@@ -82,8 +82,8 @@ def test_a_sheet_goes_on_past_kinds_that_are_missing(photo, tmp_path, monkeypatc
         (["--all", "--set", "low=3"], 2, "not for --all"),
     ],
 )
-def test_wrong_usage_is_told_and_writes_nothing(photo, capsys, arguments, code, told):
+def test_wrong_usage_is_told_and_writes_nothing(photo, capsys, arguments, code, message):
     assert main(["condition", str(photo), *arguments]) == code
     out, err = capsys.readouterr()
-    assert told in err and out == ""
+    assert message in err and out == ""
     assert [path.name for path in photo.parent.iterdir()] == [photo.name]

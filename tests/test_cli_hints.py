@@ -60,9 +60,9 @@ def test_without_wishes_the_bytes_are_as_ever(run, grey, tmp_path):
 
 def test_provenance_tells_the_wishes(run, grey, tmp_path):
     run(grey, "-o", tmp_path / "a.png", "--hint", "0.5,0.5,teal", "--temperature", "20")
-    told = json.loads(Image.open(tmp_path / "a.png").text["condiff"])
-    assert (told["hints"], told["temperature"]) == (["0.5,0.5,teal"], 20)
-    assert "saturation" not in told
+    record = json.loads(Image.open(tmp_path / "a.png").text["condiff"])
+    assert (record["hints"], record["temperature"]) == (["0.5,0.5,teal"], 20)
+    assert "saturation" not in record
 
 
 def test_a_look_is_four_settings_and_flags_go_before(run, grey, tmp_path):
@@ -72,11 +72,11 @@ def test_a_look_is_four_settings_and_flags_go_before(run, grey, tmp_path):
     assert run(grey, "-o", tmp_path / "a.png", "--look", "vivid")[0] == 0
     assert run(grey, "-o", tmp_path / "b.png", *settings)[0] == 0
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
-    told = json.loads(Image.open(tmp_path / "a.png").text["condiff"])
-    assert vivid == Look(**{name: told[name] for name in Look.model_fields})
+    record = json.loads(Image.open(tmp_path / "a.png").text["condiff"])
+    assert vivid == Look(**{name: record[name] for name in Look.model_fields})
     assert run(grey, "-o", tmp_path / "c.png", "--look", "vivid", "--saturation", 1)[0] == 0
-    told = json.loads(Image.open(tmp_path / "c.png").text["condiff"])
-    assert "saturation" not in told and told["guidance_scale"] == vivid.guidance_scale
+    record = json.loads(Image.open(tmp_path / "c.png").text["condiff"])
+    assert "saturation" not in record and record["guidance_scale"] == vivid.guidance_scale
     code, out, err = run(grey, "-o", tmp_path / "d.png", "--look", "loud")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "choose from natural, quiet, vivid" in err and not (tmp_path / "d.png").exists()

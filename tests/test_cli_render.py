@@ -147,15 +147,17 @@ def test_a_second_stage_enlarges_along_the_lines(run, sketch, upscale_folder, sk
 def test_what_cannot_enlarge_is_one_sentence(
     run, sketch, sketch_folder, upscale_folder, none_folder
 ):
-    def told(*arguments, **changed):
+    def error_of(*arguments, **changed):
         code, out, err = run(*arguments, **changed)
         assert (code, out, err.count("\n")) == (2, "", 1)
         return err
 
-    assert "does not enlarge" in told(sketch, "--size", 50, "--upscale", sketch_folder)
-    assert "no model no-such" in told(sketch, "--size", 50, "--upscale", "no-such")
-    assert "give it with --upscale" in told(sketch, model=upscale_folder)
-    assert "--upscale none" in told("--size", 50, "--upscale", upscale_folder, model=none_folder)
+    assert "does not enlarge" in error_of(sketch, "--size", 50, "--upscale", sketch_folder)
+    assert "no model no-such" in error_of(sketch, "--size", 50, "--upscale", "no-such")
+    assert "give it with --upscale" in error_of(sketch, model=upscale_folder)
+    assert "--upscale none" in error_of(
+        "--size", 50, "--upscale", upscale_folder, model=none_folder
+    )
     code, _, err = run("--size", 50, model=none_folder)
     assert (code, "there are no lines: resampled plainly" in err) == (0, True)
     code, _, err = run(sketch, "--size", 32, "--upscale", upscale_folder)
@@ -281,10 +283,10 @@ def test_a_model_of_nothing_takes_nothing(run, sketch, none_folder):
 
 
 def test_wrong_models_are_one_sentence(run, sketch, tiny_folder):
-    for model, told in ((tiny_folder, "condiff colorize"), ("no-such", "There is no model")):
+    for model, message in ((tiny_folder, "condiff colorize"), ("no-such", "There is no model")):
         code, out, err = run(sketch, model=model)
         assert (code, out, err.count("\n")) == (2, "", 1)
-        assert told in err
+        assert message in err
     code, _, err = run("-o", "x.png")
     assert code == 2
     assert "takes a drawing" in err

@@ -79,8 +79,8 @@ def test_a_tracker_gets_what_the_metrics_hold(run, tmp_path):
     (folder,) = {path.parent for path in (tmp_path / "run").rglob("events.out.tfevents.*")}
     log = events.EventAccumulator(str(folder)).Reload()
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    told = [(event.step, event.value) for event in log.Scalars("loss")]
-    assert told == [(m["step"], pytest.approx(m["loss"])) for m in map(json.loads, lines)]
+    found = [(event.step, event.value) for event in log.Scalars("loss")]
+    assert found == [(m["step"], pytest.approx(m["loss"])) for m in map(json.loads, lines)]
 
 
 @pytest.mark.slow
@@ -100,8 +100,8 @@ def test_more_steps_extend_a_run_and_force_starts_over(run, tmp_path):
 def test_the_profile_tells_where_time_goes_and_leaves_no_run(run, tmp_path):
     code, out, _ = run("--profile")
     assert code == 0
-    for told in ("12 photos", "images/s", "forward", "backward", "% of"):
-        assert told in out
+    for message in ("12 photos", "images/s", "forward", "backward", "% of"):
+        assert message in out
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
@@ -165,7 +165,7 @@ def test_a_loss_that_is_no_number_names_the_last_good_checkpoint(run, tmp_path):
 
 
 def test_settings_that_do_not_fit_are_one_sentence(run, tmp_path):
-    for wrong, told in (
+    for wrong, message in (
         (("--set", "tracker=wandb"), "pip install wandb"),
         (("--set", "data.conditions=prepared"), "prepared"),
         (("--set", "diffusion.prediction_type=epsilon"), "rescale_betas_zero_snr"),
@@ -175,7 +175,7 @@ def test_settings_that_do_not_fit_are_one_sentence(run, tmp_path):
     ):
         code, _, err = run(*wrong)
         assert code == (1 if "--init" in wrong else 2), wrong  # the Hub may not be reached
-        assert told in err
+        assert message in err
         assert err.count("\n") == 1
     assert not (tmp_path / "run" / "checkpoints").exists()
 

@@ -284,7 +284,7 @@ def test_another_aligned_image(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "params", "told"),
+    ("name", "params", "message"),
     [
         ("cany", {}, "did you mean canny"),
         ("image", {}, "image:PATH"),
@@ -295,10 +295,10 @@ def test_another_aligned_image(tmp_path):
         ("pencil", {"sigma": float("nan")}, "not nan"),
     ],
 )
-def test_wrong_names_and_numbers_are_told(name, params, told):
+def test_wrong_names_and_numbers_are_told(name, params, message):
     with pytest.raises(ConditionError) as error:
         apply(name, draw_photo(8, 8), **params)
-    assert told in str(error.value)
+    assert message in str(error.value)
 
 
 def test_ink_is_white_on_black_whatever_the_drawing():

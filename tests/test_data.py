@@ -134,8 +134,8 @@ def test_a_broken_photo_stops_a_worker_with_its_sentence(photo_folder, photo, tm
 
 def test_a_data_set_says_what_it_holds(photo_folder, tmp_path):
     assert build(photo_folder, tmp_path).describe().startswith(f"12 photos from {photo_folder}")
-    told = build(photo_folder, tmp_path, cache="ram").describe()
-    assert told.endswith("0.1 MB of pixels in memory")  # 12 x 48 x 40 x 3
+    found = build(photo_folder, tmp_path, cache="ram").describe()
+    assert found.endswith("0.1 MB of pixels in memory")  # 12 x 48 x 40 x 3
 
 
 def views_of(photo_folder):

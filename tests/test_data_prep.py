@@ -105,16 +105,16 @@ def test_the_package_comes_from_the_cache_or_it_is_told_how_to_get_it(
     way_out = "run `npm pack @nouns/assets@0.10.0` elsewhere and give nouns-assets-0.10.0.tgz"
     with pytest.raises(SystemExit, match="1"):
         nouns.main(flags)
-    told = capsys.readouterr().err
-    assert "npm, which is not here" in told and way_out in told
+    found = capsys.readouterr().err
+    assert "npm, which is not here" in found and way_out in found
     (tmp_path / "bin").mkdir()
     npm = tmp_path / "bin" / "npm"
     npm.write_text("#!/bin/sh\necho npm error code ECONNREFUSED >&2\nexit 1\n")
     npm.chmod(0o755)
     with pytest.raises(SystemExit, match="1"):
         nouns.main(flags)
-    told = capsys.readouterr().err
-    assert "(npm error code ECONNREFUSED)" in told and way_out in told
+    found = capsys.readouterr().err
+    assert "(npm error code ECONNREFUSED)" in found and way_out in found
     cache = tmp_path / "cache" / "condiff"
     assert not list(cache.iterdir())
     (tmp_path / "image-data.json").write_text(json.dumps(image_data()))
@@ -158,10 +158,13 @@ def test_drawn_pictures_are_not_put_among_other_files(tmp_path, capsys):
     assert shapes.main([str(out), "--count", "2"]) == 0
     assert shapes.main([str(out), "--count", "3"]) == 0  # its own are made anew
     (out / "holiday.jpg").touch()
-    for place, told in [(out, "contains other files"), (out / "holiday.jpg" / "x", "Cannot write")]:
+    for place, message in [
+        (out, "contains other files"),
+        (out / "holiday.jpg" / "x", "Cannot write"),
+    ]:
         with pytest.raises(SystemExit, match="1"):
             shapes.main([str(place), "--count", "3"])
-        assert told in capsys.readouterr().err
+        assert message in capsys.readouterr().err
 
 
 def test_toy_photos_prepared_by_the_script_for_photos(tmp_path, capsys):

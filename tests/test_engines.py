@@ -347,9 +347,9 @@ def test_export_writes_checks_and_tells(tmp_path, capsys):
     plain = save_tiny(tmp_path / "plain", "none")
     assert main(["export", str(plain), str(tmp_path / "new"), "--json"]) == 0
     out, err = capsys.readouterr()
-    told = json.loads(out)
-    assert told["target"] == str(tmp_path / "new")
-    assert {d["engine"] for d in told["differences"]} == set(GRAPHS)
+    record = json.loads(out)
+    assert record["target"] == str(tmp_path / "new")
+    assert {d["engine"] for d in record["differences"]} == set(GRAPHS)
     assert "onnx against torch" in err
     assert (tmp_path / "new" / "unet" / "model.onnx").exists()
     assert not (plain / "unet" / "model.onnx").exists()

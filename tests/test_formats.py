@@ -223,8 +223,8 @@ def run(tiny_folder, tmp_path, capsys):
     def colorize(*words: str) -> tuple[int, str, str]:
         options = ["-m", str(tiny_folder), "--device", "cpu", "--steps", "2", "--size", "32"]
         code = main(["colorize", *words, *options, "--seed", "3"])
-        told = capsys.readouterr()
-        return code, told.out, told.err
+        found = capsys.readouterr()
+        return code, found.out, found.err
 
     return colorize
 
@@ -234,8 +234,8 @@ def test_the_result_says_that_a_model_made_its_colours_unless_told_not_to(run, t
     for name, flags in (("noted", ()), ("plain", ("--no-provenance",))):
         assert run(str(tmp_path / "a.png"), "-o", str(tmp_path / f"{name}.png"), *flags)[0] == 0
     with Image.open(tmp_path / "noted.png") as image:
-        told = json.loads(image.text["condiff"])
-        assert (told["seed"], told["steps"], told["model"]) == (3, 2, "tiny")
+        record = json.loads(image.text["condiff"])
+        assert (record["seed"], record["steps"], record["model"]) == (3, 2, "tiny")
         assert SOURCE_TYPE in image.info["xmp"].decode()
         assert str(tmp_path) not in str(image.text), "no path of this machine"
     with Image.open(tmp_path / "plain.png") as image:
@@ -259,15 +259,15 @@ def gray_profile() -> bytes:
 def test_limits_and_pages_have_flags(run, tmp_path):
     make_photo(40, 30).save(tmp_path / "a.png")
     target = str(tmp_path / "b.png")
-    code, _, told = run(str(tmp_path / "a.png"), "-o", target, "--max-pixels", "1000")
-    assert code == 1 and "--max-pixels 1200" in told
+    code, _, err = run(str(tmp_path / "a.png"), "-o", target, "--max-pixels", "1000")
+    assert code == 1 and "--max-pixels 1200" in err
     first, second = frames(2)
     first.save(tmp_path / "a.tif", save_all=True, append_images=[second])
-    code, _, told = run(str(tmp_path / "a.tif"), "-o", target)
-    assert code == 1 and "--page 2" in told
+    code, _, err = run(str(tmp_path / "a.tif"), "-o", target)
+    assert code == 1 and "--page 2" in err
     assert run(str(tmp_path / "a.tif"), "-o", target, "--page", "2")[0] == 0
-    code, _, told = run(str(tmp_path / "a.png"), "-o", target, "--page", "2", "--force")
-    assert code == 1 and "it has no page 2; it has only one" in told
+    code, _, err = run(str(tmp_path / "a.png"), "-o", target, "--page", "2", "--force")
+    assert code == 1 and "it has no page 2; it has only one" in err
     assert MAX_PIXELS == 200_000_000
 
 
@@ -275,10 +275,10 @@ def test_what_a_format_cannot_hold_is_said(run, tmp_path):
     exif = Image.Exif()
     exif[0x010F] = "Canon"
     make_photo(40, 30).save(tmp_path / "a.jpg", exif=exif)
-    _, _, told = run(str(tmp_path / "a.jpg"), "-o", str(tmp_path / "b.bmp"))
-    assert "b.bmp: this format has no place for EXIF, XMP" in told
-    _, _, told = run(str(tmp_path / "a.jpg"), "-o", str(tmp_path / "b.tif"))
-    assert "no place" not in told
+    _, _, err = run(str(tmp_path / "a.jpg"), "-o", str(tmp_path / "b.bmp"))
+    assert "b.bmp: this format has no place for EXIF, XMP" in err
+    _, _, err = run(str(tmp_path / "a.jpg"), "-o", str(tmp_path / "b.tif"))
+    assert "no place" not in err
 
 
 def test_quality_is_a_flag(run, tmp_path):

@@ -49,7 +49,7 @@ def test_a_photo_is_written_to_a_path_of_any_kind_and_to_an_open_file(photo, tmp
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "message"),
     [
         ({"hints": "strokes.png"}, "not str"),
         ({"hints": [(0.5, 0.5, "red")]}, "not tuple"),
@@ -65,8 +65,8 @@ def test_a_photo_is_written_to_a_path_of_any_kind_and_to_an_open_file(photo, tmp
         ({"album": 5}, "not int"),
     ],
 )
-def test_edits_of_another_kind_are_refused_when_they_are_made(given, told):
-    with pytest.raises(ConfigError, match=told):
+def test_edits_of_another_kind_are_refused_when_they_are_made(given, message):
+    with pytest.raises(ConfigError, match=message):
         ColorEdits(**given)
 
 
@@ -101,7 +101,7 @@ def test_arguments_out_of_range_are_refused_before_the_work(photo, tmp_path, ske
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "message"),
     [
         ({"steps": 0}, "steps: must be greater than or equal to 1, not 0."),
         ({"steps": "many"}, "steps: must be a valid integer"),
@@ -109,10 +109,10 @@ def test_arguments_out_of_range_are_refused_before_the_work(photo, tmp_path, ske
         ({"stepps": 4}, "There is no sampling setting stepps."),
     ],
 )
-def test_a_wrong_setting_of_sampling_is_one_sentence(values, told):
+def test_a_wrong_setting_of_sampling_is_one_sentence(values, message):
     with pytest.raises(ConfigError) as caught:
         SamplingConfig(**values)
-    assert str(caught.value).startswith(told) and "\n" not in str(caught.value)
+    assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
 
 
 def test_a_section_of_a_file_keeps_the_place_of_its_fault():

@@ -100,8 +100,8 @@ def test_everything_a_format_has_room_for_arrives(source, target, run_exiftool, 
 def test_exiftool_finds_no_fault_that_was_not_there(suffix, run_exiftool, tmp_path):
     path = camera_file(run_exiftool, tmp_path, "jpg")
     photo = read_photo(path)
-    told = add_provenance(photo.metadata, model="colorize", seed=3, settings={"steps": 4})
-    write_photo(replace(photo, metadata=told), tmp_path / f"out.{suffix}")
+    noted = add_provenance(photo.metadata, model="colorize", seed=3, settings={"steps": 4})
+    write_photo(replace(photo, metadata=noted), tmp_path / f"out.{suffix}")
     flags = ["-validate", "-error", "-warning", "-a"]
     printed = run_exiftool(*flags, tmp_path / f"out.{suffix}").splitlines()
     assert printed[0].startswith("Validate")
@@ -274,8 +274,8 @@ def test_a_packet_that_is_missing_empty_or_broken_gives_a_whole_one(packet):
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_provenance_is_in_the_file(suffix, tmp_path):
-    told = add_provenance(Metadata(), model="colorize", seed=7, settings={"steps": 4})
-    write_photo(Photo(np.asarray(picture()), metadata=told), tmp_path / f"a.{suffix}")
+    noted = add_provenance(Metadata(), model="colorize", seed=7, settings={"steps": 4})
+    write_photo(Photo(np.asarray(picture()), metadata=noted), tmp_path / f"a.{suffix}")
     with Image.open(tmp_path / f"a.{suffix}") as written:
         assert parsed(written.info["xmp"])[SOURCE] == [SOURCE_TYPE]
         if suffix == "png":
@@ -285,8 +285,8 @@ def test_provenance_is_in_the_file(suffix, tmp_path):
 @exiftool
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_exiftool_reads_the_provenance(suffix, tags_of, tmp_path):
-    told = add_provenance(Metadata(), model="colorize", seed=7, settings={"steps": 4})
-    write_photo(Photo(np.asarray(picture()), metadata=told), tmp_path / f"a.{suffix}")
+    noted = add_provenance(Metadata(), model="colorize", seed=7, settings={"steps": 4})
+    write_photo(Photo(np.asarray(picture()), metadata=noted), tmp_path / f"a.{suffix}")
     tags = tags_of(tmp_path / f"a.{suffix}")
     assert tags["XMP-iptcExt:DigitalSourceType"] == SOURCE_TYPE
     assert tags["XMP-condiff:Seed"] == 7

@@ -92,7 +92,7 @@ def test_the_flag_is_noted_and_a_wrong_one_is_wrong_usage(tiny_folder, tmp_path,
     make_photo(60, 44).convert("L").save(tmp_path / "grey.png")
     command = ["colorize", str(tmp_path / "grey.png"), "-m", str(tiny_folder), "--seed", "1"]
     assert main([*command, "--palette", "#aa5533,#2255aa"]) == 0
-    told = json.loads(Image.open(tmp_path / "grey.color.png").text["condiff"])
-    assert told["palette"] == "#aa5533,#2255aa"
+    record = json.loads(Image.open(tmp_path / "grey.color.png").text["condiff"])
+    assert record["palette"] == "#aa5533,#2255aa"
     assert main([*command, "--force", "--palette", "gone.jpg"]) == 2
     assert "gone.jpg" in capsys.readouterr().err

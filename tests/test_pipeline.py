@@ -318,11 +318,11 @@ def test_a_colorizer_takes_no_drawing(pipeline):
 
 
 def test_a_model_folder_says_how_it_is_sampled_and_an_argument_overrules_it(tiny_folder, tmp_path):
-    folder = tmp_path / "told"
+    folder = tmp_path / "changed"
     shutil.copytree(tiny_folder, folder)
     index = json.loads((folder / "model_index.json").read_text("utf-8"))
-    told = index | {"sampling": {"guidance_scale": 3.0, "variety": 0.0}}
-    (folder / "model_index.json").write_text(json.dumps(told), "utf-8")
+    changed = index | {"sampling": {"guidance_scale": 3.0, "variety": 0.0}}
+    (folder / "model_index.json").write_text(json.dumps(changed), "utf-8")
     asked, plain = (Pipeline.from_pretrained(f, device="cpu") for f in (folder, tiny_folder))
     photo = make_photo(40, 30)
     (by_folder,) = asked(photo, seed=5)

@@ -99,10 +99,10 @@ def test_whatever_lies_in_the_folder_is_told_and_the_rest_is_done(tmp_path, caps
     (folder / "tiny.png").write_bytes(encoded(photo(4, side=20), "PNG"))
     out = tmp_path / "out"
     assert main(["prep", str(folder), str(out), *PLAIN]) == 1
-    told = capsys.readouterr()
-    assert told.out == "3 done, 1 skipped, 5 failed\n"
+    found = capsys.readouterr()
+    assert found.out == "3 done, 1 skipped, 5 failed\n"
     broken = ["broken.parquet", "cut.jpg", "empty.jpg", "folder.jpg", "nowhere.jpg"]
-    assert [line.partition(":")[0] for line in told.err.splitlines()] == broken
+    assert [line.partition(":")[0] for line in found.err.splitlines()] == broken
     listed = [json.loads(line) for line in (out / "rejected.jsonl").read_text().splitlines()]
     assert {row["source"] for row in listed} == {*broken, "tiny.png"}
     assert all(row["reason"] and str(tmp_path) not in row["reason"] for row in listed)

@@ -101,9 +101,9 @@ def test_what_does_not_fit_is_told(folder, tmp_path):
 
 def test_a_hub_id_that_is_not_to_be_had_is_one_sentence():
     """The tests run offline: the Hub's client reports that its cache is empty."""
-    with pytest.raises(ModelError, match="Cannot start from anton-l/ddpm.*Hub") as told:
+    with pytest.raises(ModelError, match="Cannot start from anton-l/ddpm.*Hub") as raised:
         load_init("anton-l/ddpm-butterflies-128", TINY, find_task("none"))
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(raised.value)
     with pytest.raises(ModelError, match="Cannot start from no such/name"):
         load_init("no such/name", TINY, find_task("none"))
 

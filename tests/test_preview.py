@@ -61,8 +61,8 @@ def test_the_card_is_readable_by_the_hub_and_says_how_it_was_made(name):
     facts = yaml.safe_load(front)
     assert facts["tags"] == ["condiff", "diffusion", name]
     assert facts["pipeline_tag"].endswith("image-generation" if name == "none" else "to-image")
-    for told in ("12 photos from here", "1.50 M", "28 in all", "0.2500", "other/model"):
-        assert told in text
+    for message in ("12 photos from here", "1.50 M", "28 in all", "0.2500", "other/model"):
+        assert message in text
     # condiff eval measures a second stage by the pictures of the first.
     judged = "--model sketch --upscale FOLDER" if name == "upscale" else "--model FOLDER"
     assert card.count("```") == 4 and "{" not in card and card.endswith("`.\n")

@@ -184,8 +184,8 @@ def test_the_commands_flag_reaches_the_result_and_its_note(tiny_folder, tmp_path
     assert "% of the photo matches a reference" in capsys.readouterr().err
     results = [np.asarray(Image.open(path)) for path in (plain, guided)]
     assert not np.array_equal(*results)
-    told = json.loads(Image.open(guided).text["condiff"])
-    assert told["references"] == [Reference.open(tmp_path / "colour.png").digest]
+    record = json.loads(Image.open(guided).text["condiff"])
+    assert record["references"] == [Reference.open(tmp_path / "colour.png").digest]
 
 
 def test_a_reference_that_is_missing_or_grey_fails_before_work(tiny_folder, tmp_path, capsys):
@@ -210,8 +210,8 @@ def test_a_batch_keeps_its_references(tiny_folder, photo_folder, tmp_path):
     assert {result.outcome for result in run_batch(found, options)} == {"done"}
     settings = json.loads((tmp_path / "out/.condiff/settings.json").read_text())["settings"]
     assert settings["references"] == [Reference.open(references[0]).digest]
-    told = read_photo(tmp_path / "out/00.png").metadata
-    assert settings["references"][0].encode() in told.xmp
+    message = read_photo(tmp_path / "out/00.png").metadata
+    assert settings["references"][0].encode() in message.xmp
     with pytest.raises(ConfigError, match="references"):
         plan_batch(
             str(photo_folder), str(tmp_path / "out"), BatchOptions(model=tiny_folder, seed=1)

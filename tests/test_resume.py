@@ -220,8 +220,8 @@ def test_a_stopped_command_goes_on_to_the_same_weights(
         wait_for(lambda: len(list(find_checkpoints(stopped))) >= 2, process)
         process.send_signal(number)
         _, err = process.communicate(timeout=60)
-    told = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}
-    assert process.returncode == told[number], err
+    codes = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}
+    assert process.returncode == codes[number], err
     (stopped / "checkpoints" / "step-000099").mkdir()  # half a checkpoint left behind
     again = subprocess.run(line, env=environment(), capture_output=True, text=True)
     assert again.returncode == 0, again.stderr

@@ -210,7 +210,7 @@ def weigh(photos, output):
     with averaged(trainer.ema, trainer.model, keep=True) as model:
         assert model is not None
     parameters = trainer.model.trainable()
-    told = {
+    counts = {
         "all": sum(p.numel() for p in parameters),
         "weights": sum(local_part(p).numel() for p in parameters),
         "averages": sum(p.numel() for p in trainer.ema.shadow_params),
@@ -218,7 +218,7 @@ def weigh(photos, output):
             local_part(trainer.optimizer.state[p]["exp_avg"]).numel() for p in parameters
         ),
     }
-    (output / f"{trainer.accelerator.process_index}.json").write_text(json.dumps(told))
+    (output / f"{trainer.accelerator.process_index}.json").write_text(json.dumps(counts))
     trainer.close()
 
 
@@ -232,7 +232,7 @@ def test_a_process_holds_its_share_of_everything(processes, photo_folder, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "variables, told",
+    "variables, message",
     [
         ({"FSDP_VERSION": "1"}, "set fsdp_version: 2"),
         ({"FSDP_ACTIVATION_CHECKPOINTING": "true"}, "set gradient_checkpointing: true"),
@@ -241,10 +241,10 @@ def test_a_process_holds_its_share_of_everything(processes, photo_folder, tmp_pa
         ({"ACCELERATE_USE_MEGATRON_LM": "true"}, "not train with Megatron-LM: choose FSDP"),
     ],
 )
-def test_what_nobody_has_tried_is_refused(monkeypatch, tmp_path, variables, told):
+def test_what_nobody_has_tried_is_refused(monkeypatch, tmp_path, variables, message):
     for name, value in (FSDP | variables).items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(TrainingError, match=told):
+    with pytest.raises(TrainingError, match=message):
         build_accelerator(TrainConfig.model_validate(TINY), tmp_path)
 
 

@@ -174,7 +174,7 @@ def test_prepared_drawings_are_cut_like_the_photo(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "message"),
     [
         ({"model": {"fold": 2, "backbone_variant": None}}, "model.fold"),
         ({"model": {"fold": 1}}, "backbone_variant"),
@@ -182,8 +182,8 @@ def test_prepared_drawings_are_cut_like_the_photo(tmp_path):
         (SETTINGS | {"data": {"size": 12}}, "no smaller"),
     ],
 )
-def test_settings_that_do_not_fit_are_told(changed, told):
-    with pytest.raises(ConfigError, match=told):
+def test_settings_that_do_not_fit_are_told(changed, message):
+    with pytest.raises(ConfigError, match=message):
         TASK.check(
             parse_config({"task": "upscale", "max_train_steps": 1, **changed}, origin="here")
         )

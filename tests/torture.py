@@ -150,17 +150,17 @@ def _in_mode(photo: Image.Image, mode: str) -> Image.Image:
 def _profiles() -> dict[str, bytes]:
     """sRGB, one with red and blue swapped, and one that is for Lab."""
     made = {"srgb": ImageCms.createProfile("sRGB"), "lab": ImageCms.createProfile("LAB")}
-    told = {name: ImageCms.ImageCmsProfile(profile).tobytes() for name, profile in made.items()}
+    profiles = {name: ImageCms.ImageCmsProfile(profile).tobytes() for name, profile in made.items()}
     swapped = (
-        told["srgb"].replace(b"sRGB", b"swap").replace("sRGB".encode("utf-16-be"), b"swapswap")
+        profiles["srgb"].replace(b"sRGB", b"swap").replace("sRGB".encode("utf-16-be"), b"swapswap")
     )
     red, blue = swapped.index(b"rXYZ"), swapped.index(b"bXYZ")
     first, second = min(red, blue), max(red, blue)
     tags = swapped[second : second + 4], swapped[first : first + 4]
-    told["wide"] = (
+    profiles["wide"] = (
         swapped[:first] + tags[0] + swapped[first + 4 : second] + tags[1] + swapped[second + 4 :]
     )
-    return told
+    return profiles
 
 
 def _stretch(jpeg: bytes) -> bytes:

@@ -37,9 +37,10 @@ def load_init(name: str, config: ModelConfig, task: Task) -> Model:
     A condiff folder of the same task is loaded whole. A backbone or feature decoder that `config`
     sets explicitly, or a text encoder that the task needs, is added if the folder lacks it; at
     first it changes nothing. An explicit `null_lacks` replaces the folder's. A patch size is added
-    if the folder's model has none (see `add_patches`). From anything else only the U-Net is used, with its own architecture: `conv_in`
-    is widened with zeros for the condition's channels, so that at first its output is the
-    pretrained one's for any condition. Raises ModelError if no weights fit.
+    if the folder's model has none (see `add_patches`). From anything else only the U-Net is used,
+    with its own architecture: `conv_in` is widened with zeros for the condition's channels, so that
+    at first its output is the pretrained one's for any condition. Raises ModelError if no weights
+    fit.
     """
     folder = next((f for f in (Path(name), EMBEDDED / name) if (f / INDEX).is_file()), None)
     if folder is not None and "vae" in read_index(folder):

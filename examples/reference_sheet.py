@@ -33,8 +33,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("references", type=Path)
     parser.add_argument("palettes", type=Path)
+    parser.add_argument("--model", default="colorize")
     arguments = parser.parse_args()
-    colorize = Pipeline.from_pretrained("colorize")
+    colorize = Pipeline.from_pretrained(arguments.model)
     rows = [compare(colorize, open_photo(name), *boxes) for name, boxes in VIEWS.items()]
     make_contact_sheet(rows, side=SIDE).save(arguments.references, quality=82)
     photos = [open_photo(name) for name in ("china", "astronaut")]

@@ -1,1 +1,1 @@
-"""The networks: a frozen backbone, the condition encoder, the U-Net, and their folders."""
+"""The networks: a pretrained backbone, the condition encoder, the U-Net, and their folders."""

@@ -3,7 +3,7 @@
 model_index.json   task, noise process and objective, and the class of each part
 unet/              a stock diffusers UNet2DModel
 scheduler/         a stock diffusers DDPMScheduler
-encoder/           condiff's ConditionEncoder, including the frozen backbone
+encoder/           condiff's ConditionEncoder, including the backbone
 text_encoder/      condiff's TextEncoder, if the model takes text
 */model.onnx       graphs that point into the safetensors (`condiff export`), if there are any
 config.yaml        the training settings

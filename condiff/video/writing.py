@@ -9,6 +9,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 
 from condiff.arrays import Levels
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
 
 COPIED = ("audio", "subtitle", "attachment")
+CPU_AVX_512F = 13  # OpenCV's number for these instructions
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,9 @@ def _add_video(container: "OutputContainer", film: Film, encoding: Encoding) -> 
         options["crf"] = str(encoding.quality)
     if encoding.threads == 1 and codec.encoder == "libx265":
         options["x265-params"] += ":pools=none:frame-threads=1"
+    if codec.encoder == "libx264" and cv2.checkHardwareSupport(CPU_AVX_512F):
+        # With AVX-512, x264's rate control depends on old contents of memory.
+        options["x264-params"] = "asm=AVX2,FMA3,BMI2"
     stream: Any = container.add_stream(codec.encoder, rate=film.rate, options=options)
     context = stream.codec_context
     context.width, context.height, context.pix_fmt = film.width, film.height, film.pix_fmt

@@ -104,9 +104,9 @@ def count_found(photos: list[np.ndarray]) -> None:
     # A negative film: its orange mask, denser where the photo is light.
     light = (0.15 + 0.85 * (1 - photo / 255.0) for photo in photos)
     scans = [np.rint(np.array([242, 158, 107]) * each).astype(np.uint8) for each in light]
-    measured = sum(is_colour_negative(scan) for scan in scans)
+    recognised = sum(is_colour_negative(scan) for scan in scans)
     print(f"of {len(photos)} photos {framed} with a border, {changed} dark or faded")
-    print(f"{negatives} taken for colour negatives; {measured} of their negatives recognised")
+    print(f"{negatives} taken for colour negatives; {recognised} of their negatives recognised")
 
 
 def main() -> None:

@@ -32,6 +32,7 @@ PredictionType = Literal["epsilon", "v_prediction", "sample"]
 BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"]
 LossWeighting = Literal["none", "min_snr", "p2"]
 SchedulerName = Literal["ddim", "dpmsolver++", "unipc", "euler", "heun", "ddpm", "lcm", "tcd"]
+NullLacks = Literal["features", "decoder"]
 WORDS = ("prompt", "negative_prompt", "image_guidance_scale")  # settings of models with text
 Probability = Annotated[float, Field(ge=0, le=1)]
 
@@ -228,7 +229,7 @@ class ModelConfig(Section):
     )  # fmt: skip
     neck_channels: PositiveInt = 48
     decoder_channels: PositiveInt | None = None  # of a feature decoder beside the neck
-    null_lacks: Literal["features", "decoder"] = "features"  # what guidance leads away from lacks
+    null_lacks: NullLacks = "features"  # what guidance leads away from lacks
     block_out_channels: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (48, 96, 192, 288)
     layers_per_block: PositiveInt = 1
     norm_num_groups: PositiveInt = 16

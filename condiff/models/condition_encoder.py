@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -10,12 +9,12 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
+from condiff.config import NullLacks
 from condiff.models.backbone import EfficientNetLite, Variant
 from condiff.models.compiled_backbone import CompiledBackbone
 from condiff.models.feature_decoder import FeatureDecoder, lateral
 
 Features = dict[int, Tensor]
-NullLacks = Literal["features", "decoder"]
 
 
 class ConditionEncoder(ModelMixin, ConfigMixin):

@@ -117,8 +117,8 @@ def prepare(
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
     """The model to call and the optimizer to step; with FSDP, `model` is sharded in place.
 
-    Every process keeps the whole backbone if it is frozen. Mixed
-    precision uses autocast, as without FSDP: shards and sums are in single precision.
+    Every process keeps the whole backbone if it is frozen. Mixed precision uses autocast, as
+    without FSDP: shards and sums are in single precision.
     """
     sharded = accelerator.distributed_type == DistributedType.FSDP
     if sharded:

@@ -289,7 +289,7 @@ def test_train_writes_a_model_that_colorizes(run, photo_folder, grey, tmp_path):
     assert code == 0
     code, _, err = run(*command, "-o", output, *quick)
     assert code == 2
-    assert "begun with train_batch_size = 4, not 16" in err
+    assert "begun with images per step = 4, not 16" in err
     assert "--force" in err
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +116,21 @@ def test_a_folder_that_has_grown_is_refused(photo_folder, tmp_path):
         trainer.resume(next(find_checkpoints(tmp_path / "run")))
 
 
+def test_the_images_of_a_step_may_be_divided_differently(photo_folder, tmp_path):
+    whole = train(tiny(), photo_folder, tmp_path, until=2)
+    newest = next(find_checkpoints(tmp_path))
+    halves = Trainer(
+        tiny(train_batch_size=2, gradient_accumulation_steps=2), photo_folder, tmp_path
+    )
+    halves.resume(newest)
+    [batch], parts = islice(whole.batches(), 1), list(islice(halves.batches(), 2))
+    assert torch.equal(batch["x_0"], torch.cat([part["x_0"] for part in parts]))
+    assert next(iter(halves.steps())).step == 3
+    half = Trainer(tiny(train_batch_size=2), photo_folder, tmp_path)
+    with pytest.raises(ConfigError, match="begun with images per step = 4, not 2"):
+        half.resume(newest)
+
+
 @pytest.fixture(scope="module")
 def shards(photo_folder, tmp_path_factory):
     """Four shards of three photos."""
@@ -135,6 +151,15 @@ def test_a_stream_goes_on_to_the_same_weights(shards, tmp_path, workers):
     train(config, shards, tmp_path / "b", until=4)
     pairs = zip(weights(straight), weights(train(config, shards, tmp_path / "b")), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_a_stream_that_is_divided_differently_is_refused(shards, tmp_path):
+    """Its order depends on the size of the batches."""
+    data = {"size": 32, "streaming": True, "shuffle_buffer": 4, "num_workers": 0}
+    train(tiny(data=data), shards, tmp_path, until=2)
+    halves = tiny(data=data, train_batch_size=2, gradient_accumulation_steps=2)
+    with pytest.raises(ConfigError, match="begun with train_batch_size = 4, not 2"):
+        Trainer(halves, shards, tmp_path).resume(next(find_checkpoints(tmp_path)))
 
 
 def test_a_disk_without_room_for_the_features_is_told_before_the_work(photo_folder, tmp_path):
@@ -260,3 +285,34 @@ def test_two_processes_do_what_one_does_with_twice_the_batch(photo_folder, tmp_p
     for first, second in zip(*rows, strict=True):
         assert first["loss"] == pytest.approx(second["loss"], rel=1e-4)
     assert "2 x cpu" in done.stderr
+
+
+@pytest.mark.slow
+def test_one_process_resumes_what_two_began(photo_folder, tmp_path, config_file):
+    """Ctrl-C reaches torchrun and its processes, which torchrun then ends with SIGTERM."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    whole = [*command(photo_folder, one, config_file), "--batch-size", "8"]
+    done = subprocess.run(whole, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    launch += ["--master_port", "29734", *command(photo_folder, two, config_file)[1:]]
+    with subprocess.Popen(
+        launch, env=environment() | {"ACCELERATE_USE_CPU": "true"},
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+    ) as process:  # fmt: skip
+        wait_for(lambda: read_losses(two), process)
+        os.killpg(process.pid, signal.SIGINT)
+        process.communicate(timeout=60)
+    stopped = len(read_losses(two))
+    assert next(find_checkpoints(two)).step == stopped < 40
+    again = [*command(photo_folder, two, config_file), "--batch-size", "8"]
+    done = subprocess.run(again, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"resumed at step {stopped}" in done.stderr
+    assert read_losses(two) == pytest.approx(read_losses(one), rel=1e-3)
+
+
+def read_losses(output):
+    log = output / "metrics.jsonl"
+    lines = log.read_text().splitlines() if log.exists() else []
+    return [json.loads(line)["loss"] for line in lines]

@@ -3,6 +3,7 @@
 import json
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from condiff.training.trainer import Trainer
 
 BAR = "{desc} {percentage:3.0f}%|{bar:20}| {elapsed}<{remaining} {postfix}"
+SAME_SIGNAL = 2.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -292,12 +294,20 @@ def _show_progress(events: "Iterator[Filled | Logged]", *, silent: bool) -> None
 
 @contextmanager
 def _stopping(trainer: "Trainer") -> Iterator[None]:
-    """Let SIGINT and SIGTERM end the run after the current step; a second one ends it at once."""
+    """Let SIGINT and SIGTERM end the run after the current step; a later one ends it at once.
+
+    Ctrl-C reaches a launcher and its processes, and torchrun then sends them SIGTERM as well, so
+    signals within `SAME_SIGNAL` seconds of the first are the same.
+    """
+    first = 0.0
 
     def stop(number: int, frame: FrameType | None) -> None:
-        trainer.stop_signal = number
-        for each in before:
-            signal.signal(each, before[each])
+        nonlocal first
+        if not trainer.stop_signal:
+            trainer.stop_signal, first = number, time.monotonic()
+        elif time.monotonic() - first > SAME_SIGNAL:
+            signal.signal(number, before[number])
+            signal.raise_signal(number)
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     for number in before:

@@ -32,11 +32,15 @@ logger = logging.getLogger(__name__)
 
 STATE, LOCK = "state.json", ".lock"
 NAME = re.compile(r"step-(\d{6,})")
+IMAGES = "images per step"  # of all processes and accumulated batches, in `state.json`
 FOLDERS = ("checkpoints", "samples", "model")
 FILES = ("metrics.jsonl", "config.yaml", "curves.png")
 
 # Settings that may change when a run is resumed: duration, output, and details of computation.
+# The batch may be divided differently; `Trainer.resume` compares the images per step.
 FREE_KEYS = {
+    "train_batch_size",
+    "gradient_accumulation_steps",
     "max_train_steps",
     "max_minutes",
     "sample_steps",
@@ -116,6 +120,9 @@ def find_start(
     begun = parse_config(read_yaml(output / "config.yaml"), origin=str(output / "config.yaml"))
     now = flatten(config)
     refuse_changes(output, flatten(begun), {k: v for k, v in now.items() if k not in FREE_KEYS})
+    if IMAGES not in newest.state:  # written before the batch could be divided differently
+        of_one = begun.train_batch_size * begun.gradient_accumulation_steps
+        newest.state[IMAGES] = of_one * int(newest.state.get("processes", 1))
     before = {"--data": newest.state["data"], "--init": newest.state.get("init", init)}
     refuse_changes(
         output,

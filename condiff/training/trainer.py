@@ -43,6 +43,7 @@ from condiff.training.precision import choose_arithmetic, prepare_model
 from condiff.training.preview import sample_grid
 from condiff.training.progress import Filled, Step, learning_rate_at, move_average, progress_of
 from condiff.training.run_folder import (
+    IMAGES,
     Checkpoint,
     prune_checkpoints,
     refuse_changes,
@@ -372,9 +373,17 @@ class Trainer:
 
     @property
     def _counts(self) -> dict[str, int | None]:
-        """The counts that, besides the settings, determine the order of the photos."""
-        processes = int(self.accelerator.num_processes)
-        return {"photos": self.dataset.num_photos, "processes": processes}
+        """The counts that, besides the settings, determine the photos of each step.
+
+        The order of a stream depends on how a step's images are divided, too.
+        """
+        division = {
+            "train_batch_size": self.config.train_batch_size,
+            "gradient_accumulation_steps": self.config.gradient_accumulation_steps,
+            "processes": int(self.accelerator.num_processes),
+        }
+        counts = {"photos": self.dataset.num_photos, IMAGES: self.batch_size}
+        return counts if self.dataset.num_photos is not None else counts | division
 
     def close(self) -> None:
         """Finish the trackers and disconnect the processes."""
@@ -419,7 +428,8 @@ class Trainer:
     def resume(self, checkpoint: Checkpoint) -> None:
         """Restore the state of a checkpoint; the run then continues bit for bit.
 
-        Raises ConfigError if the number of photos or of processes has changed.
+        The images of a step may be divided differently among processes and accumulated batches.
+        Raises ConfigError if their number or that of the photos has changed.
         """
         state = checkpoint.state
         refuse_changes(self.output, {**self._counts, **state}, self._counts)

@@ -309,7 +309,7 @@ def _stopping(trainer: "Trainer") -> Iterator[None]:
             signal.signal(number, before[number])
             signal.raise_signal(number)
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before: dict[int, Any] = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
     for number in before:
         signal.signal(number, stop)
     try:

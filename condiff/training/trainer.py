@@ -377,7 +377,7 @@ class Trainer:
 
         The order of a stream depends on how a step's images are divided, too.
         """
-        division = {
+        division: dict[str, int | None] = {
             "train_batch_size": self.config.train_batch_size,
             "gradient_accumulation_steps": self.config.gradient_accumulation_steps,
             "processes": int(self.accelerator.num_processes),

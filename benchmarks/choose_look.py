@@ -60,6 +60,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS)
     parser.add_argument("--saturation", type=float, nargs="+", default=(1.0,))
     parser.add_argument("--vividness", type=float, nargs="+", default=(1.0,))
+    parser.add_argument("--coherence", type=float, nargs="+", default=(None,))
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to this file")
     arguments = parser.parse_args()
@@ -71,6 +72,7 @@ def main() -> None:
         "guidance_eta": arguments.eta,
         "variety": arguments.variety,
         "vividness": arguments.vividness,
+        "coherence": arguments.coherence,
     }
     settings = [
         (pipeline.sampling.override(dict(zip(choices, values, strict=True))), saturation)
@@ -100,7 +102,9 @@ def measure(
     extractor: Extractor,
 ) -> list[Row]:
     """The figures of every setting, then of the baselines."""
-    guided = max((config for config, _ in settings), key=lambda c: abs(c.guidance_scale - 1))
+    configs = [config for config, _ in settings]
+    guided = max(configs, key=lambda config: abs(config.guidance_scale - 1))
+    guided = guided.override({"coherence": max(config.coherence for config in configs)})
     started = time.perf_counter()
     encoded = [pipeline.encode(Image.fromarray(truth), config=guided) for truth in truths]
     print(f"{time.perf_counter() - started:.0f} s for encoding", file=sys.stderr)
@@ -117,6 +121,8 @@ def name_of(setting: Setting) -> str:
     name = f"{guidance}, variety {config.variety:g}, {config.steps} steps"
     if config.vividness != 1:
         name = f"{name}, vividness {config.vividness:g}"
+    if config.coherence:
+        name = f"{name}, coherence {config.coherence:g}"
     return name if saturation == 1 else f"{name}, saturation {saturation:g}"
 
 

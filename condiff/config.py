@@ -119,6 +119,15 @@ class SamplingConfig(Section):
             "its place.",
         ),
     ] = 1.0
+    coherence: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=1,
+            description="How much places of a photo that look alike to the model share their "
+            "colours, 0 to 1. 0: not at all.",
+        ),
+    ] = 0.0
     size: Annotated[
         int | None,
         Field(

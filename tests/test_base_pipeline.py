@@ -208,11 +208,14 @@ def test_a_long_strip_is_coloured_in_windows(folder):
     assert np.ptp(np.asarray(made).astype(int), axis=2).max() > 3
 
 
-def test_a_model_on_a_base_refuses_vividness_before_any_work(folder, tmp_path, capsys):
+@pytest.mark.parametrize("setting", ["vividness", "coherence"])
+def test_a_model_on_a_base_refuses_settings_of_colours(folder, tmp_path, capsys, setting):
     make_photo(40, 30).save(tmp_path / "photo.png")
     args = ["colorize", str(tmp_path / "photo.png"), "-m", str(folder("colorize"))]
-    assert main([*args, "--vividness", "1.5"]) == 2
-    assert "vividness" in capsys.readouterr().err and len(list(tmp_path.iterdir())) == 1
+    assert main([*args, f"--{setting}", "0.5"]) == 2
+    assert (
+        f"leave --{setting} out" in capsys.readouterr().err and len(list(tmp_path.iterdir())) == 1
+    )
 
 
 def test_a_long_prompt_is_cut_off_with_a_warning(folder, caplog):

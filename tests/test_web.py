@@ -445,7 +445,7 @@ def test_controls_are_the_fields_of_the_settings(client):
     names = [control["name"] for control in known["colorize"]["sampling"]]
     assert names == [name for name in SamplingConfig.model_fields if name not in WORDS]
     drawn = [control["name"] for control in known["draw"]["sampling"]]
-    assert drawn == [name for name in names if name != "size"]
+    assert drawn == [name for name in names if name not in ("size", "coherence")]
     steps = known["colorize"]["sampling"][0]
     assert (steps["kind"], steps["min"], steps["max"]) == ("number", 1, 1000)
     edits = {control["name"]: control for control in known["colorize"]["edits"]}

@@ -18,7 +18,7 @@ from condiff.cli.outputs import (
     report_plan,
     report_result,
 )
-from condiff.cli.sampling import Group, SamplingFlagsWithoutSize, expand_groups
+from condiff.cli.sampling import Group, SamplingFlagsOfDrawings, expand_groups
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -151,7 +151,7 @@ class RenderFlags(Group):
 
 @expand_groups
 def render(
-    sampling: SamplingFlagsWithoutSize,
+    sampling: SamplingFlagsOfDrawings,
     hints: options.HintFlags,
     reading: options.Reading,
     machine: options.Machine,

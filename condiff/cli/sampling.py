@@ -103,11 +103,12 @@ if TYPE_CHECKING:  # the classes are made from the fields, which a type checker 
     class SamplingFlags(_SamplingFlags):
         """All fields."""
 
-    class SamplingFlagsWithoutSize(_SamplingFlags):
-        """All fields but `size`."""
+    class SamplingFlagsOfDrawings(_SamplingFlags):
+        """All fields but those of photos."""
 else:
     SamplingFlags = _sampling_group("SamplingFlags", _FIELDS)
-    # For commands whose --size is that of the result, not that at which the model sees a picture.
-    SamplingFlagsWithoutSize = _sampling_group(
-        "SamplingFlagsWithoutSize", {n: field for n, field in _FIELDS.items() if n != "size"}
+    # The --size of these commands is that of the result, not that at which a model sees a picture.
+    SamplingFlagsOfDrawings = _sampling_group(
+        "SamplingFlagsOfDrawings",
+        {n: field for n, field in _FIELDS.items() if n not in ("size", "coherence")},
     )

@@ -91,8 +91,13 @@ class ModelInfo:
         return self.task.picture.open(picture, as_is=as_is)
 
     def check_sampling(self, config: SamplingConfig) -> None:
-        """Raise UsageError for text or a vividness that the model does not support."""
-        if config.vividness != 1 and self.task.space.is_latent:
+        """Raise UsageError for text, vividness or coherence that the model does not support."""
+        space = self.task.space
+        if config.coherence and (space.is_latent or not space.keeps_photo):
+            raise UsageError(
+                f"The model {self.name} does not sample a photo's chroma: leave --coherence out."
+            )
+        if config.vividness != 1 and space.is_latent:
             raise UsageError(
                 f"The model {self.name} samples latents, which have no grey: leave --vividness out."
             )

@@ -43,6 +43,7 @@ from condiff.models.info import BACKBONE_STRIDE, ModelInfo, read_model_info
 from condiff.photos.photo import Photo, as_memory_error, to_8_bits, with_pixels
 from condiff.photos.reading import as_photo
 from condiff.pipelines.flat_colors import FlatColors
+from condiff.pipelines.similar_colors import SimilarColors
 from condiff.resize import MAX_ASPECT, pad_to_stride
 from condiff.words import NO_WORDS, Words
 
@@ -62,6 +63,7 @@ class Encoded:
     size: tuple[int, int]  # of x_t, padded to the U-Net's stride
     inside: tuple[int, int]  # rows and columns of x_t that the picture covers
     flat: FlatColors | None = None  # of a drawing, for flat colours in its regions
+    alike: list[SimilarColors] | None = None  # of a photo, per window, for coherence
 
 
 class Pipeline:
@@ -121,6 +123,7 @@ class Pipeline:
         image_guidance_scale: float | None = None,
         variety: float | None = None,
         vividness: float | None = None,
+        coherence: float | None = None,
         size: int | None = None,
     ) -> list[Any]:
         """Make one result for each of the seeds seed, seed + 1, …, `samples` in all.
@@ -151,6 +154,7 @@ class Pipeline:
                 "image_guidance_scale": image_guidance_scale,
                 "variety": variety,
                 "vividness": vividness,
+                "coherence": coherence,
                 "size": size,
             },
         )
@@ -225,9 +229,12 @@ class Pipeline:
             guide = self._match(condition, edits, size=config.size)
             prepared = replace(prepared, guide=guide)
         guided = any(scale != 1 for scale in self._guidance_scales(config))
+        coherent = config.coherence > 0
         source = opened.source if opened else None
         words = (config.prompt, config.negative_prompt)
-        return self.encode_condition(condition, source, prepared, guided=guided, words=words)
+        return self.encode_condition(
+            condition, source, prepared, guided=guided, coherent=coherent, words=words
+        )
 
     def encode_condition(
         self,
@@ -236,9 +243,13 @@ class Pipeline:
         edits: PreparedEdits = UNEDITED,
         *,
         guided: bool = True,
+        coherent: bool = False,
         words: Words = NO_WORDS,
     ) -> Encoded:
-        """Encode a prepared condition (H,W,N) in [-1,1]."""
+        """Encode a prepared condition (H,W,N) in [-1,1].
+
+        `guided` and `coherent`: for sampling with guidance, or with coherence.
+        """
         rows, columns = (side // self.cell for side in condition.shape[:2])
         padded = pad_to_stride(condition, self.loaded.stride)
         given = np.ascontiguousarray(padded.transpose(2, 0, 1)[None], np.float32)
@@ -273,7 +284,20 @@ class Pipeline:
                 strokes=edits.strokes,
                 to_device=self.backend.to_device,
             )
-        return Encoded(source, edits, windows, conds, size, (rows, columns), flat)
+        alike = None
+        if coherent:
+            alike = [self._find_similar(getattr(cond, "picture", cond)) for cond, *_ in conds]
+        return Encoded(source, edits, windows, conds, size, (rows, columns), flat, alike)
+
+    def _find_similar(self, cond: Any) -> SimilarColors:
+        """The similar cells of a photo, from its cond (1,K,h,w)."""
+        loaded = self.loaded
+        channels = self.backend.to_numpy(cond)[0].astype(np.float32)
+        L = 50 + 50 * channels[: loaded.fold**2].mean(0)
+        masks = channels[-(loaded.patch_size**2) :]  # of hints, the last channel
+        hinted = masks.max(0) > 0 if loaded.hint_channels else None
+        features = channels[loaded.feature_channels]
+        return SimilarColors.build(features, L, hinted=hinted, to_device=self.backend.to_device)
 
     def _plan_windows(self, size: tuple[int, int], inside: tuple[int, int]) -> Tiles:
         """One window for x_t of `size`, or several overlapping ones for long strips.
@@ -337,9 +361,16 @@ class Pipeline:
 
         vividness = config.vividness if config.prompt == config.negative_prompt else 1.0
 
+        def share(part: Any, similar: SimilarColors) -> Any:
+            return part + config.coherence * (similar(part) - part)
+
         def correct(x_0: Any) -> Any:
             if encoded.flat is not None:
                 x_0 = encoded.flat(x_0)
+            if config.coherence and encoded.alike is not None:
+                x_0 = predict_in_tiles(
+                    share, x_0, encoded.alike, tiles=encoded.windows, weight=weight
+                )
             return x_0 if vividness == 1 else space.saturate(x_0, vividness)
 
         return find_sampler(config.scheduler)(

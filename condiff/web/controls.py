@@ -27,14 +27,14 @@ KINDS = {int: "number", float: "number", bool: "switch", str: "text"}
 def list_sampling(info: ModelInfo) -> list[Control]:
     """A control for each field of `SamplingConfig` that the model supports, with its default.
 
-    As on the command line, drawings have no `size`, since their pictures have a fixed one, and
-    latents have no `vividness`, since they have no grey.
+    As on the command line, drawings have no `size`, since their pictures have a fixed one, and no
+    `coherence`, which is for chroma; latents have no `vividness` either, since they have no grey.
     """
     left_out = set() if info.task.takes_text else set(WORDS)
     if not info.task.space.keeps_photo:
-        left_out.add("size")
+        left_out |= {"size", "coherence"}
     if info.task.space.is_latent:
-        left_out.add("vividness")
+        left_out |= {"vividness", "coherence"}
     defaults = info.sampling.model_dump()
     return [
         _control(

@@ -8,6 +8,7 @@ const SLIDERS = { // the useful part of the allowed range
   temperature: { min: -60, max: 60, step: 1 },
   variety: { min: 0, max: 1, step: 0.05 },
   guidance_eta: { min: 0, max: 1, step: 0.05 },
+  coherence: { min: 0, max: 1, step: 0.05 },
   vividness: { min: 0.5, max: 2, step: 0.05 },
   flat: { min: 0, max: 1, step: 0.05 },
 };

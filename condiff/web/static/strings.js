@@ -70,6 +70,7 @@ export const STRINGS = {
       temperature: ["Warmth", "Warmer to the right, cooler to the left."],
       variety: ["Variety", null],
       vividness: ["Vividness", null],
+      coherence: ["Coherence", null],
       guidance_scale: ["Guidance", null],
       guidance_eta: ["Strength from guidance", null],
       steps: ["Steps", null],

@@ -192,10 +192,9 @@ def test_a_process_without_shares_goes_on_from_a_checkpoint_of_shares(
     straight, photo_folder, config_file
 ):
     """Saved files do not depend on how they were computed."""
-    config = TrainConfig.model_validate(TINY)
-    trainer = Trainer(config, photo_folder, None)
+    both = {"train_batch_size": 2 * TINY["train_batch_size"]}
+    trainer = Trainer(TrainConfig.model_validate(TINY | both), photo_folder, None)
     checkpoint = next(find_checkpoints(straight))
-    checkpoint.state["processes"] = 1
     trainer.resume(checkpoint)
     parameters = dict(trainer.model.named_parameters())
     expected = checkpoint.read("model")

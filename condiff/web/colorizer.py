@@ -370,7 +370,7 @@ class Colorizer:
         encoded = self.pipeline.encode(shown.opened, config=config, edits=settings.edits)
         _, condition = self.pipeline.prepare(shown.opened, size=config.size)
         size = (condition.shape[0], condition.shape[1])
-        bare = replace(encoded, source=None, edits=UNEDITED, conds=[])
+        bare = replace(encoded, source=None, edits=UNEDITED, conds=[], alike=None)
         guide = encoded.edits.guide
         return encoded, lambda x_t: Sample(x_t, bare, size, guide)
 

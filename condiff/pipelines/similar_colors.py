@@ -17,7 +17,7 @@ from condiff.arrays import Plane
 Array = Any  # float32, of NumPy or torch
 TEMPERATURE = 0.07  # of the features' cosine: exp((cosine - 1) / TEMPERATURE)
 SAME_L = 8.0  # L*: standard deviation of what counts as the same lightness
-MAX_WEIGHTS = 2**24  # 64 MiB; of a larger picture every s-th cell of each s-th row is averaged
+MAX_WEIGHTS = 2**22  # 16 MiB a window; of a larger one every s-th cell of each s-th row is averaged
 
 
 @dataclass(frozen=True)

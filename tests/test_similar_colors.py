@@ -104,6 +104,9 @@ def test_a_colorizer_samples_with_coherence(tiny_folder, size):
     assert results[0].shape == (*size[::-1], 3)
     off, half, full = (np.abs(r - results[0]).mean() for r in results)
     assert off == 0 < half < full
+    plain, coherent = (pipeline.sampling.override({"coherence": c}) for c in (0, 1))
+    with pytest.raises(ConfigError, match="encoded without coherence"):
+        next(pipeline.sample(pipeline.encode(photo, config=plain), config=coherent, seed=1))
     again = pipeline(photo, seed=1, steps=2, coherence=1)[0]
     np.testing.assert_array_equal(np.asarray(again, int), results[2])
 

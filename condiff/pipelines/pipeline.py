@@ -328,6 +328,10 @@ class Pipeline:
             raise ConfigError(
                 "The picture was encoded without guidance: encode it with this config."
             )
+        if config.coherence and encoded.alike is None:
+            raise ConfigError(
+                "The picture was encoded without coherence: encode it with this config."
+            )
         source = NoiseSource(seed)
         patch_size = space.noise_patch(self.loaded.patch_size)
 
@@ -367,7 +371,7 @@ class Pipeline:
         def correct(x_0: Any) -> Any:
             if encoded.flat is not None:
                 x_0 = encoded.flat(x_0)
-            if config.coherence and encoded.alike is not None:
+            if encoded.alike is not None and config.coherence:
                 x_0 = predict_in_tiles(
                     share, x_0, encoded.alike, tiles=encoded.windows, weight=weight
                 )

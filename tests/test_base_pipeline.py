@@ -213,9 +213,8 @@ def test_a_model_on_a_base_refuses_settings_of_colours(folder, tmp_path, capsys,
     make_photo(40, 30).save(tmp_path / "photo.png")
     args = ["colorize", str(tmp_path / "photo.png"), "-m", str(folder("colorize"))]
     assert main([*args, f"--{setting}", "0.5"]) == 2
-    assert (
-        f"leave --{setting} out" in capsys.readouterr().err and len(list(tmp_path.iterdir())) == 1
-    )
+    assert f"leave --{setting} out" in capsys.readouterr().err
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_long_prompt_is_cut_off_with_a_warning(folder, caplog):

@@ -90,27 +90,26 @@ class ModelInfo:
             raise ConfigError(f"The model {self.name} is unconditional: it takes no picture.")
         return self.task.picture.open(picture, as_is=as_is)
 
+    @property
+    def unsupported(self) -> dict[str, str]:
+        """The fields of `SamplingConfig` that the model does not support, and why, in words."""
+        space, reasons = self.task.space, {}
+        if space.is_latent or not space.keeps_photo:
+            reasons["coherence"] = "does not sample a photo's chroma: leave {flag} out."
+        if space.is_latent:
+            reasons["vividness"] = "samples latents, which have no grey: leave {flag} out."
+        if not self.task.takes_text:
+            way = "leave {flag} out, or give a model that was trained with captions."
+            reasons |= dict.fromkeys(WORDS, f"takes no words: {way}")
+        return reasons
+
     def check_sampling(self, config: SamplingConfig) -> None:
-        """Raise UsageError for text, vividness or coherence that the model does not support."""
-        space = self.task.space
-        if config.coherence and (space.is_latent or not space.keeps_photo):
-            raise UsageError(
-                f"The model {self.name} does not sample a photo's chroma: leave --coherence out."
-            )
-        if config.vividness != 1 and space.is_latent:
-            raise UsageError(
-                f"The model {self.name} samples latents, which have no grey: leave --vividness out."
-            )
-        if self.task.takes_text:
-            return
+        """Raise UsageError for a setting that the model does not support."""
         default = SamplingConfig()
-        for name in WORDS:
+        for name, reason in self.unsupported.items():
             if getattr(config, name) != getattr(default, name):
                 flag = f"--{name.replace('_', '-')}"
-                raise UsageError(
-                    f"The model {self.name} takes no words: leave {flag} out, or give a model "
-                    "that was trained with captions."
-                )
+                raise UsageError(f"The model {self.name} {reason.format(flag=flag)}")
 
     def find_look(self, name: str = NATURAL) -> Look:
         """The look of that name; ConfigError if there is none.

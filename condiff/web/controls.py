@@ -11,7 +11,7 @@ from condiff.color.edits import (
     OF_DRAWINGS,
     ColorEdits,
 )
-from condiff.config import NATURAL, WORDS, SamplingConfig, limits_of
+from condiff.config import NATURAL, SamplingConfig, limits_of
 from condiff.errors import ConfigError
 from condiff.models.info import ModelInfo
 
@@ -27,14 +27,11 @@ KINDS = {int: "number", float: "number", bool: "switch", str: "text"}
 def list_sampling(info: ModelInfo) -> list[Control]:
     """A control for each field of `SamplingConfig` that the model supports, with its default.
 
-    As on the command line, drawings have no `size`, since their pictures have a fixed one, and no
-    `coherence`, which is for chroma; latents have no `vividness` either, since they have no grey.
+    As on the command line, drawings have no `size`, since their pictures have a fixed one.
     """
-    left_out = set() if info.task.takes_text else set(WORDS)
+    left_out = set(info.unsupported)
     if not info.task.space.keeps_photo:
-        left_out |= {"size", "coherence"}
-    if info.task.space.is_latent:
-        left_out |= {"vividness", "coherence"}
+        left_out.add("size")
     defaults = info.sampling.model_dump()
     return [
         _control(

@@ -20,7 +20,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from condiff.color.degradation import EMULSIONS, expose
 from condiff.color.edits import PreparedEdits, build_adjustment
+from condiff.color.lab import lab_to_rgb, lightness, reduce_chroma, rgb_to_lab
 from condiff.config import SamplingConfig
 from condiff.evaluation.colorization import Row, evaluate
 from condiff.evaluation.feature_extractors import Extractor, Lite0Extractor
@@ -54,6 +56,7 @@ def main() -> None:
     parser.add_argument("--model", default="colorize", help="a folder, or an embedded model's name")
     parser.add_argument("--data", type=Path, required=True, help="true photos, as condiff eval")
     parser.add_argument("--photos", type=int, help="this many, evenly spaced over the set")
+    parser.add_argument("--emulsion", choices=EMULSIONS, help="lightness as it records colours")
     parser.add_argument("--guidance", type=float, nargs="+", default=GUIDANCE)
     parser.add_argument("--eta", type=float, nargs="+", default=ETA, help="guidance_eta")
     parser.add_argument("--variety", type=float, nargs="+", default=VARIETY)
@@ -79,6 +82,8 @@ def main() -> None:
         for *values, saturation in product(*choices.values(), arguments.saturation)
     ]
     truths = spread(read_truths(arguments.data), arguments.photos)
+    if arguments.emulsion:
+        truths = [with_lightness_of(arguments.emulsion, truth) for truth in truths]
     rows = measure(pipeline, settings, truths, Lite0Extractor())
     if arguments.json:
         arguments.json.write_text(to_json_lines(rows), "utf-8")
@@ -93,6 +98,13 @@ def spread(photos: Sequence[Pixels], count: int | None) -> list[Pixels]:
     if count is None or count >= len(photos):
         return list(photos)
     return [photos[i * len(photos) // count] for i in range(count)]
+
+
+def with_lightness_of(emulsion: str, truth: Pixels) -> Pixels:
+    """A photo (H,W,3) uint8 with its own chroma and the lightness that an emulsion gives it."""
+    chroma = rgb_to_lab(truth)[..., 1:]
+    L = lightness(expose(truth, EMULSIONS[emulsion]))
+    return lab_to_rgb(reduce_chroma(np.dstack([L, chroma])))
 
 
 def measure(

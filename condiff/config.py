@@ -34,6 +34,7 @@ LossWeighting = Literal["none", "min_snr", "p2"]
 SchedulerName = Literal["ddim", "dpmsolver++", "unipc", "euler", "heun", "ddpm", "lcm", "tcd"]
 NullLacks = Literal["features", "decoder"]
 WORDS = ("prompt", "negative_prompt", "image_guidance_scale")  # settings of models with text
+OLD_PHOTOS = ("emulsion", "levels", "dust", "frame")  # settings of data for a photo's lightness
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -339,6 +340,7 @@ class DataConfig(Section):
     flip: Probability = 0.5
     rotate: Annotated[float, Field(ge=0, le=45)] = 0.0  # turn by up to this many degrees
     degrade: Probability = 0.5  # blur, noise, contrast: users' photos are old scans
+    emulsion: Probability = 0.0  # grey as plates and films that do not see all colours
     levels: Probability = 0.0  # faded, dark or overexposed: L* within a narrower range
     dust: Probability = 0.0  # specks and scratches
     frame: Probability = 0.0  # a grey border, as of film or an album
@@ -371,11 +373,11 @@ class DataConfig(Section):
                     f"{key} does not go with streaming: a stream is neither counted nor kept; "
                     "leave one of them out"
                 )
-        worn = {"levels": self.levels, "dust": self.dust, "frame": self.frame}
-        if self.cache == "device" and (key := next((key for key, p in worn.items() if p), None)):
+        worn = next((key for key in OLD_PHOTOS if getattr(self, key)), None)
+        if self.cache == "device" and worn:
             raise ValueError(
-                f"{key} does not go with cache device, whose views are made on the GPU without it: "
-                f"set cache to ram, or {key} to 0"
+                f"{worn} does not go with cache device, whose views are made on the GPU without "
+                f"it: set cache to ram, or {worn} to 0"
             )
         if self.cache_features and self.cache != "none":
             raise ValueError(

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from condiff.config import TrainConfig
+from condiff.config import OLD_PHOTOS, TrainConfig
 from condiff.errors import ConfigError
 from condiff.inputs import (
     Aligned,
@@ -130,7 +130,7 @@ class Task:
                 "data.reference_prob simulates references for the task colorize; the task "
                 f"{self.name} takes none: set it to 0."
             )
-        worn = [key for key in ("levels", "dust", "frame") if getattr(config.data, key)]
+        worn = [key for key in OLD_PHOTOS if getattr(config.data, key)]
         if worn and not self.space.keeps_photo:
             raise ConfigError(
                 f"data.{worn[0]} is for tasks whose condition is a photo's lightness; the task "

@@ -12,10 +12,13 @@ from condiff.color.degradation import (
     FRAME_LEVELS,
     add_dust,
     degrade,
+    expose,
     narrow_levels,
+    sample_emulsion,
 )
+from condiff.color.lab import lightness
 from condiff.conditions.table import LINE_KINDS
-from condiff.config import DataConfig, TrainConfig
+from condiff.config import OLD_PHOTOS, DataConfig, TrainConfig
 from condiff.data.crops import Crop, CropSettings, cut, make_row, sample_crop
 from condiff.data.photos import TrainingPhoto
 from condiff.errors import ConfigError, DataError
@@ -204,6 +207,32 @@ def test_other_levels_keep_the_order_of_lightness_in_a_narrower_range():
     assert min(d.max() for d in drawn) < 60 and max(d.min() for d in drawn) > 20
 
 
+def test_emulsions_without_red_make_it_dark_and_blue_light_but_no_grey_of_another_tone():
+    red, blue, grey = (np.full((8, 8, 3), c, np.uint8) for c in ((200, 40, 30), (60, 90, 220), 128))
+    seen = {"red": [], "blue": []}
+    for seed in range(60):
+        weights = sample_emulsion(np.random.default_rng(seed))
+        tones = [expose(pixels, weights) for pixels in (red, blue, grey)]
+        for tone in tones:
+            assert (
+                tone.dtype == np.uint8 and (np.ptp(tone.reshape(-1, 3).astype(int), 0) == 0).all()
+            )
+            assert np.ptp(tone[0, 0].astype(int)) <= 1
+        assert np.abs(tones[2].astype(int) - 128).max() <= 1
+        for name, tone, pixels in zip(seen, tones, (red, blue), strict=False):
+            seen[name].append(lightness(tone)[0, 0] - lightness(pixels)[0, 0])
+    assert min(seen["red"]) < -20 and max(seen["red"]) > 10  # a filter makes it lighter
+    assert max(seen["blue"]) > 20 and min(seen["blue"]) < -5
+    darker = [r < 0 for r in seen["red"]]
+    assert darker == [b > 0 for b in seen["blue"]] and 0.5 < np.mean(darker) < 0.85
+
+
+def test_an_emulsion_changes_the_lightness_and_keeps_the_true_chroma():
+    photo = photo_of(np.asarray(make_photo(64, 64)))
+    plain, exposed = view(photo, **STILL), view(photo, **STILL, emulsion=1.0)
+    assert np.array_equal(plain[0], exposed[0]) and not np.array_equal(plain[1], exposed[1])
+
+
 def test_dust_is_of_one_lightness_and_covers_little():
     flat = np.full((256, 256), 50, np.float32)
     shares = []
@@ -232,7 +261,7 @@ def test_a_frame_is_grey_in_the_condition_and_has_no_chroma():
 def test_old_scans_come_as_often_as_they_are_asked_for_and_only_with_photos():
     photo = photo_of(np.asarray(make_photo(64, 64)))
     plain = view(photo, **STILL)[1]
-    for key in ("levels", "dust", "frame"):
+    for key in OLD_PHOTOS:
         seeds = range(200)
         changed = [
             not np.array_equal(view(photo, seed=s, **STILL, **{key: 0.25})[1], plain) for s in seeds

@@ -447,3 +447,11 @@ def test_settings_are_measured_on_photos_that_are_encoded_once(tiny_folder, trut
     assert [t.shape for t in choose_look.spread([*truths, *truths], 3)] == [
         truths[i].shape for i in (0, 2, 1)
     ]
+
+
+def test_a_photo_of_another_emulsion_has_its_lightness_and_its_own_chroma():
+    truth = np.full((16, 16, 3), (150, 90, 80), np.uint8)
+    shown = choose_look.with_lightness_of("orthochromatic", truth)
+    before, after = rgb_to_lab(truth)[0, 0], rgb_to_lab(shown)[0, 0]
+    assert before[0] - after[0] > 5
+    assert np.allclose(before[1:], after[1:], atol=1)

@@ -3,10 +3,32 @@
 import cv2
 import numpy as np
 
-from condiff.color.lab import lab_to_rgb
+from condiff.arrays import Pixels, Plane
+from condiff.color.lab import LUMINANCE, lab_to_rgb, to_linear_light
 
+# The weights of linear red, green and blue. Plates and films that saw only blue, or no red, were
+# usual until the 1930s: skies are white, lips and freckles dark. An orange filter darkens skies.
+EMULSIONS: dict[str, Plane] = {
+    "blue-sensitive": np.array([0, 0.12, 0.88], np.float32),
+    "orthochromatic": np.array([0.02, 0.53, 0.45], np.float32),
+    "orange-filter": np.array([0.6, 0.35, 0.05], np.float32),
+}
+LEAST_EMULSION = 0.3  # share of such weights in a random emulsion; the rest is luminance
 FRAME_LEVELS = (0.0, 3.0, 90.0, 97.0, 100.0)  # L*: film's base, album's paper
 DUST_LEVELS = (10.0, 92.0, 100.0)
+
+
+def expose(pixels: Pixels, weights: Plane) -> Pixels:
+    """(H,W,3) uint8 sRGB in grey, from the `weights` (3,) of linear light."""
+    grey = cv2.transform(to_linear_light(pixels), np.tile(weights, (3, 1)))
+    return lab_to_rgb(cv2.cvtColor(grey, cv2.COLOR_LRGB2Lab))
+
+
+def sample_emulsion(rng: np.random.Generator) -> Plane:
+    """The weights (3,) of linear light of a random emulsion, between luminance and EMULSIONS."""
+    weights = list(EMULSIONS.values())[rng.integers(len(EMULSIONS))]
+    share = np.float32(rng.uniform(LEAST_EMULSION, 1))
+    return share * weights + (1 - share) * LUMINANCE
 
 
 def degrade(lightness: np.ndarray, rng: np.random.Generator) -> np.ndarray:

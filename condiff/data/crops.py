@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from condiff.color.degradation import add_dust, add_frame, narrow_levels
+from condiff.color.degradation import add_dust, add_frame, expose, narrow_levels, sample_emulsion
 from condiff.config import DataConfig
 from condiff.data.captions import vary_caption
 from condiff.data.photos import Photos, TrainingPhoto
@@ -151,6 +151,8 @@ def _encode_view(
     x_0 = _planes(task.space.encode(view.pixels, settings.sample_size))
     if task.picture is None:
         return x_0, np.empty((0, size, size), np.float32)
+    if config.emulsion and rng.random() < config.emulsion:
+        view = replace(view, pixels=expose(view.pixels, sample_emulsion(rng)))
     condition = task.picture.from_photo(view, size, rng, degrade_prob=config.degrade)
     return x_0, _planes(_wear(condition, rng, config))
 
@@ -222,6 +224,8 @@ class CropDataset(Dataset[Batch]):
             config.rotate, config.degrade, config.levels, config.dust, config.frame,
             config.conditions, settings.size, settings.sample_size, self.seed,
         )  # fmt: skip
+        if config.emulsion:
+            parts += ("emulsion", config.emulsion)
         if settings.task.takes_text:
             parts += (config.color_words, config.recolor)
         return sha256(repr(parts).encode()).hexdigest()

@@ -75,6 +75,15 @@ def test_reverse_shrinks_and_thins(run, tiny_folder, photo_path, tmp_path):
         assert (image.size, image.n_frames) == ((25, 20), 3)
 
 
+def test_reverse_takes_every_setting_of_sampling(run, tiny_folder, photo_path, tmp_path):
+    films = []
+    for coherence in (0, 0, 1):
+        flags = ("--seed", 1, "--coherence", coherence, "-o", "way.gif", "--force", "-q")
+        assert reverse(run, tiny_folder, photo_path, *flags) == (0, "way.gif\n", "")
+        films.append((tmp_path / "way.gif").read_bytes())
+    assert films[0] == films[1] != films[2]
+
+
 def test_a_model_of_photos_wants_one(run, tiny_folder):
     code, out, err = reverse(run, tiny_folder)
     assert (code, out) == (2, "")

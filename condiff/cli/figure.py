@@ -10,7 +10,7 @@ import typer
 
 from condiff.cli import options
 from condiff.cli.outputs import choose_target, keep_source, write_picture
-from condiff.cli.sampling import SamplingFlagsOfDrawings, expand_groups
+from condiff.cli.sampling import SamplingFlagsOfFilms, expand_groups
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -99,7 +99,7 @@ def forward(
 @figure.command()
 @expand_groups
 def reverse(
-    sampling: SamplingFlagsOfDrawings,
+    sampling: SamplingFlagsOfFilms,
     source: Annotated[
         str | None,
         typer.Argument(

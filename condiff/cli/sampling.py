@@ -97,18 +97,26 @@ def _sampling_flag(field: FieldInfo) -> Any:
     return Annotated[kind | None, typer.Option(help=text, min=least, max=most)]  # type: ignore[arg-type]
 
 
-_FIELDS = dict(SamplingConfig.model_fields)
+def _fields_without(*names: str) -> dict[str, FieldInfo]:
+    fields = SamplingConfig.model_fields
+    return {name: field for name, field in fields.items() if name not in names}
+
+
 if TYPE_CHECKING:  # the classes are made from the fields, which a type checker cannot follow
 
     class SamplingFlags(_SamplingFlags):
         """All fields."""
 
+    class SamplingFlagsOfFilms(_SamplingFlags):
+        """All fields but size."""
+
     class SamplingFlagsOfDrawings(_SamplingFlags):
-        """All fields but those of photos."""
+        """All fields but size and those of photos."""
 else:
-    SamplingFlags = _sampling_group("SamplingFlags", _FIELDS)
-    # The --size of these commands is that of the result, not that at which a model sees a picture.
+    SamplingFlags = _sampling_group("SamplingFlags", _fields_without())
+    # The --size of the other commands is that of the result, not that at which a model sees a
+    # picture.
+    SamplingFlagsOfFilms = _sampling_group("SamplingFlagsOfFilms", _fields_without("size"))
     SamplingFlagsOfDrawings = _sampling_group(
-        "SamplingFlagsOfDrawings",
-        {n: field for n, field in _FIELDS.items() if n not in ("size", "coherence")},
+        "SamplingFlagsOfDrawings", _fields_without("size", "coherence")
     )

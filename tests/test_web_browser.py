@@ -115,6 +115,17 @@ def chroma(pixels):
     return pixels - pixels.mean(axis=2, keepdims=True)
 
 
+@pytest.mark.parametrize("width, height", [(1280, 720), (390, 844)])
+def test_a_result_and_its_download_are_seen_without_scrolling(browser, tiny_server, width, height):
+    size = {"width": width, "height": height}
+    with coloured(browser, tiny_server[0], GREY, viewport=size) as page:
+        assert page.evaluate("window.scrollY") == 0
+        for selector in ("#download", "#more-samples", "#stage", "#message"):
+            box = page.locator(selector).bounding_box()
+            assert box["y"] + box["height"] <= height, selector
+            assert box["x"] >= 0 and box["x"] + box["width"] <= width, selector
+
+
 def test_a_photo_from_upload_to_the_command_lines_bytes(browser, tmp_path):
     with (
         serving(tmp_path / "temporary") as url,

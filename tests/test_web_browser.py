@@ -126,6 +126,24 @@ def test_a_result_and_its_download_are_seen_without_scrolling(browser, tiny_serv
             assert box["x"] >= 0 and box["x"] + box["width"] <= width, selector
 
 
+def test_pictures_are_made_and_seen_beside_the_pad_without_scrolling(browser, tiny_server):
+    size = {"width": 1280, "height": 720}
+    with opened(browser, tiny_server[0], viewport=size) as page:
+        page.click("#tab-draw")
+        stroke(page, "#pad", (0.2, 0.2), (0.8, 0.8))
+        page.click("#render")
+        until(page, "#pad-message")
+        assert page.evaluate("window.scrollY") == 0
+        boxes = {
+            selector: page.locator(selector).bounding_box()
+            for selector in ("#render", "#pad", "#pad-message", "#pictures figure:first-child")
+        }
+        for selector, box in boxes.items():
+            assert box["y"] + box["height"] <= size["height"], selector
+        pad, picture = boxes["#pad"], boxes["#pictures figure:first-child"]
+        assert pad["x"] + pad["width"] < picture["x"] < size["width"] / 2
+
+
 def test_a_photo_from_upload_to_the_command_lines_bytes(browser, tmp_path):
     with (
         serving(tmp_path / "temporary") as url,

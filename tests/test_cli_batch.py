@@ -126,6 +126,24 @@ def test_a_folder_of_masks_has_one_a_photo_and_a_new_one_makes_anew(run, photos,
     assert run(photos / "a.jpg", "--mask", masks, command="colorize")[0] == 2
 
 
+def test_what_a_batch_reads_is_never_written_over(run, photos, tmp_path):
+    """Hints and masks that lie in OUT, a result as a reference, a photo that is a link to OUT."""
+    out, kept = tmp_path / "out", tmp_path / "out" / "b.png"
+    out.mkdir()
+    strokes = Image.new("RGBA", (50, 40), (200, 0, 0, 255))
+    strokes.save(kept)
+    before = kept.read_bytes()
+    command = (photos, out, "--format", "png", "--force")
+    for flags in (["--hints", out], ["--mask", out], ["--reference", kept], ["--mask", kept]):
+        code, said, err = run(*command, *flags)
+        assert (code, said) == (2, "") and "b.png" in err and "give another" in err
+    (photos / "b.png").unlink()
+    (photos / "b.png").symlink_to(kept)
+    code, said, err = run(*command)
+    assert (code, said, "would be replaced by a result" in err) == (2, "", True)
+    assert [path.name for path in out.iterdir()] == ["b.png"] and kept.read_bytes() == before
+
+
 def test_a_batch_tells_of_a_negative(run, tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()

@@ -42,6 +42,15 @@ def test_an_existing_file_is_kept_unless_forced(photo, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_the_picture_of_image_path_is_never_written_over(photo, capsys):
+    other = photo.with_name("a photo.image.png")  # the name of the result
+    Image.new("RGB", (61, 44), "teal").save(other)
+    before = other.read_bytes()
+    assert main(["condition", str(photo), "-k", f"image:{other}", "--force"]) == 2
+    assert "is the picture of --kind itself" in " ".join(capsys.readouterr().err.split())
+    assert other.read_bytes() == before
+
+
 def test_a_seed_draws_the_parameters(photo, tmp_path):
     for name in ("1", "2"):
         target = str(tmp_path / f"{name}.png")

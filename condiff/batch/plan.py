@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from condiff.batch.storage import EXCLUDED, Storage
 from condiff.errors import ConfigError, install_command
-from condiff.files import MAX_NAME, shorten_stem
+from condiff.files import MAX_NAME, find_overwritten, shorten_stem
 from condiff.photos.formats import FORMATS, RAW, is_photo
 
 UNWRITTEN_SUFFIX = ".png"  # of a result where the photo's own format cannot be written
@@ -104,7 +104,7 @@ def plan(
     Results have the format of `suffix`, by default the photo's own. Hidden files and folders are
     left out; links to folders are followed unless they loop. In the folder `hints` the picture of
     strokes for a/b.jpg is a/b.png, and so is its mask in the folder `masks`. Raises ConfigError for
-    folders that do not go together.
+    folders that do not go together, and for pictures that a result would replace.
     """
     choice = choice or Choice()
     _check_folders(source, out)
@@ -131,6 +131,7 @@ def plan(
         for name in sorted(found)
     ]
     check_targets(jobs, out)
+    _check_pictures(jobs, source, out)
     return Plan(
         source,
         out,
@@ -173,6 +174,15 @@ def check_targets(jobs: Sequence[Job], out: Storage, *, ignore_case: bool = Fals
                     f" {elsewhere}: remove the link or give another folder."
                 )
             inside.add(folder)
+
+
+def _check_pictures(jobs: Sequence[Job], source: Storage, out: Storage) -> None:
+    """Raise ConfigError for a photo, hints or a mask that a result would replace, as by a link."""
+    pictures = [(source.path_of(job.name), job.hints, job.mask) for job in jobs]
+    given = [path for paths in pictures for path in paths if path is not None]
+    targets = [path for job in jobs if (path := out.path_of(job.target)) is not None]
+    if found := find_overwritten(given, targets):
+        raise ConfigError(f"{found} would be replaced by a result: give another folder than {out}.")
 
 
 def _normalize(name: str) -> str:

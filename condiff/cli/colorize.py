@@ -88,7 +88,7 @@ def colorize(
         raise typer.BadParameter(f"--suffix is a part of a file's name, not {results.suffix!r}.")
     jobs = [_Job.plan(source, results, many=len(sources) > 1) for source in sources]
     written = [path for job in jobs for path in job.paths()]
-    outputs.check_distinct(written)
+    outputs.check_distinct(written, [job.source for job in jobs for _ in job.paths()])
     outputs.keep_sources(sources, written)  # a photo may have the name of another one's result
     for job in jobs:
         job.check(results, hints, content, references)
@@ -185,12 +185,9 @@ class _Job:
         """Raise an error for files that cannot be written, before any work."""
         from condiff.photos.writing import check_target
 
-        if hints.hints is not None:
-            outputs.keep_source(str(hints.hints), self.paths(), what="picture of hints")
-        if content.mask is not None:
-            outputs.keep_source(str(content.mask), self.paths(), what="mask")
-        for reference in references.paths():
-            outputs.keep_source(str(reference), self.paths(), what="reference")
+        outputs.keep_sources(hints.paths(), self.paths(), what="picture of hints")
+        outputs.keep_sources(content.paths(), self.paths(), what="mask")
+        outputs.keep_sources(references.paths(), self.paths(), what="reference")
         outputs.check_extras(
             self.extras, self.targets, samples=results.samples, force=results.force
         )

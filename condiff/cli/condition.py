@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from condiff.cli import options
-from condiff.cli.outputs import choose_target, keep_source, write_picture
+from condiff.cli.outputs import choose_target, keep_source, keep_sources, write_picture
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,12 +60,13 @@ def condition(
     from condiff.photos.reading import read_image
     from condiff.photos.writing import check_target, default_target
 
-    word = "conditions" if kind is None else kind.partition(":")[0]
+    word, _, picture = (kind or "conditions").partition(":")
     # PNG, whatever the photo is: lines do not survive JPEG.
     beside = default_target(Path(source), word).with_suffix(".png")
     target = choose_target(output, beside, source=source)
     chosen = choose_params(kind, seed, **numbers) if kind is not None else {}
     keep_source(source, [target])
+    keep_sources([picture] if picture else [], [target], what="picture of --kind")
     if target is not None:
         check_target(target, force)
     photo = read_image(options.open_input(source)).convert("RGB")

@@ -157,6 +157,10 @@ class Content(Group):
         ),
     ] = False
 
+    def paths(self) -> list[Path]:
+        """The picture that is read."""
+        return [self.mask] if self.mask else []
+
     @property
     def masks(self) -> Path | None:
         """The value of --mask if it is a folder."""
@@ -244,6 +248,10 @@ class HintFlags(Group):
             help="Take hints from a PNG of the picture's aspect: strokes of colour on transparency."
         ),
     ] = None
+
+    def paths(self) -> list[Path]:
+        """The picture that is read."""
+        return [self.hints] if self.hints else []
 
     def read(self) -> "Hints":
         """The hints of --hint, or those of --hints; BadParameter if both are given."""

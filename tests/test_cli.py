@@ -133,6 +133,21 @@ def test_a_truncated_photo_is_refused_and_nothing_written(run, grey):
     assert list(grey.parent.iterdir()) == [grey]
 
 
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+@pytest.mark.parametrize("command", ["colorize", "batch"])
+def test_a_model_that_does_not_colour_photos_is_refused_by_name(
+    command, dry, grey, sketch_folder, tmp_path, capsys
+):
+    given = grey if command == "colorize" else grey.parent
+    where = ["-o"] if command == "colorize" else []
+    target = str(tmp_path.parent / "result.png")
+    assert main([command, str(given), *where, target, "-m", str(sketch_folder), *dry]) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("condiff: The model sketch ") and not said.out
+    assert "does not colour photos: give one of the task colorize" in said.err
+    assert not os.path.exists(target)
+
+
 def test_what_is_missing_is_one_sentence(run, tmp_path, grey):
     assert run("colorize", tmp_path / "none.jpg")[0] == 1
     assert run("colorize", grey, "-o", tmp_path / "no" / "where.jpg")[0] == 1

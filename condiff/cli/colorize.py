@@ -101,6 +101,7 @@ def colorize(
 
     seed = secrets.randbits(31) if seed is None else seed
     info = read_model_info(model)
+    info.check_colorizes()
     machine.check(info)
     settings = build_settings(
         info,

@@ -251,6 +251,24 @@ def test_two_spellings_of_one_name_are_two_photos(tmp_path):
     assert len(set(files_of(tmp_path / "out").values())) == 2
 
 
+def test_pictures_for_photos_are_found_however_their_names_are_spelled(tmp_path):
+    """A suffix in capitals, letters as macOS spells them, a link to a folder; a JPEG is named."""
+    for name in ("a.jpg", "ü.jpg", "linked/b.jpg", "c.jpg"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).touch()
+    hints = tmp_path / "hints"
+    names = ("a.PNG", "u\u0308.png", "real/b.png", "c.jpg", "notes.txt")
+    for name in names:
+        (hints / name).parent.mkdir(parents=True, exist_ok=True)
+        (hints / name).touch()
+    (hints / "linked").symlink_to(hints / "real")
+    found = plan(tmp_path / "in", tmp_path / "out", hints=hints)
+    used = {job.name: job.hints and job.hints.relative_to(hints).as_posix() for job in found.jobs}
+    expected = {"a.jpg": names[0], "ü.jpg": names[1], "linked/b.jpg": "linked/b.png"}
+    assert used == expected | {"c.jpg": None}
+    assert found.unused_hints == ("c.jpg", "real/b.png")
+
+
 def test_include_exclude_and_hidden(tmp_path):
     for name in ("a.jpg", "b.png", "raw/c.jpg", "raw/d.png", ".e.jpg", ".f/g.jpg", "n.txt"):
         path = tmp_path / "in" / name

@@ -126,8 +126,9 @@ def plan(
             faults.append(fault)
         else:
             found.append(name)
+    strokes_of, mask_of = _Pictures(hints), _Pictures(masks)
     jobs = [
-        Job(name, _rename(name, suffix), _find_picture(hints, name), _find_picture(masks, name))
+        Job(name, _rename(name, suffix), strokes_of.find(name), mask_of.find(name))
         for name in sorted(found)
     ]
     check_targets(jobs, out)
@@ -138,8 +139,8 @@ def plan(
         tuple(job for job in jobs if choice.is_in_shard(job.name)),
         tuple(sorted((f for f in faults if choice.is_in_shard(f.name)), key=lambda f: f.name)),
         tuple(sorted(left_out, key=lambda left: left.name)),
-        _unused_pictures(hints, {job.hints for job in jobs}),
-        _unused_pictures(masks, {job.mask for job in jobs}),
+        strokes_of.list_unused(),
+        mask_of.list_unused(),
     )
 
 
@@ -228,16 +229,42 @@ def _needs_decoder(
     return None
 
 
-def _find_picture(folder: Path | None, name: str) -> Path | None:
-    path = folder and (folder / name).with_suffix(".png")
-    return path if path and path.is_file() else None
+class _Pictures:
+    """A folder of pictures for photos, or none: a/b.png, also spelled a/b.PNG, is for a/b.jpg."""
+
+    def __init__(self, folder: Path | None):
+        paths = [] if folder is None else sorted(folder.rglob("*"))
+        self.folder = folder
+        self.names = {path: path.relative_to(folder).as_posix() for path in paths if folder}
+        self.by_key = {
+            _normalize(_as_png(name)): path for path, name in self.names.items() if _is_png(name)
+        }
+        self.used: set[Path] = set()
+
+    def find(self, name: str) -> Path | None:
+        """The picture for a photo, None if there is none."""
+        if self.folder is None:
+            return None
+        plain = self.folder / _as_png(name)  # links to folders are not searched, but followed
+        found = self.by_key.get(_normalize(_as_png(name)), plain)
+        if not found.is_file():
+            return None
+        self.used.add(found)
+        return found
+
+    def list_unused(self) -> tuple[str, ...]:
+        """The names of pictures that were found for no photo."""
+        return tuple(
+            name for path, name in self.names.items() if is_photo(name) and path not in self.used
+        )
 
 
-def _unused_pictures(folder: Path | None, used: set[Path | None]) -> tuple[str, ...]:
-    if folder is None:
-        return ()
-    unused = (path for path in folder.rglob("*.png") if path not in used)
-    return tuple(sorted(path.relative_to(folder).as_posix() for path in unused))
+def _is_png(name: str) -> bool:
+    return name.lower().endswith(".png")
+
+
+def _as_png(name: str) -> str:
+    return str(PurePosixPath(name).with_suffix(".png"))
 
 
 def _rename(name: str, suffix: str | None) -> str:

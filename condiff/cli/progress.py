@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 
 OUTCOMES = ("done", "skipped", "failed")
+UNUSED = 3  # pictures of a folder that belong to no photo: how many are named
 
 
 def describe(plan: "Plan", *, force: bool, as_json: bool = False) -> None:
@@ -76,8 +77,14 @@ def report(
         options.report(f"There are no photos to colour in {plan.source}.", quiet=quiet)
     report_left_out(plan, each=verbose, quiet=quiet)
     for what, names in (("hints", plan.unused_hints), ("masks", plan.unused_masks)):
-        for name in names:
-            options.report(f"{shown(name)} of the {what} belongs to no photo.", quiet=quiet)
+        listed = names if verbose else names[:UNUSED]
+        for name in listed:
+            options.report(
+                f"{shown(name)} of the {what} belongs to no photo; the one for a/b.jpg is a/b.png.",
+                quiet=quiet,
+            )
+        if more := len(names) - len(listed):
+            options.report(f"and {more} more of the {what} (-v: each)", quiet=quiet)
     with tqdm(total=total, unit="photo", disable=hidden) as bar:
 
         def add(name: str, record: dict[str, Any], *, named: bool = True) -> None:

@@ -194,11 +194,12 @@ def make_forward_strip(
 
     from condiff.diffusion.diffusers_schedulers import build_scheduler
     from condiff.diffusion.parameterization import add_noise
+    from condiff.diffusion.sampler import sample_initial_noise
 
     small = photo.convert("RGB")
     small = small.resize(_fit(small.size, side), Image.Resampling.LANCZOS)
     x_0 = torch.from_numpy(np.array(small)).permute(2, 0, 1)[None].float() / 127.5 - 1
-    eps = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(seed))
+    eps = torch.from_numpy(sample_initial_noise(seed, tuple(x_0.shape)))
     font = ImageFont.load_default(CAPTION - 4)
     gutter = round(max(font.getlength(name) for name in processes)) + 2 * MARGIN
     across, down = small.width + MARGIN, small.height + CAPTION + 2 * MARGIN

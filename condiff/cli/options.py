@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from condiff.color.edits import ColorEdits
     from condiff.color.hints import Hints
     from condiff.models.info import ModelInfo
+    from condiff.photos.photo import Photo
 
 Input = Annotated[str, typer.Argument(metavar="INPUT", help="A photo, or - for standard input.")]
 OUTPUT = typer.Option(
@@ -314,6 +315,22 @@ def open_input(source: str) -> Path | BytesIO:
         raise ImageError("cannot read standard input: it is closed; give the name of a file.")
     stdin: Any = sys.stdin.buffer  # not read(): a signal between two of its reads would wait
     return BytesIO(b"".join(iter(lambda: stdin.read1(1 << 20), b"")))
+
+
+def read_input(source: str, reading: Reading, *, quiet: bool) -> "Photo":
+    """The photo in INPUT, which is a path or -; reports what is odd about it on stderr."""
+    from condiff.photos.reading import read_photo
+
+    photo = read_photo(
+        open_input(source),
+        max_pixels=reading.max_pixels,
+        page=reading.page,
+        strict=reading.strict,
+    )
+    name = "standard input" if source == "-" else source
+    for warning in photo.info.get("warnings", ()):
+        report(f"{name}: {warning}", quiet=quiet)
+    return photo
 
 
 def report(message: Any, *, quiet: bool) -> None:

@@ -250,17 +250,9 @@ def _open(
 ) -> "Opened":
     """The user's picture as the model takes it; reports on stderr how it was cleaned."""
     from condiff.errors import ImageError
-    from condiff.photos.reading import read_photo
 
     name = "standard input" if source == "-" else source
-    photo = read_photo(
-        options.open_input(source),
-        max_pixels=reading.max_pixels,
-        page=reading.page,
-        strict=reading.strict,
-    )
-    for warning in photo.info.get("warnings", ()):
-        options.report(f"{name}: {warning}", quiet=quiet)
+    photo = options.read_input(source, reading, quiet=quiet)
     try:
         opened = info.open(photo, as_is=as_is)
     except ImageError as error:

@@ -1,6 +1,7 @@
 """The command line: exit codes, streams, files."""
 
 import io
+import itertools
 import json
 import os
 import resource
@@ -18,6 +19,7 @@ import condiff
 from condiff.cli import COMMANDS, app, main
 from condiff.config import LOOKS
 from condiff.models.loading import load_model
+from condiff.pipelines.pipeline import Pipeline
 
 from .conftest import make_photo
 
@@ -576,10 +578,43 @@ def test_control_characters_of_a_name_do_not_reach_the_terminal(capsys):
     assert err.startswith("condiff: cannot read no\\nfile\\x1b[31m.png: ") and err.count("\n") == 1
 
 
+def test_control_characters_of_a_name_reach_no_message(run, tmp_path):
+    photos = [tmp_path / "white\n\x1b[31m.png", tmp_path / "no\x1b[31m.png"]
+    Image.new("L", (50, 40), "white").save(photos[0])
+    photos[1].write_text("hello")
+    code, _, err = run("colorize", *photos)
+    assert code == 1 and "\x1b" not in err
+    assert "white\\n\\x1b[31m.png: no colour" in err and "no\\x1b[31m.png: it is not" in err
+
+
 def test_a_plain_locale_prints_what_it_can(tmp_path):
     plain = "LC_ALL=C PYTHONUTF8=0 PYTHONCOERCECLOCALE=0 condiff colorize --help"
     done = shell(plain, tmp_path)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_each_sample_is_written_as_soon_as_it_is_made(run, grey, monkeypatch):
+    whole = Pipeline.run
+
+    def stopped(self, *given, **how):
+        yield from itertools.islice(whole(self, *given, **how), 2)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Pipeline, "run", stopped)
+    code, out, _ = run("colorize", grey, "--samples", 5)
+    assert code == 130
+    assert out.split() == [str(grey.with_name(f"grey.color.{n}.jpg")) for n in (1, 2)]
+    assert all(map(os.path.exists, out.split()))
+
+
+def test_messages_name_the_photo_where_there_are_several(run, grey):
+    other = grey.with_name("white.png")
+    Image.new("L", (50, 40), "white").save(other)
+    code, _, err = run("colorize", grey, other, "--hint", "0.5,0.5,blue")
+    assert code == 0
+    assert f"{grey}: 50x40, seed" in err and f"{other}: 50x40, seed" in err
+    assert f"{other}: no colour" in err
+    assert f"{other}: 100% of the hints' area" in err
 
 
 def test_results_are_written_before_what_goes_with_them(run, grey):

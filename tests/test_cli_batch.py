@@ -17,7 +17,7 @@ from PIL import Image
 from condiff.batch import plan
 from condiff.batch.worker import build_transform
 from condiff.cli import main
-from condiff.cli.progress import shown
+from condiff.cli.process import on_one_line
 from condiff.config import LOOKS, SamplingConfig
 from condiff.errors import ImageError
 from condiff.photos.photo import Photo
@@ -70,7 +70,7 @@ def test_a_torture_folder_loses_nothing_and_says_why(run, tmp_path):
     assert {n: r for n, r in failed.items() if reasons[n] not in r} == {}
     assert code == 1
     for name, reason in failed.items():
-        assert f"{shown(name)}: {shown(reason)}\n" in stderr
+        assert f"{on_one_line(name)}: {on_one_line(reason)}\n" in stderr
     wanted = {
         p.relative_to(source).as_posix()
         for p in source.rglob("*")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from condiff.cli.process import on_one_line
 from condiff.cli.sampling import Group
 from condiff.errors import ImageError
 from condiff.files import short_digest
@@ -334,9 +335,9 @@ def read_input(source: str, reading: Reading, *, quiet: bool) -> "Photo":
 
 
 def report(message: Any, *, quiet: bool) -> None:
-    """Print a message to stderr, unless quiet; stdout is for results."""
+    """Print a message to stderr on one line, unless quiet; stdout is for results."""
     if not quiet:
-        print(message, file=sys.stderr)
+        print(on_one_line(str(message)), file=sys.stderr)
 
 
 def quiet_libraries() -> None:

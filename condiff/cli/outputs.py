@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -202,7 +202,7 @@ def write_extras(results: Sequence["Photo"], extras: Extras, *, force: bool, qui
     from condiff.photos.writing import write_image
 
     if extras.sheet:
-        pictures = [_shrink(result) for result in results]
+        pictures = [shrink(result).to_image() for result in results]
         seeds = [f"{n}: seed {result.info['seed']}" for n, result in enumerate(results, 1)]
         starts = range(0, len(pictures), SHEET_COLUMNS)
         sheet = make_contact_sheet(
@@ -240,7 +240,10 @@ def write_film(frames: Iterable["Image.Image"], target: Path, *, force: bool, qu
     options.report(f"film: {target}, {len(shown)} frames", quiet=quiet)
 
 
-def _shrink(result: "Photo") -> "Image.Image":
+def shrink(result: "Photo") -> "Photo":
+    """A result at the size that it has in a contact sheet, which takes little memory."""
+    from condiff.photos.photo import Photo
+
     image = result.to_image().convert("RGB")
     image.thumbnail((SHEET_SIDE, SHEET_SIDE))
-    return image
+    return replace(Photo.from_image(image), info=result.info)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from condiff.cli import options
+from condiff.cli.process import on_one_line
 from condiff.cli.sampling import Group, expand_groups
 
 if TYPE_CHECKING:
@@ -179,13 +180,13 @@ def run(plan: "Plan", workers: int, *, quiet: bool) -> None:
     for verdict in plan.decided:
         counts["failed" if verdict.outcome == "broken" else "skipped"] += 1
         if verdict.outcome == "broken":
-            print(f"{verdict.source}: {verdict.reason}", file=sys.stderr)
+            print(on_one_line(f"{verdict.source}: {verdict.reason}"), file=sys.stderr)
     hidden = quiet or not sys.stderr.isatty()
     with tqdm(total=plan.total, initial=len(plan.decided), unit="photo", disable=hidden) as bar:
         for verdict in library.run(plan, workers=workers):
             bar.update()
             if verdict.outcome == "broken":
-                bar.write(f"{verdict.source}: {verdict.reason}", file=sys.stderr)
+                bar.write(on_one_line(f"{verdict.source}: {verdict.reason}"), file=sys.stderr)
                 counts["failed"] += 1
             else:
                 counts["done" if verdict.outcome == "done" else "skipped"] += 1

@@ -348,6 +348,17 @@ def test_info_of_machine_and_model(run, tiny_folder):
     assert run("info", "nothing")[0] == 2
 
 
+@pytest.mark.parametrize("left", [0, 500, -1])
+def test_info_of_weights_that_are_cut_short_is_one_sentence(run, tiny_folder, tmp_path, left):
+    shutil.copytree(tiny_folder, tmp_path / "cut")
+    weights = tmp_path / "cut" / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:left])
+    code, out, err = run("info", tmp_path / "cut")
+    assert (code, out) == (1, "")
+    told = f"The weights {weights} are damaged or cut short: copy the model folder again."
+    assert err == f"condiff: {told}\n"
+
+
 def test_help_imports_nothing_heavy():
     program = (
         "import sys, condiff.cli; condiff.cli.main(['--help']);"

@@ -131,13 +131,25 @@ def prep(
         limit=flags.limit,
         license=flags.licence,
     )
-    if Path(source).exists() and out.resolve().is_relative_to(Path(source).resolve()):
-        raise typer.BadParameter(f"OUT {out} is inside SOURCE {source}: give a folder outside it.")
+    check_apart(Path(source), out)
     plan = library.plan(open_source(source), out, recipe, force=flags.force)
     if flags.dry_run:
         describe(plan, recipe)
         return
     run(plan, flags.workers or os.cpu_count() or 1, quiet=flags.quiet)
+
+
+def check_apart(source: Path, out: Path) -> None:
+    """Raise BadParameter if the photos are in the data set's folder, or the other way round."""
+    if not source.exists():  # the name of a data set on the hub
+        return
+    here, there = source.resolve(), out.resolve()
+    if there.is_relative_to(here):
+        raise typer.BadParameter(f"OUT {out} is inside SOURCE {source}: give a folder outside it.")
+    if here.is_relative_to(there):
+        raise typer.BadParameter(
+            f"SOURCE {source} is inside OUT {out}, which could replace it: give another folder."
+        )
 
 
 def choose_kinds(task: str | None, kinds: list[str]) -> tuple[str, ...]:

@@ -577,6 +577,29 @@ def test_names_that_no_file_can_have_are_one_sentence(command, capsys):
     assert err.startswith(("condiff: ", "Usage: ")) and "Traceback" not in err
 
 
+@pytest.mark.parametrize(
+    "command", ["colorize", "render", "condition -k canny", "figure forward", "figure reverse"]
+)
+def test_a_photo_in_a_folder_that_is_missing_is_not_said_to_be_written(command, capsys, tmp_path):
+    source = tmp_path / "typo" / "a.jpg"
+    assert main([*command.split(), str(source)]) == 1
+    told = f"condiff: cannot read {source}: there is no such file; check the path\n"
+    assert capsys.readouterr() == ("", told)
+
+
+def test_a_folder_for_results_that_is_missing_is_named(run, grey, tmp_path):
+    code, out, err = run("colorize", grey, "-o", f"{tmp_path}/new/")
+    told = f"cannot write to {tmp_path}/new/: there is no such folder; create it first"
+    assert (code, out, err) == (1, "", f"condiff: {told}\n")
+
+
+def test_a_present_folder_that_was_removed_is_one_sentence(grey):
+    line = "mkdir gone; cd gone; rmdir ../gone; condiff colorize ../grey.jpg"
+    done = shell(line, grey.parent)
+    told = b"condiff: The current folder was removed: change to another one.\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, b"", told)
+
+
 def test_a_palette_may_be_longer_than_a_name(run, grey):
     colors = ",".join(f"#{n:02x}50a0" for n in range(40))
     assert len(colors) > 255

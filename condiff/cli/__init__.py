@@ -36,6 +36,7 @@ WRONG_TORCHVISION = (
     "loading: pip uninstall torchvision (condiff does not need it), or install the one that fits "
     "your torch."
 )
+NO_FOLDER = "The current folder was removed: change to another one."
 ENDED = {130: "interrupted", 143: "ended by SIGTERM"}
 OPENCV_NO_MEMORY = -4  # cv2.Error.StsNoMem
 MAY_BE_EMPTY = {"--prompt", "--negative-prompt"}
@@ -179,6 +180,8 @@ def _sentence_for(error: Exception) -> str | None:
         return str(error)
     if isinstance(error, MemoryError) or getattr(error, "code", None) == OPENCV_NO_MEMORY:
         return NO_MEMORY
+    if isinstance(error, FileNotFoundError) and error.filename is None:
+        return NO_FOLDER
     if isinstance(error, OSError) and error.strerror and not isinstance(error, BrokenPipeError):
         where = error.filename2 or error.filename  # for example of a name that is too long
         what = f"cannot use {where}" if where else "cannot write any further"

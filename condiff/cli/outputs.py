@@ -34,6 +34,10 @@ def choose_target(
         return None
     if output is None and source == "-":
         raise typer.BadParameter(f"A {what} from standard input needs an output: -o FILE, or -o -.")
+    if output is None and source is not None and not os.path.isdir(beside.parent):
+        raise ImageError(f"cannot read {source}: there is no such file; check the path")
+    if output is not None and output.endswith("/") and not os.path.isdir(output):
+        raise ImageError(f"cannot write to {output}: there is no such folder; create it first")
     path = Path(output) if output else beside
     return path / beside.name if path.is_dir() else path
 

@@ -172,6 +172,7 @@ def test_what_is_missing_is_one_sentence(run, tmp_path, grey):
         ["--gif", "x.avi"],
         ["--prompt", "a red house"],
         ["--pick", "best"],
+        ["--samples", "20000"],
         ["--palette", "nocolour"],
     ],
 )

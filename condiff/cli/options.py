@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from condiff.models.info import ModelInfo
     from condiff.photos.photo import Photo
 
+MAX_SAMPLES = 10_000  # of one command: a mistyped number would plan names for hours
+
 Input = Annotated[str, typer.Argument(metavar="INPUT", help="A photo, or - for standard input.")]
 OUTPUT = typer.Option(
     "-o", "--output", help="File or folder to write to, or - for standard output."
@@ -36,7 +38,9 @@ Seed = Annotated[
         help="Random seed; the same one gives the same picture (default: a new one, reported).",
     ),
 ]
-Samples = Annotated[int, typer.Option(min=1, help="How many different results to make.")]
+Samples = Annotated[
+    int, typer.Option(min=1, max=MAX_SAMPLES, help="How many different results to make.")
+]
 Device = Annotated[str, typer.Option(help="Where the network runs: auto, cpu, cuda or mps.")]
 Engine = Annotated[
     str,

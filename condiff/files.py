@@ -66,17 +66,16 @@ def shorten_stem(stem: str, ending: str) -> str:
     return stem + ending
 
 
-def find_overwritten(sources: Iterable[Path], targets: Iterable[Path]) -> Path | None:
-    """The first source that is also a target, under any of its names; None if there is none."""
+def find_shared(sources: Iterable[Path], targets: Iterable[Path]) -> Iterator[tuple[Path, Path]]:
+    """Each target that is the same file as a source, under any of its names, with that source."""
     found = {}
     for source in sources:
         with suppress(OSError, ValueError):  # it does not exist, or is not a file
             found[identify_file(source)] = source
     for target in targets if found else ():
         with suppress(OSError, ValueError):
-            if overwritten := found.get(identify_file(target)):
-                return overwritten
-    return None
+            if shared := found.get(identify_file(target)):
+                yield shared, target
 
 
 def identify_file(path: Path) -> tuple[int, int]:

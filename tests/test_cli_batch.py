@@ -144,6 +144,19 @@ def test_what_a_batch_reads_is_never_written_over(run, photos, tmp_path):
     assert [path.name for path in out.iterdir()] == ["b.png"] and kept.read_bytes() == before
 
 
+def test_links_to_photos_in_place_of_results_are_kept_or_replaced_themselves(run, photos, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    before = (photos / "a.jpg").read_bytes(), (photos / "b.png").read_bytes()
+    os.link(photos / "a.jpg", out / "a.jpg")
+    (out / "b.png").symlink_to(photos / "b.png")
+    assert run(photos, out)[1] == "1 done, 2 skipped, 0 failed\n"
+    assert (out / "a.jpg").read_bytes() == before[0] and (out / "b.png").is_symlink()
+    assert run(photos, out, "--force")[1] == "3 done, 0 skipped, 0 failed\n"
+    assert ((photos / "a.jpg").read_bytes(), (photos / "b.png").read_bytes()) == before
+    assert not (out / "b.png").is_symlink()
+
+
 def test_a_batch_tells_of_a_negative(run, tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()

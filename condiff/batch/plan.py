@@ -3,15 +3,16 @@
 import hashlib
 import os
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path, PurePosixPath
 
 from condiff.batch.storage import EXCLUDED, Storage
 from condiff.errors import ConfigError, install_command
-from condiff.files import MAX_NAME, find_overwritten, shorten_stem
+from condiff.files import MAX_NAME, find_shared, shorten_stem
 from condiff.photos.formats import FORMATS, RAW, is_photo
 
 UNWRITTEN_SUFFIX = ".png"  # of a result where the photo's own format cannot be written
@@ -132,7 +133,8 @@ def plan(
         for name in sorted(found)
     ]
     check_targets(jobs, out)
-    _check_pictures(jobs, source, out)
+    pictures = ((source.path_of(job.name), job.hints, job.mask) for job in jobs)
+    check_kept(chain.from_iterable(pictures), jobs, out)
     return Plan(
         source,
         out,
@@ -177,13 +179,18 @@ def check_targets(jobs: Sequence[Job], out: Storage, *, ignore_case: bool = Fals
             inside.add(folder)
 
 
-def _check_pictures(jobs: Sequence[Job], source: Storage, out: Storage) -> None:
-    """Raise ConfigError for a photo, hints or a mask that a result would replace, as by a link."""
-    pictures = [(source.path_of(job.name), job.hints, job.mask) for job in jobs]
-    given = [path for paths in pictures for path in paths if path is not None]
-    targets = [path for job in jobs if (path := out.path_of(job.target)) is not None]
-    if found := find_overwritten(given, targets):
-        raise ConfigError(f"{found} would be replaced by a result: give another folder than {out}.")
+def check_kept(pictures: Iterable[Path | None], jobs: Sequence[Job], out: Storage) -> None:
+    """Raise ConfigError for a picture that a result would replace.
+
+    A link in OUT to a picture elsewhere is replaced itself, and the picture kept.
+    """
+    given = (path for path in pictures if path is not None)
+    targets = (path for job in jobs if (path := out.path_of(job.target)) is not None)
+    for picture, target in find_shared(given, targets):
+        if os.path.realpath(picture) == os.path.join(os.path.realpath(target.parent), target.name):
+            raise ConfigError(
+                f"{picture} would be replaced by a result: give another folder than {out}."
+            )
 
 
 def _normalize(name: str) -> str:

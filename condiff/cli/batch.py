@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from condiff.cli import options, outputs
+from condiff.cli import options
 from condiff.cli.progress import describe, report
 from condiff.cli.sampling import Group, SamplingFlags, expand_groups
 
@@ -134,7 +134,7 @@ def batch(
     """
     from condiff.batch.colorize import BatchOptions, plan_batch, run_batch
     from condiff.batch.journal import ALBUM
-    from condiff.batch.plan import Choice
+    from condiff.batch.plan import Choice, check_kept
 
     asked = BatchOptions(
         model=flags.model,
@@ -161,9 +161,7 @@ def batch(
         force=flags.force,
     )
     found, asked = plan_batch(source, out, asked)
-    targets = [found.out.path_of(job.target) for job in found.jobs]
-    outputs.keep_sources(references.paths(), targets, what="reference")
-    outputs.keep_sources(content.paths(), targets, what="mask")
+    check_kept([*references.paths(), *content.paths()], found.jobs, found.out)
     if flags.dry_run:
         describe(found, force=flags.force, as_json=flags.as_json)
         return

@@ -13,7 +13,7 @@ import typer
 
 from condiff.cli import options
 from condiff.errors import ImageError
-from condiff.files import find_overwritten
+from condiff.files import find_shared
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -62,7 +62,7 @@ def keep_sources(
 ) -> None:
     """The same for several inputs: a result must not replace its own or another input."""
     targets = (path for path in written if path is not None)
-    found = find_overwritten(map(Path, sources), targets)
+    found, _ = next(find_shared(map(Path, sources), targets), (None, None))
     if found is None:
         return
     if len(sources) == 1:

@@ -620,6 +620,8 @@ def test_control_characters_of_a_name_reach_no_message(run, tmp_path):
     code, _, err = run("colorize", *photos)
     assert code == 1 and "\x1b" not in err
     assert "white\\n\\x1b[31m.png: no colour" in err and "no\\x1b[31m.png: it is not" in err
+    code, _, err = run("colorize", photos[0], "-o", photos[0], "--force")
+    assert code == 2 and "\x1b" not in err and "is the photo itself" in " ".join(err.split())
 
 
 def test_a_plain_locale_prints_what_it_can(tmp_path):

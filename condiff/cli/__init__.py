@@ -88,6 +88,14 @@ class LazyGroup(TyperGroup):
         """The command of that name, None if there is none."""
         return _build_command(cmd_name) if cmd_name in COMMANDS else None
 
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; a name in an error for a wrong value cannot control the terminal."""
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            error.message = on_one_line(error.message)
+            raise
+
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write what each command does, without importing any."""
         with formatter.section("Commands"):

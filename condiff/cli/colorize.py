@@ -275,8 +275,9 @@ def _colorize(
     if job.extras.film:
         frames = pipeline.frames(photo, seed=seeds[0], **run)  # type: ignore[arg-type]
         outputs.write_film(frames, job.extras.film, force=results.force, quiet=quiet)
+    picked = f" (picked: {seeds[0]})" if results.pick else ""
     options.report(
-        f"{job.label}{width}x{height}, seed {seed}, {settings.sampling.describe()}, "
+        f"{job.label}{width}x{height}, seed {seed}{picked}, {settings.sampling.describe()}, "
         f"{pipeline.backend.name} on {pipeline.device}, {time.perf_counter() - started:.1f} s",
         quiet=quiet,
     )

@@ -153,7 +153,7 @@ class SamplingConfig(Section):
         if self.image_guidance_scale != 1 and self.prompt == self.negative_prompt:
             scales = scales[1:]  # without words there is no guidance along them
         guided = " and ".join(f"{scale:g}" for scale in scales if scale != 1)
-        text = f"{self.steps} steps of {self.scheduler}"
+        text = f"{self.steps} step{'s' if self.steps > 1 else ''} of {self.scheduler}"
         if not guided:
             return text
         eta = "" if self.guidance_eta == 1 else f" (eta {self.guidance_eta:g})"

@@ -4,10 +4,11 @@ torch and matplotlib are imported only by the functions that need them.
 """
 
 import io
-import os
+import subprocess
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import BinaryIO
@@ -18,7 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from condiff.config import DiffusionConfig
-from condiff.errors import ConfigError, DependencyError, ImageError, UnknownFormatError
+from condiff.errors import ConfigError, DependencyError, UnknownFormatError
+from condiff.files import publish, unwritten
 from condiff.photos.writing import check_target
 
 GAP = 2
@@ -192,11 +194,12 @@ def make_forward_strip(
 
     from condiff.diffusion.diffusers_schedulers import build_scheduler
     from condiff.diffusion.parameterization import add_noise
+    from condiff.diffusion.sampler import sample_initial_noise
 
     small = photo.convert("RGB")
     small = small.resize(_fit(small.size, side), Image.Resampling.LANCZOS)
     x_0 = torch.from_numpy(np.array(small)).permute(2, 0, 1)[None].float() / 127.5 - 1
-    eps = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(seed))
+    eps = torch.from_numpy(sample_initial_noise(seed, tuple(x_0.shape)))
     font = ImageFont.load_default(CAPTION - 4)
     gutter = round(max(font.getlength(name) for name in processes)) + 2 * MARGIN
     across, down = small.width + MARGIN, small.height + CAPTION + 2 * MARGIN
@@ -231,24 +234,17 @@ def write_animation(
     """
     if not isinstance(target, Path):
         encoded = io.BytesIO()
-        _save_frames(frames, encoded, "GIF", fps=fps, hold=hold)
+        _save_frames(frames, encoded, format="GIF", fps=fps, hold=hold)
         target.write(encoded.getbuffer())
         return
     check_animation(target, force)
     format = ANIMATIONS[target.suffix.lower()]
-    part = target.with_name(f".{target.stem}.{os.getpid()}.part{target.suffix}")
+    save = _save_mp4 if format == "MP4" else partial(_save_frames, format=format)
     try:
-        if format == "MP4":
-            _write_mp4(frames, part, fps=fps, hold=hold)
-        else:
-            with open(part, "wb") as file:
-                _save_frames(frames, file, format, fps=fps, hold=hold)
-        part.replace(target)
+        with publish(target, force) as file:
+            save(frames, file, fps=fps, hold=hold)
     except OSError as error:
-        reason = error.strerror or " ".join(str(error).split())
-        raise ImageError(f"cannot write {target}: {reason}; try another place") from error
-    finally:
-        part.unlink(missing_ok=True)
+        raise unwritten(str(target), error) from error
 
 
 def check_animation(target: Path, force: bool = False) -> None:
@@ -271,7 +267,7 @@ def pick_frames(frames: Sequence[Image.Image], count: int) -> list[Image.Image]:
 
 
 def _save_frames(
-    frames: Sequence[Image.Image], file: BinaryIO, format: str, *, fps: float, hold: float
+    frames: Sequence[Image.Image], file: BinaryIO, *, format: str, fps: float, hold: float
 ) -> None:
     durations = [round(1000 / fps)] * (len(frames) - 1) + [round(1000 * hold)]
     if format == "GIF":
@@ -288,15 +284,21 @@ def _to_palette(frame: Image.Image) -> Image.Image:
     return frame.quantize(palette=frame.quantize(256), dither=Image.Dither.FLOYDSTEINBERG)
 
 
-def _write_mp4(frames: Sequence[Image.Image], path: Path, *, fps: float, hold: float) -> None:
+def _save_mp4(frames: Sequence[Image.Image], file: BinaryIO, *, fps: float, hold: float) -> None:
+    """Encode frames as H.264 into a file that has a name; OSError with ffmpeg's reason."""
     width, height = (max(2, side // 2 * 2) for side in frames[0].size)  # H.264 halves its chroma
-    write_frames = _import_ffmpeg().write_frames
-    size = (width, height)
-    with closing(write_frames(str(path), size, fps=fps, quality=8, macro_block_size=2)) as writer:
-        writer.send(None)
-        for frame in [*frames, *[frames[-1]] * round(fps * hold)]:
-            even = frame.convert("RGB").crop((0, 0, width, height))
-            writer.send(np.ascontiguousarray(even))
+    given = f"-f rawvideo -pix_fmt rgb24 -s {width}x{height} -r {fps} -i -"
+    made = "-c:v libx264 -pix_fmt yuv420p -crf 10 -f mp4"
+    command = [_import_ffmpeg().get_ffmpeg_exe(), *f"-y -v error {given} {made}".split(), file.name]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as ffmpeg:
+        assert ffmpeg.stdin is not None
+        with suppress(BrokenPipeError):  # it has ended, and its status says why
+            for frame in [*frames, *[frames[-1]] * round(fps * hold)]:
+                ffmpeg.stdin.write(frame.convert("RGB").crop((0, 0, width, height)).tobytes())
+        said = ffmpeg.communicate()[1].decode(errors="replace").splitlines()
+    if ffmpeg.returncode:
+        reason = said[-1].rpartition("] ")[2] if said else f"status {ffmpeg.returncode}"
+        raise OSError(f"ffmpeg failed ({reason})")
 
 
 def _import_ffmpeg() -> ModuleType:

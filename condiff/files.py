@@ -4,7 +4,7 @@ import errno
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -64,6 +64,24 @@ def shorten_stem(stem: str, ending: str) -> str:
     while stem and len(os.fsencode(stem + ending)) > MAX_NAME:
         stem = stem[:-1]
     return stem + ending
+
+
+def find_shared(sources: Iterable[Path], targets: Iterable[Path]) -> Iterator[tuple[Path, Path]]:
+    """Each target that is the same file as a source, under any of its names, with that source."""
+    found = {}
+    for source in sources:
+        with suppress(OSError, ValueError):  # it does not exist, or is not a file
+            found[identify_file(source)] = source
+    for target in targets if found else ():
+        with suppress(OSError, ValueError):
+            if shared := found.get(identify_file(target)):
+                yield shared, target
+
+
+def identify_file(path: Path) -> tuple[int, int]:
+    """Device and inode, which identify a file or folder under any of its names."""
+    status = path.stat()
+    return status.st_dev, status.st_ino
 
 
 def _link(part: Path, target: Path) -> None:

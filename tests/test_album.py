@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from condiff.batch.album import settle_style
+from condiff.batch.album import read_style, settle_style
 from condiff.batch.colorize import BatchOptions, plan_batch, run_batch
-from condiff.batch.journal import ALBUM, open_journal
+from condiff.batch.journal import ALBUM, ALBUM_LINES, open_journal
 from condiff.batch.plan import Choice, plan
 from condiff.batch.storage import open_storage
 from condiff.cli import main
 from condiff.color.album import MAX_GAIN, AlbumStyle, ChromaMeans
 from condiff.color.lab import rgb_to_lab
 from condiff.diffusion.sampler import BROAD, damp_broad_noise, sample_initial_noise
-from condiff.errors import ConfigError, UsageError
+from condiff.errors import ConfigError, StorageError, UsageError
 from condiff.photos.reading import read_photo
 from tests.conftest import make_photo
 
@@ -137,6 +137,25 @@ def test_measuring_goes_on_where_it_was_stopped(roll, tmp_path):
     assert len(measured) == len(set(measured)) == 4
     assert styles[0] == styles[1]
     assert styles[0].means.a == pytest.approx(np.mean([seed % 7 for seed in measured]))
+
+
+@pytest.mark.parametrize("content", ["", "1", '{"means": [1]}', '{"means": [NaN, 1, 2]}'])
+def test_a_damaged_style_is_a_sentence(content, roll, tmp_path):
+    found = plan(open_storage(str(roll)), open_storage(str(tmp_path)))
+    with open_journal(found.out, {"task": "colorize"}) as journal:
+        journal.keep(ALBUM, content)
+        with pytest.raises(StorageError, match=r"album\.json is damaged: .*--force"):
+            read_style(found, 5)
+
+
+@pytest.mark.parametrize("line", ["1", '{"a": 1}', '{"name": "0.png", "version": 1, "means": 3}'])
+def test_a_damaged_line_of_measured_photos_is_measured_again(line, roll, tmp_path):
+    found = plan(open_storage(str(roll)), open_storage(str(tmp_path)))
+    with open_journal(found.out, {"task": "colorize"}) as journal:
+        journal.add_line(ALBUM_LINES, line)
+        how = {"seed": 5, "read": read_photo, "workers": 1}
+        style = settle_style(found, journal, lambda *_: ChromaMeans(1.0, 2.0, 3.0), **how)
+    assert style.means == (1, 2, 3)
 
 
 def test_an_album_is_of_all_photos_and_of_one_machine(roll, tiny_folder, tmp_path, capsys):

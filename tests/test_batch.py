@@ -251,6 +251,24 @@ def test_two_spellings_of_one_name_are_two_photos(tmp_path):
     assert len(set(files_of(tmp_path / "out").values())) == 2
 
 
+def test_pictures_for_photos_are_found_however_their_names_are_spelled(tmp_path):
+    """A suffix in capitals, letters as macOS spells them, a link to a folder; a JPEG is named."""
+    for name in ("a.jpg", "ü.jpg", "linked/b.jpg", "c.jpg"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).touch()
+    hints = tmp_path / "hints"
+    names = ("a.PNG", "u\u0308.png", "real/b.png", "c.jpg", "notes.txt")
+    for name in names:
+        (hints / name).parent.mkdir(parents=True, exist_ok=True)
+        (hints / name).touch()
+    (hints / "linked").symlink_to(hints / "real")
+    found = plan(tmp_path / "in", tmp_path / "out", hints=hints)
+    used = {job.name: job.hints and job.hints.relative_to(hints).as_posix() for job in found.jobs}
+    expected = {"a.jpg": names[0], "ü.jpg": names[1], "linked/b.jpg": "linked/b.png"}
+    assert used == expected | {"c.jpg": None}
+    assert found.unused_hints == ("c.jpg", "real/b.png")
+
+
 def test_include_exclude_and_hidden(tmp_path):
     for name in ("a.jpg", "b.png", "raw/c.jpg", "raw/d.png", ".e.jpg", ".f/g.jpg", "n.txt"):
         path = tmp_path / "in" / name
@@ -393,6 +411,17 @@ def test_a_line_cut_short_is_no_harm(photos, undisturbed, tmp_path):
     assert [*known] == [("skipped", "done before")] * 40
 
 
+@pytest.mark.parametrize(
+    "line", ["1", "null", '["a"]', '{"a": 1}', '{"name": "000.png", "new": 1}']
+)
+def test_a_line_that_is_no_entry_is_no_harm(line, tmp_path):
+    photos = make_photos(tmp_path / "in", 1)
+    go(photos, tmp_path / "out")
+    with open(tmp_path / "out" / ".condiff" / "journal.jsonl", "a") as file:
+        file.write(f"{line}\n")
+    assert [r.reason for r in go(photos, tmp_path / "out")] == ["done before"]
+
+
 def start(photos: Path, out: Path) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, program.__file__, str(photos), str(out)],
@@ -493,7 +522,9 @@ def test_what_a_format_cannot_hold_fails_before_the_model_runs(tmp_path):
     assert (16_384, 2) not in seen and (40, 30) in seen
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"settings": {}}'])
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"settings": {}}', '{"settings": 1, "replace": false}']
+)
 def test_damaged_settings_of_a_batch_are_a_sentence(tmp_path, content):
     out = open_storage(tmp_path)
     with open_journal(out, {"seed": 1}):
@@ -503,3 +534,9 @@ def test_damaged_settings_of_a_batch_are_a_sentence(tmp_path, content):
         compare_settings(out, {})
     with open_journal(out, {"seed": 2}, force=True) as journal:
         assert journal.settings == {"seed": 2}
+
+
+def test_a_file_in_the_place_of_a_batchs_folder_is_a_sentence(tmp_path):
+    (tmp_path / ".condiff").touch()
+    with pytest.raises(StorageError, match=r"settings\.json: Not a directory; give another"):
+        compare_settings(open_storage(tmp_path), {})

@@ -1,6 +1,7 @@
 """The command line: exit codes, streams, files."""
 
 import io
+import itertools
 import json
 import os
 import resource
@@ -18,6 +19,7 @@ import condiff
 from condiff.cli import COMMANDS, app, main
 from condiff.config import LOOKS
 from condiff.models.loading import load_model
+from condiff.pipelines.pipeline import Pipeline
 
 from .conftest import make_photo
 
@@ -133,6 +135,21 @@ def test_a_truncated_photo_is_refused_and_nothing_written(run, grey):
     assert list(grey.parent.iterdir()) == [grey]
 
 
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+@pytest.mark.parametrize("command", ["colorize", "batch"])
+def test_a_model_that_does_not_colour_photos_is_refused_by_name(
+    command, dry, grey, sketch_folder, tmp_path, capsys
+):
+    given = grey if command == "colorize" else grey.parent
+    where = ["-o"] if command == "colorize" else []
+    target = str(tmp_path.parent / "result.png")
+    assert main([command, str(given), *where, target, "-m", str(sketch_folder), *dry]) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("condiff: The model sketch ") and not said.out
+    assert "does not colour photos: give one of the task colorize" in said.err
+    assert not os.path.exists(target)
+
+
 def test_what_is_missing_is_one_sentence(run, tmp_path, grey):
     assert run("colorize", tmp_path / "none.jpg")[0] == 1
     assert run("colorize", grey, "-o", tmp_path / "no" / "where.jpg")[0] == 1
@@ -155,6 +172,7 @@ def test_what_is_missing_is_one_sentence(run, tmp_path, grey):
         ["--gif", "x.avi"],
         ["--prompt", "a red house"],
         ["--pick", "best"],
+        ["--samples", "20000"],
         ["--palette", "nocolour"],
     ],
 )
@@ -267,7 +285,9 @@ def test_a_photo_is_not_written_over_by_the_result_of_another(run, grey):
     before = other.read_bytes()
     code, out, err = run("colorize", grey, other, "--force")
     assert (code, out) == (2, "")
-    assert "grey.color.jpg is the photo itself" in " ".join(err.split())
+    assert "grey.color.jpg is one of the photos, and a result would replace it" in " ".join(
+        err.split()
+    )
     assert other.read_bytes() == before
 
 
@@ -327,6 +347,17 @@ def test_info_of_machine_and_model(run, tiny_folder):
     natural = "natural (guidance_scale 1, guidance_eta 1, variety 1, saturation 1);"
     assert natural in run("info", tiny_folder)[1]
     assert run("info", "nothing")[0] == 2
+
+
+@pytest.mark.parametrize("left", [0, 500, -1])
+def test_info_of_weights_that_are_cut_short_is_one_sentence(run, tiny_folder, tmp_path, left):
+    shutil.copytree(tiny_folder, tmp_path / "cut")
+    weights = tmp_path / "cut" / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:left])
+    code, out, err = run("info", tmp_path / "cut")
+    assert (code, out) == (1, "")
+    told = f"The weights {weights} are damaged or cut short: copy the model folder again."
+    assert err == f"condiff: {told}\n"
 
 
 def test_help_imports_nothing_heavy():
@@ -434,7 +465,8 @@ def test_two_photos_never_share_a_result(run, tmp_path):
         make_photo(40, 30).save(tmp_path / folder / "a.png")
     photos = [tmp_path / "x" / "a.png", tmp_path / "y" / "a.png"]
     code, out, err = run("colorize", *photos, "-o", tmp_path)
-    assert code == 2 and not out and "written twice" in err
+    assert code == 2 and not out
+    assert f"{photos[0]} and {photos[1]} would both become" in " ".join(err.split())
     assert not (tmp_path / "a.color.png").exists()
 
 
@@ -546,6 +578,29 @@ def test_names_that_no_file_can_have_are_one_sentence(command, capsys):
     assert err.startswith(("condiff: ", "Usage: ")) and "Traceback" not in err
 
 
+@pytest.mark.parametrize(
+    "command", ["colorize", "render", "condition -k canny", "figure forward", "figure reverse"]
+)
+def test_a_photo_in_a_folder_that_is_missing_is_not_said_to_be_written(command, capsys, tmp_path):
+    source = tmp_path / "typo" / "a.jpg"
+    assert main([*command.split(), str(source)]) == 1
+    told = f"condiff: cannot read {source}: there is no such file; check the path\n"
+    assert capsys.readouterr() == ("", told)
+
+
+def test_a_folder_for_results_that_is_missing_is_named(run, grey, tmp_path):
+    code, out, err = run("colorize", grey, "-o", f"{tmp_path}/new/")
+    told = f"cannot write to {tmp_path}/new/: there is no such folder; create it first"
+    assert (code, out, err) == (1, "", f"condiff: {told}\n")
+
+
+def test_a_present_folder_that_was_removed_is_one_sentence(grey):
+    line = "mkdir gone; cd gone; rmdir ../gone; condiff colorize ../grey.jpg"
+    done = shell(line, grey.parent)
+    told = b"condiff: The current folder was removed: change to another one.\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, b"", told)
+
+
 def test_a_palette_may_be_longer_than_a_name(run, grey):
     colors = ",".join(f"#{n:02x}50a0" for n in range(40))
     assert len(colors) > 255
@@ -558,10 +613,45 @@ def test_control_characters_of_a_name_do_not_reach_the_terminal(capsys):
     assert err.startswith("condiff: cannot read no\\nfile\\x1b[31m.png: ") and err.count("\n") == 1
 
 
+def test_control_characters_of_a_name_reach_no_message(run, tmp_path):
+    photos = [tmp_path / "white\n\x1b[31m.png", tmp_path / "no\x1b[31m.png"]
+    Image.new("L", (50, 40), "white").save(photos[0])
+    photos[1].write_text("hello")
+    code, _, err = run("colorize", *photos)
+    assert code == 1 and "\x1b" not in err
+    assert "white\\n\\x1b[31m.png: no colour" in err and "no\\x1b[31m.png: it is not" in err
+    code, _, err = run("colorize", photos[0], "-o", photos[0], "--force")
+    assert code == 2 and "\x1b" not in err and "is the photo itself" in " ".join(err.split())
+
+
 def test_a_plain_locale_prints_what_it_can(tmp_path):
     plain = "LC_ALL=C PYTHONUTF8=0 PYTHONCOERCECLOCALE=0 condiff colorize --help"
     done = shell(plain, tmp_path)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_each_sample_is_written_as_soon_as_it_is_made(run, grey, monkeypatch):
+    whole = Pipeline.run
+
+    def stopped(self, *given, **how):
+        yield from itertools.islice(whole(self, *given, **how), 2)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Pipeline, "run", stopped)
+    code, out, _ = run("colorize", grey, "--samples", 5)
+    assert code == 130
+    assert out.split() == [str(grey.with_name(f"grey.color.{n}.jpg")) for n in (1, 2)]
+    assert all(map(os.path.exists, out.split()))
+
+
+def test_messages_name_the_photo_where_there_are_several(run, grey):
+    other = grey.with_name("white.png")
+    Image.new("L", (50, 40), "white").save(other)
+    code, _, err = run("colorize", grey, other, "--hint", "0.5,0.5,blue")
+    assert code == 0
+    assert f"{grey}: 50x40, seed" in err and f"{other}: 50x40, seed" in err
+    assert f"{other}: no colour" in err
+    assert f"{other}: 100% of the hints' area" in err
 
 
 def test_results_are_written_before_what_goes_with_them(run, grey):

@@ -17,7 +17,7 @@ from PIL import Image
 from condiff.batch import plan
 from condiff.batch.worker import build_transform
 from condiff.cli import main
-from condiff.cli.progress import shown
+from condiff.cli.process import on_one_line
 from condiff.config import LOOKS, SamplingConfig
 from condiff.errors import ImageError
 from condiff.photos.photo import Photo
@@ -70,7 +70,7 @@ def test_a_torture_folder_loses_nothing_and_says_why(run, tmp_path):
     assert {n: r for n, r in failed.items() if reasons[n] not in r} == {}
     assert code == 1
     for name, reason in failed.items():
-        assert f"{shown(name)}: {shown(reason)}\n" in stderr
+        assert f"{on_one_line(name)}: {on_one_line(reason)}\n" in stderr
     wanted = {
         p.relative_to(source).as_posix()
         for p in source.rglob("*")
@@ -124,6 +124,37 @@ def test_a_folder_of_masks_has_one_a_photo_and_a_new_one_makes_anew(run, photos,
     half.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(masks / "sub" / "c.png")
     assert read_json(run(*how)[1])[1] == {"done": 1, "skipped": 2, "failed": 0, "seed": 3}
     assert run(photos / "a.jpg", "--mask", masks, command="colorize")[0] == 2
+
+
+def test_what_a_batch_reads_is_never_written_over(run, photos, tmp_path):
+    """Hints and masks that lie in OUT, a result as a reference, a photo that is a link to OUT."""
+    out, kept = tmp_path / "out", tmp_path / "out" / "b.png"
+    out.mkdir()
+    strokes = Image.new("RGBA", (50, 40), (200, 0, 0, 255))
+    strokes.save(kept)
+    before = kept.read_bytes()
+    command = (photos, out, "--format", "png", "--force")
+    for flags in (["--hints", out], ["--mask", out], ["--reference", kept], ["--mask", kept]):
+        code, said, err = run(*command, *flags)
+        assert (code, said) == (2, "") and "b.png" in err and "give another" in err
+    (photos / "b.png").unlink()
+    (photos / "b.png").symlink_to(kept)
+    code, said, err = run(*command)
+    assert (code, said, "would be replaced by a result" in err) == (2, "", True)
+    assert [path.name for path in out.iterdir()] == ["b.png"] and kept.read_bytes() == before
+
+
+def test_links_to_photos_in_place_of_results_are_kept_or_replaced_themselves(run, photos, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    before = (photos / "a.jpg").read_bytes(), (photos / "b.png").read_bytes()
+    os.link(photos / "a.jpg", out / "a.jpg")
+    (out / "b.png").symlink_to(photos / "b.png")
+    assert run(photos, out)[1] == "1 done, 2 skipped, 0 failed\n"
+    assert (out / "a.jpg").read_bytes() == before[0] and (out / "b.png").is_symlink()
+    assert run(photos, out, "--force")[1] == "3 done, 0 skipped, 0 failed\n"
+    assert ((photos / "a.jpg").read_bytes(), (photos / "b.png").read_bytes()) == before
+    assert not (out / "b.png").is_symlink()
 
 
 def test_a_batch_tells_of_a_negative(run, tmp_path):

@@ -42,6 +42,27 @@ def test_an_existing_file_is_kept_unless_forced(photo, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_the_picture_of_image_path_is_never_written_over(photo, capsys):
+    other = photo.with_name("a photo.image.png")  # the name of the result
+    Image.new("RGB", (61, 44), "teal").save(other)
+    before = other.read_bytes()
+    assert main(["condition", str(photo), "-k", f"image:{other}", "--force"]) == 2
+    assert "is the picture of --kind itself" in " ".join(capsys.readouterr().err.split())
+    assert other.read_bytes() == before
+
+
+def test_pages_are_chosen_and_too_many_pixels_are_taken_if_asked(photo, tmp_path, capsys):
+    pages, target = tmp_path / "two.tif", tmp_path / "out.png"
+    Image.new("L", (20, 10)).save(pages, save_all=True, append_images=[Image.new("L", (30, 15))])
+    command = ["condition", str(pages), "-k", "gray", "-o", str(target), "--force"]
+    assert main(command) == 1
+    assert "choose one with --page 1 to --page 2" in capsys.readouterr().err
+    assert main([*command, "--page", "2"]) == 0 and read(target).shape == (15, 30)
+    assert main([*command, "--page", "2", "--max-pixels", "449"]) == 1
+    assert "raise it with --max-pixels 450" in capsys.readouterr().err
+    assert main([*command, "--page", "2", "--max-pixels", "450"]) == 0
+
+
 def test_a_seed_draws_the_parameters(photo, tmp_path):
     for name in ("1", "2"):
         target = str(tmp_path / f"{name}.png")

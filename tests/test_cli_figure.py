@@ -30,6 +30,13 @@ def photo_path(tmp_path):
     return tmp_path / "photo.jpg"
 
 
+def cut_short(image):
+    """A JPEG of the image without its last bytes."""
+    encoded = io.BytesIO()
+    image.save(encoded, "JPEG")
+    return encoded.getvalue()[: int(-0.01 * encoded.tell())]
+
+
 def reverse(run, tiny_folder, *arguments):
     return run("reverse", *arguments, "-m", tiny_folder, "--steps", 4, "--device", "cpu")
 
@@ -52,12 +59,26 @@ def test_forward_is_a_function_of_its_seed(run, photo_path, tmp_path):
         f"{tmp_path / 'photo.forward.png'}\n",
         "",
     )
-    for name, seed in (("same.png", 0), ("other.png", 1)):
+    for name, seed in (("same.png", 0), ("other.png", 10**30)):
         assert run("forward", photo_path, "--size", 32, "-o", name, "--seed", seed)[0] == 0
     first, same, other = (
         (tmp_path / name).read_bytes() for name in ("photo.forward.png", "same.png", "other.png")
     )
     assert first == same != other
+
+
+def test_a_figure_of_a_photo_takes_its_pages_and_tells_what_is_odd(run, tiny_folder, tmp_path):
+    first, second = make_photo(50, 40, seed=1), make_photo(60, 30, seed=2)
+    first.save(tmp_path / "two.tif", save_all=True, append_images=[second])
+    (tmp_path / "cut.jpg").write_bytes(cut_short(make_photo(300, 200)))
+    for command in ("forward", "reverse"):
+        flags = ["-m", tiny_folder, "--steps", 1] if command == "reverse" else ["--size", 16]
+        code, out, err = run(command, "two.tif", *flags)
+        assert (code, out) == (1, "") and "choose one with --page 1 to --page 2" in err
+        assert run(command, "two.tif", *flags, "--page", 2)[0] == 0
+        assert run(command, "cut.jpg", *flags, "--strict")[0] == 1
+        code, _, err = run(command, "cut.jpg", *flags)
+        assert code == 0 and "cut.jpg: its file is cut short" in err
 
 
 def test_reverse_films_every_step(run, tiny_folder, photo_path, tmp_path):

@@ -113,9 +113,11 @@ def test_the_median_is_written_alone(run, grey, tmp_path):
     run(grey, "--samples", 3, "--no-sheet")
     paths = [tmp_path / f"grey.color.{n}.png" for n in (1, 2, 3)]
     answers = [np.array(Image.open(path)) for path in paths]
-    code, out, _ = run(grey, "--samples", 3, "--pick", "median")
+    code, out, err = run(grey, "--samples", 3, "--pick", "median")
     assert (code, out) == (0, f"{tmp_path / 'grey.color.png'}\n")
     chosen = paths[find_median(answers)]
+    seed = json.loads(Image.open(chosen).text["condiff"])["seed"]
+    assert f"(picked: {seed})" in err
     assert (tmp_path / "grey.color.png").read_bytes() == chosen.read_bytes()
     assert run(grey, "--samples", 3, "--pick", "best", "--force")[0] == 0
     assert (tmp_path / "grey.color.png").read_bytes() == chosen.read_bytes()

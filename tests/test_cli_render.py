@@ -51,6 +51,25 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
+def test_a_picture_of_hints_is_never_written_over(run, sketch, tmp_path):
+    strokes = tmp_path / "strokes.png"
+    Image.new("RGBA", (96, 64), (200, 0, 0, 255)).save(strokes)
+    before = strokes.read_bytes()
+    for written in (["-o", strokes], ["--gif", strokes]):
+        code, out, err = run(sketch, "--hints", strokes, *written, "--force")
+        assert (code, out) == (2, "")
+        assert "strokes.png is the picture of hints itself" in " ".join(err.split())
+    assert strokes.read_bytes() == before
+
+
+def test_a_film_does_not_replace_a_picture_under_another_of_its_names(run, sketch, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path)
+    for film in (tmp_path / "a.webp", "link/a.webp"):
+        code, out, err = run(sketch, "-o", "a.webp", "--gif", film, "--force")
+        assert (code, out, "would be written twice" in err) == (2, "", True)
+    assert names(tmp_path) == ["link", "sketch.png"]
+
+
 def test_a_picture_lies_beside_the_drawing_and_its_path_is_printed(run, sketch, tmp_path):
     code, out, err = run(sketch, "--seed", 7)
     assert (code, out) == (0, "sketch.render.png\n")

@@ -112,6 +112,7 @@ def test_words_picture_and_both_are_dropped_a_third_of_the_time_each_at_most():
     ("fields", "text"),
     [
         ({}, "25 steps of ddim"),
+        ({"steps": 1}, "1 step of ddim"),
         ({"guidance_eta": 0.4}, "25 steps of ddim"),
         ({"steps": 4, "guidance_scale": 2}, "4 steps of ddim, guidance 2"),
         ({"guidance_scale": 2, "guidance_eta": 0.4}, "25 steps of ddim, guidance 2 (eta 0.4)"),

@@ -2,6 +2,7 @@
 
 import io
 import math
+import resource
 import sys
 
 import cv2
@@ -170,6 +171,36 @@ def test_what_cannot_be_written_is_said_and_left_alone(tmp_path):
     assert there.read_bytes() == b"mine"
     write_animation(RAINBOW, there, force=True)
     assert there.read_bytes().startswith(b"GIF8")
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp", ".mp4"])
+def test_a_film_is_whole_or_absent(tmp_path, suffix, capfd):
+    """A limit on the size of files simulates a full disk."""
+    if suffix == ".mp4":
+        pytest.importorskip("imageio_ffmpeg")
+    noise = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), np.uint8)
+    target = tmp_path / f"a{suffix}"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
+    try:
+        with pytest.raises(ImageError, match="cannot write .*; try another place"):
+            write_animation([*map(Image.fromarray, noise)], target)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir()) and capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".mp4"])
+def test_a_film_has_the_names_and_links_of_a_picture(tmp_path, suffix):
+    if suffix == ".mp4":
+        pytest.importorskip("imageio_ffmpeg")
+    target = tmp_path / ("x" * (255 - len(suffix)) + suffix)
+    write_animation(RAINBOW, target)
+    link = tmp_path / f"link{suffix}"
+    link.symlink_to(target)
+    target.write_bytes(b"")
+    write_animation(RAINBOW, link, force=True)
+    assert link.is_symlink() and target.stat().st_size
 
 
 def test_a_missing_ffmpeg_is_one_sentence(tmp_path, monkeypatch):

@@ -203,6 +203,30 @@ def test_a_folder_of_other_things_is_left_alone(photos, tmp_path):
         plan(open_source(str(photos)), out, PrepConfig(), force=True)
 
 
+def test_a_data_set_is_not_replaced_by_one_made_of_it(photos, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["prep", str(photos), str(out), *PLAIN]) == 0
+    before = {path.name: path.read_bytes() for path in out.glob("[!.]*")}
+    shard = next(out.glob("train-*.parquet"))
+    capsys.readouterr()
+    assert main(["prep", str(shard), str(out), *PLAIN, "--force"]) == 2
+    assert "is inside OUT" in " ".join(capsys.readouterr().err.split())
+    assert {path.name: path.read_bytes() for path in out.glob("[!.]*")} == before
+
+
+def test_a_file_and_damaged_settings_in_the_place_of_a_data_set_are_sentences(photos, tmp_path):
+    source = open_source(str(photos))
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="file is a file: give a folder"):
+        plan(source, tmp_path / "file", PrepConfig())
+    for content in ("", "[1]", "1"):
+        scratch = tmp_path / "out" / ".prep"
+        scratch.mkdir(parents=True, exist_ok=True)
+        (scratch / "settings.json").write_text(content)
+        with pytest.raises(DataError, match=r"settings\.json is damaged: .*--force"):
+            plan(source, tmp_path / "out", PrepConfig())
+
+
 def test_a_place_that_cannot_be_written_is_told(photos, tmp_path, capsys):
     (tmp_path / "file").touch()
     assert main(["prep", str(photos), str(tmp_path / "file" / "out"), *PLAIN]) == 1

@@ -423,8 +423,8 @@ def test_values_that_are_no_numbers_are_told_of():
     assert (photo.pixels[5, 5] == photo.pixels.max()).all()
     assert (photo.pixels[6, 6] == 0).all()
     nan, infinite = photo.info["warnings"]
-    assert nan == "0.0018 of its values are not numbers (NaN) and became black"
-    assert infinite == "0.00089 of its values are infinite and became white or black"
+    assert nan == "0.18% of its values are not numbers (NaN), now black"
+    assert infinite == "0.089% of its values are infinite, now white or black"
     whole = np.nan_to_num(values, nan=0.2, posinf=0.8, neginf=0.2)
     assert "warnings" not in read(written(whole)).info
     with pytest.raises(ImageError, match="not numbers"):

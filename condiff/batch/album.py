@@ -6,13 +6,14 @@ fewer, keeps the style of its first run.
 """
 
 import json
+import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from condiff.batch.journal import ALBUM, ALBUM_LINES, Journal
+from condiff.batch.journal import ALBUM, ALBUM_LINES, Journal, parsing
 from condiff.batch.plan import Job, Plan, file_seed, hash_name
 from condiff.batch.worker import Read
 from condiff.color.album import AlbumStyle, ChromaMeans
@@ -58,12 +59,13 @@ def settle_style(
 
 
 def read_style(plan: Plan, seed: int) -> AlbumStyle | None:
-    """The stored style of a batch, None where it is not yet measured."""
+    """The stored style of a batch, None where it is not yet measured; StorageError if damaged."""
     try:
-        means = json.loads(plan.out.read(ALBUM))["means"]
+        with parsing(plan.out, ALBUM):
+            means = json.loads(plan.out.read(ALBUM))["means"]
+            return AlbumStyle(seed, None if means is None else _to_means(means))
     except FileNotFoundError:
         return None
-    return AlbumStyle(seed, None if means is None else ChromaMeans(*means))
 
 
 class _Album:
@@ -129,6 +131,14 @@ def _read_lines(path: Path | None) -> Iterator[tuple[str, tuple[list[int], Chrom
     for line in path.read_bytes().split(b"\n"):
         try:
             row = json.loads(line)
-        except ValueError:  # empty, or cut short
+            measured = row["name"], (row["version"], _to_means(row["means"]))
+        except (ValueError, KeyError, TypeError):  # empty, cut short, or of another version
             continue
-        yield row["name"], (row["version"], ChromaMeans(*row["means"]))
+        yield measured
+
+
+def _to_means(values: Sequence[float]) -> ChromaMeans:
+    """The means that a JSON list contains; ValueError or TypeError for another content."""
+    if not all(math.isfinite(value) for value in values):
+        raise ValueError("a mean is not a number")
+    return ChromaMeans(*values)

@@ -18,9 +18,9 @@ from condiff.batch.worker import Transform, build_transform
 from condiff.checks import as_path, check_kind, check_range
 from condiff.color.album import AlbumStyle, ChromaMeans
 from condiff.config import SamplingConfig
-from condiff.errors import ConfigError, ModelError, UsageError
+from condiff.errors import ConfigError, UsageError
 from condiff.files import digest_files
-from condiff.models.info import ModelInfo, read_index, read_model_info
+from condiff.models.info import ModelInfo, read_model_info
 from condiff.photos.formats import FORMATS, MAX_PIXELS
 from condiff.photos.photo import Photo
 from condiff.pipelines.colorizing import ColorizeSettings
@@ -116,8 +116,10 @@ def plan_batch(source: str, out: str, options: BatchOptions) -> tuple[Plan, Batc
     Raises ConfigError for folders or settings that do not go together.
     """
     SamplingConfig().override(options.overrides)
+    info = read_model_info(options.model)
+    info.check_colorizes()
     if options.look is not None:
-        look = read_model_info(options.model).find_look(options.look)
+        look = info.find_look(options.look)
         options = replace(
             options,
             overrides={**look.sampling(), **options.overrides},
@@ -161,7 +163,7 @@ def run_batch(found: Plan, options: BatchOptions) -> Generator[Result, None, Non
     if default.size is None:
         default = default.override({"size": info.condition_size})
     asked = options.asked() | {
-        "model": fingerprint(info.path, "colorize"),
+        "model": fingerprint(info.path),
         "device": device.split(":")[0],
         "engine": engine,
     }
@@ -278,13 +280,7 @@ def count_cores() -> int:
     return os.cpu_count() or 1
 
 
-def fingerprint(folder: Path, task: str) -> str:
-    """16 hex digits that depend on a model folder's content alone.
-
-    Raises ModelError where the model is for another task.
-    """
-    there = read_index(folder).get("task")
-    if there != task:
-        raise ModelError(f"The model {folder} is for the task {there}, not {task}: give another.")
+def fingerprint(folder: Path) -> str:
+    """16 hex digits that depend on a model folder's content alone."""
     paths = (path for path in sorted(folder.rglob("*")) if path.suffix in (".json", ".safetensors"))
     return digest_files(folder, paths)[:16]

@@ -17,7 +17,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -252,6 +252,23 @@ def read_entries(out: Storage) -> dict[str, Entry]:
     return entries
 
 
+@contextmanager
+def parsing(out: Storage, name: str) -> Iterator[None]:
+    """Report a file of the batch that cannot be read, or has another content, by StorageError."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise StorageError(
+            f"cannot read {out.locate(name)}: {error.strerror}; give another folder."
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise StorageError(
+            f"{out.locate(name)} is damaged: give another folder, or --force to start over."
+        ) from error
+
+
 def part_name(key: int, suffix: str) -> str:
     """The name below OUT of the unfinished result of a claimed photo."""
     return f"{PARTS}/{key:016x}{suffix}"
@@ -283,24 +300,21 @@ def _parse(content: bytes) -> tuple[dict[str, Entry], int]:
     whole, newline, _ = content.rpartition(b"\n")
     entries = {}
     for line in whole.split(b"\n"):
-        try:
+        # A line may be empty, cut short by a machine that lost its power, or of another version.
+        with suppress(ValueError, TypeError, AttributeError):
             row = json.loads(line)
-        except ValueError:  # empty, or cut short by a machine that lost its power
-            continue
-        entries[row["name"]] = Entry(**row | {"warnings": tuple(row.get("warnings", ()))})
+            entry = Entry(**row | {"warnings": tuple(row.get("warnings", ()))})
+            entries[entry.name] = entry
     return entries, len(whole) + len(newline)
 
 
 def _read_settings(out: Storage) -> tuple[Settings, bool]:
     try:
-        content = json.loads(out.read(SETTINGS))
-        return content["settings"], content["replace"]
+        with parsing(out, SETTINGS):
+            content = json.loads(out.read(SETTINGS))
+            return {**content["settings"]}, content["replace"]
     except FileNotFoundError:
         return {}, False
-    except (ValueError, KeyError, TypeError) as error:
-        raise StorageError(
-            f"{out.locate(SETTINGS)} is damaged: give another folder, or --force to start over."
-        ) from error
 
 
 def _append(path: Path, line: bytes) -> None:

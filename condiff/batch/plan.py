@@ -3,15 +3,16 @@
 import hashlib
 import os
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path, PurePosixPath
 
 from condiff.batch.storage import EXCLUDED, Storage
 from condiff.errors import ConfigError, install_command
-from condiff.files import MAX_NAME, shorten_stem
+from condiff.files import MAX_NAME, find_shared, shorten_stem
 from condiff.photos.formats import FORMATS, RAW, is_photo
 
 UNWRITTEN_SUFFIX = ".png"  # of a result where the photo's own format cannot be written
@@ -104,7 +105,7 @@ def plan(
     Results have the format of `suffix`, by default the photo's own. Hidden files and folders are
     left out; links to folders are followed unless they loop. In the folder `hints` the picture of
     strokes for a/b.jpg is a/b.png, and so is its mask in the folder `masks`. Raises ConfigError for
-    folders that do not go together.
+    folders that do not go together, and for pictures that a result would replace.
     """
     choice = choice or Choice()
     _check_folders(source, out)
@@ -126,19 +127,22 @@ def plan(
             faults.append(fault)
         else:
             found.append(name)
+    strokes_of, mask_of = _Pictures(hints), _Pictures(masks)
     jobs = [
-        Job(name, _rename(name, suffix), _find_picture(hints, name), _find_picture(masks, name))
+        Job(name, _rename(name, suffix), strokes_of.find(name), mask_of.find(name))
         for name in sorted(found)
     ]
     check_targets(jobs, out)
+    pictures = ((source.path_of(job.name), job.hints, job.mask) for job in jobs)
+    check_kept(chain.from_iterable(pictures), jobs, out)
     return Plan(
         source,
         out,
         tuple(job for job in jobs if choice.is_in_shard(job.name)),
         tuple(sorted((f for f in faults if choice.is_in_shard(f.name)), key=lambda f: f.name)),
         tuple(sorted(left_out, key=lambda left: left.name)),
-        _unused_pictures(hints, {job.hints for job in jobs}),
-        _unused_pictures(masks, {job.mask for job in jobs}),
+        strokes_of.list_unused(),
+        mask_of.list_unused(),
     )
 
 
@@ -173,6 +177,20 @@ def check_targets(jobs: Sequence[Job], out: Storage, *, ignore_case: bool = Fals
                     f" {elsewhere}: remove the link or give another folder."
                 )
             inside.add(folder)
+
+
+def check_kept(pictures: Iterable[Path | None], jobs: Sequence[Job], out: Storage) -> None:
+    """Raise ConfigError for a picture that a result would replace.
+
+    A link in OUT to a picture elsewhere is replaced itself, and the picture kept.
+    """
+    given = (path for path in pictures if path is not None)
+    targets = (path for job in jobs if (path := out.path_of(job.target)) is not None)
+    for picture, target in find_shared(given, targets):
+        if os.path.realpath(picture) == os.path.join(os.path.realpath(target.parent), target.name):
+            raise ConfigError(
+                f"{picture} would be replaced by a result: give another folder than {out}."
+            )
 
 
 def _normalize(name: str) -> str:
@@ -218,16 +236,42 @@ def _needs_decoder(
     return None
 
 
-def _find_picture(folder: Path | None, name: str) -> Path | None:
-    path = folder and (folder / name).with_suffix(".png")
-    return path if path and path.is_file() else None
+class _Pictures:
+    """A folder of pictures for photos, or none: a/b.png, also spelled a/b.PNG, is for a/b.jpg."""
+
+    def __init__(self, folder: Path | None):
+        paths = [] if folder is None else sorted(folder.rglob("*"))
+        self.folder = folder
+        self.names = {path: path.relative_to(folder).as_posix() for path in paths if folder}
+        self.by_key = {
+            _normalize(_as_png(name)): path for path, name in self.names.items() if _is_png(name)
+        }
+        self.used: set[Path] = set()
+
+    def find(self, name: str) -> Path | None:
+        """The picture for a photo, None if there is none."""
+        if self.folder is None:
+            return None
+        plain = self.folder / _as_png(name)  # links to folders are not searched, but followed
+        found = self.by_key.get(_normalize(_as_png(name)), plain)
+        if not found.is_file():
+            return None
+        self.used.add(found)
+        return found
+
+    def list_unused(self) -> tuple[str, ...]:
+        """The names of pictures that were found for no photo."""
+        return tuple(
+            name for path, name in self.names.items() if is_photo(name) and path not in self.used
+        )
 
 
-def _unused_pictures(folder: Path | None, used: set[Path | None]) -> tuple[str, ...]:
-    if folder is None:
-        return ()
-    unused = (path for path in folder.rglob("*.png") if path not in used)
-    return tuple(sorted(path.relative_to(folder).as_posix() for path in unused))
+def _is_png(name: str) -> bool:
+    return name.lower().endswith(".png")
+
+
+def _as_png(name: str) -> str:
+    return str(PurePosixPath(name).with_suffix(".png"))
 
 
 def _rename(name: str, suffix: str | None) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 from condiff.errors import ConfigError, StorageError
+from condiff.files import identify_file
 
 # Keys of a listing that change with a file; each file system has some of them.
 VERSION_KEYS = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "updated", "mtime")
@@ -122,13 +123,13 @@ class Storage:
         Links to folders are followed unless they loop. Raises ConfigError if one leads to `avoid`.
         """
         avoided = avoid.path_of("")
-        forbidden = _identify(avoided) if avoided and avoided.exists() else None
+        forbidden = identify_file(avoided) if avoided and avoided.exists() else None
         # A stack, not recursion: a path may have more levels than Python has frames.
         stack: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
         while stack:
             prefix, above = stack.pop()
             try:
-                identity = _identify(self._path / prefix)
+                identity = identify_file(self._path / prefix)
                 if identity in above:
                     yield Item(prefix, fault="it is a link to a folder above: a loop; remove it")
                     continue
@@ -305,12 +306,6 @@ def _explain(entry: os.DirEntry[str]) -> str:
             return LOOP
         return f"it is a link that leads nowhere ({error.strerror}); remove it or repair it"
     return "it is a link to something that is not a regular file; give a photo"
-
-
-def _identify(folder: Path) -> tuple[int, int]:
-    """Device and inode, which identify a folder under any of its names."""
-    status = os.stat(folder)
-    return status.st_dev, status.st_ino
 
 
 def _version(info: dict[str, Any]) -> int:

@@ -36,6 +36,7 @@ WRONG_TORCHVISION = (
     "loading: pip uninstall torchvision (condiff does not need it), or install the one that fits "
     "your torch."
 )
+NO_FOLDER = "The current folder was removed: change to another one."
 ENDED = {130: "interrupted", 143: "ended by SIGTERM"}
 OPENCV_NO_MEMORY = -4  # cv2.Error.StsNoMem
 MAY_BE_EMPTY = {"--prompt", "--negative-prompt"}
@@ -86,6 +87,14 @@ class LazyGroup(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """The command of that name, None if there is none."""
         return _build_command(cmd_name) if cmd_name in COMMANDS else None
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; a name in an error for a wrong value cannot control the terminal."""
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            error.message = on_one_line(error.message)
+            raise
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write what each command does, without importing any."""
@@ -179,6 +188,8 @@ def _sentence_for(error: Exception) -> str | None:
         return str(error)
     if isinstance(error, MemoryError) or getattr(error, "code", None) == OPENCV_NO_MEMORY:
         return NO_MEMORY
+    if isinstance(error, FileNotFoundError) and error.filename is None:
+        return NO_FOLDER
     if isinstance(error, OSError) and error.strerror and not isinstance(error, BrokenPipeError):
         where = error.filename2 or error.filename  # for example of a name that is too long
         what = f"cannot use {where}" if where else "cannot write any further"

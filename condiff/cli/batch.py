@@ -134,7 +134,7 @@ def batch(
     """
     from condiff.batch.colorize import BatchOptions, plan_batch, run_batch
     from condiff.batch.journal import ALBUM
-    from condiff.batch.plan import Choice
+    from condiff.batch.plan import Choice, check_kept
 
     asked = BatchOptions(
         model=flags.model,
@@ -161,6 +161,7 @@ def batch(
         force=flags.force,
     )
     found, asked = plan_batch(source, out, asked)
+    check_kept([*references.paths(), *content.paths()], found.jobs, found.out)
     if flags.dry_run:
         describe(found, force=flags.force, as_json=flags.as_json)
         return

@@ -3,6 +3,7 @@
 import secrets
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from condiff.cli import options, outputs
+from condiff.cli.process import on_one_line
 from condiff.cli.sampling import Group, SamplingFlags, expand_groups
 from condiff.errors import NO_MEMORY, CondiffError
 
@@ -88,7 +90,7 @@ def colorize(
         raise typer.BadParameter(f"--suffix is a part of a file's name, not {results.suffix!r}.")
     jobs = [_Job.plan(source, results, many=len(sources) > 1) for source in sources]
     written = [path for job in jobs for path in job.paths()]
-    outputs.check_distinct(written)
+    outputs.check_distinct(written, [job.source for job in jobs for _ in job.paths()])
     outputs.keep_sources(sources, written)  # a photo may have the name of another one's result
     for job in jobs:
         job.check(results, hints, content, references)
@@ -101,6 +103,7 @@ def colorize(
 
     seed = secrets.randbits(31) if seed is None else seed
     info = read_model_info(model)
+    info.check_colorizes()
     machine.check(info)
     settings = build_settings(
         info,
@@ -134,7 +137,7 @@ def colorize(
             failed += 1
             error = CondiffError(NO_MEMORY) if isinstance(error, MemoryError) else error
             name = "" if job.source in str(error) else f"{job.source}: "
-            print(f"condiff: {name}{error}", file=sys.stderr)
+            print(f"condiff: {on_one_line(f'{name}{error}')}", file=sys.stderr)
     if failed:
         options.report(f"{failed} of {len(jobs)} photos failed", quiet=messages.quiet)
         raise typer.Exit(1)
@@ -147,6 +150,7 @@ class _Job:
     source: str
     targets: list[Path | None]
     extras: outputs.Extras
+    label: str = ""  # what messages begin with: the source, where there are several
 
     @classmethod
     def plan(cls, source: str, results: ResultFlags, *, many: bool) -> "_Job":
@@ -169,7 +173,8 @@ class _Job:
         sheet = None
         if len(targets) > 1 and results.sheet:
             sheet = outputs.name_sheet(targets[0])
-        return cls(source, targets, outputs.Extras(sheet, results.uncertainty, results.gif))
+        extras = outputs.Extras(sheet, results.uncertainty, results.gif)
+        return cls(source, targets, extras, f"{source}: " if many else "")
 
     def paths(self) -> list[Path | None]:
         """All files that are written."""
@@ -185,12 +190,9 @@ class _Job:
         """Raise an error for files that cannot be written, before any work."""
         from condiff.photos.writing import check_target
 
-        if hints.hints is not None:
-            outputs.keep_source(str(hints.hints), self.paths(), what="picture of hints")
-        if content.mask is not None:
-            outputs.keep_source(str(content.mask), self.paths(), what="mask")
-        for reference in references.paths():
-            outputs.keep_source(str(reference), self.paths(), what="reference")
+        outputs.keep_sources(hints.paths(), self.paths(), what="picture of hints")
+        outputs.keep_sources(content.paths(), self.paths(), what="mask")
+        outputs.keep_sources(references.paths(), self.paths(), what="reference")
         outputs.check_extras(
             self.extras, self.targets, samples=results.samples, force=results.force
         )
@@ -214,7 +216,7 @@ class _Job:
         for remark in list_remarks(photo, edits):
             options.report(f"{self.source}: {remark}", quiet=quiet)
         if shortfall := describe_shortfall(photo, edits):
-            options.report(shortfall, quiet=quiet)
+            options.report(f"{self.label}{shortfall}", quiet=quiet)
         held = edits.finish(photo)
         for path in self.targets:
             check_photo(held, path.suffix if path else "png", str(path or "standard output"))
@@ -242,33 +244,51 @@ def _colorize(
     hinted: dict[str, Any],
     messages: options.Messages,
 ) -> None:
-    """Colour one photo and write all of its files."""
-    from condiff.pipelines.colorizing import describe_grey, describe_match, note_making
+    """Colour one photo and write all of its files, each result as soon as it is made."""
+    from condiff.pipelines.colorizing import note_making
 
     started = time.perf_counter()
     quiet, (width, height) = messages.quiet, photo.size
     run = {"config": settings.sampling, "edits": settings.edits}
-    made = list(pipeline.run(photo, seed=seed, samples=results.samples, **run))  # type: ignore[arg-type]
-    if grey := describe_grey(photo, made[0], settings.edits):
-        options.report(grey, quiet=quiet)
-    if match := describe_match(made[0].info.get("matched")):
-        options.report(match, quiet=quiet)
-    chosen = outputs.choose(made, results.pick)
-    for result, path in zip(chosen, job.targets, strict=True):  # first, since the rest may fail
+    made: Iterable[Photo]
+    made = pipeline.run(photo, seed=seed, samples=results.samples, **run)  # type: ignore[arg-type]
+    compared: list[Photo] = []  # in the sheet and in the map
+    if results.pick:
+        compared = list(made)
+        made = outputs.choose(compared, results.pick)
+    seeds: list[int] = []
+    for result, path in zip(made, job.targets, strict=True):
+        if not seeds:
+            _report_colors(job, photo, result, settings.edits, quiet=quiet)
+        seeds.append(int(result.info["seed"]))
         noted = note_making(result, pipeline, settings, hints=hinted)
         outputs.write_result(
             noted, path, quality=settings.quality, force=results.force, quiet=quiet
         )
         if path is not None and job.source != "-" and not results.touch:
             outputs.keep_date(Path(job.source), path)
-        record = {"source": job.source, "target": str(path or "-"), "seed": noted.info["seed"]}
+        record = {"source": job.source, "target": str(path or "-"), "seed": seeds[-1]}
         outputs.report_result(record, path, as_json=messages.as_json)
-    outputs.write_extras(made, job.extras, force=results.force, quiet=quiet)
+        if not results.pick and job.extras.paths():
+            compared.append(result if job.extras.map else outputs.shrink(result))
+    outputs.write_extras(compared, job.extras, force=results.force, quiet=quiet)
     if job.extras.film:
-        frames = pipeline.frames(photo, seed=int(chosen[0].info["seed"]), **run)  # type: ignore[arg-type]
+        frames = pipeline.frames(photo, seed=seeds[0], **run)  # type: ignore[arg-type]
         outputs.write_film(frames, job.extras.film, force=results.force, quiet=quiet)
+    picked = f" (picked: {seeds[0]})" if results.pick else ""
     options.report(
-        f"{width}x{height}, seed {seed}, {settings.sampling.describe()}, "
+        f"{job.label}{width}x{height}, seed {seed}{picked}, {settings.sampling.describe()}, "
         f"{pipeline.backend.name} on {pipeline.device}, {time.perf_counter() - started:.1f} s",
         quiet=quiet,
     )
+
+
+def _report_colors(
+    job: _Job, photo: "Photo", result: "Photo", edits: "ColorEdits", *, quiet: bool
+) -> None:
+    """Report a result without colour, and how much of the photo matches a reference."""
+    from condiff.pipelines.colorizing import describe_grey, describe_match
+
+    grey, match = describe_grey(photo, result, edits), describe_match(result.info.get("matched"))
+    for remark in filter(None, (grey, match)):
+        options.report(f"{job.label}{remark}", quiet=quiet)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from condiff.cli import options
-from condiff.cli.outputs import choose_target, keep_source, write_picture
+from condiff.cli.outputs import choose_target, keep_source, keep_sources, write_picture
+from condiff.cli.sampling import expand_groups
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,8 +17,10 @@ COLUMNS = 4
 CELL = 384  # pixels of a picture on the contact sheet
 
 
+@expand_groups
 def condition(
     source: options.Input,
+    reading: options.Reading,
     kind: Annotated[
         str | None,
         typer.Option(
@@ -57,18 +60,18 @@ def condition(
     import numpy as np
 
     from condiff.conditions.table import apply, choose_params
-    from condiff.photos.reading import read_image
     from condiff.photos.writing import check_target, default_target
 
-    word = "conditions" if kind is None else kind.partition(":")[0]
+    word, _, picture = (kind or "conditions").partition(":")
     # PNG, whatever the photo is: lines do not survive JPEG.
     beside = default_target(Path(source), word).with_suffix(".png")
     target = choose_target(output, beside, source=source)
     chosen = choose_params(kind, seed, **numbers) if kind is not None else {}
     keep_source(source, [target])
+    keep_sources([picture] if picture else [], [target], what="picture of --kind")
     if target is not None:
         check_target(target, force)
-    photo = read_image(options.open_input(source)).convert("RGB")
+    photo = options.read_input(source, reading, quiet=quiet).to_image().convert("RGB")
     if kind is None:
         result = make_sheet(photo, seed=seed, quiet=quiet)
     else:

@@ -61,8 +61,10 @@ def schedule(
 
 
 @figure.command(no_args_is_help=True)
+@expand_groups
 def forward(
     source: options.Input,
+    reading: options.Reading,
     output: options.Output = None,
     size: Annotated[
         int, typer.Option(min=16, max=2048, help="Longer side of each picture, in pixels.")
@@ -85,7 +87,7 @@ def forward(
     keep_source(source, [target])
     if target:
         check_target(target, force)
-    photo = _read(source)
+    photo = options.read_input(source, reading, quiet=quiet).to_image()
     if dry_run:
         print(target or "-")
         return
@@ -100,6 +102,7 @@ def forward(
 @expand_groups
 def reverse(
     sampling: SamplingFlagsOfFilms,
+    reading: options.Reading,
     source: Annotated[
         str | None,
         typer.Argument(
@@ -147,7 +150,7 @@ def reverse(
         keep_source(source, [target])
     if target:
         check_animation(target, force)
-    photo = _read(source) if source else None
+    photo = options.read_input(source, reading, quiet=quiet).to_image() if source else None
     if dry_run:
         print(target or "-")
         return
@@ -188,12 +191,6 @@ def processes(shift: float, zero_snr: bool) -> Mapping[str, "DiffusionConfig"]:
 def _name(source: str, ending: str) -> Path:
     """photo.jpg, "forward.png" -> photo.forward.png beside it."""
     return Path(source).parent / f"{Path(source).stem}.{ending}"
-
-
-def _read(source: str) -> "Image.Image":
-    from condiff.photos.reading import read_image
-
-    return read_image(options.open_input(source))
 
 
 def _shrink(frame: "Image.Image", size: int) -> "Image.Image":

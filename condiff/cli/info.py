@@ -99,7 +99,7 @@ def describe_model(name: str) -> dict[str, object]:
         "predicts": loaded.diffusion.prediction_type,
         "schedule": loaded.diffusion.beta_schedule,
         **({"looks": looks} if loaded.looks else {}),
-        "card": Path(card).read_text("utf-8") if card.exists() else None,
+        "card": card.read_text("utf-8", "replace") if card.exists() else None,
     }
 
 
@@ -124,14 +124,25 @@ def _base(base: "Mapping[str, object]") -> dict[str, object]:
 
 
 def _millions(folder: Path) -> str:
-    """The number of parameters in a part's safetensors, read from their headers."""
+    """The number of parameters in a part's safetensors, read from their headers.
+
+    Raises ModelError for a file that is damaged or cut short.
+    """
     from math import prod
+
+    from safetensors import SafetensorError, safe_open
+
+    from condiff.errors import ModelError
 
     total = 0
     for file in folder.glob("*.safetensors"):
-        with open(file, "rb") as data:
-            header = json.loads(data.read(int.from_bytes(data.read(8), "little")))
-        total += sum(prod(v["shape"]) for k, v in header.items() if k != "__metadata__")
+        try:
+            with safe_open(file, framework="numpy") as weights:
+                total += sum(prod(weights.get_slice(k).get_shape()) for k in weights.keys())  # noqa: SIM118
+        except SafetensorError as error:
+            raise ModelError(
+                f"The weights {file} are damaged or cut short: copy the model folder again."
+            ) from error
     return f"{total / 1e6:.1f} M parameters"
 
 

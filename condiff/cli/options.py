@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from condiff.cli.process import on_one_line
 from condiff.cli.sampling import Group
 from condiff.errors import ImageError
 from condiff.files import short_digest
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from condiff.color.edits import ColorEdits
     from condiff.color.hints import Hints
     from condiff.models.info import ModelInfo
+    from condiff.photos.photo import Photo
+
+MAX_SAMPLES = 10_000  # of one command: a mistyped number would plan names for hours
 
 Input = Annotated[str, typer.Argument(metavar="INPUT", help="A photo, or - for standard input.")]
 OUTPUT = typer.Option(
@@ -34,7 +38,9 @@ Seed = Annotated[
         help="Random seed; the same one gives the same picture (default: a new one, reported).",
     ),
 ]
-Samples = Annotated[int, typer.Option(min=1, help="How many different results to make.")]
+Samples = Annotated[
+    int, typer.Option(min=1, max=MAX_SAMPLES, help="How many different results to make.")
+]
 Device = Annotated[str, typer.Option(help="Where the network runs: auto, cpu, cuda or mps.")]
 Engine = Annotated[
     str,
@@ -157,6 +163,10 @@ class Content(Group):
         ),
     ] = False
 
+    def paths(self) -> list[Path]:
+        """The picture that is read."""
+        return [self.mask] if self.mask else []
+
     @property
     def masks(self) -> Path | None:
         """The value of --mask if it is a folder."""
@@ -245,6 +255,10 @@ class HintFlags(Group):
         ),
     ] = None
 
+    def paths(self) -> list[Path]:
+        """The picture that is read."""
+        return [self.hints] if self.hints else []
+
     def read(self) -> "Hints":
         """The hints of --hint, or those of --hints; BadParameter if both are given."""
         from condiff.color.hints import parse_hint
@@ -308,10 +322,26 @@ def open_input(source: str) -> Path | BytesIO:
     return BytesIO(b"".join(iter(lambda: stdin.read1(1 << 20), b"")))
 
 
+def read_input(source: str, reading: Reading, *, quiet: bool) -> "Photo":
+    """The photo in INPUT, which is a path or -; reports what is odd about it on stderr."""
+    from condiff.photos.reading import read_photo
+
+    photo = read_photo(
+        open_input(source),
+        max_pixels=reading.max_pixels,
+        page=reading.page,
+        strict=reading.strict,
+    )
+    name = "standard input" if source == "-" else source
+    for warning in photo.info.get("warnings", ()):
+        report(f"{name}: {warning}", quiet=quiet)
+    return photo
+
+
 def report(message: Any, *, quiet: bool) -> None:
-    """Print a message to stderr, unless quiet; stdout is for results."""
+    """Print a message to stderr on one line, unless quiet; stdout is for results."""
     if not quiet:
-        print(message, file=sys.stderr)
+        print(on_one_line(str(message)), file=sys.stderr)
 
 
 def quiet_libraries() -> None:

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ import typer
 
 from condiff.cli import options
 from condiff.errors import ImageError
-from condiff.files import unwritten
+from condiff.files import find_shared
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -34,6 +34,10 @@ def choose_target(
         return None
     if output is None and source == "-":
         raise typer.BadParameter(f"A {what} from standard input needs an output: -o FILE, or -o -.")
+    if output is None and source is not None and not os.path.isdir(beside.parent):
+        raise ImageError(f"cannot read {source}: there is no such file; check the path")
+    if output is not None and output.endswith("/") and not os.path.isdir(output):
+        raise ImageError(f"cannot write to {output}: there is no such folder; create it first")
     path = Path(output) if output else beside
     return path / beside.name if path.is_dir() else path
 
@@ -54,39 +58,39 @@ def keep_source(source: str, written: Iterable[Path | None], *, what: str = "pho
 
 
 def keep_sources(
-    sources: Iterable[str], written: Iterable[Path | None], *, what: str = "photo"
+    sources: Sequence[str | Path], written: Iterable[Path | None], *, what: str = "photo"
 ) -> None:
     """The same for several inputs: a result must not replace its own or another input."""
-    inputs = {}
-    for source in sources:
-        with suppress(OSError):  # it does not exist, or is not a file
-            inputs[_identify(os.stat(source))] = source
-    for path in written:
-        try:
-            found = None if path is None else inputs.get(_identify(path.stat()))
-        except (FileNotFoundError, NotADirectoryError):
+    targets = (path for path in written if path is not None)
+    found, _ = next(find_shared(map(Path, sources), targets), (None, None))
+    if found is None:
+        return
+    if len(sources) == 1:
+        raise typer.BadParameter(f"{found} is the {what} itself: give another output.")
+    raise typer.BadParameter(
+        f"{found} is one of the {what}s, and a result would replace it: leave it out, or give "
+        "another output."
+    )
+
+
+def check_distinct(paths: Iterable[Path | None], sources: Sequence[str] = ()) -> None:
+    """Raise BadParameter if two results would be one file.
+
+    `sources` are what each path is made of, where that is not the same for all.
+    """
+    taken: dict[str, int] = {}
+    for number, path in enumerate(paths):
+        first = taken.setdefault("-" if path is None else os.path.realpath(path), number)
+        if first == number:
             continue
-        except OSError as error:  # a name that no file can have
-            raise unwritten(str(path), error) from error
-        if found is not None:
-            raise typer.BadParameter(f"{found} is the {what} itself: give another output.")
-
-
-def _identify(status: os.stat_result) -> tuple[int, int]:
-    """Device and inode, which identify a file under any of its names."""
-    return status.st_dev, status.st_ino
-
-
-def check_distinct(paths: Iterable[Path | None]) -> None:
-    """Raise BadParameter if two results would be one file."""
-    taken = set()
-    for path in paths:
-        place = None if path is None else path.absolute()
-        if place in taken:
+        if sources and sources[first] != sources[number]:
             raise typer.BadParameter(
-                f"{path or 'Standard output'} would be written twice: give each its own name."
+                f"{sources[first]} and {sources[number]} would both become "
+                f"{path or 'standard output'}: colour them in two commands, one with --suffix."
             )
-        taken.add(place)
+        raise typer.BadParameter(
+            f"{path or 'Standard output'} would be written twice: give each its own name."
+        )
 
 
 def keep_date(source: Path, target: Path) -> None:
@@ -202,7 +206,7 @@ def write_extras(results: Sequence["Photo"], extras: Extras, *, force: bool, qui
     from condiff.photos.writing import write_image
 
     if extras.sheet:
-        pictures = [_shrink(result) for result in results]
+        pictures = [shrink(result).to_image() for result in results]
         seeds = [f"{n}: seed {result.info['seed']}" for n, result in enumerate(results, 1)]
         starts = range(0, len(pictures), SHEET_COLUMNS)
         sheet = make_contact_sheet(
@@ -240,7 +244,10 @@ def write_film(frames: Iterable["Image.Image"], target: Path, *, force: bool, qu
     options.report(f"film: {target}, {len(shown)} frames", quiet=quiet)
 
 
-def _shrink(result: "Photo") -> "Image.Image":
+def shrink(result: "Photo") -> "Photo":
+    """A result at the size that it has in a contact sheet, which takes little memory."""
+    from condiff.photos.photo import Photo
+
     image = result.to_image().convert("RGB")
     image.thumbnail((SHEET_SIDE, SHEET_SIDE))
-    return image
+    return replace(Photo.from_image(image), info=result.info)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from condiff.cli import options
+from condiff.cli.process import on_one_line
 from condiff.cli.sampling import Group, expand_groups
 
 if TYPE_CHECKING:
@@ -130,13 +131,25 @@ def prep(
         limit=flags.limit,
         license=flags.licence,
     )
-    if Path(source).exists() and out.resolve().is_relative_to(Path(source).resolve()):
-        raise typer.BadParameter(f"OUT {out} is inside SOURCE {source}: give a folder outside it.")
+    check_apart(Path(source), out)
     plan = library.plan(open_source(source), out, recipe, force=flags.force)
     if flags.dry_run:
         describe(plan, recipe)
         return
     run(plan, flags.workers or os.cpu_count() or 1, quiet=flags.quiet)
+
+
+def check_apart(source: Path, out: Path) -> None:
+    """Raise BadParameter if the photos are in the data set's folder, or the other way round."""
+    if not source.exists():  # the name of a data set on the hub
+        return
+    here, there = source.resolve(), out.resolve()
+    if there.is_relative_to(here):
+        raise typer.BadParameter(f"OUT {out} is inside SOURCE {source}: give a folder outside it.")
+    if here.is_relative_to(there):
+        raise typer.BadParameter(
+            f"SOURCE {source} is inside OUT {out}, which could replace it: give another folder."
+        )
 
 
 def choose_kinds(task: str | None, kinds: list[str]) -> tuple[str, ...]:
@@ -179,13 +192,13 @@ def run(plan: "Plan", workers: int, *, quiet: bool) -> None:
     for verdict in plan.decided:
         counts["failed" if verdict.outcome == "broken" else "skipped"] += 1
         if verdict.outcome == "broken":
-            print(f"{verdict.source}: {verdict.reason}", file=sys.stderr)
+            print(on_one_line(f"{verdict.source}: {verdict.reason}"), file=sys.stderr)
     hidden = quiet or not sys.stderr.isatty()
     with tqdm(total=plan.total, initial=len(plan.decided), unit="photo", disable=hidden) as bar:
         for verdict in library.run(plan, workers=workers):
             bar.update()
             if verdict.outcome == "broken":
-                bar.write(f"{verdict.source}: {verdict.reason}", file=sys.stderr)
+                bar.write(on_one_line(f"{verdict.source}: {verdict.reason}"), file=sys.stderr)
                 counts["failed"] += 1
             else:
                 counts["done" if verdict.outcome == "done" else "skipped"] += 1

@@ -78,7 +78,5 @@ def flush() -> int:
 
 
 def on_one_line(text: str) -> str:
-    """A sentence with control characters escaped, which a name in it may contain."""
-    return "".join(
-        c if c.isprintable() or "\udc80" <= c <= "\udcff" else ascii(c)[1:-1] for c in text
-    )
+    """A sentence or a name with control characters and stray bytes escaped, safe to print."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

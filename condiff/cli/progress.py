@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from condiff.cli import options
+from condiff.cli.process import on_one_line
 
 if TYPE_CHECKING:
     from condiff.batch.plan import Plan
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 
 OUTCOMES = ("done", "skipped", "failed")
+UNUSED = 3  # pictures of a folder that belong to no photo: how many are named
 
 
 def describe(plan: "Plan", *, force: bool, as_json: bool = False) -> None:
@@ -42,10 +44,10 @@ def describe(plan: "Plan", *, force: bool, as_json: bool = False) -> None:
         )
         return
     for job, (state, reason) in zip(plan.jobs, states, strict=True):
-        why = f" ({shown(reason)})" if reason else ""
-        print(f"{state}: {shown(job.name)} -> {shown(plan.out.locate(job.target))}{why}")
+        why = f" ({reason})" if reason else ""
+        print(on_one_line(f"{state}: {job.name} -> {plan.out.locate(job.target)}{why}"))
     for fault in plan.faults:
-        print(f"failed: {shown(fault.name)}: {shown(fault.reason)}")
+        print(on_one_line(f"failed: {fault.name}: {fault.reason}"))
     print(f"{counts['to do']} to do, {counts['skipped']} skipped, {failed} failed")
 
 
@@ -76,22 +78,31 @@ def report(
         options.report(f"There are no photos to colour in {plan.source}.", quiet=quiet)
     report_left_out(plan, each=verbose, quiet=quiet)
     for what, names in (("hints", plan.unused_hints), ("masks", plan.unused_masks)):
-        for name in names:
-            options.report(f"{shown(name)} of the {what} belongs to no photo.", quiet=quiet)
+        listed = names if verbose else names[:UNUSED]
+        for name in listed:
+            options.report(
+                f"{name} of the {what} belongs to no photo; the one for a/b.jpg is a/b.png.",
+                quiet=quiet,
+            )
+        if more := len(names) - len(listed):
+            options.report(f"and {more} more of the {what} (-v: each)", quiet=quiet)
     with tqdm(total=total, unit="photo", disable=hidden) as bar:
+
+        def write(line: str) -> None:
+            bar.write(on_one_line(line), file=sys.stderr)
 
         def add(name: str, record: dict[str, Any], *, named: bool = True) -> None:
             bar.update()
             counts[record["outcome"]] += 1
             own["results"] += record.get("reason") == OWN_RESULT
             if record["outcome"] == "failed" and named:
-                bar.write(f"{shown(name)}: {shown(record['reason'])}", file=sys.stderr)
+                write(f"{name}: {record['reason']}")
             elif record.get("reason") == OWN_RESULT and verbose:
-                bar.write(f"{shown(name)}: skipped, {OWN_RESULT}", file=sys.stderr)
+                write(f"{name}: skipped, {OWN_RESULT}")
             for warning in record.get("warnings", ()):
                 warnings[warning] += 1
                 if verbose and not quiet:
-                    bar.write(f"{shown(name)}: {warning}", file=sys.stderr)
+                    write(f"{name}: {warning}")
             if as_json:
                 print(json.dumps({"source": name, **record}))
 
@@ -133,7 +144,7 @@ def report_left_out(plan: "Plan", *, each: bool, quiet: bool) -> None:
 
     if each:
         for left in plan.left_out:
-            options.report(f"{shown(left.name)}: left out, {left.reason}", quiet=quiet)
+            options.report(f"{left.name}: left out, {left.reason}", quiet=quiet)
     elif plan.left_out:
         suffixes = Counter(
             Path(left.name).suffix.lower() or "without suffix"
@@ -141,7 +152,7 @@ def report_left_out(plan: "Plan", *, each: bool, quiet: bool) -> None:
             if left.reason == NOT_A_PHOTO
         )
         others = Counter(left.reason for left in plan.left_out if left.reason != NOT_A_PHOTO)
-        counted = [f"{n} {shown(kind)}" for c in (suffixes, others) for kind, n in c.most_common()]
+        counted = [f"{n} {kind}" for c in (suffixes, others) for kind, n in c.most_common()]
         options.report(f"left out: {', '.join(counted)} (-v: each)", quiet=quiet)
 
 
@@ -150,7 +161,8 @@ def report_kinds(plan: "Plan") -> None:
     reasons = {fault.kind: fault.reason for fault in plan.faults if fault.kind}
     counts = Counter(fault.kind for fault in plan.faults if fault.kind)
     for kind, count in counts.items():
-        print(f"{count} {kind} failed: {shown(reasons[kind])} (-v: each)", file=sys.stderr)
+        told = on_one_line(f"{count} {kind} failed: {reasons[kind]} (-v: each)")
+        print(told, file=sys.stderr)
 
 
 def summarize_batch(counts: Counter[str]) -> str:
@@ -164,11 +176,6 @@ def report_json(plan: "Plan", result: "Result") -> dict[str, Any]:
     record = {"target": target, "seed": result.seed, "outcome": result.outcome}
     record |= {"reason": result.reason} if result.reason else {}
     return record | ({"warnings": list(result.warnings)} if result.warnings else {})
-
-
-def shown(name: str) -> str:
-    """A name that is safe to print: control characters and stray bytes are escaped."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
 
 
 @contextmanager

@@ -12,8 +12,9 @@ import typer
 
 from condiff.cli import options
 from condiff.cli.outputs import (
+    check_distinct,
     choose_target,
-    keep_source,
+    keep_sources,
     number_targets,
     report_plan,
     report_result,
@@ -174,6 +175,7 @@ def render(
 
     quiet, as_json = messages.quiet, messages.as_json
     targets = plan_targets(source, flags.output, flags.samples, flags.gif)
+    keep_sources(hints.paths(), targets.paths(), what="picture of hints")
     targets.check(force=flags.force)
     started = time.perf_counter()
     info = read_model_info(flags.model)
@@ -235,15 +237,12 @@ def plan_targets(
     beside = name.parent / f"{name.stem}.render.png" if source else name
     path = choose_target(output, beside, source=source, what="drawing")
     pictures = number_targets(path, samples)
-    if path is None:
-        return Targets(pictures, None, animation)
-    sheet = path.with_name(f"{path.stem}.sheet{path.suffix}") if samples > 1 else None
-    written = [each for each in (*pictures, sheet, animation) if each is not None]
-    if animation is not None and animation in written[:-1]:
-        raise typer.BadParameter(f"--gif {animation} is also the name of a picture: give another.")
+    sheet = path.with_name(f"{path.stem}.sheet{path.suffix}") if path and samples > 1 else None
+    targets = Targets(pictures, sheet, animation)
+    check_distinct(targets.paths())
     if source is not None:
-        keep_source(source, written, what="drawing")
-    return Targets(pictures, sheet, animation)
+        keep_sources([source], targets.paths(), what="drawing")
+    return targets
 
 
 def _open(
@@ -251,17 +250,9 @@ def _open(
 ) -> "Opened":
     """The user's picture as the model takes it; reports on stderr how it was cleaned."""
     from condiff.errors import ImageError
-    from condiff.photos.reading import read_photo
 
     name = "standard input" if source == "-" else source
-    photo = read_photo(
-        options.open_input(source),
-        max_pixels=reading.max_pixels,
-        page=reading.page,
-        strict=reading.strict,
-    )
-    for warning in photo.info.get("warnings", ()):
-        options.report(f"{name}: {warning}", quiet=quiet)
+    photo = options.read_input(source, reading, quiet=quiet)
     try:
         opened = info.open(photo, as_is=as_is)
     except ImageError as error:

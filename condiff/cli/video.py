@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from condiff.cli import options, outputs
+from condiff.cli.process import on_one_line
 from condiff.cli.progress import stopped_by_sigterm
 from condiff.cli.sampling import Group, SamplingFlags, expand_groups
 from condiff.video.deinterlacing import Deinterlace
@@ -224,5 +225,6 @@ def report(job: "Job", made: Timed, messages: options.Messages) -> None:
         quiet=messages.quiet,
     )
     if result.faults:
-        print(f"condiff: {job.source}: {'; '.join(result.faults)}.", file=sys.stderr)
+        told = on_one_line(f"{job.source}: {'; '.join(result.faults)}.")
+        print(f"condiff: {told}", file=sys.stderr)
         raise typer.Exit(1)

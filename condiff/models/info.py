@@ -90,6 +90,14 @@ class ModelInfo:
             raise ConfigError(f"The model {self.name} is unconditional: it takes no picture.")
         return self.task.picture.open(picture, as_is=as_is)
 
+    def check_colorizes(self) -> None:
+        """Raise UsageError for a model that does not colour photos."""
+        if not self.task.space.keeps_photo:
+            raise UsageError(
+                f"The model {self.name} {self.task.does}; it does not colour photos: give one of "
+                "the task colorize, or see `condiff render`."
+            )
+
     @property
     def unsupported(self) -> dict[str, str]:
         """The fields of `SamplingConfig` that the model does not support, and why, in words."""

@@ -151,6 +151,11 @@ def to_16_bits(values: NDArray, *, deep: bool, notes: list[str]) -> Pixels:
     return np.rint(finite * (65_535 / white)).astype(np.uint16)
 
 
+def _percent(where: NDArray[np.bool_]) -> str:
+    """The share of a mask that is set, in percent, also where it is tiny."""
+    return f"{100 * where.mean():.2g}%"
+
+
 def _make_finite(values: NDArray, notes: list[str]) -> NDArray[np.float64]:
     """Values with NaN and infinity replaced."""
     with np.errstate(invalid="ignore"):  # a signalling NaN
@@ -161,10 +166,11 @@ def _make_finite(values: NDArray, notes: list[str]) -> NDArray[np.float64]:
     if not there.any():
         raise Unreadable("none of its values is a number (NaN or infinite); get a whole copy")
     lost = np.isnan(finite)
-    if share := lost.mean():
-        notes.append(Damage(f"{share:.2g} of its values are not numbers (NaN) and became black"))
-    if share := (~there & ~lost).mean():
-        notes.append(Damage(f"{share:.2g} of its values are infinite and became white or black"))
+    if lost.any():
+        notes.append(Damage(f"{_percent(lost)} of its values are not numbers (NaN), now black"))
+    infinite = ~there & ~lost
+    if infinite.any():
+        notes.append(Damage(f"{_percent(infinite)} of its values are infinite, now white or black"))
     black, white = min(0.0, float(finite[there].min())), float(finite[there].max())
     return np.nan_to_num(finite, copy=False, nan=black, posinf=white, neginf=black)
 

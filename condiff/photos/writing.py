@@ -390,10 +390,10 @@ def check_target(target: Path, force: bool = False, *, format: str | None = None
     Without `format`, raises UnknownFormatError if the suffix is not that of an image format.
     """
     if format is None and target.suffix.lower() not in FORMATS:
-        ending = f"the suffix {target.suffix}" if target.suffix else "a name without a suffix"
+        ending = target.suffix if target.suffix else "a name without a suffix"
         raise UnknownFormatError(
-            f"cannot write {target}: {ending} is not a known format; use .jpg, .png, .webp, .avif "
-            "or .tif"
+            f"cannot write {target}: {ending} is not a format that condiff writes; use .jpg, .png, "
+            ".webp, .avif or .tif"
         )
     why = None
     try:

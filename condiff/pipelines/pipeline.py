@@ -439,7 +439,10 @@ class Pipeline:
         """
         name, task = self.loaded.name, self.loaded.task
         if task.enlarges:
-            raise ConfigError(f"The model {name} enlarges pictures: `Cascade` runs it.")
+            raise ConfigError(
+                f"The model {name} enlarges pictures: `Cascade` and `condiff render "
+                "--upscale` run it."
+            )
         side = self.loaded.condition_size if size is None else size
         least = min(BACKBONE_STRIDE, self.loaded.condition_size)
         if side < least:
@@ -448,7 +451,7 @@ class Pipeline:
             opened = image if isinstance(image, Opened) else self.loaded.open(image, as_is=as_is)
             return opened, opened.to_condition(side, self.cell)
         if task.picture is not None:
-            raise ConfigError(f"The model {name} takes {task.picture.what}.")
+            raise ConfigError(f"The model {name} takes {task.picture.what}: give one.")
         return None, np.zeros((side, side, 0), np.float32)
 
     def _prepare_edits(

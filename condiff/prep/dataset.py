@@ -60,11 +60,13 @@ def plan(source: Source, out: Path, recipe: PrepConfig, *, force: bool = False) 
     """
     _check_kinds(recipe.kinds)
     started = (_scratch(out) / "settings.json").exists()
-    if not started and out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{out} is a file: give a folder to write to.")
+    if not started and out.exists() and any(out.iterdir()):
         raise DataError(f"{out} contains other files: give an empty or a new folder.")
     if force or not started:
         return Plan(source, out, recipe, [], False, {}, False)
-    there = json.loads((_scratch(out) / "settings.json").read_text("utf-8"))
+    there = _read_settings(out)
     asked = _settings(source, recipe)
     if there != asked:
         names = [key for key in asked if there.get(key) != asked[key]]
@@ -219,6 +221,17 @@ def _finish(
 
 def _settings(source: Source, recipe: PrepConfig) -> dict[str, Any]:
     return {**json.loads(json.dumps(asdict(recipe))), "photos": source.fingerprint}
+
+
+def _read_settings(out: Path) -> dict[str, Any]:
+    """The settings of the data set that was begun there; DataError if they are damaged."""
+    path = _scratch(out) / "settings.json"
+    try:
+        return {**json.loads(path.read_text("utf-8"))}
+    except (ValueError, TypeError) as error:
+        raise DataError(
+            f"{path} is damaged: give another folder, or --force to start over."
+        ) from error
 
 
 def _scratch(out: Path) -> Path:

@@ -14,7 +14,6 @@ from condiff.color.edits import NO_EDITS, ColorEdits
 from condiff.color.hints import DAB_RADIUS, Hint
 from condiff.color.lab import lightness, upsample_chroma
 from condiff.config import SamplingConfig
-from condiff.errors import ConfigError
 from condiff.files import short_digest
 from condiff.photos.photo import Photo
 from condiff.photos.provenance import add_provenance
@@ -146,15 +145,6 @@ def to_shares(edits: ColorEdits, film_size: tuple[int, int]) -> ColorEdits:
         x, y = hint.locate(width, height)
         placed.append(Hint(float(x / width), float(y / height), hint.color))
     return replace(edits, hints=placed)
-
-
-def check_model(pipeline: Pipeline) -> None:
-    """Raise ConfigError for a model that is not a colorizer."""
-    if not pipeline.loaded.task.space.keeps_photo:
-        raise ConfigError(
-            f"The model {pipeline.loaded.name} does not colour photos: use one of the task "
-            "colorize."
-        )
 
 
 def steady_for(film: Film, coloring: Coloring) -> Steady[FilmFrame]:

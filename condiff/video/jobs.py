@@ -14,7 +14,7 @@ from condiff.files import EXISTS
 from condiff.photos.reading import read_photo
 from condiff.pipelines.options import ColorOptions
 from condiff.pipelines.pipeline import Pipeline
-from condiff.video.coloring import Coloring, check_model, to_shares
+from condiff.video.coloring import Coloring, to_shares
 from condiff.video.deinterlacing import Deinterlace
 from condiff.video.film import Progress, color_segments, describe_settings, finish_film
 from condiff.video.frames import (
@@ -120,7 +120,7 @@ def load_coloring(job: "Job") -> Coloring:
     pipeline = Pipeline.from_pretrained(
         options.model, device=options.device, engine=options.engine, threads=options.threads
     )
-    check_model(pipeline)
+    pipeline.loaded.check_colorizes()
     config, edits = pipeline.loaded.configure(
         options.edits, look=options.look, overrides=dict(options.overrides)
     )

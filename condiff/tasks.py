@@ -165,6 +165,12 @@ class Task:
                 "optimizer.backbone_rate trains the pretrained backbone, which this model does not "
                 "have: set it to 0."
             )
+        stride, used = config.optimizer.backbone_stride, max(config.model.feature_strides)
+        if stride > used:
+            raise ConfigError(
+                f"optimizer.backbone_stride {stride} would train nothing: the model uses maps of "
+                f"strides up to {used} (model.feature_strides). Take {used} or less."
+            )
         if config.data.cache_features:
             raise ConfigError(
                 "optimizer.backbone_rate does not go with data.cache_features, which keeps what "

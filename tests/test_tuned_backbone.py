@@ -57,6 +57,15 @@ def test_the_blocks_from_a_stride_on_are_unfrozen(stride, first):
     assert by_size[stride].requires_grad and (stride == 2 or not by_size[stride // 2].requires_grad)
 
 
+def test_blocks_that_the_model_does_not_use_stay_frozen(photo_folder):
+    """DDP ends with an error where a trained parameter gets no gradient."""
+    settings = config(backbone_stride=8)
+    narrow = settings.model.model_copy(update={"feature_strides": (8, 16)})
+    trainer = Trainer(settings.model_copy(update={"model": narrow}), photo_folder, None)
+    next(iter(trainer.steps()))
+    assert all(p in trainer.optimizer.state for p in trainer.model.trainable())
+
+
 def test_the_last_blocks_are_trained_and_saved(photo_folder, tmp_path):
     trainer = Trainer(config(backbone_stride=32), photo_folder, tmp_path)
     before = trainer.model.backbone.stem.weight.clone()
@@ -121,6 +130,7 @@ def test_the_card_states_which_part_was_trained():
         ("colorize", "data.cache_features=true", "what the frozen backbone computes"),
         ("colorize", "model.backbone_variant=null", "which this model does not have"),
         ("none", "data.size=64", "which this model does not have"),
+        ("colorize", "model.feature_strides=[4, 8]", "Take 8 or less"),
     ],
 )
 def test_settings_that_do_not_go_with_it_are_refused(task, setting, expected):

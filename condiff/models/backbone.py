@@ -136,14 +136,17 @@ class EfficientNetLite(nn.Module):
         features[stride] = x
         return features
 
-    def train_from(self, stride: int) -> None:
-        """Unfreeze the blocks whose maps have at least this stride, and freeze all others."""
+    def train_from(self, stride: int, *, last: int = 32) -> None:
+        """Unfreeze the blocks whose maps have strides from `stride` to `last`; freeze all others.
+
+        `last` is the largest stride that is used: blocks beyond it would get no gradient.
+        """
         self.requires_grad_(False)
         reduction = 2
         for block in self.blocks:
             assert isinstance(block, InvertedResidual)
             reduction *= block.stride
-            block.requires_grad_(reduction >= stride)
+            block.requires_grad_(stride <= reduction <= last)
 
     def classify(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B,3,H,W) RGB in [0,1] -> pooled features (B,1280) and ImageNet logits (B,1000)."""

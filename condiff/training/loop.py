@@ -101,8 +101,9 @@ def start(
 def run(trainer: Trainer) -> Iterator[Filled | Logged]:
     """Train until the end or `trainer.stop_signal`; yields progress, saves at its intervals.
 
-    At the end a model folder is written; after a signal only a checkpoint, to resume from. In all
-    cases the folder is then released to other processes.
+    At the end a model folder is written; after a signal only a checkpoint, to resume from, and
+    before the first step not even that. In all cases the folder is then released to other
+    processes.
     """
     try:
         yield from _train(trainer)
@@ -140,7 +141,8 @@ def _train(trainer: Trainer) -> Iterator[Filled | Logged]:
             yield logged
             began, images = time.monotonic(), 0
     if trainer.stop_signal:
-        trainer.save_checkpoint()
+        if trainer.step:
+            trainer.save_checkpoint()
     elif not saved:
         save(trainer, name="final")
     elif trainer.is_main:

@@ -111,7 +111,8 @@ class Trainer:
             assert backbone is not None  # ensured by `Task.check`
             if config.diffusion.perceptual_weight:  # its distances must not change in training
                 self.perceptual_backbone = copy.deepcopy(backbone)
-            backbone.train_from(config.optimizer.backbone_stride)
+            used = max(self.model.feature_channels)
+            backbone.train_from(config.optimizer.backbone_stride, last=used)
         prepare_model(self.model, self.arithmetic)
         self.parts = LatentParts.of(config, self.model, self.task, self.accelerator.device)
         if isinstance(self.model, LatentModel) and self.arithmetic.dtype is not None:
@@ -168,7 +169,19 @@ class Trainer:
         return f"{self.accelerator.num_processes} x {self.accelerator.device.type}"
 
     def fill_cache(self) -> Iterator[Filled]:
-        """Compute the cached features or latents of all photos; each process computes its share."""
+        """Compute the cached features or latents of all photos; each process computes its share.
+
+        After a stop signal in any process all of them end, and none trains on an incomplete cache.
+        """
+        for filled in self._fill_share():
+            yield filled
+            if self.stop_signal:
+                break
+        if self.accelerator.num_processes > 1:  # this also waits for the other processes
+            signals = torch.tensor([self.stop_signal], device=self.accelerator.device)
+            self.stop_signal = int(self.accelerator.gather(signals).max())
+
+    def _fill_share(self) -> Iterator[Filled]:
         process, count = self.accelerator.process_index, self.accelerator.num_processes
         if isinstance(self.dataset, LatentCache) and self.parts:
             yield from self.parts.fill(self.dataset, process, count)
@@ -183,7 +196,6 @@ class Trainer:
 
             for done in self.dataset.fill(extract, rows):
                 yield Filled(done, len(rows))
-        self.accelerator.wait_for_everyone()
 
     def steps(self) -> Iterator[Step]:
         """Train until the configured end or a stop signal; yields once per optimizer step."""

@@ -152,6 +152,11 @@ class Task:
                 "data.conditions: prepared is for tasks with a condition image; the task "
                 f"{self.name} takes none: leave it out."
             )
+        if config.data.cache == "device" and self.takes_text and not whole:
+            raise ConfigError(
+                "data.cache: device keeps no captions, which model.text_channels needs: set "
+                "data.cache to ram."
+            )
         if config.data.cache == "device" and given is not None and not given.is_photo:
             raise ConfigError(
                 f"data.cache: device does not go with the task {self.name}: its condition is drawn "

@@ -74,17 +74,20 @@ class FeatureCache(Dataset[Batch]):
             yield len(rows) - len(missing) + start + len(chunk)
 
     def __getitem__(self, key: tuple[int, int]) -> Batch:
-        """The photo's only view, whatever the epoch."""
+        """The photo's only view, whatever the epoch; its caption for a task that takes words."""
         index = key[1]
 
         def row(name: str) -> Tensor:
             return torch.from_numpy(self.arrays[name][index].astype(np.float32))
 
-        return {
+        view: Batch = {
             "x_0": row("chroma") / self.scale,
             "condition": row("lightness") / 50 - 1,
             "features": {stride: row(f"features_{stride}") for stride in self.strides},
         }
+        if self.views.settings.task.takes_text:
+            view["texts"] = [self.views.photos[index].text]
+        return view
 
 
 def open_arrays(

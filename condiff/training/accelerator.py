@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -171,7 +172,10 @@ def gather_model(model: Denoiser) -> Denoiser:
     """An unsharded copy of a sharded model; all processes must call this."""
     assert isinstance(model, Model)  # `prepare` shards only these
     weights = {name: gather(value) for name, value in model.state_dict().items()}
-    parts = [type(part).from_config(part.config) for part in (model.encoder, model.unet)]
-    copy = freeze(Model(*parts))
+
+    def rebuild(part: Any) -> Any:
+        return None if part is None else type(part).from_config(part.config)
+
+    copy = freeze(Model(*map(rebuild, (model.encoder, model.unet, model.text_encoder))))
     copy.load_state_dict(weights)
     return copy.to(next(iter(weights.values())).device)

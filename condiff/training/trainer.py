@@ -99,6 +99,7 @@ class Trainer:
         if init is not None:
             assert isinstance(self.model, Model)
             config = adopt_shape(config, self.model)
+            self.task = task_of(config)  # the weights may take words, whatever the settings say
         self.config = config
         unet_size = config.model.sample_size // self.model.patch_size
         self.model.unet.register_to_config(sample_size=unet_size)

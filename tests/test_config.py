@@ -123,6 +123,33 @@ def test_features_are_dropped_where_there_are_any():
         find_task("colorize").check(read_config(None, [*dropped, "model.backbone_variant=null"]))
 
 
+@pytest.mark.parametrize(
+    ("task", "model", "size", "message"),
+    [
+        (
+            "sketch",
+            {"sample_size": 32},
+            48,
+            "48 is not a multiple of model.sample_size 32: take 64",
+        ),
+        ("none", {"sample_size": 64}, 32, "32 is not a multiple of model.sample_size 64: take 64"),
+        ("sketch", {"sample_size": 8, "backbone_variant": "lite0"}, 72, "of 32, .*: take 64"),
+        ("colorize", {"sample_size": 64, "fold": 2}, 64, "set model.fold to 1 or less"),
+        ("sketch", {"sample_size": 64, "fold": 2}, 64, None),
+        ("colorize", {"sample_size": 64, "fold": 2, "patch_size": 2}, 64, None),
+    ],
+)
+def test_sizes_are_those_at_which_the_model_will_be_sampled(task, model, size, message):
+    """A cell of x_t is a whole number of the condition's pixels; chroma is not enlarged."""
+    levels = {"block_out_channels": [16, 32], "norm_num_groups": 8, "backbone_variant": None}
+    values = {"max_train_steps": 1, "model": levels | model, "data": {"size": size}}
+    config = TrainConfig.model_validate(values)
+    if message is None:
+        return find_task(task).check(config)
+    with pytest.raises(ConfigError, match=message):
+        find_task(task).check(config)
+
+
 def test_words_picture_and_both_are_dropped_a_third_of_the_time_each_at_most():
     task = find_task("sketch").with_text()
     task.check(read_config(None, ["max_train_steps=1", "diffusion.cond_drop_prob=0.33"]))

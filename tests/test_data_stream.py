@@ -17,7 +17,7 @@ from condiff.sources.hub import hub_shards
 from .test_data import build, equal, joined, take
 from .test_data_photos import prepare
 
-STILL = {"min_crop": 1.0, "flip": 0.0, "size": 4}
+STILL = {"min_crop": 1.0, "flip": 0.0, "size": 8}
 
 
 @pytest.fixture

@@ -156,6 +156,11 @@ class Task:
                 "data.conditions: prepared is for tasks with a condition image; the task "
                 f"{self.name} takes none: leave it out."
             )
+        if config.data.conditions == "online" and isinstance(given, Aligned) and not given.draws:
+            raise ConfigError(
+                f"The task {self.name} learns from pairs: give a data set with the columns image "
+                "and conditioning_image, and set data.conditions to prepared."
+            )
         if config.data.cache == "device" and self.takes_text and not whole:
             raise ConfigError(
                 "data.cache: device keeps no captions, which model.text_channels needs: set "

@@ -119,6 +119,8 @@ def test_what_cannot_be_done_is_said(photo_folder, tmp_path):
         build(photo_folder, tmp_path, task="sketch", conditions="prepared")
     with pytest.raises(ConfigError, match="prepared is for tasks with a condition image"):
         build(photo_folder, tmp_path, task="none", conditions="prepared")
+    with pytest.raises(ConfigError, match="restyle learns from pairs: .*conditions to prepared"):
+        build(photo_folder, tmp_path, task="restyle")
     with pytest.raises(ValueError, match="max_photos does not go with streaming"):
         build(photo_folder, tmp_path, streaming=True, max_photos=3)
     with pytest.raises(ValueError, match="cache_features does not go with cache ram"):

@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 
 from condiff.config import OptimizerConfig, TrainConfig
 from condiff.data.feature_cache import open_arrays
+from condiff.data.shuffling import Order
 from condiff.errors import ConfigError, DataError, TrainingError
 from condiff.training import loop
 from condiff.training.checkpoint import gather_checkpoint, restore_checkpoint
@@ -110,6 +111,24 @@ def test_a_loss_that_is_no_number_stops_the_run(photo_folder, tmp_path):
     with pytest.raises(TrainingError, match="is nan"):
         trainer.save_checkpoint()
     assert not list(find_checkpoints(tmp_path))
+
+
+def test_a_broken_photo_costs_no_steps(photo_folder, tmp_path):
+    photos = shutil.copytree(photo_folder, tmp_path / "photos")
+    order = [Order(12, seed=0).at(position)[1] for position in range(12)]
+    late = photos / f"{order[9]:02}.png"  # of the third batch of four
+    whole = late.read_bytes()
+    late.write_bytes(whole[:100])
+    trainer = loop.start(tiny(), photos, tmp_path / "run")
+    with pytest.raises(DataError, match=r"cannot be trained on: .* The run is saved at step 2\.$"):
+        list(loop.run(trainer))
+    late.write_bytes(whole)
+    resumed = loop.start(tiny(), photos, tmp_path / "run")
+    assert resumed.step == 2
+    straight = train(tiny(), photo_folder, tmp_path / "straight", until=3)
+    next(iter(resumed.steps()))
+    resumed.release()
+    assert all(map(torch.equal, weights(resumed), weights(straight)))
 
 
 def test_a_folder_that_has_grown_is_refused(photo_folder, tmp_path):

@@ -1,5 +1,6 @@
 """Photos for training, from any source; each is decoded when it is read."""
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,12 +14,14 @@ from condiff.conditions.table import CONDITIONS
 from condiff.config import DataConfig
 from condiff.data.shared_memory import PackedBytes
 from condiff.errors import ConfigError, DataError, ImageError
-from condiff.inputs import PictureInput
+from condiff.inputs import PictureInput, fit_stored
 from condiff.photos.reading import read_image
 from condiff.sources.folders import local_parts
 from condiff.sources.hub import HubRows, hub_name, load_hub, undecoded
 from condiff.sources.schema import columns_of, is_held_out, no_conditions
 from condiff.sources.source import File, Item, Part
+
+logger = logging.getLogger(__name__)
 
 _Place = tuple[Part, int]  # an item of a part
 
@@ -30,6 +33,14 @@ class TrainingPhoto(NamedTuple):
     read: Callable[[str], np.ndarray]
     kinds: tuple[str, ...]  # kinds of the condition images that are stored with it
     text: str = ""  # its caption
+    name: str = "A photo"  # in messages
+
+    def read_fitted(self, kind: str, pixels: np.ndarray) -> np.ndarray:
+        """A stored condition image at the size of the photo's `pixels` (H,W,3): (H,W,N) uint8.
+
+        Raises DataError if the two have different aspects.
+        """
+        return fit_stored(self.read(kind), pixels, where=self.name)
 
 
 class PackedItems(Sequence[Item]):
@@ -92,7 +103,7 @@ def open_item(item: Item, condition: PictureInput | None) -> TrainingPhoto:
     if item.fault:
         raise DataError(f"{item.name} cannot be trained on: {item.fault}.")
     kinds = tuple(kind for kind in item.files if kind != "image")
-    return TrainingPhoto(partial(_read, item, condition), kinds, item.text or "")
+    return TrainingPhoto(partial(_read, item, condition), kinds, item.text or "", item.name)
 
 
 def _read(item: Item, condition: PictureInput | None, kind: str) -> np.ndarray:
@@ -100,9 +111,10 @@ def _read(item: Item, condition: PictureInput | None, kind: str) -> np.ndarray:
     try:
         image = read_image(file.opened())
     except ImageError as error:
+        what = item.name if kind == "image" else f"The condition image of {item.name}"
         raise DataError(
-            f"{file.name or item.name} cannot be trained on ({error}); take it out, or let condiff "
-            "prep sort the photos: it lists what it leaves out."
+            f"{what} cannot be trained on: {file.reason(error)}. Put another photo in its place, "
+            "or take it out before a new run; condiff prep lists all such photos."
         ) from error
     pixels = np.asarray(image.convert("RGB"))
     if kind == "image" or condition is None:
@@ -165,9 +177,15 @@ def training_parts(root: Path) -> list[Part]:
 def _places_in(root: Path, parts: Sequence[Part], pattern: str) -> list[_Place]:
     """The photos of the parts that match a glob; if there are archives, only theirs."""
     if root.is_dir():
-        matching = {path.relative_to(root) for path in root.glob(pattern)}
-        parts = [part for part in parts if Path(part.name) in matching]
+        matching = set(root.glob(pattern))  # a part's name may differ from its path: see `Part`
+        parts = [part for part in parts if part.path in matching]
     archives = [part for part in parts if part.is_archive]
+    if archives and len(archives) < len(parts):
+        logger.warning(
+            "%s contains parquet or tar files: %d image files beside them are not trained on",
+            root,
+            len(parts) - len(archives),
+        )
     places = []
     for part in archives or parts:
         splits = part.splits() or [""] * (part.total or 0)
@@ -194,11 +212,16 @@ def _read_places(
             archives[part.name] = part
         elif part.text:
             texts[part.path] = part.text
-        status = part.path.stat()
+        try:
+            status = part.path.stat()
+        except OSError as error:  # a broken link
+            raise DataError(
+                f"{part.path} cannot be trained on: {error.strerror}. Take it out."
+            ) from error
         line = f"{part.path} {status.st_size} {status.st_mtime_ns} {number}\n"
         digest.update(line.encode("utf-8", "surrogateescape"))
     if condition is not None and not archives:
-        raise no_conditions(str(root))
+        raise no_conditions(str(root), condition)
     wanted = {(part.name, number) for part, number in places}
     numbers: dict[tuple[str, int], int] = {}
 

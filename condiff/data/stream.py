@@ -160,7 +160,8 @@ def _read_ahead(read: Callable[[], list[Key]]) -> Generator[list[Key], None, Non
             yield pending.popleft().result()
             pending.append(pool.submit(read))
     finally:
-        pool.shutdown(cancel_futures=True)
+        # Without waiting: the garbage collector may close this generator in the pool's own thread.
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _open(source: str | Path, settings: CropSettings) -> tuple[str, list[Part]]:

@@ -14,7 +14,8 @@ from typing import Any
 
 from condiff.checks import as_path, check_kind
 from condiff.config import TrainConfig
-from condiff.errors import CheckpointError, TrainingError
+from condiff.errors import CheckpointError, DataError, TrainingError
+from condiff.training.accelerator import is_sharded
 from condiff.training.progress import DECILES, Filled, Step, move_average
 from condiff.training.run_folder import begin, check_output, find_start, lock_run
 from condiff.training.trainer import Trainer
@@ -102,11 +103,16 @@ def run(trainer: Trainer) -> Iterator[Filled | Logged]:
     """Train until the end or `trainer.stop_signal`; yields progress, saves at its intervals.
 
     At the end a model folder is written; after a signal only a checkpoint, to resume from, and
-    before the first step not even that. In all cases the folder is then released to other
-    processes.
+    before the first step not even that. A DataError, for a photo that cannot be read, is raised
+    after a checkpoint, too. In all cases the folder is then released to other processes.
     """
     try:
         yield from _train(trainer)
+    except DataError as error:
+        if not trainer.step or is_sharded(trainer.model):  # shards need all processes
+            raise
+        trainer.save_checkpoint()
+        raise DataError(f"{error} The run is saved at step {trainer.step}.") from error
     finally:
         trainer.release()
 

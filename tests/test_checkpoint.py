@@ -10,6 +10,7 @@ import sys
 import pytest
 import torch
 from diffusers import DDPMScheduler
+from diffusers.utils import logging as diffusers_logging
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
@@ -72,6 +73,16 @@ def test_half_precision_halves_the_files_and_leaves_the_model_alone(tiny_model, 
     assert all(torch.equal(v, before[k]) for k, v in tiny_model.state_dict().items())
     loaded = load_model(tmp_path / "m").model
     assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+
+
+def test_half_precision_is_written_without_a_warning(tiny_model, tmp_path, caplog):
+    settings = {"task": find_task("colorize"), "diffusion": DiffusionConfig()}
+    diffusers_logging.add_handler(caplog.handler)
+    try:
+        save_model(tmp_path / "half", tiny_model, dtype=torch.float16, **settings)
+    finally:
+        diffusers_logging.remove_handler(caplog.handler)
+    assert not caplog.records
 
 
 def test_saving_again_replaces_the_folder_whole(tiny_model, tmp_path):

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
 from accelerate.utils import (
     DistributedDataParallelKwargs,
     DistributedType,
@@ -47,6 +48,8 @@ def build_accelerator(
                 "accelerate's configuration to share the weights among GPUs, or MULTI_GPU."
             )
     plugin = read_plugin()
+    # It outlives an Accelerator: a second run of a program may have another precision.
+    AcceleratorState._reset_state(reset_partial_state=False)
     accelerator = Accelerator(
         mixed_precision=mixed_precision or config.mixed_precision,
         kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],

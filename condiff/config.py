@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -467,6 +467,57 @@ class TrainConfig(Section):
                 "width of the U-Net's pixels: make the views larger, or fold them less"
             )
         return self
+
+
+# Settings that have an effect only together with another one: the key, whether it has, and the
+# setting that it needs.
+_DEPENDENT: tuple[tuple[str, Callable[[TrainConfig], bool], str], ...] = (
+    *(
+        (
+            f"diffusion.{end}",
+            lambda config: config.diffusion.beta_schedule != "squaredcos_cap_v2",
+            "another diffusion.beta_schedule than squaredcos_cap_v2",
+        )
+        for end in ("beta_start", "beta_end")
+    ),
+    (
+        "diffusion.min_snr_gamma",
+        lambda config: config.diffusion.loss_weighting == "min_snr",
+        "diffusion.loss_weighting: min_snr",
+    ),
+    *(
+        (
+            f"diffusion.{key}",
+            lambda config: config.diffusion.loss_weighting == "p2",
+            "diffusion.loss_weighting: p2",
+        )
+        for key in ("p2_gamma", "p2_k")
+    ),
+    (
+        "diffusion.perceptual_share",
+        lambda config: config.diffusion.perceptual_weight > 0,
+        "a diffusion.perceptual_weight",
+    ),
+    (
+        "optimizer.backbone_stride",
+        lambda config: config.optimizer.backbone_rate > 0,
+        "an optimizer.backbone_rate",
+    ),
+    ("data.shuffle_buffer", lambda config: config.data.streaming, "data.streaming: true"),
+    ("data.recolor", lambda config: config.data.color_words > 0, "data.color_words"),
+)
+
+
+def list_idle(config: TrainConfig) -> list[str]:
+    """A sentence for each setting that is not the default and has no effect."""
+    default = TrainConfig(max_train_steps=1)
+    idle = []
+    for key, has_effect, needed in _DEPENDENT:
+        section, name = key.split(".")
+        value, usual = (getattr(getattr(each, section), name) for each in (config, default))
+        if value != usual and not has_effect(config):
+            idle.append(f"{key} has no effect without {needed}")
+    return idle
 
 
 def read_config(path: Path | None, overrides: Sequence[str] = ()) -> TrainConfig:

@@ -4,7 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from condiff.config import Look, SamplingConfig, TrainConfig, known_keys, read_config, to_yaml
+from condiff.config import (
+    Look,
+    SamplingConfig,
+    TrainConfig,
+    known_keys,
+    list_idle,
+    read_config,
+    to_yaml,
+)
 from condiff.errors import ConfigError
 from condiff.tasks import find_task
 
@@ -84,6 +92,30 @@ def test_a_wrong_override_is_told(override):
 def test_a_plain_no_of_yaml_is_a_precision():
     """YAML reads an unquoted no as false."""
     assert read_config(None, ["max_train_steps=1", "mixed_precision=no"]).mixed_precision == "no"
+
+
+@pytest.mark.parametrize(
+    ("idle", "with_effect"),
+    [
+        ("diffusion.beta_end=0.012", "diffusion.beta_schedule=linear"),
+        ("diffusion.min_snr_gamma=1", "diffusion.loss_weighting=min_snr"),
+        ("diffusion.p2_k=2", "diffusion.loss_weighting=p2"),
+        ("diffusion.perceptual_share=0.1", "diffusion.perceptual_weight=0.2"),
+        ("optimizer.backbone_stride=32", "optimizer.backbone_rate=0.1"),
+        ("data.shuffle_buffer=9", "data.streaming=true"),
+        ("data.recolor=0.5", "data.color_words=0.5"),
+    ],
+)
+def test_settings_without_an_effect_are_told(idle, with_effect):
+    key = idle.partition("=")[0]
+    (sentence,) = list_idle(read_config(None, ["max_train_steps=1", idle]))
+    assert sentence.startswith(f"{key} has no effect without ")
+    assert with_effect.partition("=")[0] in sentence
+    assert not list_idle(read_config(None, ["max_train_steps=1", idle, with_effect]))
+
+
+def test_shipped_configs_have_no_settings_without_an_effect():
+    assert not [sentence for path in CONFIGS for sentence in list_idle(read_config(path))]
 
 
 def test_anchors_and_merged_mappings_of_yaml_are_read(tmp_path):

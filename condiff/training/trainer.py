@@ -7,6 +7,7 @@ uses its own rows: the result equals that of one process with the whole batch.
 """
 
 import copy
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from accelerate.utils import broadcast
 from PIL import Image
 from torch import Tensor
 
-from condiff.config import ModelConfig, TrainConfig, to_yaml
+from condiff.config import ModelConfig, TrainConfig, list_idle, to_yaml
 from condiff.data.crops import Batch
 from condiff.data.feature_cache import FeatureCache
 from condiff.data.latent_cache import LatentCache
@@ -50,6 +51,8 @@ from condiff.training.run_folder import (
     refuse_nan,
     write_checkpoint,
 )
+
+logger = logging.getLogger(__name__)
 
 
 def find_maker(config: TrainConfig, init: str | None) -> Callable[[ModelConfig, Task], Denoiser]:
@@ -141,6 +144,8 @@ class Trainer:
             self.model.unet.compile()
         self.parallel, self.optimizer = prepare(self.accelerator, self.model, optimizer)
         self.ema = build_average(self.model, config.optimizer.ema_decay)
+        for sentence in list_idle(config) if self.is_main else ():
+            logger.warning(sentence)
         self.step, self.minutes, self.smoothed_loss = 0, 0.0, math.nan
         self.lock: IO[bytes] | None = None  # on the run's folder, in the main process
         self.stop_signal = 0  # number of a signal to stop after this step

@@ -32,6 +32,7 @@ PredictionType = Literal["epsilon", "v_prediction", "sample"]
 BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"]
 LossWeighting = Literal["none", "min_snr", "p2"]
 SchedulerName = Literal["ddim", "dpmsolver++", "unipc", "euler", "heun", "ddpm", "lcm", "tcd"]
+BackboneVariant = Literal["lite0", "lite2"]
 NullLacks = Literal["features", "decoder"]
 WORDS = ("prompt", "negative_prompt", "image_guidance_scale")  # settings of models with text
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -232,7 +233,7 @@ class ModelConfig(Section):
     sample_size: PositiveInt = 64  # side of x_t in training; less than data.size / fold is faster
     fold: PositiveInt = 4  # side of a U-Net pixel, in pixels of the condition
     patch_size: PositiveInt = 1  # side of a U-Net pixel, in pixels of x_t
-    backbone_variant: Literal["lite0", "lite2"] | None = "lite2"
+    backbone_variant: BackboneVariant | None = "lite2"
     feature_strides: Annotated[tuple[Literal[2, 4, 8, 16, 32], ...], Field(min_length=1)] = (
         8, 16, 32,
     )  # fmt: skip

@@ -1,5 +1,6 @@
 """Model folders: stock diffusers parts that work without condiff."""
 
+import errno
 import json
 import os
 import shutil
@@ -18,7 +19,7 @@ from condiff.config import DiffusionConfig
 from condiff.diffusion.diffusers_schedulers import build_scheduler
 from condiff.errors import ModelError
 from condiff.models.info import EMBEDDED, INDEX, find_model
-from condiff.models.loading import load_model, save_model
+from condiff.models.loading import load_model, save_model, whole_folder
 from condiff.tasks import find_task
 
 
@@ -94,6 +95,14 @@ def test_saving_again_replaces_the_folder_whole(tiny_model, tmp_path):
         )  # fmt: skip
         (folder / "stale").touch()
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
+
+
+def test_a_folder_that_cannot_be_finished_leaves_nothing(tmp_path):
+    (tmp_path / "m").mkdir()
+    with pytest.raises(OSError), whole_folder(tmp_path / "m") as part:  # noqa: PT012
+        (part / "large").write_bytes(b"1")
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
 
 def test_weights_are_readable_by_others(tiny_folder):

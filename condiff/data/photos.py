@@ -150,8 +150,9 @@ def find_photos(
     for pattern, count in wanted.items():
         found = _places_in(root, parts, pattern)
         if not found:
+            asked = f"match {pattern!r} of data.files" if config.files else "were found"
             raise DataError(
-                f"No photos in {root} match {pattern!r}: looked for images, parquet and tar files "
+                f"No photos in {root} {asked}: looked for images, parquet and tar files "
                 "that are not named val, validation or test."
             )
         chosen += _sample(found, count, rng)

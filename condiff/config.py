@@ -33,6 +33,7 @@ BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"
 LossWeighting = Literal["none", "min_snr", "p2"]
 SchedulerName = Literal["ddim", "dpmsolver++", "unipc", "euler", "heun", "ddpm", "lcm", "tcd"]
 BackboneVariant = Literal["lite0", "lite2"]
+TEXT_HEADS = 4  # of the attention in the text encoder
 NullLacks = Literal["features", "decoder"]
 WORDS = ("prompt", "negative_prompt", "image_guidance_scale")  # settings of models with text
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -272,6 +273,12 @@ class ModelConfig(Section):
                 "null_lacks: decoder needs a feature decoder: set decoder_channels, such as 128, "
                 "or leave null_lacks out"
             )
+        if self.text_channels and self.text_channels % TEXT_HEADS:
+            near = max(1, round(self.text_channels / TEXT_HEADS)) * TEXT_HEADS
+            raise ValueError(
+                f"text_channels {self.text_channels} is not a multiple of {TEXT_HEADS}, the heads "
+                f"of the text encoder's attention; take {near}"
+            )
         if odd := [n for n in self.block_out_channels if n % self.norm_num_groups]:
             raise ValueError(
                 f"norm_num_groups {self.norm_num_groups} does not divide block_out_channels "
@@ -310,6 +317,15 @@ class DiffusionConfig(Section):
             raise ValueError(
                 "timestep_power and timestep_shift both move the timesteps of training: leave one "
                 "of them at 1"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_betas(self) -> Self:
+        if self.beta_start > self.beta_end:
+            raise ValueError(
+                f"beta_start {self.beta_start:g} is more than beta_end {self.beta_end:g}: noise "
+                "grows with t; exchange them"
             )
         return self
 

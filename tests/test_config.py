@@ -70,6 +70,11 @@ def test_overrides_win_over_the_file(tmp_path):
             "max_train_steps: 3\ndata: {flip: 1, size: 64, flip: 0}",
             "has flip a second time in line 2",
         ),
+        ("max_train_steps: 3\nmodel: {text_channels: 6}", "not a multiple of 4.*take 8"),
+        (
+            "max_train_steps: 3\ndiffusion: {beta_start: 0.1}",
+            "beta_start 0.1 is more than beta_end",
+        ),
         ("- a list", "not a mapping"),
         ("{", "not valid YAML"),
     ],

@@ -22,7 +22,7 @@ from condiff.data.photos import find_photos
 from condiff.data.ram_cache import RamPhotos
 from condiff.data.shared_memory import PackedBytes, PackedImages, free_memory
 from condiff.data.stream import StreamDataset
-from condiff.errors import DataError
+from condiff.errors import ConfigError, DataError
 from condiff.evaluation.pairs import read_truths
 from condiff.inputs import Aligned, Lines
 from condiff.prep.dataset import plan, run
@@ -216,6 +216,29 @@ def test_a_link_to_nothing_is_named(photo_folder, tmp_path):
     (tmp_path / "a.png").symlink_to(tmp_path / "gone.png")
     with pytest.raises(DataError, match=r"a\.png cannot be trained on: No such file"):
         find_photos(tmp_path, DataConfig(), seed=0)
+
+
+def test_patterns_that_are_none_are_told(photo_folder):
+    for pattern in ("", "/photos/*"):
+        with pytest.raises(ConfigError, match="is not a pattern of paths below"):
+            find_photos(photo_folder, DataConfig(files={pattern: 3}), seed=0)
+
+
+def test_settings_of_other_kinds_of_data_are_reported(photo_folder, caplog):
+    find_photos(photo_folder, DataConfig(), seed=0)
+    assert not caplog.text
+    find_photos(photo_folder, DataConfig(split="more", image_column="photo"), seed=0)
+    assert "data.split is for hub data sets" in caplog.text
+    assert "data.image_column is for parquet files" in caplog.text
+
+
+def test_a_folder_that_datasets_saved_is_sent_to_prep(photo_folder, tmp_path):
+    datasets = pytest.importorskip("datasets")
+    rows = {"image": [str(photo_folder / "00.png")]}
+    saved = datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image())
+    saved.save_to_disk(tmp_path / "saved")
+    with pytest.raises(DataError, match="saved by `datasets`: make parquet files .* condiff prep"):
+        find_photos(tmp_path / "saved", DataConfig(), seed=0)
 
 
 def test_photos_beside_an_archive_are_reported(photo_folder, tmp_path, caplog):

@@ -17,7 +17,7 @@ from condiff.errors import ConfigError, DataError, ImageError
 from condiff.inputs import PictureInput, fit_stored
 from condiff.photos.reading import read_image
 from condiff.sources.folders import local_parts
-from condiff.sources.hub import HubRows, hub_name, load_hub, undecoded
+from condiff.sources.hub import HubRows, hub_name, is_saved, load_hub, undecoded
 from condiff.sources.schema import columns_of, is_held_out, no_conditions
 from condiff.sources.source import File, Item, Part
 
@@ -142,6 +142,12 @@ def find_photos(
     rng = np.random.default_rng(seed)
     wanted: Mapping[str, int | None] = config.files or {"**/*": None}
     parts = training_parts(root)
+    report_idle(root, parts, config)
+    if not parts and is_saved(root):
+        raise DataError(
+            f"{root} was saved by `datasets`: make parquet files of it with condiff prep, or by "
+            "the data set's to_parquet."
+        )
     if root.is_file() and any(not part.is_archive for part in parts):
         raise DataError(
             f"{root} is not a parquet or tar file: give the folder of the photos, even of one."
@@ -175,10 +181,26 @@ def training_parts(root: Path) -> list[Part]:
     return parts
 
 
+def report_idle(root: Path, parts: Sequence[Part], config: DataConfig) -> None:
+    """Log a warning for settings that have no effect on local data."""
+    default = DataConfig()
+    if config.split != default.split:
+        logger.warning("data.split is for hub data sets: it has no effect on %s", root)
+    if config.image_column is not None and not any(part.is_archive for part in parts):
+        logger.warning("data.image_column is for parquet files: it has no effect on %s", root)
+
+
 def _places_in(root: Path, parts: Sequence[Part], pattern: str) -> list[_Place]:
     """The photos of the parts that match a glob; if there are archives, only theirs."""
     if root.is_dir():
-        matching = set(root.glob(pattern))  # a part's name may differ from its path: see `Part`
+        try:
+            matching = set(root.glob(pattern))
+        except (ValueError, NotImplementedError) as error:  # empty, or an absolute path
+            raise ConfigError(
+                f"data.files: {pattern!r} is not a pattern of paths below {root}: give one such as "
+                "'large-*'."
+            ) from error
+        # By path: a part's name is valid UTF-8, which the path need not be.
         parts = [part for part in parts if part.path in matching]
     archives = [part for part in parts if part.is_archive]
     if archives and len(archives) < len(parts):

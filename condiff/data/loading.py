@@ -1,5 +1,6 @@
 """Endless training batches on the device, the same for any number of loader workers."""
 
+import signal
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,10 @@ def _as_it_is(batch: Any) -> Any:
 
 def _start_worker(number: int) -> None:
     cv2.setNumThreads(0)  # the workers are the threads
+    # Ctrl-C and the end of a job reach all processes. The training process finishes its step and
+    # saves, for which it needs the workers, and then ends them.
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, signal.SIG_IGN)
 
 
 def _to_device(batch: Batch, device: torch.device) -> Batch:

@@ -418,7 +418,7 @@ class OptimizerConfig(Section):
     decay_share: Annotated[float, Field(gt=0, le=1)] = 1.0  # last share of the run: its cosine
     eight_bit: bool = False  # AdamW's moments in 8 bits, by bitsandbytes
     max_grad_norm: PositiveFloat = 1.0
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9999
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9999  # at most: in step n 1 - n^-0.75
     backbone_rate: NonNegativeFloat = 0.0  # of the backbone, as a share; 0: it stays frozen
     backbone_stride: Literal[2, 4, 8, 16, 32] = 16  # blocks of at least this stride are trained
 

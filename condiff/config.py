@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -32,6 +32,8 @@ PredictionType = Literal["epsilon", "v_prediction", "sample"]
 BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"]
 LossWeighting = Literal["none", "min_snr", "p2"]
 SchedulerName = Literal["ddim", "dpmsolver++", "unipc", "euler", "heun", "ddpm", "lcm", "tcd"]
+BackboneVariant = Literal["lite0", "lite2"]
+TEXT_HEADS = 4  # of the attention in the text encoder
 NullLacks = Literal["features", "decoder"]
 WORDS = ("prompt", "negative_prompt", "image_guidance_scale")  # settings of models with text
 OLD_PHOTOS = ("emulsion", "levels", "dust", "frame")  # settings of data for a photo's lightness
@@ -233,7 +235,7 @@ class ModelConfig(Section):
     sample_size: PositiveInt = 64  # side of x_t in training; less than data.size / fold is faster
     fold: PositiveInt = 4  # side of a U-Net pixel, in pixels of the condition
     patch_size: PositiveInt = 1  # side of a U-Net pixel, in pixels of x_t
-    backbone_variant: Literal["lite0", "lite2"] | None = "lite2"
+    backbone_variant: BackboneVariant | None = "lite2"
     feature_strides: Annotated[tuple[Literal[2, 4, 8, 16, 32], ...], Field(min_length=1)] = (
         8, 16, 32,
     )  # fmt: skip
@@ -271,6 +273,12 @@ class ModelConfig(Section):
             raise ValueError(
                 "null_lacks: decoder needs a feature decoder: set decoder_channels, such as 128, "
                 "or leave null_lacks out"
+            )
+        if self.text_channels and self.text_channels % TEXT_HEADS:
+            near = max(1, round(self.text_channels / TEXT_HEADS)) * TEXT_HEADS
+            raise ValueError(
+                f"text_channels {self.text_channels} is not a multiple of {TEXT_HEADS}, the heads "
+                f"of the text encoder's attention; take {near}"
             )
         if odd := [n for n in self.block_out_channels if n % self.norm_num_groups]:
             raise ValueError(
@@ -310,6 +318,15 @@ class DiffusionConfig(Section):
             raise ValueError(
                 "timestep_power and timestep_shift both move the timesteps of training: leave one "
                 "of them at 1"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_betas(self) -> Self:
+        if self.beta_start > self.beta_end:
+            raise ValueError(
+                f"beta_start {self.beta_start:g} is more than beta_end {self.beta_end:g}: noise "
+                "grows with t; exchange them"
             )
         return self
 
@@ -403,7 +420,7 @@ class OptimizerConfig(Section):
     decay_share: Annotated[float, Field(gt=0, le=1)] = 1.0  # last share of the run: its cosine
     eight_bit: bool = False  # AdamW's moments in 8 bits, by bitsandbytes
     max_grad_norm: PositiveFloat = 1.0
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9999
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9999  # at most: in step n 1 - n^-0.75
     backbone_rate: NonNegativeFloat = 0.0  # of the backbone, as a share; 0: it stays frozen
     backbone_stride: Literal[2, 4, 8, 16, 32] = 16  # blocks of at least this stride are trained
 
@@ -446,6 +463,16 @@ class TrainConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _check_steps(self) -> Self:
+        steps, most = self.sampling.steps, self.diffusion.num_train_timesteps
+        if steps > most:
+            raise ValueError(
+                f"sampling.steps {steps} is more than diffusion.num_train_timesteps {most}: set it "
+                f"to {most} or less"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_looks(self) -> Self:
         if NATURAL in self.looks:
             raise ValueError("the look natural is the section sampling: set it there")
@@ -459,6 +486,57 @@ class TrainConfig(Section):
                 "width of the U-Net's pixels: make the views larger, or fold them less"
             )
         return self
+
+
+# Settings that have an effect only together with another one: the key, whether it has, and the
+# setting that it needs.
+_DEPENDENT: tuple[tuple[str, Callable[[TrainConfig], bool], str], ...] = (
+    *(
+        (
+            f"diffusion.{end}",
+            lambda config: config.diffusion.beta_schedule != "squaredcos_cap_v2",
+            "another diffusion.beta_schedule than squaredcos_cap_v2",
+        )
+        for end in ("beta_start", "beta_end")
+    ),
+    (
+        "diffusion.min_snr_gamma",
+        lambda config: config.diffusion.loss_weighting == "min_snr",
+        "diffusion.loss_weighting: min_snr",
+    ),
+    *(
+        (
+            f"diffusion.{key}",
+            lambda config: config.diffusion.loss_weighting == "p2",
+            "diffusion.loss_weighting: p2",
+        )
+        for key in ("p2_gamma", "p2_k")
+    ),
+    (
+        "diffusion.perceptual_share",
+        lambda config: config.diffusion.perceptual_weight > 0,
+        "a diffusion.perceptual_weight",
+    ),
+    (
+        "optimizer.backbone_stride",
+        lambda config: config.optimizer.backbone_rate > 0,
+        "an optimizer.backbone_rate",
+    ),
+    ("data.shuffle_buffer", lambda config: config.data.streaming, "data.streaming: true"),
+    ("data.recolor", lambda config: config.data.color_words > 0, "data.color_words"),
+)
+
+
+def list_idle(config: TrainConfig) -> list[str]:
+    """A sentence for each setting that is not the default and has no effect."""
+    default = TrainConfig(max_train_steps=1)
+    idle = []
+    for key, has_effect, needed in _DEPENDENT:
+        section, name = key.split(".")
+        value, usual = (getattr(getattr(each, section), name) for each in (config, default))
+        if value != usual and not has_effect(config):
+            idle.append(f"{key} has no effect without {needed}")
+    return idle
 
 
 def read_config(path: Path | None, overrides: Sequence[str] = ()) -> TrainConfig:
@@ -483,19 +561,44 @@ def origin_of(path: Path | None) -> str:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file."""
+    """The mapping in a YAML file; ConfigError for a key that is in it twice."""
     import yaml
 
     try:
-        values = yaml.safe_load(path.read_text("utf-8")) or {}
+        loader = yaml.SafeLoader(path.read_text("utf-8"))
+        tree = loader.get_single_node()
+        repeated = None if tree is None else _find_repeated_key(tree, set())
+        values = ({} if tree is None else loader.construct_document(tree)) or {}
     except OSError as error:
         raise ConfigError(f"Cannot read the configuration {path}: {error.strerror}.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"The configuration {path} is not valid YAML: {reason}.") from error
+    if repeated is not None:
+        raise ConfigError(
+            f"The configuration {path} has {repeated.value} a second time in line "
+            f"{repeated.start_mark.line + 1}: join the two, because only the last one would count."
+        )
     if not isinstance(values, dict):
         raise ConfigError(f"The configuration {path} is not a mapping of keys to values.")
     return values
+
+
+def _find_repeated_key(node: Any, seen: set[int]) -> Any:
+    """The first key's node that repeats a key of its mapping in a YAML tree; None if none does."""
+    if id(node) in seen or not isinstance(node.value, list):
+        return None
+    seen.add(id(node))  # an alias may point to a node that contains it
+    keys = set[Any]()
+    for child in node.value:
+        key, value = child if isinstance(child, tuple) else (None, child)
+        if key is not None and isinstance(key.value, str):
+            if key.value in keys:
+                return key
+            keys.add(key.value)
+        if found := _find_repeated_key(value, seen):
+            return found
+    return None
 
 
 def parse_config(values: dict[str, Any], *, origin: str) -> TrainConfig:

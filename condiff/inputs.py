@@ -303,12 +303,15 @@ class SmallPicture(Input):
     name, channels, enters = "small_picture", 3, "picture"
 
 
-def fit_stored(drawing: Pixels, pixels: Pixels) -> Pixels:
-    """A stored condition image (h,w,C) resized to its photo; DataError if its aspect differs."""
+def fit_stored(drawing: Pixels, pixels: Pixels, *, where: str) -> Pixels:
+    """A stored condition image (h,w,C) resized to its photo.
+
+    Raises DataError if its aspect differs; `where` names the photo.
+    """
     (h, w), (height, width) = drawing.shape[:2], pixels.shape[:2]
     if not have_one_aspect((h, w), (height, width)):
         raise DataError(
-            f"A photo of {width}x{height} has a condition image of {w}x{h}: they must show the "
-            "same view, so make the data set again with condiff prep."
+            f"{where}, a photo of {width}x{height}, has a condition image of {w}x{h}: they must "
+            "show the same view. Correct the pair, or make the data set again with condiff prep."
         )
     return resize(drawing, height, width).reshape(height, width, -1)

@@ -1,5 +1,6 @@
 """The table of tasks: what the model samples (a Space), and from which condition (Inputs)."""
 
+import math
 from dataclasses import dataclass, replace
 
 from condiff.config import OLD_PHOTOS, TrainConfig
@@ -16,6 +17,7 @@ from condiff.inputs import (
 )
 from condiff.spaces import SPACES, Latents, Space
 
+BACKBONE_STRIDE = 32  # the condition's sides are multiples of it where a backbone reads it
 CAPTION_SETTINGS = ("caption_dropout", "tag_dropout", "color_words", "recolor")
 
 
@@ -101,8 +103,10 @@ class Task:
         model, given = config.model, self.picture
         if self.space.is_latent:
             self._check_latents(config)
-        if self.enlarges:
+        elif self.enlarges:
             self._check_windows(config)
+        else:
+            self._check_sizes(config)
         dropped = config.diffusion.cond_drop_prob
         whole = self.space.is_latent  # guidance leaves the whole picture out
         backbone = whole or model.backbone_variant is not None
@@ -152,6 +156,16 @@ class Task:
                 "data.conditions: prepared is for tasks with a condition image; the task "
                 f"{self.name} takes none: leave it out."
             )
+        if config.data.conditions == "online" and isinstance(given, Aligned) and not given.draws:
+            raise ConfigError(
+                f"The task {self.name} learns from pairs: give a data set with the columns image "
+                "and conditioning_image, and set data.conditions to prepared."
+            )
+        if config.data.cache == "device" and self.takes_text and not whole:
+            raise ConfigError(
+                "data.cache: device keeps no captions, which model.text_channels needs: set "
+                "data.cache to ram."
+            )
         if config.data.cache == "device" and given is not None and not given.is_photo:
             raise ConfigError(
                 f"data.cache: device does not go with the task {self.name}: its condition is drawn "
@@ -165,10 +179,35 @@ class Task:
                 "optimizer.backbone_rate trains the pretrained backbone, which this model does not "
                 "have: set it to 0."
             )
+        stride, used = config.optimizer.backbone_stride, max(config.model.feature_strides)
+        if stride > used:
+            raise ConfigError(
+                f"optimizer.backbone_stride {stride} would train nothing: the model uses maps of "
+                f"strides up to {used} (model.feature_strides). Take {used} or less."
+            )
         if config.data.cache_features:
             raise ConfigError(
                 "optimizer.backbone_rate does not go with data.cache_features, which keeps what "
                 "the frozen backbone computes: leave one of them out."
+            )
+
+    def _check_sizes(self, config: TrainConfig) -> None:
+        """Raise ConfigError for sides at which a model would be sampled otherwise than trained."""
+        model, size = config.model, config.data.size
+        sides = {f"model.sample_size {model.sample_size}": model.sample_size}
+        if self.condition_channels and model.backbone_variant:
+            sides[f"{BACKBONE_STRIDE}, the backbone's largest stride"] = BACKBONE_STRIDE
+        for name, side in sides.items():
+            if size % side:
+                common = math.lcm(*sides.values())
+                near = max(1, round(size / common)) * common
+                raise ConfigError(f"data.size {size} is not a multiple of {name}: take {near}.")
+        if self.space.keeps_photo and self.sample_size(config) < model.sample_size:
+            most = size * model.patch_size // model.sample_size
+            raise ConfigError(
+                f"model.sample_size {model.sample_size} is finer than the chroma of the data, "
+                f"which has a side of {self.sample_size(config)}, data.size / model.fold: set "
+                f"model.fold to {most} or less."
             )
 
     def _check_windows(self, config: TrainConfig) -> None:

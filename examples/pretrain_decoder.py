@@ -100,6 +100,7 @@ def cache_features(
     dataset = build_dataset(
         config, task, photos, cache_dir=folder,
         feature_channels=model.feature_channels, device=torch.device("cpu"),
+        backbone=model.backbone.fingerprint() if model.backbone else "",
     )  # fmt: skip
     assert isinstance(dataset, FeatureCache)
     for done in dataset.fill(model.encoder.features, range(len(dataset))):

@@ -155,7 +155,7 @@ def test_captions_that_change_do_not_go_with_a_cache(tiny_base, captioned_folder
     Trainer(settings(tiny_base), photos, tmp_path / "run")
     table = photos / "metadata.jsonl"
     table.write_text(table.read_text("utf-8").replace("red", "green"), "utf-8")
-    with pytest.raises(DataError, match="made from other data or settings"):
+    with pytest.raises(DataError, match="made from other data, settings or weights"):
         Trainer(settings(tiny_base), photos, tmp_path / "run")
 
 

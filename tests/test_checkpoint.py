@@ -1,5 +1,6 @@
 """Model folders: stock diffusers parts that work without condiff."""
 
+import errno
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import sys
 import pytest
 import torch
 from diffusers import DDPMScheduler
+from diffusers.utils import logging as diffusers_logging
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
@@ -17,7 +19,7 @@ from condiff.config import DiffusionConfig
 from condiff.diffusion.diffusers_schedulers import build_scheduler
 from condiff.errors import ModelError
 from condiff.models.info import EMBEDDED, INDEX, find_model
-from condiff.models.loading import load_model, save_model
+from condiff.models.loading import load_model, save_model, whole_folder
 from condiff.tasks import find_task
 
 
@@ -74,6 +76,16 @@ def test_half_precision_halves_the_files_and_leaves_the_model_alone(tiny_model, 
     assert {p.dtype for p in loaded.parameters()} == {torch.float32}
 
 
+def test_half_precision_is_written_without_a_warning(tiny_model, tmp_path, caplog):
+    settings = {"task": find_task("colorize"), "diffusion": DiffusionConfig()}
+    diffusers_logging.add_handler(caplog.handler)
+    try:
+        save_model(tmp_path / "half", tiny_model, dtype=torch.float16, **settings)
+    finally:
+        diffusers_logging.remove_handler(caplog.handler)
+    assert not caplog.records
+
+
 def test_saving_again_replaces_the_folder_whole(tiny_model, tmp_path):
     folder = tmp_path / "m"
     for _ in range(2):
@@ -83,6 +95,14 @@ def test_saving_again_replaces_the_folder_whole(tiny_model, tmp_path):
         )  # fmt: skip
         (folder / "stale").touch()
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
+
+
+def test_a_folder_that_cannot_be_finished_leaves_nothing(tmp_path):
+    (tmp_path / "m").mkdir()
+    with pytest.raises(OSError), whole_folder(tmp_path / "m") as part:  # noqa: PT012
+        (part / "large").write_bytes(b"1")
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
 
 def test_weights_are_readable_by_others(tiny_folder):

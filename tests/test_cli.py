@@ -295,7 +295,7 @@ def test_train_writes_a_model_that_colorizes(run, photo_folder, grey, tmp_path):
     output = tmp_path / "run"
     smoke = Path(__file__).parents[1] / "configs" / "smoke.yaml"
     quick = ["--set", "model.backbone_variant=null", "--set", "data.size=32", "--max-steps", "4"]
-    quick += ["--set", "log_steps=1"]
+    quick += ["--set", "model.fold=2", "--set", "log_steps=1"]
     command = ["train", "--task", "colorize", "--config", smoke, "--data", photo_folder]
     sample = ["--set", "sample_steps=2", "--set", "train_batch_size=4"]
     code, out, err = run(*command, "-o", output, *quick, *sample)

@@ -164,6 +164,11 @@ def test_a_loss_that_is_no_number_names_the_last_good_checkpoint(run, tmp_path):
     assert f"The last good checkpoint is {checkpoint.folder}" in err
 
 
+def test_a_setting_without_an_effect_is_reported(run, caplog):
+    assert run("--set", "diffusion.beta_end=0.012", "-n")[0] == 0
+    assert "diffusion.beta_end has no effect without another diffusion.beta" in caplog.text
+
+
 def test_settings_that_do_not_fit_are_one_sentence(run, tmp_path):
     for wrong, message in (
         (("--set", "tracker=wandb"), "pip install wandb"),

@@ -1,5 +1,8 @@
 """Batches: exact, endless, the same for any number of workers and after any interruption."""
 
+import multiprocessing
+import os
+import signal
 from itertools import islice
 
 import numpy as np
@@ -119,6 +122,8 @@ def test_what_cannot_be_done_is_said(photo_folder, tmp_path):
         build(photo_folder, tmp_path, task="sketch", conditions="prepared")
     with pytest.raises(ConfigError, match="prepared is for tasks with a condition image"):
         build(photo_folder, tmp_path, task="none", conditions="prepared")
+    with pytest.raises(ConfigError, match="restyle learns from pairs: .*conditions to prepared"):
+        build(photo_folder, tmp_path, task="restyle")
     with pytest.raises(ValueError, match="max_photos does not go with streaming"):
         build(photo_folder, tmp_path, streaming=True, max_photos=3)
     with pytest.raises(ValueError, match="cache_features does not go with cache ram"):
@@ -130,6 +135,20 @@ def test_a_broken_photo_stops_a_worker_with_its_sentence(photo_folder, photo, tm
     (tmp_path / "b.png").write_bytes(b"no photo")
     with pytest.raises(CondiffError, match=r"^\S+b\.png cannot be trained on"):
         take(build(tmp_path, tmp_path, num_workers=1), 2, batch_size=2)
+
+
+def test_workers_go_on_when_a_signal_reaches_all_processes(photo_folder, tmp_path):
+    """The training process then finishes its step and writes a checkpoint."""
+    batches = load_batches(build(photo_folder, tmp_path, num_workers=1), batch_size=4)
+    first = next(batches)
+    (worker,) = multiprocessing.active_children()
+    for stop in (signal.SIGTERM, signal.SIGINT):
+        os.kill(worker.pid, stop)
+    again = take(build(photo_folder, tmp_path), 6, batch_size=4)
+    assert all(map(equal, [first, *islice(batches, 5)], again))
+    batches.close()
+    worker.join(10)
+    assert worker.exitcode == 0
 
 
 def test_a_data_set_says_what_it_holds(photo_folder, tmp_path):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import tarfile
 from itertools import islice
@@ -21,9 +22,9 @@ from condiff.data.photos import find_photos
 from condiff.data.ram_cache import RamPhotos
 from condiff.data.shared_memory import PackedBytes, PackedImages, free_memory
 from condiff.data.stream import StreamDataset
-from condiff.errors import DataError
+from condiff.errors import ConfigError, DataError
 from condiff.evaluation.pairs import read_truths
-from condiff.inputs import Lines
+from condiff.inputs import Aligned, Lines
 from condiff.prep.dataset import plan, run
 from condiff.prep.prepare import PrepConfig
 from condiff.sources.folders import open_source
@@ -180,8 +181,97 @@ def test_photos_of_every_mode_become_rgb(image, tmp_path):
 
 def test_a_broken_photo_is_named(tmp_path):
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no photo")
-    with pytest.raises(DataError, match=r"broken\.jpg cannot be trained on .*condiff prep"):
+    with pytest.raises(DataError, match=r"broken\.jpg cannot be trained on: .*condiff prep"):
         find_photos(tmp_path, DataConfig(), seed=0)[0].read("image")
+
+
+def test_what_is_wrong_with_a_row_names_the_row(photo_folder, tmp_path):
+    good = (photo_folder / "00.png").read_bytes()
+    wide = io.BytesIO()
+    Image.new("RGB", (90, 40)).save(wide, "PNG")
+    rows = {
+        "image": [good, good, b"no photo"],
+        "conditioning_image": [b"none", wide.getvalue(), good],
+    }
+    pq.write_table(pa.table(rows), tmp_path / "a.parquet")
+    photos = find_photos(tmp_path, DataConfig(), seed=0, condition=Aligned())
+    with pytest.raises(DataError, match=r"condition image of a\.parquet#0 cannot .*: it is not"):
+        photos[0].read("")
+    with pytest.raises(DataError, match=r"a\.parquet#1, a photo of 48x40, has .* of 90x40"):
+        photos[1].read_fitted("", photos[1].read("image"))
+    with pytest.raises(DataError, match=r"^a\.parquet#2 cannot be trained on: it is not"):
+        photos[2].read("image")
+    with pytest.raises(DataError, match=r"^a\.parquet#2 cannot be read: it is not"):
+        read_truths(tmp_path / "a.parquet")
+
+
+def test_photos_with_names_that_are_not_unicode_are_trained_on(photo_folder, tmp_path):
+    shutil.copy(photo_folder / "00.png", os.fsencode(tmp_path) + b"/caf\xe9.png")
+    shutil.copy(photo_folder / "01.png", tmp_path / "café.png")
+    assert len(find_photos(tmp_path, DataConfig(), seed=0)) == 2
+    assert len(find_photos(tmp_path, DataConfig(files={"caf*": 5}), seed=0)) == 2
+
+
+def test_a_link_to_nothing_is_named(photo_folder, tmp_path):
+    (tmp_path / "a.png").symlink_to(tmp_path / "gone.png")
+    with pytest.raises(DataError, match=r"a\.png cannot be trained on: No such file"):
+        find_photos(tmp_path, DataConfig(), seed=0)
+
+
+def test_patterns_that_are_none_are_told(photo_folder):
+    for pattern in ("", "/photos/*"):
+        with pytest.raises(ConfigError, match="is not a pattern of paths below"):
+            find_photos(photo_folder, DataConfig(files={pattern: 3}), seed=0)
+
+
+def test_settings_of_other_kinds_of_data_are_reported(photo_folder, caplog):
+    find_photos(photo_folder, DataConfig(), seed=0)
+    assert not caplog.text
+    find_photos(photo_folder, DataConfig(split="more", image_column="photo"), seed=0)
+    assert "data.split is for hub data sets" in caplog.text
+    assert "data.image_column is for parquet files" in caplog.text
+
+
+def test_a_folder_that_datasets_saved_is_sent_to_prep(photo_folder, tmp_path):
+    datasets = pytest.importorskip("datasets")
+    rows = {"image": [str(photo_folder / "00.png")]}
+    saved = datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image())
+    saved.save_to_disk(tmp_path / "saved")
+    with pytest.raises(DataError, match="saved by `datasets`: make parquet files .* condiff prep"):
+        find_photos(tmp_path / "saved", DataConfig(), seed=0)
+
+
+def test_photos_beside_an_archive_are_reported(photo_folder, tmp_path, caplog):
+    write_shard(tmp_path / "a.parquet", photo_folder)
+    shutil.copy(photo_folder / "00.png", tmp_path / "b.png")
+    assert len(find_photos(tmp_path, DataConfig(), seed=0)) == 12
+    assert "1 image files beside them are not trained on" in caplog.text
+
+
+@pytest.mark.parametrize("values", [[1, 2], [["a", "b"], ["c"]]])
+def test_captions_that_are_not_text_are_none(photo_folder, tmp_path, values):
+    files = [(photo_folder / name).read_bytes() for name in ("00.png", "01.png")]
+    pq.write_table(pa.table({"image": files, "text": values}), tmp_path / "a.parquet")
+    assert [photo.text for photo in find_photos(tmp_path, DataConfig(), seed=0)] == ["", ""]
+
+
+def test_a_line_that_is_not_a_caption_is_named(photo_folder, tmp_path):
+    shutil.copy(photo_folder / "00.png", tmp_path / "a.png")
+    good = json.dumps({"file_name": "a.png", "text": "two\u2028lines"}, ensure_ascii=False)
+    (tmp_path / "metadata.jsonl").write_text(good + "\n", "utf-8")
+    assert find_photos(tmp_path, DataConfig(), seed=0)[0].text == "two\u2028lines"
+    for wrong in ("[1]", "{", '{"text": "a"}'):
+        (tmp_path / "metadata.jsonl").write_text(f"{good}\n\n{wrong}\n", "utf-8")
+        with pytest.raises(DataError, match=r"Line 3 of \S+metadata\.jsonl is not a caption"):
+            find_photos(tmp_path, DataConfig(), seed=0)
+    (tmp_path / "metadata.jsonl").write_bytes(b"\xff\n")
+    with pytest.raises(DataError, match=r"metadata\.jsonl cannot be read: .*utf-8"):
+        find_photos(tmp_path, DataConfig(), seed=0)
+
+
+def test_missing_pairs_are_told_how_to_make_them(photo_folder):
+    with pytest.raises(DataError, match="give parquet files with the columns image and cond"):
+        find_photos(photo_folder, DataConfig(), seed=0, condition=Aligned())
 
 
 @pytest.mark.parametrize("kinds", [("pencil",), ("canny", "pencil")])

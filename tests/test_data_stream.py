@@ -2,8 +2,9 @@
 
 import json
 import shutil
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pyarrow as pa
@@ -11,13 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from condiff.data.stream import _read_ahead
 from condiff.errors import CondiffError, DataError
 from condiff.sources.hub import hub_shards
 
 from .test_data import build, equal, joined, take
 from .test_data_photos import prepare
 
-STILL = {"min_crop": 1.0, "flip": 0.0, "size": 4}
+STILL = {"min_crop": 1.0, "flip": 0.0, "size": 8}
 
 
 @pytest.fixture
@@ -144,6 +146,26 @@ def test_a_hub_data_set_is_streamed(photo_folder, tmp_path, monkeypatch):
     assert len({item.name for item in items}) == 12
     assert {item.image.name: item.fetch().image.read() for item in items} == files
     assert all(item.text == f"photo {item.image.name}" for item in items)
+
+
+def test_a_stream_may_be_closed_in_the_thread_that_reads_it():
+    """The garbage collector, which runs in any thread, closes a stream that an error left open."""
+    suspended, done, calls, errors = Event(), Event(), count(), []
+
+    def read():
+        if next(calls) == 1:
+            suspended.wait(5)
+            try:
+                batches.close()
+            except RuntimeError as error:
+                errors.append(error)
+            done.set()
+        return []
+
+    batches = _read_ahead(read)
+    assert next(batches) == []
+    suspended.set()
+    assert done.wait(5) and not errors
 
 
 def test_what_cannot_be_streamed_is_told(photo_folder, shards, tmp_path):

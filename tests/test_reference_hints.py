@@ -101,7 +101,7 @@ def test_a_hint_of_the_user_goes_before_a_reference():
 def config_of(**data):
     model = {"sample_size": 16, "backbone_variant": None, "block_out_channels": [8, 16],
              "norm_num_groups": 4, "attention_head_dim": 8}  # fmt: skip
-    given = {"task": "colorize", "max_train_steps": 1, "model": model, "data": {"size": 32} | data}
+    given = {"task": "colorize", "max_train_steps": 1, "model": model, "data": {"size": 64} | data}
     return parse_config(given, origin="here")
 
 

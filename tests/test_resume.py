@@ -10,6 +10,7 @@ import sys
 import time
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -19,9 +20,15 @@ import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
-from condiff.config import TrainConfig
+from condiff.config import OptimizerConfig, TrainConfig
 from condiff.data.feature_cache import open_arrays
+from condiff.data.shuffling import Order
 from condiff.errors import ConfigError, DataError, TrainingError
+from condiff.training import loop
+from condiff.training.checkpoint import gather_checkpoint, restore_checkpoint
+from condiff.training.ema import build_average
+from condiff.training.optimizer import build_optimizer
+from condiff.training.progress import Filled
 from condiff.training.run_folder import find_checkpoints
 from condiff.training.trainer import Trainer
 
@@ -104,6 +111,24 @@ def test_a_loss_that_is_no_number_stops_the_run(photo_folder, tmp_path):
     with pytest.raises(TrainingError, match="is nan"):
         trainer.save_checkpoint()
     assert not list(find_checkpoints(tmp_path))
+
+
+def test_a_broken_photo_costs_no_steps(photo_folder, tmp_path):
+    photos = shutil.copytree(photo_folder, tmp_path / "photos")
+    order = [Order(12, seed=0).at(position)[1] for position in range(12)]
+    late = photos / f"{order[9]:02}.png"  # of the third batch of four
+    whole = late.read_bytes()
+    late.write_bytes(whole[:100])
+    trainer = loop.start(tiny(), photos, tmp_path / "run")
+    with pytest.raises(DataError, match=r"cannot be trained on: .* The run is saved at step 2\.$"):
+        list(loop.run(trainer))
+    late.write_bytes(whole)
+    resumed = loop.start(tiny(), photos, tmp_path / "run")
+    assert resumed.step == 2
+    straight = train(tiny(), photo_folder, tmp_path / "straight", until=3)
+    next(iter(resumed.steps()))
+    resumed.release()
+    assert all(map(torch.equal, weights(resumed), weights(straight)))
 
 
 def test_a_folder_that_has_grown_is_refused(photo_folder, tmp_path):
@@ -191,6 +216,34 @@ def test_cached_features_go_on_to_the_same_weights(photo_folder, tmp_path):
     assert resumed.step == straight.step == 6
     pairs = zip(weights(straight), weights(resumed), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_a_run_that_is_stopped_while_features_are_cached_begins_again(photo_folder, tmp_path):
+    """No checkpoint is written before the first step: AdamW has no moments yet."""
+    model = TINY["model"] | {"backbone_variant": "lite0", "neck_channels": 8}
+    config = tiny(data={"size": 32, "cache_features": True}, model=model, max_train_steps=3)
+    stopped = loop.start(config, photo_folder, tmp_path)
+    for event in loop.run(stopped):
+        assert isinstance(event, Filled)
+        stopped.stop_signal = signal.SIGTERM
+    assert event.done < event.total, "the whole cache was filled after the signal"
+    assert not list(find_checkpoints(tmp_path))
+    again = loop.start(config, photo_folder, tmp_path)
+    done = [event.done for event in loop.run(again) if isinstance(event, Filled)]
+    assert done[0] == event.done and again.step == 3
+
+
+def test_a_parameter_that_never_had_a_gradient_is_resumed_without_moments(tmp_path):
+    model = torch.nn.ModuleDict({"used": torch.nn.Linear(2, 2), "idle": torch.nn.Linear(2, 2)})
+    optimizer = build_optimizer(OptimizerConfig(), model.parameters())
+    ema = build_average(SimpleNamespace(trainable=lambda: [*model.parameters()]), 0.9)
+    model["used"](torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    files = gather_checkpoint(model, optimizer, ema)
+    fresh = build_optimizer(OptimizerConfig(), model.parameters())
+    restore_checkpoint(model, fresh, ema, files.__getitem__)
+    assert {len(fresh.state[p]) for p in model["used"].parameters()} == {3}
+    assert not any(p in fresh.state for p in model["idle"].parameters())
 
 
 def command(photos, output, config_file, *more):

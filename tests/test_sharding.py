@@ -132,6 +132,16 @@ def test_two_shares_do_what_one_process_does_with_twice_the_batch(
 
 
 @pytest.mark.slow
+def test_a_text_encoder_is_shared_too(processes, captioned_folder, tmp_path, config_file):
+    changes = ("task=sketch", "model.text_channels=8", "max_train_steps=4", "sample_steps=9")
+    more = [word for change in changes for word in ("--set", change)]
+    alone(captioned_folder, tmp_path / "one", config_file, *more)
+    run_pair(processes, main, line(captioned_folder, tmp_path / "two", config_file, *more))
+    assert_alike(tmp_path / "one", tmp_path / "two")
+    assert Pipeline.from_pretrained(tmp_path / "two" / "model").loaded.task.takes_text
+
+
+@pytest.mark.slow
 def test_a_backbone_that_is_trained_is_shared_too(processes, photo_folder, tmp_path, config_file):
     changes = ("optimizer.backbone_rate=0.1", "max_train_steps=4", "sample_steps=9")
     more = [word for change in changes for word in ("--set", change)]

@@ -227,6 +227,13 @@ def test_the_perceptual_term_is_added_in_its_share_of_the_run(photo_folder):
         find_task("sketch").check(config(**shape, diffusion=late))
 
 
+def test_two_runs_of_one_program_may_have_different_precisions(photo_folder):
+    """condiff.train may be called again in a notebook."""
+    for precision in ("no", "bf16", "no"):
+        trainer = Trainer(config(max_train_steps=1, mixed_precision=precision), photo_folder, None)
+        assert trainer.accelerator.mixed_precision == precision
+
+
 def test_processes_that_do_not_know_of_each_other_are_refused(tmp_path, monkeypatch):
     """As torchrun starts them on a machine without a GPU: each would train the whole run."""
     from condiff.training.accelerator import build_accelerator

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from condiff.config import TrainConfig, read_config
-from condiff.errors import ConfigError
+from condiff.config import DataConfig, TrainConfig, read_config
+from condiff.errors import ConfigError, DataError
 from condiff.models.backbone import EfficientNetLite, load_pretrained
 from condiff.models.loading import load_model
 from condiff.tasks import find_task
@@ -57,6 +57,15 @@ def test_the_blocks_from_a_stride_on_are_unfrozen(stride, first):
     assert by_size[stride].requires_grad and (stride == 2 or not by_size[stride // 2].requires_grad)
 
 
+def test_blocks_that_the_model_does_not_use_stay_frozen(photo_folder):
+    """DDP ends with an error where a trained parameter gets no gradient."""
+    settings = config(backbone_stride=8)
+    narrow = settings.model.model_copy(update={"feature_strides": (8, 16)})
+    trainer = Trainer(settings.model_copy(update={"model": narrow}), photo_folder, None)
+    next(iter(trainer.steps()))
+    assert all(p in trainer.optimizer.state for p in trainer.model.trainable())
+
+
 def test_the_last_blocks_are_trained_and_saved(photo_folder, tmp_path):
     trainer = Trainer(config(backbone_stride=32), photo_folder, tmp_path)
     before = trainer.model.backbone.stem.weight.clone()
@@ -97,6 +106,19 @@ def test_a_run_with_a_tuned_backbone_resumes_bit_for_bit(photo_folder, tmp_path)
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
+def test_features_of_another_backbone_are_not_reused(photo_folder, tmp_path):
+    """`--force` keeps the cache of the run before, which may have begun from other weights."""
+    cached = config(backbone_rate=0).model_copy(
+        update={"data": DataConfig(size=32, cache_features=True)}
+    )
+    run = Trainer(cached, photo_folder, tmp_path / "run")
+    with torch.no_grad():
+        run.model.backbone.blocks[15].project.bias += 1
+    folder = run.save()
+    with pytest.raises(DataError, match="was made from other data, settings or weights"):
+        Trainer(cached, photo_folder, tmp_path / "run", init=str(folder))
+
+
 def test_the_perceptual_term_keeps_the_backbone_that_the_run_began_with(photo_folder):
     values = config().model_dump()
     values["diffusion"] |= {"perceptual_weight": 0.3, "perceptual_share": 1.0}
@@ -121,6 +143,7 @@ def test_the_card_states_which_part_was_trained():
         ("colorize", "data.cache_features=true", "what the frozen backbone computes"),
         ("colorize", "model.backbone_variant=null", "which this model does not have"),
         ("none", "data.size=64", "which this model does not have"),
+        ("colorize", "model.feature_strides=[4, 8]", "Take 8 or less"),
     ],
 )
 def test_settings_that_do_not_go_with_it_are_refused(task, setting, expected):

@@ -14,6 +14,7 @@ from condiff.backends.table import ENGINES, list_engines
 from condiff.cli import main
 from condiff.config import DiffusionConfig, ModelConfig, TrainConfig, parse_config
 from condiff.data.captions import turn_hues, vary_caption
+from condiff.data.shuffling import Order
 from condiff.errors import ConfigError
 from condiff.models.denoiser import build_model
 from condiff.models.info import read_model_info
@@ -200,6 +201,35 @@ def test_captions_reach_the_text_encoder_and_a_run_resumes_bit_for_bit(captioned
     assert "text encoder of 8 channels" in (tmp_path / "whole/model/README.md").read_text("utf-8")
 
 
+def test_captions_come_with_cached_features(captioned_folder, tmp_path):
+    config = settings(
+        model={**SHAPE, "block_out_channels": [8, 16], "backbone_variant": "lite0"},
+        data={"size": 32, "cache_features": True},
+    )
+    trainer = Trainer(config, captioned_folder, tmp_path)
+    list(trainer.fill_cache())
+    texts = trainer.dataset.views.photos
+    order = Order(len(texts), seed=config.seed)
+    batch = next(trainer.batches())
+    assert batch["texts"] == [texts[order.at(i)[1]].text for i in range(4)]
+    assert sum(map(bool, batch["texts"])) >= 2
+    assert len(list(trainer.steps())) == 6
+
+
+@pytest.mark.parametrize("precision", ["no", "auto"])
+def test_a_run_that_begins_from_a_model_of_words_trains_its_words(
+    folder, captioned_folder, tmp_path, precision
+):
+    """The settings name no text encoder, but the weights have one."""
+    shape = {**SHAPE, "block_out_channels": [8, 16], "text_channels": None}
+    config = settings(model=shape, data={"size": 32}, mixed_precision=precision)
+    trainer = Trainer(config, captioned_folder, tmp_path, init=str(folder))
+    before = trainer.model.text_encoder.project.weight.clone()
+    assert len(list(trainer.steps())) == 6
+    assert not torch.equal(trainer.model.text_encoder.project.weight, before)
+    assert read_model_info(trainer.save()).task.takes_text
+
+
 def test_a_run_learns_what_a_word_means(tmp_path):
     """Pictures are red or blue with similar lines: only the caption determines the colour."""
     rows = []
@@ -231,6 +261,10 @@ def test_a_run_learns_what_a_word_means(tmp_path):
         ({"task": "none"}, "takes no words"),
         ({"task": "upscale"}, "takes no words"),
         ({"model": {**SHAPE, "text_channels": None}}, "model.text_channels"),
+        (
+            {"task": "colorize", "diffusion": {}, "data": {"size": 32, "cache": "device"}},
+            "keeps no captions",
+        ),
     ],
 )
 def test_settings_of_words_that_do_not_go_together_are_refused(changes, sentence):

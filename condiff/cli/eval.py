@@ -164,8 +164,15 @@ def _evaluate_drawings(
     pipeline: "Pipeline", truths: Any, repeats: "_Repeats", flags: EvalFlags, extractor: Any
 ) -> None:
     """Measure a model of drawings."""
+    from condiff.errors import UsageError
     from condiff.pipelines.cascade import AUTO, Cascade
 
+    picture = pipeline.loaded.task.picture
+    if picture is not None and not picture.is_ink:
+        raise UsageError(
+            f"The model {pipeline.loaded.name} takes {picture.what}, and condiff eval would give "
+            "it lines: write its pictures into a folder, and compare that with one of the truths."
+        )
     given = {"--html": flags.html, "--groups": flags.groups}
     _refuse(given, "is for colours: this model draws.")
     if flags.metric_weights is not None:

@@ -189,8 +189,12 @@ def train(
         _show_progress(loop.run(trainer), silent=silent)
     if trainer.stop_signal:
         name = signal.Signals(trainer.stop_signal).name
-        again = f"{name}: saved at step {trainer.step}; the same command resumes the run"
-        options.report(again, quiet=silent)
+        again = (
+            f"saved at step {trainer.step}; the same command resumes the run"
+            if trainer.step
+            else "stopped before the first step; the same command begins the run again"
+        )
+        options.report(f"{name}: {again}", quiet=silent)
         raise typer.Exit(128 + trainer.stop_signal)
     if not trainer.is_main:
         return

@@ -17,7 +17,7 @@ from condiff.config import DataConfig
 from condiff.data.captions import vary_caption
 from condiff.data.photos import Photos, TrainingPhoto
 from condiff.data.upscale_pairs import make_small, sample_window
-from condiff.inputs import Lines, View, fit_stored
+from condiff.inputs import Lines, View
 from condiff.resize import resize_square
 from condiff.tasks import Task
 
@@ -133,7 +133,7 @@ def _cut_view(photo: TrainingPhoto, rng: np.random.Generator, settings: CropSett
     crop = sample_crop(height, width, rng, config)
 
     def read(kind: str) -> np.ndarray:
-        return cut(fit_stored(photo.read(kind), pixels), crop)
+        return cut(photo.read_fitted(kind, pixels), crop)
 
     shown = cut(pixels, crop)
     if config.frame and rng.random() < config.frame:

@@ -22,10 +22,13 @@ class FeatureCache(Dataset[Batch]):
 
     The arrays are .npy files in a folder: `lightness` is 50 (condition + 1), which for colorize is
     L*; `chroma` is x_0 in the task's units; `features_N` are the maps of stride N. `done` marks the
-    rows that are complete, so that filling can be resumed.
+    rows that are complete, so that filling can be resumed. `channels` are those of the maps, by
+    stride, and `backbone` is a digest of the weights that compute them.
     """
 
-    def __init__(self, folder: Path, views: CropDataset, channels: dict[int, int]):
+    def __init__(
+        self, folder: Path, views: CropDataset, channels: dict[int, int], *, backbone: str = ""
+    ):
         settings = views.settings
         size, sample_size, task = settings.size, settings.sample_size, settings.task
         shapes = {f"features_{s}": (c, size // s, size // s) for s, c in channels.items()}
@@ -36,7 +39,7 @@ class FeatureCache(Dataset[Batch]):
         self.num_photos, self.scale = len(views), task.space.scale
         rows = len(views)
         arrays = {name: ((rows, *shape), np.float16) for name, shape in shapes.items()}
-        key = f"{views.fingerprint()} {channels}"
+        key = f"{views.fingerprint()} {channels} {backbone}"
         self.arrays = open_arrays(folder, arrays | {"done": ((rows,), np.bool_)}, key=key)
         self.done = self.arrays.pop("done")
 
@@ -74,17 +77,20 @@ class FeatureCache(Dataset[Batch]):
             yield len(rows) - len(missing) + start + len(chunk)
 
     def __getitem__(self, key: tuple[int, int]) -> Batch:
-        """The photo's only view, whatever the epoch."""
+        """The photo's only view, whatever the epoch; its caption for a task that takes words."""
         index = key[1]
 
         def row(name: str) -> Tensor:
             return torch.from_numpy(self.arrays[name][index].astype(np.float32))
 
-        return {
+        view: Batch = {
             "x_0": row("chroma") / self.scale,
             "condition": row("lightness") / 50 - 1,
             "features": {stride: row(f"features_{stride}") for stride in self.strides},
         }
+        if self.views.settings.task.takes_text:
+            view["texts"] = [self.views.photos[index].text]
+        return view
 
 
 def open_arrays(
@@ -119,7 +125,9 @@ def _claim(path: Path, key: str) -> None:
     if not path.exists():
         path.write_text(key, "utf-8")
     elif path.read_text("utf-8") != key:
-        raise DataError(f"{path.parent} was made from other data or settings: remove that folder.")
+        raise DataError(
+            f"{path.parent} was made from other data, settings or weights: remove that folder."
+        )
 
 
 def _open_array(path: Path, shape: tuple[int, ...], dtype: type) -> np.memmap:

@@ -1,5 +1,6 @@
 """Endless training batches on the device, the same for any number of loader workers."""
 
+import signal
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -37,14 +38,15 @@ def build_dataset(
     cache_dir: Path,
     feature_channels: dict[int, int],
     device: torch.device,
+    backbone: str = "",
     frozen: FrozenShape | None = None,
 ) -> Dataset:
     """The training data of a folder, of parquet files or of a hub data set, by config.data.
 
-    `feature_channels` are the channels of the frozen backbone's maps, by stride. With
-    data.cache_features the maps are kept in cache_dir; for a base, given by its `frozen` parts, the
-    latents and the embeddings of captions. Raises ConfigError for settings that do not go together,
-    DataError for photos that cannot be used.
+    `feature_channels` are the channels of the frozen backbone's maps, by stride, and `backbone` is
+    a digest of its weights. With data.cache_features the maps are kept in cache_dir; for a base,
+    given by its `frozen` parts, the latents and the embeddings of captions. Raises ConfigError for
+    settings that do not go together, DataError for photos that cannot be used.
     """
     task.check(config)
     data = config.data
@@ -62,7 +64,7 @@ def build_dataset(
     if data.cache_features and frozen is not None:
         return LatentCache(cache_dir, views, frozen)
     if data.cache_features and feature_channels:
-        return FeatureCache(cache_dir, views, feature_channels)
+        return FeatureCache(cache_dir, views, feature_channels, backbone=backbone)
     return views
 
 
@@ -151,6 +153,10 @@ def _as_it_is(batch: Any) -> Any:
 
 def _start_worker(number: int) -> None:
     cv2.setNumThreads(0)  # the workers are the threads
+    # Ctrl-C and the end of a job reach all processes. The training process finishes its step and
+    # saves, for which it needs the workers, and then ends them.
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, signal.SIG_IGN)
 
 
 def _to_device(batch: Batch, device: torch.device) -> Batch:

@@ -1,5 +1,6 @@
 """Photos for training, from any source; each is decoded when it is read."""
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,12 +14,14 @@ from condiff.conditions.table import CONDITIONS
 from condiff.config import DataConfig
 from condiff.data.shared_memory import PackedBytes
 from condiff.errors import ConfigError, DataError, ImageError
-from condiff.inputs import PictureInput
+from condiff.inputs import PictureInput, fit_stored
 from condiff.photos.reading import read_image
 from condiff.sources.folders import local_parts
-from condiff.sources.hub import HubRows, hub_name, load_hub, undecoded
+from condiff.sources.hub import HubRows, hub_name, is_saved, load_hub, undecoded
 from condiff.sources.schema import columns_of, is_held_out, no_conditions
 from condiff.sources.source import File, Item, Part
+
+logger = logging.getLogger(__name__)
 
 _Place = tuple[Part, int]  # an item of a part
 
@@ -30,6 +33,14 @@ class TrainingPhoto(NamedTuple):
     read: Callable[[str], np.ndarray]
     kinds: tuple[str, ...]  # kinds of the condition images that are stored with it
     text: str = ""  # its caption
+    name: str = "A photo"  # in messages
+
+    def read_fitted(self, kind: str, pixels: np.ndarray) -> np.ndarray:
+        """A stored condition image at the size of the photo's `pixels` (H,W,3): (H,W,N) uint8.
+
+        Raises DataError if the two have different aspects.
+        """
+        return fit_stored(self.read(kind), pixels, where=self.name)
 
 
 class PackedItems(Sequence[Item]):
@@ -92,7 +103,7 @@ def open_item(item: Item, condition: PictureInput | None) -> TrainingPhoto:
     if item.fault:
         raise DataError(f"{item.name} cannot be trained on: {item.fault}.")
     kinds = tuple(kind for kind in item.files if kind != "image")
-    return TrainingPhoto(partial(_read, item, condition), kinds, item.text or "")
+    return TrainingPhoto(partial(_read, item, condition), kinds, item.text or "", item.name)
 
 
 def _read(item: Item, condition: PictureInput | None, kind: str) -> np.ndarray:
@@ -100,9 +111,10 @@ def _read(item: Item, condition: PictureInput | None, kind: str) -> np.ndarray:
     try:
         image = read_image(file.opened())
     except ImageError as error:
+        what = item.name if kind == "image" else f"The condition image of {item.name}"
         raise DataError(
-            f"{file.name or item.name} cannot be trained on ({error}); take it out, or let condiff "
-            "prep sort the photos: it lists what it leaves out."
+            f"{what} cannot be trained on: {file.reason(error)}. Put another photo in its place, "
+            "or take it out before a new run; condiff prep lists all such photos."
         ) from error
     pixels = np.asarray(image.convert("RGB"))
     if kind == "image" or condition is None:
@@ -130,6 +142,12 @@ def find_photos(
     rng = np.random.default_rng(seed)
     wanted: Mapping[str, int | None] = config.files or {"**/*": None}
     parts = training_parts(root)
+    report_idle(root, parts, config)
+    if not parts and is_saved(root):
+        raise DataError(
+            f"{root} was saved by `datasets`: make parquet files of it with condiff prep, or by "
+            "the data set's to_parquet."
+        )
     if root.is_file() and any(not part.is_archive for part in parts):
         raise DataError(
             f"{root} is not a parquet or tar file: give the folder of the photos, even of one."
@@ -138,8 +156,9 @@ def find_photos(
     for pattern, count in wanted.items():
         found = _places_in(root, parts, pattern)
         if not found:
+            asked = f"match {pattern!r} of data.files" if config.files else "were found"
             raise DataError(
-                f"No photos in {root} match {pattern!r}: looked for images, parquet and tar files "
+                f"No photos in {root} {asked}: looked for images, parquet and tar files "
                 "that are not named val, validation or test."
             )
         chosen += _sample(found, count, rng)
@@ -162,12 +181,34 @@ def training_parts(root: Path) -> list[Part]:
     return parts
 
 
+def report_idle(root: Path, parts: Sequence[Part], config: DataConfig) -> None:
+    """Log a warning for settings that have no effect on local data."""
+    default = DataConfig()
+    if config.split != default.split:
+        logger.warning("data.split is for hub data sets: it has no effect on %s", root)
+    if config.image_column is not None and not any(part.is_archive for part in parts):
+        logger.warning("data.image_column is for parquet files: it has no effect on %s", root)
+
+
 def _places_in(root: Path, parts: Sequence[Part], pattern: str) -> list[_Place]:
     """The photos of the parts that match a glob; if there are archives, only theirs."""
     if root.is_dir():
-        matching = {path.relative_to(root) for path in root.glob(pattern)}
-        parts = [part for part in parts if Path(part.name) in matching]
+        try:
+            matching = set(root.glob(pattern))
+        except (ValueError, NotImplementedError) as error:  # empty, or an absolute path
+            raise ConfigError(
+                f"data.files: {pattern!r} is not a pattern of paths below {root}: give one such as "
+                "'large-*'."
+            ) from error
+        # By path: a part's name is valid UTF-8, which the path need not be.
+        parts = [part for part in parts if part.path in matching]
     archives = [part for part in parts if part.is_archive]
+    if archives and len(archives) < len(parts):
+        logger.warning(
+            "%s contains parquet or tar files: %d image files beside them are not trained on",
+            root,
+            len(parts) - len(archives),
+        )
     places = []
     for part in archives or parts:
         splits = part.splits() or [""] * (part.total or 0)
@@ -194,11 +235,16 @@ def _read_places(
             archives[part.name] = part
         elif part.text:
             texts[part.path] = part.text
-        status = part.path.stat()
+        try:
+            status = part.path.stat()
+        except OSError as error:  # a broken link
+            raise DataError(
+                f"{part.path} cannot be trained on: {error.strerror}. Take it out."
+            ) from error
         line = f"{part.path} {status.st_size} {status.st_mtime_ns} {number}\n"
         digest.update(line.encode("utf-8", "surrogateescape"))
     if condition is not None and not archives:
-        raise no_conditions(str(root))
+        raise no_conditions(str(root), condition)
     wanted = {(part.name, number) for part, number in places}
     numbers: dict[tuple[str, int], int] = {}
 

@@ -9,7 +9,6 @@ import numpy as np
 from condiff.data.photos import Photos, TrainingPhoto
 from condiff.data.shared_memory import PackedImages, free_memory
 from condiff.errors import DataError
-from condiff.inputs import fit_stored
 from condiff.resize import shrink_short_side
 
 PROBED = 32  # photos that are decoded to estimate the memory of all
@@ -66,7 +65,7 @@ def decode_all(
 
 def _decode(photo: TrainingPhoto, short_side: int) -> tuple[np.ndarray, str]:
     pixels = photo.read("image")
-    stored = [fit_stored(photo.read(kind), pixels) for kind in photo.kinds]
+    stored = [photo.read_fitted(kind, pixels) for kind in photo.kinds]
     planes = np.concatenate([pixels, *stored], axis=2) if stored else pixels
     return shrink_short_side(planes, short_side), photo.text
 

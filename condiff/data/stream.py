@@ -15,7 +15,13 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from condiff.data.crops import Batch, CropSettings, make_row
-from condiff.data.photos import open_item, training_columns, training_parts, training_split
+from condiff.data.photos import (
+    open_item,
+    report_idle,
+    training_columns,
+    training_parts,
+    training_split,
+)
 from condiff.errors import DataError
 from condiff.inputs import PictureInput
 from condiff.sources.hub import hub_name, hub_shards
@@ -160,7 +166,8 @@ def _read_ahead(read: Callable[[], list[Key]]) -> Generator[list[Key], None, Non
             yield pending.popleft().result()
             pending.append(pool.submit(read))
     finally:
-        pool.shutdown(cancel_futures=True)
+        # Without waiting: the garbage collector may close this generator in the pool's own thread.
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _open(source: str | Path, settings: CropSettings) -> tuple[str, list[Part]]:
@@ -175,4 +182,5 @@ def _open(source: str | Path, settings: CropSettings) -> tuple[str, list[Part]]:
             f"{root} contains no parquet or tar files to stream: make them with condiff prep, or "
             "set data.streaming to false."
         )
+    report_idle(root, parts, settings.config)
     return str(root), parts

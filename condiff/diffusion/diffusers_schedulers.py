@@ -35,6 +35,9 @@ SIGMA_SPACE = (EulerDiscreteScheduler, HeunDiscreteScheduler)  # x_t / sqrt(alph
 # not be infinite. Its steps start and are spaced as in Karras et al. 2022.
 HEUN_MAX_SIGMA = 80.0
 
+# Schedules that all of diffusers' solvers have by name; only its DDPM has sigmoid.
+BY_NAME = ("linear", "scaled_linear", "squaredcos_cap_v2")
+
 PROCESS = {
     "num_train_timesteps", "beta_schedule", "beta_start", "beta_end", "rescale_betas_zero_snr",
     "prediction_type",
@@ -44,15 +47,15 @@ PROCESS = {
 def build_scheduler(name: str, config: DiffusionConfig) -> Any:
     """A diffusers scheduler by its short name, with trailing spacing.
 
-    A shifted or a sigmoid schedule is given by its betas: only DDPM of diffusers' solvers has
-    "sigmoid". `sample_with_diffusers` does the clipping, in the same way for all of them.
-    Raises ConfigError for an unknown name.
+    A shifted schedule, and one that is not in `BY_NAME`, is given by its betas.
+    `sample_with_diffusers` does the clipping, in the same way for all schedulers. Raises
+    ConfigError for an unknown name.
     """
     if name not in SCHEDULERS:
         raise ConfigError(f"There is no scheduler {name!r}: choose from {', '.join(SCHEDULERS)}.")
     kind, options = SCHEDULERS[name]
     process = config.model_dump(include=PROCESS)
-    if config.schedule_shift != 1 or config.beta_schedule == "sigmoid":
+    if config.schedule_shift != 1 or config.beta_schedule not in BY_NAME:
         process["trained_betas"] = compute_betas(config).tolist()
     if kind is HeunDiscreteScheduler:
         del process["rescale_betas_zero_snr"]

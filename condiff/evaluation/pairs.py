@@ -7,7 +7,7 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from condiff.errors import DataError
+from condiff.errors import DataError, ImageError
 from condiff.photos.reading import list_images, read_image
 from condiff.sources.folders import local_parts
 from condiff.sources.source import Item, Source
@@ -63,7 +63,10 @@ def read_truths(path: Path, limit: int | None = None) -> list[Pixels]:
 def _decode(item: Item) -> Pixels:
     if item.fault:
         raise DataError(f"{item.name} cannot be read: {item.fault}.")
-    return read_photo(item.image.opened())
+    try:
+        return read_photo(item.image.opened())
+    except ImageError as error:
+        raise DataError(f"{item.name} cannot be read: {item.image.reason(error)}.") from error
 
 
 def read_photo(source: Path | BinaryIO) -> Pixels:

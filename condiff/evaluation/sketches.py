@@ -103,7 +103,8 @@ def evaluate_drawings(
     A method has samples for every truth, in their order and size, and the same number for each.
     Lines of `kind` are compared; None is for a method that was given no lines. The baselines are
     the set's blurred mean, which a model that has learned nothing paints; noise, which is full of
-    edges, so that its F1 has to be beaten; and another photo of the set, which looks real. Raises
+    edges, so that its F1 has to be beaten; and another photo of the set, whose F1 is that of a real
+    picture without the lines (its Fréchet distance is nearly 0: the set is the same). Raises
     DataError where samples and truths do not match.
     """
     check_methods(methods, truths, (TRUTH, OTHER, NOISE, BLURRED_MEAN))

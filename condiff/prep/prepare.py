@@ -81,7 +81,7 @@ def prepare(item: Item, recipe: PrepConfig) -> Prepared | Decision:
         image = read_image(item.image.opened())
         data = item.image.read()
     except (ImageError, OSError) as error:
-        return Decision(item.name, "broken", _reason(error, item))
+        return Decision(item.name, "broken", item.image.reason(error))
     if min(image.size) < recipe.min_side:
         side = f"{image.width} x {image.height} pixels, below {recipe.min_side}"
         return Decision(item.name, "small", side)
@@ -140,12 +140,6 @@ def _encode(pixels: Pixels, format: str, **options: int) -> bytes:
     file = BytesIO()
     Image.fromarray(pixels).save(file, format, **options)
     return file.getvalue()
-
-
-def _reason(error: Exception, item: Item) -> str:
-    """The error's text without the file's name, which is reported separately."""
-    name = "standard input" if isinstance(item.image.data, bytes) else item.image.data
-    return str(error).removeprefix(f"cannot read {name}: ")
 
 
 def prepare_in_order(

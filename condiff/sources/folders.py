@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from condiff.errors import DataError
+from condiff.files import reason_of
 from condiff.photos.formats import is_photo
 from condiff.sources.hub import hub_source, is_saved, saved_source
 from condiff.sources.parquet import parquet_part
@@ -139,19 +140,28 @@ def _size_of(path: Path) -> int:
 
 def _read_captions(root: Path) -> dict[Path, str]:
     """Captions by photo, from every metadata.jsonl below root."""
-    captions = {}
+    captions: dict[Path, str] = {}
     for file in sorted(root.rglob("metadata.jsonl")):
         try:
-            for line in file.read_text("utf-8").splitlines():
-                row = json.loads(line) if line.strip() else {}
-                if (text := text_of(row)) is not None:
-                    captions[file.parent / row["file_name"]] = text
-        except (OSError, ValueError, LookupError, TypeError) as error:
-            raise DataError(
-                f"{file} is not a list of captions: each line must be "
-                f'{{"file_name": ..., "text": ...}} ({error}).'
-            ) from error
+            with open(file, encoding="utf-8") as lines:  # unlike str.splitlines, only by newlines
+                for number, line in enumerate(lines, start=1):
+                    captions |= _read_caption(file, number, line)
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{file} cannot be read: {reason_of(error)}.") from error
     return captions
+
+
+def _read_caption(file: Path, number: int, line: str) -> dict[Path, str]:
+    """The caption in a line of metadata.jsonl, by its photo; empty if it has none."""
+    try:
+        row = json.loads(line) if line.strip() else {}
+        text = text_of(row)
+        return {} if text is None else {file.parent / row["file_name"]: text}
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"Line {number} of {file} is not a caption: each line must be "
+            '{"file_name": ..., "text": ...}.'
+        ) from error
 
 
 def _open_part(path: Path, name: str, captions: dict[Path, str]) -> Part:

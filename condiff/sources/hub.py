@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from condiff.errors import DataError, DependencyError, first_line
-from condiff.sources.schema import text_column
+from condiff.sources.schema import as_caption, text_column
 from condiff.sources.source import Item, Part, Source, to_item
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class HubRows(Sequence[Item]):
         row = self.rows[int(index)]
         values = {key: row[column] for key, column in self.columns.items()}
         item = to_item(f"row {index} of {self.name}", values, list(values), None).fetch()
-        return item._replace(text=row[self.text] if self.text else None)
+        return item._replace(text=as_caption(row[self.text]) if self.text else None)
 
 
 def hub_name(source: str | Path) -> str:

@@ -26,6 +26,11 @@ def text_column(columns: Sequence[str]) -> str | None:
     return next((key for key in TEXT_KEYS if key in columns), None)
 
 
+def as_caption(value: Any) -> str | None:
+    """A value as a caption; None if it is not a text."""
+    return value if isinstance(value, str) else None
+
+
 def text_of(row: Mapping[str, Any]) -> str | None:
     """The caption in a row, if it has one."""
     return next((row[key] for key in TEXT_KEYS if isinstance(row.get(key), str)), None)
@@ -59,13 +64,18 @@ def columns_of(
     if not stored and PREPARED in columns:
         stored = {"": PREPARED}
     if not stored:
-        raise no_conditions(where)
+        raise no_conditions(where, condition)
     return {"image": image, **stored}
 
 
-def no_conditions(where: str) -> DataError:
-    """The error for a data set without prepared condition images."""
+def no_conditions(where: str, condition: PictureInput) -> DataError:
+    """The error for a data set without the condition images of an input."""
+    if not condition.draws:
+        return DataError(
+            f"{where} has no column {PREPARED}: give parquet files with the columns image and "
+            f"{PREPARED}; docs/guide/data.md shows how they are made."
+        )
     return DataError(
-        f"{where} has no column {PREPARED} (or conditioning_canny, …) for data.conditions: "
-        "prepared; make it with condiff prep, or set data.conditions to online."
+        f"{where} has no column {PREPARED} (or conditioning_{condition.draws[0]}) for "
+        "data.conditions: prepared; make it with condiff prep, or set data.conditions to online."
     )

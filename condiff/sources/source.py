@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from condiff.errors import DataError
-from condiff.sources.schema import image_column
+from condiff.sources.schema import as_caption, image_column
 
 UNREADABLE = (OSError, ValueError, EOFError, tarfile.TarError, zlib.error)  # of damaged files
 
@@ -31,6 +31,11 @@ class File(NamedTuple):
     def read(self) -> bytes:
         """The bytes of a fetched file."""
         return self.data if isinstance(self.data, bytes) else Path(self.data).read_bytes()
+
+    def reason(self, error: Exception) -> str:
+        """Why a reader of photos failed on it: its error without the name that it gives a file."""
+        name = "standard input" if isinstance(self.data, bytes) else self.data
+        return str(error).removeprefix(f"cannot read {name}: ")
 
 
 class Item(NamedTuple):
@@ -68,7 +73,7 @@ ReadItems = Callable[[Sequence[str], int], Iterator[Item]]
 class Part:
     """A sequence of photos that are stored together."""
 
-    name: str  # path below the folder, or the split
+    name: str  # path below the folder, as valid UTF-8, or the split
     total: int | None  # None for a stream of unknown length
     columns: tuple[str, ...]  # all columns, of any kind
     has_text: bool
@@ -154,7 +159,8 @@ def faulty(name: str, fault: str) -> Part:
 
 def to_item(name: str, values: Mapping[str, Any], columns: Sequence[str], text: str | None) -> Item:
     """A row of a table; a cell without a photo becomes its fault."""
-    item = Item(name, {}, text and values[text], str(values.get("split") or ""))
+    caption = as_caption(values[text]) if text else None
+    item = Item(name, {}, caption, str(values.get("split") or ""))
     try:
         return item._replace(files={column: _to_file(values[column]) for column in columns})
     except DataError as error:

@@ -2,9 +2,11 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
 from accelerate.utils import (
     DistributedDataParallelKwargs,
     DistributedType,
@@ -46,6 +48,8 @@ def build_accelerator(
                 "accelerate's configuration to share the weights among GPUs, or MULTI_GPU."
             )
     plugin = read_plugin()
+    # It outlives an Accelerator: a second run of a program may have another precision.
+    AcceleratorState._reset_state(reset_partial_state=False)
     accelerator = Accelerator(
         mixed_precision=mixed_precision or config.mixed_precision,
         kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
@@ -171,7 +175,10 @@ def gather_model(model: Denoiser) -> Denoiser:
     """An unsharded copy of a sharded model; all processes must call this."""
     assert isinstance(model, Model)  # `prepare` shards only these
     weights = {name: gather(value) for name, value in model.state_dict().items()}
-    parts = [type(part).from_config(part.config) for part in (model.encoder, model.unet)]
-    copy = freeze(Model(*parts))
+
+    def rebuild(part: Any) -> Any:
+        return None if part is None else type(part).from_config(part.config)
+
+    copy = freeze(Model(*map(rebuild, (model.encoder, model.unet, model.text_encoder))))
     copy.load_state_dict(weights)
     return copy.to(next(iter(weights.values())).device)

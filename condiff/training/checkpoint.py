@@ -65,6 +65,8 @@ def restore_checkpoint(
         if f"{name}.{EIGHT_BIT}" in moments:
             optimizer.state[parameter] = _read_eight_bits(moments, name, parameter.device)
             continue
+        if f"{name}.step" not in moments:  # it has never had a gradient
+            continue
         state = {"step": moments[f"{name}.step"].to(parameter.device)}
         for key in MOMENTS:
             moment = shard_like(moments[f"{name}.{key}"], parameter)

@@ -14,7 +14,8 @@ from typing import Any
 
 from condiff.checks import as_path, check_kind
 from condiff.config import TrainConfig
-from condiff.errors import CheckpointError, TrainingError
+from condiff.errors import CheckpointError, DataError, TrainingError
+from condiff.training.accelerator import is_sharded
 from condiff.training.progress import DECILES, Filled, Step, move_average
 from condiff.training.run_folder import begin, check_output, find_start, lock_run
 from condiff.training.trainer import Trainer
@@ -101,11 +102,17 @@ def start(
 def run(trainer: Trainer) -> Iterator[Filled | Logged]:
     """Train until the end or `trainer.stop_signal`; yields progress, saves at its intervals.
 
-    At the end a model folder is written; after a signal only a checkpoint, to resume from. In all
-    cases the folder is then released to other processes.
+    At the end a model folder is written; after a signal only a checkpoint, to resume from, and
+    before the first step not even that. A DataError, for a photo that cannot be read, is raised
+    after a checkpoint, too. In all cases the folder is then released to other processes.
     """
     try:
         yield from _train(trainer)
+    except DataError as error:
+        if not trainer.step or is_sharded(trainer.model):  # shards need all processes
+            raise
+        trainer.save_checkpoint()
+        raise DataError(f"{error} The run is saved at step {trainer.step}.") from error
     finally:
         trainer.release()
 
@@ -140,7 +147,8 @@ def _train(trainer: Trainer) -> Iterator[Filled | Logged]:
             yield logged
             began, images = time.monotonic(), 0
     if trainer.stop_signal:
-        trainer.save_checkpoint()
+        if trainer.step:
+            trainer.save_checkpoint()
     elif not saved:
         save(trainer, name="final")
     elif trainer.is_main:

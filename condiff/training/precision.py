@@ -182,8 +182,7 @@ def _random_batch(model: Denoiser, config: TrainConfig, task: Task) -> Batch:
     if config.data.cache_features and isinstance(model, Model):
         features = model.encoder.features(condition)
     batch: Batch = {"x_0": x_0, "condition": condition, "features": features or None}
-    if task.takes_text:
-        assert isinstance(model, Model)
+    if isinstance(model, Model) and model.text_encoder is not None:
         batch["tokens"] = model.tokenize(["some words of a caption"] * count)
     return batch
 

@@ -7,6 +7,7 @@ uses its own rows: the result equals that of one process with the whole batch.
 """
 
 import copy
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from accelerate.utils import broadcast
 from PIL import Image
 from torch import Tensor
 
-from condiff.config import ModelConfig, TrainConfig, to_yaml
+from condiff.config import ModelConfig, TrainConfig, list_idle, to_yaml
 from condiff.data.crops import Batch
 from condiff.data.feature_cache import FeatureCache
 from condiff.data.latent_cache import LatentCache
@@ -50,6 +51,8 @@ from condiff.training.run_folder import (
     refuse_nan,
     write_checkpoint,
 )
+
+logger = logging.getLogger(__name__)
 
 
 def find_maker(config: TrainConfig, init: str | None) -> Callable[[ModelConfig, Task], Denoiser]:
@@ -99,6 +102,7 @@ class Trainer:
         if init is not None:
             assert isinstance(self.model, Model)
             config = adopt_shape(config, self.model)
+            self.task = task_of(config)  # the weights may take words, whatever the settings say
         self.config = config
         unet_size = config.model.sample_size // self.model.patch_size
         self.model.unet.register_to_config(sample_size=unet_size)
@@ -111,11 +115,13 @@ class Trainer:
             assert backbone is not None  # ensured by `Task.check`
             if config.diffusion.perceptual_weight:  # its distances must not change in training
                 self.perceptual_backbone = copy.deepcopy(backbone)
-            backbone.train_from(config.optimizer.backbone_stride)
+            used = max(self.model.feature_channels)
+            backbone.train_from(config.optimizer.backbone_stride, last=used)
         prepare_model(self.model, self.arithmetic)
         self.parts = LatentParts.of(config, self.model, self.task, self.accelerator.device)
         if isinstance(self.model, LatentModel) and self.arithmetic.dtype is not None:
             self.model.halve_frozen(self.arithmetic.dtype)
+        cached = config.data.cache_features
         with self.accelerator.main_process_first():  # one process makes the cache's files
             self.dataset = build_dataset(
                 config,
@@ -124,7 +130,8 @@ class Trainer:
                 cache_dir=self.output / "cache",
                 feature_channels=self.model.feature_channels,
                 device=self.accelerator.device,
-                frozen=self.parts.shape() if self.parts and config.data.cache_features else None,
+                backbone=backbone.fingerprint() if backbone is not None and cached else "",
+                frozen=self.parts.shape() if self.parts and cached else None,
             )
         alphas_bar = build_scheduler("ddpm", config.diffusion).alphas_cumprod
         self.alphas_bar = alphas_bar.to(self.accelerator.device)
@@ -137,6 +144,8 @@ class Trainer:
             self.model.unet.compile()
         self.parallel, self.optimizer = prepare(self.accelerator, self.model, optimizer)
         self.ema = build_average(self.model, config.optimizer.ema_decay)
+        for sentence in list_idle(config) if self.is_main else ():
+            logger.warning(sentence)
         self.step, self.minutes, self.smoothed_loss = 0, 0.0, math.nan
         self.lock: IO[bytes] | None = None  # on the run's folder, in the main process
         self.stop_signal = 0  # number of a signal to stop after this step
@@ -168,7 +177,19 @@ class Trainer:
         return f"{self.accelerator.num_processes} x {self.accelerator.device.type}"
 
     def fill_cache(self) -> Iterator[Filled]:
-        """Compute the cached features or latents of all photos; each process computes its share."""
+        """Compute the cached features or latents of all photos; each process computes its share.
+
+        After a stop signal in any process all of them end, and none trains on an incomplete cache.
+        """
+        for filled in self._fill_share():
+            yield filled
+            if self.stop_signal:
+                break
+        if self.accelerator.num_processes > 1:  # this also waits for the other processes
+            signals = torch.tensor([self.stop_signal], device=self.accelerator.device)
+            self.stop_signal = int(self.accelerator.gather(signals).max())
+
+    def _fill_share(self) -> Iterator[Filled]:
         process, count = self.accelerator.process_index, self.accelerator.num_processes
         if isinstance(self.dataset, LatentCache) and self.parts:
             yield from self.parts.fill(self.dataset, process, count)
@@ -183,7 +204,6 @@ class Trainer:
 
             for done in self.dataset.fill(extract, rows):
                 yield Filled(done, len(rows))
-        self.accelerator.wait_for_everyone()
 
     def steps(self) -> Iterator[Step]:
         """Train until the configured end or a stop signal; yields once per optimizer step."""

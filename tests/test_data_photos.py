@@ -270,8 +270,74 @@ def test_a_line_that_is_not_a_caption_is_named(photo_folder, tmp_path):
 
 
 def test_missing_pairs_are_told_how_to_make_them(photo_folder):
-    with pytest.raises(DataError, match="give parquet files with the columns image and cond"):
+    with pytest.raises(DataError, match="name it for each photo in metadata.jsonl, or give parq"):
         find_photos(photo_folder, DataConfig(), seed=0, condition=Aligned())
+
+
+def pair_up(folder, photo_folder, *, names, key="conditioning_image"):
+    """Photos in folder/photos, mirrored ones as their conditions in folder/poses."""
+    rows = []
+    for name in names:
+        for place in ("photos", "poses"):
+            (folder / place).mkdir(parents=True, exist_ok=True)
+        shutil.copy(photo_folder / name, folder / "photos" / name)
+        with Image.open(photo_folder / name) as photo:
+            photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(folder / "poses" / name)
+        row = {"file_name": f"photos/{name}", f"{key}_file_name": f"./poses/{name}"}
+        rows.append(row | ({"text": "a cat"} if name == "00.png" else {}))
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")
+
+
+@pytest.mark.parametrize(
+    "key, condition, kind",
+    [
+        ("conditioning_image", Aligned(), ""),
+        ("conditioning_canny", Lines(draws=("canny", "pencil")), "canny"),
+    ],
+)
+def test_pairs_in_a_folder_are_named_in_its_metadata(photo_folder, tmp_path, key, condition, kind):
+    folder = tmp_path / "x" / ".." / "pairs"  # compared as the place that it is
+    (tmp_path / "x").mkdir()
+    pair_up(folder, photo_folder, names=("00.png", "03.png"), key=key)
+    photos = find_photos(folder, DataConfig(), seed=0, condition=condition)
+    photos = ForkingPickler.loads(ForkingPickler.dumps(photos))  # as a loader's worker gets them
+    assert [photo.kinds for photo in photos] == [(kind,)] * 2
+    assert [photo.text for photo in photos] == ["a cat", ""]
+    for photo in photos:
+        pixels = photo.read("image")
+        expected = condition.decode_stored(pixels[:, ::-1], kind, "")
+        assert np.array_equal(photo.read_fitted(kind, pixels), expected)
+    # For tasks that draw conditions themselves, and as truths, they are not photos either.
+    assert len(find_photos(folder, DataConfig(), seed=0)) == 2
+    assert len(read_truths(folder)) == open_source(str(folder)).total == 2
+
+
+def test_a_change_of_a_pair_changes_the_fingerprint_and_a_lacking_one_is_named(
+    photo_folder, tmp_path
+):
+    def find():
+        return find_photos(tmp_path, DataConfig(), seed=0, condition=Aligned())
+
+    pair_up(tmp_path, photo_folder, names=("00.png", "01.png"))
+    before = find().fingerprint
+    os.utime(tmp_path / "poses" / "00.png", (1, 1))
+    assert find().fingerprint != before
+    shutil.copy(photo_folder / "05.png", tmp_path / "photos" / "alone.png")
+    with pytest.raises(DataError, match=r"alone\.png has no conditioning_image_file_name in metad"):
+        find()
+    (tmp_path / "photos" / "alone.png").unlink()
+    (tmp_path / "poses" / "01.png").unlink()
+    with pytest.raises(DataError, match=r"01\.png cannot be trained on: No such file"):
+        find()
+
+
+@pytest.mark.parametrize("name", ["../a.png", "/a.png", "b/../../a.png", 3])
+def test_metadata_names_only_files_below_its_folder(photo_folder, tmp_path, name):
+    shutil.copy(photo_folder / "00.png", tmp_path / "a.png")
+    for row in ({"file_name": name, "text": "a"}, {"file_name": "a.png", "depth_file_name": name}):
+        (tmp_path / "metadata.jsonl").write_text(json.dumps(row), "utf-8")
+        with pytest.raises(DataError, match="is not a caption or a pair: .* below its folder"):
+            find_photos(tmp_path, DataConfig(), seed=0)
 
 
 @pytest.mark.parametrize("kinds", [("pencil",), ("canny", "pencil")])

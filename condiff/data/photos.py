@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
 from pathlib import Path, PurePath
@@ -18,7 +18,7 @@ from condiff.inputs import PictureInput, fit_stored
 from condiff.photos.reading import read_image
 from condiff.sources.folders import local_parts
 from condiff.sources.hub import HubRows, hub_name, is_saved, load_hub, undecoded
-from condiff.sources.schema import columns_of, is_held_out, no_conditions
+from condiff.sources.schema import FILE_NAME, columns_of, is_held_out
 from condiff.sources.source import File, Item, Part
 
 logger = logging.getLogger(__name__)
@@ -80,7 +80,8 @@ class Photos(Sequence[TrainingPhoto]):
     items: Sequence[Item]
     fingerprint: str  # changes when the photos do
     condition: PictureInput | None = None  # what stored condition images are for
-    texts: Mapping[Path, str] | None = None  # captions of image files
+    texts: Mapping[Path, str] = field(default_factory=dict)  # captions of image files
+    stored: Mapping[Path, dict[str, File]] = field(default_factory=dict)  # their condition images
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -89,8 +90,8 @@ class Photos(Sequence[TrainingPhoto]):
         entry = self.entries[index]
         if isinstance(entry, int):
             return open_item(self.items[entry], self.condition)
-        text = (self.texts or {}).get(entry)
-        return open_item(Item(str(entry), {"image": File(entry, str(entry))}, text), None)
+        files = {"image": File(entry, str(entry)), **self.stored.get(entry, {})}
+        return open_item(Item(str(entry), files, self.texts.get(entry)), self.condition)
 
     @property
     def memory(self) -> int:
@@ -227,24 +228,25 @@ def _read_places(
 ) -> Photos:
     """The photos at these places; rows of archives are read into memory, still encoded."""
     digest = sha256()
-    archives: dict[str, Part] = {}
+    archives = {part.name: part for part, _ in places if part.is_archive}
+    parts = list(archives.values()) or [part for part, _ in places]
+    where = str(root)
+    columns = training_columns(parts, config, condition, where=where)
     texts: dict[Path, str] = {}
+    stored: dict[Path, dict[str, File]] = {}
     for part, number in places:
         assert part.path is not None
-        if part.is_archive:
-            archives[part.name] = part
-        elif part.text:
-            texts[part.path] = part.text
-        try:
-            status = part.path.stat()
-        except OSError as error:  # a broken link
-            raise DataError(
-                f"{part.path} cannot be trained on: {error.strerror}. Take it out."
-            ) from error
-        line = f"{part.path} {status.st_size} {status.st_mtime_ns} {number}\n"
-        digest.update(line.encode("utf-8", "surrogateescape"))
-    if condition is not None and not archives:
-        raise no_conditions(str(root), condition)
+        files = [part.path]
+        if not part.is_archive:
+            if part.text:
+                texts[part.path] = part.text
+            found = {kind: part.stored[c] for kind, c in columns.items() if kind != "image"}
+            if found:
+                stored[part.path] = {kind: File(path, str(path)) for kind, path in found.items()}
+            files += found.values()
+        for path in files:
+            line = f"{path} {_identify(path)} {number}\n"
+            digest.update(line.encode("utf-8", "surrogateescape"))
     wanted = {(part.name, number) for part, number in places}
     numbers: dict[tuple[str, int], int] = {}
 
@@ -257,13 +259,21 @@ def _read_places(
                     open_item(item, condition)  # raises for a fault
                     yield item
 
-    columns = training_columns(list(archives.values()), config, condition, where=str(root))
     items = PackedItems(read(columns), columns)
     entries: list[Path | int] = []
     for part, number in places:
         assert part.path is not None
         entries.append(numbers[part.name, number] if part.is_archive else part.path)
-    return Photos(str(root), entries, items, digest.hexdigest(), condition, texts)
+    return Photos(where, entries, items, digest.hexdigest(), condition, texts, stored)
+
+
+def _identify(path: Path) -> str:
+    """Size and time of a file; DataError if it does not exist."""
+    try:
+        status = path.stat()
+    except OSError as error:  # also a broken link
+        raise DataError(f"{path} cannot be trained on: {error.strerror}. Take it out.") from error
+    return f"{status.st_size} {status.st_mtime_ns}"
 
 
 def training_columns(
@@ -272,12 +282,20 @@ def training_columns(
     """The columns of all parts to train on, as `columns_of`; DataError where one lacks a column."""
     if not parts:
         return {}
-    columns = columns_of(parts[0].columns, config.image_column, condition, where=where)
+    first = parts[0]
+    asked = config.image_column if first.is_archive else None
+    columns = columns_of(first.columns, asked, condition, where=where)
     for part in parts:
         for column in columns.values():
-            if column not in part.columns:
-                there = ", ".join(part.columns)
-                raise DataError(f"{part.path} has no column {column!r}, only {there}.")
+            if column in part.columns:
+                continue
+            if not part.is_archive:
+                raise DataError(
+                    f"{part.path} has no {column}{FILE_NAME} in metadata.jsonl, as other photos "
+                    "have: add it, or take the photo out."
+                )
+            there = ", ".join(part.columns)
+            raise DataError(f"{part.path} has no column {column!r}, only {there}.")
     return columns
 
 

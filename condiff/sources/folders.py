@@ -6,13 +6,14 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from condiff.errors import DataError
 from condiff.files import reason_of
 from condiff.photos.formats import is_photo
 from condiff.sources.hub import hub_source, is_saved, saved_source
 from condiff.sources.parquet import parquet_part
-from condiff.sources.schema import text_of
+from condiff.sources.schema import FILE_NAME, text_of
 from condiff.sources.source import UNREADABLE, File, Item, Part, Source, faulty, one_file
 from condiff.sources.tar import SUFFIXES as TAR_SUFFIXES
 from condiff.sources.tar import tar_part
@@ -22,6 +23,16 @@ ARCHIVES: dict[str, Callable[[Path, str], Part]] = {
     ".parquet": parquet_part,
     **dict.fromkeys(TAR_SUFFIXES, tar_part),
 }
+
+
+class _Row(NamedTuple):
+    """A photo's line of metadata.jsonl: its caption, and its condition images by column."""
+
+    text: str | None
+    stored: dict[str, Path]
+
+
+NO_ROW = _Row(None, {})
 
 
 def open_source(name: str) -> Source:
@@ -94,13 +105,17 @@ def local_source(root: Path) -> Source:
 def local_parts(root: Path) -> list[Part]:
     """The photos and archives of a folder with its subfolders, or a single file."""
     if not root.is_dir():
-        return [_open_part(root, root.name, {})]
-    captions = _read_captions(root)
+        return [_open_part(root, root.name, NO_ROW)]
+    rows = _read_metadata(root)
+    stored = {path for row in rows.values() for path in row.stored.values()}
     parts = []
     for place, fault in _list_folder(root):
+        path, key = root / place, _normalize(root / place)
         name = place.encode("utf-8", "replace").decode()  # names may not be valid UTF-8
-        part = faulty(name, fault) if fault else _open_part(root / place, name, captions)
-        parts.append(part)
+        if fault:
+            parts.append(faulty(name, fault))
+        elif key in rows or key not in stored:  # a condition image is not a photo
+            parts.append(_open_part(path, name, rows.get(key, NO_ROW)))
     return parts
 
 
@@ -138,36 +153,55 @@ def _size_of(path: Path) -> int:
     return status.st_size if stat.S_ISREG(status.st_mode) else -1
 
 
-def _read_captions(root: Path) -> dict[Path, str]:
-    """Captions by photo, from every metadata.jsonl below root."""
-    captions: dict[Path, str] = {}
+def _read_metadata(root: Path) -> dict[Path, _Row]:
+    """The lines of every metadata.jsonl below root, by photo."""
+    rows: dict[Path, _Row] = {}
     for file in sorted(root.rglob("metadata.jsonl")):
         try:
             with open(file, encoding="utf-8") as lines:  # unlike str.splitlines, only by newlines
                 for number, line in enumerate(lines, start=1):
-                    captions |= _read_caption(file, number, line)
+                    rows |= _read_row(file, number, line)
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{file} cannot be read: {reason_of(error)}.") from error
-    return captions
+    return rows
 
 
-def _read_caption(file: Path, number: int, line: str) -> dict[Path, str]:
-    """The caption in a line of metadata.jsonl, by its photo; empty if it has none."""
+def _read_row(file: Path, number: int, line: str) -> dict[Path, _Row]:
+    """A line of metadata.jsonl, by its photo; empty if it has neither caption nor conditions."""
     try:
         row = json.loads(line) if line.strip() else {}
+        stored = {
+            key.removesuffix(FILE_NAME): _resolve(file, name)
+            for key, name in row.items()
+            if key.endswith(FILE_NAME)
+        }
         text = text_of(row)
-        return {} if text is None else {file.parent / row["file_name"]: text}
+        if text is None and not stored:
+            return {}
+        return {_resolve(file, row["file_name"]): _Row(text, stored)}
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise DataError(
-            f"Line {number} of {file} is not a caption: each line must be "
-            '{"file_name": ..., "text": ...}.'
+            f"Line {number} of {file} is not a caption or a pair: each line must be "
+            '{"file_name": ..., "text": ...} or {"file_name": ..., "conditioning_image_file_name": '
+            "...}, with paths below its folder."
         ) from error
 
 
-def _open_part(path: Path, name: str, captions: dict[Path, str]) -> Part:
+def _resolve(file: Path, name: str) -> Path:
+    """A path that metadata.jsonl names; ValueError if it leads out of its folder."""
+    if os.path.isabs(name) or os.path.normpath(name).split(os.sep)[0] == os.pardir:
+        raise ValueError(f"{name} is outside")
+    return _normalize(file.parent / name)
+
+
+def _normalize(path: Path) -> Path:
+    return Path(os.path.normpath(path))
+
+
+def _open_part(path: Path, name: str, row: _Row) -> Part:
     """A photo, or the photos of an archive; a failure to open it becomes a fault."""
     try:
         open_part = _opener(str(path))
-        return open_part(path, name) if open_part else one_file(path, name, captions.get(path))
+        return open_part(path, name) if open_part else one_file(path, name, *row)
     except (DataError, LookupError, *UNREADABLE) as error:
         return faulty(name, " ".join(str(error).split()) or type(error).__name__)

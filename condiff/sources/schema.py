@@ -14,6 +14,7 @@ from condiff.photos.formats import IMAGE_COLUMNS
 
 PREPARED = "conditioning_image"  # the column of a single condition; of several: conditioning_…
 TEXT_KEYS = ("text", "caption")  # the first that exists
+FILE_NAME = "_file_name"  # metadata.jsonl: NAME_file_name is the path of a file of the column NAME
 
 
 def is_held_out(name: str) -> bool:
@@ -72,8 +73,8 @@ def no_conditions(where: str, condition: PictureInput) -> DataError:
     """The error for a data set without the condition images of an input."""
     if not condition.draws:
         return DataError(
-            f"{where} has no column {PREPARED}: give parquet files with the columns image and "
-            f"{PREPARED}; docs/guide/data.md shows how they are made."
+            f"{where} has no {PREPARED}: name it for each photo in metadata.jsonl, or give parquet "
+            f"files with the columns image and {PREPARED}; docs/guide/data.md shows how."
         )
     return DataError(
         f"{where} has no column {PREPARED} (or conditioning_{condition.draws[0]}) for "

@@ -7,7 +7,7 @@ column, starting at any number; nothing is decoded.
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -83,6 +83,7 @@ class Part:
     is_archive: bool = True  # False if the part is one photo file
     fault: str | None = None  # why it cannot be read
     text: str = ""  # the caption, if the part is one photo
+    stored: Mapping[str, Path] = field(default_factory=dict)  # its condition images, by column
     image: str | None = None  # the column of photos, if its name is not a usual one
 
     def items(self, columns: Mapping[str, str], start: int = 0) -> Iterator[Item]:
@@ -135,15 +136,25 @@ class Source:
             start = 0 if part.total is not None else max(0, start - number)
 
 
-def one_file(path: Path, name: str, text: str | None) -> Part:
-    """A photo's own file."""
+def one_file(path: Path, name: str, text: str | None, stored: Mapping[str, Path]) -> Part:
+    """A photo's own file, with its condition images by column."""
+    paths = {"image": path, **stored}
 
     def read(columns: Sequence[str], start: int) -> Iterator[Item]:
         if start == 0:
-            yield Item(name, {column: File(path, str(path)) for column in columns}, text)
+            files = {column: File(paths[column], str(paths[column])) for column in columns}
+            yield Item(name, files, text)
 
     return Part(
-        name, 1, ("image",), text is not None, read, path=path, is_archive=False, text=text or ""
+        name,
+        1,
+        tuple(paths),
+        text is not None,
+        read,
+        path=path,
+        is_archive=False,
+        text=text or "",
+        stored=stored,
     )
 
 

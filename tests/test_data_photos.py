@@ -331,6 +331,37 @@ def test_a_change_of_a_pair_changes_the_fingerprint_and_a_lacking_one_is_named(
         find()
 
 
+def write_tar(path, **files):
+    with tarfile.open(path, "w") as tar:
+        for name, source in files.items():
+            tar.add(source, name)
+
+
+def test_files_of_one_item_of_a_tar_file_are_a_photo_and_its_conditions(photo_folder, tmp_path):
+    photos = sorted(photo_folder.iterdir())
+    members = {
+        "a/1.png": photos[0],
+        "a/1.depth.png": photos[1],
+        "b/1.png": photos[2],  # of another folder
+        "b/1.depth.png": photos[3],
+        "b/1.conditioning_image.png": photos[4],
+        "2.old.png": photos[5],  # there is no 2.png
+    }
+    write_tar(tmp_path / "x.tar", **members)
+    names = [item.name for item in open_source(str(tmp_path / "x.tar")).items()]
+    assert names == ["x.tar/a/1.png", "x.tar/b/1.png", "x.tar/2.old.png"]
+    depth = find_task("depth").picture
+    with pytest.raises(DataError, match=r"2\.old\.png .*: it has no conditioning_depth in the tar"):
+        find_photos(tmp_path, DataConfig(), seed=0, condition=depth)
+    del members["2.old.png"]
+    write_tar(tmp_path / "x.tar", **members)
+    found = find_photos(tmp_path, DataConfig(), seed=0, condition=depth)
+    expected = [np.asarray(Image.open(path).convert("L")) for path in (photos[1], photos[3])]
+    for photo, values in zip(found, expected, strict=True):
+        assert photo.kinds == ("depth",)
+        assert np.abs(photo.read("depth")[..., 0].astype(int) - values).max() <= 1
+
+
 @pytest.mark.parametrize("name", ["../a.png", "/a.png", "b/../../a.png", 3])
 def test_metadata_names_only_files_below_its_folder(photo_folder, tmp_path, name):
     shutil.copy(photo_folder / "00.png", tmp_path / "a.png")

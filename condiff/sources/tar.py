@@ -1,11 +1,15 @@
-"""Tar files in the format of webdataset: `0001.txt` or `0001.json` is the caption of `0001.jpg`."""
+"""Tar files in the format of webdataset: files with the name 0001 up to the first dot are one item.
+
+`0001.txt` or `0001.json` is the caption of `0001.jpg`, and `0001.depth.png` its condition image.
+"""
 
 import json
 import tarfile
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+from condiff.conditions.table import CONDITIONS
 from condiff.errors import DataError
 from condiff.photos.formats import is_photo
 from condiff.sources.schema import text_of
@@ -31,16 +35,46 @@ def tar_part(path: Path, name: str) -> Part:
                 if text is not None:
                     captions.setdefault(stem, text)
     photos = [file for file in files if is_photo(file) and not _is_hidden(file)]
+    stored = _stored_images(photos)
+    others = {file for images in stored.values() for file in images.values()}
+    photos = [file for file in photos if file not in others]
     has_text = any(photo.rpartition(".")[0] in captions for photo in photos)
 
     def read(columns: Sequence[str], start: int) -> Iterator[Item]:
         with tarfile.open(path) as tar:
             for photo in islice(photos, start, None):
-                file = File(_member(tar, files[photo]), Path(photo).name)
-                text = captions.get(photo.rpartition(".")[0])
-                yield Item(f"{name}/{photo}", {column: file for column in columns}, text)
+                item = Item(f"{name}/{photo}", {}, captions.get(photo.rpartition(".")[0]))
+                found = {"image": photo, **stored.get(photo, {})}
+                if missing := [column for column in columns if column not in found]:
+                    yield item._replace(fault=f"it has no {missing[0]} in the tar file")
+                    continue
+                chosen = {column: found[column] for column in columns}
+                yield item._replace(
+                    files={
+                        column: File(_member(tar, files[file]), Path(file).name)
+                        for column, file in chosen.items()
+                    }
+                )
 
-    return Part(name, len(photos), ("image",), has_text, read, path=path)
+    columns = dict.fromkeys(column for images in stored.values() for column in images)
+    return Part(name, len(photos), ("image", *columns), has_text, read, path=path)
+
+
+def _stored_images(photos: Sequence[str]) -> dict[str, dict[str, str]]:
+    """The other images of each photo by column: a/1.depth.png of a/1.jpg is conditioning_depth."""
+    keys: dict[str, str] = {}
+    parts = {file: PurePosixPath(file).name.split(".") for file in photos}
+    for file, (key, *names) in parts.items():
+        if len(names) == 1:
+            keys.setdefault(str(PurePosixPath(file).with_name(key)), file)
+    stored: dict[str, dict[str, str]] = {}
+    for file, (key, *names) in parts.items():
+        photo = keys.get(str(PurePosixPath(file).with_name(key)))
+        if photo and len(names) > 1:
+            kind = ".".join(names[:-1])
+            column = f"conditioning_{kind}" if kind in CONDITIONS else kind
+            stored.setdefault(photo, {})[column] = file
+    return stored
 
 
 def _is_hidden(path: str) -> bool:

@@ -1,6 +1,7 @@
 """The public names for users of the library: types of arguments, completion, repr."""
 
 import io
+import json
 import pickle
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from condiff import (
     write_photo,
 )
 from condiff.batch.colorize import BatchOptions
+from condiff.batch.plan import Choice
 from condiff.config import TrainConfig
 from condiff.errors import ConfigError, ImageError, UnknownModelError
 from condiff.video.jobs import FilmOptions
@@ -59,7 +61,10 @@ def test_a_photo_is_written_to_a_path_of_any_kind_and_to_an_open_file(photo, tmp
         ({"saturation": True}, "not True"),
         ({"temperature": None}, "not None"),
         ({"flat": "a"}, "flat is a number"),
-        ({"background": 5}, "background 5 is not a colour"),
+        ({"background": 5}, "background is a text, not 5"),
+        ({"background": "nocolour"}, "background 'nocolour' is not a colour"),
+        ({"invert": "no"}, "invert is True or False, not 'no'"),
+        ({"as_is": None}, "as_is is True or False, not None"),
         ({"palette": [1, 2]}, "palette 1,2 has"),
         ({"palette": []}, "no colour in it"),
         ({"album": 5}, "not int"),
@@ -169,7 +174,8 @@ def test_arguments_of_another_kind_are_one_sentence(photo, tiny_folder, sketch_f
     [
         {"seed": -1}, {"seed": 1.5}, {"quality": 500}, {"page": "a"}, {"max_pixels": 0},
         {"workers": 0}, {"suffix": "foo"}, {"edits": 5}, {"choice": ["*.png"]}, {"overrides": []},
-        {"hints": 5}, {"masks": 5},
+        {"hints": 5}, {"masks": 5}, {"model": 5}, {"look": 5}, {"device": 5}, {"engine": None},
+        {"album": "no"}, {"provenance": 1}, {"overrides": {5: 3}}, {"overrides": {"steps": 0}},
     ],
 )  # fmt: skip
 def test_wrong_options_of_a_batch_are_refused_when_they_are_made(wrong):
@@ -182,11 +188,45 @@ def test_wrong_options_of_a_batch_are_refused_when_they_are_made(wrong):
     [
         {"seed": -1}, {"every": 0}, {"every": 1.5}, {"crf": 64}, {"threads": 0}, {"edits": 5},
         {"overrides": []}, {"deinterlace": "always"}, {"hint_shots": (0,)}, {"hint_shots": 1},
+        {"model": None}, {"codec": 5}, {"force": "no"}, {"skip": "audio"}, {"skip": ("video",)},
     ],
 )  # fmt: skip
 def test_wrong_options_of_a_film_are_refused_when_they_are_made(wrong):
     with pytest.raises(ConfigError):
         FilmOptions(**wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"include": "*.jpg"}, {"exclude": "a"}, {"shard": 2}, {"shard": (3, 2)}]
+)
+def test_a_wrong_choice_of_photos_is_refused_when_it_is_made(wrong):
+    with pytest.raises(ConfigError):
+        Choice(**wrong)
+
+
+def test_settings_in_numpys_types_are_those_of_python(tmp_path, tiny_folder):
+    make_photo(31, 20).save(tmp_path / "a.png")
+    numbers = {
+        "edits": ColorEdits(saturation=np.float32(1.5), temperature=np.int64(5)),
+        "overrides": {"steps": np.int64(2), "variety": np.float32(0.5), "size": 32},
+    }
+    options = BatchOptions(model=tiny_folder, quality=np.int64(90), seed=1, **numbers)
+    (result,) = colorize_folder(tmp_path, tmp_path.with_suffix(".out"), options)
+    assert result.outcome == "done"
+    plain = BatchOptions(
+        model=tiny_folder, quality=90, seed=1, edits=ColorEdits(saturation=1.5, temperature=5),
+        overrides={"steps": "2", "variety": 0.5, "size": 32, "scheduler": None},
+    )  # fmt: skip
+    assert options.asked() == plain.asked()
+    film = FilmOptions(every=np.int64(2), crf=np.int64(20), hint_shots=[np.int64(1)], **numbers)
+    assert json.loads(json.dumps([film.every, film.crf, film.hint_shots])) == [2, 20, [1]]
+
+
+def test_edits_do_not_change_with_the_list_that_they_were_made_from():
+    hints = [Hint(0.5, 0.25, "teal")]
+    edits = ColorEdits(hints=hints)
+    hints.clear()
+    assert edits == ColorEdits(hints=(Hint(0.5, 0.25, "teal"),)) and len({edits}) == 1
 
 
 def test_folders_of_a_batch_are_paths_of_any_kind():

@@ -15,7 +15,7 @@ from condiff.batch.plan import Choice, Plan, plan
 from condiff.batch.status import Result, list_states
 from condiff.batch.storage import open_storage
 from condiff.batch.worker import Transform, build_transform
-from condiff.checks import as_path, check_kind, check_range
+from condiff.checks import as_int_within, as_path, check_kind
 from condiff.color.album import AlbumStyle, ChromaMeans
 from condiff.config import SamplingConfig
 from condiff.errors import ConfigError, UsageError
@@ -63,8 +63,8 @@ class BatchOptions(ColorOptions):
             ("max_pixels", None),
             ("workers", 1024),
         ):
-            if getattr(self, name) is not None:
-                check_range(name, getattr(self, name), 1, most)
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, as_int_within(name, value, 1, most))
         for name in ("hints", "masks"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, as_path(name, getattr(self, name)))
@@ -115,7 +115,6 @@ def plan_batch(source: str, out: str, options: BatchOptions) -> tuple[Plan, Batc
 
     Raises ConfigError for folders or settings that do not go together.
     """
-    SamplingConfig().override(options.overrides)
     info = read_model_info(options.model)
     info.check_colorizes()
     if options.look is not None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageColor
 
 from condiff.arrays import Plane
-from condiff.checks import as_number, check_kind
+from condiff.checks import check_kind, settle_fields
 from condiff.color.album import AlbumStyle
 from condiff.color.hint_propagation import propagate_hints
 from condiff.color.hints import (
@@ -91,7 +91,10 @@ class ColorEdits:
     album: AlbumStyle | None = None
 
     def __post_init__(self) -> None:
+        settle_fields(self)
         _check_kinds(self.hints, self.mask)
+        if isinstance(self.hints, list):
+            object.__setattr__(self, "hints", tuple(self.hints))  # the caller may change the list
         given = self.references
         photos = given if isinstance(given, (list, tuple)) else [given]
         object.__setattr__(self, "references", tuple(map(Reference.open, photos)))
@@ -101,20 +104,20 @@ class ColorEdits:
             object.__setattr__(self, "palette", Palette.open(self.palette))
         if self.album is not None:
             check_kind("album", self.album, AlbumStyle)
-        saturation = 1.0 if self.saturation is None else as_number("saturation", self.saturation)
+        saturation = 1.0 if self.saturation is None else self.saturation
         if not 0 <= saturation <= MAX_SATURATION:
             raise ConfigError(f"saturation is from 0 to {MAX_SATURATION:g}, not {saturation:g}.")
-        if not MIN_TEMPERATURE <= as_number("temperature", self.temperature) <= MAX_TEMPERATURE:
+        if not MIN_TEMPERATURE <= self.temperature <= MAX_TEMPERATURE:
             raise ConfigError(
                 f"temperature is from {MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g} mired, not "
                 f"{self.temperature:g}; 0 changes nothing, 50 is clearly warmer."
             )
-        if not 0 <= as_number("flat", self.flat) <= 1:
+        if not 0 <= self.flat <= 1:
             raise ConfigError(f"flat is from 0 to 1, not {self.flat:g}.")
         if self.background is not None:
             try:
                 ImageColor.getrgb(self.background)
-            except (ValueError, TypeError, AttributeError):  # the last two if it is not text
+            except ValueError:
                 raise ConfigError(
                     f"The background {self.background!r} is not a colour: give #rrggbb, or a name "
                     "such as white."

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from condiff.checks import as_seed, check_kind
+from condiff.checks import as_path, as_seed, check_kind, settle_fields
 from condiff.color.edits import NO_EDITS, ColorEdits
+from condiff.config import SamplingConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,12 @@ class ColorOptions:
     force: bool = False  # start over, and replace results
 
     def __post_init__(self) -> None:
+        settle_fields(self)
+        as_path("model", self.model)
         check_kind("edits", self.edits, ColorEdits)
         check_kind("overrides", self.overrides, Mapping)
+        given = {name: value for name, value in self.overrides.items() if value is not None}
+        checked = SamplingConfig().override(given)
+        object.__setattr__(self, "overrides", {name: getattr(checked, name) for name in given})
         if self.seed is not None:
             object.__setattr__(self, "seed", as_seed(self.seed))

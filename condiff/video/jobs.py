@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self, get_args
 
-from condiff.checks import as_int, as_path, check_kind, check_range
+from condiff.checks import as_int_within, as_path, as_tuple, check_kind
 from condiff.errors import ConfigError, FilmError, UsageError
 from condiff.files import EXISTS
 from condiff.photos.reading import read_photo
@@ -30,6 +30,7 @@ from condiff.video.reading import Film, read_film
 from condiff.video.steady import EVERY
 from condiff.video.writing import (
     CONTAINERS,
+    COPIED,
     Encoding,
     choose_encoding,
     choose_format,
@@ -55,14 +56,15 @@ class FilmOptions(ColorOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_range("every", self.every, 1, 100)
-        check_range("threads", self.threads, 1, 1024)
-        if self.crf is not None:
-            check_range("crf", self.crf, 0, 63)
-        check_kind("hint_shots", self.hint_shots, tuple)
-        for shot in self.hint_shots:
-            if as_int("a shot's number", shot) < 1:
-                raise ConfigError(f"Shots are counted from 1: there is no shot {shot}.")
+        for name, least, most in (("every", 1, 100), ("threads", 1, 1024), ("crf", 0, 63)):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, as_int_within(name, value, least, most))
+        shots = as_tuple("hint_shots", self.hint_shots)
+        shots = tuple(as_int_within("a shot's number", shot, 1) for shot in shots)
+        object.__setattr__(self, "hint_shots", shots)
+        object.__setattr__(self, "skip", as_tuple("skip", self.skip))
+        if unknown := [kind for kind in self.skip if kind not in COPIED]:
+            raise ConfigError(f"skip takes {', '.join(COPIED)}, not {unknown[0]!r}.")
         if self.deinterlace not in (kinds := get_args(Deinterlace)):
             raise ConfigError(
                 f"deinterlace is one of {', '.join(kinds)}, not {self.deinterlace!r}."

@@ -26,8 +26,11 @@ from condiff import (
 )
 from condiff.batch.colorize import BatchOptions
 from condiff.batch.plan import Choice
+from condiff.conditions.drawing_cleanup import Drawing
 from condiff.config import TrainConfig
 from condiff.errors import ConfigError, ImageError, UnknownModelError
+from condiff.photos.photo import Photo
+from condiff.photos.reading import as_photo
 from condiff.video.jobs import FilmOptions
 
 from .conftest import make_photo
@@ -241,6 +244,45 @@ def test_photos_hints_and_edits_go_to_another_process(photo):
 
 def test_a_photo_is_one_line_in_a_notebook(photo):
     assert repr(photo) == "<Photo 31x20, 8 bits, PNG, info {}>"
+
+
+GREY = np.full((20, 31, 3), 99, np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "alpha", "message"),
+    [
+        (GREY / 255, None, r"uint8 or uint16, not \(20, 31, 3\) of float64"),
+        (GREY.astype(">u2"), None, "not .* of >u2"),
+        (GREY[..., 0], None, r"not \(20, 31\) of uint8"),
+        (GREY[:0], None, r"not \(0, 31, 3\)"),
+        ("a.png", None, "not str"),
+        (GREY, GREY, r"its height, width and type, not \(20, 31, 3\) of uint8"),
+        (GREY, GREY[..., 0].astype(np.uint16), "not .* of uint16"),
+        (GREY, "a.png", "not str"),
+    ],
+)
+def test_a_photo_of_other_arrays_is_refused_when_it_is_made(pixels, alpha, message):
+    with pytest.raises(ImageError, match=message):  # floats were written as a black picture
+        Photo(pixels, alpha)
+
+
+@pytest.mark.parametrize("ink", [GREY, GREY[..., 0] / 255, GREY[:0, :, 0], Image.new("L", (9, 9))])
+def test_a_drawing_of_other_ink_is_refused_when_it_is_made(ink):
+    with pytest.raises(ImageError, match=r"ink is \(H,W\) of uint8"):
+        Drawing(ink)
+
+
+def test_an_array_of_a_subclass_is_a_photo():
+    plane = GREY[..., 0]
+    for array in (plane.view(np.matrix), np.ma.array(plane, mask=plane > 0)):
+        assert type(as_photo(array).pixels) is np.ndarray and (as_photo(array).pixels == 99).all()
+
+
+def test_photos_and_drawings_can_be_compared_and_counted():
+    for make in (lambda: Photo(GREY), lambda: Drawing(GREY[..., 0])):
+        one, other = make(), make()
+        assert one == one and one != other and other not in [one] and len({one, other}) == 2
 
 
 def test_completion_lists_the_public_names_without_importing_them():

@@ -220,7 +220,7 @@ class ColorEdits:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PreparedEdits:
     """Strokes at the size of the condition, and the function that adjusts (H,W,3) Lab.
 

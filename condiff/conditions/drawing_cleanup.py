@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from condiff.arrays import describe_array
+from condiff.errors import ImageError
 from condiff.photos.photo import to_8_bits
 from condiff.resize import shrink_long_side
 
@@ -34,13 +36,25 @@ ADVICE = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Drawing:
-    """Ink (H,W) uint8, 255 on paper 0; the cleaning steps in words; why it may be a photo."""
+    """Ink (H,W) uint8, 255 on paper 0; the cleaning steps in words; why it may be a photo.
+
+    Raises ImageError for ink of another type or shape.
+    """
 
     ink: np.ndarray
     done: tuple[str, ...] = ()
     doubt: str = ""
+
+    def __post_init__(self) -> None:
+        ink = self.ink
+        given = isinstance(ink, np.ndarray) and ink.size > 0
+        if not (given and ink.dtype == np.uint8 and ink.ndim == 2):
+            raise ImageError(
+                f"a drawing's ink is (H,W) of uint8, 255 on paper 0, not {describe_array(ink)}; "
+                "clean_drawing makes it from a picture"
+            )
 
 
 def clean_drawing(

@@ -50,7 +50,7 @@ from condiff.words import NO_WORDS, Words
 KEPT_VIEWS = 32  # of references, the most recently used
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Encoded:
     """A picture encoded for sampling; arrays are the backend's."""
 

@@ -455,7 +455,7 @@ def test_targets_that_cannot_be_are_refused_before_any_work(tmp_path):
     for target, force, reason in [
         (tmp_path / "none" / "a.png", False, "its folder is missing; create it"),
         (tmp_path / "folder.png", True, "it is a folder"),
-        (tmp_path / "a.xyz", False, r"the suffix \.xyz .*use \.jpg, \.png, \.webp"),
+        (tmp_path / "a.xyz", False, r"\.xyz is not a format .*use \.jpg, \.png, \.webp"),
         (tmp_path / "a", False, r"without a suffix .*use \.jpg"),
         (tmp_path / ("x" * 300 + ".png"), False, "cannot write"),
     ]:

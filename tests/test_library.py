@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from condiff import (
     Cascade,
@@ -30,7 +30,7 @@ from condiff.conditions.drawing_cleanup import Drawing
 from condiff.config import TrainConfig
 from condiff.errors import ConfigError, ImageError, UnknownModelError
 from condiff.photos.photo import Photo
-from condiff.photos.reading import as_photo
+from condiff.photos.reading import as_photo, read_image
 from condiff.video.jobs import FilmOptions
 
 from .conftest import make_photo
@@ -139,6 +139,7 @@ def test_arguments_of_another_kind_are_one_sentence(photo, tiny_folder, sketch_f
         *(lambda s=s: colorize(photo, seed=s) for s in (1.5, "a", True, -1, np.float64(3))),
         *(lambda s=s: colorize(photo, samples=s) for s in (1.5, "a", 0)),
         *(lambda e=e: colorize(photo, edits=e) for e in ({}, None)),
+        *(lambda e=e: colorize(photo, edits=ColorEdits(**e)) for e in DRAWN),
         lambda: list(colorize.run(photo, config={"steps": 1})),
         lambda: colorize.measure(photo, seed=1.5),
         lambda: draw(seed=1.5),
@@ -178,6 +179,7 @@ def test_arguments_of_another_kind_are_one_sentence(photo, tiny_folder, sketch_f
         {"seed": -1}, {"seed": 1.5}, {"quality": 500}, {"page": "a"}, {"max_pixels": 0},
         {"workers": 0}, {"suffix": "foo"}, {"edits": 5}, {"choice": ["*.png"]}, {"overrides": []},
         {"hints": 5}, {"masks": 5}, {"model": 5}, {"look": 5}, {"device": 5}, {"engine": None},
+        {"edits": ColorEdits(hints=[Hint(1, 2, "red")])}, {"edits": ColorEdits(flat=0.5)},
         {"album": "no"}, {"provenance": 1}, {"overrides": {5: 3}}, {"overrides": {"steps": 0}},
     ],
 )  # fmt: skip
@@ -191,6 +193,7 @@ def test_wrong_options_of_a_batch_are_refused_when_they_are_made(wrong):
     [
         {"seed": -1}, {"every": 0}, {"every": 1.5}, {"crf": 64}, {"threads": 0}, {"edits": 5},
         {"overrides": []}, {"deinterlace": "always"}, {"hint_shots": (0,)}, {"hint_shots": 1},
+        {"edits": ColorEdits(invert=True)}, {"edits": ColorEdits(background="white")},
         {"model": None}, {"codec": 5}, {"force": "no"}, {"skip": "audio"}, {"skip": ("video",)},
     ],
 )  # fmt: skip
@@ -246,6 +249,7 @@ def test_a_photo_is_one_line_in_a_notebook(photo):
     assert repr(photo) == "<Photo 31x20, 8 bits, PNG, info {}>"
 
 
+DRAWN = ({"keep_lines": False}, {"flat": 0.5})  # edits of drawings only
 GREY = np.full((20, 31, 3), 99, np.uint8)
 
 
@@ -271,6 +275,23 @@ def test_a_photo_of_other_arrays_is_refused_when_it_is_made(pixels, alpha, messa
 def test_a_drawing_of_other_ink_is_refused_when_it_is_made(ink):
     with pytest.raises(ImageError, match=r"ink is \(H,W\) of uint8"):
         Drawing(ink)
+
+
+def test_a_mask_and_hints_are_read_as_the_command_line_reads_their_files(tmp_path):
+    levels = np.linspace(0, 65_535, 31 * 20).reshape(20, 31).astype(np.uint16)
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    Image.fromarray(levels).save(tmp_path / "deep.png")
+    make_photo(31, 20).save(tmp_path / "turned.png", exif=turned)
+    Image.new("RGBA", (31, 20), (200, 0, 0, 99)).save(tmp_path / "strokes.png", exif=turned)
+    for name in ("deep.png", "turned.png"):
+        asked = ColorEdits(mask=read_image(tmp_path / name))
+        with Image.open(tmp_path / name) as opened:
+            edits = ColorEdits(mask=opened)
+        assert edits.mask_digest == asked.mask_digest, name
+        assert edits.mask.size == ((31, 20) if name == "deep.png" else (20, 31))
+    with Image.open(tmp_path / "strokes.png") as opened:
+        assert ColorEdits(hints=opened).hints.size == (20, 31)
 
 
 def test_an_array_of_a_subclass_is_a_photo():

@@ -17,6 +17,7 @@ from condiff.batch.storage import open_storage
 from condiff.batch.worker import Transform, build_transform
 from condiff.checks import as_int_within, as_path, check_kind
 from condiff.color.album import AlbumStyle, ChromaMeans
+from condiff.color.edits import OF_DRAWINGS
 from condiff.config import SamplingConfig
 from condiff.errors import ConfigError, UsageError
 from condiff.files import digest_files
@@ -35,9 +36,9 @@ ENGINE_NAMES = ("auto", *ENGINES, RAY)
 class BatchOptions(ColorOptions):
     """The options of a batch. None means the model's, the photo's or the resumed batch's value.
 
-    `seed` is the batch's; each photo's seed is computed from it and the photo's path. `edits`
-    contain no hints. `engine` runs the network, or is ray. Raises ConfigError for a value of
-    another kind, or out of range.
+    `seed` is the batch's; each photo's seed is computed from it and the photo's path. `edits` have
+    no hints and no album: the fields of these names are for them. `engine` runs the network, or is
+    ray. Raises ConfigError for a value of another type, or out of range.
     """
 
     album: bool = False  # one style for all photos
@@ -53,6 +54,7 @@ class BatchOptions(ColorOptions):
     address: str | None = None  # of a Ray cluster
     workers: int | None = None  # None: one a core
     retry_failed: bool = False
+    no_edits = ("hints", "album", *OF_DRAWINGS)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -30,8 +30,9 @@ from condiff.color.references import Guide, Reference
 from condiff.color.scans import Frame
 from condiff.errors import ConfigError, UsageError
 from condiff.files import short_digest
+from condiff.photos.metadata import Metadata
 from condiff.photos.photo import Photo, flatten, invert
-from condiff.photos.reading import PhotoLike
+from condiff.photos.reading import PhotoLike, as_photo
 from condiff.resize import resize
 
 DAYLIGHT = 1e6 / 6504  # mired of D65, the white of sRGB
@@ -57,6 +58,12 @@ def _check_kinds(hints: object, mask: object) -> None:
         )
 
 
+def _as_read(picture: Image.Image) -> Image.Image:
+    """A picture as `read_image` returns its file: upright, in sRGB, 8 bits, RGB or RGBA."""
+    known = isinstance(picture.info.get("metadata"), Metadata)
+    return picture if known else as_photo(picture).to_image()
+
+
 @dataclass(frozen=True)
 class ColorEdits:
     """What a user changes in a photo before it is coloured, and in its colours.
@@ -72,8 +79,9 @@ class ColorEdits:
     `references` are colour photos, as `as_photo` takes them, whose colours go to the places of the
     photo that match; `strict_reference` refuses a photo that they hardly match. `palette`, colours
     or a colour photo, gives the automatic colours its mean and spread. `album` is the style of a
-    set that the photo belongs to. Raises ConfigError for values out of range, UsageError for those
-    that do not go together, ImageError for references without colours.
+    set that the photo belongs to. Images of hints and masks may have any mode. Raises ConfigError
+    for values of another type or out of range, UsageError for those that do not go together,
+    ImageError for references without colours.
     """
 
     hints: Hints = ()
@@ -93,8 +101,11 @@ class ColorEdits:
     def __post_init__(self) -> None:
         settle_fields(self)
         _check_kinds(self.hints, self.mask)
-        if isinstance(self.hints, list):
-            object.__setattr__(self, "hints", tuple(self.hints))  # the caller may change the list
+        hints = self.hints  # a tuple, because the caller may change a list
+        hints = _as_read(hints) if isinstance(hints, Image.Image) else tuple(hints)
+        object.__setattr__(self, "hints", hints)
+        if self.mask is not None:
+            object.__setattr__(self, "mask", _as_read(self.mask))
         given = self.references
         photos = given if isinstance(given, (list, tuple)) else [given]
         object.__setattr__(self, "references", tuple(map(Reference.open, photos)))

@@ -459,8 +459,11 @@ class Pipeline:
     ) -> PreparedEdits:
         """The edits of a photo or a drawing, hints at the condition's size."""
         space = self.loaded.task.space
-        takes = [*OF_DRAWINGS, "as_is", "hints"] if opened is not None else []
-        refused = [] if space.keeps_photo else [n for n in edits.changed() if n not in takes]
+        if space.keeps_photo:
+            refused = [name for name in edits.changed() if name in OF_DRAWINGS]
+        else:
+            takes = [*OF_DRAWINGS, "as_is", "hints"] if opened is not None else []
+            refused = [name for name in edits.changed() if name not in takes]
         if "hints" in edits.changed() and not self.loaded.hint_channels:
             refused.append("hints")
         if refused:

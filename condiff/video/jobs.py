@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self, get_args
 
 from condiff.checks import as_int_within, as_path, as_tuple, check_kind
+from condiff.color.edits import OF_DRAWINGS
 from condiff.errors import ConfigError, FilmError, UsageError
 from condiff.files import EXISTS
 from condiff.photos.reading import read_photo
@@ -43,7 +44,8 @@ class FilmOptions(ColorOptions):
     """Options of a film or a folder of frames; None means the default of model or program.
 
     Without a `seed`, that of a resumed run or a random one is used. The hints of `edits` are placed
-    on the first frame of a shot. Raises ConfigError for a value of a wrong type or out of range.
+    on the first frame of a shot; they do not invert, and have no background and no album. Raises
+    ConfigError for a value of a wrong type or out of range.
     """
 
     every: int = EVERY  # frames from one key frame to the next
@@ -53,6 +55,7 @@ class FilmOptions(ColorOptions):
     deinterlace: Deinterlace = "auto"
     skip: tuple[str, ...] = ()  # kinds of streams that are not copied, such as audio
     threads: int = 1
+    no_edits = ("invert", "background", "album", *OF_DRAWINGS)
 
     def __post_init__(self) -> None:
         super().__post_init__()

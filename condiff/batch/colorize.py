@@ -99,17 +99,19 @@ class BatchOptions(ColorOptions):
 def colorize_folder(
     source: str | Path, out: str | Path, options: BatchOptions | None = None
 ) -> Iterator[Result]:
-    """Colour every photo below a folder, as `condiff batch` does; yields a result a photo.
+    """Colour every photo below a folder, as `condiff batch` does; yields a result for each photo.
 
-    Photos that were done before are skipped, so that the same call resumes a batch. Folders may be
-    URLs of fsspec. Raises ConfigError where the settings are not those of the resumed batch.
+    The work is done while the results are taken. A loop that ends early, or `close()`, stops it;
+    photos in progress are finished first. Photos that were done before are skipped, so that the
+    same call resumes a batch. Folders may be URLs of fsspec. Raises ConfigError at once for folders
+    or settings that do not go together, or are not those of the resumed batch.
     """
     options = BatchOptions() if options is None else options
     check_kind("options", options, BatchOptions)
     for name, folder in (("source", source), ("out", out)):
         as_path(name, folder)
     found, options = plan_batch(str(source), str(out), options)
-    yield from run_batch(found, options)
+    return run_batch(found, options)
 
 
 def plan_batch(source: str, out: str, options: BatchOptions) -> tuple[Plan, BatchOptions]:

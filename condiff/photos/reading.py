@@ -18,7 +18,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from condiff.arrays import Pixels
 from condiff.checks import as_int
 from condiff.errors import ConfigError, ImageError, install_command
-from condiff.files import reason_of
+from condiff.files import name_of, reason_of
 from condiff.photos import icc, ifd, jpeg, jxl, png, psd, raw, tiff
 from condiff.photos import metadata as meta
 from condiff.photos.deep import decode_deep
@@ -105,10 +105,13 @@ def read_photo(
         try:
             content = source.read()
         except ValueError as error:  # it is closed
-            raise ImageError(f"cannot read the file that was given: {reason_of(error)}") from None
-        if not isinstance(content, bytes):
+            raise ImageError(f"cannot read {name_of(source)}: {reason_of(error)}") from None
+        if isinstance(content, str):
             raise ImageError("cannot read a file that is opened as text: open it with mode 'rb'")
-        return _read(io.BytesIO(content), "standard input", max_pixels, page, strict)
+        if not isinstance(content, (bytes, bytearray, memoryview)):
+            kind = type(content).__name__
+            raise ImageError(f"cannot read {name_of(source)}: its read() gives {kind}, not bytes")
+        return _read(io.BytesIO(content), name_of(source), max_pixels, page, strict)
     name = str(source)
     try:
         with open(source, "rb") as file:  # a pipe given by its path cannot seek, as Pillow must

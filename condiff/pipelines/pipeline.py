@@ -67,7 +67,10 @@ class Encoded:
 
 
 class Pipeline:
-    """A loaded model: `Pipeline.from_pretrained("colorize")(image)` runs it."""
+    """A loaded model: `Pipeline.from_pretrained("colorize")(image)` runs it.
+
+    Several threads may use one. It cannot be pickled: other processes load their own.
+    """
 
     def __init__(self, loaded: ModelInfo, backend: Backend):
         self.loaded, self.backend = loaded, backend
@@ -200,7 +203,7 @@ class Pipeline:
 
         `encoded` is the result of `encode` for the same arguments, if it was called before.
         """
-        config = config or self.sampling
+        config = self.sampling if config is None else config
         encoded = encoded or self.encode(image, config=config, edits=edits)
         for x_t in self.sample(encoded, config=config, seed=seed):
             yield Image.fromarray(to_8_bits(self.decode(x_t, encoded)))
@@ -320,7 +323,9 @@ class Pipeline:
         Images are sampled one at a time: a CPU gains nothing from a batch, and convolutions round
         differently in batches of different sizes, so a result would depend on the batch.
         """
-        config = config or self.sampling
+        config = self.sampling if config is None else config
+        check_kind("config", config, SamplingConfig)
+        check_kind("encoded", encoded, Encoded)
         space, backend = self.loaded.task.space, self.backend
         scales = self._guidance_scales(config)
         branches = guidance_branches(scales)

@@ -11,7 +11,7 @@ import numpy as np
 
 from condiff.arrays import describe_array
 from condiff.errors import ImageError
-from condiff.photos.photo import to_8_bits
+from condiff.photos.photo import Photo, to_8_bits
 from condiff.resize import shrink_long_side
 
 Plane = np.ndarray  # (H,W) float32
@@ -62,10 +62,11 @@ def clean_drawing(
 ) -> Drawing:
     """The ink of a drawing (H,W,3) RGB with alpha (H,W) or None, of 8 or 16 bits.
 
-    With `as_is` dark is ink, light and transparent are paper, and nothing else is done.
+    With `as_is` dark is ink, light and transparent are paper, and nothing else is done. Raises
+    ImageError for arrays of another type or shape.
     """
     done: list[str] = []
-    sheet = to_8_bits(pixels)
+    sheet = to_8_bits(Photo(pixels, alpha).pixels)
     if alpha is not None and (alpha := to_8_bits(alpha)).min() < 255:
         sheet = _lay_on_paper(sheet, alpha, done)
     if as_is:

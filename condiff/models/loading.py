@@ -80,7 +80,8 @@ def save_model(
             config = {key: value for key, value in module.config.items() if key != CAME_FROM}
             copy = type(module).from_config(config)
             copy.load_state_dict(module.state_dict())
-            copy.to(dtype).save_pretrained(part / name, safe_serialization=True)
+            torch.nn.Module.to(copy, dtype)  # diffusers' own prints advice for developers
+            copy.save_pretrained(part / name, safe_serialization=True)
             for file in (part / name).glob("*.safetensors"):
                 file.chmod(0o644)  # safetensors makes its files private
         build_scheduler("ddpm", diffusion).save_pretrained(part / "scheduler")

@@ -44,8 +44,8 @@ class BatchOptions(ColorOptions):
     album: bool = False  # one style for all photos
     choice: Choice = field(default_factory=Choice)  # which photos
     suffix: str | None = None  # such as .png: the format of all results
-    hints: Path | None = None  # a folder of pictures of strokes
-    masks: Path | None = None  # a folder of masks, which replace that of `edits`
+    hints: str | Path | None = None  # a folder of pictures of strokes
+    masks: str | Path | None = None  # a folder of masks, which replace that of `edits`
     quality: int | None = None
     touch: bool = False  # results get the present date instead of their photos'
     page: int | None = None
@@ -139,7 +139,8 @@ def plan_batch(source: str, out: str, options: BatchOptions) -> tuple[Plan, Batc
         )
     if options.album and options.choice.shard != (1, 1):
         raise UsageError("The style of an album is measured on all photos: leave out the shard.")
-    for folder, what in ((options.hints, "hints"), (options.masks, "masks")):
+    hints, masks = (None if f is None else Path(f) for f in (options.hints, options.masks))
+    for folder, what in ((hints, "hints"), (masks, "masks")):
         if folder is not None and not folder.is_dir():
             raise ConfigError(f"There is no folder {folder} of {what}: check its name.")
     found = plan(
@@ -147,8 +148,8 @@ def plan_batch(source: str, out: str, options: BatchOptions) -> tuple[Plan, Batc
         open_storage(out),
         choice=options.choice,
         suffix=options.suffix,
-        hints=options.hints,
-        masks=options.masks,
+        hints=hints,
+        masks=masks,
     )
     begun = {} if options.force else compare_settings(found.out, options.asked())
     seed = begun.get("seed") if options.seed is None else options.seed

@@ -101,8 +101,9 @@ def test_arguments_out_of_range_are_refused_before_the_work(photo, tmp_path, ske
         write_photo(Image.new("RGB", (3, 3)), tmp_path / "b.png")
     with pytest.raises(ImageError, match="cannot read NoneType"):
         read_photo(None)
-    with pytest.raises(ConfigError, match="threads are at least 1"):
-        Pipeline.from_pretrained(sketch_folder, device="cpu", threads=0)
+    for threads in (0, 10**9):  # so many ended in a MemoryError
+        with pytest.raises(ConfigError, match="threads is from 1 to 1024"):
+            Pipeline.from_pretrained(sketch_folder, device="cpu", threads=threads)
     with pytest.raises(ConfigError, match="size is at least 1"):
         Cascade.from_pretrained(sketch_folder, device="cpu", size=0)
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]

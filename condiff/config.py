@@ -539,11 +539,12 @@ def list_idle(config: TrainConfig) -> list[str]:
     return idle
 
 
-def read_config(path: Path | None, overrides: Sequence[str] = ()) -> TrainConfig:
+def read_config(path: str | Path | None, overrides: Sequence[str] = ()) -> TrainConfig:
     """The configuration in a YAML file, or the defaults, changed by `key.sub=value` strings.
 
     Raises ConfigError where the file cannot be read, or a key or value is wrong.
     """
+    path = None if path is None else Path(path)
     return parse_config(read_values(path, overrides), origin=origin_of(path))
 
 

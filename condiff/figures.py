@@ -4,8 +4,9 @@ torch and matplotlib are imported only by the functions that need them.
 """
 
 import io
+import os
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -221,8 +222,8 @@ def make_forward_strip(
 
 
 def write_animation(
-    frames: Sequence[Image.Image],
-    target: Path | BinaryIO,
+    frames: Iterable[Image.Image],
+    target: str | os.PathLike[str] | BinaryIO,
     *,
     fps: float = 12.0,
     hold: float = 1.5,
@@ -230,13 +231,18 @@ def write_animation(
 ) -> None:
     """Write frames of one size as GIF, WebP or MP4, by the suffix, or as GIF to a stream.
 
-    The last frame stays for `hold` seconds; GIF and WebP then start again.
+    The last frame stays for `hold` seconds; GIF and WebP then start again. Raises ConfigError if
+    there is no frame, ImageError if the file cannot be written, or exists and not `force`.
     """
-    if not isinstance(target, Path):
+    frames = list(frames)
+    if not frames:
+        raise ConfigError("An animation needs a frame: give at least one.")
+    if not isinstance(target, (str, os.PathLike)):
         encoded = io.BytesIO()
         _save_frames(frames, encoded, format="GIF", fps=fps, hold=hold)
         target.write(encoded.getbuffer())
         return
+    target = Path(target)
     check_animation(target, force)
     format = ANIMATIONS[target.suffix.lower()]
     save = _save_mp4 if format == "MP4" else partial(_save_frames, format=format)

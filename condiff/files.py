@@ -6,12 +6,21 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from condiff.errors import ImageError
 
 MAX_NAME = 255  # bytes, on the file systems of Linux, macOS and Windows
+STREAMS = {"<stdin>": "standard input", "<stdout>": "standard output"}  # by Python's names
 EXISTS = "it already exists; use --force to replace it"
+
+
+def name_of(file: Any) -> str:
+    """A path, or the name of an open file, for an error."""
+    name = file if isinstance(file, (str, os.PathLike)) else getattr(file, "name", None)
+    if not isinstance(name, (str, os.PathLike)):
+        return "the file that was given"
+    return STREAMS.get(str(name), str(name))
 
 
 def unwritten(name: str, error: BaseException) -> ImageError:

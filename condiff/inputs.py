@@ -37,7 +37,7 @@ UserPicture = PhotoLike | Drawing
 Enters = Literal["picture", "cells", "text"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class View:
     """A square of a photo for training, at the photo's own resolution.
 
@@ -88,7 +88,7 @@ class PictureInput(Input):
         raise DataError(f"The input {self.name} is not read from columns of a data set.")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Opened:
     """A user's picture as a model takes it."""
 

@@ -18,6 +18,7 @@ from PIL import Image
 
 from condiff.batch import local as batch
 from condiff.batch import plan as planning
+from condiff.batch.colorize import BatchOptions, colorize_folder
 from condiff.batch.journal import Journal, compare_settings, open_journal, read_entries
 from condiff.batch.local import run
 from condiff.batch.plan import Choice, Plan, file_seed
@@ -460,6 +461,17 @@ def test_two_processes_on_one_folder_share_the_work(photos, undisturbed, tmp_pat
     assert [len(printed) for printed in lines] == [40, 40]
     journal = (tmp_path / ".condiff" / "journal.jsonl").read_text().splitlines()
     assert sorted(json.loads(line)["name"] for line in journal) == sorted(undisturbed)
+
+
+def test_a_process_runs_one_batch_at_a_time_in_a_folder(photos, tmp_path, tiny_folder):
+    options = BatchOptions(model=tiny_folder, seed=1, overrides={"steps": 1, "size": 32})
+    results = colorize_folder(photos, tmp_path, options)
+    next(results)
+    with pytest.raises(StorageError, match="already at work in"):  # its locks would not hold
+        list(colorize_folder(photos, tmp_path, options))
+    results.close()
+    rest = [result.outcome for result in colorize_folder(photos, tmp_path, options)]
+    assert {"done", "skipped"} == set(rest) and len(rest) == 40
 
 
 def test_no_second_run_can_begin_anew_while_one_is_at_work(photos, tmp_path):

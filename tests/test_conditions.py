@@ -14,6 +14,7 @@ from PIL import Image
 from skimage.morphology import skeletonize
 
 from condiff.conditions.annotators import ANNOTATORS, annotate, import_alone, load_annotator
+from condiff.conditions.drawing_cleanup import clean_drawing
 from condiff.conditions.filters import thin
 from condiff.conditions.table import (
     CONDITIONS,
@@ -25,7 +26,7 @@ from condiff.conditions.table import (
     find_condition,
     to_ink,
 )
-from condiff.errors import ConditionError
+from condiff.errors import ConditionError, ImageError, UnknownConditionError
 from condiff.photos.reading import read_image
 
 OFFLINE = [name for name, row in CONDITIONS.items() if not row.needs]
@@ -140,6 +141,19 @@ def test_seeds_differ_and_given_parameters_hold():
     assert len({row["low"] for row in drawn}) > 1
     fixed = choose_params("canny", 3, low=70)
     assert fixed == {**choose_params("canny", 3), "low": 70}
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_pixels_of_another_type_are_one_sentence(dtype, square):
+    with pytest.raises(ImageError, match=np.dtype(dtype).name):
+        apply("canny", square.astype(dtype))
+    for wrong in (square[..., 0], Image.fromarray(square), np.dstack([square, square[..., :1]])):
+        with pytest.raises(ImageError, match="a photo's pixels are"):
+            apply("canny", wrong)
+        with pytest.raises(ImageError, match="a photo's pixels are"):
+            clean_drawing(wrong)
+    with pytest.raises(UnknownConditionError, match="low of canny is a number, not 'a'"):
+        apply("canny", square, low="a")
 
 
 @pytest.mark.parametrize("limits", [(100, 200), (30, 250), (200, 100)])

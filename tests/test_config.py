@@ -30,7 +30,7 @@ def test_shipped_configs_are_valid_and_survive_yaml(path, tmp_path):
 def test_overrides_win_over_the_file(tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text("max_train_steps: 3\noptimizer: {learning_rate: 0.1}\n", "utf-8")
-    config = read_config(path, ["optimizer.learning_rate=1e-3", "data.max_photos=5"])
+    config = read_config(str(path), ["optimizer.learning_rate=1e-3", "data.max_photos=5"])
     assert config.optimizer.learning_rate == 1e-3
     assert config.data.max_photos == 5
     assert config.max_train_steps == 3

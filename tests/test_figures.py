@@ -161,6 +161,15 @@ def test_a_stream_gets_a_gif():
         assert (image.format, image.n_frames) == ("GIF", 4)
 
 
+def test_the_frames_of_a_generator_go_to_a_path_of_any_kind(tmp_path):
+    frames = [Image.new("RGB", (8, 6), color) for color in ("red", "blue")]
+    write_animation((frame for frame in frames), str(tmp_path / "way.gif"))
+    with Image.open(tmp_path / "way.gif") as film:
+        assert film.n_frames == 2
+    with pytest.raises(ConfigError, match="at least one"):
+        write_animation(iter([]), tmp_path / "none.gif")
+
+
 def test_what_cannot_be_written_is_said_and_left_alone(tmp_path):
     with pytest.raises(ImageError, match=r"a\.avi.*\.gif, \.webp, \.mp4"):
         write_animation(RAINBOW, tmp_path / "a.avi")

@@ -243,7 +243,9 @@ def test_refusals_name_the_file_the_reason_and_a_way_out(tmp_path):
     assert "it is a folder" in refusal(tmp_path)
     assert "empty.png: it is empty" in refusal(empty)
     assert "text.jpg: it is not a photo in a known format" in refusal(text)
-    assert refusal(io.BytesIO()).startswith("cannot read standard input: it is empty")
+    assert refusal(io.BytesIO()).startswith("cannot read the file that was given: it is empty")
+    with open(empty, "rb") as opened:
+        assert "empty.png: it is empty" in refusal(opened)
     assert "check the path" in refusal(tmp_path / ("x" * 300))
     assert "check the path" in refusal(Path("a\0b.png"))
 
@@ -343,7 +345,7 @@ def test_streams_get_png_or_the_named_format():
         file = io.BytesIO()
         write_image(photo(), file, format=format)
         assert Image.open(io.BytesIO(file.getvalue())).format == expected
-    with pytest.raises(ImageError, match="cannot write standard output: .*POTATO"):
+    with pytest.raises(ImageError, match="cannot write the file that was given: .*POTATO"):
         write_image(photo(), io.BytesIO(), format="potato")
 
 
@@ -351,7 +353,7 @@ def test_closed_pipe_is_an_image_error():
     out, into = os.pipe()
     os.close(out)
     with (
-        pytest.raises(ImageError, match="standard output: Broken pipe"),
+        pytest.raises(ImageError, match="the file that was given: Broken pipe"),
         open(into, "wb", 0) as pipe,
     ):
         write_image(photo(), pipe)
@@ -455,7 +457,7 @@ def test_targets_that_cannot_be_are_refused_before_any_work(tmp_path):
     for target, force, reason in [
         (tmp_path / "none" / "a.png", False, "its folder is missing; create it"),
         (tmp_path / "folder.png", True, "it is a folder"),
-        (tmp_path / "a.xyz", False, r"the suffix \.xyz .*use \.jpg, \.png, \.webp"),
+        (tmp_path / "a.xyz", False, r"\.xyz is not a format .*use \.jpg, \.png, \.webp"),
         (tmp_path / "a", False, r"without a suffix .*use \.jpg"),
         (tmp_path / ("x" * 300 + ".png"), False, "cannot write"),
     ]:

@@ -386,8 +386,11 @@ def test_a_folder_without_looks_has_the_built_in_ones_and_a_model_of_drawings_no
         read_model_info("sketch").find_look("vivid")
 
 
-def test_the_model_of_a_run_is_named_by_its_run(tiny_folder, tmp_path):
+def test_the_model_of_a_run_is_named_by_its_run(tiny_folder, tmp_path, monkeypatch):
     shutil.copytree(tiny_folder, tmp_path / "faces" / "model")
+    for place, name in ((tiny_folder, "tiny"), (tmp_path / "faces" / "model", "faces/model")):
+        monkeypatch.chdir(place)
+        assert read_model_info(".").name == name  # it was empty
     info = read_model_info(tmp_path / "faces" / "model")
     assert (info.name, read_model_info(tiny_folder).name) == ("faces/model", "tiny")
     with pytest.raises(ConfigError, match="The model faces/model has no look"):

@@ -1,5 +1,7 @@
 """Documents stay correct: every command line in them parses, every picture exists."""
 
+import ast
+import importlib
 import re
 import shlex
 import subprocess
@@ -40,6 +42,15 @@ def test_every_command_shown_parses(page, words):
             name, *words = words
             command = command.get_command(None, name)
         command.make_context(name, words)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_python_that_is_shown_imports_what_there_is(page):
+    for block in re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.S):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("condiff"):
+                module = importlib.import_module(str(node.module))
+                assert all(hasattr(module, name.name) for name in node.names), ast.unparse(node)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

@@ -1,5 +1,6 @@
 """The training loop learns, ends, saves, and is a function of its seed."""
 
+import logging
 import math
 import warnings
 
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from PIL import Image
 from skimage.color import lab2rgb
 
-from condiff import Pipeline, read_photo
+from condiff import Pipeline, read_photo, train
 from condiff.config import OptimizerConfig, SamplingConfig, TrainConfig
 from condiff.errors import ConfigError, TrainingError
 from condiff.models.backbone import load_pretrained
@@ -117,6 +118,18 @@ def test_training_goes_on_from_a_model_folder(photo_folder, tmp_path, tiny_folde
     trainer = Trainer(config(), photo_folder, tmp_path, init=str(tiny_folder))
     expected = load_model(tiny_folder).model.state_dict()
     assert all(torch.equal(v, expected[k]) for k, v in trainer.model.state_dict().items())
+
+
+def test_the_library_trains_without_messages(photo_folder, tmp_path, tiny_folder, caplog):
+    logging.getLogger("diffusers").addHandler(caplog.handler)
+    try:
+        folder = train(config(max_train_steps=1), photo_folder, tmp_path / "run", init=tiny_folder)
+    finally:
+        logging.getLogger("diffusers").removeHandler(caplog.handler)
+    assert folder == tmp_path / "run" / "model" and not caplog.records
+    with pytest.raises(ConfigError, match="init is a path, not 5"):
+        train(config(), photo_folder, tmp_path / "other", init=5)
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_narrow_model_has_one_head_of_attention(photo_folder, tmp_path):

@@ -330,6 +330,16 @@ def test_a_smaller_size_leaves_the_picture(upscaler, drawing):
     assert resample(picture, 12).tobytes() == picture.tobytes()
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"picture": "a.png"}, {"drawing": make_photo(9, 9)}, {"size": "a"}, {"size": 0},
+              {"seed": 1.5}, {"config": {}}],
+)  # fmt: skip
+def test_wrong_arguments_of_an_upscaler_are_one_sentence(upscaler, drawing, wrong):
+    given = {"picture": make_photo(24, 16), "drawing": drawing, "size": 32, "seed": 0}
+    with pytest.raises(ConfigError):
+        upscaler(**given | wrong)
+
+
 def test_models_of_other_tasks_do_not_enlarge(tiny_folder):
     with pytest.raises(ConfigError, match="does not enlarge"):
         Upscaler.from_pretrained(tiny_folder)

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from condiff.backends.graphs import GraphBackend, Run, open_onnx, open_openvino
-from condiff.checks import as_int, check_kind
+from condiff.checks import as_int_within, check_kind
 from condiff.errors import ConfigError, ModelError, first_line, install_command
 from condiff.models.info import TEXT_ENCODER, ModelInfo
 from condiff.words import NO_WORDS, Words
@@ -151,10 +151,10 @@ def choose_engine(folder: ModelInfo, engine: str, device: str) -> str:
 def build_engine(folder: ModelInfo, engine: str, *, device: str, threads: int) -> Backend:
     """Load a model into the engine that `choose_engine` named.
 
-    Raises ModelError where it cannot be loaded, ConfigError for less than one thread.
+    Raises ModelError where it cannot be loaded, ConfigError for less than 1 or more than 1024
+    threads.
     """
-    if as_int("threads", threads) < 1:
-        raise ConfigError(f"threads are at least 1, not {threads}.")
+    threads = as_int_within("threads", threads, 1, 1024)
     open_graph = ENGINES[engine].open_graph
     if open_graph is None:
         from condiff.backends.torch_backend import TorchBackend

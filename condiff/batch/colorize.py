@@ -15,8 +15,9 @@ from condiff.batch.plan import Choice, Plan, plan
 from condiff.batch.status import Result, list_states
 from condiff.batch.storage import open_storage
 from condiff.batch.worker import Transform, build_transform
-from condiff.checks import as_path, check_kind, check_range
+from condiff.checks import as_int_within, as_path, check_kind
 from condiff.color.album import AlbumStyle, ChromaMeans
+from condiff.color.edits import OF_DRAWINGS
 from condiff.config import SamplingConfig
 from condiff.errors import ConfigError, UsageError
 from condiff.files import digest_files
@@ -35,16 +36,16 @@ ENGINE_NAMES = ("auto", *ENGINES, RAY)
 class BatchOptions(ColorOptions):
     """The options of a batch. None means the model's, the photo's or the resumed batch's value.
 
-    `seed` is the batch's; each photo's seed is computed from it and the photo's path. `edits`
-    contain no hints. `engine` runs the network, or is ray. Raises ConfigError for a value of
-    another kind, or out of range.
+    `seed` is the batch's; each photo's seed is computed from it and the photo's path. `edits` have
+    no hints and no album: the fields of these names are for them. `engine` runs the network, or is
+    ray. Raises ConfigError for a value of another type, or out of range.
     """
 
     album: bool = False  # one style for all photos
     choice: Choice = field(default_factory=Choice)  # which photos
     suffix: str | None = None  # such as .png: the format of all results
-    hints: Path | None = None  # a folder of pictures of strokes
-    masks: Path | None = None  # a folder of masks, which replace that of `edits`
+    hints: str | Path | None = None  # a folder of pictures of strokes
+    masks: str | Path | None = None  # a folder of masks, which replace that of `edits`
     quality: int | None = None
     touch: bool = False  # results get the present date instead of their photos'
     page: int | None = None
@@ -53,6 +54,7 @@ class BatchOptions(ColorOptions):
     address: str | None = None  # of a Ray cluster
     workers: int | None = None  # None: one a core
     retry_failed: bool = False
+    no_edits = ("hints", "album", *OF_DRAWINGS)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -63,8 +65,8 @@ class BatchOptions(ColorOptions):
             ("max_pixels", None),
             ("workers", 1024),
         ):
-            if getattr(self, name) is not None:
-                check_range(name, getattr(self, name), 1, most)
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, as_int_within(name, value, 1, most))
         for name in ("hints", "masks"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, as_path(name, getattr(self, name)))
@@ -97,17 +99,19 @@ class BatchOptions(ColorOptions):
 def colorize_folder(
     source: str | Path, out: str | Path, options: BatchOptions | None = None
 ) -> Iterator[Result]:
-    """Colour every photo below a folder, as `condiff batch` does; yields a result a photo.
+    """Colour every photo below a folder, as `condiff batch` does; yields a result for each photo.
 
-    Photos that were done before are skipped, so that the same call resumes a batch. Folders may be
-    URLs of fsspec. Raises ConfigError where the settings are not those of the resumed batch.
+    The work is done while the results are taken. A loop that ends early, or `close()`, stops it;
+    photos in progress are finished first. Photos that were done before are skipped, so that the
+    same call resumes a batch. Folders may be URLs of fsspec. Raises ConfigError at once for folders
+    or settings that do not go together, or are not those of the resumed batch.
     """
     options = BatchOptions() if options is None else options
     check_kind("options", options, BatchOptions)
     for name, folder in (("source", source), ("out", out)):
         as_path(name, folder)
     found, options = plan_batch(str(source), str(out), options)
-    yield from run_batch(found, options)
+    return run_batch(found, options)
 
 
 def plan_batch(source: str, out: str, options: BatchOptions) -> tuple[Plan, BatchOptions]:
@@ -115,7 +119,6 @@ def plan_batch(source: str, out: str, options: BatchOptions) -> tuple[Plan, Batc
 
     Raises ConfigError for folders or settings that do not go together.
     """
-    SamplingConfig().override(options.overrides)
     info = read_model_info(options.model)
     info.check_colorizes()
     if options.look is not None:
@@ -136,7 +139,8 @@ def plan_batch(source: str, out: str, options: BatchOptions) -> tuple[Plan, Batc
         )
     if options.album and options.choice.shard != (1, 1):
         raise UsageError("The style of an album is measured on all photos: leave out the shard.")
-    for folder, what in ((options.hints, "hints"), (options.masks, "masks")):
+    hints, masks = (None if f is None else Path(f) for f in (options.hints, options.masks))
+    for folder, what in ((hints, "hints"), (masks, "masks")):
         if folder is not None and not folder.is_dir():
             raise ConfigError(f"There is no folder {folder} of {what}: check its name.")
     found = plan(
@@ -144,8 +148,8 @@ def plan_batch(source: str, out: str, options: BatchOptions) -> tuple[Plan, Batc
         open_storage(out),
         choice=options.choice,
         suffix=options.suffix,
-        hints=options.hints,
-        masks=options.masks,
+        hints=hints,
+        masks=masks,
     )
     begun = {} if options.force else compare_settings(found.out, options.asked())
     seed = begun.get("seed") if options.seed is None else options.seed

@@ -3,7 +3,7 @@
 A run claims a photo before it works on it, so that several runs can share a folder. A claim is a
 POSIX lock on one byte of the file `lock`, chosen by the photo's name. The system releases it
 however the process ends, other machines see it where the network file system has locks, and no
-file is left behind. Such locks hold between processes, not between threads of one process.
+file is left behind. Such locks hold between processes; one process has one run at a time in OUT.
 
 Behind a URL there are no locks and nothing can be appended to. Every claim is granted, and each run
 has a journal file of its own, which is uploaded every few seconds. The user has to make sure that
@@ -20,10 +20,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from condiff.batch.storage import Storage
 from condiff.errors import ConfigError, StorageError
+from condiff.files import identify_file
 
 SCRATCH = ".condiff"
 ALBUM, ALBUM_LINES = f"{SCRATCH}/album.json", f"{SCRATCH}/album.jsonl"  # see album.py
@@ -57,16 +58,36 @@ class Locks:
     """Locks on bytes of a file, held until released or until the process ends.
 
     Without a path there is no file, and every lock is granted. The same is true on Windows, where
-    the user has to make sure that there is one run at a time.
+    the user has to make sure that there is one run at a time. A process does not exclude itself,
+    and loses all locks of a file that it closes once; so it opens each file only once at a time.
+    Raises StorageError if it is open.
     """
 
+    _used: ClassVar[set[tuple[int, ...]]] = set()  # files that are open, by process
+    _mutex = threading.Lock()
+
     def __init__(self, path: Path | None):
-        self._file = None if path is None else os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        self._file: int | None = None
+        if path is None:
+            return
+        with self._mutex:
+            if not path.exists():
+                path.touch()
+            self._identity = (os.getpid(), *identify_file(path))
+            if self._identity in self._used:
+                raise StorageError(
+                    f"This process is already at work in {path.parent.parent}: let that batch end, "
+                    "or close its generator."
+                )
+            self._file = os.open(path, os.O_RDWR)
+            self._used.add(self._identity)
 
     def close(self) -> None:
         """Release all."""
         if self._file is not None:
-            os.close(self._file)
+            with self._mutex:
+                os.close(self._file)
+                self._used.remove(self._identity)
 
     def take(self, byte: int, *, wait: bool, shared: bool = False) -> bool:
         """Lock a byte; False if another process holds it and `wait` is not set."""

@@ -11,6 +11,7 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 
 from condiff.batch.storage import EXCLUDED, Storage
+from condiff.checks import as_int_within, as_tuple
 from condiff.errors import ConfigError, install_command
 from condiff.files import MAX_NAME, find_shared, shorten_stem
 from condiff.photos.formats import FORMATS, RAW, is_photo
@@ -71,11 +72,20 @@ class Plan:
 
 @dataclass(frozen=True)
 class Choice:
-    """Which photos of IN are done."""
+    """Which photos of IN are done. Raises ConfigError for globs that are not a list or a tuple."""
 
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
     shard: tuple[int, int] = (1, 1)  # (i, n): the i-th of n parts, counted from 1
+
+    def __post_init__(self) -> None:
+        for name in ("include", "exclude"):  # a text would be taken for globs of one letter each
+            object.__setattr__(self, name, as_tuple(name, getattr(self, name)))
+        if len(as_tuple("shard", self.shard)) != 2:
+            raise ConfigError(f"shard is a part and the number of parts, not {self.shard!r}.")
+        count = as_int_within("the number of shards", self.shard[1], 1)
+        index = as_int_within("shard", self.shard[0], 1, count)
+        object.__setattr__(self, "shard", (index, count))
 
     def includes(self, name: str) -> bool:
         """Whether the globs include this file, and do not exclude it."""

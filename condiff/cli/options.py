@@ -312,14 +312,20 @@ class ReferenceFlags(Group):
         return [*self.reference, *photo]
 
 
-def open_input(source: str) -> Path | BytesIO:
+class StandardInput(BytesIO):
+    """All that was read from standard input; errors name it by Python's name of that stream."""
+
+    name = "<stdin>"
+
+
+def open_input(source: str) -> Path | StandardInput:
     """The path of INPUT, or for - all of standard input; ImageError if that is closed."""
     if source != "-":
         return Path(source)
     if sys.stdin is None:
         raise ImageError("cannot read standard input: it is closed; give the name of a file.")
     stdin: Any = sys.stdin.buffer  # not read(): a signal between two of its reads would wait
-    return BytesIO(b"".join(iter(lambda: stdin.read1(1 << 20), b"")))
+    return StandardInput(b"".join(iter(lambda: stdin.read1(1 << 20), b"")))
 
 
 def read_input(source: str, reading: Reading, *, quiet: bool) -> "Photo":

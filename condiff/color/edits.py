@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageColor
 
 from condiff.arrays import Plane
-from condiff.checks import as_number, check_kind
+from condiff.checks import check_kind, settle_fields
 from condiff.color.album import AlbumStyle
 from condiff.color.hint_propagation import propagate_hints
 from condiff.color.hints import (
@@ -30,8 +30,9 @@ from condiff.color.references import Guide, Reference
 from condiff.color.scans import Frame
 from condiff.errors import ConfigError, UsageError
 from condiff.files import short_digest
+from condiff.photos.metadata import Metadata
 from condiff.photos.photo import Photo, flatten, invert
-from condiff.photos.reading import PhotoLike
+from condiff.photos.reading import PhotoLike, as_photo
 from condiff.resize import resize
 
 DAYLIGHT = 1e6 / 6504  # mired of D65, the white of sRGB
@@ -57,6 +58,12 @@ def _check_kinds(hints: object, mask: object) -> None:
         )
 
 
+def _as_read(picture: Image.Image) -> Image.Image:
+    """A picture as `read_image` returns its file: upright, in sRGB, 8 bits, RGB or RGBA."""
+    known = isinstance(picture.info.get("metadata"), Metadata)
+    return picture if known else as_photo(picture).to_image()
+
+
 @dataclass(frozen=True)
 class ColorEdits:
     """What a user changes in a photo before it is coloured, and in its colours.
@@ -72,8 +79,9 @@ class ColorEdits:
     `references` are colour photos, as `as_photo` takes them, whose colours go to the places of the
     photo that match; `strict_reference` refuses a photo that they hardly match. `palette`, colours
     or a colour photo, gives the automatic colours its mean and spread. `album` is the style of a
-    set that the photo belongs to. Raises ConfigError for values out of range, UsageError for those
-    that do not go together, ImageError for references without colours.
+    set that the photo belongs to. Images of hints and masks may have any mode. Raises ConfigError
+    for values of another type or out of range, UsageError for those that do not go together,
+    ImageError for references without colours.
     """
 
     hints: Hints = ()
@@ -91,7 +99,13 @@ class ColorEdits:
     album: AlbumStyle | None = None
 
     def __post_init__(self) -> None:
+        settle_fields(self)
         _check_kinds(self.hints, self.mask)
+        hints = self.hints  # a tuple, because the caller may change a list
+        hints = _as_read(hints) if isinstance(hints, Image.Image) else tuple(hints)
+        object.__setattr__(self, "hints", hints)
+        if self.mask is not None:
+            object.__setattr__(self, "mask", _as_read(self.mask))
         given = self.references
         photos = given if isinstance(given, (list, tuple)) else [given]
         object.__setattr__(self, "references", tuple(map(Reference.open, photos)))
@@ -101,20 +115,20 @@ class ColorEdits:
             object.__setattr__(self, "palette", Palette.open(self.palette))
         if self.album is not None:
             check_kind("album", self.album, AlbumStyle)
-        saturation = 1.0 if self.saturation is None else as_number("saturation", self.saturation)
+        saturation = 1.0 if self.saturation is None else self.saturation
         if not 0 <= saturation <= MAX_SATURATION:
             raise ConfigError(f"saturation is from 0 to {MAX_SATURATION:g}, not {saturation:g}.")
-        if not MIN_TEMPERATURE <= as_number("temperature", self.temperature) <= MAX_TEMPERATURE:
+        if not MIN_TEMPERATURE <= self.temperature <= MAX_TEMPERATURE:
             raise ConfigError(
                 f"temperature is from {MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g} mired, not "
                 f"{self.temperature:g}; 0 changes nothing, 50 is clearly warmer."
             )
-        if not 0 <= as_number("flat", self.flat) <= 1:
+        if not 0 <= self.flat <= 1:
             raise ConfigError(f"flat is from 0 to 1, not {self.flat:g}.")
         if self.background is not None:
             try:
                 ImageColor.getrgb(self.background)
-            except (ValueError, TypeError, AttributeError):  # the last two if it is not text
+            except ValueError:
                 raise ConfigError(
                     f"The background {self.background!r} is not a colour: give #rrggbb, or a name "
                     "such as white."
@@ -217,7 +231,7 @@ class ColorEdits:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PreparedEdits:
     """Strokes at the size of the condition, and the function that adjusts (H,W,3) Lab.
 

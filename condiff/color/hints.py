@@ -70,7 +70,7 @@ class Hint:
 Hints = Sequence[Hint] | Image.Image
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Strokes:
     """Hints as arrays: values (h,w,C), valid where the mask (h,w) is one; both float32.
 

@@ -61,7 +61,7 @@ class Reference:
         return short_digest(repr(self.pixels.shape).encode() + self.pixels.tobytes())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FeatureMap:
     """A photo in cells: features (h,w,K) of its lightness, and L* (h,w) and chroma (h,w,2)."""
 
@@ -82,7 +82,7 @@ class FeatureMap:
         return cls(fit(features), fit(L)[..., 0], None if chroma is None else fit(chroma))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Guide:
     """Chroma (h,w,2) for a photo's cells, and its weight (h,w) in [0,1] against the model's."""
 

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from condiff.photos.photo import to_8_bits
+from condiff.arrays import describe_array
+from condiff.errors import ImageError
+from condiff.photos.photo import Photo, to_8_bits
 from condiff.resize import shrink_long_side
 
 Plane = np.ndarray  # (H,W) float32
@@ -34,13 +36,25 @@ ADVICE = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Drawing:
-    """Ink (H,W) uint8, 255 on paper 0; the cleaning steps in words; why it may be a photo."""
+    """Ink (H,W) uint8, 255 on paper 0; the cleaning steps in words; why it may be a photo.
+
+    Raises ImageError for ink of another type or shape.
+    """
 
     ink: np.ndarray
     done: tuple[str, ...] = ()
     doubt: str = ""
+
+    def __post_init__(self) -> None:
+        ink = self.ink
+        given = isinstance(ink, np.ndarray) and ink.size > 0
+        if not (given and ink.dtype == np.uint8 and ink.ndim == 2):
+            raise ImageError(
+                f"a drawing's ink is (H,W) of uint8, 255 on paper 0, not {describe_array(ink)}; "
+                "clean_drawing makes it from a picture"
+            )
 
 
 def clean_drawing(
@@ -48,10 +62,11 @@ def clean_drawing(
 ) -> Drawing:
     """The ink of a drawing (H,W,3) RGB with alpha (H,W) or None, of 8 or 16 bits.
 
-    With `as_is` dark is ink, light and transparent are paper, and nothing else is done.
+    With `as_is` dark is ink, light and transparent are paper, and nothing else is done. Raises
+    ImageError for arrays of another type or shape.
     """
     done: list[str] = []
-    sheet = to_8_bits(pixels)
+    sheet = to_8_bits(Photo(pixels, alpha).pixels)
     if alpha is not None and (alpha := to_8_bits(alpha)).min() < 255:
         sheet = _lay_on_paper(sheet, alpha, done)
     if as_is:

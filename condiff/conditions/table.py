@@ -9,6 +9,7 @@ import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from numbers import Real
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +17,8 @@ import numpy as np
 
 from condiff.conditions import filters
 from condiff.conditions.annotators import GRID, annotate, weights_folder
-from condiff.errors import ConditionError, UnknownConditionError
+from condiff.errors import ConditionError, ImageError, UnknownConditionError
+from condiff.photos.photo import Photo
 from condiff.photos.reading import read_image
 from condiff.resize import have_one_aspect, resize
 
@@ -230,6 +232,8 @@ def choose_params(
         raise UnknownConditionError(f"The condition {name} has no parameter {key}: {known}.")
     for key, value in given.items():
         least, most = params[key].limits
+        if not isinstance(value, Real):
+            raise UnknownConditionError(f"{key} of {name} is a number, not {value!r}.")
         if not least <= value <= most:
             raise UnknownConditionError(
                 f"{key} of {name} is from {least:g} to {most:g}, not {value:g}."
@@ -251,8 +255,12 @@ def apply(
 ) -> np.ndarray:
     """(H,W,3) uint8 RGB -> (H,W,C) uint8 condition image; a function of its arguments alone.
 
-    Parameters that are not given have their defaults; with a seed they are drawn at random.
+    Parameters that are not given have their defaults; with a seed they are drawn at random. Raises
+    UnknownConditionError for the name and the parameters, ConditionError if a package or weights
+    are missing, ImageError for pixels of another type or shape.
     """
+    if Photo(pixels).is_deep:
+        raise ImageError("a condition is drawn from pixels (H,W,3) of uint8, not of uint16")
     row, path = find_condition(name), name.partition(":")[2]
     settings = choose_params(name, seed, **params)
     drawn = row.function(pixels, path=Path(path)) if path else row.function(pixels, **settings)

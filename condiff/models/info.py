@@ -50,9 +50,10 @@ class ModelInfo:
     @property
     def name(self) -> str:
         """Its name in messages and notes: that of the folder, or RUN/model for a run's model."""
-        if self.path.name != RUN_MODEL:
-            return self.path.name
-        return f"{self.path.absolute().parent.name}/{RUN_MODEL}".lstrip("/")
+        path = Path(os.path.abspath(self.path))  # "." has no name; a link keeps its own
+        return (
+            path.name if path.name != RUN_MODEL else f"{path.parent.name}/{path.name}".lstrip("/")
+        )
 
     @property
     def cell(self) -> int:

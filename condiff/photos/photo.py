@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageColor
 
-from condiff.arrays import Pixels
+from condiff.arrays import Pixels, describe_array
+from condiff.checks import check_kind
+from condiff.errors import ImageError
 from condiff.photos.metadata import Damage, Metadata
 
 
@@ -18,22 +20,40 @@ class Unreadable(Exception):
     """Why a photo cannot be read, and the way out; callers add the file's name."""
 
 
+DEPTHS = (np.uint8, np.uint16)  # of a photo's channels
 OVERSHOOT = 0.01  # of all values
 STRIP_PIXELS = 1 << 22  # copies of a strip are small compared to the photo
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Photo:
     """(H,W,3) sRGB of 8 or 16 bits, upright; (H,W) alpha of the same depth, or None.
 
     `info` contains facts on a photo or result for the caller, such as the seed, and as "warnings" a
-    tuple of sentences on what was not read. It is not written to files.
+    tuple of sentences on what was not read. It is not written to files. Raises ImageError for
+    arrays of another type or shape.
     """
 
     pixels: Pixels
     alpha: Pixels | None = None
     metadata: Metadata = field(default_factory=Metadata)
     info: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        pixels, alpha = self.pixels, self.alpha
+        given = isinstance(pixels, np.ndarray) and pixels.size > 0
+        if not (given and pixels.dtype in DEPTHS and pixels.ndim == 3 and pixels.shape[2] == 3):
+            raise ImageError(
+                f"a photo's pixels are (H,W,3) of uint8 or uint16, not {describe_array(pixels)}"
+            )
+        same = isinstance(alpha, np.ndarray) and alpha.dtype == pixels.dtype
+        if alpha is not None and not (same and alpha.shape == pixels.shape[:2]):
+            raise ImageError(
+                f"the alpha of a photo of {describe_array(pixels)} has its height, width and type, "
+                f"not {describe_array(alpha)}"
+            )
+        check_kind("metadata", self.metadata, Metadata)
+        check_kind("info", self.info, Mapping)
 
     def __repr__(self) -> str:
         """Size, depth and format; the pixels would fill a notebook's page."""

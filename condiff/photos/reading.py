@@ -18,7 +18,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from condiff.arrays import Pixels
 from condiff.checks import as_int
 from condiff.errors import ConfigError, ImageError, install_command
-from condiff.files import reason_of
+from condiff.files import name_of, reason_of
 from condiff.photos import icc, ifd, jpeg, jxl, png, psd, raw, tiff
 from condiff.photos import metadata as meta
 from condiff.photos.deep import decode_deep
@@ -105,10 +105,13 @@ def read_photo(
         try:
             content = source.read()
         except ValueError as error:  # it is closed
-            raise ImageError(f"cannot read the file that was given: {reason_of(error)}") from None
-        if not isinstance(content, bytes):
+            raise ImageError(f"cannot read {name_of(source)}: {reason_of(error)}") from None
+        if isinstance(content, str):
             raise ImageError("cannot read a file that is opened as text: open it with mode 'rb'")
-        return _read(io.BytesIO(content), "standard input", max_pixels, page, strict)
+        if not isinstance(content, (bytes, bytearray, memoryview)):
+            kind = type(content).__name__
+            raise ImageError(f"cannot read {name_of(source)}: its read() gives {kind}, not bytes")
+        return _read(io.BytesIO(content), name_of(source), max_pixels, page, strict)
     name = str(source)
     try:
         with open(source, "rb") as file:  # a pipe given by its path cannot seek, as Pillow must
@@ -447,7 +450,6 @@ def as_photo(picture: PhotoLike) -> Photo:
     unchanged. Raises ImageError for anything else.
     """
     if isinstance(picture, Photo):
-        _check_array(picture.pixels, "a photo's pixels", shapes=((3,),), floats=False)
         return picture
     if isinstance(picture, Image.Image):
         return _read_image(picture)
@@ -517,7 +519,8 @@ def _apply_info(pixels: Pixels, info: dict[str | tuple[int, int], Any], notes: l
 
 def _read_array(array: NDArray[Any]) -> Photo:
     """The photo in an sRGB array."""
-    _check_array(array, "an array", shapes=((), (1,), (3,), (4,)), floats=True)
+    array = np.asarray(array)  # of a subclass, such as np.matrix
+    _check_array(array)
     if array.dtype.kind == "f":
         pixels = np.rint(array.astype(np.float64).clip(0, 1) * 65_535).astype(np.uint16)
     else:
@@ -528,26 +531,24 @@ def _read_array(array: NDArray[Any]) -> Photo:
     return Photo(np.ascontiguousarray(colour), alpha)
 
 
-def _check_array(
-    array: NDArray[Any], what: str, *, shapes: tuple[tuple[int, ...], ...], floats: bool
-) -> None:
-    """Raise ImageError unless an array is a picture; `shapes` are those of its pixels."""
-    if array.ndim < 2 or array.shape[2:] not in shapes or not array.size:
-        known = " or ".join(f"(H,W,{shape[0]})" if shape else "(H,W)" for shape in shapes)
+def _check_array(array: NDArray[Any]) -> None:
+    """Raise ImageError unless an array is a picture."""
+    if array.ndim < 2 or array.shape[2:] not in ((), (1,), (3,), (4,)) or not array.size:
         raise ImageError(
-            f"cannot take {what} of the shape {array.shape} as a photo; it must be {known}"
+            f"cannot take an array of the shape {array.shape} as a photo; it must be (H,W) or "
+            "(H,W,1) or (H,W,3) or (H,W,4)"
         )
-    if array.dtype.kind == "f" and floats:
+    if array.dtype.kind == "f":
         least, most = float(array.min()), float(array.max())
         if not (least >= -FLOAT_SLACK and most <= 1 + FLOAT_SLACK):
             raise ImageError(
-                f"cannot take {what} with values from {least:.4g} to {most:.4g} as a photo;"
+                f"cannot take an array with values from {least:.4g} to {most:.4g} as a photo;"
                 " floating point must be in [0,1], so scale it"
             )
     elif array.dtype.kind != "u" or array.dtype.itemsize > 2:
-        known = "uint8, uint16 or floating point in [0,1]" if floats else "uint8 or uint16"
         raise ImageError(
-            f"cannot take {what} of the type {array.dtype} as a photo; convert it to {known}"
+            f"cannot take an array of the type {array.dtype} as a photo; convert it to uint8, "
+            "uint16 or floating point in [0,1]"
         )
 
 

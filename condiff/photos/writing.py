@@ -19,7 +19,7 @@ from PIL import Image
 
 from condiff.checks import as_int, check_kind
 from condiff.errors import ConfigError, ImageError, UnknownFormatError
-from condiff.files import EXISTS, publish, shorten_stem, unwritten
+from condiff.files import EXISTS, name_of, publish, shorten_stem, unwritten
 from condiff.photos import ifd, png, tiff, xmp
 from condiff.photos import metadata as meta
 from condiff.photos.formats import FORMATS, HOLDS, MAX_SIDE, NOTHING, find_format
@@ -239,8 +239,7 @@ def write_photo(
         raise ConfigError(f"quality must be from 1 to 100, not {quality}.")
 
     def save(file: BinaryIO, name: str) -> None:
-        label = str(target) if isinstance(target, (str, os.PathLike)) else "standard output"
-        check_photo(photo, name, label)
+        check_photo(photo, name, name_of(target))
         kept = photo if HOLDS.get(name, NOTHING).alpha else replace(photo, alpha=None)
         with as_memory_error():
             encode(kept, file, name, quality=quality)
@@ -271,10 +270,10 @@ def _write(
     except ENCODER_FAILURES as error:
         if isinstance(error, KeyError) and format not in Image.SAVE:
             raise UnknownFormatError(
-                f"cannot write {path or 'standard output'}: there is no format {format}; give "
+                f"cannot write {name_of(target)}: there is no format {format}; give "
                 "JPEG, PNG, TIFF or WEBP"
             ) from None
-        raise unwritten(str(path or "standard output"), error) from None
+        raise unwritten(name_of(target), error) from None
 
 
 def check_size(size: tuple[int, int], format: str, name: str) -> None:

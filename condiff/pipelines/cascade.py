@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from condiff.backends.table import Backend
-from condiff.checks import as_count, as_int, as_seed, check_kind
+from condiff.checks import as_count, as_int_within, as_seed, check_kind
 from condiff.color.edits import NO_EDITS, ColorEdits
 from condiff.conditions.drawing_cleanup import LARGEST, Drawing, shrink_ink
 from condiff.config import SamplingConfig
@@ -73,12 +73,17 @@ class Upscaler:
         tile: int | None = None,
         keep_tone: bool = True,
     ) -> Image.Image:
-        """The picture in RGB, enlarged to a short side of `size`.
+        """The picture in RGB, enlarged to a short side of `size`; unchanged if it is as large.
 
-        If `size` exceeds the largest trained factor, several stages are used. A result depends on
-        the arguments only; of `config`, on steps and scheduler. `tile` is the side of a tile in
-        pixels. `keep_tone` gives the result the small picture's low-frequency colours.
+        `drawing` are the lines of the picture, at any size. If `size` exceeds the largest trained
+        factor, several stages are used. A result depends on the arguments only; of `config`, on
+        steps and scheduler. `tile` is the side of a tile in pixels. `keep_tone` gives the result
+        the small picture's low-frequency colours.
         """
+        check_kind("picture", picture, Image.Image)
+        check_kind("drawing", drawing, Drawing)
+        check_kind("config", config, SamplingConfig)
+        size, seed = as_int_within("size", size, 1), as_seed(seed)
         small = np.asarray(picture.convert("RGB"))
         width, height = enlarged_size(picture.size, size)
         while small.shape[:2] != (height, width):
@@ -216,8 +221,8 @@ class Cascade:
         size. Raises ConfigError if the pipeline's model does not make pictures, or for a size below
         1.
         """
-        if size is not None and as_int("size", size) < 1:
-            raise ConfigError(f"size is at least 1, not {size}.")
+        if size is not None:
+            size = as_int_within("size", size, 1)
         loaded, name = pipeline.loaded, pipeline.loaded.name
         _refuse_other_tasks(loaded)
         has_lines = isinstance(loaded.task.picture, Lines)

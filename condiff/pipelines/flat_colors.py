@@ -22,7 +22,7 @@ PURE = 4  # exponent of a cell's share in its weight for a region: cells on line
 LEAST = 2.0  # area in cells; a smaller region keeps the model's colours
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FlatColors:
     """Evens out x_0 (1,C,h,w) by the regions of a drawing; arrays are the backend's.
 

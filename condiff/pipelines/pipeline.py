@@ -51,7 +51,7 @@ from condiff.words import NO_WORDS, Words
 KEPT_VIEWS = 32  # of references, the most recently used
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Encoded:
     """A picture encoded for sampling; arrays are the backend's."""
 
@@ -68,7 +68,10 @@ class Encoded:
 
 
 class Pipeline:
-    """A loaded model: `Pipeline.from_pretrained("colorize")(image)` runs it."""
+    """A loaded model: `Pipeline.from_pretrained("colorize")(image)` runs it.
+
+    Several threads may use one. It cannot be pickled: other processes load their own.
+    """
 
     def __init__(self, loaded: ModelInfo, backend: Backend):
         self.loaded, self.backend = loaded, backend
@@ -201,7 +204,7 @@ class Pipeline:
 
         `encoded` is the result of `encode` for the same arguments, if it was called before.
         """
-        config = config or self.sampling
+        config = self.sampling if config is None else config
         encoded = encoded or self.encode(image, config=config, edits=edits)
         for x_t in self.sample(encoded, config=config, seed=seed):
             yield Image.fromarray(to_8_bits(self.decode(x_t, encoded)))
@@ -321,7 +324,9 @@ class Pipeline:
         Images are sampled one at a time: a CPU gains nothing from a batch, and convolutions round
         differently in batches of different sizes, so a result would depend on the batch.
         """
-        config = config or self.sampling
+        config = self.sampling if config is None else config
+        check_kind("config", config, SamplingConfig)
+        check_kind("encoded", encoded, Encoded)
         space, backend = self.loaded.task.space, self.backend
         scales = self._guidance_scales(config)
         branches = guidance_branches(scales)
@@ -460,8 +465,11 @@ class Pipeline:
     ) -> PreparedEdits:
         """The edits of a photo or a drawing, hints at the condition's size."""
         space = self.loaded.task.space
-        takes = [*OF_DRAWINGS, "as_is", "hints"] if opened is not None else []
-        refused = [] if space.keeps_photo else [n for n in edits.changed() if n not in takes]
+        if space.keeps_photo:
+            refused = [name for name in edits.changed() if name in OF_DRAWINGS]
+        else:
+            takes = [*OF_DRAWINGS, "as_is", "hints"] if opened is not None else []
+            refused = [name for name in edits.changed() if name not in takes]
         if "hints" in edits.changed() and not self.loaded.hint_channels:
             refused.append("hints")
         if refused:

@@ -20,7 +20,7 @@ SAME_L = 8.0  # L*: standard deviation of what counts as the same lightness
 MAX_WEIGHTS = 2**22  # 16 MiB a window; of a larger one every s-th cell of each s-th row is averaged
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SimilarColors:
     """Averages x_0 (1,C,h,w) of N cells over M similar cells; arrays are the backend's."""
 

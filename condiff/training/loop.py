@@ -57,7 +57,7 @@ def train(
     data: str | Path,
     output: str | Path,
     *,
-    init: str | None = None,
+    init: str | Path | None = None,
     force: bool = False,
 ) -> Path:
     """Train a model on a folder of photos, parquet files or a hub data set; returns OUTPUT/model.
@@ -67,7 +67,8 @@ def train(
     """
     folder = as_path("output", output)
     as_path("data", data)
-    trainer = start(config, data, folder, init=init, force=force)
+    weights = None if init is None else str(as_path("init", init))
+    trainer = start(config, data, folder, init=weights, force=force)
     for _ in run(trainer):
         pass
     return folder / "model"

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self, get_args
 
-from condiff.checks import as_int, as_path, check_kind, check_range
+from condiff.checks import as_int_within, as_path, as_tuple, check_kind
+from condiff.color.edits import OF_DRAWINGS
 from condiff.errors import ConfigError, FilmError, UsageError
 from condiff.files import EXISTS
 from condiff.photos.reading import read_photo
@@ -30,6 +31,7 @@ from condiff.video.reading import Film, read_film
 from condiff.video.steady import EVERY
 from condiff.video.writing import (
     CONTAINERS,
+    COPIED,
     Encoding,
     choose_encoding,
     choose_format,
@@ -42,7 +44,8 @@ class FilmOptions(ColorOptions):
     """Options of a film or a folder of frames; None means the default of model or program.
 
     Without a `seed`, that of a resumed run or a random one is used. The hints of `edits` are placed
-    on the first frame of a shot. Raises ConfigError for a value of a wrong type or out of range.
+    on the first frame of a shot; they do not invert, and have no background and no album. Raises
+    ConfigError for a value of a wrong type or out of range.
     """
 
     every: int = EVERY  # frames from one key frame to the next
@@ -52,17 +55,19 @@ class FilmOptions(ColorOptions):
     deinterlace: Deinterlace = "auto"
     skip: tuple[str, ...] = ()  # kinds of streams that are not copied, such as audio
     threads: int = 1
+    no_edits = ("invert", "background", "album", *OF_DRAWINGS)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_range("every", self.every, 1, 100)
-        check_range("threads", self.threads, 1, 1024)
-        if self.crf is not None:
-            check_range("crf", self.crf, 0, 63)
-        check_kind("hint_shots", self.hint_shots, tuple)
-        for shot in self.hint_shots:
-            if as_int("a shot's number", shot) < 1:
-                raise ConfigError(f"Shots are counted from 1: there is no shot {shot}.")
+        for name, least, most in (("every", 1, 100), ("threads", 1, 1024), ("crf", 0, 63)):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, as_int_within(name, value, least, most))
+        shots = as_tuple("hint_shots", self.hint_shots)
+        shots = tuple(as_int_within("a shot's number", shot, 1) for shot in shots)
+        object.__setattr__(self, "hint_shots", shots)
+        object.__setattr__(self, "skip", as_tuple("skip", self.skip))
+        if unknown := [kind for kind in self.skip if kind not in COPIED]:
+            raise ConfigError(f"skip takes {', '.join(COPIED)}, not {unknown[0]!r}.")
         if self.deinterlace not in (kinds := get_args(Deinterlace)):
             raise ConfigError(
                 f"deinterlace is one of {', '.join(kinds)}, not {self.deinterlace!r}."

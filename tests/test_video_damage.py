@@ -101,6 +101,20 @@ def test_what_results_of_frames_lack_is_told_before_the_work(run_video, tmp_path
     assert code == 0 and ".jp2 has no place for 16 bits a channel" in err, err
 
 
+def test_frames_and_references_of_several_pages_are_refused_without_naming_a_flag(
+    run_video, tmp_path
+):
+    folder = make_folder(tmp_path / "in", 2, ".tif")
+    pages = [Image.new("RGB", (64, 48), color) for color in ("red", "blue")]
+    for name in ("1.tif", "../photo.tif"):
+        pages[0].save(folder / name, save_all=True, append_images=pages[1:])
+    code, _, err = run_video(folder, tmp_path / "out")
+    assert code == 1 and "save each" in err and "--page" not in err
+    (folder / "1.tif").unlink()
+    code, _, err = run_video(folder, tmp_path / "out2", "--reference", tmp_path / "photo.tif")
+    assert code == 1 and "several pages" in err and "--page" not in err
+
+
 def test_a_hole_in_a_film_of_constant_rate_is_told(run_video, tmp_path):
     film = write_film(tmp_path / "a.mkv", draw_frames(100, 64, 48))
     content = bytearray(film.read_bytes())

@@ -7,6 +7,7 @@ import asyncio
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,8 +25,10 @@ pytest.importorskip("starlette", reason="the page needs starlette")
 pytest.importorskip("httpx2", reason="starlette's client needs httpx2")
 
 from starlette.datastructures import Headers
+from starlette.testclient import TestClient
 
 from condiff.errors import CondiffError
+from condiff.web.app import Server, WebSettings
 from condiff.web.security import Logins
 from condiff.web.sessions import clean_name
 from condiff.web.worker import NO_ROOM, STOPPED, Busy, Worker

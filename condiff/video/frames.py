@@ -15,7 +15,7 @@ from PIL import Image
 
 from condiff.arrays import Pixels, Plane
 from condiff.color.lab import join_chroma, lightness
-from condiff.errors import FilmError
+from condiff.errors import FilmError, PagesError
 from condiff.files import EXISTS, find_shared, reason_of
 from condiff.photos.formats import FORMATS, is_photo
 from condiff.photos.metadata import Damage
@@ -76,6 +76,16 @@ def _natural(name: str) -> list[Any]:
     return [
         (int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)
     ]
+
+
+def read_frame(path: Path) -> Photo:
+    """The photo of a frame. Raises ImageError if it cannot be read, FilmError for several pages."""
+    try:
+        return read_photo(path)
+    except PagesError:
+        raise FilmError(
+            f"{path} has several pages or frames: save each as a file of its own"
+        ) from None
 
 
 def check_sizes(paths: Sequence[Path], size: tuple[int, int]) -> None:
@@ -179,7 +189,7 @@ def color_frames(
 def _read(paths: Sequence[Path]) -> Iterator[PhotoFrame]:
     size = None
     for path in paths:
-        photo = read_photo(path)
+        photo = read_frame(path)
         if size is not None and photo.size != size:
             raise FilmError(
                 f"{path} is {photo.size[0]}x{photo.size[1]}, but the frame before is "

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple, Self, get_args
 from condiff.checks import as_int, as_path, check_kind, check_range
 from condiff.errors import ConfigError, FilmError, UsageError
 from condiff.files import EXISTS
-from condiff.photos.reading import read_photo
 from condiff.pipelines.options import ColorOptions
 from condiff.pipelines.pipeline import Pipeline
 from condiff.video.coloring import Coloring, to_shares
@@ -25,6 +24,7 @@ from condiff.video.frames import (
     is_frames,
     list_frames,
     plan_targets,
+    read_frame,
 )
 from condiff.video.parts import Parts
 from condiff.video.reading import Film, read_film
@@ -250,7 +250,7 @@ class FramesJob(Job):
             raise FilmError(f"{source} has frames, which need a folder, but {target} names a film")
         paths = list_frames(source)
         targets = plan_targets(paths, target)
-        first = read_photo(paths[0])
+        first = read_frame(paths[0])
         check_sizes(paths, first.size)
         notes = tuple(find_notes(first, targets[0]))
         return cls(source, target, options, Parts(target), notes, paths, targets, first.size)

@@ -1,5 +1,6 @@
 """Damaged films, frames and intermediate files: nothing is lost without a word."""
 
+import json
 import os
 from fractions import Fraction
 
@@ -188,3 +189,33 @@ def test_the_rate_of_dv_is_that_of_its_frames(tmp_path):
     """FFmpeg states 60000 frames a second as the average of raw DV."""
     film = read_film(write_raw(tmp_path / "a.dv", "yuv420p", codec="dvvideo", size=(720, 576)))
     assert film.rate == 25 and film.expected == 3
+
+
+def test_a_film_that_changes_its_depth_or_goes_back_in_time_is_refused(run_video, tmp_path):
+    """Transport streams that were joined like text."""
+    parts = {}
+    for pix_fmt, count in (("yuv420p", 60), ("yuv420p10le", 3)):
+        name = write_film(
+            tmp_path / "a.ts", draw_frames(count, 64, 48), codec="libx264", pix_fmt=pix_fmt,
+            time_base=Fraction(1, 25), times=range(count),
+        )  # fmt: skip
+        parts[pix_fmt] = name.read_bytes()
+    for first, then, word in (
+        ("yuv420p10le", "yuv420p", "depth from 10 to 8 bits a sample at frame 3"),
+        ("yuv420p", "yuv420p", "back to"),
+    ):
+        (tmp_path / "a.ts").write_bytes(parts[first] + parts[then])
+        code, _, err = run_video(
+            tmp_path / "a.ts", tmp_path / "out.mkv", "--force", "--every", "30"
+        )
+        assert code == 1 and word in err and err.count("\n") == 1, err
+
+
+def test_hints_for_a_shot_that_does_not_exist_are_told_and_a_plan_is_json(run_video, tmp_path):
+    film = write_film(tmp_path / "a.mkv", draw_frames(3, 64, 48))
+    target = tmp_path / "out.mkv"
+    _, out, _ = run_video(film, target, "--dry-run", "--json")
+    assert json.loads(out) == {"source": str(film), "target": str(target)}
+    hint = ["--hint", "0.5,0.5,#c02020", "--hint-shot", "1", "--hint-shot", "9"]
+    code, _, err = run_video(film, target, *hint)
+    assert code == 0 and "no shot 9" in err and "no shot 1" not in err

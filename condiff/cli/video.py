@@ -179,7 +179,7 @@ def video(
     for note in job.notes:
         options.report(f"{source}: {note}", quiet=messages.quiet)
     if film.dry_run:
-        print(target)
+        outputs.report_plan(source, [target], as_json=messages.as_json)
         return
     options.quiet_libraries()
     coloring = load_coloring(job)
@@ -227,6 +227,9 @@ def report(job: "Job", made: Timed, messages: options.Messages) -> None:
         f"{frames}, {shots}, seed {result.seed}, {made.frames_per_second:.1f} frames/s",
         quiet=messages.quiet,
     )
+    for shot in job.options.hint_shots:
+        if shot > result.shots:
+            options.report(f"there is no shot {shot} for the hints", quiet=messages.quiet)
     if result.faults:
         told = on_one_line(f"{job.source}: {'; '.join(result.faults)}.")
         print(f"condiff: {told}", file=sys.stderr)

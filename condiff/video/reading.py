@@ -245,19 +245,18 @@ def read_frames(film: Film, faults: list[str], *, threads: int = 1) -> Iterator[
 def _read_timed(
     film: Film, container: "InputContainer", stream: "VideoStream", faults: list[str]
 ) -> Iterator[tuple["VideoFrame", int]]:
-    """Decoded frames with increasing times; FilmError for a frame of another size."""
+    """Decoded frames with increasing times; FilmError for another size or depth, or a jump back."""
     step = max(1, round(1 / (film.rate * film.time_base)))
     last: int | None = None
     count = shown = 0
     gaps = Gaps(film)
     ends: list[float] = []
     for frame in _decode(container, stream, faults, ends):
-        if (frame.width, frame.height) != (film.width, film.height):
-            raise FilmError(
-                f"{film.path} changes its size from {film.width}x{film.height} to "
-                f"{frame.width}x{frame.height} at frame {count}: cut it there into two files"
-            )
         pts = frame.pts
+        if change := _find_change(film, frame, last):
+            raise FilmError(
+                f"{film.path} changes its {change} at frame {count}: cut it there into two files"
+            )
         if pts is None:
             pts = 0 if last is None else last + step
         elif last is not None and pts <= last:
@@ -273,6 +272,25 @@ def _read_timed(
     else:
         seconds -= float(int(stream.start_time or 0) * film.time_base)
     faults += [fault for fault in (gaps.describe(), _find_shortage(film, count, seconds)) if fault]
+
+
+def _find_change(film: Film, frame: "VideoFrame", last: int | None) -> str | None:
+    """What of a frame does not continue the film, whose last frame was at the time `last`."""
+    if (frame.width, frame.height) != (film.width, film.height):
+        return f"size from {film.width}x{film.height} to {frame.width}x{frame.height}"
+    bits = _count_bits(frame.format)
+    if bits != film.coding.bits and not _is_rgb(frame.format):  # RGB is converted
+        return f"depth from {film.coding.bits} to {bits} bits a sample"
+    if last is not None and frame.pts is not None:
+        before, now = (float(pts * film.time_base) for pts in (last, frame.pts))
+        if before - now > _longest_step(film):
+            return f"time from {before:.1f} back to {now:.1f} s"
+    return None
+
+
+def _longest_step(film: Film) -> float:
+    """The seconds from frame to frame beyond which a film has a gap."""
+    return max(GAP_SECONDS, GAP_STEPS / float(film.rate))
 
 
 class Gaps:
@@ -295,7 +313,7 @@ class Gaps:
         step = pts - last
         seconds = float(step * self._film.time_base)
         self._count += 1
-        if seconds > max(GAP_SECONDS, GAP_STEPS / float(self._film.rate)):
+        if seconds > _longest_step(self._film):
             self._first = self._first or (last, pts)
             self._lost += seconds
         else:
@@ -438,8 +456,7 @@ def _find_layout(frame: "VideoFrame", tags: dict[str, int]) -> tuple[str, Coding
         large = frame.height > 576 or frame.width > 1024
         matrix = BT_2020 if tags["color_primaries"] == BT_2020 else 1 if large else 6
     light = {"transfer": tags["color_trc"], "primaries": tags["color_primaries"]}
-    bits = max((c.bits for c in format.components), default=8)
-    bits = next((depth for depth in DEPTHS if bits <= depth), 8)  # floats become 8 bits
+    bits = _count_bits(format)
     if _is_rgb(format):
         layout = "yuv444p" if bits == 8 else f"yuv444p{bits}le"
         return layout, Coding(matrix, full_range=False, bits=bits, **light), (0, 0)
@@ -452,6 +469,12 @@ def _find_layout(frame: "VideoFrame", tags: dict[str, int]) -> tuple[str, Coding
         shift = (1, 1)
     base = LAYOUTS[shift]
     return base if bits == 8 else f"{base}{bits}le", Coding(matrix, full, bits, **light), shift
+
+
+def _count_bits(format: "VideoFormat") -> int:
+    """Bits a sample, one of DEPTHS."""
+    bits = max((c.bits for c in format.components), default=8)
+    return next((depth for depth in DEPTHS if bits <= depth), 8)  # floats become 8 bits
 
 
 def _is_rgb(format: "VideoFormat") -> bool:

@@ -46,6 +46,10 @@ class ImageError(CondiffError):
     """A photo cannot be read or written."""
 
 
+class PagesError(ImageError):
+    """A photo's file has several pages or frames, and none was chosen."""
+
+
 class FilmError(CondiffError):
     """A film cannot be read or written."""
 

@@ -143,7 +143,7 @@ def test_what_is_no_film_is_one_sentence_and_nothing_is_written(run_video, film,
     there = sorted(tmp_path.iterdir())
     for source, target, word in (
         ("garbage.mp4", "out.mkv", "not a film"),
-        ("missing.mp4", "out.mkv", "No such file"),
+        ("missing.mp4", "out.mkv", "no such file"),
         ("cl.mkv", "out.mkv", "matrix 10"),
         ("grey.mkv", "out.avi", ".mkv"),
         ("grey.mkv", "nowhere/out.mkv", "no folder"),

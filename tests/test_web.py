@@ -563,6 +563,16 @@ def test_a_page_of_several_is_the_command_lines(client, session, models, tmp_pat
     assert "page 3" in find(order(client, session, upload, page=3), "error")
 
 
+def test_drawings_and_references_of_several_pages_are_read_from_page_1(client, session):
+    lines = Image.new("L", (64, 48), 255)
+    lines.paste(0, (10, 10, 50, 12))
+    content = encode(lines, "TIFF", save_all=True, append_images=[lines])
+    events = send(client, session, content, "book.tif", kind="drawing")
+    assert "page 1" in " ".join(find(events, "remarks"))
+    content = encode(make_photo(60, 44), "TIFF", save_all=True, append_images=[lines])
+    assert find(send(client, session, content, "book.tif", kind="reference"), "before")
+
+
 def test_a_photo_that_is_removed_takes_its_files_along(client, session, server):
     upload = find(send(client, session, encode(make_photo(40, 30))), "upload")
     folder = server.sessions.find(session.rsplit("/", 1)[1]).find(upload).folder

@@ -340,6 +340,12 @@ def test_a_stroke_by_keys_alone(browser, tiny_server, tmp_path):
         sync_api.expect(page.locator("#undo")).to_be_disabled()
         until(page, "#message")
         assert np.array_equal(shown(page), first)
+        page.focus("#stage canvas")
+        for key in ("Control+y", " ", "Shift+ArrowLeft"):
+            page.keyboard.press(key)
+        assert page.locator("#stage .pen-mark.down").count()
+        page.keyboard.press("Control+z")  # ends the stroke, and undoes it
+        assert not page.locator("#stage .pen-mark.down").count()
 
 
 def look_at(page, selector="#stage"):

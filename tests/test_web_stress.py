@@ -7,6 +7,7 @@ import asyncio
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,8 +25,10 @@ pytest.importorskip("starlette", reason="the page needs starlette")
 pytest.importorskip("httpx2", reason="starlette's client needs httpx2")
 
 from starlette.datastructures import Headers
+from starlette.testclient import TestClient
 
 from condiff.errors import CondiffError
+from condiff.web.app import Server, WebSettings
 from condiff.web.security import Logins
 from condiff.web.sessions import clean_name
 from condiff.web.worker import NO_ROOM, STOPPED, Busy, Worker
@@ -220,6 +223,69 @@ def test_a_stop_is_heard_at_once_and_nothing_more_is_taken():
 
     assert asyncio.run(run()) == [{"error": STOPPED}] * 2
     assert issubclass(Busy, CondiffError)
+
+
+@pytest.fixture
+def held(server):
+    """Keeps the worker busy until it is set."""
+    go_on, begun = threading.Event(), threading.Event()
+
+    def wait():
+        begun.set()
+        go_on.wait(20)
+        yield {}
+
+    async def submit():
+        server.worker.submit(wait)
+
+    asyncio.run(submit())
+    assert begun.wait(20)
+    yield go_on
+    go_on.set()
+
+
+def test_an_upload_that_is_canceled_while_it_waits_leaves_nothing(client, session, server, held):
+    content, url, heard = encode(make_photo(40, 30)), f"{session}/photo/upload", []
+    sending = threading.Thread(
+        target=lambda: heard.extend(events_of(client.post(url, content=content, headers=BYTES)))
+    )
+    sending.start()
+    while not server.worker._jobs:
+        time.sleep(0.01)
+    job = server.worker._jobs[0].id
+    assert len(job) == 32  # cannot be guessed by another tab
+    assert len(uploads(server, session)) == 1
+    assert client.post(f"{session}/cancel/{job}", headers=JSON).json() == {"canceled": True}
+    held.set()
+    sending.join(20)
+    assert heard[-1] == {"canceled": True}
+    assert not uploads(server, session)
+    assert not any((server.sessions.root / session.rsplit("/", 1)[1]).iterdir())
+
+
+def test_an_upload_that_is_refused_by_a_full_queue_leaves_nothing(
+    client, session, server, monkeypatch
+):
+    monkeypatch.setattr("condiff.web.worker.MAX_WAITING", 0)
+    response = client.post(f"{session}/photo/upload", content=b"x", headers=BYTES)
+    assert response.status_code == 503 and "waiting" in response.json()["error"]
+    assert not uploads(server, session)
+
+
+def test_a_folder_that_the_system_cleaned_is_told_and_made_again(models):
+    made = Server(WebSettings(**models))
+    with TestClient(made.build(), base_url="http://localhost:7860") as client:
+        old = client.post("/api/session", headers=JSON).json()["session"]
+        shutil.rmtree(made.sessions.root)
+        for response in (
+            client.post(f"/api/{old}/photo/upload", content=b"x", headers=BYTES),
+            client.post(f"/api/{old}/alive", headers=JSON),
+        ):
+            assert response.status_code == 404 and "reload" in response.json()["error"]
+        new = client.post("/api/session", headers=JSON).json()["session"]
+        assert made.sessions.root.stat().st_mode & 0o777 == 0o700
+        assert find(send(client, f"/api/{new}", encode(make_photo(40, 30))), "upload")
+    assert not made.sessions.root.exists()
 
 
 @pytest.mark.slow

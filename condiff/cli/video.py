@@ -173,10 +173,13 @@ def video(
         threads=machine.threads,
     )
     job = plan_film(source, target, asked)
+    outputs.keep_sources(hints.paths(), job.written, what="picture of hints")
+    outputs.keep_sources([content.mask] if content.mask else [], job.written, what="mask")
+    outputs.keep_sources(references.paths(), job.written, what="reference")
     for note in job.notes:
         options.report(f"{source}: {note}", quiet=messages.quiet)
     if film.dry_run:
-        print(target)
+        outputs.report_plan(source, [target], as_json=messages.as_json)
         return
     options.quiet_libraries()
     coloring = load_coloring(job)
@@ -218,12 +221,15 @@ def report(job: "Job", made: Timed, messages: options.Messages) -> None:
     result = made.result
     record = {"source": job.source, **result._asdict(), "target": str(job.target)}
     print(json.dumps(record) if messages.as_json else job.target)
+    frames = f"{result.frames} frame{'s' if result.frames != 1 else ''}"
     shots = f"{result.shots} shot{'s' if result.shots != 1 else ''}"
     options.report(
-        f"{result.frames} frames, {shots}, seed {result.seed}, "
-        f"{made.frames_per_second:.1f} frames/s",
+        f"{frames}, {shots}, seed {result.seed}, {made.frames_per_second:.1f} frames/s",
         quiet=messages.quiet,
     )
+    for shot in job.options.hint_shots:
+        if shot > result.shots:
+            options.report(f"there is no shot {shot} for the hints", quiet=messages.quiet)
     if result.faults:
         told = on_one_line(f"{job.source}: {'; '.join(result.faults)}.")
         print(f"condiff: {told}", file=sys.stderr)

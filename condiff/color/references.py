@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from condiff.arrays import Plane
 from condiff.color.hints import Strokes
 from condiff.color.lab import rgb_to_lab
-from condiff.errors import ImageError
+from condiff.errors import ImageError, PagesError
 from condiff.files import short_digest
 from condiff.photos.reading import PhotoLike, as_photo
 from condiff.resize import resize, shrink_short_side
@@ -49,9 +49,13 @@ class Reference:
         """A reference of whatever `as_photo` takes; ImageError for a photo without colours."""
         if isinstance(photo, Reference):
             return photo
-        pixels = np.ascontiguousarray(shrink_short_side(as_photo(photo).pixels, LARGEST_SIDE))
+        name = photo if isinstance(photo, (str, os.PathLike)) else "the reference"
+        try:
+            whole = as_photo(photo).pixels
+        except PagesError:
+            raise ImageError(f"{name} has several pages or frames: give one photo") from None
+        pixels = np.ascontiguousarray(shrink_short_side(whole, LARGEST_SIDE))
         if np.linalg.norm(rgb_to_lab(pixels)[..., 1:], axis=2).mean() < MIN_CHROMA:
-            name = photo if isinstance(photo, (str, os.PathLike)) else "the reference"
             raise ImageError(f"{name} has no colours to take: give a colour photo")
         return cls(pixels)
 

@@ -20,6 +20,10 @@ class Unreadable(Exception):
     """Why a photo cannot be read, and the way out; callers add the file's name."""
 
 
+class SeveralPages(Unreadable):
+    """The file has several pages or frames, and none was chosen."""
+
+
 DEPTHS = (np.uint8, np.uint16)  # of a photo's channels
 OVERSHOOT = 0.01  # of all values
 STRIP_PIXELS = 1 << 22  # copies of a strip are small compared to the photo

@@ -17,7 +17,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from condiff.arrays import Pixels
 from condiff.checks import as_int
-from condiff.errors import ConfigError, ImageError, install_command
+from condiff.errors import ConfigError, ImageError, PagesError, install_command
 from condiff.files import name_of, reason_of
 from condiff.photos import icc, ifd, jpeg, jxl, png, psd, raw, tiff
 from condiff.photos import metadata as meta
@@ -33,6 +33,7 @@ from condiff.photos.opening import (
 from condiff.photos.photo import (
     TURNS,
     Photo,
+    SeveralPages,
     Unreadable,
     as_memory_error,
     to_8_bits,
@@ -89,7 +90,7 @@ def read_photo(
 
     `.info["warnings"]` lists what was left out. A JPEG that lacks only its last bytes is read with
     a warning; with `strict`, any damaged file is refused. Raises ImageError if the photo cannot be
-    read, or if it has several pages or frames and `page`, counted from 1, is None.
+    read, PagesError if it has several pages or frames and `page`, counted from 1, is None.
     """
     max_pixels = as_int("max_pixels", max_pixels)
     if page is not None and as_int("page", page) < 1:
@@ -145,7 +146,8 @@ def _as_image_error(name: str, head: bytes = b"") -> Iterator[None]:
         with as_memory_error(), without_pillow_limit():
             yield
     except Unreadable as error:
-        raise ImageError(f"cannot read {name}: {error}") from None
+        kind = PagesError if isinstance(error, SeveralPages) else ImageError
+        raise kind(f"cannot read {name}: {error}") from None
     except UnidentifiedImageError:
         if what := name_known(head):
             raise ImageError(
@@ -222,7 +224,7 @@ def _megapixels(pixels: int) -> str:
 def _choose(count: int, page: int | None) -> int:
     """The index of a page; Unreadable if it does not exist, or if several do and `page` is None."""
     if page is None and count > 1:
-        raise Unreadable(
+        raise SeveralPages(
             f"it has {count} pages or frames; choose one with --page 1 to --page {count}"
         )
     if not 1 <= (page or 1) <= count:

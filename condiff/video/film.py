@@ -41,8 +41,7 @@ def color_segments(
     """
     if parts.end() is not None:
         return
-    number = len(parts.segments())
-    first, key = parts.load(number)
+    number, first, key, _ = parts.resume()
     faults: list[str] = []
     frames = read_frames(film, faults, threads=encoding.threads)
     for _ in range(first):
@@ -59,12 +58,12 @@ def color_segments(
                 done += 1
                 yield Progress(done, film.expected)
                 item = next(colored, None)
-            if item is not None and item.key is not None:
-                parts.save(number + 1, done, item.key)
-        number += 1
+        if item is not None and item.key is not None:
+            parts.save(number + 1, done, item.key, [parts.path(number)])
+            number += 1
     if not done:
         raise FilmError(f"cannot read {film.path}: none of its frames can be decoded")
-    parts.finish(done, shots, faults)
+    parts.finish(done, shots, faults, number=number, made=[parts.path(number)])
 
 
 def _write(item: Colored[FilmFrame], writer: SegmentWriter) -> None:

@@ -15,13 +15,14 @@ from PIL import Image
 
 from condiff.arrays import Pixels, Plane
 from condiff.color.lab import join_chroma, lightness
-from condiff.errors import FilmError
-from condiff.files import EXISTS, reason_of
+from condiff.errors import FilmError, PagesError
+from condiff.files import EXISTS, find_shared, reason_of
 from condiff.photos.formats import FORMATS, is_photo
+from condiff.photos.metadata import Damage
 from condiff.photos.opening import open_image
 from condiff.photos.photo import Photo, to_8_bits, with_pixels
 from condiff.photos.reading import orientation, read_photo
-from condiff.photos.writing import write_photo
+from condiff.photos.writing import losses, write_photo
 from condiff.resize import shrink_short_side
 from condiff.video.coloring import Coloring
 from condiff.video.film import Progress
@@ -65,7 +66,7 @@ def list_frames(source: str) -> list[Path]:
     else:  # "roll [1]/*.tif": an existing folder is taken literally
         parent = glob.escape(str(folder.parent)) if folder.parent.is_dir() else folder.parent
         paths = [Path(p) for p in glob.glob(os.path.join(parent, folder.name))]
-    found = [p for p in paths if is_photo(p.name) and not p.name.startswith(".")]
+    found = [p for p in paths if is_photo(p.name) and not p.name.startswith(".") and not p.is_dir()]
     if not found:
         raise FilmError(f"{source} has no frames: give a folder or glob of photos")
     return sorted(found, key=lambda path: (_natural(path.name), str(path)))
@@ -75,6 +76,16 @@ def _natural(name: str) -> list[Any]:
     return [
         (int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)
     ]
+
+
+def read_frame(path: Path) -> Photo:
+    """The photo of a frame. Raises ImageError if it cannot be read, FilmError for several pages."""
+    try:
+        return read_photo(path)
+    except PagesError:
+        raise FilmError(
+            f"{path} has several pages or frames: save each as a file of its own"
+        ) from None
 
 
 def check_sizes(paths: Sequence[Path], size: tuple[int, int]) -> None:
@@ -106,10 +117,18 @@ def plan_targets(paths: Sequence[Path], out: Path) -> list[Path]:
     ]
     if len(set(targets)) < len(targets):
         raise FilmError(f"two frames would have the same file in {out}: rename one of them")
-    pairs = zip(paths, targets, strict=True)
-    if any(target.exists() and target.samefile(path) for path, target in pairs):
-        raise FilmError(f"{out} is the folder of the frames: give another folder")
+    for path, _ in find_shared(paths, targets):
+        raise FilmError(f"a result in {out} would replace the frame {path}: give another folder")
     return targets
+
+
+def find_notes(first: Photo, target: Path) -> Iterator[str]:
+    """Sentences on what results lack of the first frame; damage is reported for each frame."""
+    for warning in first.info.get("warnings", ()):
+        if not isinstance(warning, Damage):
+            yield f"its first frame: {warning}"
+    if lost := losses(first, target.suffix):
+        yield f"{target.suffix} has no place for {lost}"
 
 
 def begin_frames(
@@ -150,25 +169,27 @@ def color_frames(
 
     Raises ImageError for a frame that cannot be read or written, FilmError for another size.
     """
-    number = parts.latest()
-    first, key = parts.load(number)
+    number, first, key, before = parts.resume()
+    faults = [*before]
     done = start = first
     shots = key.shot if key else 0
     for item in _engine(coloring).run(_read(paths[first:]), key):
         if item.key and done - start >= SEGMENT:
-            number, start = number + 1, done
-            parts.save(number, done, item.key)
+            number += 1
+            parts.save(number, done, item.key, targets[start:done], faults)
+            start = done
         _write(item, targets[done], coloring, provenance=provenance)
+        faults += find_faults(item.frame)
         done += 1
         shots = item.key.shot if item.key else shots
         yield Progress(done, len(paths))
-    parts.finish(done, shots, [])
+    parts.finish(done, shots, faults, number=number, made=targets[start:])
 
 
 def _read(paths: Sequence[Path]) -> Iterator[PhotoFrame]:
     size = None
     for path in paths:
-        photo = read_photo(path)
+        photo = read_frame(path)
         if size is not None and photo.size != size:
             raise FilmError(
                 f"{path} is {photo.size[0]}x{photo.size[1]}, but the frame before is "
@@ -176,6 +197,13 @@ def _read(paths: Sequence[Path]) -> Iterator[PhotoFrame]:
             )
         size = photo.size
         yield PhotoFrame(path, photo)
+
+
+def find_faults(frame: PhotoFrame) -> Iterator[str]:
+    """A sentence for each damage of a frame's file."""
+    for warning in frame.photo.info.get("warnings", ()):
+        if isinstance(warning, Damage):
+            yield f"{frame.path.name}: {warning}"
 
 
 def _engine(coloring: Coloring) -> Steady[PhotoFrame]:

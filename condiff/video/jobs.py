@@ -2,7 +2,7 @@
 
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,6 @@ from condiff.checks import as_int_within, as_path, as_tuple, check_kind
 from condiff.color.edits import OF_DRAWINGS
 from condiff.errors import ConfigError, FilmError, UsageError
 from condiff.files import EXISTS
-from condiff.photos.reading import read_photo
 from condiff.pipelines.options import ColorOptions
 from condiff.pipelines.pipeline import Pipeline
 from condiff.video.coloring import Coloring, to_shares
@@ -22,9 +21,11 @@ from condiff.video.frames import (
     begin_frames,
     check_sizes,
     color_frames,
+    find_notes,
     is_frames,
     list_frames,
     plan_targets,
+    read_frame,
 )
 from condiff.video.parts import Parts
 from condiff.video.reading import Film, read_film
@@ -114,6 +115,10 @@ def plan_film(source: str, target: Path, options: FilmOptions) -> "Job":
 
     Nothing is written, and no model is loaded.
     """
+    if "-" in (source, str(target)):
+        raise UsageError(
+            "Films are not read from standard input or written to standard output: name a file."
+        )
     kind = FramesJob if is_frames(source) else FilmJob
     return kind.plan(source, target, options)
 
@@ -164,6 +169,11 @@ class Job(ABC):
     def expected(self) -> int | None:
         """The number of frames, if known."""
 
+    @property
+    def written(self) -> Sequence[Path]:
+        """The files of the result."""
+        return [self.target]
+
     @abstractmethod
     def begin(self, coloring: Coloring) -> bool:
         """Check existing results; returns whether an earlier run is resumed."""
@@ -186,8 +196,11 @@ class FilmJob(Job):
 
     @classmethod
     def plan(cls, source: str, target: Path, options: FilmOptions) -> Self:
+        path = Path(source)
+        if not path.exists():
+            raise FilmError(f"cannot read {path}: there is no such file; check the path")
         encoding = choose_encoding(target, options.codec, options.crf, threads=options.threads)
-        film = read_film(Path(source), deinterlace=options.deinterlace)
+        film = read_film(path, deinterlace=options.deinterlace)
         film = choose_format(film, encoding)
         notes = (*choose_streams(film, target, encoding, skip=options.skip), *film.notes)
         _check_target(film.path, target, force=options.force)
@@ -230,9 +243,11 @@ class FramesJob(Job):
 
     @classmethod
     def plan(cls, source: str, target: Path, options: FilmOptions) -> Self:
-        if options.codec or options.crf is not None or options.deinterlace != "auto":
+        of_films = (options.codec, options.crf is not None, options.skip)
+        if any(of_films) or options.deinterlace != "auto":
             raise UsageError(
-                "A codec, its crf and deinterlacing are for films, not for folders of frames."
+                "A codec, its crf, deinterlacing, and streams that are left out, are for films, "
+                "not for folders of frames."
             )
         if target.exists() and not target.is_dir():
             raise FilmError(f"cannot write {target}: it is a file; give a folder for the frames")
@@ -240,9 +255,10 @@ class FramesJob(Job):
             raise FilmError(f"{source} has frames, which need a folder, but {target} names a film")
         paths = list_frames(source)
         targets = plan_targets(paths, target)
-        size = read_photo(paths[0]).size
-        check_sizes(paths, size)
-        return cls(source, target, options, Parts(target), (), paths, targets, size)
+        first = read_frame(paths[0])
+        check_sizes(paths, first.size)
+        notes = tuple(find_notes(first, targets[0]))
+        return cls(source, target, options, Parts(target), notes, paths, targets, first.size)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -251,6 +267,10 @@ class FramesJob(Job):
     @property
     def expected(self) -> int | None:
         return len(self.paths)
+
+    @property
+    def written(self) -> Sequence[Path]:
+        return self.targets
 
     def begin(self, coloring: Coloring) -> bool:
         force = self.options.force

@@ -1,12 +1,18 @@
-"""Intermediate files of a run, for resuming: finished segments and states between them."""
+"""Intermediate files of a run, for resuming: finished segments and states between them.
+
+A power cut may leave files that are cut short, or empty. So a state contains the sizes of the files
+that were finished before it, and work is resumed where all of them are whole.
+"""
 
 import json
 import os
 import shutil
-from collections.abc import Iterator
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,6 +21,17 @@ from condiff.files import hidden_name, reason_of
 from condiff.video.steady import Key
 
 SEGMENT = 96  # frames; a segment ends at the first key frame after these
+# Exceptions of numpy for damaged states.
+BROKEN = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+
+
+class Start(NamedTuple):
+    """Where a run begins, or goes on."""
+
+    number: int = 0  # of the segment to make next
+    first: int = 0  # its first frame
+    key: Key | None = None  # its state; None for the film's first segment
+    faults: tuple[str, ...] = ()  # of the frames before
 
 
 class Parts:
@@ -36,7 +53,7 @@ class Parts:
         """
         before = self._read_settings()
         if before:
-            done = self.segments() or self.latest()
+            done = self.segments() or any(self.folder.glob("*.npz"))
             if before != settings and done and not force:
                 names = [n for n in settings if settings[n] != before.get(n)]
                 raise ConfigError(
@@ -111,39 +128,92 @@ class Parts:
         """The file of a segment."""
         return self.folder / f"{number:05}.nut"
 
-    def save(self, number: int, first: int, key: Key) -> None:
-        """Store the state of a segment that begins at the key frame `first`."""
+    def save(
+        self, number: int, first: int, key: Key, made: Sequence[Path], faults: Sequence[str] = ()
+    ) -> None:
+        """Store the state of a segment that begins at the key frame `first`.
+
+        `made` are the files of the segment before it, `faults` those of all frames before it.
+        """
         strokes = np.zeros(0, np.uint8) if key.strokes is None else key.strokes
-        path = self.folder / f"{number:05}.npz"
+        path = self._state(number)
         with self._writing(), open(path.with_suffix(".part"), "wb") as file:
-            np.savez(file, first=first, chroma=key.chroma, strokes=strokes, shot=key.shot)
+            np.savez(
+                file,
+                first=first,
+                chroma=key.chroma,
+                strokes=strokes,
+                shot=key.shot,
+                made=json.dumps(self._sizes(made)),
+                faults=json.dumps(list(faults)),
+            )
         path.with_suffix(".part").replace(path)
 
-    def load(self, number: int) -> tuple[int, Key | None]:
-        """The first frame of a segment and its state; (0, None) for the film's first segment."""
-        path = self.folder / f"{number:05}.npz"
-        if number == 0 or not path.is_file():
-            return 0, None
-        with np.load(path) as saved:
-            strokes = saved["strokes"] if saved["strokes"].size else None
-            return int(saved["first"]), Key(saved["chroma"], strokes, int(saved["shot"]))
+    def resume(self) -> Start:
+        """Where to go on after the segments that are whole; later states are removed."""
+        number = self._count_whole()
+        while number and (start := self._load(number)) is None:
+            number -= 1
+        for path in self.folder.glob("*.npz"):
+            if int(path.stem) > number:
+                path.unlink()
+        return start if number and start else Start()
 
-    def latest(self) -> int:
-        """The number of the last segment with a stored state; 0 if there is none."""
-        return max((int(path.stem) for path in self.folder.glob("*.npz")), default=0)
-
-    def finish(self, frames: int, shots: int, faults: list[str]) -> None:
-        """Record that all frames are in segments."""
-        record = {"frames": frames, "shots": shots, "faults": faults}
+    def finish(
+        self, frames: int, shots: int, faults: Sequence[str], *, number: int, made: Sequence[Path]
+    ) -> None:
+        """Record that all frames are done; `number` and `made` are those of the last segment."""
+        record = {"frames": frames, "shots": shots, "faults": list(faults)}
         part = self.folder / "end.part"
         with self._writing():
-            part.write_text(json.dumps(record), "utf-8")
+            part.write_text(json.dumps([record, number, self._sizes(made)]), "utf-8")
         part.replace(self.folder / "end.json")
 
     def end(self) -> dict[str, Any] | None:
-        """The record of `finish`, or None."""
-        path = self.folder / "end.json"
-        return json.loads(path.read_text("utf-8")) if path.is_file() else None
+        """The frames, shots and faults given to `finish`; None if not done, or damaged."""
+        try:
+            record, number, sizes = json.loads((self.folder / "end.json").read_text("utf-8"))
+        except (OSError, ValueError, TypeError):
+            return None
+        return record if number == self._count_whole() and self._are_whole(sizes) else None
+
+    def _state(self, number: int) -> Path:
+        return self.folder / f"{number:05}.npz"
+
+    def _load(self, number: int) -> Start | None:
+        """The state at a segment; None if it is missing or damaged."""
+        try:
+            with open(self._state(number), "rb") as file, np.load(file) as saved:
+                strokes = saved["strokes"] if saved["strokes"].size else None
+                key = Key(saved["chroma"], strokes, int(saved["shot"]))
+                faults = json.loads(str(saved["faults"]))
+                return Start(number, int(saved["first"]), key, tuple(faults))
+        except BROKEN:
+            return None
+
+    def _count_whole(self) -> int:
+        """The number of segments from the first on that are finished and whole."""
+        number = 0
+        while True:
+            try:
+                with open(self._state(number + 1), "rb") as file, np.load(file) as saved:
+                    sizes = json.loads(str(saved["made"]))
+            except BROKEN:
+                return number
+            if not self._are_whole(sizes):
+                return number
+            number += 1
+
+    def _sizes(self, made: Sequence[Path]) -> dict[str, int]:
+        """The size of each file, by its path from the folder."""
+        return {os.path.relpath(path, self.folder): path.stat().st_size for path in made}
+
+    def _are_whole(self, sizes: dict[str, int]) -> bool:
+        """Whether files have the sizes that `_sizes` returned."""
+        try:
+            return all((self.folder / path).stat().st_size == n for path, n in sizes.items())
+        except OSError:
+            return False
 
     def remove(self) -> None:
         """Remove the folder."""

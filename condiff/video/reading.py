@@ -38,10 +38,13 @@ BT_2020 = 9  # of primaries and matrix
 DEPTHS = (8, 9, 10, 12, 14, 16)  # bits a sample, of planar YUV
 UNSPECIFIED = 2  # of primaries, transfer and matrix
 _PLANAR = re.compile(r"yuv[aj]?4\d\dp(\d+le)?|gray(16le)?")  # also supported by bwdif
-KEPT_FORMATS = ("yuv420p", "yuv422p", "yuv444p")  # and their variants with depth and "le"
+# Planar formats by their number of halvings of width and height of U and V; with depth and "le".
+LAYOUTS = {(1, 1): "yuv420p", (1, 0): "yuv422p", (0, 0): "yuv444p"}
 FIRST = 8  # frames at the start that are examined
 SEEN = 512  # largest short side of the model's input picture
 MISSING = 0.02  # tolerated share missing at the end, at most a second: rounding
+GAP_SECONDS, GAP_STEPS = 1.0, 10  # without a frame, and lengths of a frame: both are a gap
+EVEN = 0.9  # share of equal steps from frame to frame, from which a rate is constant
 MAX_DAMAGED = 1000  # packets in a row, after which reading stops
 
 
@@ -161,6 +164,8 @@ def open_film(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
     Raises FilmError for a file that is not a film or cannot be read.
     """
     av = import_av()
+    if path.exists() and not path.is_file():
+        raise FilmError(f"cannot read {path}: it is not a file, and a film is read twice: save it")
     try:
         # An absolute path: in "a:b.mkv" FFmpeg would treat "a" as a protocol.
         container = av.open(os.path.abspath(path), metadata_errors="replace")
@@ -175,7 +180,7 @@ def open_film(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
             raise FilmError(f"{path} is a photo: use `condiff colorize {path}`")
         stream = container.streams.best("video")
         if not stream or stream.disposition & cover or not stream.codec_context:
-            raise FilmError(f"{path} has no pictures: it is not a film")
+            raise FilmError(f"{path} has no pictures: it is not a film, or its header is damaged")
         yield container, stream
 
 
@@ -193,7 +198,8 @@ def read_film(path: Path, *, deinterlace: Deinterlace = "auto") -> Film:
         tags = _read_tags(frame, stream)
         _check_matrix(path, tags)
         seconds, of_all = _find_seconds(container, stream)
-        rate = Fraction(stream.average_rate or stream.guessed_rate or 25)
+        rates = (stream.average_rate, stream.guessed_rate)
+        rate = min((Fraction(rate) for rate in rates if rate), default=Fraction(25))
         expected = stream.frames or (round(seconds * rate) if seconds else None)
         layout, coding, shift = _find_layout(frame, tags)
         time_base = stream.time_base or 1 / rate
@@ -239,22 +245,23 @@ def read_frames(film: Film, faults: list[str], *, threads: int = 1) -> Iterator[
 def _read_timed(
     film: Film, container: "InputContainer", stream: "VideoStream", faults: list[str]
 ) -> Iterator[tuple["VideoFrame", int]]:
-    """Decoded frames with increasing times; FilmError for a frame of another size."""
+    """Decoded frames with increasing times; FilmError for another size or depth, or a jump back."""
     step = max(1, round(1 / (film.rate * film.time_base)))
     last: int | None = None
     count = shown = 0
+    gaps = Gaps(film)
     ends: list[float] = []
     for frame in _decode(container, stream, faults, ends):
-        if (frame.width, frame.height) != (film.width, film.height):
-            raise FilmError(
-                f"{film.path} changes its size from {film.width}x{film.height} to "
-                f"{frame.width}x{frame.height} at frame {count}: cut it there into two files"
-            )
         pts = frame.pts
+        if change := _find_change(film, frame, last):
+            raise FilmError(
+                f"{film.path} changes its {change} at frame {count}: cut it there into two files"
+            )
         if pts is None:
             pts = 0 if last is None else last + step
         elif last is not None and pts <= last:
             pts = last + 1
+        gaps.add(last, pts)
         last, count, shown = pts, count + 1, max(step, frame.duration or 0)
         yield frame, pts
     if last is None:
@@ -264,8 +271,61 @@ def _read_timed(
         seconds = max(seconds, *ends)
     else:
         seconds -= float(int(stream.start_time or 0) * film.time_base)
-    if fault := _find_shortage(film, count, seconds):
-        faults.append(fault)
+    faults += [fault for fault in (gaps.describe(), _find_shortage(film, count, seconds)) if fault]
+
+
+def _find_change(film: Film, frame: "VideoFrame", last: int | None) -> str | None:
+    """What of a frame does not continue the film, whose last frame was at the time `last`."""
+    if (frame.width, frame.height) != (film.width, film.height):
+        return f"size from {film.width}x{film.height} to {frame.width}x{frame.height}"
+    bits = _count_bits(frame.format)
+    if bits != film.coding.bits and not _is_rgb(frame.format):  # RGB is converted
+        return f"depth from {film.coding.bits} to {bits} bits a sample"
+    if last is not None and frame.pts is not None:
+        before, now = (float(pts * film.time_base) for pts in (last, frame.pts))
+        if before - now > _longest_step(film):
+            return f"time from {before:.1f} back to {now:.1f} s"
+    return None
+
+
+def _longest_step(film: Film) -> float:
+    """The seconds from frame to frame beyond which a film has a gap."""
+    return max(GAP_SECONDS, GAP_STEPS / float(film.rate))
+
+
+class Gaps:
+    """Times without frames, in a film whose frames otherwise have equal distances.
+
+    A demuxer that finds the next frame after a damaged place does not report the lost ones.
+    """
+
+    def __init__(self, film: Film):
+        self._film = film
+        self._step: int | None = None  # time from the frame before the last one to the last one
+        self._count = self._even = 0  # steps, and those that are about as long as the one before
+        self._first: tuple[int, int] | None = None
+        self._lost = 0.0  # seconds
+
+    def add(self, last: int | None, pts: int) -> None:
+        """Note the time of a frame, and that of the frame before."""
+        if last is None:
+            return
+        step = pts - last
+        seconds = float(step * self._film.time_base)
+        self._count += 1
+        if seconds > _longest_step(self._film):
+            self._first = self._first or (last, pts)
+            self._lost += seconds
+        else:
+            self._even += self._step is None or 0.5 < step / self._step < 2
+            self._step = step
+
+    def describe(self) -> str | None:
+        """A sentence on the gaps; None without, or if the film's rate is variable."""
+        if self._first is None or self._even < EVEN * self._count:
+            return None
+        begin, end = (float(pts * self._film.time_base) for pts in self._first)
+        return f"it has no frames for {self._lost:.1f} s, first from {begin:.1f} to {end:.1f} s"
 
 
 def _decode(
@@ -396,18 +456,25 @@ def _find_layout(frame: "VideoFrame", tags: dict[str, int]) -> tuple[str, Coding
         large = frame.height > 576 or frame.width > 1024
         matrix = BT_2020 if tags["color_primaries"] == BT_2020 else 1 if large else 6
     light = {"transfer": tags["color_trc"], "primaries": tags["color_primaries"]}
-    bits = max((c.bits for c in format.components), default=8)
-    bits = next((depth for depth in DEPTHS if bits <= depth), 8)  # floats become 8 bits
+    bits = _count_bits(format)
     if _is_rgb(format):
         layout = "yuv444p" if bits == 8 else f"yuv444p{bits}le"
         return layout, Coding(matrix, full_range=False, bits=bits, **light), (0, 0)
     grey = name.startswith("gray")
     full = tags["color_range"] == FULL_RANGE or name.startswith("yuvj")
     full = full or (grey and tags["color_range"] == 0)
-    known = next((k for k in KEPT_FORMATS if re.sub("yuv[aj]", "yuv", name).startswith(k)), None)
-    base = known or "yuv420p"
-    shift = {"yuv420p": (1, 1), "yuv422p": (1, 0), "yuv444p": (0, 0)}[base]
+    across, down = (8 // format.chroma_width(8), 8 // format.chroma_height(8))
+    shift = (across.bit_length() - 1, down.bit_length() - 1)
+    if grey or shift not in LAYOUTS:
+        shift = (1, 1)
+    base = LAYOUTS[shift]
     return base if bits == 8 else f"{base}{bits}le", Coding(matrix, full, bits, **light), shift
+
+
+def _count_bits(format: "VideoFormat") -> int:
+    """Bits a sample, one of DEPTHS."""
+    bits = max((c.bits for c in format.components), default=8)
+    return next((depth for depth in DEPTHS if bits <= depth), 8)  # floats become 8 bits
 
 
 def _is_rgb(format: "VideoFormat") -> bool:
@@ -417,14 +484,26 @@ def _is_rgb(format: "VideoFormat") -> bool:
 
 
 def _to_planar(frame: "VideoFrame", film: Film) -> "VideoFrame":
-    """The frame in a layout with Y as first plane: decoded values, or computed from RGB."""
+    """The frame in a layout with Y as first plane: decoded values, or computed from RGB.
+
+    Raises FilmError for a pixel format that FFmpeg does not convert.
+    """
     if _PLANAR.fullmatch(frame.format.name):
         return frame
-    if not _is_rgb(frame.format):  # the same levels in another order: no range is converted
-        return frame.reformat(format=film.pix_fmt, src_color_range="JPEG", dst_color_range="JPEG")
-    range_ = "JPEG" if film.coding.full_range else "MPEG"
-    matrix = {6: 5}.get(film.coding.matrix, film.coding.matrix)  # FFmpeg names one of BT.601's two
-    return frame.reformat(format=film.pix_fmt, dst_colorspace=matrix, dst_color_range=range_)
+    # The same levels in another order: no range is converted.
+    how: dict[str, Any] = {"src_color_range": "JPEG", "dst_color_range": "JPEG"}
+    if _is_rgb(frame.format):
+        coding = film.coding
+        range_ = "JPEG" if coding.full_range else "MPEG"
+        matrix = {6: 5}.get(coding.matrix, coding.matrix)  # FFmpeg names one of BT.601's two
+        how = {"dst_colorspace": matrix, "dst_color_range": range_}
+    try:
+        return frame.reformat(format=film.pix_fmt, **how)
+    except import_av().FFmpegError as error:
+        raise FilmError(
+            f"{film.path} has the pixel format {frame.format.name}, which is not supported: "
+            "convert it to yuv420p first"
+        ) from error
 
 
 def _read_luma(frame: "VideoFrame", film: Film) -> Levels:

@@ -265,6 +265,7 @@ def join_film(
                 options["movflags"] = "+faststart"
             with av.open(os.path.abspath(file.name), "w", format=format, options=options) as made:
                 _fill(made, source, film, segments, skip, comment)
+            os.fsync(file.fileno())  # the segments are removed next: a power cut must not lose both
     except (av.FFmpegError, OSError) as error:
         if isinstance(error, FileExistsError):
             raise unwritten(str(target), error) from error

@@ -262,7 +262,7 @@ class Server:
                 session.remove(upload.id)
                 raise
 
-        return self._stream(run)
+        return self._stream(run, dropped=lambda: session.remove(upload.id))
 
     async def make(self, request: Request) -> Response:
         """Colour a photo or make pictures of a drawing; streams steps, previews, results."""
@@ -312,7 +312,7 @@ class Server:
                 raise
             yield {"upload": packed.id, "file": packed.path.name, "name": "photos.color.zip"}
 
-        return self._stream(run)
+        return self._stream(run, dropped=lambda: session.remove(packed.id))
 
     async def cancel(self, request: Request) -> Response:
         """Cancel a job at its next step."""
@@ -371,9 +371,18 @@ class Server:
         with suppress(Busy):
             self.worker.submit(run)
 
-    def _stream(self, run: Callable[[], Iterator[Event]]) -> Response:
-        """A job's events as lines of JSON; a closed connection cancels the job."""
-        job = self.worker.submit(run)
+    def _stream(
+        self, run: Callable[[], Iterator[Event]], dropped: Callable[[], None] = lambda: None
+    ) -> Response:
+        """A job's events as lines of JSON; a closed connection cancels the job.
+
+        `dropped` is called for a job that never begins.
+        """
+        try:
+            job = self.worker.submit(run, dropped)
+        except Busy:
+            dropped()
+            raise
         return StreamingResponse(to_lines(job), media_type="application/x-ndjson")
 
 

@@ -20,7 +20,7 @@ from condiff.color.edits import UNEDITED, ColorEdits, PreparedEdits
 from condiff.color.references import Guide, Reference
 from condiff.color.sample_selection import measure_deviation
 from condiff.color.scans import Frame
-from condiff.errors import ConfigError, ImageError
+from condiff.errors import ConfigError, ImageError, PagesError
 from condiff.figures import color_spread
 from condiff.files import short_digest
 from condiff.inputs import Opened
@@ -51,6 +51,8 @@ MAX_STROKES = 20_000_000  # pixels of their picture
 KEPT_PHOTOS = 2  # in memory, at their full size
 KEPT_BYTES = 400_000_000  # of their pixels; the current one may be larger
 KEPT_SAMPLES = 64  # x_0, which are small
+
+FIRST_PAGE = "it has several pages or frames, and this is page 1"
 
 Prepare = Callable[[tuple[int, int]], PreparedEdits]  # edits for a condition of the size (h,w)
 
@@ -228,15 +230,8 @@ class Colorizer:
 
         Yields one event with its size and remarks. Raises ImageError if it cannot be read.
         """
-        remarks = []
-        try:
-            shown = self._show(upload, ColorEdits())
-        except ImageError as error:
-            if "--page" not in str(error):
-                raise
-            upload.page = 1
-            shown = self._show(upload, ColorEdits())
-            remarks.append("it has several pages or frames, and this is page 1")
+        shown = self._show(upload, ColorEdits())
+        remarks = [FIRST_PAGE] if upload.page else []
         remarks += list_remarks(shown.photo, ColorEdits())
         yield self._publish_before(upload, shown) | {
             "remarks": [remark.replace("--invert", '"Negative"') for remark in remarks]
@@ -244,7 +239,7 @@ class Colorizer:
 
     def open_reference(self, upload: Upload) -> Iterator[Event]:
         """Read a reference photo; ImageError if it has no colours."""
-        upload.reference = Reference.open(_read(upload, self.max_pixels))
+        upload.reference = Reference.open(read_upload(upload, self.max_pixels))
         path = upload.publish(upload.folder / "before.jpg")
         save_preview(shrink(upload.reference.pixels), path)
         height, width = upload.reference.pixels.shape[:2]
@@ -348,7 +343,7 @@ class Colorizer:
         key = (upload.id, upload.page, edits.invert, edits.as_is)
         if key not in self._shown:
             self._make_room(0)
-            photo = _read(upload, self.max_pixels)
+            photo = read_upload(upload, self.max_pixels)
             self._make_room(photo.pixels.nbytes)
             self._shown[key] = Shown.open(photo, self.pipeline, edits)
         self._shown.move_to_end(key)
@@ -451,10 +446,16 @@ def save_preview(pixels: np.ndarray, path: Path) -> None:
     Image.fromarray(pixels).save(path, quality=PREVIEW_QUALITY)
 
 
-def _read(upload: Upload, max_pixels: int) -> Photo:
-    """The photo in an upload; its errors contain the user's name of the file."""
+def read_upload(upload: Upload, max_pixels: int) -> Photo:
+    """The photo in an upload; its errors contain the user's name of the file.
+
+    Of several pages the first is read, if none was chosen; `upload.page` is then 1.
+    """
     try:
         return read_photo(upload.path, max_pixels=max_pixels, page=upload.page)
+    except PagesError:
+        upload.page = 1
+        return read_upload(upload, max_pixels)
     except ImageError as error:
         raise ImageError(str(error).replace(str(upload.path), upload.name)) from None
 

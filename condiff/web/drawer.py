@@ -9,14 +9,12 @@ from PIL import Image
 
 from condiff.conditions.drawing_cleanup import Drawing, shrink_ink
 from condiff.config import SamplingConfig
-from condiff.errors import ImageError
 from condiff.inputs import Opened
 from condiff.photos.formats import MAX_PIXELS
-from condiff.photos.reading import read_photo
 from condiff.photos.writing import write_photo
 from condiff.pipelines.cascade import Cascade
 from condiff.pipelines.pipeline import Encoded
-from condiff.web.colorizer import Order, save_preview, shrink
+from condiff.web.colorizer import FIRST_PAGE, Order, read_upload, save_preview, shrink
 from condiff.web.sessions import Upload
 from condiff.web.worker import Event
 
@@ -54,7 +52,7 @@ class Drawer:
             "before": path.name,
             "width": width,
             "height": height,
-            "remarks": list(opened.done),
+            "remarks": [*([FIRST_PAGE] if upload.page else []), *opened.done],
         }
 
     def render(self, upload: Upload, order: Order) -> Iterator[Event]:
@@ -126,11 +124,7 @@ class Drawer:
     def _open(self, upload: Upload) -> Opened:
         """The drawing as model input; its errors contain the user's name of the file."""
         if self._opened is None or self._opened[0] != upload.id:
-            try:
-                photo = read_photo(upload.path, max_pixels=self.max_pixels)
-                opened = self.cascade.open(photo)
-            except ImageError as error:
-                raise ImageError(str(error).replace(str(upload.path), upload.name)) from None
+            opened = self.cascade.open(read_upload(upload, self.max_pixels))
             assert opened is not None and isinstance(opened.picture, Drawing)
             self._opened = upload.id, opened
         return self._opened[1]

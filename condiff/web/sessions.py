@@ -119,15 +119,23 @@ class Sessions:
 
     def __init__(self) -> None:
         remove_left()
-        self.root = Path(tempfile.mkdtemp(prefix=PREFIX))  # mode 0700
-        self._held = hold(self.root)
+        self._held: IO[bytes] | None = None
+        self._make_root()
         self._sessions: dict[str, Session] = {}
         self._lock = threading.Lock()
+
+    def _make_root(self) -> None:
+        if self._held is not None:
+            self._held.close()
+        self.root = Path(tempfile.mkdtemp(prefix=PREFIX))  # mode 0700
+        self._held = hold(self.root)
 
     def open(self) -> Session:
         """Open a session with a random id; beyond the limit, the one idle longest ends."""
         self.sweep()
         with self._lock:
+            if not self.root.is_dir():
+                self._make_root()
             if len(self._sessions) >= MAX_SESSIONS:
                 self._drop(min(self._sessions.values(), key=lambda session: session.seen).id)
             session = Session(number := new_id(), self.root / number)
@@ -139,6 +147,9 @@ class Sessions:
         """The session of that id, marked as active; Gone if there is none."""
         with self._lock:
             session = self._sessions.get(number)
+            if session is not None and not session.folder.is_dir():  # as /tmp is cleaned after days
+                self._drop(number)
+                session = None
             if session is None:
                 raise Gone("This page has been idle for too long: reload it.")
             session.seen = time.monotonic()

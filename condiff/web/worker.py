@@ -2,7 +2,7 @@
 
 import asyncio
 import errno
-import itertools
+import secrets
 import sys
 import threading
 import time
@@ -31,9 +31,9 @@ class Job:
     The last event is one of {"done": True}, {"canceled": True} and {"error": a sentence}.
     """
 
-    def __init__(self, number: int, make: Callable[[], Iterator[Event]]):
-        self.id = str(number)
-        self._make = make
+    def __init__(self, make: Callable[[], Iterator[Event]], dropped: Callable[[], None]):
+        self.id = secrets.token_hex(16)  # unguessable: it is enough to cancel the job
+        self._make, self._dropped = make, dropped
         self._canceled = threading.Event()
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[Event] = asyncio.Queue()
@@ -61,9 +61,10 @@ class Job:
     def run(self) -> None:
         """Run in the worker's thread, to the end or until it is canceled."""
         try:
-            if not self._canceled.is_set():
-                events = self._make()
-                for event in events:
+            if self._canceled.is_set():
+                self._dropped()
+            else:
+                for event in self._make():
                     if self._canceled.is_set():
                         break
                     self.emit(event)
@@ -94,7 +95,6 @@ class Worker:
         self._begin = begin
         self._jobs: deque[Job] = deque()
         self._changed = threading.Condition()
-        self._numbers = itertools.count(1)
         self._running: Job | None = None
         self._closed, self._closed_at = False, 0.0
         self._ended = time.monotonic()  # end of the last job
@@ -114,14 +114,19 @@ class Worker:
             busy = bool(self._jobs) or self._running is not None
             return 0.0 if busy else time.monotonic() - self._ended
 
-    def submit(self, make: Callable[[], Iterator[Event]]) -> Job:
-        """Queue a job, from within an event loop. Raises Busy if too many wait."""
+    def submit(
+        self, make: Callable[[], Iterator[Event]], dropped: Callable[[], None] = lambda: None
+    ) -> Job:
+        """Queue a job, from within an event loop. Raises Busy if too many wait.
+
+        `dropped` is called, in the thread, for a job that was canceled before it began.
+        """
         with self._changed:
             if self._closed:
                 raise Busy(STOPPED)
             if len(self._jobs) >= MAX_WAITING:
                 raise Busy(f"{MAX_WAITING} jobs are waiting already: try again in a minute.")
-            job = Job(next(self._numbers), make)
+            job = Job(make, dropped)
             job.emit({"job": job.id, "waiting": len(self._jobs) + (self._running is not None)})
             self._jobs.append(job)
             self._changed.notify()

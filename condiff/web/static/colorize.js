@@ -98,6 +98,7 @@ async function addReference(file) {
   showIf(trouble, false);
   try {
     const read = await upload("reference", file, file.name);
+    if (!photos.includes(photo)) { remove(read.upload); return; } // removed meanwhile
     photo.references.push({ upload: read.upload, before: read.before, name: file.name });
     if (photo !== current) return;
     showReferences();
@@ -406,8 +407,7 @@ function setEraser(wanted) {
 
 /** Change the list of strokes by a function, and colour the photo again. */
 function changeStrokes(change) {
-  change(list());
-  strokes.paint();
+  strokes.change(change);
   recolor();
   show(current);
 }

@@ -109,8 +109,7 @@ function showPad() {
 
 /** Change the layer's list of strokes by a function. */
 function changeStrokes(change) {
-  change(strokes().list);
-  strokes().paint();
+  strokes().change(change);
   if (layer === "ink") drawn = null;
   showPad();
 }

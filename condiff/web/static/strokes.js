@@ -88,6 +88,13 @@ export class Strokes {
 
   paint() { paint(this.context, this.list.shown); }
 
+  /** Change the list by a function, such as undo; the current stroke ends first. */
+  change(by) {
+    this.end();
+    by(this.list);
+    this.paint();
+  }
+
   begin(point, pointer = null) {
     this.begun();
     this.current = { ...this.style(), points: [point], pointer };

@@ -29,7 +29,7 @@ from starlette.testclient import TestClient
 
 from condiff.errors import CondiffError
 from condiff.web.app import Server, WebSettings
-from condiff.web.security import Logins
+from condiff.web.security import LOGIN_DELAY, Logins
 from condiff.web.sessions import clean_name
 from condiff.web.worker import NO_ROOM, STOPPED, Busy, Worker
 from tests.test_web import (
@@ -108,28 +108,34 @@ def test_what_is_no_number_is_refused(client, session, number):
 
 
 def test_many_guesses_at_once_are_no_faster_and_others_do_not_wait(monkeypatch):
-    monkeypatch.setattr("condiff.web.security.LOGIN_DELAY", 0.1)
     logins = Logins("family:secret")
     right = Headers({"authorization": "Basic ZmFtaWx5OnNlY3JldA=="})
     wrong = Headers({"authorization": "Basic d3Jvbmc="})
+    pause, running, delays, order = asyncio.sleep, [], [], []
 
-    async def timed(address, headers):
-        began = time.perf_counter()
+    async def sleep(delay):
+        running.append(delay)
+        assert len(running) == 1  # one guess waits at a time
+        await pause(0.01)
+        delays.append(running.pop())
+
+    async def check(name, address, headers):
         known = await logins.check({"client": (address, 1)}, headers)
-        return known, time.perf_counter() - began
+        order.append((name, known, len(delays)))
 
     async def all_at_once():
-        guesses = [asyncio.ensure_future(timed("10.0.0.9", wrong)) for _ in range(5)]
-        await asyncio.sleep(0)
-        lucky = asyncio.ensure_future(timed("10.0.0.9", right))
-        family = asyncio.ensure_future(timed("10.0.0.2", right))
-        return await asyncio.gather(*guesses), await lucky, await family
+        guesses = [check(f"guess {n}", "10.0.0.9", wrong) for n in range(5)]
+        tasks = [asyncio.ensure_future(guess) for guess in guesses]
+        await pause(0)
+        lucky = asyncio.ensure_future(check("lucky", "10.0.0.9", right))
+        await asyncio.gather(*tasks, lucky, check("family", "10.0.0.2", right))
 
-    guesses, lucky, family = asyncio.run(all_at_once())
-    assert not any(known for known, _ in guesses)
-    assert max(seconds for _, seconds in guesses) >= 0.5
-    assert lucky[0] and lucky[1] >= 0.49  # it waited behind the wrong ones
-    assert family[0] and family[1] < 0.1
+    monkeypatch.setattr("condiff.web.security.asyncio.sleep", sleep)
+    asyncio.run(all_at_once())
+    assert delays == [LOGIN_DELAY] * 5
+    assert order[0] == ("family", True, 0)
+    assert order[1:6] == [(f"guess {n}", False, n + 1) for n in range(5)]
+    assert order[6:] == [("lucky", True, 5)]  # it waited behind the wrong ones
     assert not logins._guesses
     assert not asyncio.run(logins.check({}, Headers({})))
 

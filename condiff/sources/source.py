@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from condiff.errors import DataError
+from condiff.files import name_of
 from condiff.sources.schema import as_caption, image_column
 
 UNREADABLE = (OSError, ValueError, EOFError, tarfile.TarError, zlib.error)  # of damaged files
@@ -34,8 +35,7 @@ class File(NamedTuple):
 
     def reason(self, error: Exception) -> str:
         """Why a reader of photos failed on it: its error without the name that it gives a file."""
-        name = "standard input" if isinstance(self.data, bytes) else self.data
-        return str(error).removeprefix(f"cannot read {name}: ")
+        return str(error).removeprefix(f"cannot read {name_of(self.opened())}: ")
 
 
 class Item(NamedTuple):

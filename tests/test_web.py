@@ -8,9 +8,11 @@ import zipfile
 
 import numpy as np
 import pytest
+import skimage.data
 from PIL import Image
 
 from condiff.cli import main
+from condiff.conditions.table import apply
 from condiff.models.info import read_model_info
 from tests.conftest import make_photo
 
@@ -21,6 +23,7 @@ from starlette.testclient import TestClient
 
 from condiff.web.app import Server, WebSettings, distinct
 from condiff.web.controls import describe, read_edits
+from condiff.web.drawer import LINES_DRAWN
 from condiff.web.security import HEADERS, is_loopback
 from condiff.web.sessions import clean_name
 
@@ -238,6 +241,19 @@ def test_a_drawing_gives_the_pictures_of_the_command_line(client, session, model
     assert main([*command, "--steps", "2", "--seed", "4"]) == 0
     _, made = download(client, session, upload, results[1]["result"])
     assert made == (tmp_path / "sketch.render.png").read_bytes()
+
+
+def test_a_photo_among_the_drawings_becomes_its_lines(client, session):
+    photo = Image.fromarray(skimage.data.coffee()).resize((1500, 1000))
+    events = send(client, session, encode(photo), "coffee.jpg", "drawing")
+    assert find(events, "remarks") == [LINES_DRAWN]
+    assert (find(events, "width"), find(events, "height")) == (1024, 683)
+    upload = find(events, "upload")
+    shown = client.get(f"{session}/files/{upload}/{find(events, 'before')}")
+    lines = np.asarray(Image.open(io.BytesIO(shown.content)).convert("L"))
+    expected = apply("pencil", np.asarray(photo.resize((1024, 683), Image.Resampling.BOX)))
+    assert np.corrcoef(lines.ravel(), expected[..., 0].ravel())[0, 1] > 0.8
+    assert find(order(client, session, upload, kind="drawing", samples=1), "result")
 
 
 def test_colours_on_a_drawing_are_the_command_lines_hints(client, session, models, tmp_path):

@@ -7,18 +7,23 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from condiff.conditions.drawing_cleanup import Drawing, shrink_ink
+from condiff.conditions.drawing_cleanup import Drawing, clean_drawing, shrink_ink
+from condiff.conditions.table import apply, find_condition, to_ink
 from condiff.config import SamplingConfig
 from condiff.inputs import Opened
 from condiff.photos.formats import MAX_PIXELS
+from condiff.photos.photo import Photo
 from condiff.photos.writing import write_photo
 from condiff.pipelines.cascade import Cascade
 from condiff.pipelines.pipeline import Encoded
+from condiff.resize import shrink_long_side
 from condiff.web.colorizer import FIRST_PAGE, Order, read_upload, save_preview, shrink
 from condiff.web.sessions import Upload
 from condiff.web.worker import Event
 
 FILM_SIDE = 256  # longest side of a film's frames
+PHOTO_SIDE, PHOTO_LINES = 1024, "pencil"  # a photo's lines: their longest side, and the condition
+LINES_DRAWN = "It looks like a photo: its lines were drawn. The tab Colorize gives it colours."
 
 
 @dataclass(frozen=True)
@@ -38,8 +43,7 @@ class Drawer:
     def open(self, upload: Upload) -> Iterator[Event]:
         """Read an uploaded drawing, and show it cleaned, as model input.
 
-        Yields one event with its size and remarks. Raises ImageError if it cannot be read, and for
-        a photo.
+        Yields one event with its size and remarks. Raises ImageError if it cannot be read.
         """
         opened = self._open(upload)
         upload.size = opened.size
@@ -122,9 +126,18 @@ class Drawer:
         return replace(encoded, source=shrink_ink(ink, width, height))
 
     def _open(self, upload: Upload) -> Opened:
-        """The drawing as model input; its errors contain the user's name of the file."""
+        """The drawing as model input, or a photo's lines; errors contain the user's file name."""
         if self._opened is None or self._opened[0] != upload.id:
-            opened = self.cascade.open(read_upload(upload, self.max_pixels))
+            photo = read_upload(upload, self.max_pixels)
+            drawing = clean_drawing(photo.pixels, photo.alpha)
+            opened = self.cascade.open(draw_lines(photo) if drawing.doubt else drawing)
             assert opened is not None and isinstance(opened.picture, Drawing)
             self._opened = upload.id, opened
         return self._opened[1]
+
+
+def draw_lines(photo: Photo) -> Drawing:
+    """The lines of a photo, as a drawing of at most PHOTO_SIDE pixels a side."""
+    pixels = np.asarray(photo.to_image().convert("RGB"))
+    lines = apply(PHOTO_LINES, shrink_long_side(pixels, PHOTO_SIDE))
+    return Drawing(to_ink(lines, ink=find_condition(PHOTO_LINES).ink)[..., 0], (LINES_DRAWN,))

@@ -451,6 +451,27 @@ def test_several_photos_are_coloured_each_beside_itself(run, tmp_path):
     assert {name: (tmp_path / name).read_bytes() for name in names} == before
 
 
+def test_results_among_the_photos_are_left_out(run, tmp_path):
+    """As with *.jpg, a second time."""
+    photos = [tmp_path / "a.png", tmp_path / "b.png"]
+    for number, photo in enumerate(photos):
+        make_photo(40, 30, seed=number).save(photo)
+    assert run("colorize", photos[0], "--seed", 1)[0] == 0
+    result = tmp_path / "a.color.png"
+    before = result.read_bytes()
+    code, out, err = run("colorize", photos[0], result, photos[1])
+    assert code == 1 and not out and result.read_bytes() == before
+    assert f"{result}: left out, its colours were made by condiff" in err
+    assert "--force to replace it, or `condiff batch`, which skips" in " ".join(err.split())
+    code, out, _ = run("colorize", photos[0], result, photos[1], "--seed", 1, "--force")
+    assert code == 0 and out.split() == [str(result), str(tmp_path / "b.color.png")]
+    assert result.read_bytes() == before
+    make_photo(40, 30, seed=3).save(result)  # somebody else's photo of that name is kept
+    assert run("colorize", photos[0], result, "--force")[0] == 2
+    code, out, _ = run("colorize", result, "-o", tmp_path / "c.png")  # alone it is a photo
+    assert code == 0 and out == f"{tmp_path / 'c.png'}\n"
+
+
 def test_one_photo_that_fails_does_not_stop_the_others(run, tmp_path):
     make_photo(40, 30).save(tmp_path / "good.png")
     (tmp_path / "bad.jpg").write_bytes(b"no photo")

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 
 from condiff.batch.journal import Entry, Journal, Outcome
 from condiff.batch.plan import Job, Plan, check_targets, file_seed
-from condiff.batch.worker import OWN_RESULT, digest_pictures
+from condiff.batch.worker import digest_pictures
 from condiff.files import digest_of
-from condiff.photos.provenance import is_own_file
+from condiff.photos.provenance import OWN_RESULT, is_own_file
 
 CHANGED = "the photo has changed since its result was made; delete the result or use --force"
 

@@ -19,13 +19,12 @@ from condiff.batch.storage import Storage
 from condiff.errors import CondiffError, ImageError, StorageError
 from condiff.files import digest_of
 from condiff.photos.photo import Photo
-from condiff.photos.provenance import is_own_file
+from condiff.photos.provenance import OWN_RESULT, is_own_file
 from condiff.photos.reading import read_image, read_photo
 from condiff.photos.writing import check_photo, losses, write_photo
 from condiff.pipelines.colorizing import ColorizeSettings, is_blank, is_grey, note_making
 from condiff.pipelines.pipeline import Pipeline
 
-OWN_RESULT = "its colours were made by condiff"
 NO_MEMORY = "not enough memory even alone; scale it down, or give a smaller --size or --device cpu"
 
 

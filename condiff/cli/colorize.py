@@ -1,9 +1,10 @@
 """`condiff colorize`: colour photos."""
 
+import os
 import secrets
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +14,8 @@ import typer
 from condiff.cli import options, outputs
 from condiff.cli.process import on_one_line
 from condiff.cli.sampling import Group, SamplingFlags, expand_groups
-from condiff.errors import NO_MEMORY, CondiffError
+from condiff.errors import NO_MEMORY, CondiffError, ImageError
+from condiff.files import EXISTS
 
 if TYPE_CHECKING:
     from condiff.color.edits import ColorEdits
@@ -89,6 +91,8 @@ def colorize(
     if not results.suffix or set(results.suffix) & set("/\\\0"):
         raise typer.BadParameter(f"--suffix is a part of a file's name, not {results.suffix!r}.")
     jobs = [_Job.plan(source, results, many=len(sources) > 1) for source in sources]
+    jobs = _leave_out_results(jobs, quiet=messages.quiet)
+    sources = [job.source for job in jobs]
     written = [path for job in jobs for path in job.paths()]
     outputs.check_distinct(written, [job.source for job in jobs for _ in job.paths()])
     outputs.keep_sources(sources, written)  # a photo may have the name of another one's result
@@ -141,6 +145,21 @@ def colorize(
     if failed:
         options.report(f"{failed} of {len(jobs)} photos failed", quiet=messages.quiet)
         raise typer.Exit(1)
+
+
+def _leave_out_results(jobs: Sequence["_Job"], *, quiet: bool) -> list["_Job"]:
+    """Leave out results of earlier runs that the results of other photos would replace."""
+    from condiff.photos.provenance import OWN_RESULT, is_own_file
+
+    makers = {os.path.realpath(path): job for job in jobs for path in job.paths() if path}
+    kept = []
+    for job in jobs:
+        maker = makers.get(os.path.realpath(job.source), job)
+        if maker is not job and is_own_file(Path(job.source)):
+            options.report(f"{job.source}: left out, {OWN_RESULT}", quiet=quiet)
+        else:
+            kept.append(job)
+    return kept
 
 
 @dataclass(frozen=True)
@@ -197,8 +216,15 @@ class _Job:
             self.extras, self.targets, samples=results.samples, force=results.force
         )
         for path in self.targets:
-            if path is not None:
+            if path is None:
+                continue
+            try:
                 check_target(path, results.force)
+            except ImageError as error:
+                if self.label and EXISTS in str(error):
+                    way = "or `condiff batch`, which skips photos that are done"
+                    raise ImageError(f"{error}, {way}") from None
+                raise
 
     def read(self, reading: options.Reading, edits: "ColorEdits", *, quiet: bool) -> "Photo":
         """The photo; reports what is odd about it, and which hints sRGB cannot show, on stderr.

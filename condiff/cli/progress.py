@@ -67,7 +67,7 @@ def report(
     """
     from tqdm import tqdm
 
-    from condiff.batch.worker import OWN_RESULT
+    from condiff.photos.provenance import OWN_RESULT
 
     counts: Counter[str] = Counter()
     own: Counter[str] = Counter()

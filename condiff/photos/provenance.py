@@ -16,6 +16,7 @@ SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrain
 # For a picture that a model generated completely.
 DRAWN = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 KEYWORD = "condiff"  # of the PNG text chunk
+OWN_RESULT = "its colours were made by condiff"  # why a photo is skipped
 
 
 def add_provenance(

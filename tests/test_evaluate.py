@@ -15,6 +15,7 @@ import pytest
 import skimage.data
 from PIL import Image
 
+from condiff.cli import main
 from condiff.color.edits import ColorEdits
 from condiff.color.lab import lab_to_rgb, rgb_to_lab
 from condiff.errors import DataError, ImageError
@@ -447,6 +448,16 @@ def test_settings_are_measured_on_photos_that_are_encoded_once(tiny_folder, trut
     assert [t.shape for t in choose_look.spread([*truths, *truths], 3)] == [
         truths[i].shape for i in (0, 2, 1)
     ]
+
+
+def test_a_result_of_another_size_than_its_truth_is_named(tmp_path, capsys):
+    for folder, sides in (("results", (40, 30)), ("truths", (40, 40))):
+        (tmp_path / folder).mkdir()
+        for number, side in enumerate(sides):
+            Image.new("RGB", (50, side)).save(tmp_path / folder / f"{number}.png")
+    assert main(["eval", str(tmp_path / "results"), str(tmp_path / "truths")]) == 1
+    error = capsys.readouterr().err
+    assert f"{tmp_path}/results/1.png is 50x30, but its truth" in error and "50x40" in error
 
 
 def test_a_photo_of_another_emulsion_has_its_lightness_and_its_own_chroma():

@@ -261,10 +261,10 @@ def _measure_drawings(
 def _read_pairs(
     result_dir: Path, truth_dir: Path, limit: int | None
 ) -> "tuple[list[Pixels], list[list[Pixels]]]":
-    from condiff.evaluation.pairs import pair_folders, read_photo
+    from condiff.evaluation.pairs import pair_folders, read_pair
 
-    pairs = pair_folders(result_dir, truth_dir)[:limit]
-    return [read_photo(t) for _, t in pairs], [[read_photo(r)] for r, _ in pairs]
+    pairs = [read_pair(*paths) for paths in pair_folders(result_dir, truth_dir)[:limit]]
+    return [truth for _, truth in pairs], [[result] for result, _ in pairs]
 
 
 def _load_networks(folder: Path | None) -> "tuple[Features | None, Distance | None]":

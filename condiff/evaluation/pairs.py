@@ -44,6 +44,18 @@ def pair_folders(result_dir: Path, truth_dir: Path) -> list[tuple[Path, Path]]:
     return [(result, truth) for truth, result in pairs.items()]
 
 
+def read_pair(result: Path, truth: Path) -> tuple[Pixels, Pixels]:
+    """A result and its truth; DataError if their sizes differ."""
+    pictures = read_photo(result), read_photo(truth)
+    (height, width), (tall, wide) = (picture.shape[:2] for picture in pictures)
+    if (height, width) != (tall, wide):
+        raise DataError(
+            f"{result} is {width}x{height}, but its truth {truth} is {wide}x{tall}: give pictures "
+            "of the same size."
+        )
+    return pictures
+
+
 def read_truths(path: Path, limit: int | None = None) -> list[Pixels]:
     """The first `limit` photos, uint8 RGB (H,W,3), of a folder, a parquet or a tar file.
 

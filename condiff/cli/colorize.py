@@ -90,12 +90,7 @@ def colorize(
     outputs.check_pick(results.pick, results.samples)
     if not results.suffix or set(results.suffix) & set("/\\\0"):
         raise typer.BadParameter(f"--suffix is a part of a file's name, not {results.suffix!r}.")
-    jobs = [_Job.plan(source, results, many=len(sources) > 1) for source in sources]
-    jobs = _leave_out_results(jobs, quiet=messages.quiet)
-    sources = [job.source for job in jobs]
-    written = [path for job in jobs for path in job.paths()]
-    outputs.check_distinct(written, [job.source for job in jobs for _ in job.paths()])
-    outputs.keep_sources(sources, written)  # a photo may have the name of another one's result
+    jobs = _plan_jobs(sources, results, quiet=messages.quiet)
     for job in jobs:
         job.check(results, hints, content, references)
     if content.masks:
@@ -147,10 +142,14 @@ def colorize(
         raise typer.Exit(1)
 
 
-def _leave_out_results(jobs: Sequence["_Job"], *, quiet: bool) -> list["_Job"]:
-    """Leave out results of earlier runs that the results of other photos would replace."""
+def _plan_jobs(sources: Sequence[str], results: ResultFlags, *, quiet: bool) -> list["_Job"]:
+    """A job for each photo; raises BadParameter for results that would be one file, or a photo.
+
+    Results of earlier runs that the results of other photos would replace are left out.
+    """
     from condiff.photos.provenance import OWN_RESULT, is_own_file
 
+    jobs = [_Job.plan(source, results, many=len(sources) > 1) for source in sources]
     makers = {os.path.realpath(path): job for job in jobs for path in job.paths() if path}
     kept = []
     for job in jobs:
@@ -159,6 +158,10 @@ def _leave_out_results(jobs: Sequence["_Job"], *, quiet: bool) -> list["_Job"]:
             options.report(f"{job.source}: left out, {OWN_RESULT}", quiet=quiet)
         else:
             kept.append(job)
+    written = [path for job in kept for path in job.paths()]
+    outputs.check_distinct(written, [job.source for job in kept for _ in job.paths()])
+    # A photo may have the name of another one's result.
+    outputs.keep_sources([job.source for job in kept], written)
     return kept
 
 

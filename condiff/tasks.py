@@ -158,8 +158,8 @@ class Task:
             )
         if config.data.conditions == "online" and isinstance(given, Aligned) and not given.draws:
             raise ConfigError(
-                f"The task {self.name} learns from pairs: give a data set with the columns image "
-                "and conditioning_image, and set data.conditions to prepared."
+                f"The task {self.name} learns from pairs: give data with a conditioning_image for "
+                "each photo, and set data.conditions to prepared; docs/guide/data.md shows how."
             )
         if config.data.cache == "device" and self.takes_text and not whole:
             raise ConfigError(

@@ -1,6 +1,7 @@
 """Photos for training, from any source; each is decoded when it is read."""
 
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -195,8 +196,10 @@ def _places_in(root: Path, parts: Sequence[Part], pattern: str) -> list[_Place]:
     """The photos of the parts that match a glob; if there are archives, only theirs."""
     if root.is_dir():
         try:
+            if os.path.isabs(pattern):
+                raise ValueError("an absolute path")
             matching = set(root.glob(pattern))
-        except (ValueError, NotImplementedError) as error:  # empty, or an absolute path
+        except ValueError as error:  # also for an empty pattern
             raise ConfigError(
                 f"data.files: {pattern!r} is not a pattern of paths below {root}: give one such as "
                 "'large-*'."

@@ -48,13 +48,11 @@ def tar_part(path: Path, name: str) -> Part:
                 if missing := [column for column in columns if column not in found]:
                     yield item._replace(fault=f"it has no {missing[0]} in the tar file")
                     continue
-                chosen = {column: found[column] for column in columns}
-                yield item._replace(
-                    files={
-                        column: File(_member(tar, files[file]), Path(file).name)
-                        for column, file in chosen.items()
-                    }
-                )
+                opened = {}
+                for column in columns:
+                    file = found[column]
+                    opened[column] = File(_member(tar, files[file]), Path(file).name)
+                yield item._replace(files=opened)
 
     columns = dict.fromkeys(column for images in stored.values() for column in images)
     return Part(name, len(photos), ("image", *columns), has_text, read, path=path)

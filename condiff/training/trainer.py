@@ -6,7 +6,6 @@ generator has to be saved. Each of several processes draws the random numbers of
 uses its own rows: the result equals that of one process with the whole batch.
 """
 
-import copy
 import logging
 import math
 import time
@@ -28,6 +27,7 @@ from condiff.data.latent_cache import LatentCache
 from condiff.data.loading import build_dataset, load_batches
 from condiff.diffusion.diffusers_schedulers import build_scheduler
 from condiff.errors import ConfigError
+from condiff.models.backbone import EfficientNetLite, load_pretrained
 from condiff.models.denoiser import Denoiser, Model, build_model
 from condiff.models.initialization import adopt_shape, load_init
 from condiff.models.latent import LatentModel, build_on_base
@@ -110,11 +110,9 @@ class Trainer:
             self.model.unet.enable_gradient_checkpointing()
         self.model.to(self.accelerator.device)
         backbone = self.model.backbone
-        self.perceptual_backbone = backbone
+        self.perceptual_backbone = self._load_perceptual()
         if config.optimizer.backbone_rate:
             assert backbone is not None  # ensured by `Task.check`
-            if config.diffusion.perceptual_weight:  # its distances must not change in training
-                self.perceptual_backbone = copy.deepcopy(backbone)
             used = max(self.model.feature_channels)
             backbone.train_from(config.optimizer.backbone_stride, last=used)
         prepare_model(self.model, self.arithmetic)
@@ -298,6 +296,19 @@ class Trainer:
             process=0 if alone else self.accelerator.process_index,
             num_processes=1 if alone else self.accelerator.num_processes,
         )
+
+    def _load_perceptual(self) -> EfficientNetLite | None:
+        """The backbone of the perceptual term: the published one, trained on colour photos.
+
+        The model's own may have been trained on grey photos, in this run or in an earlier one.
+        """
+        variant = self.config.model.backbone_variant
+        if not self.config.diffusion.perceptual_weight or variant is None:
+            return None
+        backbone = load_pretrained(variant).requires_grad_(False).to(self.accelerator.device)
+        if self.arithmetic.channels_last:
+            backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return backbone
 
     def _perceptual(self) -> Distance | None:
         """The perceptual distance in the run's precision; None in steps without it."""

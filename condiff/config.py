@@ -4,7 +4,7 @@ import difflib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
 from annotated_types import Ge, Le
 from pydantic import (
@@ -17,6 +17,8 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 from pydantic.fields import FieldInfo
@@ -57,6 +59,23 @@ class Section(BaseModel, metaclass=_SectionType):
     """Base of all sections: immutable, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _check_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse `steps: yes`, which YAML reads as true and pydantic as 1."""
+        if isinstance(value, bool) and info.field_name is not None:
+            types = set(_types_in(cls.model_fields[info.field_name].annotation))
+            if types & {int, float} and bool not in types:
+                raise ValueError(f"must be a number, not {str(value).lower()}")
+        return value
+
+
+def _types_in(annotation: Any) -> Iterator[Any]:
+    """The types of which an annotation is made."""
+    yield annotation
+    for part in get_args(annotation):
+        yield from _types_in(part)
 
 
 class SamplingConfig(Section):

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 
 from condiff.errors import ImageError
 
+PERMISSIONS = 0o777
 MAX_NAME = 255  # bytes, on the file systems of Linux, macOS and Windows
 STREAMS = {"<stdin>": "standard input", "<stdout>": "standard output"}  # by Python's names
 EXISTS = "it already exists; use --force to replace it"
@@ -34,7 +35,8 @@ def unwritten(name: str, error: BaseException) -> ImageError:
 def publish(target: Path, force: bool) -> Iterator[BinaryIO]:
     """A temporary file beside the target; renamed to it at the end, removed if anything fails.
 
-    Raises FileExistsError if the target exists and not `force`, OSError if writing fails.
+    A target that is replaced keeps its permissions. Raises FileExistsError if the target exists and
+    not `force`, OSError if writing fails.
     """
     target = target.resolve() if target.is_symlink() else target
     part = target.with_name(part_name(target.name))
@@ -43,6 +45,8 @@ def publish(target: Path, force: bool) -> Iterator[BinaryIO]:
         with open(part, "xb") as file:
             yield file
         if force:
+            with suppress(OSError):
+                part.chmod(target.stat().st_mode & PERMISSIONS)
             part.replace(target)
         else:
             _link(part, target)

@@ -93,7 +93,9 @@ def test_a_second_time_names_force_and_changes_nothing(run, grey):
     assert "--force" in err
     assert err.count("\n") == 1
     assert target.read_bytes() == before
+    target.chmod(0o600)
     assert run("colorize", grey, "--force")[0] == 0
+    assert target.stat().st_mode & 0o777 == 0o600  # a private photo stays private
 
 
 @pytest.mark.slow

@@ -210,3 +210,12 @@ def test_words_picture_and_both_are_dropped_a_third_of_the_time_each_at_most():
 )
 def test_sampling_is_described_with_the_guidance_that_is_on(fields, text):
     assert SamplingConfig(**fields).describe() == text
+
+
+@pytest.mark.parametrize("key", ["max_train_steps", "optimizer.learning_rate", "data.flip"])
+def test_a_yes_of_yaml_is_no_number(key):
+    with pytest.raises(ConfigError, match=f"{key.split('.')[-1]}.* must be a number, not true"):
+        read_config(None, ["max_train_steps=1", f"{key}=yes"])
+    with pytest.raises(ConfigError, match="steps: must be a number, not true"):
+        SamplingConfig(steps=True)
+    assert read_config(None, ["max_train_steps=1", "compile=true"]).compile

@@ -12,7 +12,7 @@ result without training a network.
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +35,7 @@ from condiff.resize import resize, resize_square
 CELLS = 8
 NOISES = 4  # over which a prediction is averaged
 LIGHT, PALE = 95.0, 10.0  # cells whose chroma and darkness add up to less than PALE are paper
-STRENGTHS = (0.03, 0.1, 0.3, 1.0)  # of the ridge, of which the best is shown: it flatters the ridge
+STRENGTHS = (0.1, 0.3, 1.0, 3.0)  # of the ridge, of which the best is shown: it flatters the ridge
 BATCH = 16
 
 Floats = NDArray[np.floating]
@@ -172,12 +172,18 @@ def bring_to_cells(maps: Tensor) -> Tensor:
 
 def ridge(given: Floats, score: Score, shown: Floats, *, strength: float) -> Floats:
     """L*, a, b (N,8,8,3) predicted by a ridge regression."""
-    x, y = given[score.counts].astype(np.float64), score.lab[score.counts].astype(np.float64)
+    return fit_ridge(given[score.counts], score.lab[score.counts], strength=strength)(shown)
+
+
+def fit_ridge(given: Floats, true: Floats, *, strength: float) -> Callable[[Floats], Floats]:
+    """A ridge regression of `true` (…,M) on features (…,K): a function of other features."""
+    x = given.reshape(-1, given.shape[-1]).astype(np.float64)
+    y = true.reshape(-1, true.shape[-1]).astype(np.float64)
     mean, deviation, middle = x.mean(0), x.std(0) + 1e-6, y.mean(0)
     x = (x - mean) / deviation
     gram = x.T @ x + strength * len(x) * np.eye(x.shape[1])
     weights = np.linalg.solve(gram, x.T @ (y - middle))
-    return ((shown - mean) / deviation) @ weights + middle
+    return lambda shown: ((shown - mean) / deviation) @ weights + middle
 
 
 if __name__ == "__main__":

@@ -158,9 +158,13 @@ class EfficientNetLite(nn.Module):
 
     def classify(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B,3,H,W) RGB in [0,1] -> pooled features (B,1280) and ImageNet logits (B,1000)."""
+        return self.classify_map(self(x)[32])
+
+    def classify_map(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """A map (B,C,h,w) of stride 32 -> pooled features (B,1280) and ImageNet logits (B,1000)."""
         if self.head is None or self.classifier is None:
             raise ModelError("This backbone has no classifier: load it with_head=True.")
-        pooled = F.relu6(self.head(self(x)[32])).mean(dim=(2, 3))
+        pooled = F.relu6(self.head(x)).mean(dim=(2, 3))
         return pooled, self.classifier(pooled)
 
 

@@ -1,13 +1,14 @@
-"""How much a colorizer's backbone makes of grey photos.
+"""How much models' backbones see in grey photos, or in drawings.
 
     python benchmarks/backbone.py colorize MODEL --data val.parquet
+    python benchmarks/backbone.py sketch MODEL --data illustrations-val.parquet
 
-For the published EfficientNet and for the backbone of each model: the share of grey photos that its
-maps, with the published classifier, put into the class of the published backbone's colour photo,
-first and among five; and the share of the variance of a and b over 8 x 8 cells that a ridge
-regression on the maps explains, fitted to three quarters of the same photos and measured on the
-rest, in turns. The first is for a backbone whose maps are still those of the classifier; training
-on colours alone moves them away.
+For the published EfficientNet and for the backbone of each model, which get the model's condition:
+the share of pictures that the maps, with the published classifier, put into the class of the
+published backbone's colour picture, first and among five; and the R² of a ridge regression of the
+colours on the maps, over 8 x 8 cells, fitted to three quarters of the same pictures and measured on
+the rest, in turns. The first is for maps that are still those of the classifier: training on
+colours alone moves them away.
 """
 
 import argparse
@@ -16,84 +17,100 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from first_prediction import CELLS, STRENGTHS, Floats, bring_to_cells, fit_ridge, to_cells
+from first_prediction import (
+    BATCH,
+    CELLS,
+    STRENGTHS,
+    Floats,
+    Pixels,
+    Score,
+    bring_to_cells,
+    in_batches,
+    make_conditions,
+    ridge,
+)
 from torch import Tensor
 
-from condiff.color.lab import rgb_to_lab
-from condiff.errors import ModelError
 from condiff.evaluation.pairs import read_truths
 from condiff.models.backbone import EfficientNetLite, load_pretrained
-from condiff.models.condition_encoder import lightness_to_gray
-from condiff.models.loading import load_model
+from condiff.models.condition_encoder import ConditionEncoder
+from condiff.models.loading import LoadedModel, load_model
 from condiff.resize import resize_square
 
-SIDE = 256
-STRIDES = (8, 16, 32)
 FOLDS = 4
-BATCH = 16
 
 
 def main() -> None:
     """Parse the arguments and print one line for each backbone."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("models", nargs="+", help="folders of colorizers, or embedded ones by name")
+    parser.add_argument("models", nargs="+", help="model folders, or embedded ones by name")
     parser.add_argument("--data", type=Path, required=True, help="true pictures")
     parser.add_argument("--photos", type=int, default=600, help="the first so many of them")
+    parser.add_argument("--kind", default="outline", help="of the lines that drawings are of")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
 
-    photos = [resize_square(t, SIDE) for t in read_truths(arguments.data, arguments.photos)]
-    lab = np.stack([rgb_to_lab(photo) for photo in photos])
-    chroma = np.stack([to_cells(each[..., 1:]) for each in lab])
+    truths = read_truths(arguments.data, arguments.photos)
     published = load_pretrained("lite2", with_head=True).eval()
-    colour = torch.from_numpy(np.stack(photos)).permute(0, 3, 1, 2)
-    classes = torch.cat([published.classify(x / 255)[1] for x in colour.split(BATCH)]).argmax(1)
-    for name in ("published", *arguments.models):
-        backbone = published if name == "published" else backbone_of(name)
-        logits, features = look(published, backbone, lab[..., 0])
-        first, five = (
-            (logits.topk(k).indices == classes[:, None]).any(1).double().mean() for k in (1, 5)
-        )
-        a, b = explained(features, chroma)
-        line = f"{name}: class {100 * first:.1f} %, among five {100 * five:.1f} %"
-        print(f"{line}; of a {a:.3f}, of b {b:.3f}", flush=True)
+    for number, name in enumerate(arguments.models):
+        loaded = load_model(name)
+        encoder = loaded.model.float().encoder
+        if encoder.backbone is None:
+            parser.error(f"{name} has no backbone")
+        conditions = make_conditions(loaded, truths, kind=arguments.kind)
+        classes = classes_of(published, truths, loaded.condition_size)
+        if number == 0:
+            own, encoder.backbone = encoder.backbone, published
+            print(f"published: {describe(loaded, truths, conditions, published, classes)}")
+            encoder.backbone = own
+        print(f"{name}: {describe(loaded, truths, conditions, published, classes)}", flush=True)
 
 
-def backbone_of(name: str) -> EfficientNetLite:
-    """The backbone of a colorizer, in single precision."""
-    backbone = load_model(name).model.encoder.backbone
-    if backbone is None:
-        raise ModelError(f"{name} has no backbone")
-    return backbone.float().eval()
+def classes_of(published: EfficientNetLite, truths: Sequence[Pixels], size: int) -> Tensor:
+    """The classes (N,) of the colour pictures."""
+    classes = []
+    for start in range(0, len(truths), BATCH):
+        pictures = np.stack([resize_square(t, size) for t in truths[start : start + BATCH]])
+        x = torch.from_numpy(pictures).permute(0, 3, 1, 2) / 255
+        classes.append(published.classify(x)[1].argmax(1))
+    return torch.cat(classes)
+
+
+def describe(
+    loaded: LoadedModel,
+    truths: list[Pixels],
+    conditions: Sequence[Floats],
+    published: EfficientNetLite,
+    classes: Tensor,
+) -> str:
+    """How often the classes are found, and R² of the colours."""
+    logits, features = look(loaded.model.encoder, conditions, published)
+    first, five = (
+        (logits.topk(k).indices == classes[:, None]).any(1).double().mean() for k in (1, 5)
+    )
+    score, fold = Score(loaded, truths), np.arange(len(truths)) % FOLDS
+    found = {strength: np.empty_like(score.lab) for strength in STRENGTHS}
+    for strength, plane in found.items():
+        for number in range(FOLDS):
+            rest = fold != number
+            part = score.part(rest)
+            plane[~rest] = ridge(features[rest], part, features[~rest], strength=strength)
+    best = max(found.values(), key=lambda plane: score.r2(plane).sum())
+    return f"class {100 * first:.1f} %, among five {100 * five:.1f} %; {score.of(best)}"
 
 
 def look(
-    published: EfficientNetLite, backbone: EfficientNetLite, lightness: Floats
+    encoder: ConditionEncoder, conditions: Sequence[Floats], published: EfficientNetLite
 ) -> tuple[Tensor, Floats]:
-    """ImageNet logits (N,1000) and features (N,8,8,K), the maps and their mean, of L* (N,H,W)."""
+    """ImageNet logits (N,1000) and features (N,8,8,K), the maps and their mean."""
     logits, rows = [], []
-    for light in torch.from_numpy(lightness).float().split(BATCH):
-        maps = backbone(lightness_to_gray(light[:, None]).expand(-1, 3, -1, -1))
+    for condition in in_batches(conditions):
+        maps = encoder.features(condition)
         logits.append(published.classify_map(maps[32])[1])
-        parts = [bring_to_cells(maps[stride]) for stride in STRIDES]
+        parts = [bring_to_cells(each) for each in maps.values()]
         parts.append(maps[32].mean((2, 3), keepdim=True).expand(-1, -1, CELLS, CELLS))
         rows.append(torch.cat(parts, 1).permute(0, 2, 3, 1).numpy())
     return torch.cat(logits), np.concatenate(rows)
-
-
-def explained(features: Floats, chroma: Floats) -> Sequence[float]:
-    """R² of a and b (N,8,8,2) by ridge regressions on `features`, of the best strength."""
-    fold = np.arange(len(chroma)) % FOLDS
-    best: Sequence[float] = (-np.inf, -np.inf)
-    for strength in STRENGTHS:
-        found = np.empty_like(chroma)
-        for number in range(FOLDS):
-            rest = fold != number
-            predict = fit_ridge(features[rest], chroma[rest], strength=strength)
-            found[~rest] = predict(features[~rest])
-        r2 = 1 - ((found - chroma) ** 2).mean((0, 1, 2)) / chroma.var((0, 1, 2))
-        best = max(best, r2.tolist(), key=sum)
-    return best
 
 
 if __name__ == "__main__":

@@ -12,8 +12,10 @@ result without training a network.
 """
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+import copy
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -80,13 +82,22 @@ class Score:
             chroma = np.hypot(self.lab[..., 1], self.lab[..., 2])
             self.counts = chroma + LIGHT - self.lab[..., 0] > PALE
 
-    def of(self, found: Floats) -> str:
-        """R² of each channel, in words, of L*, a, b (N,8,8,3)."""
+    def part(self, chosen: NDArray[np.bool_]) -> Self:
+        """The score of some of the pictures."""
+        part = copy.copy(self)
+        part.lab, part.counts = self.lab[chosen], self.counts[chosen]
+        return part
+
+    def r2(self, found: Floats) -> Floats:
+        """R² of each channel of L*, a, b (N,8,8,3)."""
         true, error = self.lab[self.counts], (found - self.lab)[self.counts]
-        r2 = 1 - (error**2).mean(0) / true.var(0)
+        return (1 - (error**2).mean(0) / true.var(0))[self.channels]
+
+    def of(self, found: Floats) -> str:
+        """R² of each channel, in words."""
         names = ("L*", "a", "b")[self.channels]
         return ", ".join(
-            f"{name} {value:.3f}" for name, value in zip(names, r2[self.channels], strict=True)
+            f"{name} {value:.3f}" for name, value in zip(names, self.r2(found), strict=True)
         )
 
 
@@ -172,18 +183,12 @@ def bring_to_cells(maps: Tensor) -> Tensor:
 
 def ridge(given: Floats, score: Score, shown: Floats, *, strength: float) -> Floats:
     """L*, a, b (N,8,8,3) predicted by a ridge regression."""
-    return fit_ridge(given[score.counts], score.lab[score.counts], strength=strength)(shown)
-
-
-def fit_ridge(given: Floats, true: Floats, *, strength: float) -> Callable[[Floats], Floats]:
-    """A ridge regression of `true` (…,M) on features (…,K): a function of other features."""
-    x = given.reshape(-1, given.shape[-1]).astype(np.float64)
-    y = true.reshape(-1, true.shape[-1]).astype(np.float64)
+    x, y = given[score.counts].astype(np.float64), score.lab[score.counts].astype(np.float64)
     mean, deviation, middle = x.mean(0), x.std(0) + 1e-6, y.mean(0)
     x = (x - mean) / deviation
     gram = x.T @ x + strength * len(x) * np.eye(x.shape[1])
     weights = np.linalg.solve(gram, x.T @ (y - middle))
-    return lambda shown: ((shown - mean) / deviation) @ weights + middle
+    return ((shown - mean) / deviation) @ weights + middle
 
 
 if __name__ == "__main__":

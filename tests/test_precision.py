@@ -119,6 +119,16 @@ def test_the_backbone_by_openvino_gives_the_backbones_maps():
 
 
 @needs_openvino
+def test_the_backbone_is_compiled_in_mixed_precision():
+    backbone, x = EfficientNetLite("lite0").eval(), torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = backbone(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = CompiledBackbone(backbone)(x)
+    assert (found[32] - expected[32]).abs().max() <= 1e-4 * expected[32].abs().max()
+
+
+@needs_openvino
 def test_the_faster_library_runs_the_backbone():
     run, task = config_with_backbone(), find_task("colorize")
     model = build_model(run.model, task)

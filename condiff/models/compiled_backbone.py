@@ -33,8 +33,9 @@ class CompiledBackbone:
     def _compile(self, shape: tuple[int, ...]) -> Any:
         import openvino
 
-        with warnings.catch_warnings():  # torch's, that tracing is deprecated
-            warnings.simplefilter("ignore")
+        # OpenVINO cannot convert autocast's operations.
+        with warnings.catch_warnings(), torch.autocast("cpu", enabled=False):
+            warnings.simplefilter("ignore")  # torch's, that tracing is deprecated
             network = openvino.convert_model(
                 _InOrder(self.backbone, self.strides), example_input=torch.zeros(2, *shape)
             )

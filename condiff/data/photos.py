@@ -160,8 +160,8 @@ def find_photos(
         if not found:
             asked = f"match {pattern!r} of data.files" if config.files else "were found"
             raise DataError(
-                f"No photos in {root} {asked}: looked for images, parquet and tar files "
-                "that are not named val, validation or test."
+                f"No photos in {root} {asked}: looked for images, parquet and tar files that are "
+                "not named val, validation or test; rows of such splits are held out, too."
             )
         chosen += _sample(found, count, rng)
     return _read_places(root, _sample(chosen, config.max_photos, rng), config, condition)

@@ -13,7 +13,6 @@ colours alone moves them away.
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,6 +23,7 @@ from first_prediction import (
     Floats,
     Pixels,
     Score,
+    add_pictures,
     bring_to_cells,
     in_batches,
     make_conditions,
@@ -43,20 +43,18 @@ FOLDS = 4
 def main() -> None:
     """Parse the arguments and print one line for each backbone."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("models", nargs="+", help="model folders, or embedded ones by name")
-    parser.add_argument("--data", type=Path, required=True, help="true pictures")
-    parser.add_argument("--photos", type=int, default=600, help="the first so many of them")
-    parser.add_argument("--kind", default="outline", help="of the lines that drawings are of")
+    add_pictures(parser, photos=600)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
 
     truths = read_truths(arguments.data, arguments.photos)
-    published = load_pretrained("lite2", with_head=True).eval()
     for number, name in enumerate(arguments.models):
         loaded = load_model(name)
         encoder = loaded.model.float().encoder
         if encoder.backbone is None:
             parser.error(f"{name} has no backbone")
+        variant = encoder.config["backbone_variant"]
+        published = load_pretrained(variant, with_head=True).eval()
         conditions = make_conditions(loaded, truths, kind=arguments.kind)
         classes = classes_of(published, truths, loaded.condition_size)
         if number == 0:

@@ -47,10 +47,7 @@ Pixels = NDArray[np.uint8]
 def main() -> None:
     """Parse the arguments and print one line for each model."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("models", nargs="+", help="model folders, or embedded ones by name")
-    parser.add_argument("--data", type=Path, required=True, help="true pictures")
-    parser.add_argument("--photos", type=int, default=150, help="the first so many of them")
-    parser.add_argument("--kind", default="outline", help="of the lines that drawings are of")
+    add_pictures(parser, photos=150)
     parser.add_argument("--fit", type=Path, help="other pictures, for the ridge regression")
     parser.add_argument("--fit-photos", type=int, default=1500)
     arguments = parser.parse_args()
@@ -69,6 +66,14 @@ def main() -> None:
         for strength in STRENGTHS:
             found = ridge(given, Score(loaded, examples), shown, strength=strength)
             print(f"ridge regression, {strength}: {score.of(found)}", flush=True)
+
+
+def add_pictures(parser: argparse.ArgumentParser, *, photos: int) -> None:
+    """Add the arguments for models and the pictures that they are measured on."""
+    parser.add_argument("models", nargs="+", help="model folders, or embedded ones by name")
+    parser.add_argument("--data", type=Path, required=True, help="true pictures")
+    parser.add_argument("--photos", type=int, default=photos, help="the first so many of them")
+    parser.add_argument("--kind", default="outline", help="of the lines that drawings are of")
 
 
 class Score:

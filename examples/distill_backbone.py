@@ -58,6 +58,8 @@ def main() -> None:
     torch.set_num_threads(1)
     if "RANK" in os.environ:  # set by torchrun
         dist.init_process_group("gloo")
+    if args.batch % processes():
+        parser.error(f"--batch {args.batch} is not a multiple of the {processes()} processes")
 
     loaded = load_model(args.model)
     encoder = loaded.model.float().encoder
@@ -77,7 +79,8 @@ def main() -> None:
     if process() == 0:
         save_model(
             args.out, loaded.model.eval(), task=loaded.task, diffusion=loaded.diffusion,
-            dtype=torch.float32, condition_size=loaded.condition_size,
+            dtype=torch.float32, condition_size=loaded.condition_size, sampling=loaded.sampling,
+            looks=loaded.looks, second_stage=loaded.second_stage,
         )  # fmt: skip
 
 

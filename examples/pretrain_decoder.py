@@ -78,7 +78,8 @@ def main() -> None:
     fit(model.encoder.decoder, caches, others, args)
     save_model(
         args.out, model.eval(), task=loaded.task, diffusion=loaded.diffusion,
-        dtype=torch.float32, condition_size=loaded.condition_size,
+        dtype=torch.float32, condition_size=loaded.condition_size, sampling=loaded.sampling,
+        looks=loaded.looks, second_stage=loaded.second_stage,
     )  # fmt: skip
 
 

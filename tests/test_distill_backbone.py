@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from condiff.config import ModelConfig, TrainConfig
+from condiff.config import ModelConfig, SamplingConfig, TrainConfig
 from condiff.models.backbone import load_pretrained
 from condiff.models.denoiser import build_model
 from condiff.models.loading import load_model, save_model
@@ -31,7 +31,7 @@ def tuned(tmp_path):
         model.backbone.blocks[15].project.bias += 1
     save_model(
         tmp_path / "tuned", model.eval(), task=task, dtype=torch.float32, condition_size=32,
-        diffusion=TrainConfig(max_train_steps=1).diffusion,
+        diffusion=TrainConfig(max_train_steps=1).diffusion, sampling=SamplingConfig(steps=3),
     )  # fmt: skip
     return tmp_path / "tuned"
 
@@ -58,7 +58,9 @@ def test_the_students_change_is_added_to_the_models_backbone(
         tuned, photo_folder, out, "--batch", 4, "--minutes", 0.08, processes=processes
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    before, after = (load_model(folder).model.state_dict() for folder in (tuned, out))
+    models = [load_model(folder) for folder in (tuned, out)]
+    assert models[1].sampling == models[0].sampling != SamplingConfig()
+    before, after = (each.model.state_dict() for each in models)
     published = load_pretrained("lite0").state_dict()
     for name, weight in before.items():
         key = name.removeprefix("encoder.backbone.")

@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+CPU_TORCH := https://download.pytorch.org/whl/cpu
 
 .PHONY: demo test wheel clean
 
@@ -23,7 +24,13 @@ wheel: .venv/bin/python
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
+# PyPI's torch for Linux brings 2.7 GB of CUDA. Where there is no NVIDIA GPU, and PyTorch's own index
+# answers, its CPU build of 0.2 GB is installed first.
 .venv/installed: .venv/bin/python pyproject.toml constraints.txt
+	@if [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null; then \
+		$(PIP) -c constraints.txt --no-deps --retries 0 --index-url $(CPU_TORCH) torch 2>/dev/null \
+			|| echo "$(CPU_TORCH) gives no torch for this machine: PyPI's is installed."; \
+	fi
 	$(PIP) -c constraints.txt -e .
 	@touch $@
 

@@ -13,6 +13,7 @@ from PIL import Image
 from condiff.cli import main
 from condiff.errors import ModelError
 from condiff.models.hub import push_to_hub
+from condiff.models.info import read_model_info
 from condiff.models.loading import load_model
 from condiff.training.run_folder import find_checkpoints, write_checkpoint
 
@@ -64,6 +65,17 @@ def test_the_same_command_again_finds_the_run_done(run, tmp_path):
     assert "resumed at step" in err
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
     assert weights.read_bytes() == trained
+
+
+def test_a_finished_run_takes_new_settings_of_sampling(run, tmp_path):
+    run()
+    model = tmp_path / "run" / "model"
+    weights = (model / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
+    code, _, err = run("--set", "sampling.steps=3", "--set", "sampling.guidance_scale=1.5")
+    assert code == 0, err
+    sampling = read_model_info(model).sampling
+    assert (sampling.steps, sampling.guidance_scale) == (3, 1.5)
+    assert (model / "unet" / "diffusion_pytorch_model.safetensors").read_bytes() == weights
 
 
 def test_the_last_step_is_logged_whatever_the_interval(run, tmp_path):

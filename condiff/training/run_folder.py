@@ -36,8 +36,9 @@ IMAGES = "images per step"  # of all processes and accumulated batches, in `stat
 FOLDERS = ("checkpoints", "samples", "model")
 FILES = ("metrics.jsonl", "config.yaml", "curves.png")
 
-# Settings that may change when a run is resumed: duration, output, and details of computation.
-# The batch may be divided differently; `Trainer.resume` compares the images per step.
+# Settings, or sections, that may change when a run is resumed: duration, output, details of
+# computation, and how the trained model is sampled. The batch may be divided differently;
+# `Trainer.resume` compares the images per step.
 FREE_KEYS = {
     "train_batch_size",
     "gradient_accumulation_steps",
@@ -50,6 +51,8 @@ FREE_KEYS = {
     "compile",
     "gradient_checkpointing",
     "data.num_workers",
+    "sampling",
+    "looks",
 }
 
 
@@ -118,8 +121,8 @@ def find_start(
             )
         return None
     begun = parse_config(read_yaml(output / "config.yaml"), origin=str(output / "config.yaml"))
-    now = flatten(config)
-    refuse_changes(output, flatten(begun), {k: v for k, v in now.items() if k not in FREE_KEYS})
+    fixed = {key: value for key, value in flatten(config).items() if not _is_free(key)}
+    refuse_changes(output, flatten(begun), fixed)
     if IMAGES not in newest.state:  # written before the batch could be divided differently
         of_one = begun.train_batch_size * begun.gradient_accumulation_steps
         newest.state[IMAGES] = of_one * int(newest.state.get("processes", 1))
@@ -130,6 +133,10 @@ def find_start(
         {"--data": _where(data), "--init": _where(init)},
     )
     return newest
+
+
+def _is_free(key: str) -> bool:
+    return key in FREE_KEYS or key.partition(".")[0] in FREE_KEYS
 
 
 def _where(place: str | None) -> str | None:

@@ -29,7 +29,7 @@ from condiff.training.checkpoint import gather_checkpoint, restore_checkpoint
 from condiff.training.ema import build_average
 from condiff.training.optimizer import build_optimizer
 from condiff.training.progress import Filled
-from condiff.training.run_folder import find_checkpoints
+from condiff.training.run_folder import find_checkpoints, lock_run
 from condiff.training.trainer import Trainer
 
 TINY = {
@@ -363,6 +363,27 @@ def test_one_process_resumes_what_two_began(photo_folder, tmp_path, config_file)
     assert done.returncode == 0, done.stderr
     assert f"resumed at step {stopped}" in done.stderr
     assert read_losses(two) == pytest.approx(read_losses(one), rel=1e-3)
+
+
+@pytest.mark.slow
+def test_a_refusal_of_the_main_process_ends_the_others_in_a_sentence(
+    photo_folder, tmp_path, config_file
+):
+    (tmp_path / "empty").mkdir()
+    with lock_run(tmp_path / "taken"):
+        for port, data, out, sentence in (
+            (29735, tmp_path / "empty", tmp_path / "new", "No photos in"),
+            (29736, photo_folder, tmp_path / "taken", "Another process trains in"),
+        ):
+            launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+            launch += ["--master_port", str(port), *command(data, out, config_file)[1:]]
+            done = subprocess.run(
+                launch, env=environment() | {"ACCELERATE_USE_CPU": "true"},
+                capture_output=True, text=True,
+            )  # fmt: skip
+            assert done.returncode == 1
+            assert sentence in done.stderr
+            assert "RuntimeError" not in done.stderr  # of a connection that was closed
 
 
 def read_losses(output):

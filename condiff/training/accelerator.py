@@ -1,6 +1,8 @@
 """The processes and devices of a run, by accelerate; sharding of models over them."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from accelerate.utils import (
     DistributedDataParallelKwargs,
     DistributedType,
     FullyShardedDataParallelPlugin,
+    broadcast_object_list,
     convert_outputs_to_fp32,
     is_tensorboard_available,
     is_wandb_available,
@@ -21,7 +24,7 @@ from torch.distributed.fsdp import CPUOffloadPolicy
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from condiff.config import TrainConfig
-from condiff.errors import ConfigError, TrainingError
+from condiff.errors import CondiffError, ConfigError, TrainingError
 from condiff.models.denoiser import Denoiser, Model, freeze
 
 TRACKERS = {"tensorboard": is_tensorboard_available, "wandb": is_wandb_available}
@@ -101,6 +104,32 @@ def read_plugin() -> FullyShardedDataParallelPlugin | None:
         )
     plugin.cpu_ram_efficient_loading = False  # every process builds the same weights
     return plugin
+
+
+@contextmanager
+def main_first(accelerator: Accelerator) -> Iterator[None]:
+    """Run the block on the main process, then on the others; all of them must enter.
+
+    A CondiffError of the main process is raised on all: the others would wait for it, and end with
+    a traceback of the connection that it closed.
+    """
+    if not accelerator.is_main_process:
+        _share_error(None)
+    try:
+        yield
+    except CondiffError as error:
+        if accelerator.is_main_process:
+            _share_error(error)
+        raise
+    if accelerator.is_main_process:
+        _share_error(None)
+
+
+def _share_error(error: CondiffError | None) -> None:
+    """Raise the main process's error, if any, on this process."""
+    (shared,) = broadcast_object_list([error])
+    if shared is not None:
+        raise shared
 
 
 def is_sharded(model: Denoiser) -> bool:

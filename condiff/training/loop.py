@@ -15,7 +15,7 @@ from typing import Any
 from condiff.checks import as_path, check_kind
 from condiff.config import TrainConfig
 from condiff.errors import CheckpointError, DataError, TrainingError
-from condiff.training.accelerator import is_sharded
+from condiff.training.accelerator import is_sharded, main_first
 from condiff.training.progress import DECILES, Filled, Step, move_average
 from condiff.training.run_folder import begin, check_output, find_start, lock_run
 from condiff.training.trainer import Trainer
@@ -90,13 +90,14 @@ def start(
     trainer = Trainer(config, data, output, init=init, arithmetic=arithmetic)
     if checkpoint is not None:
         trainer.resume(checkpoint)
-    if trainer.is_main:  # all processes have synchronised: none reads the folder later
-        trainer.lock = lock_run(output)
-        try:
-            begin(output, config, checkpoint)
-        except TrainingError:
-            trainer.release()
-            raise
+    with main_first(trainer.accelerator):  # all have synchronised: none reads the folder later
+        if trainer.is_main:
+            trainer.lock = lock_run(output)
+            try:
+                begin(output, config, checkpoint)
+            except TrainingError:
+                trainer.release()
+                raise
     return trainer
 
 

@@ -33,7 +33,7 @@ from condiff.models.initialization import adopt_shape, load_init
 from condiff.models.latent import LatentModel, build_on_base
 from condiff.models.loading import save_model
 from condiff.tasks import Task, task_of
-from condiff.training.accelerator import build_accelerator, prepare
+from condiff.training.accelerator import build_accelerator, main_first, prepare
 from condiff.training.checkpoint import gather_checkpoint, restore_checkpoint
 from condiff.training.ema import averaged, build_average, update_average
 from condiff.training.latents import LatentParts
@@ -120,7 +120,7 @@ class Trainer:
         if isinstance(self.model, LatentModel) and self.arithmetic.dtype is not None:
             self.model.halve_frozen(self.arithmetic.dtype)
         cached = config.data.cache_features
-        with self.accelerator.main_process_first():  # one process makes the cache's files
+        with main_first(self.accelerator):  # one process makes the cache's files
             self.dataset = build_dataset(
                 config,
                 self.task,

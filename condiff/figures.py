@@ -240,7 +240,8 @@ def write_animation(
     if not isinstance(target, (str, os.PathLike)):
         encoded = io.BytesIO()
         _save_frames(frames, encoded, format="GIF", fps=fps, hold=hold)
-        target.write(encoded.getbuffer())
+        with encoded.getbuffer() as data:
+            target.write(data)
         return
     target = Path(target)
     check_animation(target, force)

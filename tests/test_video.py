@@ -201,6 +201,15 @@ def test_subtitles_and_chapters_are_copied_or_refused_before_the_work(run_video,
     assert run_video(film, tmp_path / "out.mp4", "--no-subtitles")[0] == 0
 
 
+def test_tags_in_any_encoding_keep_their_bytes(run_video, tmp_path):
+    film = write_film(tmp_path / "a.mkv", draw_frames(4, 64, 48), chapters=True)
+    latin = film.read_bytes().replace(b"Arrival", b"Arriv\xe9e")
+    film.write_bytes(latin)
+    code, _, err = run_video(film, tmp_path / "out.mkv")
+    assert code == 0, err
+    assert b"Arriv\xe9e" in (tmp_path / "out.mkv").read_bytes()
+
+
 def test_a_film_that_was_stopped_goes_on_and_gets_the_same_bytes(run_video, tmp_path, monkeypatch):
     film = write_film(tmp_path / "a.mkv", draw_frames(22, 64, 48), sound=True)
     monkeypatch.setattr(films, "SEGMENT", 6)

@@ -104,7 +104,8 @@ def save_whole(
     """
     encoded = io.BytesIO()
     image.save(encoded, format, **(options or {}))
-    file.write(encoded.getbuffer())
+    with encoded.getbuffer() as data:
+        file.write(data)
 
 
 def _to_image(photo: Photo) -> Image.Image:
@@ -128,13 +129,16 @@ def _write_png(photo: Photo, file: BinaryIO, format: str, quality: int | None) -
         chunks.append(png.text_chunk("Comment", metadata.comment))
     if metadata.photoshop:
         chunks.append(png.raw_profile_chunk("iptc", metadata.photoshop))
+    with _encode_png(photo) as encoded:
+        png.write_with_chunks(encoded, chunks, file)
+
+
+def _encode_png(photo: Photo) -> memoryview:
     if photo.is_deep:
-        encoded = _encode_deep_png(photo).data
-    else:
-        buffer = io.BytesIO()
-        _to_image(photo).save(buffer, "PNG")
-        encoded = buffer.getbuffer()
-    png.write_with_chunks(encoded, chunks, file)
+        return _encode_deep_png(photo).data
+    encoded = io.BytesIO()
+    _to_image(photo).save(encoded, "PNG")
+    return encoded.getbuffer()
 
 
 def _encode_deep_png(photo: Photo) -> NDArray[np.uint8]:
@@ -266,7 +270,10 @@ def _write(
         elif not isinstance(target, (str, os.PathLike)):
             encoded = io.BytesIO()  # some encoders seek, and a pipe cannot
             save(encoded, format)
-            target.write(encoded.getbuffer())
+            with encoded.getbuffer() as data:
+                target.write(data)
+            if hasattr(target, "flush"):
+                target.flush()  # an error of standard output is one of this result
     except ENCODER_FAILURES as error:
         if isinstance(error, KeyError) and format not in Image.SAVE:
             raise UnknownFormatError(

@@ -157,6 +157,14 @@ def import_av() -> Any:
     return av
 
 
+def open_container(file: Any, mode: str = "r", **options: Any) -> Any:
+    """`av.open`, where tags in other encodings than UTF-8 keep their bytes."""
+    av = import_av()
+    if int(av.__version__.partition(".")[0]) < 19:  # later ones do so themselves
+        options["metadata_errors"] = "surrogateescape"
+    return av.open(file, mode, **options)
+
+
 @contextmanager
 def open_film(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
     """The file and its video stream, FFmpeg's choice of several, without cover pictures.
@@ -168,7 +176,7 @@ def open_film(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
         raise FilmError(f"cannot read {path}: it is not a file, and a film is read twice: save it")
     try:
         # An absolute path: in "a:b.mkv" FFmpeg would treat "a" as a protocol.
-        container = av.open(os.path.abspath(path), metadata_errors="replace")
+        container = open_container(os.path.abspath(path))
     except (av.FFmpegError, OSError) as error:
         reason = "it is not a film, or its header is damaged"
         if not isinstance(error, av.error.InvalidDataError):
@@ -199,7 +207,7 @@ def read_film(path: Path, *, deinterlace: Deinterlace = "auto") -> Film:
         _check_matrix(path, tags)
         seconds, of_all = _find_seconds(container, stream)
         rates = (stream.average_rate, stream.guessed_rate)
-        rate = min((Fraction(rate) for rate in rates if rate), default=Fraction(25))
+        rate = min((_as_fraction(rate) for rate in rates if rate), default=Fraction(25))
         expected = stream.frames or (round(seconds * rate) if seconds else None)
         layout, coding, shift = _find_layout(frame, tags)
         time_base = stream.time_base or 1 / rate
@@ -212,9 +220,9 @@ def read_film(path: Path, *, deinterlace: Deinterlace = "auto") -> Film:
             coding=coding,
             chroma_shift=shift,
             tags=tags | {"colorspace": coding.matrix, "color_range": 1 + coding.full_range},
-            time_base=Fraction(time_base),
+            time_base=_as_fraction(time_base),
             rate=rate,
-            aspect=Fraction(stream.sample_aspect_ratio or 1),
+            aspect=_as_fraction(stream.sample_aspect_ratio or 1),
             rotation=rotation,
             display=display,
             codec=stream.codec_context.name,
@@ -373,6 +381,11 @@ def _find_shortage(film: Film, count: int, seconds: float) -> str | None:
     return None
 
 
+def _as_fraction(value: Any) -> Fraction:
+    """A fraction, an integer, or PyAV 19's AVRational, which is no number for `Fraction`."""
+    return Fraction(value.numerator, value.denominator)
+
+
 def _find_seconds(container: "InputContainer", stream: "VideoStream") -> tuple[float | None, bool]:
     """The length in the header; True if it counts from zero and may be that of the sound."""
     if stream.duration and stream.time_base:
@@ -400,10 +413,10 @@ def _read_tags(frame: "VideoFrame", stream: "VideoStream") -> dict[str, int]:
 def _read_display(frame: "VideoFrame") -> tuple[int, tuple[int, ...]]:
     """The rotation for display, and the matrix if frames are first mirrored left to right."""
     av = import_av()
-    side_data: Any = frame.side_data
-    matrices = [d for d in side_data if d.type == av.sidedata.sidedata.Type.DISPLAYMATRIX]
-    if matrices:
-        matrix = tuple(int(n) for n in np.frombuffer(bytes(matrices[0]), np.int32))
+    side_data: Any = frame.side_data  # its iterator gives values, from PyAV 19 on keys
+    stored = side_data.get(av.sidedata.sidedata.Type.DISPLAYMATRIX)
+    if stored is not None:
+        matrix = tuple(int(n) for n in np.frombuffer(bytes(stored), np.int32))
         a, b, _, c, d = matrix[:5]
         if a * d < b * c:
             return round(-math.degrees(math.atan2(-b, -a))), matrix

@@ -15,7 +15,7 @@ import numpy as np
 from condiff.arrays import Levels
 from condiff.errors import ConfigError, FilmError
 from condiff.files import publish, reason_of, unwritten
-from condiff.video.reading import Film, FilmFrame, import_av, open_film
+from condiff.video.reading import Film, FilmFrame, import_av, open_container, open_film
 
 if TYPE_CHECKING:
     from av.container import InputContainer, OutputContainer
@@ -263,7 +263,8 @@ def join_film(
             format = CONTAINERS[target.suffix.lower()][0]
             if format in ("mp4", "mov"):
                 options["movflags"] = "+faststart"
-            with av.open(os.path.abspath(file.name), "w", format=format, options=options) as made:
+            name = os.path.abspath(file.name)
+            with open_container(name, "w", format=format, options=options) as made:
                 _fill(made, source, film, segments, skip, comment)
             os.fsync(file.fileno())  # the segments are removed next: a power cut must not lose both
     except (av.FFmpegError, OSError) as error:

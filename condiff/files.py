@@ -97,6 +97,18 @@ def identify_file(path: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
+def find_mode(path: Path) -> int:
+    """The type and permissions of a file or folder (`os.stat`), 0 if there is none.
+
+    Raises OSError where that cannot be found out, as for a name that is too long, ValueError for a
+    name with a NUL. (`Path.exists` does so too, but only before Python 3.14.)
+    """
+    try:
+        return path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
+
+
 def _link(part: Path, target: Path) -> None:
     """Rename `part` to `target`; FileExistsError if that exists, even if it is new."""
     try:

@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import re
+import stat
 import struct
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -19,7 +20,7 @@ from PIL import Image
 
 from condiff.checks import as_int, check_kind
 from condiff.errors import ConfigError, ImageError, UnknownFormatError
-from condiff.files import EXISTS, name_of, publish, shorten_stem, unwritten
+from condiff.files import EXISTS, find_mode, name_of, publish, shorten_stem, unwritten
 from condiff.photos import ifd, png, tiff, xmp
 from condiff.photos import metadata as meta
 from condiff.photos.formats import FORMATS, HOLDS, MAX_SIDE, NOTHING, find_format
@@ -403,13 +404,14 @@ def check_target(target: Path, force: bool = False, *, format: str | None = None
         )
     why = None
     try:
-        if target.is_dir():
+        mode, folder = find_mode(target), find_mode(target.parent)
+        if stat.S_ISDIR(mode):
             why = "it is a folder; give a file name"
         elif os.path.lexists(target) and not force:
             why = EXISTS
-        elif target.exists() and not target.is_file():  # /dev/null must not become a photo
+        elif mode and not stat.S_ISREG(mode):  # /dev/null must not become a photo
             why = "it is not a regular file; give another name"
-        elif not target.parent.is_dir():
+        elif not stat.S_ISDIR(folder):
             why = "its folder is missing; create it first"
         elif not os.access(target.parent, os.W_OK | os.X_OK):
             why = "no permission in its folder; give another one"

@@ -71,6 +71,8 @@ def _decode_by_imagecodecs(image: Image.Image, data: bytes, notes: list[str]) ->
             samples: NDArray[Any] = decode(data)
         channels = CHANNELS[image.mode]
         samples = samples.reshape(*samples.shape[:2], -1)
+        if image.mode == "RGB" and samples.shape[2] == 1:  # a grey AVIF in Pillow before 13
+            channels = 1
         if samples.dtype == np.uint8 or samples.shape != (*image.size[::-1], channels):
             return None
         if image.format != "JXL":
@@ -129,7 +131,7 @@ def _decode_png(image: Image.Image, file: BinaryIO, notes: list[str]) -> Decoded
         raise Unreadable(f"its sides are above libpng's {MAX_SIDE['PNG']:,}; cut it into parts")
     file.seek(0)
     data = file.read()
-    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    level = _set_log_level(0)  # silent
     try:
         with caught_stderr((b"libpng ",)) as caught:
             pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -138,7 +140,7 @@ def _decode_png(image: Image.Image, file: BinaryIO, notes: list[str]) -> Decoded
             raise
         raise ValueError(f"cv2 says: {error.err}") from None
     finally:
-        cv2.utils.logging.setLogLevel(level)
+        _set_log_level(level)
     remarks = "; ".join(line.decode("latin-1").strip() for line in caught)
     if pixels is None or pixels.dtype != np.uint16 or pixels.ndim == 2:
         raise ValueError(remarks or "its pixels cannot be decoded")
@@ -150,3 +152,9 @@ def _decode_png(image: Image.Image, file: BinaryIO, notes: list[str]) -> Decoded
     if data[25] == 4:  # grey and alpha
         return np.ascontiguousarray(pixels[..., 0]), alpha
     return cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGB), alpha
+
+
+def _set_log_level(level: int) -> int:
+    """Set what OpenCV prints; returns the level before."""
+    module = cv2 if hasattr(cv2, "setLogLevel") else cv2.utils.logging  # before OpenCV 5, and since
+    return int(module.setLogLevel(level))  # type: ignore[attr-defined]

@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from condiff.config import DiffusionConfig
 from condiff.errors import ConfigError, DependencyError, UnknownFormatError
-from condiff.files import publish, unwritten
+from condiff.files import publish, unwritten, write_buffer
 from condiff.photos.writing import check_target
 
 GAP = 2
@@ -240,8 +240,7 @@ def write_animation(
     if not isinstance(target, (str, os.PathLike)):
         encoded = io.BytesIO()
         _save_frames(frames, encoded, format="GIF", fps=fps, hold=hold)
-        with encoded.getbuffer() as data:
-            target.write(data)
+        write_buffer(encoded, target)
         return
     target = Path(target)
     check_animation(target, force)

@@ -5,6 +5,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -52,6 +53,17 @@ def publish(target: Path, force: bool) -> Iterator[BinaryIO]:
             _link(part, target)
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_buffer(buffer: BytesIO, file: BinaryIO) -> None:
+    """Write what was encoded in memory to an open file, and flush it, so that errors come now.
+
+    A buffer cannot be freed while it is viewed, so the view ends before an error leaves.
+    """
+    with buffer.getbuffer() as data:
+        file.write(data)
+    if hasattr(file, "flush"):
+        file.flush()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -156,5 +156,5 @@ def _decode_png(image: Image.Image, file: BinaryIO, notes: list[str]) -> Decoded
 
 def _set_log_level(level: int) -> int:
     """Set what OpenCV prints; returns the level before."""
-    module = cv2 if hasattr(cv2, "setLogLevel") else cv2.utils.logging  # before OpenCV 5, and since
+    module = cv2 if hasattr(cv2, "setLogLevel") else cv2.utils.logging  # in OpenCV 4, in 5
     return int(module.setLogLevel(level))  # type: ignore[attr-defined]

@@ -20,7 +20,15 @@ from PIL import Image
 
 from condiff.checks import as_int, check_kind
 from condiff.errors import ConfigError, ImageError, UnknownFormatError
-from condiff.files import EXISTS, find_mode, name_of, publish, shorten_stem, unwritten
+from condiff.files import (
+    EXISTS,
+    find_mode,
+    name_of,
+    publish,
+    shorten_stem,
+    unwritten,
+    write_buffer,
+)
 from condiff.photos import ifd, png, tiff, xmp
 from condiff.photos import metadata as meta
 from condiff.photos.formats import FORMATS, HOLDS, MAX_SIDE, NOTHING, find_format
@@ -105,8 +113,7 @@ def save_whole(
     """
     encoded = io.BytesIO()
     image.save(encoded, format, **(options or {}))
-    with encoded.getbuffer() as data:
-        file.write(data)
+    write_buffer(encoded, file)
 
 
 def _to_image(photo: Photo) -> Image.Image:
@@ -271,10 +278,7 @@ def _write(
         elif not isinstance(target, (str, os.PathLike)):
             encoded = io.BytesIO()  # some encoders seek, and a pipe cannot
             save(encoded, format)
-            with encoded.getbuffer() as data:
-                target.write(data)
-            if hasattr(target, "flush"):
-                target.flush()  # an error of standard output is one of this result
+            write_buffer(encoded, target)
     except ENCODER_FAILURES as error:
         if isinstance(error, KeyError) and format not in Image.SAVE:
             raise UnknownFormatError(

@@ -113,23 +113,19 @@ def main_first(accelerator: Accelerator) -> Iterator[None]:
     A CondiffError of the main process is raised on all: the others would wait for it, and end with
     a traceback of the connection that it closed.
     """
-    if not accelerator.is_main_process:
-        _share_error(None)
+    is_main = accelerator.is_main_process
+    if not is_main:
+        (error,) = broadcast_object_list([None])
+        if error is not None:
+            raise error
     try:
         yield
     except CondiffError as error:
-        if accelerator.is_main_process:
-            _share_error(error)
+        if is_main:
+            broadcast_object_list([error])
         raise
-    if accelerator.is_main_process:
-        _share_error(None)
-
-
-def _share_error(error: CondiffError | None) -> None:
-    """Raise the main process's error, if any, on this process."""
-    (shared,) = broadcast_object_list([error])
-    if shared is not None:
-        raise shared
+    if is_main:
+        broadcast_object_list([None])
 
 
 def is_sharded(model: Denoiser) -> bool:

@@ -201,6 +201,17 @@ def test_subtitles_and_chapters_are_copied_or_refused_before_the_work(run_video,
     assert run_video(film, tmp_path / "out.mp4", "--no-subtitles")[0] == 0
 
 
+def test_the_chapter_track_of_mp4_is_not_called_lost(run_video, tmp_path):
+    film = write_film(
+        tmp_path / "a.mp4", draw_frames(6, 64, 48), codec="libx264", sound=True, chapters=True
+    )
+    for name in ("out.mp4", "out.mkv"):
+        code, _, err = run_video(film, tmp_path / name)
+        assert code == 0 and "not copied" not in err
+        with av.open(str(tmp_path / name)) as made:
+            assert [c["metadata"] for c in made.chapters()] == [{"title": "Arrival"}]
+
+
 def test_tags_in_any_encoding_keep_their_bytes(run_video, tmp_path):
     film = write_film(tmp_path / "a.mkv", draw_frames(4, 64, 48), chapters=True)
     latin = film.read_bytes().replace(b"Arrival", b"Arriv\xe9e")

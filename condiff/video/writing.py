@@ -199,7 +199,8 @@ def choose_streams(
     last: Stream | None = None
     with open_film(film.path) as (container, video):
         for stream in container.streams:
-            if stream.type not in COPIED and stream.index != video.index:
+            left_out = stream.type not in COPIED and stream.index != video.index
+            if left_out and not _is_chapter_track(container, stream):
                 cover = stream.disposition & av.stream.Disposition.attached_pic
                 kind = "cover" if cover else f"other {stream.type}"
                 notes.append(f"its {kind} (stream {stream.index}) is not copied")
@@ -227,6 +228,13 @@ def choose_streams(
                 f"leave it out with {flag}"
             ) from error
     return notes
+
+
+def _is_chapter_track(container: "InputContainer", stream: "Stream") -> bool:
+    """Whether a stream holds the titles of the chapters, as in MP4; a muxer writes it anew."""
+    chapters = len(container.chapters())
+    of_mp4 = "mp4" in container.format.name.split(",")
+    return of_mp4 and stream.type == "data" and chapters > 0 and stream.frames == chapters
 
 
 def _streams_to_copy(container: "InputContainer", skip: Sequence[str]) -> list["Stream"]:

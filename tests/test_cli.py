@@ -453,6 +453,35 @@ def test_several_photos_are_coloured_each_beside_itself(run, tmp_path):
     assert {name: (tmp_path / name).read_bytes() for name in names} == before
 
 
+def test_a_new_folder_for_results_is_made(run, grey, tmp_path):
+    other = tmp_path / "other.jpg"
+    other.write_bytes(grey.read_bytes())
+    new = tmp_path / "a" / "new"
+    made = f"{new}/grey.color.jpg\n{new}/other.color.jpg\n"
+    assert run("colorize", grey, other, "-o", new, "-n")[:2] == (0, made)
+    assert not new.parent.exists()
+    assert run("colorize", grey, other, "-o", new)[:2] == (0, made)
+    assert len(list(new.iterdir())) == 2
+    one = tmp_path / "one"
+    assert run("colorize", grey, "-o", f"{one}/")[:2] == (0, f"{one}/grey.color.jpg\n")
+
+
+@pytest.mark.parametrize(
+    ("output", "exit_code", "told"),
+    [
+        ("x.jpg", 2, "x.jpg looks like a file, but several photos need a folder"),
+        ("grey.jpg", 2, "grey.jpg is not a folder, which several photos need"),
+        ("grey.jpg/new", 1, "grey.jpg is not a folder"),
+    ],
+)
+def test_a_file_is_not_taken_for_a_new_folder(output, exit_code, told, run, grey, tmp_path):
+    other = tmp_path / "other.jpg"
+    other.write_bytes(grey.read_bytes())
+    code, out, err = run("colorize", grey, other, "-o", tmp_path / output)
+    assert (code, out) == (exit_code, "") and told in " ".join(err.split())
+    assert sorted(tmp_path.iterdir()) == [grey, other]
+
+
 def test_results_among_the_photos_are_left_out(run, tmp_path):
     """As with *.jpg, a second time."""
     photos = [tmp_path / "a.png", tmp_path / "b.png"]
@@ -611,8 +640,8 @@ def test_a_photo_in_a_folder_that_is_missing_is_not_said_to_be_written(command, 
     assert capsys.readouterr() == ("", told)
 
 
-def test_a_folder_for_results_that_is_missing_is_named(run, grey, tmp_path):
-    code, out, err = run("colorize", grey, "-o", f"{tmp_path}/new/")
+def test_a_folder_for_a_picture_that_is_missing_is_named(run, grey, tmp_path):
+    code, out, err = run("condition", grey, "-k", "canny", "-o", f"{tmp_path}/new/")
     told = f"cannot write to {tmp_path}/new/: there is no such folder; create it first"
     assert (code, out, err) == (1, "", f"condiff: {told}\n")
 

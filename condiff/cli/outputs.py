@@ -13,7 +13,7 @@ import typer
 
 from condiff.cli import options
 from condiff.errors import ImageError
-from condiff.files import find_shared
+from condiff.files import find_shared, unwritten
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -22,11 +22,17 @@ if TYPE_CHECKING:
 
 
 def choose_target(
-    output: str | None, beside: Path, *, source: str | None, what: str = "photo"
+    output: str | None,
+    beside: Path,
+    *,
+    source: str | None,
+    what: str = "photo",
+    new_folder: bool = False,
 ) -> Path | None:
     """The file that -o names, the name of `beside` in -o's folder, or `beside`; None for stdout.
 
-    `what` names the input in the error that standard input needs an output.
+    `what` names the input in the error that standard input needs an output. With `new_folder` the
+    output is a folder that need not exist.
     """
     if output == "-":
         if sys.stdout is None:
@@ -36,10 +42,28 @@ def choose_target(
         raise typer.BadParameter(f"A {what} from standard input needs an output: -o FILE, or -o -.")
     if output is None and source is not None and not os.path.isdir(beside.parent):
         raise ImageError(f"cannot read {source}: there is no such file; check the path")
-    if output is not None and output.endswith("/") and not os.path.isdir(output):
+    if output and output.endswith("/") and not new_folder and not os.path.isdir(output):
         raise ImageError(f"cannot write to {output}: there is no such folder; create it first")
     path = Path(output) if output else beside
-    return path / beside.name if path.is_dir() else path
+    return path / beside.name if new_folder or path.is_dir() else path
+
+
+def names_new_folder(output: str | None, *, many: bool) -> bool:
+    """Whether -o names a folder that does not exist: by a slash at its end, or for several photos.
+
+    Raises BadParameter for several photos and a name that is, or looks like, that of a file.
+    """
+    if output in (None, "-") or os.path.isdir(output):
+        return False
+    if not many or output.endswith("/"):
+        return output.endswith("/")
+    if os.path.lexists(output):
+        raise typer.BadParameter(f"{output} is not a folder, which several photos need.")
+    if Path(output).suffix:
+        raise typer.BadParameter(
+            f"{output} looks like a file, but several photos need a folder: {output}/ makes one."
+        )
+    return True
 
 
 def number_targets(target: Path | None, samples: int) -> list[Path | None]:
@@ -103,7 +127,10 @@ def keep_date(source: Path, target: Path) -> None:
 def write_result(
     result: "Photo", path: Path | None, *, quality: int | None, force: bool, quiet: bool
 ) -> None:
-    """Write a photo to a file, or to stdout; reports on stderr what the format cannot hold."""
+    """Write a photo to a file, or to stdout; reports on stderr what the format cannot hold.
+
+    The file's folder is made if it does not exist.
+    """
     from condiff.photos.writing import losses, write_photo
 
     lost = losses(result, path.suffix if path else "png")
@@ -112,7 +139,16 @@ def write_result(
     if path is None:
         write_photo(result, sys.stdout.buffer, quality=quality)
     else:
+        make_folder(path.parent)
         write_photo(result, path, quality=quality, force=force)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those around it; ImageError where that fails."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritten(str(folder), error) from error
 
 
 def write_picture(image: "Image.Image", target: Path | None, *, force: bool) -> None:
@@ -175,18 +211,27 @@ def check_pick(pick: str | None, samples: int) -> None:
 
 
 def check_extras(
-    extras: Extras, targets: Sequence[Path | None], *, samples: int, force: bool
+    extras: Extras,
+    targets: Sequence[Path | None],
+    *,
+    samples: int,
+    force: bool,
+    new_folder: bool = False,
 ) -> None:
-    """Raise an error for extras that cannot be made or written, before any work."""
+    """Raise an error for extras that cannot be made or written, before any work.
+
+    With `new_folder` the folder of the targets and the sheet will be made.
+    """
     from condiff.figures import check_animation
     from condiff.photos.writing import check_target
 
     if extras.map and samples < 2:
         raise typer.BadParameter("--uncertainty needs several samples: add --samples 5.")
     check_distinct([*targets, *extras.paths()])
-    for path in (extras.sheet, extras.map):
-        if path:
-            check_target(path, force)
+    if extras.sheet:
+        check_target(extras.sheet, force, new_folder=new_folder)
+    if extras.map:
+        check_target(extras.map, force)
     if extras.film:
         check_animation(extras.film, force)
 

@@ -395,10 +395,13 @@ def _extended_xmp(packet: bytes) -> list[tuple[bytes, bytes]]:
     ]
 
 
-def check_target(target: Path, force: bool = False, *, format: str | None = None) -> None:
+def check_target(
+    target: Path, force: bool = False, *, format: str | None = None, new_folder: bool = False
+) -> None:
     """Raise ImageError if `target` cannot be written; call it before the work.
 
-    Without `format`, raises UnknownFormatError if the suffix is not that of an image format.
+    Without `format`, raises UnknownFormatError if the suffix is not that of an image format. With
+    `new_folder`, the target's folder and those around it need not exist, because they will be made.
     """
     if format is None and target.suffix.lower() not in FORMATS:
         ending = target.suffix if target.suffix else "a name without a suffix"
@@ -408,16 +411,19 @@ def check_target(target: Path, force: bool = False, *, format: str | None = None
         )
     why = None
     try:
-        mode, folder = find_mode(target), find_mode(target.parent)
+        mode, folder = find_mode(target), target.parent
+        while new_folder and not find_mode(folder) and folder != folder.parent:
+            folder = folder.parent
         if stat.S_ISDIR(mode):
             why = "it is a folder; give a file name"
         elif os.path.lexists(target) and not force:
             why = EXISTS
         elif mode and not stat.S_ISREG(mode):  # /dev/null must not become a photo
             why = "it is not a regular file; give another name"
-        elif not stat.S_ISDIR(folder):
-            why = "its folder is missing; create it first"
-        elif not os.access(target.parent, os.W_OK | os.X_OK):
+        elif not stat.S_ISDIR(find_mode(folder)):
+            missing = "its folder is missing; create it first"
+            why = f"{folder} is not a folder" if new_folder else missing
+        elif not os.access(folder, os.W_OK | os.X_OK):
             why = "no permission in its folder; give another one"
     except (OSError, ValueError) as error:  # a name too long, a NUL in it
         raise unwritten(str(target), error) from None

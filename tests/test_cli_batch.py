@@ -126,6 +126,19 @@ def test_a_folder_of_masks_has_one_a_photo_and_a_new_one_makes_anew(run, photos,
     assert run(photos / "a.jpg", "--mask", masks, command="colorize")[0] == 2
 
 
+def test_a_mask_may_be_as_large_as_its_photo(run, photos, tmp_path, monkeypatch):
+    """But no larger, if it has more pixels than photos usually may have."""
+    monkeypatch.setattr("condiff.batch.worker.MAX_PIXELS", 100)
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    Image.new("L", (50, 40), 255).save(masks / "a.png")
+    Image.new("L", (100, 80), 255).save(masks / "b.png")
+    code, stdout, _ = run(photos, tmp_path / "out", "--mask", masks, "--json")
+    lines, total = read_json(stdout)
+    assert code == 1 and (total["done"], total["failed"]) == (2, 1)
+    assert "limit" in lines["b.png"]["reason"]
+
+
 def test_what_a_batch_reads_is_never_written_over(run, photos, tmp_path):
     """Hints and masks that lie in OUT, a result as a reference, a photo that is a link to OUT."""
     out, kept = tmp_path / "out", tmp_path / "out" / "b.png"

@@ -261,6 +261,13 @@ def test_limits_and_pages_have_flags(run, tmp_path):
     target = str(tmp_path / "b.png")
     code, _, err = run(str(tmp_path / "a.png"), "-o", target, "--max-pixels", "1000")
     assert code == 1 and "--max-pixels 1200" in err
+    for flag, mode in (("--mask", "L"), ("--hints", "RGBA")):
+        picture = tmp_path / f"{flag[2:]}.png"
+        Image.new(mode, (80, 60)).save(picture)
+        code, _, err = run(
+            str(tmp_path / "a.png"), "-o", target, flag, str(picture), "--max-pixels", "1200"
+        )
+        assert code == 1 and "--max-pixels 4800" in err
     first, second = frames(2)
     first.save(tmp_path / "a.tif", save_all=True, append_images=[second])
     code, _, err = run(str(tmp_path / "a.tif"), "-o", target)

@@ -5,6 +5,7 @@ A grey result is a failure.
 
 import errno
 import hashlib
+import math
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -18,6 +19,7 @@ from condiff.batch.plan import Job, hash_name
 from condiff.batch.storage import Storage
 from condiff.errors import CondiffError, ImageError, StorageError
 from condiff.files import digest_of
+from condiff.photos.formats import MAX_PIXELS
 from condiff.photos.photo import Photo
 from condiff.photos.provenance import OWN_RESULT, is_own_file
 from condiff.photos.reading import read_image, read_photo
@@ -101,7 +103,7 @@ def process_photo(
             warnings = tuple(map(str, photo.info.get("warnings", ())))
             check_photo(photo, PurePosixPath(job.target).suffix, out.locate(job.target))
             hints = digest_pictures(job)
-            pictures = _read_pictures(job) if hints else None
+            pictures = _read_pictures(job, photo) if hints else None
             with out.publish(job.target, part=part) as made:
                 with room(photo):
                     result = transform(photo, seed, pictures)
@@ -138,8 +140,12 @@ def _full(out: Storage) -> StorageError:
     )
 
 
-def _read_pictures(job: Job) -> Pictures:
-    strokes, mask = (None if path is None else read_image(path) for path in (job.hints, job.mask))
+def _read_pictures(job: Job, photo: Photo) -> Pictures:
+    most = max(MAX_PIXELS, math.prod(photo.size))  # they may be as large as the photo
+    strokes, mask = (
+        None if path is None else read_image(path, max_pixels=most)
+        for path in (job.hints, job.mask)
+    )
     return Pictures(strokes, mask, digest_of(job.hints) if job.hints else "")
 
 

@@ -140,7 +140,7 @@ def batch(
         model=flags.model,
         look=adjustment.look,
         overrides=sampling.given(),
-        edits=content.edit(adjustment, references),
+        edits=content.edit(adjustment, references, max_pixels=reading.max_pixels),
         seed=flags.seed,
         choice=Choice(flags.include or (), flags.exclude or (), parse_shard(flags.shard)),
         suffix=parse_format(flags.format),

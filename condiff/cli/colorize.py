@@ -96,8 +96,9 @@ def colorize(
         job.check(results, hints, content, references)
     if content.masks:
         raise typer.BadParameter(f"--mask {content.masks} is a folder, which is for a batch.")
-    given, hinted = hints.read(), hints.describe()
-    edits = content.edit(adjustment, references, given)
+    limit = reading.max_pixels
+    given, hinted = hints.read(max_pixels=limit), hints.describe()
+    edits = content.edit(adjustment, references, given, max_pixels=limit)
     from condiff.models.info import read_model_info
     from condiff.pipelines.colorizing import build_settings
 
@@ -116,7 +117,7 @@ def colorize(
         provenance=results.provenance,
         quality=results.quality,
         page=reading.page,
-        max_pixels=reading.max_pixels,
+        max_pixels=limit,
     )
     if results.dry_run:
         for job in jobs:

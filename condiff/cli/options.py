@@ -173,18 +173,26 @@ class Content(Group):
         return self.mask if self.mask and self.mask.is_dir() else None
 
     def edit(
-        self, adjustment: "Adjustment", references: "ReferenceFlags", hints: Any = ()
+        self,
+        adjustment: "Adjustment",
+        references: "ReferenceFlags",
+        hints: Any = (),
+        *,
+        max_pixels: int = MAX_PIXELS,
     ) -> "ColorEdits":
-        """These and other edits of the colours in one."""
+        """These and other edits of the colours in one; the mask has at most `max_pixels`."""
         from condiff.color.edits import ColorEdits
         from condiff.color.palette import parse_palette
         from condiff.photos.reading import read_image
 
+        mask = None
+        if self.mask and not self.masks:
+            mask = read_image(self.mask, max_pixels=max_pixels)
         return ColorEdits(
             hints,
             adjustment.saturation,
             adjustment.temperature,
-            mask=read_image(self.mask) if self.mask and not self.masks else None,
+            mask=mask,
             invert=self.invert,
             background=self.background,
             as_is=self.as_is,
@@ -259,14 +267,19 @@ class HintFlags(Group):
         """The picture that is read."""
         return [self.hints] if self.hints else []
 
-    def read(self) -> "Hints":
-        """The hints of --hint, or those of --hints; BadParameter if both are given."""
+    def read(self, *, max_pixels: int = MAX_PIXELS) -> "Hints":
+        """The hints of --hint, or those of --hints; BadParameter if both are given.
+
+        The picture of --hints has at most `max_pixels`.
+        """
         from condiff.color.hints import parse_hint
         from condiff.photos.reading import read_image
 
         if self.hint and self.hints:
             raise typer.BadParameter("Give hints as --hint or as --hints, not both.")
-        return read_image(self.hints) if self.hints else [parse_hint(text) for text in self.hint]
+        if self.hints:
+            return read_image(self.hints, max_pixels=max_pixels)
+        return [parse_hint(text) for text in self.hint]
 
     def describe(self) -> dict[str, Any]:
         """The hints for a note in a result: as they were given, or the digest of their picture."""

@@ -185,7 +185,8 @@ def render(
         opened = _open(source, info, reading, as_is=flags.as_is, quiet=quiet)
     machine.check(info)
     hinted = hints.describe()
-    edits = ColorEdits(hints=hints.read(), keep_lines=looks.keep_lines, flat=looks.flat)
+    given = hints.read(max_pixels=reading.max_pixels)
+    edits = ColorEdits(hints=given, keep_lines=looks.keep_lines, flat=looks.flat)
     if flags.dry_run:
         report_plan(source, targets.paths(), as_json=as_json)
         return

@@ -22,6 +22,8 @@ raised before work begins, and 1 for the others.
 from pathlib import Path
 from typing import Self
 
+from condiff.platforms import WINDOWS
+
 NO_MEMORY = "There is not enough memory: close other programs, or scale the picture down."
 
 
@@ -112,19 +114,23 @@ def install_command(extra: str) -> str:
     import json  # rarely needed: it would slow the start of every command
     import re
     from importlib import metadata
-    from urllib.parse import unquote, urlsplit
+    from urllib.parse import urlsplit
+    from urllib.request import url2pathname
 
+    quote = '"' if WINDOWS else "'"
     root = Path(__file__).resolve().parents[1]
     if (root / "pyproject.toml").is_file():
-        return f"pip install -e '{root}[{extra}]'"
+        return f"pip install -e {quote}{root}[{extra}]{quote}"
     try:
         origin = metadata.distribution("condiff").read_text("direct_url.json")
         needs = metadata.requires("condiff") or []
     except metadata.PackageNotFoundError:
         origin, needs = None, []
-    path = Path(unquote(urlsplit(json.loads(origin)["url"]).path)) if origin else None
+    path = Path(url2pathname(urlsplit(json.loads(origin)["url"]).path)) if origin else None
     if path and path.exists():
-        return f"pip install '{path}[{extra}]'"
+        return f"pip install {quote}{path}[{extra}]{quote}"
     ending = re.compile(rf"""extra\s*==\s*['"]{re.escape(extra)}['"]""")
     own = [need.split(";")[0].strip() for need in needs if ending.search(need)]
-    return "pip install " + " ".join(f"'{need}'" for need in own or [f"condiff[{extra}]"])
+    return "pip install " + " ".join(
+        f"{quote}{need}{quote}" for need in own or [f"condiff[{extra}]"]
+    )

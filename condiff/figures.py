@@ -298,7 +298,7 @@ def _save_mp4(frames: Sequence[Image.Image], file: BinaryIO, *, fps: float, hold
     command = [_import_ffmpeg().get_ffmpeg_exe(), *f"-y -v error {given} {made}".split(), file.name]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as ffmpeg:
         assert ffmpeg.stdin is not None
-        with suppress(BrokenPipeError):  # it has ended, and its status says why
+        with suppress(OSError):  # it has ended, and its status says why
             for frame in [*frames, *[frames[-1]] * round(fps * hold)]:
                 ffmpeg.stdin.write(frame.convert("RGB").crop((0, 0, width, height)).tobytes())
         said = ffmpeg.communicate()[1].decode(errors="replace").splitlines()

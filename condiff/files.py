@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
@@ -10,9 +11,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from condiff.errors import ImageError
+from condiff.platforms import WINDOWS
 
+RENAME_SECONDS = 2.0  # how long to wait on Windows for programs that have a file open
 PERMISSIONS = 0o777
 MAX_NAME = 255  # bytes, on the file systems of Linux, macOS and Windows
+JUNK = {".DS_Store", "Thumbs.db", "desktop.ini"}  # files that desktops leave in folders
 STREAMS = {"<stdin>": "standard input", "<stdout>": "standard output"}  # by Python's names
 EXISTS = "it already exists; use --force to replace it"
 
@@ -46,13 +50,36 @@ def publish(target: Path, force: bool) -> Iterator[BinaryIO]:
         with open(part, "xb") as file:
             yield file
         if force:
-            with suppress(OSError):
-                part.chmod(target.stat().st_mode & PERMISSIONS)
-            part.replace(target)
+            if not WINDOWS:  # there, a file that may only be read cannot be renamed
+                with suppress(OSError):
+                    part.chmod(target.stat().st_mode & PERMISSIONS)
+            rename(part, target)
         else:
             _link(part, target)
     finally:
         part.unlink(missing_ok=True)
+
+
+def rename(source: Path, target: Path) -> None:
+    """Rename a file, replacing a file of that name, or a folder.
+
+    Windows refuses this while another program, such as a virus scanner, has one of them open, so it
+    is tried for RENAME_SECONDS there. Raises OSError.
+    """
+    end = time.monotonic() + (RENAME_SECONDS if WINDOWS else 0)
+    while True:
+        try:
+            return os.replace(source, target)
+        except PermissionError:
+            if time.monotonic() >= end:
+                raise
+            time.sleep(0.05)
+
+
+def sync(path: Path) -> None:
+    """Wait until the content of a file is on the disk; OSError if that fails."""
+    with open(path, "r+b") as file:  # Windows syncs only what may be written
+        os.fsync(file.fileno())
 
 
 def write_buffer(buffer: BytesIO, file: BinaryIO) -> None:
@@ -123,6 +150,9 @@ def find_mode(path: Path) -> int:
 
 def _link(part: Path, target: Path) -> None:
     """Rename `part` to `target`; FileExistsError if that exists, even if it is new."""
+    if WINDOWS:  # where renaming replaces nothing, and some disks have no hard links
+        os.rename(part, target)
+        return
     try:
         os.link(part, target)
     except OSError as error:

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pickle
 import signal
 from itertools import islice
 
@@ -191,6 +192,16 @@ def test_the_cache_gives_views_and_features_and_goes_on_where_it_stopped(photo_f
     names = {path.name for path in tmp_path.iterdir()}
     assert names >= {"lightness.npy", "chroma.npy", "features_8.npy", "done.npy"}
     assert np.load(tmp_path / "lightness.npy").max() > 1  # L*
+
+
+def test_a_worker_maps_the_cache_instead_of_a_copy(photo_folder, tmp_path):
+    cache = FeatureCache(tmp_path, views_of(photo_folder), {8: 3})
+    list(cache.fill(extract, range(12)))
+    sent = pickle.dumps(cache.arrays)
+    assert len(sent) < 1000 < cache.arrays["lightness"].nbytes
+    received = pickle.loads(sent)
+    cache.arrays["lightness"][3] = 50
+    assert (received["lightness"][3] == 50).all()
 
 
 def test_the_cache_is_loaded_like_all_else(photo_folder, tmp_path):

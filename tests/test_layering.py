@@ -11,6 +11,7 @@ from condiff.cli import COMMANDS
 
 PACKAGE = Path(condiff.__file__).parent
 LEVELS = [
+    {"platforms"},
     {"_version", "arrays", "errors", "resize", "threads"},
     {"checks", "config", "files", "openvino_core", "words"},
     {"photos"},

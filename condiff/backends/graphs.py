@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from condiff.errors import DependencyError, first_line
 from condiff.openvino_core import compile_for_cpu, openvino_core
 from condiff.threads import map_in_threads
 from condiff.words import NO_WORDS, WithWords, Words, tokenize, with_words
@@ -95,8 +96,14 @@ class GraphBackend:
 
 def open_onnx(path: Path, threads: int) -> Run:
     """Open a graph with ONNX Runtime; ValueError if it is not a usable graph."""
-    import onnxruntime
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
+    try:
+        import onnxruntime
+        from onnxruntime.capi import onnxruntime_pybind11_state as state
+    except ImportError as error:
+        raise DependencyError(
+            f"ONNX Runtime cannot be loaded ({first_line(error)}): install it anew; on Windows "
+            "Microsoft's Visual C++ Redistributable as well, which it needs."
+        ) from error
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads

@@ -12,6 +12,9 @@ from condiff.errors import ConfigError
 from condiff.models.condition_encoder import ConditionEncoder
 from condiff.words import NO_WORDS, WithWords, Words, with_words
 
+# In torch's errors where memory is lacking: of Linux, of all others, of Apple's GPU.
+NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+
 
 class TorchBackend:
     """The Backend of torch; `threads` of the processor, None for torch's own setting."""
@@ -76,7 +79,7 @@ class TorchBackend:
                 yield
         except RuntimeError as error:
             on_gpu = isinstance(error, torch.OutOfMemoryError)
-            if not on_gpu and "not enough memory" not in str(error):
+            if not on_gpu and not any(words in str(error) for words in NO_MEMORY):
                 raise
             if on_gpu:
                 torch.cuda.empty_cache()

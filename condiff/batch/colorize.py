@@ -190,7 +190,7 @@ def run_batch(found: Plan, options: BatchOptions) -> Generator[Result, None, Non
             strict=options.strict,
         )
         load = cache(partial(Pipeline.from_pretrained, info.path, device=device, engine=engine))
-        workers = options.workers or count_cores()
+        workers = choose_workers(options.workers, device)
         assert options.seed is not None  # `plan_batch` has drawn one
         if options.album:
             style = settle_album(found, journal, settings, load, seed=options.seed, workers=workers)
@@ -275,6 +275,15 @@ def choose_network(info: ModelInfo, engine: str, device: str) -> tuple[str, str]
     found = find_device(device) if device == "auto" else device
     kind = found.split(":")[0]
     return choose_engine(info, "auto", kind), kind
+
+
+def choose_workers(asked: int | None, device: str) -> int:
+    """How many threads colour photos: as many as asked for, or one a core.
+
+    One on Apple's GPU, as two threads that use it at once end the process:
+    https://github.com/pytorch/pytorch/issues/197805.
+    """
+    return 1 if device.startswith("mps") else asked or count_cores()
 
 
 def count_cores() -> int:

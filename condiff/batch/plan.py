@@ -15,6 +15,7 @@ from condiff.checks import as_int_within, as_tuple
 from condiff.errors import ConfigError, install_command
 from condiff.files import MAX_NAME, find_shared, shorten_stem
 from condiff.photos.formats import FORMATS, RAW, is_photo
+from condiff.platforms import with_slashes
 
 UNWRITTEN_SUFFIX = ".png"  # of a result where the photo's own format cannot be written
 NOT_A_PHOTO = "not a photo by its suffix"
@@ -301,4 +302,5 @@ def _rename(name: str, suffix: str | None) -> str:
 def _matches(name: str, globs: Sequence[str]) -> bool:
     """Whether a glob matches the whole path below IN, where * crosses slashes, or the last name."""
     last = name.rpartition("/")[2]
+    globs = [with_slashes(glob) for glob in globs]
     return any(fnmatchcase(name, glob) or fnmatchcase(last, glob) for glob in globs)

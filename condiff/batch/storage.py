@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
+from urllib.request import url2pathname
 
 from condiff.errors import ConfigError, StorageError
-from condiff.files import identify_file
+from condiff.files import identify_file, rename, sync
+from condiff.platforms import WINDOWS
 
 # Keys of a listing that change with a file; each file system has some of them.
 VERSION_KEYS = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "updated", "mtime")
@@ -53,7 +55,7 @@ def open_storage(text: str | Path) -> "Storage":
     if not rest or os.sep in protocol:
         return Storage(Path(text))
     if protocol == "file":
-        return Storage(Path(rest))
+        return Storage(Path(url2pathname(rest) if WINDOWS else rest))  # /C:/photos is C:\photos
     import fsspec
 
     try:
@@ -173,10 +175,9 @@ class Storage:
         path, target = self._path / part, self._path / name
         try:
             yield path
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
+            sync(path)
             target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(path, target)
+            rename(path, target)
         finally:
             with suppress(FileNotFoundError):
                 path.unlink()

@@ -16,6 +16,7 @@ from condiff.cli.process import on_one_line
 from condiff.cli.sampling import Group, SamplingFlags, expand_groups
 from condiff.errors import NO_MEMORY, CondiffError, ImageError
 from condiff.files import EXISTS
+from condiff.platforms import expand_globs
 
 if TYPE_CHECKING:
     from condiff.color.edits import ColorEdits
@@ -151,6 +152,7 @@ def _plan_jobs(sources: Sequence[str], results: ResultFlags, *, quiet: bool) -> 
     """
     from condiff.photos.provenance import OWN_RESULT, is_own_file
 
+    sources = list(expand_globs(sources))
     jobs = [_Job.plan(source, results, many=len(sources) > 1) for source in sources]
     makers = {os.path.realpath(path): job for job in jobs for path in job.paths() if path}
     kept = []

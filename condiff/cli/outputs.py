@@ -14,6 +14,7 @@ import typer
 from condiff.cli import options
 from condiff.errors import ImageError
 from condiff.files import find_shared, unwritten
+from condiff.platforms import SLASHES, comparable
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -42,7 +43,7 @@ def choose_target(
         raise typer.BadParameter(f"A {what} from standard input needs an output: -o FILE, or -o -.")
     if output is None and source is not None and not os.path.isdir(beside.parent):
         raise ImageError(f"cannot read {source}: there is no such file; check the path")
-    if output and output.endswith("/") and not new_folder and not os.path.isdir(output):
+    if output and output.endswith(SLASHES) and not new_folder and not os.path.isdir(output):
         raise ImageError(f"cannot write to {output}: there is no such folder; create it first")
     path = Path(output) if output else beside
     return path / beside.name if new_folder or path.is_dir() else path
@@ -55,8 +56,8 @@ def names_new_folder(output: str | None, *, many: bool) -> bool:
     """
     if output in (None, "-") or os.path.isdir(output):
         return False
-    if not many or output.endswith("/"):
-        return output.endswith("/")
+    if not many or output.endswith(SLASHES):
+        return output.endswith(SLASHES)
     if os.path.lexists(output):
         raise typer.BadParameter(f"{output} is not a folder, which several photos need.")
     if Path(output).suffix:
@@ -104,7 +105,8 @@ def check_distinct(paths: Iterable[Path | None], sources: Sequence[str] = ()) ->
     """
     taken: dict[str, int] = {}
     for number, path in enumerate(paths):
-        first = taken.setdefault("-" if path is None else os.path.realpath(path), number)
+        name = "-" if path is None else comparable(os.path.realpath(path))
+        first = taken.setdefault(name, number)
         if first == number:
             continue
         if sources and sources[first] != sources[number]:

@@ -1,6 +1,7 @@
 """The process of a command: streams that may be closed, names of any bytes, and SIGTERM."""
 
 import codecs
+import errno
 import io
 import os
 import signal
@@ -8,6 +9,8 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from condiff.platforms import WINDOWS
 
 ESCAPED = "condiff"  # the name of the error handler below
 
@@ -62,17 +65,20 @@ def ended_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def is_broken_pipe(error: OSError) -> bool:
+    """Whether the reader of what is written has ended, as by `| head`; Windows calls it EINVAL."""
+    return isinstance(error, BrokenPipeError) or (WINDOWS and error.errno == errno.EINVAL)
+
+
 def flush() -> int:
     """Write the rest of stdout; 1 if that fails, otherwise 0."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
-    except BrokenPipeError:  # as by `| head`: the reader has ended
-        sys.stdout = None  # type: ignore[assignment]  # nothing more is flushed at the end
-        return 1
     except OSError as error:
-        print(f"condiff: cannot write to standard output: {error.strerror}.", file=sys.stderr)
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None  # type: ignore[assignment]  # nothing more is flushed at the end
+        if not is_broken_pipe(error):
+            print(f"condiff: cannot write to standard output: {error.strerror}.", file=sys.stderr)
         return 1
     return 0
 

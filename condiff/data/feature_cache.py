@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -93,9 +94,25 @@ class FeatureCache(Dataset[Batch]):
         return view
 
 
+class MappedArrays(dict[str, np.memmap]):
+    """Memory-mapped arrays of .npy files by name, which other processes map anew.
+
+    An array alone would be pickled whole, and each worker of a loader get a copy of the cache.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _map_arrays, ({name: array.filename for name, array in self.items()},)
+
+
+def _map_arrays(paths: Mapping[str, Path]) -> MappedArrays:
+    return MappedArrays(
+        {name: np.lib.format.open_memmap(path, mode="r+") for name, path in paths.items()}
+    )
+
+
 def open_arrays(
     folder: Path, arrays: Mapping[str, tuple[tuple[int, ...], type]], *, key: str
-) -> dict[str, np.memmap]:
+) -> MappedArrays:
     """The memory-mapped arrays of a cache's folder, by name, of these shapes and types.
 
     `key` stands for what the cache depends on. Raises DataError where the folder was made with
@@ -104,10 +121,12 @@ def open_arrays(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _claim(folder / "views.sha256", f"{key}\n")
-        return {
-            name: _open_array(folder / f"{name}.npy", shape, dtype)
-            for name, (shape, dtype) in arrays.items()
-        }
+        return MappedArrays(
+            {
+                name: _open_array(folder / f"{name}.npy", shape, dtype)
+                for name, (shape, dtype) in arrays.items()
+            }
+        )
     except OSError as error:
         if error.errno not in FULL:
             raise DataError(

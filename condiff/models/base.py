@@ -23,7 +23,7 @@ from condiff.config import (
     read_values,
 )
 from condiff.errors import ConfigError, DependencyError, ModelError, UsageError, first_line
-from condiff.files import digest_files
+from condiff.files import JUNK, digest_files
 from condiff.models.hub import fetching
 from condiff.models.info import INDEX, read_json
 
@@ -87,7 +87,8 @@ class Base:
     def fingerprint(self) -> str:
         """SHA-256 of the weights and settings that latents and embeddings depend on."""
         files = [file for part in FROZEN for file in sorted((self.path / part).iterdir())]
-        return digest_files(self.path, [file for file in files if file.is_file()])
+        kept = [file for file in files if file.is_file() and file.name not in JUNK]
+        return digest_files(self.path, kept)
 
     def licence(self) -> str | None:
         """The licence that the base's card names, such as creativeml-openrail-m."""

@@ -25,7 +25,7 @@ from diffusers import __version__ as diffusers_version
 from condiff.config import LOOKS, DiffusionConfig, Look, SamplingConfig
 from condiff.diffusion.diffusers_schedulers import build_scheduler
 from condiff.errors import ModelError, first_line
-from condiff.files import write_text
+from condiff.files import rename, write_text
 from condiff.models.condition_encoder import ConditionEncoder
 from condiff.models.denoiser import Model, freeze
 from condiff.models.info import INDEX, TEXT_ENCODER, ModelInfo, read_model_info
@@ -102,8 +102,8 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
-        folder.rename(old)
-    part.rename(folder)
+        rename(folder, old)
+    rename(part, folder)
     shutil.rmtree(old, ignore_errors=True)
 
 

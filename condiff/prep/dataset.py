@@ -18,7 +18,7 @@ from typing import IO, Any
 import numpy as np
 
 from condiff.errors import ConfigError, DataError
-from condiff.files import write_text
+from condiff.files import JUNK, write_text
 from condiff.prep.parquet_writer import (
     SPLITS,
     ShardWriter,
@@ -62,7 +62,7 @@ def plan(source: Source, out: Path, recipe: PrepConfig, *, force: bool = False) 
     started = (_scratch(out) / "settings.json").exists()
     if out.exists() and not out.is_dir():
         raise DataError(f"{out} is a file: give a folder to write to.")
-    if not started and out.exists() and any(out.iterdir()):
+    if not started and out.exists() and any(file.name not in JUNK for file in out.iterdir()):
         raise DataError(f"{out} contains other files: give an empty or a new folder.")
     if force or not started:
         return Plan(source, out, recipe, [], False, {}, False)

@@ -1,7 +1,6 @@
 """Writes parquet shards that `datasets` opens with Image features, and their card."""
 
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from condiff.errors import DependencyError
-from condiff.files import write_text
+from condiff.files import rename, sync, write_text
 
 SPLITS = ("train", "val")
 # A row group is the smallest unit that a reader loads and a writer buffers; the hub's viewer also
@@ -91,10 +90,9 @@ class ShardWriter:
         self._write_rows()
         self.file.close()
         part = self._part()
-        with open(part, "rb") as file:
-            os.fsync(file.fileno())
+        sync(part)
         self.before_commit()
-        part.replace(shard_path(self.out, self.split, self.shard))
+        rename(part, shard_path(self.out, self.split, self.shard))
         self.shard = self.file = None
 
     def _part(self) -> Path:

@@ -23,12 +23,14 @@ from condiff.color.lab import rgb_to_lab
 from condiff.errors import DataError, ImageError
 from condiff.photos.formats import is_photo
 from condiff.photos.reading import read_image
+from condiff.platforms import WINDOWS
 from condiff.prep.parquet_writer import Row, columns_of
 from condiff.resize import shrink_short_side
 from condiff.sources.source import Item
 
 CHUNK_ITEMS, CHUNK_BYTES = 16, 4 << 20  # limits of one message to a worker
 CHUNKS_AHEAD = 3  # chunks per worker, including the current one; limits memory
+MOST_ON_WINDOWS = 61  # workers of a ProcessPoolExecutor
 WEBP_METHOD = 4
 CELLS = 32  # on the short side; averaging in cells removes noise
 
@@ -154,7 +156,8 @@ def prepare_in_order(
             yield number, prepare(item, recipe)
         return
     context = get_context("spawn")  # a fork of a process with threads may hang
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+    most = MOST_ON_WINDOWS if WINDOWS else workers
+    pool = ProcessPoolExecutor(min(workers, most), mp_context=context, initializer=_start_worker)
     ahead: deque[Future[list[tuple[int, Prepared | Decision]]]] = deque()
     try:
         for chunk in _chunks(items):

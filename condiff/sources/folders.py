@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from condiff.errors import DataError
-from condiff.files import reason_of
+from condiff.files import JUNK, reason_of
 from condiff.photos.formats import is_photo
+from condiff.platforms import with_slashes
 from condiff.sources.hub import hub_source, is_saved, saved_source
 from condiff.sources.parquet import parquet_part
 from condiff.sources.schema import FILE_NAME, text_of
@@ -77,7 +78,7 @@ def write_folder(source: Source, out: Path) -> Iterator[Path]:
         raise DataError(
             f"Cannot write into {out}: {error.strerror}. Choose another folder."
         ) from error
-    if held - {"metadata.jsonl"}:
+    if held - {"metadata.jsonl"} - JUNK:
         raise DataError(f"{out} contains other files: give an empty or a new folder.")
     with open(out / "metadata.jsonl", "w", encoding="utf-8") as captions:
         for item in source.items(0):
@@ -134,15 +135,16 @@ def _list_folder(root: Path) -> list[tuple[str, str | None]]:
     found: list[tuple[str, str | None]] = []
 
     def report(error: OSError) -> None:
-        found.append((str(error.filename)[start:] or ".", f"cannot be listed: {error.strerror}"))
+        place = with_slashes(str(error.filename)[start:]) or "."
+        found.append((place, f"cannot be listed: {error.strerror}"))
 
     for folder, folders, files in os.walk(root, onerror=report):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in (*folders, *files):
             path = os.path.join(folder, name)
             if not name.startswith(".") and (is_photo(name) or _opener(path)):
-                found.append((path[start:], None))
-    return sorted(found, key=lambda row: row[0].split(os.sep))
+                found.append((with_slashes(path[start:]), None))
+    return sorted(found, key=lambda row: row[0].split("/"))
 
 
 def _size_of(path: Path) -> int:

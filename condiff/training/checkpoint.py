@@ -67,7 +67,7 @@ def restore_checkpoint(
             continue
         if f"{name}.step" not in moments:  # it has never had a gradient
             continue
-        state = {"step": moments[f"{name}.step"].to(parameter.device)}
+        state = {"step": moments[f"{name}.step"].to(parameter.device, copy=True)}
         for key in MOMENTS:
             moment = shard_like(moments[f"{name}.{key}"], parameter)
             # The fused optimizer step requires the parameter's memory layout.

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from condiff.config import TrainConfig, parse_config, read_yaml, to_yaml
 from condiff.errors import CheckpointError, ConfigError, TrainingError
-from condiff.files import write_text
+from condiff.files import rename, write_text
 from condiff.models.info import INDEX
 
 logger = logging.getLogger(__name__)
@@ -268,8 +268,8 @@ def write_checkpoint(
         old = folder.with_name(f".{folder.name}.old")
         shutil.rmtree(old, ignore_errors=True)
         if folder.exists():
-            folder.rename(old)
-        part.rename(folder)
+            rename(folder, old)
+        rename(part, folder)
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         shutil.rmtree(part, ignore_errors=True)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from condiff.errors import ConfigError, FilmError
-from condiff.files import hidden_name, reason_of
+from condiff.files import hidden_name, reason_of, rename
 from condiff.video.steady import Key
 
 SEGMENT = 96  # frames; a segment ends at the first key frame after these
@@ -147,7 +147,7 @@ class Parts:
                 made=json.dumps(self._sizes(made)),
                 faults=json.dumps(list(faults)),
             )
-        path.with_suffix(".part").replace(path)
+        rename(path.with_suffix(".part"), path)
 
     def resume(self) -> Start:
         """Where to go on after the segments that are whole; later states are removed."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from condiff.arrays import Levels
 from condiff.errors import ConfigError, FilmError
-from condiff.files import publish, reason_of, unwritten
+from condiff.files import publish, reason_of, rename, unwritten
 from condiff.video.reading import Film, FilmFrame, import_av, open_container, open_film
 
 if TYPE_CHECKING:
@@ -390,7 +390,7 @@ def writing_segment(path: Path, film: Film, encoding: Encoding) -> Iterator[Segm
         writer = SegmentWriter(part, film, encoding)
         yield writer
         writer.close()
-        part.replace(path)
+        rename(part, path)
     except (av.FFmpegError, OSError) as error:
         raise FilmError(
             f"cannot encode {film.path} as {encoding.codec}: {reason_of(error)}; try another "

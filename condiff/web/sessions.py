@@ -59,7 +59,7 @@ class Upload:
             del self.results[oldest]
             for path in self.folder.glob(f"{oldest}.*"):
                 self.files.discard(path.name)
-                path.unlink(missing_ok=True)
+                _unlink(path)
 
     def find(self, result: str) -> Any:
         """The result of that id; Gone if there is none."""
@@ -71,7 +71,7 @@ class Upload:
         """Forget all results, and delete all files except the upload and its preview."""
         self.results.clear()
         for name in [name for name in self.files if not name.startswith("before")]:
-            (self.folder / name).unlink(missing_ok=True)
+            _unlink(self.folder / name)
             self.files.discard(name)
 
     def publish(self, path: Path) -> Path:
@@ -179,6 +179,11 @@ class Sessions:
         session = self._sessions.pop(number, None)
         if session is not None:
             shutil.rmtree(session.folder, ignore_errors=True)
+
+
+def _unlink(path: Path) -> None:
+    with suppress(OSError):  # Windows keeps a file that is still being sent: the session's end
+        path.unlink()
 
 
 def hold(folder: Path) -> IO[bytes] | None:

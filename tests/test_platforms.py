@@ -20,6 +20,7 @@ from condiff.cli import main, outputs
 from condiff.cli.process import flush
 from condiff.errors import install_command
 from condiff.files import publish, rename, sync
+from condiff.sources.folders import local_parts
 from condiff.training.checkpoint import gather_checkpoint, restore_checkpoint
 
 from .conftest import make_photo
@@ -129,6 +130,18 @@ def test_names_that_differ_only_in_case_or_unicode_are_one_file_on_a_mac(monkeyp
     monkeypatch.setattr(platforms, "APPLE", True)
     with pytest.raises(Exception, match="written twice"):
         outputs.check_distinct(paths)
+
+
+def test_a_caption_belongs_to_its_photo_however_a_mac_writes_the_name(monkeypatch, tmp_path):
+    make_photo(20, 20).save(tmp_path / "o\u0308.png")
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "\u00f6.png", "text": "a lake"}\n')
+
+    def captions():
+        return [part.text for part in local_parts(tmp_path)]
+
+    assert captions() == [""]
+    monkeypatch.setattr(platforms, "APPLE", True)
+    assert captions() == ["a lake"]
 
 
 def test_globs_of_a_batch_may_have_backslashes_on_windows(monkeypatch, tmp_path):

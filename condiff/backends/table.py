@@ -31,7 +31,7 @@ PARTS = ("encoder", "unet")
 
 
 class Backend(Protocol):
-    """Runs a model; several threads may call it at once.
+    """Runs a model; several threads may call it at once, but only one on Apple's GPU.
 
     Arrays are float32, of NumPy or of torch on `device`: they stay there for the whole loop of
     sampling, and only `to_device` and `to_numpy` move them.

@@ -70,7 +70,8 @@ class Encoded:
 class Pipeline:
     """A loaded model: `Pipeline.from_pretrained("colorize")(image)` runs it.
 
-    Several threads may use one. It cannot be pickled: other processes load their own.
+    Several threads may use one, except on Apple's GPU. It cannot be pickled: other processes load
+    their own.
     """
 
     def __init__(self, loaded: ModelInfo, backend: Backend):

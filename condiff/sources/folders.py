@@ -11,7 +11,7 @@ from typing import NamedTuple
 from condiff.errors import DataError
 from condiff.files import JUNK, reason_of
 from condiff.photos.formats import is_photo
-from condiff.platforms import with_slashes
+from condiff.platforms import comparable, with_slashes
 from condiff.sources.hub import hub_source, is_saved, saved_source
 from condiff.sources.parquet import parquet_part
 from condiff.sources.schema import FILE_NAME, text_of
@@ -108,10 +108,10 @@ def local_parts(root: Path) -> list[Part]:
     if not root.is_dir():
         return [_open_part(root, root.name, NO_ROW)]
     rows = _read_metadata(root)
-    stored = {path for row in rows.values() for path in row.stored.values()}
+    stored = {_key(path) for row in rows.values() for path in row.stored.values()}
     parts = []
     for place, fault in _list_folder(root):
-        path, key = root / place, _normalize(root / place)
+        path, key = root / place, _key(_normalize(root / place))
         name = place.encode("utf-8", "replace").decode()  # names may not be valid UTF-8
         if fault:
             parts.append(faulty(name, fault))
@@ -155,9 +155,9 @@ def _size_of(path: Path) -> int:
     return status.st_size if stat.S_ISREG(status.st_mode) else -1
 
 
-def _read_metadata(root: Path) -> dict[Path, _Row]:
-    """The lines of every metadata.jsonl below root, by photo."""
-    rows: dict[Path, _Row] = {}
+def _read_metadata(root: Path) -> dict[str, _Row]:
+    """The lines of every metadata.jsonl below root, by the key of their photo."""
+    rows: dict[str, _Row] = {}
     for file in sorted(root.rglob("metadata.jsonl")):
         try:
             with open(file, encoding="utf-8") as lines:  # unlike str.splitlines, only by newlines
@@ -168,8 +168,8 @@ def _read_metadata(root: Path) -> dict[Path, _Row]:
     return rows
 
 
-def _read_row(file: Path, number: int, line: str) -> dict[Path, _Row]:
-    """A line of metadata.jsonl, by its photo; empty if it has neither caption nor conditions."""
+def _read_row(file: Path, number: int, line: str) -> dict[str, _Row]:
+    """A line of metadata.jsonl, by its photo's key; empty without caption and conditions."""
     try:
         row = json.loads(line) if line.strip() else {}
         stored = {
@@ -180,7 +180,7 @@ def _read_row(file: Path, number: int, line: str) -> dict[Path, _Row]:
         text = text_of(row)
         if text is None and not stored:
             return {}
-        return {_resolve(file, row["file_name"]): _Row(text, stored)}
+        return {_key(_resolve(file, row["file_name"])): _Row(text, stored)}
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise DataError(
             f"Line {number} of {file} is not a caption or a pair: each line must be "
@@ -198,6 +198,10 @@ def _resolve(file: Path, name: str) -> Path:
 
 def _normalize(path: Path) -> Path:
     return Path(os.path.normpath(path))
+
+
+def _key(path: Path) -> str:
+    return comparable(str(path))
 
 
 def _open_part(path: Path, name: str, row: _Row) -> Part:

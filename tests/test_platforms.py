@@ -22,6 +22,7 @@ from condiff.errors import install_command
 from condiff.files import publish, rename, sync
 from condiff.sources.folders import local_parts
 from condiff.training.checkpoint import gather_checkpoint, restore_checkpoint
+from condiff.web import sessions
 
 from .conftest import make_photo
 
@@ -206,6 +207,30 @@ def test_restored_state_does_not_keep_the_checkpoint_open(tmp_path):
     kept = [*model.parameters(), *ema.shadow_params]
     kept += [value for state in optimizer.state.values() for value in state.values()]
     assert len(kept) == 4 + 6 and not stored & {value.data_ptr() for value in kept}
+
+
+def test_the_folder_of_a_killed_server_is_deleted_without_file_locks(monkeypatch, tmp_path):
+    """Windows deletes no file that is open, in this process or another one."""
+    monkeypatch.setattr(sessions, "fcntl", None)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    is_open: set[Path] = set()
+    path_unlink = Path.unlink
+
+    def unlink(path, missing_ok=False):
+        if path in is_open:
+            raise PermissionError(errno.EACCES, "Access is denied")
+        path_unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    running = sessions.Sessions()
+    is_open.add(running.root / sessions.LOCK)
+    killed = sessions.Sessions()
+    killed._held.close()  # as the system does
+    sessions.remove_left()
+    assert running.root.is_dir() and not killed.root.exists()
+    is_open.clear()
+    running.close()
+    assert not list(tmp_path.iterdir())
 
 
 def test_files_that_desktops_leave_do_not_make_a_folder_used(photos, tmp_path):

@@ -119,14 +119,11 @@ class Sessions:
 
     def __init__(self) -> None:
         remove_left()
-        self._held: IO[bytes] | None = None
         self._make_root()
         self._sessions: dict[str, Session] = {}
         self._lock = threading.Lock()
 
     def _make_root(self) -> None:
-        if self._held is not None:
-            self._held.close()
         self.root = Path(tempfile.mkdtemp(prefix=PREFIX))  # mode 0700
         self._held = hold(self.root)
 
@@ -135,6 +132,7 @@ class Sessions:
         self.sweep()
         with self._lock:
             if not self.root.is_dir():
+                self._held.close()
                 self._make_root()
             if len(self._sessions) >= MAX_SESSIONS:
                 self._drop(min(self._sessions.values(), key=lambda session: session.seen).id)
@@ -170,10 +168,8 @@ class Sessions:
 
     def close(self) -> None:
         """Delete everything."""
+        self._held.close()  # first, as Windows deletes no open file
         shutil.rmtree(self.root, ignore_errors=True)
-        if self._held is not None:
-            self._held.close()
-            self._held = None
 
     def _drop(self, number: str) -> None:
         session = self._sessions.pop(number, None)
@@ -186,10 +182,10 @@ def _unlink(path: Path) -> None:
         path.unlink()
 
 
-def hold(folder: Path) -> IO[bytes] | None:
-    """A locked file in a folder, which marks its server as running; None without file locks."""
+def hold(folder: Path) -> IO[bytes]:
+    """An open file in a folder, which marks its server as running: locked, except on Windows."""
     if fcntl is None:
-        return None
+        return open(folder / LOCK, "xb")
     file = open(folder / "new", "xb")  # noqa: SIM115
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     (folder / "new").rename(folder / LOCK)  # never visible unlocked
@@ -197,11 +193,13 @@ def hold(folder: Path) -> IO[bytes] | None:
 
 
 def remove_left() -> None:
-    """Delete the folders of killed servers, which are no longer locked."""
-    if fcntl is None:
-        return
+    """Delete the folders of killed servers, whose files are no longer locked, or open."""
     for lock in Path(tempfile.gettempdir()).glob(f"{PREFIX}*/{LOCK}"):
         with suppress(OSError):
+            if fcntl is None:
+                lock.unlink()  # OSError: its server is running, as Windows deletes no open file
+                shutil.rmtree(lock.parent, ignore_errors=True)
+                continue
             if lock.stat().st_uid != os.getuid() or lock.parent.is_symlink():
                 continue
             with open(lock, "rb") as file:

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import shutil
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -74,6 +75,16 @@ def rename(source: Path, target: Path) -> None:
             if time.monotonic() >= end:
                 raise
             time.sleep(0.05)
+
+
+def replace_folder(part: Path, folder: Path) -> None:
+    """Rename the folder `part` to `folder`; one of that name is set aside, then removed."""
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        rename(folder, old)
+    rename(part, folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def sync(path: Path) -> None:

@@ -13,12 +13,13 @@ from diffusers.training_utils import EMAModel
 from PIL import Image
 
 from condiff import files, platforms
+from condiff.backends.graphs import open_onnx
 from condiff.backends.torch_backend import TorchBackend
 from condiff.batch.colorize import choose_workers, count_cores
 from condiff.batch.plan import Choice
 from condiff.cli import main, outputs
 from condiff.cli.process import flush
-from condiff.errors import install_command
+from condiff.errors import DependencyError, install_command
 from condiff.files import publish, rename, sync
 from condiff.sources.folders import local_parts
 from condiff.training.checkpoint import gather_checkpoint, restore_checkpoint
@@ -151,6 +152,12 @@ def test_globs_of_a_batch_may_have_backslashes_on_windows(monkeypatch, tmp_path)
     assert not plan._matches("scans/a.jpg", Choice(include=("scans\\*.jpg",)).include)
     monkeypatch.setattr(os, "sep", "\\")
     assert plan._matches("scans/a.jpg", ("scans\\*.jpg",))
+
+
+def test_a_library_that_the_system_cannot_load_is_named(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(DependencyError, match="ONNX Runtime cannot be loaded"):
+        open_onnx(tmp_path / "model.onnx", 1)
 
 
 def test_apples_gpu_is_used_by_one_thread():

@@ -62,7 +62,8 @@ def names_new_folder(output: str | None, *, many: bool) -> bool:
         raise typer.BadParameter(f"{output} is not a folder, which several photos need.")
     if Path(output).suffix:
         raise typer.BadParameter(
-            f"{output} looks like a file, but several photos need a folder: {output}/ makes one."
+            f"{output} looks like a file, but several photos need a folder: give {output}/ for a "
+            "folder of that name."
         )
     return True
 

@@ -25,7 +25,7 @@ from diffusers import __version__ as diffusers_version
 from condiff.config import LOOKS, DiffusionConfig, Look, SamplingConfig
 from condiff.diffusion.diffusers_schedulers import build_scheduler
 from condiff.errors import ModelError, first_line
-from condiff.files import rename, write_text
+from condiff.files import replace_folder, write_text
 from condiff.models.condition_encoder import ConditionEncoder
 from condiff.models.denoiser import Model, freeze
 from condiff.models.info import INDEX, TEXT_ENCODER, ModelInfo, read_model_info
@@ -99,12 +99,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)  # the disk may be full
         raise
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        rename(folder, old)
-    rename(part, folder)
-    shutil.rmtree(old, ignore_errors=True)
+    replace_folder(part, folder)
 
 
 def dump_looks(looks: Mapping[str, Look]) -> dict[str, dict[str, float]]:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from condiff.config import TrainConfig, parse_config, read_yaml, to_yaml
 from condiff.errors import CheckpointError, ConfigError, TrainingError
-from condiff.files import rename, write_text
+from condiff.files import replace_folder, write_text
 from condiff.models.info import INDEX
 
 logger = logging.getLogger(__name__)
@@ -265,12 +265,7 @@ def write_checkpoint(
             sizes[name], sums[name] = len(data), zlib.crc32(data)
             _write(part / f"{name}.safetensors", data)
         _write(part / STATE, json.dumps({**state, "sizes": sizes, "checksums": sums}).encode())
-        old = folder.with_name(f".{folder.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        if folder.exists():
-            rename(folder, old)
-        rename(part, folder)
-        shutil.rmtree(old, ignore_errors=True)
+        replace_folder(part, folder)
     except OSError as error:
         shutil.rmtree(part, ignore_errors=True)
         raise CheckpointError(

@@ -178,7 +178,8 @@ class Sessions:
 
 
 def _unlink(path: Path) -> None:
-    with suppress(OSError):  # Windows keeps a file that is still being sent: the session's end
+    # Windows refuses while a file is being sent: it is then deleted with the session's folder.
+    with suppress(OSError):
         path.unlink()
 
 

@@ -253,13 +253,16 @@ def write_animation(
         raise unwritten(str(target), error) from error
 
 
-def check_animation(target: Path, force: bool = False) -> None:
-    """Raise ImageError or ConfigError if an animation cannot be written there, before the work."""
+def check_animation(target: Path, force: bool = False, *, new_folder: bool = False) -> None:
+    """Raise ImageError or ConfigError if an animation cannot be written there, before the work.
+
+    With `new_folder` the target's folder need not exist, because it will be made.
+    """
     if target.suffix.lower() not in ANIMATIONS:
         raise UnknownFormatError(
             f"cannot write {target}: an animation is a {', '.join(ANIMATIONS)}; choose one of them"
         )
-    check_target(target, force, format=ANIMATIONS[target.suffix.lower()])
+    check_target(target, force, format=ANIMATIONS[target.suffix.lower()], new_folder=new_folder)
     if target.suffix.lower() == ".mp4":
         _import_ffmpeg()
 

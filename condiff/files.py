@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import shutil
+import stat
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -157,6 +158,29 @@ def find_mode(path: Path) -> int:
         return path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
         return 0
+
+
+def find_obstacle(folder: Path, *, new: bool = False) -> str | None:
+    """Why no file can be written into a folder; None if one can. A `new` folder will be made.
+
+    Raises OSError and ValueError as `find_mode`.
+    """
+    found = folder
+    while new and not find_mode(found) and found != found.parent:
+        found = found.parent
+    if not stat.S_ISDIR(find_mode(found)):
+        return f"{found} is not a folder" if new else "its folder is missing; create it first"
+    if not os.access(found, os.W_OK | os.X_OK):
+        return f"no permission in {found}; give another folder"
+    return None
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those around it; ImageError where that fails."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritten(str(folder), error) from error
 
 
 def _link(part: Path, target: Path) -> None:

@@ -146,7 +146,7 @@ def test_what_is_no_film_is_one_sentence_and_nothing_is_written(run_video, film,
         ("missing.mp4", "out.mkv", "no such file"),
         ("cl.mkv", "out.mkv", "matrix 10"),
         ("grey.mkv", "out.avi", ".mkv"),
-        ("grey.mkv", "nowhere/out.mkv", "no folder"),
+        ("grey.mkv", "grey.mkv/out.mkv", "grey.mkv is not a folder"),
         ("grey.mkv", "out.webm", "audio (pcm_s16le)"),
     ):
         code, out, err = run_video(tmp_path / source, tmp_path / target)

@@ -86,8 +86,8 @@ def colorize(
 
     A result has the photo's size and, pixel for pixel, its lightness. Colours of a colour photo are
     ignored and replaced. The result of photo.jpg is written beside it as photo.color.jpg, unless
-    -o names another place: for several photos a folder, which is made if there is none. The
-    result's path is printed on stdout. For folders of photos, use `condiff batch`.
+    -o names another file, or a folder, which is made if there is none. The result's path is
+    printed on stdout. For folders of photos, use `condiff batch`.
     """
     outputs.check_pick(results.pick, results.samples)
     if not results.suffix or set(results.suffix) & set("/\\\0"):
@@ -132,6 +132,7 @@ def colorize(
         try:
             photo = job.read(reading, edits, quiet=messages.quiet)
             pipeline = pipeline or _load(model, machine)
+            outputs.make_folders(job.paths())
             _colorize(job, photo, pipeline, settings, seed, results, hinted, messages)
         except (CondiffError, MemoryError) as error:
             if len(jobs) == 1:
@@ -177,7 +178,6 @@ class _Job:
     targets: list[Path | None]
     extras: outputs.Extras
     label: str = ""  # what messages begin with: the source, where there are several
-    new_folder: bool = False  # whether the targets' folder will be made
 
     @classmethod
     def plan(cls, source: str, results: ResultFlags, *, many: bool) -> "_Job":
@@ -190,15 +190,14 @@ class _Job:
             )
         if many and (results.uncertainty or results.gif or results.output == "-"):
             raise typer.BadParameter("--uncertainty, --gif and -o - are for a single photo.")
-        new_folder = outputs.names_new_folder(results.output, many=many)
         beside = default_target(Path(source), results.suffix)
-        target = outputs.choose_target(results.output, beside, source=source, new_folder=new_folder)
+        target = outputs.choose_target(results.output, beside, source=source, many=many)
         targets = outputs.number_targets(target, 1 if results.pick else results.samples)
         sheet = None
         if len(targets) > 1 and results.sheet:
             sheet = outputs.name_sheet(targets[0])
         extras = outputs.Extras(sheet, results.uncertainty, results.gif)
-        return cls(source, targets, extras, f"{source}: " if many else "", new_folder)
+        return cls(source, targets, extras, f"{source}: " if many else "")
 
     def paths(self) -> list[Path | None]:
         """All files that are written."""
@@ -218,17 +217,13 @@ class _Job:
         outputs.keep_sources(content.paths(), self.paths(), what="mask")
         outputs.keep_sources(references.paths(), self.paths(), what="reference")
         outputs.check_extras(
-            self.extras,
-            self.targets,
-            samples=results.samples,
-            force=results.force,
-            new_folder=self.new_folder,
+            self.extras, self.targets, samples=results.samples, force=results.force
         )
         for path in self.targets:
             if path is None:
                 continue
             try:
-                check_target(path, results.force, new_folder=self.new_folder)
+                check_target(path, results.force, new_folder=True)
             except ImageError as error:
                 if self.label and EXISTS in str(error):
                     way = "or `condiff batch`, which skips photos that are done"

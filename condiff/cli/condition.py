@@ -70,7 +70,7 @@ def condition(
     keep_source(source, [target])
     keep_sources([picture] if picture else [], [target], what="picture of --kind")
     if target is not None:
-        check_target(target, force)
+        check_target(target, force, new_folder=True)
     photo = options.read_input(source, reading, quiet=quiet).to_image().convert("RGB")
     if kind is None:
         result = make_sheet(photo, seed=seed, quiet=quiet)

@@ -113,7 +113,7 @@ def evaluate(
     from condiff.photos.writing import check_target
 
     if flags.html is not None:
-        check_target(flags.html, flags.force, format="HTML")
+        check_target(flags.html, flags.force, format="HTML", new_folder=True)
     load_scikit_image()  # these two before the work: they may not be installed
     extractor = Lite0Extractor()
     if result_dir and truth_dir:
@@ -150,9 +150,10 @@ def _write_page(
     path: Path, rows: list[Any], results: list[Any], truths: list[Any], *, force: bool
 ) -> None:
     from condiff.evaluation.colorization import html_report
-    from condiff.files import publish, unwritten
+    from condiff.files import make_folder, publish, unwritten
 
     page = html_report(rows, results, truths)
+    make_folder(path.parent)
     try:
         with publish(path, force) as file:
             file.write(page.encode())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from condiff.cli import options
-from condiff.cli.outputs import choose_target, keep_source, write_picture
+from condiff.cli.outputs import choose_target, keep_source, make_folders, write_picture
 from condiff.cli.sampling import SamplingFlagsOfFilms, expand_groups
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def schedule(
 
     target = choose_target(output, Path("schedule.png"), source=None)
     if target:
-        check_target(target, force)
+        check_target(target, force, new_folder=True)
     if dry_run:
         print(target or "-")
         return
@@ -86,7 +86,7 @@ def forward(
     target = choose_target(output, _name(source, "forward.png"), source=source)
     keep_source(source, [target])
     if target:
-        check_target(target, force)
+        check_target(target, force, new_folder=True)
     photo = options.read_input(source, reading, quiet=quiet).to_image()
     if dry_run:
         print(target or "-")
@@ -149,7 +149,7 @@ def reverse(
     if source:
         keep_source(source, [target])
     if target:
-        check_animation(target, force)
+        check_animation(target, force, new_folder=True)
     photo = options.read_input(source, reading, quiet=quiet).to_image() if source else None
     if dry_run:
         print(target or "-")
@@ -166,6 +166,7 @@ def reverse(
     edits = ColorEdits(as_is=as_is)
     made = pipeline.frames(photo, config=config, seed=seed, edits=edits)
     shown = pick_frames([_shrink(frame, size) for frame in made], frames)
+    make_folders([target])
     write_animation(shown, target or sys.stdout.buffer, fps=fps, force=force)
     if target:
         print(target)

@@ -25,7 +25,9 @@ MAX_SAMPLES = 10_000  # of one command: a mistyped number would plan names for h
 
 Input = Annotated[str, typer.Argument(metavar="INPUT", help="A photo, or - for standard input.")]
 OUTPUT = typer.Option(
-    "-o", "--output", help="File or folder to write to, or - for standard output."
+    "-o",
+    "--output",
+    help="File or folder to write to (a new folder with a slash at its end), or - for stdout.",
 )
 Output = Annotated[str | None, OUTPUT]  # None: beside INPUT, under a name that the command chooses
 Model = Annotated[

@@ -13,7 +13,7 @@ import typer
 
 from condiff.cli import options
 from condiff.errors import ImageError
-from condiff.files import find_shared, unwritten
+from condiff.files import find_shared, make_folder
 from condiff.platforms import SLASHES, comparable
 
 if TYPE_CHECKING:
@@ -28,12 +28,13 @@ def choose_target(
     *,
     source: str | None,
     what: str = "photo",
-    new_folder: bool = False,
+    many: bool = False,
 ) -> Path | None:
     """The file that -o names, the name of `beside` in -o's folder, or `beside`; None for stdout.
 
-    `what` names the input in the error that standard input needs an output. With `new_folder` the
-    output is a folder that need not exist.
+    `what` names the input in the error that standard input needs an output. -o names a folder if
+    it is one, ends with a slash, or is for `many` inputs; it need not exist. Raises BadParameter
+    for many inputs and a name that is, or looks like, that of a file.
     """
     if output == "-":
         if sys.stdout is None:
@@ -43,29 +44,18 @@ def choose_target(
         raise typer.BadParameter(f"A {what} from standard input needs an output: -o FILE, or -o -.")
     if output is None and source is not None and not os.path.isdir(beside.parent):
         raise ImageError(f"cannot read {source}: there is no such file; check the path")
-    if output and output.endswith(SLASHES) and not new_folder and not os.path.isdir(output):
-        raise ImageError(f"cannot write to {output}: there is no such folder; create it first")
-    path = Path(output) if output else beside
-    return path / beside.name if new_folder or path.is_dir() else path
-
-
-def names_new_folder(output: str | None, *, many: bool) -> bool:
-    """Whether -o names a folder that does not exist: by a slash at its end, or for several photos.
-
-    Raises BadParameter for several photos and a name that is, or looks like, that of a file.
-    """
-    if output in (None, "-") or os.path.isdir(output):
-        return False
-    if not many or output.endswith(SLASHES):
-        return output.endswith(SLASHES)
-    if os.path.lexists(output):
-        raise typer.BadParameter(f"{output} is not a folder, which several photos need.")
-    if Path(output).suffix:
-        raise typer.BadParameter(
-            f"{output} looks like a file, but several photos need a folder: give {output}/ for a "
-            "folder of that name."
-        )
-    return True
+    if output is None:
+        return beside
+    is_folder = os.path.isdir(output) or output.endswith(SLASHES)
+    if many and not is_folder:
+        if os.path.lexists(output):
+            raise typer.BadParameter(f"{output} is not a folder, which several photos need.")
+        if Path(output).suffix:
+            raise typer.BadParameter(
+                f"{output} looks like a file, but several photos need a folder: give {output}/ for "
+                "a folder of that name."
+            )
+    return Path(output) / beside.name if many or is_folder else Path(output)
 
 
 def number_targets(target: Path | None, samples: int) -> list[Path | None]:
@@ -76,6 +66,12 @@ def number_targets(target: Path | None, samples: int) -> list[Path | None]:
         raise typer.BadParameter("Several samples cannot go to standard output: use -o.")
     numbers = range(1, samples + 1)
     return [target.with_name(f"{target.stem}.{n}{target.suffix}") for n in numbers]
+
+
+def make_folders(paths: Iterable[Path | None]) -> None:
+    """Make the folders of files that will be written; ImageError where that fails."""
+    for folder in {path.parent for path in paths if path is not None}:
+        make_folder(folder)
 
 
 def keep_source(source: str, written: Iterable[Path | None], *, what: str = "photo") -> None:
@@ -130,10 +126,7 @@ def keep_date(source: Path, target: Path) -> None:
 def write_result(
     result: "Photo", path: Path | None, *, quality: int | None, force: bool, quiet: bool
 ) -> None:
-    """Write a photo to a file, or to stdout; reports on stderr what the format cannot hold.
-
-    The file's folder is made if it does not exist.
-    """
+    """Write a photo to a file, or to stdout; reports on stderr what the format cannot hold."""
     from condiff.photos.writing import losses, write_photo
 
     lost = losses(result, path.suffix if path else "png")
@@ -142,16 +135,7 @@ def write_result(
     if path is None:
         write_photo(result, sys.stdout.buffer, quality=quality)
     else:
-        make_folder(path.parent)
         write_photo(result, path, quality=quality, force=force)
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder and those around it; ImageError where that fails."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise unwritten(str(folder), error) from error
 
 
 def write_picture(image: "Image.Image", target: Path | None, *, force: bool) -> None:
@@ -161,6 +145,7 @@ def write_picture(image: "Image.Image", target: Path | None, *, force: bool) -> 
     if target is None:
         write_image(image, sys.stdout.buffer, format="PNG")
     else:
+        make_folder(target.parent)
         write_image(image, target, force=force)
         print(target)
 
@@ -214,17 +199,9 @@ def check_pick(pick: str | None, samples: int) -> None:
 
 
 def check_extras(
-    extras: Extras,
-    targets: Sequence[Path | None],
-    *,
-    samples: int,
-    force: bool,
-    new_folder: bool = False,
+    extras: Extras, targets: Sequence[Path | None], *, samples: int, force: bool
 ) -> None:
-    """Raise an error for extras that cannot be made or written, before any work.
-
-    With `new_folder` the folder of the targets and the sheet will be made.
-    """
+    """Raise an error for extras that cannot be made or written, before any work."""
     from condiff.figures import check_animation
     from condiff.photos.writing import check_target
 
@@ -232,11 +209,11 @@ def check_extras(
         raise typer.BadParameter("--uncertainty needs several samples: add --samples 5.")
     check_distinct([*targets, *extras.paths()])
     if extras.sheet:
-        check_target(extras.sheet, force, new_folder=new_folder)
+        check_target(extras.sheet, force, new_folder=True)
     if extras.map:
-        check_target(extras.map, force)
+        check_target(extras.map, force, new_folder=True)
     if extras.film:
-        check_animation(extras.film, force)
+        check_animation(extras.film, force, new_folder=True)
 
 
 def name_sheet(first: Path | None) -> Path | None:

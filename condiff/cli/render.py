@@ -15,6 +15,7 @@ from condiff.cli.outputs import (
     check_distinct,
     choose_target,
     keep_sources,
+    make_folders,
     number_targets,
     report_plan,
     report_result,
@@ -48,9 +49,9 @@ class Targets:
 
         for path in (*self.pictures, self.sheet):
             if path is not None:
-                check_target(path, force)
+                check_target(path, force, new_folder=True)
         if self.animation is not None:
-            check_animation(self.animation, force)
+            check_animation(self.animation, force, new_folder=True)
 
     def check_size(self, size: tuple[int, int]) -> None:
         """Raise ImageError where a picture's format does not hold its size."""
@@ -207,6 +208,7 @@ def render(
     seed = secrets.randbits(31) if flags.seed is None else flags.seed
     side = cascade.size or cascade.native_side
     targets.check_size(cascade.fit(opened.size if opened else (side, side)))
+    make_folders(targets.paths())
     pictures: list[Image.Image] = []
     encoded = cascade.encode(opened, config=config, edits=edits)
     for number, path in enumerate(targets.pictures, start=seed):

@@ -23,6 +23,7 @@ from condiff.errors import ConfigError, ImageError, UnknownFormatError
 from condiff.files import (
     EXISTS,
     find_mode,
+    find_obstacle,
     name_of,
     publish,
     shorten_stem,
@@ -411,20 +412,15 @@ def check_target(
         )
     why = None
     try:
-        mode, folder = find_mode(target), target.parent
-        while new_folder and not find_mode(folder) and folder != folder.parent:
-            folder = folder.parent
+        mode = find_mode(target)
         if stat.S_ISDIR(mode):
             why = "it is a folder; give a file name"
         elif os.path.lexists(target) and not force:
             why = EXISTS
         elif mode and not stat.S_ISREG(mode):  # /dev/null must not become a photo
             why = "it is not a regular file; give another name"
-        elif not stat.S_ISDIR(find_mode(folder)):
-            missing = "its folder is missing; create it first"
-            why = f"{folder} is not a folder" if new_folder else missing
-        elif not os.access(folder, os.W_OK | os.X_OK):
-            why = "no permission in its folder; give another one"
+        else:
+            why = find_obstacle(target.parent, new=new_folder)
     except (OSError, ValueError) as error:  # a name too long, a NUL in it
         raise unwritten(str(target), error) from None
     if why:

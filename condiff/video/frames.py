@@ -151,7 +151,7 @@ def begin_frames(
     settings = {"frames": [len(paths), *files], **coloring.describe()}
     resumed = parts.begin(settings, force=force)
     try:
-        targets[0].parent.mkdir(exist_ok=True)
+        targets[0].parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FilmError(f"cannot make {targets[0].parent}: {reason_of(error)}") from error
     return resumed

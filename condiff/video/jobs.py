@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Self, get_args
 from condiff.checks import as_int_within, as_path, as_tuple, check_kind
 from condiff.color.edits import OF_DRAWINGS
 from condiff.errors import ConfigError, FilmError, UsageError
-from condiff.files import EXISTS
+from condiff.files import EXISTS, find_obstacle
 from condiff.pipelines.options import ColorOptions
 from condiff.pipelines.pipeline import Pipeline
 from condiff.video.coloring import Coloring, to_shares
@@ -288,12 +288,12 @@ class FramesJob(Job):
 
 
 def _check_target(source: Path, target: Path, *, force: bool) -> None:
-    """Raise FilmError if the film exists, or its folder does not."""
+    """Raise FilmError if the film exists, or cannot be written into its folder."""
     if target.is_dir():
         raise FilmError(f"cannot write {target}: it is a folder; name a file")
     if target.exists() and target.samefile(source):
         raise FilmError(f"cannot write {target}: it is the film itself; name another file")
     if target.exists() and not force:
         raise FilmError(f"cannot write {target}: {EXISTS}")
-    if not target.parent.is_dir():
-        raise FilmError(f"cannot write {target}: there is no folder {target.parent}; make it first")
+    if why := find_obstacle(target.parent, new=True):
+        raise FilmError(f"cannot write {target}: {why}")

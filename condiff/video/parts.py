@@ -66,7 +66,7 @@ class Parts:
             return True
         self.remove()
         with self._writing():
-            self.folder.mkdir(exist_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
             self._claim()
             part = self.folder / "settings.part"
             part.write_text(json.dumps(settings), "utf-8")

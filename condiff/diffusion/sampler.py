@@ -130,11 +130,15 @@ def sample(
 def _ddim(
     predict_x_0: PredictX0, x_t: Array, alphas_bar: NDArray[Any], steps: int, _: SampleNoise
 ) -> Iterator[Array]:
-    """Deterministic DDIM: eq. 12 with sigma 0."""
-    count = len(alphas_bar)
-    for t in space_timesteps(count, steps):
-        before = t - count // steps  # as in diffusers, also where `steps` does not divide
-        alpha_bar, next_alpha_bar = alphas_bar[t], alphas_bar[before] if before >= 0 else 1
+    """Deterministic DDIM: eq. 12 with sigma 0, from each timestep to the next one and to x_0.
+
+    diffusers' scheduler steps by T // steps instead, which leaves too much noise in every step if
+    `steps` does not divide T.
+    """
+    timesteps = space_timesteps(len(alphas_bar), steps)
+    for t, following in zip(timesteps, [*timesteps[1:], None], strict=True):
+        alpha_bar = alphas_bar[t]
+        next_alpha_bar = 1 if following is None else alphas_bar[following]
         x_0 = predict_x_0(x_t, t, alpha_bar)
         x_t = add_noise(x_0, to_eps(x_0, x_t, alpha_bar), next_alpha_bar)
         yield x_t

@@ -5,8 +5,8 @@ import numpy as np
 
 MODEL_SIZE = 256  # short side of L* as the embedded colorizer sees it
 MAX_ASPECT = 3  # of what a network takes in one piece: long side / short side
-FACTORS = (2, 3, 4)  # by which a model of the task upscale enlarges in one stage
 MAX_STRIP = 32  # the same for pictures that are taken in overlapping windows
+FACTORS = (2, 3, 4)  # by which a model of the task upscale enlarges in one stage
 MAX_CHANNELS = 4  # that OpenCV averages at once
 
 

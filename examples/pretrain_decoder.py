@@ -74,6 +74,9 @@ def main() -> None:
         cache_features(model, loaded.task, args.data, args.cache / f"{view}", args.files, seed=view)
         for view in range(args.views)
     ]
+    found = sum(map(len, caches))
+    if found < args.batch:
+        parser.error(f"{args.data} has {found} views for batches of {args.batch}: lower --batch")
     others = cache_features(model, loaded.task, args.val, args.cache / "val")
     fit(model.encoder.decoder, caches, others, args)
     save_model(

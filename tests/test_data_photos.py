@@ -134,6 +134,16 @@ def test_another_column_may_hold_the_photos(photo_folder, tmp_path):
     assert np.array_equal(found[0].read("image"), np.asarray(make_photo(48, 40, seed=0)))
 
 
+def test_another_column_of_photos_is_other_data(photo_folder, tmp_path):
+    rows = [path.read_bytes() for path in sorted(photo_folder.iterdir())]
+    pq.write_table(pa.table({"image": rows, "picture": rows[::-1]}), tmp_path / "a.parquet")
+    prints = {
+        find_photos(tmp_path, DataConfig(image_column=column), seed=0).fingerprint
+        for column in (None, "picture")
+    }
+    assert len(prints) == 2
+
+
 def test_a_hub_data_set_is_found_by_its_name(photo_folder, tmp_path, monkeypatch):
     """`datasets` reads a local folder by the same call as a hub data set."""
     import datasets

@@ -13,7 +13,7 @@ from condiff.errors import ConfigError, ModelError
 from condiff.models.denoiser import build_model
 from condiff.models.initialization import adopt_shape, load_init
 from condiff.models.loading import load_model, save_model
-from condiff.tasks import find_task
+from condiff.tasks import find_task, task_of
 
 TINY = ModelConfig(
     sample_size=16,
@@ -66,6 +66,17 @@ def test_the_new_channels_learn(folder):
     x_t, t = torch.randn(2, 3, 16, 16), torch.tensor([3, 900])
     model(x_t, t, torch.randn(2, 1, 16, 16)).square().mean().backward()
     assert model.unet.conv_in.weight.grad[:, 3:].abs().sum() > 0
+
+
+def test_a_foreign_unet_takes_words(folder):
+    config = TrainConfig(
+        task="sketch", max_train_steps=1, model=TINY.model_copy(update={"text_channels": 8})
+    )
+    model = load_init(folder, config.model, task_of(config))
+    x_t, t = torch.randn(2, 3, 16, 16), torch.tensor([3, 900])
+    tokens = model.tokenize(["a red house", ""])
+    model(x_t, t, torch.randn(2, 1, 16, 16), tokens=tokens).square().mean().backward()
+    assert any(p.grad is not None and p.grad.any() for p in model.text_encoder.parameters())
 
 
 def test_a_folder_of_another_task_gives_its_unet_and_of_the_same_all(tmp_path):

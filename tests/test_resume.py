@@ -43,6 +43,9 @@ TINY = {
 }  # fmt: skip
 
 
+WITH_BACKBONE = {"backbone_variant": "lite0", "neck_channels": 4}
+
+
 def tiny(**changes):
     return TrainConfig.model_validate(TINY | changes)
 
@@ -129,6 +132,23 @@ def test_a_broken_photo_costs_no_steps(photo_folder, tmp_path):
     next(iter(resumed.steps()))
     resumed.release()
     assert all(map(torch.equal, weights(resumed), weights(straight)))
+
+
+def test_a_cache_that_processes_do_not_share_is_refused(photo_folder, tmp_path):
+    """This process computes its half; the other half would be on another machine's disk."""
+    config = tiny(data={"size": 32, "cache_features": True}, model=TINY["model"] | WITH_BACKBONE)
+    trainer = Trainer(config, photo_folder, tmp_path)
+    trainer.accelerator.state.num_processes = 2
+    with pytest.raises(TrainingError, match="cache lacks the photos of other processes: .* -o"):
+        list(trainer.fill_cache())
+
+
+def test_settings_that_do_not_go_together_are_refused_before_the_model_is_built(
+    photo_folder, tmp_path
+):
+    config = tiny(optimizer={"backbone_rate": 0.1})
+    with pytest.raises(ConfigError, match="backbone"):
+        loop.train(config, photo_folder, tmp_path)
 
 
 def test_a_folder_that_has_grown_is_refused(photo_folder, tmp_path):
@@ -338,6 +358,21 @@ def test_two_processes_do_what_one_does_with_twice_the_batch(photo_folder, tmp_p
     for first, second in zip(*rows, strict=True):
         assert first["loss"] == pytest.approx(second["loss"], rel=1e-4)
     assert "2 x cpu" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_broken_photo_of_another_process_costs_no_steps(photo_folder, tmp_path, config_file):
+    photos, out = shutil.copytree(photo_folder, tmp_path / "photos"), tmp_path / "run"
+    of_the_second = Order(12, seed=0).at(2 * 4 + 2)[1]  # in the third batch of two times two
+    (photos / f"{of_the_second:02}.png").write_bytes(b"no photo")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    launch += ["--master_port", "29737", *command(photos, out, config_file)[1:]]
+    done = subprocess.run(
+        [*launch, "--batch-size", "2"], env=environment() | {"ACCELERATE_USE_CPU": "true"},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1 and "The run is saved at step 2." in done.stderr
+    assert next(find_checkpoints(out, resume=True)).step == 2
 
 
 @pytest.mark.slow

@@ -47,6 +47,11 @@ class FeatureCache(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.views)
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether all rows are computed."""
+        return bool(self.done.all())
+
     def describe(self) -> str:
         """The number of photos, their source, and the size of their features, in words."""
         megabytes = sum(array.nbytes for array in self.arrays.values()) / 1e6

@@ -61,6 +61,11 @@ class LatentCache(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.views)
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether all rows and all captions are computed."""
+        return bool(self.done.all() and self.words_done.all())
+
     def describe(self) -> str:
         """The number of photos, their source, and the size of their latents, in words."""
         megabytes = sum(array.nbytes for array in self.arrays.values()) / 1e6

@@ -235,6 +235,8 @@ def _read_places(
     parts = list(archives.values()) or [part for part, _ in places]
     where = str(root)
     columns = training_columns(parts, config, condition, where=where)
+    if config.image_column is not None:
+        digest.update(f"{config.image_column}\n".encode("utf-8", "surrogateescape"))
     texts: dict[Path, str] = {}
     stored: dict[Path, dict[str, File]] = {}
     for part, number in places:

@@ -87,7 +87,11 @@ class ConditionEncoder(ModelMixin, ConfigMixin):
             self.compiled_backbone = before
 
     def features(self, condition: Tensor) -> Features:
-        """The maps {stride: (B,C,H/stride,W/stride)} of a condition (B,1,H,W) in [-1,1]."""
+        """The maps {stride: (B,C,H/stride,W/stride)} of a condition in [-1,1].
+
+        It is lightness (B,1,H,W), or the photo (B,3,H,W) of `restyle`, whose channels pass through
+        the same curve.
+        """
         if self.backbone is None:
             return {}
         shown = -condition if self.is_ink else condition

@@ -123,7 +123,7 @@ class Model(Denoiser):
 
 def build_model(config: ModelConfig, task: Task) -> Model:
     """A new model for a task: the backbone pretrained and frozen, all other weights random."""
-    encoder = _build_encoder(config, task)
+    encoder = build_encoder(config, task)
     levels = len(config.block_out_channels)
     x_0_channels = task.space.channels * config.patch_size**2
     unet = UNet2DModel(
@@ -159,7 +159,7 @@ def add_backbone(model: Model, config: ModelConfig, task: Task) -> None:
     of the folded condition and those of the hints, with zero weights.
     """
     shape = {key: model.encoder.config[key] for key in ("fold", "patch_size")}
-    encoder = _build_encoder(config.model_copy(update=shape), task)
+    encoder = build_encoder(config.model_copy(update=shape), task)
     channels = model.unet.config["in_channels"] + config.neck_channels
     hints = encoder.hint_channels * encoder.patch_size**2
     widen(model.unet, in_channels=channels, last=hints)
@@ -251,7 +251,7 @@ def _record(module: Any, **values: Any) -> None:
     module.register_to_config(**values, **{DEFAULTS: defaults})
 
 
-def _build_encoder(config: ModelConfig, task: Task) -> ConditionEncoder:
+def build_encoder(config: ModelConfig, task: Task) -> ConditionEncoder:
     variant = config.backbone_variant if task.condition_channels else None
     picture = task.picture
     encoder = ConditionEncoder(

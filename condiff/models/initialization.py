@@ -14,8 +14,9 @@ from condiff.models.denoiser import (
     add_decoder,
     add_patches,
     add_text_encoder,
-    build_model,
+    build_encoder,
     change_null,
+    freeze,
     widen,
 )
 from condiff.models.hub import fetching
@@ -69,11 +70,13 @@ def load_init(name: str, config: ModelConfig, task: Task) -> Model:
                 f"The U-Net of {name} has {side} {unet.config[side]}, but x_0 of the task "
                 f"{task.name} has {x_0_channels} channels{patches}: start from another one."
             )
-    model = build_model(config, task)
-    channels = x_0_channels + model.encoder.out_channels
-    widen(unet, in_channels=channels)
-    model.unet = unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return model.train()
+    encoder = build_encoder(config, task)
+    widen(unet, in_channels=x_0_channels + encoder.out_channels)
+    unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = Model(encoder, unet)
+    if config.text_channels is not None:
+        add_text_encoder(model, channels=config.text_channels)
+    return freeze(model).train()
 
 
 def adopt_shape(config: TrainConfig, model: Model) -> TrainConfig:

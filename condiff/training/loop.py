@@ -62,8 +62,9 @@ def train(
 ) -> Path:
     """Train a model on a folder of photos, parquet files or a hub data set; returns OUTPUT/model.
 
-    An existing run in OUTPUT is resumed bit for bit, or removed with `force`. `init` names the
-    weights to start from. Raises ConfigError, DataError or TrainingError.
+    An existing run in OUTPUT is resumed, bit for bit unless its end is set in minutes, or removed
+    with `force`. `init` names the weights to start from. Raises ConfigError, DataError,
+    TrainingError, ModelError for weights that cannot be used, or DependencyError.
     """
     folder = as_path("output", output)
     as_path("data", data)
@@ -113,7 +114,7 @@ def run(trainer: Trainer) -> Iterator[Filled | Logged]:
     except DataError as error:
         if not trainer.step or is_sharded(trainer.model):  # shards need all processes
             raise
-        trainer.save_checkpoint()
+        trainer.save_checkpoint(alone=True)
         raise DataError(f"{error} The run is saved at step {trainer.step}.") from error
     finally:
         trainer.release()

@@ -2,7 +2,9 @@
 
 RUN/config.yaml               all settings, with their defaults
 RUN/metrics.jsonl             one line every `log_steps` steps
+RUN/curves.png                losses and learning rate
 RUN/samples/                  grids of samples
+RUN/cache/                    features or latents of all photos, with data.cache_features
 RUN/checkpoints/step-000500/  the state to resume from; `state.json` is written last
 RUN/model/                    the averaged weights: a model folder to use and share
 """
@@ -25,7 +27,7 @@ from torch import Tensor
 
 from condiff.config import TrainConfig, parse_config, read_yaml, to_yaml
 from condiff.errors import CheckpointError, ConfigError, TrainingError
-from condiff.files import replace_folder, write_text
+from condiff.files import part_name, replace_folder, write_text
 from condiff.models.info import INDEX
 
 logger = logging.getLogger(__name__)
@@ -255,7 +257,7 @@ def write_checkpoint(
     Raises CheckpointError if it cannot be written.
     """
     folder = output / "checkpoints" / f"step-{state['step']:06d}"
-    part = folder.with_name(f".{folder.name}.part")
+    part = folder.with_name(part_name(folder.name))  # two processes may write the same step
     try:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)

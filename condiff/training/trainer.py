@@ -1,9 +1,10 @@
 """The training loop: a generator of steps.
 
 All randomness in step n (photos, views, timesteps, noise, hints) is a function of (seed, n). A
-resumed run therefore takes exactly the steps of an uninterrupted one, and no state of a random
-generator has to be saved. Each of several processes draws the random numbers of the whole batch and
-uses its own rows: the result equals that of one process with the whole batch.
+resumed run therefore takes exactly the steps of an uninterrupted one, unless its end and learning
+rate follow the clock (`max_minutes`), and no state of a random generator has to be saved. Each of
+several processes draws the random numbers of the whole batch and uses its own rows: the result
+equals that of one process with the whole batch.
 """
 
 import logging
@@ -26,7 +27,7 @@ from condiff.data.feature_cache import FeatureCache
 from condiff.data.latent_cache import LatentCache
 from condiff.data.loading import build_dataset, load_batches
 from condiff.diffusion.diffusers_schedulers import build_scheduler
-from condiff.errors import ConfigError
+from condiff.errors import ConfigError, TrainingError
 from condiff.models.backbone import EfficientNetLite, load_pretrained
 from condiff.models.denoiser import Denoiser, Model, build_model
 from condiff.models.initialization import adopt_shape, load_init
@@ -90,6 +91,7 @@ class Trainer:
         self.source, self.init = str(data), init
         self.output = output or Path()
         self.task: Task = task_of(config)
+        self.task.check(config)
         make = find_maker(config, init)
         self.arithmetic = choose_arithmetic(
             config, self.task, lambda: make(config.model, self.task), kept=arithmetic
@@ -177,7 +179,8 @@ class Trainer:
     def fill_cache(self) -> Iterator[Filled]:
         """Compute the cached features or latents of all photos; each process computes its share.
 
-        After a stop signal in any process all of them end, and none trains on an incomplete cache.
+        After a stop signal in any process all of them end. Raises TrainingError if the cache is not
+        complete after that, because processes do not share its disk.
         """
         for filled in self._fill_share():
             yield filled
@@ -186,6 +189,15 @@ class Trainer:
         if self.accelerator.num_processes > 1:  # this also waits for the other processes
             signals = torch.tensor([self.stop_signal], device=self.accelerator.device)
             self.stop_signal = int(self.accelerator.gather(signals).max())
+        cache = self.dataset
+        if self.stop_signal or not isinstance(cache, FeatureCache | LatentCache):
+            return
+        if not cache.is_complete:
+            raise TrainingError(
+                f"{cache.folder} lacks the photos of other processes: it must be on a disk that "
+                "all machines share. Choose such a folder with -o, or set data.cache_features to "
+                "false."
+            )
 
     def _fill_share(self) -> Iterator[Filled]:
         process, count = self.accelerator.process_index, self.accelerator.num_processes
@@ -430,14 +442,16 @@ class Trainer:
         if self.lock is not None:
             self.lock.close()
 
-    def save_checkpoint(self) -> None:
+    def save_checkpoint(self, *, alone: bool = False) -> None:
         """Write a checkpoint and remove old ones, except the newest and the best.
 
-        All processes must call this. Raises TrainingError if a weight is not finite,
+        All processes must call this, and the main one writes; with `alone`, the calling one, which
+        is for weights that are not sharded. Raises TrainingError if a weight is not finite,
         CheckpointError if it cannot be written.
         """
-        files = gather_checkpoint(self.model, self.optimizer, self.ema, keep=self.is_main)
-        if not self.is_main:
+        writes = self.is_main or alone
+        files = gather_checkpoint(self.model, self.optimizer, self.ema, keep=writes)
+        if not writes:
             return
         if not all(weight.isfinite().all() for weight in files["model"].values()):
             self.observe(math.nan)
@@ -454,7 +468,8 @@ class Trainer:
             "scaler": scaler.state_dict() if scaler is not None else None,
         }
         write_checkpoint(self.output, state, files)
-        prune_checkpoints(self.output, keep=self.config.keep_checkpoints)
+        if self.is_main:
+            prune_checkpoints(self.output, keep=self.config.keep_checkpoints)
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Restore the state of a checkpoint; the run then continues bit for bit.

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
-from condiff.photos import ifd, xmp
-from condiff.photos.metadata import Metadata
+from condiff.errors import ImageError
+from condiff.photos import ifd, png, tiff, xmp
+from condiff.photos.metadata import Metadata, iptc_record, without
 from condiff.photos.photo import Photo
 from condiff.photos.provenance import SOURCE_TYPE, add_provenance
 from condiff.photos.reading import read_photo
-from condiff.photos.writing import write_photo
+from condiff.photos.writing import losses, write_photo
 
 SUFFIXES = ["jpg", "png", "webp", "avif", "tif"]
 WITH_IPTC = {"jpg", "png", "tif"}
@@ -333,3 +334,94 @@ def test_broken_metadata_does_not_cost_the_photo(tmp_path):
         picture().save(tmp_path / "a.webp", exif=exif)
         write_photo(read_photo(tmp_path / "a.webp"), tmp_path / "b.tif", force=True)
         assert read_photo(tmp_path / "b.tif").size == (24, 16)
+
+
+# ---- blocks in ImageMagick's raw profiles
+
+
+def png_with(chunks: list[png.Chunk]) -> bytes:
+    """A small PNG with these chunks after its header."""
+    plain, file = io.BytesIO(), io.BytesIO()
+    picture().save(plain, "PNG")
+    png.write_with_chunks(plain.getbuffer(), chunks, file)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("name", ["exif", "APP1"])
+def test_a_raw_profile_turns_the_photo_as_an_exif_chunk_does(name):
+    block = exif_block("<")
+    photo = read_photo(png_with([png.raw_profile_chunk(name, block)]))
+    expected = read_photo(png_with([(b"eXIf", block.removeprefix(b"Exif\0\0"))]))
+    assert photo.size == expected.size == (16, 24)
+    assert np.array_equal(photo.pixels, expected.pixels)
+    assert photo.metadata.exif == expected.metadata.exif and not photo.metadata.text
+
+
+def test_raw_profiles_of_xmp_colours_and_iptc_are_read():
+    packet = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a/></x:xmpmeta>'
+    resource = b"8BIM" + struct.pack(">HHI", 1028, 0, 4) + b"iptc"
+    photo = read_photo(
+        png_with(
+            [
+                png.raw_profile_chunk("APP1", b"http://ns.adobe.com/xap/1.0/\0" + packet),
+                png.raw_profile_chunk("icc", wide_profile()),
+                png.raw_profile_chunk("iptc", resource),
+                png.text_chunk("Author", "somebody"),
+            ]
+        )
+    )
+    assert photo.metadata.xmp == packet and photo.metadata.profiled
+    assert iptc_record(photo.metadata.photoshop) == b"iptc"
+    assert [png.keyword(chunk) for chunk in photo.metadata.text] == [b"Author"]
+    assert "warnings" not in photo.info
+
+
+def test_a_damaged_raw_profile_costs_no_other_text():
+    kind, content = png.raw_profile_chunk("exif", exif_block("<"))
+    digits = png.read_text((kind, content)).replace("49", "4!", 1)
+    texts = [(b"tEXt", b"Raw profile type exif\0" + digits.encode())]
+    photo = read_photo(png_with([*texts, png.text_chunk("Author", "somebody")]))
+    assert [png.keyword(chunk) for chunk in photo.metadata.text] == [b"Author"]
+    assert photo.info["warnings"] == ("its Raw profile type exif is damaged and is not kept",)
+
+
+def test_texts_that_another_format_has_no_place_for_are_named():
+    texts = [png.text_chunk(name, "text") for name in ("Author", "Copyright", "Comment")]
+    photo = read_photo(png_with(texts))
+    assert losses(photo, "png") == ""
+    assert losses(photo, "jpg") == "the PNG's texts (Author, Copyright)"
+
+
+def test_all_comments_of_a_jpeg_are_kept(tmp_path):
+    file = io.BytesIO()
+    picture().save(file, "JPEG", comment="first")
+    data = file.getvalue()
+    at = data.index(b"\xff\xfe")
+    second = b"\xff\xfe" + struct.pack(">H", 8) + b"second"
+    photo = read_photo(data[:at] + second + data[at:])
+    assert photo.metadata.comment == "second\nfirst"
+
+
+def test_iptc_behind_other_programs_resources_is_kept():
+    def resource(signature, number, data):
+        return signature + struct.pack(">HHI", number, 0, len(data)) + data
+
+    before = resource(b"MeSa", 7000, b"ab")
+    block = before + resource(b"8BIM", 1028, b"iptc")
+    assert iptc_record(block) == b"iptc"
+    cut = block + resource(b"8BIM", 2000, b"x" * 40)[:20]  # the last one is cut short
+    assert iptc_record(cut) == b"iptc" and without(cut, set()) == block
+
+
+def test_a_tiff_with_a_broken_exif_pointer_keeps_its_pixels_and_other_tags():
+    file = io.BytesIO()
+    pointer = struct.pack("<I", 0x7FFFFFFF)
+    tags = {0x010F: ifd.Entry(2, 8, b"a maker\0"), 0x8769: ifd.Entry(4, 1, pointer)}
+    tiff.write_tiff(file, np.asarray(picture()), tags, order="<")
+    data = file.getvalue()
+    photo = read_photo(data)
+    assert np.array_equal(photo.pixels, np.asarray(picture()))
+    assert b"a maker" in photo.metadata.exif
+    assert photo.info["warnings"] == ("its EXIF is damaged and not all of it is kept",)
+    with pytest.raises(ImageError, match="its EXIF is damaged"):
+        read_photo(data, strict=True)

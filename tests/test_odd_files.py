@@ -14,6 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image, ImageCms, PngImagePlugin
 
 import condiff
@@ -502,6 +503,81 @@ def test_the_merged_picture_of_a_psd_or_psb(version, packed, bits):
     unmerged = head + bytes(4) + struct.pack(">I", len(version_info)) + version_info
     with pytest.raises(ImageError, match="Maximize Compatibility"):
         read(unmerged + bytes(4 * version) + bytes([0, packed]) + body)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("block", [b"Mt16", b"Lr16", b"none"])
+def test_a_deep_psd_has_its_transparency_behind_an_empty_list_of_layers(version, block):
+    pixels = np.dstack([RGB16, GREY16])
+    body = np.moveaxis(pixels, 2, 0).astype(">u2").tobytes()
+    size = ">I" if version == 1 else ">Q"
+
+    def blocks(*named):
+        content = [(b"8BIM" + key + struct.pack(size, len(data)), data) for key, data in named]
+        return b"".join(head + data + bytes(-len(data) % 4) for head, data in content)
+
+    other = (b"LMsk", b"abcde") if version == 2 else (b"Patt", b"abcde")
+    own = {b"Mt16": [(b"Mt16", b"")], b"Lr16": [(b"Lr16", struct.pack(">h", -1))], b"none": []}
+    section = bytes(struct.calcsize(size) + 4) + blocks(other, *own[block])
+    head = b"8BPS" + struct.pack(">H6xHIIHH", version, 4, 32, 48, 16, 3)
+    photo = read(head + bytes(8) + struct.pack(size, len(section)) + section + bytes(2) + body)
+    assert np.array_equal(photo.pixels, RGB16)
+    if block == b"none":
+        assert photo.alpha is None
+    else:
+        assert np.array_equal(photo.alpha, GREY16) and "warnings" not in photo.info
+
+
+def test_channels_that_are_left_out_take_no_memory():
+    """24 channels of a TIFF and 20 of a PSD that no photo has."""
+    many = np.dstack([RGB16, *[GREY16] * 21])
+    for planar in (1, 2):
+        file = io.BytesIO()
+        stack = np.moveaxis(many, 2, 0) if planar == 2 else many
+        tifffile.imwrite(file, stack, photometric="rgb", planarconfig=planar, extrasamples=[0] * 21)
+        assert np.array_equal(read(file.getvalue()).pixels, RGB16)
+    body = np.moveaxis(many[..., :20], 2, 0).astype(">u2").tobytes()
+    head = b"8BPS" + struct.pack(">H6xHIIHH", 1, 20, 32, 48, 16, 3)
+    data = head + bytes(12) + bytes(2) + body
+    assert np.array_equal(read(data[: -16 * 32 * 48 * 2]).pixels, RGB16)  # only three are read
+
+
+def test_the_colours_that_a_png_declares_by_code_points():
+    """cICP with Display P3 gives what cHRM with its primaries and sRGB's curve gives."""
+    pixels = (RGB16 >> 8).astype(np.uint8)
+
+    def declared(kind, content):
+        info = PngImagePlugin.PngInfo()
+        info.add(kind, content)
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "PNG", pnginfo=info)
+        return read(file.getvalue())
+
+    assert np.array_equal(declared(b"cICP", bytes([1, 13, 0, 1])).pixels, pixels)
+    p3 = as_8_bits(declared(b"cICP", bytes([12, 13, 0, 1])))
+    assert np.abs(p3 - pixels).max() > 20
+    points = (31_270, 32_900, 68_000, 32_000, 26_500, 69_000, 15_000, 6_000)
+    info = PngImagePlugin.PngInfo()
+    info.add(b"gAMA", (45_455).to_bytes(4, "big"))
+    info.add(b"cHRM", struct.pack(">8I", *points))
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", pnginfo=info)
+    assert np.abs(p3 - as_8_bits(read(file.getvalue()))).mean() < 2  # gAMA is not quite the curve
+
+
+def test_a_thumbnail_in_the_exif_is_no_further_picture():
+    small = io.BytesIO()
+    make_photo(16, 12).save(small, "JPEG")
+    exif = b"Exif\0\0II*\0" + struct.pack("<IHI", 8, 0, 0) + small.getvalue()
+    resource = b"8BIM" + struct.pack(">HHI", 1036, 0, 28 + len(small.getvalue())) + bytes(28)
+    resource += small.getvalue() + bytes(len(small.getvalue()) % 2)
+    whole = io.BytesIO()
+    make_photo(64, 48).save(whole, "JPEG", exif=exif)
+    data = whole.getvalue()
+    at = data.index(b"\xff\xdb", data.index(b"\xff\xe1") + len(exif))
+    segment = b"Photoshop 3.0\0" + resource
+    data = data[:at] + b"\xff\xed" + struct.pack(">H", len(segment) + 2) + segment + data[at:]
+    assert "warnings" not in read(data).info
 
 
 @pytest.mark.skipif(not shutil.which("convert"), reason="needs ImageMagick")

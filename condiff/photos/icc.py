@@ -153,14 +153,16 @@ def apply_shaper(pixels: Deep, curves: list[NDArray], matrix: NDArray) -> Deep:
 
 
 def gamma_shaper(
-    exponent: float, chromaticities: tuple[float, ...] | None
+    exponent: float | None, chromaticities: tuple[float, ...] | None
 ) -> tuple[list[NDArray], NDArray]:
     """The shaper of samples encoded as light to the power of `exponent` (PNG's gAMA).
 
-    `chromaticities`: x and y of white, red, green and blue (PNG's cHRM); None for those of sRGB.
+    None stands for the curve of sRGB. `chromaticities`: x and y of white, red, green and blue
+    (PNG's cHRM); None for those of sRGB.
     Raises ValueError or LinAlgError if they do not span a gamut.
     """
-    curve = (np.arange(65_536) / 65_535) ** (1 / exponent)
+    levels = np.arange(65_536) / 65_535
+    curve = decode_srgb(levels) if exponent is None else levels ** (1 / exponent)
     matrix = np.eye(3)
     if chromaticities is not None:
         to_xyz = _primaries_matrix(chromaticities)

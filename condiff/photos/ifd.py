@@ -5,6 +5,7 @@ TIFF 6.0, section 2; EXIF 2.3, 4.6. Thus unknown tags are preserved exactly.
 
 import struct
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -47,7 +48,10 @@ def read_header(file: BinaryIO) -> tuple[str, bool, int]:
 def read_directory(
     file: BinaryIO, offset: int, *, order: str, big: bool = False, depth: int = 0
 ) -> Directory:
-    """The directory at an offset; values that are truncated or too large are skipped."""
+    """The directory at an offset; what is truncated or too large in it is skipped.
+
+    A damaged sub-directory is empty. Raises struct.error if the directory itself is damaged.
+    """
     file.seek(offset)
     count_format, entry_format, inline = ("Q", "HHQ8s", 8) if big else ("H", "HHI4s", 4)
     (count,) = struct.unpack(order + count_format, file.read(struct.calcsize(count_format)))
@@ -62,7 +66,9 @@ def read_directory(
         at = struct.unpack(order + ("Q" if big else "I"), field)[0]
         if tag in POINTERS and depth < 2:
             if kind in (4, 13, 16, 18):
-                sub = read_directory(file, at, order=order, big=big, depth=depth + 1)
+                sub: Directory = {}
+                with suppress(struct.error, OverflowError, OSError):
+                    sub = read_directory(file, at, order=order, big=big, depth=depth + 1)
                 directory[tag] = Entry(4, 1, sub)
             continue
         data = field[:length]

@@ -146,7 +146,8 @@ def find_followers(file: BinaryIO) -> list[str]:
     """Names of the data after the picture, as phones and cameras add: video, gain map."""
     file.seek(0)
     data = file.read()
-    end = data.find(END, data.find(b"\xff\xda"))
+    scan = next((at for marker, at, _ in read_segments(data) if marker == 0xDA), len(data))
+    end = data.find(END, scan)
     if end < 0 or end + 64 > len(data):
         return []
     found = [

@@ -23,10 +23,17 @@ STRUCTURE = {
 }  # fmt: skip
 PHOTOSHOP = b"Photoshop 3.0\0"
 IPTC_RESOURCE = 1028
+RESOURCE_SIGNATURES = (b"8BIM", b"MeSa", b"AgHg", b"PHUT", b"DCSR")
 STALE_RESOURCES = {1033, 1036}  # Photoshop's thumbnails show the old picture
 MAX_SEGMENT = 65_533  # bytes in one segment of a JPEG
+XMP_SEGMENT = b"http://ns.adobe.com/xap/1.0/\0"
 EXTENDED_XMP = b"http://ns.adobe.com/xmp/extension/\0"  # the MD5 in hexadecimal follows
-RAW = "Raw profile type "  # ImageMagick's text chunks
+
+# ImageMagick's names of blocks, and Pillow's.
+RAW_PROFILES = {
+    "exif": "exif", "app1": "exif", "xmp": "xmp", "icc": "icc_profile", "icm": "icc_profile",
+    "iptc": "photoshop",
+}  # fmt: skip
 
 # Exceptions that a broken block raises; the photo is read without that block.
 BROKEN = (ValueError, LookupError, OSError, struct.error, zlib.error, TypeError, SyntaxError)
@@ -130,7 +137,9 @@ def _add_exif(metadata: Metadata, image: Image.Image, file: BinaryIO) -> Metadat
     return replace(metadata, exif=_prefixed(image.info.get("exif", b"")))
 
 
-def add_tags(metadata: Metadata, directory: ifd.Directory, order: str) -> Metadata:
+def add_tags(
+    metadata: Metadata, directory: ifd.Directory, order: str, notes: list[str]
+) -> Metadata:
     """Add all of a TIFF's tags that do not describe how its pixels are stored."""
     kept = {tag: entry for tag, entry in directory.items() if tag not in STRUCTURE}
     packet, resources, iptc, profile = (
@@ -139,7 +148,9 @@ def add_tags(metadata: Metadata, directory: ifd.Directory, order: str) -> Metada
     )
     if iptc and not any(number == IPTC_RESOURCE for number, _ in _resources(resources)):
         resources += _resource(IPTC_RESOURCE, iptc)
-    kept = {tag: e for tag, e in kept.items() if e.kind in ifd.SIZES and e.kind < 16}
+    if any(entry.data == {} for entry in kept.values()):
+        notes.append(Damage("its EXIF is damaged and not all of it is kept"))
+    kept = {tag: e for tag, e in kept.items() if e.kind in ifd.SIZES and e.kind < 16 and e.data}
     return replace(
         metadata,
         exif=ifd.pack_exif(kept, order) if kept else b"",
@@ -149,32 +160,65 @@ def add_tags(metadata: Metadata, directory: ifd.Directory, order: str) -> Metada
     )
 
 
+def read_blocks(file: BinaryIO, notes: list[str]) -> dict[str, Any]:
+    """The EXIF, XMP, ICC and Photoshop blocks of a PNG under Pillow's names of a JPEG's.
+
+    They are in chunks of their own, or in ImageMagick's raw profiles, which count where the chunk
+    is missing. `notes` gets a warning for each profile that is damaged.
+    """
+    found: dict[str, Any] = {}
+    raw: dict[str, bytes] = {}
+    for chunk in png.read_chunks(file, {b"eXIf", *png.TEXT}):
+        keyword = png.keyword(chunk)
+        if chunk[0] == b"eXIf":
+            found["exif"] = _prefixed(chunk[1])
+        elif keyword == png.XMP_KEYWORD:
+            with suppress(*BROKEN):
+                found["xmp"] = png.read_text(chunk)
+        elif keyword.startswith(png.RAW):
+            name = keyword.removeprefix(png.RAW).decode("latin-1").lower()
+            try:
+                block = png.read_raw_profile(chunk)
+            except BROKEN:
+                notes.append(Damage(f"its {keyword.decode('latin-1')} is damaged and is not kept"))
+                continue
+            if block.startswith(XMP_SEGMENT):
+                name, block = "xmp", block.removeprefix(XMP_SEGMENT)
+            if key := RAW_PROFILES.get(name):
+                raw[key] = _prefixed(block) if key == "exif" else block
+    return raw | found
+
+
 def _add_chunks(metadata: Metadata, image: Image.Image, file: BinaryIO) -> Metadata:
-    """Add a PNG's texts; ImageMagick's raw profiles become EXIF and IPTC."""
+    """Add a PNG's texts, and its Photoshop resources."""
     if image.format != "PNG":
         return metadata
-    chunks = png.read_chunks(file, png.TEXT)
-    raw = {f"{RAW}{name}".encode() for name in ("exif", "APP1", "iptc", "xmp", "icc", "icm")}
-    drop = {png.XMP_KEYWORD, *raw}
-    kept = tuple(chunk for chunk in chunks if png.keyword(chunk) not in drop)
-    metadata = replace(metadata, text=kept)
+    kept = tuple(chunk for chunk in png.read_chunks(file, png.TEXT) if not _is_block(chunk))
+    resources = image.info.get("photoshop", b"")
+    metadata = replace(metadata, text=kept, photoshop=without(resources, STALE_RESOURCES))
     for chunk in kept:
         if png.keyword(chunk) == b"Comment":
             metadata = replace(metadata, comment=png.read_text(chunk))
-    blocks = {png.keyword(c).decode(): png.read_text(c) for c in chunks if png.keyword(c) in raw}
-    read = {name: bytes.fromhex("".join(t.split("\n")[3:])) for name, t in blocks.items()}
-    if not metadata.exif and (block := read.get(f"{RAW}exif") or read.get(f"{RAW}APP1")):
-        metadata = replace(metadata, exif=_prefixed(block))
-    if block := read.get(f"{RAW}iptc"):
-        metadata = replace(metadata, photoshop=without(block, STALE_RESOURCES))
     return metadata
+
+
+def _is_block(chunk: png.Chunk) -> bool:
+    """Whether a text chunk is one that `read_blocks` reads."""
+    name = png.keyword(chunk)
+    return name == png.XMP_KEYWORD or (
+        name.startswith(png.RAW)
+        and name.removeprefix(png.RAW).decode("latin-1").lower() in RAW_PROFILES
+    )
 
 
 def _add_segments(metadata: Metadata, image: Image.Image, file: BinaryIO) -> Metadata:
     """Add a JPEG's comment and its Photoshop resources, which contain the IPTC record."""
-    if comment := image.info.get("comment"):
-        text = comment if isinstance(comment, str) else _text(comment)
-        metadata = replace(metadata, comment=text)
+    comments = [data for name, data in getattr(image, "applist", []) if name == "COM"]
+    if not comments and (comment := image.info.get("comment")):
+        comments = [comment]
+    if comments:
+        texts = (data if isinstance(data, str) else _text(data) for data in comments)
+        metadata = replace(metadata, comment="\n".join(texts))
     named = _add_xmp(metadata, image, file).xmp
     start = EXTENDED_XMP + xmp.extension_id(named).upper().encode()
     pieces = [data[len(EXTENDED_XMP) + 32 :] for name, data in getattr(image, "applist", [])
@@ -236,11 +280,13 @@ def _has_chunk(file: BinaryIO, name: bytes) -> bool:
 def _resources(block: bytes) -> list[tuple[int, bytes]]:
     """Photoshop's image resources: number and bytes of each, header included."""
     found, at = [], 0
-    while block[at : at + 4] == b"8BIM" and at + 12 <= len(block):
+    while block[at : at + 4] in RESOURCE_SIGNATURES and at + 12 <= len(block):
         name = (block[at + 6] + 2) & ~1  # a Pascal string, padded to even
         size_at = at + 6 + name
-        (size,) = struct.unpack_from(">I", block, size_at)
+        size = int.from_bytes(block[size_at : size_at + 4], "big")
         end = size_at + 4 + ((size + 1) & ~1)
+        if end > len(block) + 1:  # cut short; the last padding is often missing
+            break
         found.append((int.from_bytes(block[at + 4 : at + 6], "big"), block[at:end]))
         at = end
     return found

@@ -15,11 +15,21 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 END = b"\0\0\0\0IEND\xaeB`\x82"  # the last chunk
 TEXT = {b"tEXt", b"zTXt", b"iTXt"}
 XMP_KEYWORD = b"XML:com.adobe.xmp"
+RAW = b"Raw profile type "  # of ImageMagick's text chunks, for blocks without a chunk of their own
 MAX_CHUNK = 1 << 24  # bytes; more is not metadata
 
 # The chunks that decoders get.
 PICTURE = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"acTL", b"fcTL", b"fdAT", b"pHYs"}
 ANNOTATIONS = TEXT | {b"iCCP", b"gAMA", b"cHRM", b"sRGB", b"cICP", b"eXIf", b"iDOT"}
+
+# Code points of a cICP chunk (ITU-T H.273).
+HDR_TRANSFERS, SRGB_TRANSFER = (16, 18), 13  # PQ and HLG; the curve of sRGB
+D65 = (0.3127, 0.329)
+PRIMARIES = {
+    1: None,  # those of sRGB
+    9: (*D65, 0.708, 0.292, 0.17, 0.797, 0.131, 0.046),  # BT.2020
+    12: (*D65, 0.68, 0.32, 0.265, 0.69, 0.15, 0.06),  # Display P3
+}
 
 Chunk = tuple[bytes, bytes]  # its four letters, and its content
 
@@ -29,16 +39,19 @@ class Colours:
     """The colour space that a PNG declares."""
 
     profile: bytes = b""  # ICC
-    gamma: float | None = None  # None: the samples are sRGB, or nothing is declared
-    chromaticities: tuple[float, ...] | None = None
+    gamma: float | None = None  # None: that of sRGB, or nothing is declared
+    chromaticities: tuple[float, ...] | None = None  # x and y of white, red, green and blue
     hdr: bool = False  # PQ or HLG
 
 
 def read_colours(file: BinaryIO) -> Colours:
     """A PNG's profile or gamma; broken or overridden chunks are ignored."""
     found = dict(read_chunks(file, {b"iCCP", b"gAMA", b"cHRM", b"sRGB", b"cICP"}))
-    if b"cICP" in found:
-        return Colours(hdr=found[b"cICP"][1:2] in (b"\x10", b"\x12"))
+    primaries, transfer = found.get(b"cICP", b"").ljust(2, b"\0")[:2]
+    if transfer in HDR_TRANSFERS:
+        return Colours(hdr=True)
+    if transfer == SRGB_TRANSFER and primaries in PRIMARIES:
+        return Colours(chromaticities=PRIMARIES[primaries])
     with suppress(zlib.error, ValueError):
         packed = found[b"iCCP"].split(b"\0", 1)[1][1:] if b"iCCP" in found else b""
         if profile := zlib.decompressobj().decompress(packed, MAX_CHUNK) if packed else b"":
@@ -173,4 +186,13 @@ def raw_profile_chunk(name: str, data: bytes) -> Chunk:
     digits = data.hex()
     lines = "\n".join(digits[at : at + 72] for at in range(0, len(digits), 72))
     text = f"\n{name}\n{len(data):8}\n{lines}\n"
-    return b"zTXt", f"Raw profile type {name}".encode() + b"\0\0" + zlib.compress(text.encode())
+    return b"zTXt", RAW + name.encode() + b"\0\0" + zlib.compress(text.encode())
+
+
+def read_raw_profile(chunk: Chunk) -> bytes:
+    """The content of such a block; ValueError if it is damaged."""
+    _, size, digits = read_text(chunk).removeprefix("\n").split("\n", 2)
+    data = bytes.fromhex(digits)
+    if len(data) != int(size):
+        raise ValueError("it is cut short")
+    return data

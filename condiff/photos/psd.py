@@ -3,7 +3,10 @@
 Adobe Photoshop File Formats Specification (2019): header, resources, image data.
 """
 
+import os
 import struct
+from collections.abc import Iterator
+from itertools import islice
 from typing import BinaryIO
 
 import numpy as np
@@ -21,6 +24,11 @@ from condiff.photos.photo import Unreadable, to_8_bits, to_array
 MODES = {
     0: ("bitmap", 1), 1: ("grey", 1), 2: ("indexed", 1), 3: ("RGB", 3), 4: ("CMYK", 4),
     7: ("multichannel", 1), 8: ("duotone", 1), 9: ("Lab", 3),
+}  # fmt: skip
+# Blocks after the layers of 8 bits: layers of 16 and 32 bits, and marks of transparency.
+LAYER_BLOCKS, ALPHA_BLOCKS = (b"Lr16", b"Lr32", b"Layr"), (b"Mtrn", b"Mt16", b"Mt32")
+LONG_BLOCKS = {  # whose length has 8 bytes in a PSB
+    b"LMsk", *LAYER_BLOCKS, *ALPHA_BLOCKS, b"Alph", b"FMsk", b"lnk2", b"FEid", b"FXid", b"PxSD",
 }  # fmt: skip
 RESOLUTION, PROFILE, VERSION, EXIF, XMP = 1005, 1039, 1057, 1058, 1060
 
@@ -49,7 +57,7 @@ def read_psd(file: BinaryIO, notes: list[str]) -> tuple[Pixels, Pixels | None, M
     block = file.read(_length(file, ">I"))
     layers = _length(file, ">I" if version == 1 else ">Q")
     end = file.tell() + layers
-    transparent = _has_alpha(file, version) if layers else False
+    transparent = layers > 0 and _has_alpha(file, end, large=version == 2)
     file.seek(end)
     resources = {number: data for number, data in meta.read_resources(block)}
     if resources.get(VERSION, b"\0\0\0\0\1")[4:5] == b"\0":
@@ -57,8 +65,10 @@ def read_psd(file: BinaryIO, notes: list[str]) -> tuple[Pixels, Pixels | None, M
             "it was saved without its merged picture; save it with 'Maximize Compatibility', or as"
             " a TIFF"
         )
-    planes = _read_planes(file, (channels, height, width), bits, large=version == 2)
-    alpha = planes[count] if transparent and channels > count else None
+    transparent = transparent and channels > count
+    shape = (channels, height, width)
+    planes = list(islice(_read_planes(file, shape, bits, large=version == 2), count + transparent))
+    alpha = planes[count] if transparent else None
     profile = resources.get(PROFILE, b"")
     pixels = _to_colours(planes[:count], name, palette, profile, notes)
     if channels - count - (alpha is not None) > 0:
@@ -72,17 +82,37 @@ def _length(file: BinaryIO, format: str) -> int:
     return int(struct.unpack(format, file.read(struct.calcsize(format)))[0])
 
 
-def _has_alpha(file: BinaryIO, version: int) -> bool:
-    """Whether the first alpha channel is the merged picture's transparency."""
-    if _length(file, ">I" if version == 1 else ">Q") == 0:
-        return False
-    return int(struct.unpack(">h", file.read(2))[0]) < 0
+def _has_alpha(file: BinaryIO, end: int, *, large: bool) -> bool:
+    """Whether the first alpha channel is the merged picture's transparency.
+
+    The number of layers is negative then. Files of 16 and 32 bits have their layers, or a mark that
+    there are none but transparency, in a block further on. `end` is that of the whole section.
+    """
+    layers = _length(file, ">Q" if large else ">I")
+    if layers:
+        return _count_layers(file) < 0
+    file.seek(_length(file, ">I"), os.SEEK_CUR)  # the global mask
+    while file.tell() + 12 <= end:
+        signature, key = struct.unpack(">4s4s", file.read(8))
+        if signature not in (b"8BIM", b"8B64"):
+            return False
+        if key in ALPHA_BLOCKS:
+            return True
+        size = _length(file, ">Q" if large and key in LONG_BLOCKS else ">I")
+        if key in LAYER_BLOCKS:
+            return _count_layers(file) < 0
+        file.seek(-(-size // 4) * 4, os.SEEK_CUR)
+    return False
+
+
+def _count_layers(file: BinaryIO) -> int:
+    return int(struct.unpack(">h", file.read(2))[0])
 
 
 def _read_planes(
     file: BinaryIO, shape: tuple[int, int, int], bits: int, *, large: bool
-) -> list[NDArray]:
-    """Each channel as (H,W) uint8 or uint16."""
+) -> Iterator[NDArray]:
+    """Each channel as (H,W) uint8 or uint16, in order."""
     channels, height, width = shape
     stride = (width * bits + 7) // 8
     coded = _length(file, ">H")
@@ -93,17 +123,13 @@ def _read_planes(
         kind = ">u4" if large else ">u2"
         rows = np.frombuffer(file.read(channels * height * int(kind[-1])), kind)
         sizes = [int(n) for n in rows.reshape(channels, height).sum(axis=1, dtype=np.int64)]
-    planes = []
     for size in sizes:
         data = file.read(size)
         if coded:
             data = Image.frombytes("L", (stride, height), data, "packbits", "L").tobytes()
         if len(data) < height * stride:
             raise ValueError("its pixels are cut short")
-        planes.append(
-            _to_levels(np.frombuffer(data, np.uint8).reshape(height, stride), bits, width)
-        )
-    return planes
+        yield _to_levels(np.frombuffer(data, np.uint8).reshape(height, stride), bits, width)
 
 
 def _to_levels(rows: NDArray, bits: int, width: int) -> NDArray:

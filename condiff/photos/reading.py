@@ -252,7 +252,7 @@ def _read_tiff(file: BinaryIO, max_pixels: int, page: int | None, notes: list[st
     turn = _orientation_in(directory, order)
     metadata = Metadata(format="TIFF", dpi=meta.resolution(dpi))
     with suppress(*meta.BROKEN):
-        metadata = meta.add_tags(metadata, directory, order)
+        metadata = meta.add_tags(metadata, directory, order, notes)
     metadata = meta.normalise(metadata, turned=turn > 4, notes=notes)
     return Photo(*turn_upright(pixels, alpha, turn), metadata)
 
@@ -273,7 +273,7 @@ def _read_raw(
         order, big, offset = ifd.read_header(file)
         tags = ifd.read_directory(file, offset, order=order, big=big)
         kept = {tag: entry for tag, entry in tags.items() if tag in RAW_TAGS}
-        metadata = meta.add_tags(metadata, kept, order)
+        metadata = meta.add_tags(metadata, kept, order, notes)
     return Photo(pixels, None, meta.normalise(metadata, turned=False, notes=notes))
 
 
@@ -346,16 +346,13 @@ def _read_png(file: BinaryIO, max_pixels: int, page: int | None, notes: list[str
     if not picture.endswith(png.END):
         picture = png.mend(picture)
         notes.append(Damage("its file lacks the last bytes; no pixel is missing"))
-    colours = png.read_colours(others)
-    info: dict[str, Any] = {}
-    for chunk in png.read_chunks(others, {b"eXIf", b"iTXt"}):
-        if chunk[0] == b"eXIf":
-            info["exif"] = ifd.PREFIX + chunk[1]
-        elif chunk[0] == b"iTXt" and png.keyword(chunk) == png.XMP_KEYWORD:
-            with suppress(*meta.BROKEN):
-                info["xmp"] = png.read_text(chunk)
-    if colours.profile:
+    colours, info = png.read_colours(others), meta.read_blocks(others, notes)
+    if colours.hdr:
+        info.pop("icc_profile", None)
+    elif colours.profile:
         info["icc_profile"] = colours.profile
+    elif "icc_profile" in info:  # which counts more than gAMA and cHRM
+        colours = png.Colours()
     bits, kind = picture[24:26]
     key = next((c[1] for c in png.read_chunks(io.BytesIO(picture), {b"tRNS"})), b"")
     if kind == 0 and bits in (2, 4) and len(key) >= 2:  # Pillow spreads the greys, not the key
@@ -365,17 +362,14 @@ def _read_png(file: BinaryIO, max_pixels: int, page: int | None, notes: list[str
     photo = _read_by_pillow(
         io.BytesIO(picture), max_pixels, page, notes, original=others, info=info
     )
-    if colours.gamma is None:
-        return photo
     return replace(photo, pixels=_apply_gamma(photo.pixels, colours, notes))
 
 
 def _apply_gamma(pixels: Pixels, colours: png.Colours, notes: list[str]) -> Pixels:
-    """Convert pixels with a PNG's gAMA and cHRM to sRGB, if these differ from sRGB's."""
-    assert colours.gamma is not None
-    points = colours.chromaticities
+    """Convert pixels with a PNG's gAMA, cHRM or cICP to sRGB, if these differ from sRGB's."""
+    points, gamma = colours.chromaticities, colours.gamma
     same = points is None or np.allclose(points, icc.SRGB_CHROMATICITIES, atol=0.01)
-    if same and abs(colours.gamma * 2.2 - 1) < SAME_GAMMA:
+    if same and (gamma is None or abs(gamma * 2.2 - 1) < SAME_GAMMA):
         return pixels
     try:
         shaper = icc.gamma_shaper(colours.gamma, None if same else points)

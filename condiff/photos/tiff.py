@@ -12,7 +12,7 @@ import itertools
 import logging
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage
 
 MAX_PAGES = 10_000
+MAX_PIECE = 4 << 30  # bytes of a strip or tile in memory
 MAX_CHANNELS = 32
 RAW_PHOTOMETRIC = {32803, 34892}  # a sensor's pixels, and those of a linear DNG
 WHITE_IS_ZERO, PALETTE, CMYK, YCBCR, LABS = 0, 3, 5, 6, (8, 9, 10)
@@ -144,22 +145,23 @@ def read_page(page: "TiffPage", file: BinaryIO, notes: list[str]) -> tuple[Pixel
     channels = page.samplesperpixel
     if kind not in COLOURS or channels < COLOURS[kind] and not (kind in LABS and channels == 1):
         raise Unreadable(f"its colours ({_kind_name(page)}) are not read; save it as RGB")
-    samples = _decode(page, file)
     count = min(COLOURS[kind], channels)
-    colour, extra = samples[..., :count], [int(e) for e in page.extrasamples]
+    extra = [int(e) for e in page.extrasamples]
     extra += [0] * (channels - count - len(extra))
     found = next((n for n, e in enumerate(extra[: channels - count]) if e in (1, 2)), None)
     left_out = channels - count - (found is not None)
     if left_out:
         which = "a further channel" if left_out == 1 else f"{left_out} further channels"
         notes.append(f"{which} (infrared or a mask, as scanners add) was left out")
+    samples = _decode(page, file, [*range(count)] + ([] if found is None else [count + found]))
+    colour = samples[..., :count]
     bits = page.bitspersample if isinstance(page.bitspersample, int) else 16
     profile = page.tags.valueof(34675)
     profile = profile if isinstance(profile, bytes) else b""
     pixels = _to_colours(colour, kind, bits, profile, page, notes)
     if found is None:
         return pixels, None
-    alpha = _to_levels(np.ascontiguousarray(samples[..., count + found]), bits, notes)
+    alpha = _to_levels(np.ascontiguousarray(samples[..., count]), bits, notes)
     if alpha.dtype != pixels.dtype:
         pixels = pixels.astype(np.uint16) * 257 if pixels.dtype == np.uint8 else pixels
         alpha = alpha.astype(np.uint16) * 257 if alpha.dtype == np.uint8 else alpha
@@ -249,13 +251,13 @@ def _lab(colour: NDArray, kind: int, bits: int) -> Pixels:
     return to_8_bits(pixels) if bits == 8 else pixels
 
 
-def _decode(page: "TiffPage", file: BinaryIO) -> NDArray:
-    """(H,W,channels) of a page, in the machine's byte order, from all strips and tiles."""
+def _decode(page: "TiffPage", file: BinaryIO, kept: Sequence[int]) -> NDArray:
+    """(H,W,n) of a page's n `kept` channels, in the machine's byte order, from all its pieces."""
     height, width, channels = page.imagelength, page.imagewidth, page.samplesperpixel
     if page.imagedepth != 1 or channels > MAX_CHANNELS:
         raise Unreadable("it is a volume of pictures, not a photo; save one of them as a TIFF")
     if page.compression == 6:
-        return _decode_old_jpeg(page, file)
+        return _decode_old_jpeg(page, file)[..., kept]
     planar = page.planarconfig == 2 and channels > 1
     per = 1 if planar else channels
     if page.is_tiled:
@@ -264,8 +266,9 @@ def _decode(page: "TiffPage", file: BinaryIO) -> NDArray:
         rows, columns = min(page.rowsperstrip or height, height), width
     if rows < 1 or columns < 1:
         raise Unreadable("its tiles are damaged; get a whole copy")
-    if rows * columns * per > 1 << 30:
-        raise Unreadable("its tiles are above a gigabyte; save it with smaller ones")
+    bits = page.bitspersample if isinstance(page.bitspersample, int) else 16
+    if rows * columns * per * bits > MAX_PIECE * 8:
+        raise Unreadable("its tiles are above 4 gigabytes; save it with smaller ones")
     down, across = -(-height // rows), -(-width // columns)
     offsets, counts = page.dataoffsets, page.databytecounts
     pieces = down * across * (channels if planar else 1)
@@ -274,16 +277,21 @@ def _decode(page: "TiffPage", file: BinaryIO) -> NDArray:
     result: NDArray | None = None
     for number in range(pieces):
         plane, place = divmod(number, down * across)
+        if planar and plane not in kept:
+            continue
         top, left = place // across * rows, place % across * columns
         high = rows if page.is_tiled else min(rows, height - top)
         shape = (high, columns, per)
         size = counts[number] if number < len(counts) else 0
         samples = _decode_piece(page, file, number, (offsets[number], size), shape)
         if result is None:
-            result = np.empty((height, width, channels), samples.dtype)
-        own = slice(plane, plane + 1) if planar else slice(None)
-        target = result[top : top + high, left : left + columns, own]
-        target[:] = samples[: target.shape[0], : target.shape[1]]
+            result = np.empty((height, width, len(kept)), samples.dtype)
+        target = result[top : top + high, left : left + columns]
+        samples = samples[: target.shape[0], : target.shape[1]]
+        if planar:
+            target[..., kept.index(plane)] = samples[..., 0]
+        else:
+            target[:] = samples if channels == len(kept) else samples[..., kept]
     assert result is not None
     return result
 

@@ -6,7 +6,7 @@ import os
 import re
 import stat
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -36,6 +36,7 @@ from condiff.photos.formats import FORMATS, HOLDS, MAX_SIDE, NOTHING, find_forma
 from condiff.photos.icc import srgb_profile
 from condiff.photos.metadata import MAX_SEGMENT, PHOTOSHOP, Metadata
 from condiff.photos.photo import Photo, as_memory_error, to_8_bits
+from condiff.photos.provenance import KEYWORD
 
 NO_LIMIT = 1 << 31
 PNG_16_LEVEL = 1  # of zlib; higher levels pack 16-bit photos, mostly noise, no better
@@ -65,9 +66,22 @@ def losses(photo: Photo, format: str) -> str:
         "extended XMP": (metadata.extended_xmp, format == "JPEG" and _fits_xmp(metadata.xmp)),
         "IPTC": (metadata.photoshop, texts and _fits(metadata.photoshop, format)),
         "comments": (metadata.comment, texts),
+        _name_texts(metadata.text): (_others(metadata.text), format == "PNG"),
         "resolution": (metadata.dpi, holds.dpi),
     }
     return ", ".join(name for name, (there, kept) in rows.items() if there and not kept)
+
+
+def _others(texts: Sequence[png.Chunk]) -> list[str]:
+    """The keywords of a PNG's texts that no other block contains."""
+    names = (png.keyword(text).decode("latin-1") for text in texts)
+    return [name for name in dict.fromkeys(names) if name not in ("Comment", KEYWORD)]
+
+
+def _name_texts(texts: Sequence[png.Chunk]) -> str:
+    names = _others(texts)
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"the PNG's texts ({', '.join(names[:3])}{more})"
 
 
 def _fits(block: bytes, format: str) -> bool:

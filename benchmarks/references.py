@@ -1,6 +1,6 @@
 """The effect of references, palettes and albums on errors and colours, on photos of a parquet.
 
-    python benchmarks/references.py reference|palette|album|hints --data val.parquet --photos 40
+    python benchmarks/references.py reference|pairs|palette|album|hints --data val.parquet
 
 reference: CIEDE2000 without one, with a second view of the scene, and with an unrelated photo
 palette: the same with their palettes, and how far the result's chroma is from the photo's

@@ -285,7 +285,7 @@ def test_a_photo_is_one_sentence_and_goes_as_is(run, tmp_path):
     Image.fromarray(data.astronaut()).save("photo.jpg")
     code, out, err = run("photo.jpg")
     assert (code, out, err.count("\n")) == (1, "", 1)
-    assert "condiff condition --kind sketch" in err
+    assert "condiff condition PHOTO --kind sketch" in err
     assert "--as-is" in err
     assert names(tmp_path) == ["photo.jpg"]
     assert run("photo.jpg", "--as-is")[0] == 0

@@ -172,7 +172,7 @@ def test_a_photo_of_a_blank_page_is_blank(light):
 def test_a_photo_is_doubted_and_the_way_out_told(name):
     photo = getattr(data, name)()
     drawing = clean_drawing(photo)
-    assert "condiff condition --kind sketch" in drawing.doubt
+    assert "condiff condition PHOTO --kind sketch" in drawing.doubt
     assert "crop" in drawing.doubt  # of a sheet on a table
     gray = cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)
     assert clean_drawing(to_rgb(gray)).doubt

@@ -31,7 +31,9 @@ class EvalFlags(Group):
     data: Annotated[
         Path | None,
         typer.Option(
-            "--data", metavar="D", help="True photos for --model: a folder or a parquet file."
+            "--data",
+            metavar="D",
+            help="True photos for --model: a folder, or a parquet or tar file.",
         ),
     ] = None
     limit: Annotated[
@@ -48,7 +50,8 @@ class EvalFlags(Group):
     upscale: Annotated[
         str | None,
         typer.Option(
-            metavar="auto|none|FOLDER", help="What enlarges pictures, as in render (default: auto)."
+            metavar="auto|lines|none|FOLDER",
+            help="What enlarges pictures, as in render (default: auto).",
         ),
     ] = None
     samples: options.Samples = 1

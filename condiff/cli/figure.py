@@ -10,14 +10,12 @@ import typer
 
 from condiff.cli import options
 from condiff.cli.outputs import choose_target, keep_source, make_folders, write_picture
-from condiff.cli.sampling import SamplingFlagsOfFilms, expand_groups
+from condiff.cli.sampling import FILM_STEPS, SamplingFlagsOfFilms, expand_groups
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from condiff.config import DiffusionConfig
-
-FILM_STEPS = 30  # more than a picture needs, so that the film is smooth
 
 figure = typer.Typer(
     help="Draw pictures of the diffusion process.",

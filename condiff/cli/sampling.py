@@ -16,6 +16,8 @@ from pydantic.fields import FieldInfo
 
 from condiff.config import SamplingConfig, limits_of
 
+FILM_STEPS = 30  # of `figure reverse`: more than a picture needs, so that the film is smooth
+
 
 class Group:
     """Base of groups: a frozen dataclass whose fields are flags; `panel` heads them in the help."""
@@ -82,18 +84,25 @@ class _SamplingFlags(Group):
         return {name: value for name, value in values.items() if value is not None}
 
 
-def _sampling_group(name: str, fields: dict[str, FieldInfo]) -> type[_SamplingFlags]:
-    made = [(key, _sampling_flag(field), None) for key, field in fields.items()]
+def _sampling_group(
+    name: str, fields: dict[str, FieldInfo], defaults: dict[str, int] | None = None
+) -> type[_SamplingFlags]:
+    """A group of flags; `defaults` are a command's own, for the help."""
+    own = "the model's own"
+    made = [
+        (key, _sampling_flag(field, default=str((defaults or {}).get(key, own))), None)
+        for key, field in fields.items()
+    ]
     return dataclasses.make_dataclass(name, made, bases=(_SamplingFlags,), frozen=True)  # type: ignore[return-value]
 
 
-def _sampling_flag(field: FieldInfo) -> Any:
+def _sampling_flag(field: FieldInfo, *, default: str) -> Any:
     """A flag of a field of SamplingConfig, None where the user does not set it."""
     kind: Any = field.annotation
     if isinstance(kind, UnionType):  # int | None
         kind = next(part for part in get_args(kind) if part is not NoneType)
     least, most = limits_of(field)
-    text = f"{(field.description or '').removesuffix('.')} (default: the model's own)."
+    text = f"{(field.description or '').removesuffix('.')} (default: {default})."
     return Annotated[kind | None, typer.Option(help=text, min=least, max=most)]  # type: ignore[arg-type]
 
 
@@ -116,7 +125,9 @@ else:
     SamplingFlags = _sampling_group("SamplingFlags", _fields_without())
     # The --size of the other commands is that of the result, not that at which a model sees a
     # picture.
-    SamplingFlagsOfFilms = _sampling_group("SamplingFlagsOfFilms", _fields_without("size"))
+    SamplingFlagsOfFilms = _sampling_group(
+        "SamplingFlagsOfFilms", _fields_without("size"), {"steps": FILM_STEPS}
+    )
     SamplingFlagsOfDrawings = _sampling_group(
         "SamplingFlagsOfDrawings", _fields_without("size", "coherence")
     )

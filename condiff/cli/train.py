@@ -34,7 +34,8 @@ class TrainFlags(Group):
         str,
         typer.Option(
             "--data",
-            help="A folder of photos or parquet shards, or a Hugging Face data set's owner/name.",
+            help="A folder of photos, a parquet or tar file, a folder of those, or owner/name of a "
+            "Hugging Face data set.",
             metavar="DIR|ID",
         ),
     ]

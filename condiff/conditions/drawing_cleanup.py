@@ -31,8 +31,8 @@ MIN_FLOOR = 0.06  # weaker ink, in [0,1], is taken for stains
 # of 150 photos, and mistakes 1 % of 600 photographed drawings for photos.
 SLOPE = 3.0, -0.5
 ADVICE = (
-    "draw its lines with `condiff condition --kind sketch`; crop a sheet that lies on a table; or "
-    "take it as it is (--as-is)"
+    "draw its lines with `condiff condition PHOTO --kind sketch`; crop a sheet that lies on a "
+    "table; or take it as it is (--as-is)"
 )
 
 

@@ -141,7 +141,7 @@ def normalise_exif(exif: bytes, *, turned: bool, converted: bool) -> bytes:
     """An EXIF block for the upright photo in sRGB; all other bytes are unchanged.
 
     Orientation becomes 1, width and height are swapped if the photo was turned, the colour space is
-    sRGB if it was converted. The thumbnail, which shows the old picture, is removed.
+    sRGB if it was converted. The thumbnail, which shows the old picture, is unlinked.
     """
     body = bytearray(exif.removeprefix(PREFIX))
     order = {b"II": "<", b"MM": ">"}[bytes(body[:2])]

@@ -146,6 +146,7 @@ class Trainer:
             logger.warning(sentence)
         self.step, self.minutes, self.smoothed_loss = 0, 0.0, math.nan
         self.lock: IO[bytes] | None = None  # on the run's folder, in the main process
+        self.shown: Batch | None = None  # in the sample grids, the same photos in each
         self.stop_signal = 0  # number of a signal to stop after this step
 
     @property
@@ -259,8 +260,10 @@ class Trainer:
         return batch
 
     def first_batch(self, batch_size: int) -> Batch:
-        """The first images of the run, the same in every process."""
-        loaded = load_batches(self.dataset, batch_size=batch_size, device=self.accelerator.device)
+        """The first images of the run, the same in every process; loaded without workers."""
+        loaded = load_batches(
+            self.dataset, batch_size=batch_size, device=self.accelerator.device, num_workers=0
+        )
         return self._encoded(next(loaded))
 
     def update(self) -> None:
@@ -350,10 +353,12 @@ class Trainer:
                 return None
             # The frozen weights of a base may be in half precision.
             with nullcontext() if self.parts is None else self.accelerator.autocast():
+                if self.shown is None or len(self.shown["x_0"]) != photos:
+                    self.shown = self.first_batch(photos)
                 return sample_grid(
                     model,
                     self.task,
-                    self.first_batch(photos),
+                    self.shown,
                     config=self.config,
                     photos=photos,
                     steps=steps,

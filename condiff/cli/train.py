@@ -146,7 +146,7 @@ def train(
     stopped or killed, bit for bit. On several GPUs: accelerate launch -m condiff train …
     docs/guide/training.md explains the settings.
     """
-    from condiff.models.base import read_run_config
+    from condiff.models.base_settings import read_run_config
     from condiff.tasks import task_of
 
     given = {

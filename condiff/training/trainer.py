@@ -371,9 +371,6 @@ class Trainer:
         with averaged(self.ema, self.model, keep=self.is_main) as model:
             if model is not None:
                 self._write_model(folder, model, torch.float16 if half else torch.float32)
-        if self.is_main:
-            (folder / "config.yaml").write_text(to_yaml(self.config), "utf-8")
-            (folder / "README.md").write_text(self._card(), "utf-8")
         return folder
 
     def _write_model(self, folder: Path, model: Denoiser, dtype: torch.dtype) -> None:
@@ -385,6 +382,7 @@ class Trainer:
             "sampling": config.sampling,
             "looks": config.looks,
             "dtype": dtype,
+            "texts": {"config.yaml": to_yaml(config), "README.md": self._card()},
         }
         if self.parts is not None:
             self.parts.save(folder, model, **shared)

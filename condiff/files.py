@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 from condiff.errors import ImageError
 from condiff.platforms import WINDOWS
@@ -86,6 +86,27 @@ def replace_folder(part: Path, folder: Path) -> None:
         rename(folder, old)
     rename(part, folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def lock_file(path: Path) -> IO[bytes]:
+    """Lock a file, a new one if there is none, for this process until the returned file is closed.
+
+    The system releases the lock when the process ends in any way, and forked processes do not
+    inherit it. A process does not exclude itself. Without locks, as on Windows and some network
+    disks, the user must ensure that there is one run at a time. Raises BlockingIOError if another
+    process has locked the file, OSError if it cannot be written.
+    """
+    file = open(path, "wb")  # noqa: SIM115  # open while locked
+    try:
+        import fcntl
+
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:  # depending on the system
+        file.close()
+        raise BlockingIOError(*error.args) from None
+    except (ImportError, OSError):
+        pass
+    return file
 
 
 def sync(path: Path) -> None:

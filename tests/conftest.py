@@ -87,6 +87,27 @@ def make_photo(width: int, height: int, seed: int = 0) -> Image.Image:
     )
 
 
+def error_in_fork(work) -> str:
+    """The CondiffError that work() raises in a fork, which has the libraries loaded; "" if none."""
+    from condiff.errors import CondiffError
+
+    reader, writer = os.pipe()
+    if (child := os.fork()) == 0:
+        said = "another error"
+        try:
+            work()
+            said = ""
+        except CondiffError as error:
+            said = str(error)
+        finally:
+            os.write(writer, said.encode())
+            os._exit(0)
+    os.close(writer)
+    os.waitpid(child, 0)
+    with open(reader, encoding="utf-8") as file:
+        return file.read()
+
+
 @pytest.fixture
 def photo():
     """A 60x44 colour photo."""

@@ -14,7 +14,8 @@ from condiff.config import BaseConfig, OptimizerConfig, parse_config
 from condiff.data.loading import collate
 from condiff.diffusion.loss import drop_words_and_picture
 from condiff.errors import ConfigError, DataError, ModelError
-from condiff.models.base import read_base, with_base
+from condiff.models.base import read_base
+from condiff.models.base_settings import with_base
 from condiff.models.latent import FrozenParts, build_on_base
 from condiff.tasks import find_task
 from condiff.training.memory import Choice, count_memory, keeping, storage_of

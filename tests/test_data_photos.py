@@ -17,8 +17,10 @@ from PIL import Image
 
 from condiff.conditions.table import apply
 from condiff.config import DataConfig
-from condiff.data.crops import CropSettings
-from condiff.data.photos import find_photos
+from condiff.data.crops import CropDataset, CropSettings
+from condiff.data.feature_cache import FeatureCache
+from condiff.data.latent_cache import FrozenShape, LatentCache
+from condiff.data.photos import Photos, find_photos
 from condiff.data.ram_cache import RamPhotos
 from condiff.data.shared_memory import PackedBytes, PackedImages, free_memory
 from condiff.data.stream import StreamDataset
@@ -28,6 +30,7 @@ from condiff.inputs import Aligned, Lines
 from condiff.prep.dataset import plan, run
 from condiff.prep.prepare import PrepConfig
 from condiff.sources.folders import open_source
+from condiff.sources.hub import HubRows
 from condiff.sources.schema import is_held_out
 from condiff.tasks import find_task
 
@@ -167,6 +170,24 @@ def test_a_hub_data_set_is_found_by_its_name(photo_folder, tmp_path, monkeypatch
         assert np.array_equal(photo.read(photo.kinds[0]), local[index].read(local[0].kinds[0]))
         assert photo.text == local[index].text
     assert len({photo.text for photo in hub}) == 5
+
+
+def test_captions_are_read_without_the_photos(tmp_path):
+    """The photos of a hub data set may be files to fetch, one by one."""
+    from datasets import Dataset
+
+    gone = {"bytes": None, "path": str(tmp_path / "gone.png")}
+    rows = Dataset.from_dict({"image": 3 * [gone], "text": ["a bird", None, "a bird"]})
+    photos = Photos("owner/name", [2, 1, 0], HubRows("owner/name", rows, {"image": "image"}), "")
+    with pytest.raises(DataError, match="gone.png cannot be fetched"):
+        photos[0]
+    task = find_task("sketch").with_text()
+    settings = CropSettings(task, DataConfig(size=32), size=32, sample_size=32)
+    views = CropDataset(photos, settings, seed=0, name=photos.name)
+    latents = LatentCache(tmp_path / "latents", views, FrozenShape("", factor=8, words=(4, 8)))
+    assert [latents.texts[number] for number in latents.text_of] == ["a bird", "", "a bird"]
+    features = FeatureCache(tmp_path / "features", views, {})
+    assert [features[0, row]["texts"] for row in range(3)] == [["a bird"], [""], ["a bird"]]
 
 
 @pytest.mark.parametrize(

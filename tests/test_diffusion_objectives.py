@@ -15,8 +15,8 @@ from condiff.backends.torch_backend import encode_both
 from condiff.config import BetaSchedule, DiffusionConfig, parse_config, read_config
 from condiff.diffusion.diffusers_schedulers import SCHEDULERS, build_scheduler
 from condiff.diffusion.loss import (
-    drop_condition,
     loss_weight,
+    sample_kept,
     sample_timesteps_and_noise,
     squared_error,
 )
@@ -288,13 +288,17 @@ def test_offset_noise_adds_to_the_mean_of_each_channel_alone():
 
 
 def test_whole_conditions_are_dropped_as_often_as_asked():
-    cond = torch.rand(4000, 1, 2, 2, generator=seeded()) + 0.1
-    kept = drop_condition(cond, prob=0.1, generator=seeded())
-    gone = (kept == 0).flatten(1).all(dim=1)
-    assert gone.float().mean().item() == pytest.approx(0.1, abs=0.015)
-    assert torch.equal(kept[~gone], cond[~gone])
-    assert drop_condition(cond, prob=0.0, generator=None) is cond
-    assert not drop_condition(cond[:, 0, 0, 0], prob=1.0, generator=seeded()).any()
+    kept = sample_kept(4000, prob=0.1, generator=seeded(), device="cpu")
+    assert kept.shape == (4000, 1, 1, 1)
+    assert set(kept.flatten().tolist()) == {0.0, 1.0}
+    assert kept.mean().item() == pytest.approx(0.9, abs=0.015)
+    assert not sample_kept(9, prob=1.0, generator=seeded(), device="cpu").any()
+
+
+def test_a_run_that_drops_nothing_draws_no_numbers_for_it():
+    generator = seeded()
+    assert sample_kept(9, prob=0.0, generator=generator, device="cpu").all()
+    assert torch.equal(generator.get_state(), seeded().get_state())
 
 
 def test_a_dropped_drawing_trains_the_null_cond_that_guidance_leads_away_from():

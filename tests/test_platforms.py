@@ -21,8 +21,11 @@ from condiff.cli import main, outputs
 from condiff.cli.process import flush
 from condiff.errors import DependencyError, install_command
 from condiff.files import publish, rename, sync
-from condiff.sources.folders import local_parts
+from condiff.prep.dataset import plan, run
+from condiff.prep.prepare import PrepConfig
+from condiff.sources.folders import local_parts, open_source
 from condiff.training.checkpoint import gather_checkpoint, restore_checkpoint
+from condiff.training.run_folder import lock_run
 from condiff.web import sessions
 
 from .conftest import make_photo
@@ -249,3 +252,16 @@ def test_files_that_desktops_leave_do_not_make_a_folder_used(photos, tmp_path):
     (tmp_path / "used").mkdir()
     Image.new("L", (8, 8)).save(tmp_path / "used" / "a.png")
     assert main(["prep", str(photos), str(tmp_path / "used"), *recipe]) == 1
+
+
+def test_disks_without_locks_are_written_to(monkeypatch, photo_folder, tmp_path):
+    """As some network disks: the user must ensure that there is one run at a time."""
+
+    def refuse(*arguments):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+    lock_run(tmp_path / "run").close()
+    decided = list(run(plan(open_source(photo_folder), tmp_path / "out", PrepConfig(min_side=8))))
+    assert len(decided) == 12

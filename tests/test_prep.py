@@ -26,7 +26,7 @@ from condiff.sources.folders import open_source
 from condiff.sources.hub import hub_source, streamed_source
 from condiff.sources.source import File, Item
 
-from .conftest import make_photo
+from .conftest import error_in_fork, make_photo
 
 PLAIN = ["--kind", "none", "--workers", "1"]
 
@@ -540,8 +540,8 @@ def test_two_runs_on_one_folder_do_not_mix(photos, tmp_path):
     out, recipe = tmp_path / "out", PrepConfig()
     first = run(plan(open_source(str(photos)), out, recipe))
     next(first)
-    with pytest.raises(DataError, match="by another run"):
-        next(run(plan(open_source(str(photos)), out, recipe)))
+    error = error_in_fork(lambda: next(run(plan(open_source(str(photos)), out, recipe))))
+    assert error == f"{out} is being prepared by another run."
     first.close()
     assert len(prepared(photos, out, recipe)) == 29
     assert os.listdir(out / ".prep")

@@ -1,6 +1,9 @@
 """The reports of a run: sample grids, cards, curves."""
 
 import json
+import os
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -38,6 +41,29 @@ def test_the_grid_has_condition_sample_and_truth(photo_folder, tmp_path, task):
     if task != "colorize":
         truth = (first["x_0"][0].permute(1, 2, 0).numpy() + 1) * 127.5
         assert np.abs(pixels - truth).max() <= 1
+
+
+def test_later_grids_show_the_photos_of_the_first_without_reading_them(photo_folder, tmp_path):
+    photos = Path(shutil.copytree(photo_folder, tmp_path / "photos"))
+    trainer = Trainer(config("edge"), photos, tmp_path / "run")
+    grid = trainer.sample_grid(photos=3, steps=1)
+    shutil.rmtree(photos)
+    assert trainer.sample_grid(photos=3, steps=1) == grid
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not count the time of other processes")
+def test_grids_start_no_workers(photo_folder, tmp_path):
+    settings = config("edge")
+    data = settings.data.model_copy(update={"num_workers": 2})
+    trainer = Trainer(settings.model_copy(update={"data": data}), photo_folder, tmp_path)
+    plain = Trainer(settings, photo_folder, tmp_path)
+    before = os.times()
+    grid = trainer.sample_grid(photos=3, steps=1)
+    after = os.times()
+    assert after.children_user + after.children_system == pytest.approx(
+        before.children_user + before.children_system
+    )
+    assert grid == plain.sample_grid(photos=3, steps=1)
 
 
 def test_folded_lines_are_shown_at_their_own_size(photo_folder, tmp_path):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from condiff.config import TrainConfig
+from condiff.training.memory import keeping, storage_of
 from condiff.training.profile import count_cost, measure_peak, profile
 from condiff.training.trainer import Trainer
 
@@ -37,11 +38,12 @@ def test_flops_are_those_of_the_convolutions_and_products(photo_folder, tmp_path
         if module in (unet.conv_in, unet.time_embedding.linear_1):
             first.append(forward[-1])
 
+    cost = count_cost(run, cached_features=False)
     kinds = torch.nn.Conv2d | torch.nn.Linear
     for module in run.model.modules():
         if isinstance(module, kinds):
             module.register_forward_hook(count)
-    cost = count_cost(run, cached_features=False)
+    run.error(run.first_batch(1), 0, alone=True)
     expected = 3 * sum(forward) - sum(first)
     attention = 8 * 8  # tokens of the middle block; its two products are not in the hooks
     bound = 3 * 2 * 2 * attention**2 * 16 * 2
@@ -57,6 +59,19 @@ def test_memory_grows_with_the_batch_by_the_activations(photo_folder, tmp_path):
     # At least the input of every convolution has to be kept for its gradient.
     assert cost.activation_bytes > 4 * (2 + 1 + 3) * 16 * 16
     assert all(p.grad is None for p in run.model.parameters())
+
+
+def test_casts_of_weights_are_kept_once_for_any_batch(photo_folder, tmp_path):
+    """Autocast keeps a copy of each weight of a convolution or a product, in half precision."""
+    run = trainer(photo_folder, tmp_path, mixed_precision="bf16")
+    cost, kept = count_cost(run, cached_features=False), {}
+    matrices = [p for p in run.model.parameters() if p.dim() > 1]
+    assert cost.cast_bytes == pytest.approx(2 * sum(p.numel() for p in matrices), rel=0.1)
+    with keeping(kept):
+        run.error(run.first_batch(8), 0, alone=True)
+    weights = {storage_of(p) for p in run.model.parameters()}
+    a_step = sum(size for storage, size in kept.items() if storage not in weights)
+    assert cost.memory(8) - cost.parameter_bytes == pytest.approx(a_step, rel=0.01)
 
 
 @pytest.mark.slow

@@ -21,6 +21,8 @@ from condiff.training.run_folder import (
     write_checkpoint,
 )
 
+from .conftest import error_in_fork
+
 
 def config(**changes):
     return TrainConfig.model_validate({"max_train_steps": 4} | changes)
@@ -82,26 +84,11 @@ def test_a_checkpoint_of_the_same_step_takes_the_place_of_the_one_before(tmp_pat
 
 
 def test_one_process_trains_in_a_folder(tmp_path):
-    def in_another_process():
-        """The result of locking the folder in a fork, which has the libraries loaded."""
-        reader, writer = os.pipe()
-        if (child := os.fork()) == 0:
-            try:
-                lock_run(tmp_path)
-                said = ""
-            except TrainingError as error:
-                said = str(error)
-            os.write(writer, said.encode())
-            os._exit(0)
-        os.close(writer)
-        os.waitpid(child, 0)
-        with open(reader) as file:
-            return file.read()
-
     lock = lock_run(tmp_path)
-    assert in_another_process().startswith(f"Another process trains in {tmp_path}: ")
+    error = error_in_fork(lambda: lock_run(tmp_path))
+    assert error.startswith(f"Another process trains in {tmp_path}: ")
     lock.close()
-    assert in_another_process() == ""
+    assert error_in_fork(lambda: lock_run(tmp_path)) == ""
 
 
 def test_the_newest_and_the_best_are_kept(tmp_path, caplog):

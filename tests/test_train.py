@@ -2,7 +2,9 @@
 
 import logging
 import math
+import os
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from PIL import Image
 from skimage.color import lab2rgb
 
 from condiff import Pipeline, read_photo, train
-from condiff.config import OptimizerConfig, SamplingConfig, TrainConfig
+from condiff.config import OptimizerConfig, SamplingConfig, TrainConfig, read_config
 from condiff.errors import ConfigError, TrainingError
 from condiff.models.backbone import load_pretrained
 from condiff.models.loading import load_model
@@ -137,6 +139,24 @@ def test_a_narrow_model_has_one_head_of_attention(photo_folder, tmp_path):
     trainer, steps = run(config(max_train_steps=1, model=wide.model_dump()), photo_folder, tmp_path)
     assert len(steps) == 1
     assert trainer.model.unet.mid_block.attentions[0].heads == 1
+
+
+def test_a_model_has_its_card_and_settings_as_soon_as_it_is_there(
+    photo_folder, tmp_path, monkeypatch
+):
+    """The process is stopped right after the folder has got its name."""
+    trainer, rename = Trainer(config(), photo_folder, tmp_path), os.replace
+
+    def stop(source, target):
+        rename(source, target)
+        if Path(target).name == "model":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", stop)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.save()
+    assert (tmp_path / "model/README.md").read_text("utf-8").startswith("---\n")
+    assert read_config(tmp_path / "model/config.yaml") == trainer.config
 
 
 @pytest.mark.parametrize("task", [pytest.param("none", marks=pytest.mark.slow), "colorize"])

@@ -147,7 +147,7 @@ def train(
     stopped or killed, bit for bit. On several GPUs: accelerate launch -m condiff train …
     docs/guide/training.md explains the settings.
     """
-    from condiff.models.base import read_run_config
+    from condiff.models.base_settings import read_run_config
     from condiff.tasks import task_of
 
     given = {
@@ -229,9 +229,11 @@ def _show_cost(trainer: "Trainer", *, push_to_hub: str | None) -> None:
     print(to_yaml(config), end="")
     print(f"# {trainer.describe()}")
     print(f"# {cost.flops / 1e9:.3g} GFLOP an image, forward and backward")
+    casts = f"{cost.cast_bytes / 2**20:.0f} MiB of weights in half precision, "
     print(
         f"# at least {cost.memory(config.train_batch_size) / 2**30:.3g} GiB a device: "
         f"{cost.parameter_bytes / 2**20:.0f} MiB of weights, gradients and averages, "
+        f"{casts if cost.cast_bytes else ''}"
         f"{cost.activation_bytes / 2**20:.1f} MiB of activations an image"
     )
     if push_to_hub:

@@ -1,7 +1,6 @@
 """Random views of a photo (cropped, turned, mirrored): x_0 and its condition."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import NotRequired, TypedDict
@@ -16,6 +15,7 @@ from condiff.color.degradation import add_dust, add_frame, expose, narrow_levels
 from condiff.config import DataConfig
 from condiff.data.captions import vary_caption
 from condiff.data.photos import Photos, TrainingPhoto
+from condiff.data.ram_cache import RamPhotos
 from condiff.data.upscale_pairs import make_small, sample_window
 from condiff.inputs import Lines, View
 from condiff.resize import resize_square
@@ -196,7 +196,7 @@ class CropDataset(Dataset[Batch]):
 
     def __init__(
         self,
-        photos: Sequence[TrainingPhoto],
+        photos: Photos | RamPhotos,
         settings: CropSettings,
         *,
         seed: int,

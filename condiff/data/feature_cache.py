@@ -95,7 +95,7 @@ class FeatureCache(Dataset[Batch]):
             "features": {stride: row(f"features_{stride}") for stride in self.strides},
         }
         if self.views.settings.task.takes_text:
-            view["texts"] = [self.views.photos[index].text]
+            view["texts"] = [self.views.photos.caption(index)]
         return view
 
 

@@ -41,7 +41,7 @@ class LatentCache(Dataset[Batch]):
     def __init__(self, folder: Path, views: CropDataset, frozen: FrozenShape):
         self.folder, self.views = folder, views
         self.seed, self.num_workers, self.num_photos = views.seed, views.num_workers, len(views)
-        texts = [views.photos[row].text for row in range(len(views))]
+        texts = [views.photos.caption(row) for row in range(len(views))]
         self.texts = sorted(set(texts))
         number = {text: i for i, text in enumerate(self.texts)}
         self.text_of = [number[text] for text in texts]

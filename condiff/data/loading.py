@@ -76,11 +76,13 @@ def load_batches(
     process: int = 0,
     num_processes: int = 1,
     device: torch.device | str = "cpu",
+    num_workers: int | None = None,
 ) -> Iterator[Batch]:
     """Yield batch `start`, start + 1, … without end; each process gets its own photos.
 
     Of P processes with batches of B photos, process r gets the r-th B of positions [b B P,
     (b+1) B P) of the endless shuffled sequence. A batch depends on the seed and its number alone.
+    `num_workers` is the data set's if it is None.
     """
     share = {"batch_size": batch_size, "process": process, "num_processes": num_processes}
     if isinstance(dataset, DeviceDataset):
@@ -93,7 +95,8 @@ def load_batches(
     else:
         order = Order(dataset.num_photos, seed=dataset.seed)
         rows, keys = dataset, batches_of(order, start=start, **share)
-    yield from _load(rows, keys, num_workers=dataset.num_workers, device=torch.device(device))
+    workers = dataset.num_workers if num_workers is None else num_workers
+    yield from _load(rows, keys, num_workers=workers, device=torch.device(device))
 
 
 def collate(rows: list[Batch]) -> Batch:

@@ -66,6 +66,10 @@ class PackedItems(Sequence[Item]):
         files = {kind: File(self.files[first + i], names[i]) for i, kind in enumerate(self.kinds)}
         return Item(name, files, text)
 
+    def caption(self, index: int) -> str | None:
+        """The caption of an item, if it has one."""
+        return self.rest[index][1]
+
     @property
     def num_bytes(self) -> int:
         """The length of all files."""
@@ -78,7 +82,7 @@ class Photos(Sequence[TrainingPhoto]):
 
     name: str
     entries: Sequence[Path | int]  # an image file, or the number of an item
-    items: Sequence[Item]
+    items: PackedItems | HubRows
     fingerprint: str  # changes when the photos do
     condition: PictureInput | None = None  # what stored condition images are for
     texts: Mapping[Path, str] = field(default_factory=dict)  # captions of image files
@@ -93,6 +97,12 @@ class Photos(Sequence[TrainingPhoto]):
             return open_item(self.items[entry], self.condition)
         files = {"image": File(entry, str(entry)), **self.stored.get(entry, {})}
         return open_item(Item(str(entry), files, self.texts.get(entry)), self.condition)
+
+    def caption(self, index: int) -> str:
+        """The caption of a photo, "" without one; its image is not read."""
+        entry = self.entries[index]
+        text = self.items.caption(entry) if isinstance(entry, int) else self.texts.get(entry)
+        return text or ""
 
     @property
     def memory(self) -> int:

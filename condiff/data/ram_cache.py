@@ -38,6 +38,10 @@ class RamPhotos(Sequence[TrainingPhoto]):
         read = partial(_planes, self.images[index], self.kinds, self.channels)
         return TrainingPhoto(read, self.kinds, self.texts[index])
 
+    def caption(self, index: int) -> str:
+        """The caption of a photo, "" without one."""
+        return self.texts[index]
+
     @property
     def memory(self) -> int:
         """Bytes that the pixels take."""

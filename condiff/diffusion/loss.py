@@ -84,6 +84,20 @@ def _unfloored_weight(alpha_bar: Tensor, config: DiffusionConfig) -> Tensor:
     return of_noise * (snr if config.prediction_type == "sample" else alpha_bar)
 
 
+def sample_kept(
+    count: int, *, prob: float, generator: torch.Generator | None, device: torch.device | str
+) -> Tensor:
+    """1 or 0 for each condition (B,1,1,1): kept, or left out so that guidance is learnt.
+
+    It is left out with `prob` (Ho & Salimans 2022, arXiv:2207.12598). With a `prob` of 0 no random
+    numbers are drawn.
+    """
+    if not prob:
+        return torch.ones((count, 1, 1, 1), device=device)
+    chance = torch.rand(count, generator=generator, device=device)
+    return (chance >= prob).float().view(-1, 1, 1, 1)
+
+
 def drop_words_and_picture(
     count: int, *, prob: float, generator: torch.Generator | None, device: torch.device | str
 ) -> tuple[Tensor, Tensor]:
@@ -96,15 +110,3 @@ def drop_words_and_picture(
     words = (chance >= 2 * prob).float()
     picture = ((chance < prob) | (chance >= 3 * prob)).float()
     return picture.view(-1, 1, 1, 1), words.view(-1, 1, 1)
-
-
-def drop_condition(cond: Tensor, *, prob: float, generator: torch.Generator | None) -> Tensor:
-    """The condition (B,…) in [-1,1], each row set to zero, the null_cond, with probability `prob`.
-
-    Ho & Salimans 2022 (arXiv:2207.12598). Zero is a uniform mid-grey, unlike any drawing, edge map
-    or photo.
-    """
-    if not prob:
-        return cond
-    dropped = torch.rand(len(cond), generator=generator, device=cond.device) < prob
-    return cond.masked_fill(dropped.view(-1, *[1] * (cond.dim() - 1)), 0)

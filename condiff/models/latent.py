@@ -235,11 +235,13 @@ def save_latent_model(
     condition_size: int,
     sampling: SamplingConfig,
     looks: Mapping[str, Look],
+    texts: Mapping[str, str],
 ) -> None:
     """Write a folder that a stock StableDiffusionInstructPix2PixPipeline opens, U-Net in `dtype`.
 
     The other parts are copies of the base's. Low-rank updates are merged into the U-Net's weights,
-    and also written to lora/pytorch_lora_weights.safetensors in single precision.
+    and also written to lora/pytorch_lora_weights.safetensors in single precision. `texts` are
+    written, too, by file name.
     """
     assert config.name is not None
     base = read_base(config.name)
@@ -256,7 +258,7 @@ def save_latent_model(
             "lora_rank": config.lora_rank,
         },
     }
-    with whole_folder(folder) as part:
+    with whole_folder(folder, texts) as part:
         (part / "unet").mkdir()
         _save_unet(part / "unet", model.unet, base.path, dtype, lora=config.lora_rank is not None)
         if config.lora_rank is not None:

@@ -53,8 +53,9 @@ def save_model(
     sampling: SamplingConfig | None = None,
     looks: Mapping[str, Look] = LOOKS,
     second_stage: str | None = None,
+    texts: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a model folder with weights in `dtype`, atomically.
+    """Write a model folder with weights in `dtype`, and `texts` by file name, atomically.
 
     The model in memory keeps its precision.
     """
@@ -75,7 +76,7 @@ def save_model(
     if model.text_encoder is not None:
         index[TEXT_ENCODER] = ["condiff.models.text_encoder", "TextEncoder"]
         modules[TEXT_ENCODER] = model.text_encoder
-    with whole_folder(folder) as part:
+    with whole_folder(folder, texts) as part:
         for name, module in modules.items():
             config = {key: value for key, value in module.config.items() if key != CAME_FROM}
             copy = type(module).from_config(config)
@@ -89,12 +90,17 @@ def save_model(
 
 
 @contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """An empty folder beside `folder` that replaces it at the end: the write is atomic."""
+def whole_folder(folder: Path, texts: Mapping[str, str] | None = None) -> Iterator[Path]:
+    """A folder beside `folder` that replaces it at the end: the write is atomic.
+
+    It contains only `texts`, by file name.
+    """
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
+        for name, text in (texts or {}).items():
+            (part / name).write_text(text, "utf-8")
         yield part
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)  # the disk may be full

@@ -9,7 +9,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import IO, Any
 import numpy as np
 
 from condiff.errors import ConfigError, DataError
-from condiff.files import JUNK, write_text
+from condiff.files import JUNK, lock_file, write_text
 from condiff.prep.parquet_writer import (
     SPLITS,
     ShardWriter,
@@ -99,7 +99,7 @@ def run(plan: Plan, *, workers: int = 1) -> Iterator[Decision]:
     check_pyarrow()
     scratch, recipe, known = _scratch(plan.out), plan.recipe, len(plan.decided)
     features = features_of(recipe.kinds, has_text=plan.source.has_text)
-    with _locked(scratch):
+    with _lock(scratch):
         if not plan.decided:
             _clear(plan.out)
             settings = _settings(plan.source, recipe)
@@ -256,27 +256,20 @@ def _clear(out: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-@contextmanager
-def _locked(scratch: Path) -> Iterator[None]:
-    """Lock the folder for one run; the system releases the lock when the run ends in any way."""
+def _lock(scratch: Path) -> IO[bytes]:
+    """Lock the folder for one run until the returned file is closed: see `lock_file`.
+
+    Raises DataError if another process prepares it, or if it is not writable.
+    """
     try:
         scratch.mkdir(parents=True, exist_ok=True)
-        (scratch / "lock").touch()
+        return lock_file(scratch / "lock")
+    except BlockingIOError:
+        raise DataError(f"{scratch.parent} is being prepared by another run.") from None
     except OSError as error:
         raise DataError(
             f"Cannot write into {scratch.parent}: {error.strerror}. Choose another folder."
         ) from error
-    with open(scratch / "lock", "w") as file:
-        try:
-            import fcntl
-        except ImportError:  # Windows has no lock that a kill releases
-            yield
-            return
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DataError(f"{scratch.parent} is being prepared by another run.") from error
-        yield
 
 
 def _read_journal(out: Path) -> tuple[list[Decision], bool]:

@@ -111,6 +111,7 @@ class HubRows(Sequence[Item]):
     def __init__(self, name: str, rows: Any, columns: Mapping[str, str]):
         self.name, self.columns, self.text = name, columns, text_column(rows.column_names)
         self.rows = rows.select_columns([*columns.values(), *([self.text] if self.text else [])])
+        self.texts = rows.select_columns([self.text]) if self.text else None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -120,6 +121,10 @@ class HubRows(Sequence[Item]):
         values = {key: row[column] for key, column in self.columns.items()}
         item = to_item(f"row {index} of {self.name}", values, list(values), None).fetch()
         return item._replace(text=as_caption(row[self.text]) if self.text else None)
+
+    def caption(self, index: int) -> str | None:
+        """The caption of a row, if it has one; its images are not read."""
+        return None if self.texts is None else as_caption(self.texts[int(index)][self.text])
 
 
 def hub_name(source: str | Path) -> str:

@@ -11,7 +11,8 @@ from torch import Tensor
 from condiff.config import BaseConfig, TrainConfig
 from condiff.data.crops import Batch
 from condiff.data.latent_cache import FrozenShape, LatentCache
-from condiff.models.base import Base, check_process, read_base
+from condiff.models.base import Base, read_base
+from condiff.models.base_settings import check_process
 from condiff.models.denoiser import Denoiser
 from condiff.models.latent import FrozenParts, LatentModel, save_latent_model
 from condiff.tasks import Task

@@ -12,9 +12,9 @@ from condiff.color.lab import lab_to_rgb_batch
 from condiff.config import DataConfig, TrainConfig
 from condiff.data.crops import Batch
 from condiff.diffusion.loss import (
-    drop_condition,
     drop_words_and_picture,
     loss_weight,
+    sample_kept,
     sample_timesteps_and_noise,
     squared_error,
 )
@@ -102,8 +102,8 @@ def _sample_kept(
             total, prob=prob, generator=generator, device=device
         )
         return {"kept": kept[share], "words_kept": words_kept[share]}
-    whole = torch.ones((total, 1, 1, 1), device=device)
-    return {"kept": drop_condition(whole, prob=prob, generator=generator)[share]}
+    kept = sample_kept(total, prob=prob, generator=generator, device=device)
+    return {"kept": kept[share]}
 
 
 def _sample_hints(

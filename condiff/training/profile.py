@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from condiff.models.denoiser import Model
 from condiff.training.accelerator import is_sharded, local_part
+from condiff.training.memory import keeping, storage_of
 from condiff.training.trainer import Trainer
 
 BYTES_A_PARAMETER = 4 * 5  # weight, gradient, two moments of AdamW, average; single precision
@@ -24,10 +24,11 @@ class Cost:
     flops: int
     activation_bytes: int
     parameter_bytes: int  # weights, gradients, moments and averages; independent of the batch
+    cast_bytes: int  # of weights, by mixed precision; independent of the batch
 
     def memory(self, batch_size: int) -> int:
         """Bytes that a step keeps on a device, without temporary buffers."""
-        return self.parameter_bytes + batch_size * self.activation_bytes
+        return self.parameter_bytes + self.cast_bytes + batch_size * self.activation_bytes
 
 
 def count_cost(trainer: Trainer, *, cached_features: bool) -> Cost:
@@ -35,14 +36,31 @@ def count_cost(trainer: Trainer, *, cached_features: bool) -> Cost:
 
     With cached features the backbone is not counted: it runs once per photo, not in each step.
     """
+    # The difference of two batches is the part that grows. A batch of one image is no measure: some
+    # of its transposed tensors need no copy.
+    flops_of_two, kept_of_two = _count_step(trainer, 2, cached_features=cached_features)
+    flops_of_three, kept_of_three = _count_step(trainer, 3, cached_features=cached_features)
+    an_image = kept_of_three - kept_of_two
+    # Single precision casts nothing, but FSDP gathers weights, which are counted below.
+    in_mixed_precision = trainer.arithmetic.mixed_precision != "no"
+    share = sum(local_part(p).numel() for p in trainer.model.trainable())
+    # Besides the shard: frozen weights, and in FSDP the weights gathered for use.
+    copied = sum(p.numel() for p in trainer.model.parameters())
+    if not is_sharded(trainer.model):
+        copied -= share
+    return Cost(
+        flops=flops_of_three - flops_of_two,
+        activation_bytes=an_image,
+        parameter_bytes=BYTES_A_PARAMETER * share + 4 * copied,
+        cast_bytes=kept_of_two - 2 * an_image if in_mixed_precision else 0,
+    )
+
+
+def _count_step(trainer: Trainer, images: int, *, cached_features: bool) -> tuple[int, int]:
+    """FLOPs of a step on that many images, and the bytes that it keeps besides the weights."""
     kept: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        kept[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
-        return tensor
-
     model = trainer.model
-    batch = trainer.first_batch(1)
+    batch = trainer.first_batch(images)
     if cached_features and batch["features"] is None and isinstance(model, Model):
         batch["features"] = model.encoder.features(batch["condition"])
     with (
@@ -51,22 +69,14 @@ def count_cost(trainer: Trainer, *, cached_features: bool) -> Cost:
         # torch.compile marks a network that first runs under a counter as not compilable.
         torch.compiler.set_stance("force_eager"),
         FlopCounterMode(display=False) as counter,
-        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        keeping(kept),
     ):
         error, _ = trainer.error(batch, 0, alone=True)
-        weights = {p.data_ptr() for p in trainer.model.parameters()}
+        weights = {storage_of(p) for p in model.parameters()}
         error.mean().backward()
     trainer.optimizer.zero_grad()
-    share = sum(local_part(p).numel() for p in trainer.model.trainable())
-    # Besides the shard: frozen weights, and in FSDP the weights gathered for use.
-    copied = sum(p.numel() for p in trainer.model.parameters())
-    if not is_sharded(trainer.model):
-        copied -= share
-    return Cost(
-        flops=counter.get_total_flops(),
-        activation_bytes=sum(size for pointer, size in kept.items() if pointer not in weights),
-        parameter_bytes=BYTES_A_PARAMETER * share + 4 * copied,
-    )
+    bytes_kept = sum(size for storage, size in kept.items() if storage not in weights)
+    return counter.get_total_flops(), bytes_kept
 
 
 def measure_peak(device: torch.device, dtype: torch.dtype, *, seconds: float = 1.0) -> float:

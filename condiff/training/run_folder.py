@@ -27,7 +27,7 @@ from torch import Tensor
 
 from condiff.config import TrainConfig, parse_config, read_yaml, to_yaml
 from condiff.errors import CheckpointError, ConfigError, TrainingError
-from condiff.files import part_name, replace_folder, write_text
+from condiff.files import lock_file, part_name, replace_folder, write_text
 from condiff.models.info import INDEX
 
 logger = logging.getLogger(__name__)
@@ -220,33 +220,22 @@ def cut_metrics(path: Path, step: int) -> None:
     write_text(path, "".join(kept))
 
 
-def lock_run(output: Path) -> IO[bytes] | None:
-    """Lock a run's folder for this process until the returned file is closed.
+def lock_run(output: Path) -> IO[bytes]:
+    """Lock a run's folder for this process until the returned file is closed: see `lock_file`.
 
-    The system releases the lock when the process ends in any way. Raises TrainingError if another
-    process trains in the folder, or if the folder is not writable.
+    Raises TrainingError if another process trains in the folder, or if it is not writable.
     """
     try:
-        import fcntl
-    except ImportError:  # Windows: the user must ensure that there is one run at a time
-        return None
-    try:
         output.mkdir(parents=True, exist_ok=True)
-        file = open(output / LOCK, "wb")  # noqa: SIM115  # open while locked
+        return lock_file(output / LOCK)
+    except BlockingIOError:
+        raise TrainingError(
+            f"Another process trains in {output}: wait for it, or choose another folder with -o."
+        ) from None
     except OSError as error:
         raise TrainingError(
             f"Cannot write into {output}: {error.strerror}. Choose another folder with -o."
         ) from error
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        file.close()
-        raise TrainingError(
-            f"Another process trains in {output}: wait for it, or choose another folder with -o."
-        ) from None
-    except OSError:  # a network disk without locking
-        return file
-    return file
 
 
 def write_checkpoint(

@@ -148,6 +148,7 @@ class Trainer:
             logger.warning(sentence)
         self.step, self.minutes, self.smoothed_loss = 0, 0.0, math.nan
         self.lock: IO[bytes] | None = None  # on the run's folder, in the main process
+        self.shown: Batch | None = None  # in the sample grids, the same photos in each
         self.stop_signal = 0  # number of a signal to stop after this step
 
     @property
@@ -271,8 +272,10 @@ class Trainer:
         return batch
 
     def first_batch(self, batch_size: int) -> Batch:
-        """The first images of the run, the same in every process."""
-        loaded = load_batches(self.dataset, batch_size=batch_size, device=self.accelerator.device)
+        """The first images of the run, the same in every process; loaded without workers."""
+        loaded = load_batches(
+            self.dataset, batch_size=batch_size, device=self.accelerator.device, num_workers=0
+        )
         return self._encoded(next(loaded))
 
     def update(self) -> None:
@@ -362,10 +365,12 @@ class Trainer:
                 return None
             # The frozen weights of a base may be in half precision.
             with nullcontext() if self.parts is None else self.accelerator.autocast():
+                if self.shown is None or len(self.shown["x_0"]) != photos:
+                    self.shown = self.first_batch(photos)
                 return sample_grid(
                     model,
                     self.task,
-                    self.first_batch(photos),
+                    self.shown,
                     config=self.config,
                     photos=photos,
                     steps=steps,
@@ -378,9 +383,6 @@ class Trainer:
         with averaged(self.ema, self.model, keep=self.is_main) as model:
             if model is not None:
                 self._write_model(folder, model, torch.float16 if half else torch.float32)
-        if self.is_main:
-            (folder / "config.yaml").write_text(to_yaml(self.config), "utf-8")
-            (folder / "README.md").write_text(self._card(), "utf-8")
         return folder
 
     def _write_model(self, folder: Path, model: Denoiser, dtype: torch.dtype) -> None:
@@ -392,6 +394,7 @@ class Trainer:
             "sampling": config.sampling,
             "looks": config.looks,
             "dtype": dtype,
+            "texts": {"config.yaml": to_yaml(config), "README.md": self._card()},
         }
         if self.parts is not None:
             self.parts.save(folder, model, **shared)

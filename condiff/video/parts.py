@@ -91,7 +91,8 @@ class Parts:
     def _claim(self) -> None:
         """Lock the folder until `close` or the end of the process; FilmError if it is locked.
 
-        Windows has no such lock: the user must ensure that there is one run at a time.
+        Windows and some network disks have no such lock: there, the user must ensure that there is
+        one run at a time.
         """
         try:
             import fcntl
@@ -100,9 +101,11 @@ class Parts:
         self._lock = open(self.folder / "lock", "w")  # noqa: SIM115  # open while locked
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError:
             self.close()
-            raise FilmError(f"{self.target} is being made by another run: wait for it") from error
+            raise FilmError(f"{self.target} is being made by another run: wait for it") from None
+        except OSError:
+            pass
 
     def close(self) -> None:
         """Release the folder to other runs."""

@@ -4,6 +4,8 @@ from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
+from condiff.telemetry import import_openvino
+
 
 def has_openvino() -> bool:
     """Whether the package openvino is installed; it is not imported."""
@@ -18,9 +20,7 @@ def openvino_core() -> Any:
     two Cores are freed one after the other, a freed stack stays registered. The next signal with a
     handler, such as SIGCHLD in a process with data loaders, then ends the process.
     """
-    import openvino
-
-    return openvino.Core()
+    return import_openvino().Core()
 
 
 def compile_for_cpu(network: Any, *, threads: int) -> Any:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -31,6 +32,7 @@ from condiff.tasks import find_task
 
 from .conftest import make_photo
 
+ROOT = Path(__file__).parents[1]
 GRAPHS = [name for name in list_engines() if ENGINES[name].open_graph]
 
 
@@ -222,6 +224,21 @@ def test_single_precision_folders_and_backbones_are_exported(
         )
     )  # fmt: skip
     assert max(d.encoder for d in compare_engines(tmp_path / "m", ["onnx"])) < 1e-4
+
+
+@pytest.mark.parametrize("engine", GRAPHS)
+def test_engines_report_nothing_to_their_makers(engine, tmp_path):
+    """Those that do keep an identifier in the home folder from their first import on."""
+    (tmp_path / "home").mkdir()
+    make_photo(40, 30).convert("L").save(tmp_path / "grey.png")
+    line = [sys.executable, "-m", "condiff", "colorize", "grey.png", "-q", "--engine", engine]
+    unset = ("CI", "TF_BUILD", "JENKINS_URL", "ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")
+    environment = {name: value for name, value in os.environ.items() if name not in unset}
+    subprocess.run(
+        line, cwd=tmp_path, check=True, timeout=120,
+        env=environment | {"HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert (tmp_path / "grey.color.png").is_file() and not os.listdir(tmp_path / "home")
 
 
 @pytest.mark.skipif("openvino" not in GRAPHS, reason="openvino is not installed")

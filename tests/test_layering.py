@@ -11,7 +11,7 @@ from condiff.cli import COMMANDS
 
 PACKAGE = Path(condiff.__file__).parent
 LEVELS = [
-    {"platforms"},
+    {"platforms", "telemetry"},
     {"_version", "arrays", "errors", "resize", "threads"},
     {"checks", "config", "files", "openvino_core", "words"},
     {"photos"},

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from condiff.errors import DependencyError, first_line
 from condiff.openvino_core import compile_for_cpu, openvino_core
+from condiff.telemetry import import_onnxruntime
 from condiff.threads import map_in_threads
 from condiff.words import NO_WORDS, WithWords, Words, tokenize, with_words
 
@@ -97,7 +98,7 @@ class GraphBackend:
 def open_onnx(path: Path, threads: int) -> Run:
     """Open a graph with ONNX Runtime; ValueError if it is not a usable graph."""
     try:
-        import onnxruntime
+        onnxruntime = import_onnxruntime()
         from onnxruntime.capi import onnxruntime_pybind11_state as state
     except ImportError as error:
         raise DependencyError(

@@ -37,12 +37,14 @@ def write_film(
     subtitles: bool = False,
     chapters: bool = False,
     interlaced: str = "",
+    comment: str = "",
     options: dict[str, str] | None = None,
 ) -> Path:
     """A film whose Y planes are the frames (H,W); U and V are neutral. 25 a second, or `times`."""
     frames = list(frames)
     height, width = frames[0].shape
     with av.open(str(path), "w") as made:
+        made.metadata["comment"] = comment
         stream = made.add_stream(codec, rate=25, options=options or {})
         context = stream.codec_context
         stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt

@@ -221,6 +221,25 @@ def test_tags_in_any_encoding_keep_their_bytes(run_video, tmp_path):
     assert b"Arriv\xe9e" in (tmp_path / "out.mkv").read_bytes()
 
 
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+def test_the_note_follows_the_films_own_comment(run_video, tmp_path, suffix):
+    """MKV writes COMMENT, MP4 comment."""
+
+    def read_comment(path):
+        with av.open(str(path)) as made:
+            return next(v for k, v in made.metadata.items() if k.lower() == "comment").split("\n")
+
+    film = write_film(
+        tmp_path / f"a{suffix}", draw_frames(3, 64, 48), codec="libx264", comment="Reel 2\nscanned"
+    )
+    first, again, plain = (tmp_path / f"{name}{suffix}" for name in ("b", "c", "d"))
+    assert run_video(film, first)[0] == 0
+    *own, note = read_comment(first)
+    assert own == ["Reel 2", "scanned"] and note.startswith("Colours made by condiff")
+    assert run_video(first, again)[0] == run_video(film, plain, "--no-provenance")[0] == 0
+    assert read_comment(again) == read_comment(first) and read_comment(plain) == own
+
+
 def test_a_film_that_was_stopped_goes_on_and_gets_the_same_bytes(run_video, tmp_path, monkeypatch):
     film = write_film(tmp_path / "a.mkv", draw_frames(22, 64, 48), sound=True)
     monkeypatch.setattr(films, "SEGMENT", 6)

@@ -64,7 +64,10 @@ class Condition:
 
 
 def draw_soft_edges(pixels: np.ndarray, *, resolution: float) -> np.ndarray:
-    """HED's edge probability, its photo at most `resolution` on the short side."""
+    """HED's edge probability, its photo at most `resolution` on the short side.
+
+    Raises ConditionError if its weights or h5py are missing, or the weights are damaged.
+    """
     from condiff.conditions.hed import soft_edges
 
     small = _shrink(pixels, resolution)
@@ -74,7 +77,7 @@ def draw_soft_edges(pixels: np.ndarray, *, resolution: float) -> np.ndarray:
 def draw_soft_scribble(
     pixels: np.ndarray, *, resolution: float, sigma: float, threshold: float
 ) -> np.ndarray:
-    """A felt pen's lines from HED's soft edges."""
+    """A felt pen's lines from HED's soft edges; ConditionError as `draw_soft_edges`."""
     from condiff.conditions.hed import soft_edges
 
     soft = soft_edges(_shrink(pixels, resolution), weights_folder())
@@ -85,7 +88,10 @@ def draw_soft_scribble(
 def run_annotator(
     pixels: np.ndarray, *, annotator: str, channels: int, resolution: float, **settings: float
 ) -> np.ndarray:
-    """An annotator of controlnet-aux on the photo brought to `resolution` on the short side."""
+    """An annotator of controlnet-aux on the photo brought to `resolution` on the short side.
+
+    Raises ConditionError if a package or its weights are missing, or the weights are damaged.
+    """
     height, width = pixels.shape[:2]
     scale = min(resolution / min(height, width), filters.LONGEST * resolution / max(height, width))
     rows, columns = (max(1, round(side * scale / GRID)) * GRID for side in (height, width))

@@ -19,6 +19,8 @@ def pair_folders(result_dir: Path, truth_dir: Path) -> list[tuple[Path, Path]]:
     """(result, truth) for every photo below result_dir, by relative path without suffix.
 
     photo.png and photo.color.jpg both belong to photo.jpg; truths without a result are left out.
+    Raises DataError for a missing folder, a result without a truth, two truths of one name, and two
+    results of one truth.
     """
     truths: dict[Path, Path] = {}
     for path in _listed(truth_dir):
@@ -59,7 +61,8 @@ def read_pair(result: Path, truth: Path) -> tuple[Pixels, Pixels]:
 def read_truths(path: Path, limit: int | None = None) -> list[Pixels]:
     """The first `limit` photos, uint8 RGB (H,W,3), of a folder, a parquet or a tar file.
 
-    In a folder with photos and archives, the photos are read, in the order of their names.
+    In a folder with photos and archives, the photos are read, in the order of their names. Raises
+    DataError if there are none, or one cannot be read.
     """
     if not path.exists():
         raise DataError(f"There is nothing at {path}.")

@@ -20,7 +20,7 @@ from condiff.conditions.annotators import GRID, annotate, weights_folder
 from condiff.errors import ConditionError, ImageError, UnknownConditionError
 from condiff.photos.photo import Photo
 from condiff.photos.reading import read_image
-from condiff.resize import have_one_aspect, resize
+from condiff.resize import find_scale, have_one_aspect, resize
 
 LINE_KINDS = ("canny", "sketch", "pencil", "lineart")  # for training: fast, without weights
 # Never used in training, to test whether a model follows lines of any kind: the kind least like
@@ -93,7 +93,7 @@ def run_annotator(
     Raises ConditionError if a package or its weights are missing, or the weights are damaged.
     """
     height, width = pixels.shape[:2]
-    scale = min(resolution / min(height, width), filters.LONGEST * resolution / max(height, width))
+    scale = find_scale((height, width), size=resolution, longest=filters.LONGEST)
     rows, columns = (max(1, round(side * scale / GRID)) * GRID for side in (height, width))
     drawn = annotate(annotator, resize(pixels, rows, columns), weights_folder(), settings)
     return resize(drawn if channels == 3 else drawn[..., 0], height, width)
@@ -113,9 +113,7 @@ def read_aligned(pixels: np.ndarray, *, path: Path) -> np.ndarray:
 
 def _shrink(pixels: np.ndarray, resolution: float) -> np.ndarray:
     height, width = pixels.shape[:2]
-    scale = min(
-        1, resolution / min(height, width), filters.LONGEST * resolution / max(height, width)
-    )
+    scale = min(1, find_scale((height, width), size=resolution, longest=filters.LONGEST))
     return resize(pixels, max(1, round(height * scale)), max(1, round(width * scale)))
 
 

@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from condiff.arrays import Pixels
 from condiff.errors import DataError, DependencyError
 
-Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.floating]
 
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5  # of a Gaussian, in pixels: Wang et al. (2004)

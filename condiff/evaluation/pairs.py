@@ -5,14 +5,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-import numpy.typing as npt
 
+from condiff.arrays import Pixels
 from condiff.errors import DataError, ImageError
 from condiff.photos.reading import list_images, read_image
 from condiff.sources.folders import local_parts
 from condiff.sources.source import Item, Source
-
-Pixels = npt.NDArray[np.uint8]
 
 
 def pair_folders(result_dir: Path, truth_dir: Path) -> list[tuple[Path, Path]]:

@@ -7,6 +7,8 @@ from pathlib import Path
 import av
 import numpy as np
 
+from condiff.video.yuv import MATRICES
+
 # Fast flags of `condiff video`.
 QUICK = ["--steps", "1", "--size", "32", "--device", "cpu", "--seed", "5", "--every", "4"]
 
@@ -139,6 +141,14 @@ def read_planes(path: Path):
                 arrays.append(rows[: plane.height, : plane.width].copy())
             planes.append(arrays)
     return times, *(np.stack(parts) for parts in zip(*planes, strict=True))
+
+
+def to_rgb(luma, cb, cr, matrix: int) -> np.ndarray:
+    """Y', Cb, Cr (h,w) -> R', G', B' (h,w,3), outside [0,1] for colours out of gamut."""
+    kr, kb = MATRICES[matrix]
+    red, blue = luma + 2 * (1 - kr) * cr, luma + 2 * (1 - kb) * cb
+    green = (luma - kr * red - kb * blue) / (1 - kr - kb)
+    return np.dstack([red, green, blue])
 
 
 def read_packets(path: Path, kind: str) -> list[tuple[int, bytes]]:

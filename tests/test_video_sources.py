@@ -14,9 +14,17 @@ from skimage import color
 
 from condiff.video.parts import Parts
 from condiff.video.reading import read_film, read_frames
-from condiff.video.yuv import MATRICES, Coding, solve_chroma, to_rgb
+from condiff.video.yuv import MATRICES, Coding, solve_chroma
 
-from .films import QUICK, draw_frames, mark_interlaced, read_planes, weave_frames, write_film
+from .films import (
+    QUICK,
+    draw_frames,
+    mark_interlaced,
+    read_planes,
+    to_rgb,
+    weave_frames,
+    write_film,
+)
 
 
 def combing(y):

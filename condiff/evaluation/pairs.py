@@ -46,7 +46,7 @@ def pair_folders(result_dir: Path, truth_dir: Path) -> list[tuple[Path, Path]]:
 
 def read_pair(result: Path, truth: Path) -> tuple[Pixels, Pixels]:
     """A result and its truth; DataError if their sizes differ."""
-    pictures = read_photo(result), read_photo(truth)
+    pictures = read_pixels(result), read_pixels(truth)
     (height, width), (tall, wide) = (picture.shape[:2] for picture in pictures)
     if (height, width) != (tall, wide):
         raise DataError(
@@ -77,12 +77,12 @@ def _decode(item: Item) -> Pixels:
     if item.fault:
         raise DataError(f"{item.name} cannot be read: {item.fault}.")
     try:
-        return read_photo(item.image.opened())
+        return read_pixels(item.image.opened())
     except ImageError as error:
         raise DataError(f"{item.name} cannot be read: {item.image.reason(error)}.") from error
 
 
-def read_photo(source: Path | BinaryIO) -> Pixels:
+def read_pixels(source: Path | BinaryIO) -> Pixels:
     """A photo as upright uint8 RGB (H,W,3)."""
     return np.asarray(read_image(source).convert("RGB"))
 

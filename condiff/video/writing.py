@@ -103,7 +103,8 @@ def choose_format(film: Film, encoding: Encoding) -> Film:
     if codec.only_even and film.chroma_shift[0] and odd:
         base = base.replace("yuv420p", "yuv444p").replace("yuv422p", "yuv444p")
     if base not in _formats_of(codec):
-        deeper = next(name for name in ("h265", "ffv1") if base in _formats_of(CODECS[name]))
+        # ffv1 supports all formats that frames are read in.
+        deeper = "h265" if base in _formats_of(CODECS["h265"]) else "ffv1"
         raise FilmError(
             f"{film.path} has {film.coding.bits} bits a sample, which {encoding.codec} does not "
             f"support: add --codec {deeper}{' and a name in .mkv' if deeper == 'ffv1' else ''}"

@@ -20,13 +20,13 @@ import numpy as np
 import torch
 from PIL import Image
 
+from condiff.arrays import Pixels
 from condiff.color.degradation import EMULSIONS, expose
 from condiff.color.edits import PreparedEdits, build_adjustment
 from condiff.color.lab import lab_to_rgb, lightness, reduce_chroma, rgb_to_lab
 from condiff.config import SamplingConfig
 from condiff.evaluation.colorization import Row, evaluate
 from condiff.evaluation.feature_extractors import Extractor, Lite0Extractor
-from condiff.evaluation.metrics import Pixels
 from condiff.evaluation.pairs import read_truths
 from condiff.evaluation.report import figure_cells, markdown_table, to_json_lines
 from condiff.pipelines.pipeline import Encoded, Pipeline

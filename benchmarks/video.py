@@ -32,7 +32,7 @@ from condiff.video.parts import Parts
 from condiff.video.reading import read_film, read_frames
 from condiff.video.steady import EVERY, OWN_SHARE
 from condiff.video.writing import Encoding
-from condiff.video.yuv import MATRICES, to_rgb
+from condiff.video.yuv import MATRICES
 
 SIZE = (640, 480)
 BT709 = 1
@@ -211,7 +211,9 @@ def true_chroma(pixels: np.ndarray) -> np.ndarray:
 
 def lab_chroma(y: np.ndarray, cb: np.ndarray, cr: np.ndarray) -> np.ndarray:
     """Y', Cb, Cr (h,w) -> (a,b) (h,w,2)."""
-    rgb = to_rgb(y, cb, cr, BT709).clip(0, 1).astype(np.float32)
+    red, blue = y + 2 * (1 - KR) * cr, y + 2 * (1 - KB) * cb
+    green = (y - KR * red - KB * blue) / (1 - KR - KB)
+    rgb = np.dstack([red, green, blue]).clip(0, 1).astype(np.float32)
     return cv2.cvtColor(rgb, cv2.COLOR_RGB2Lab)[..., 1:]
 
 

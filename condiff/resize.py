@@ -75,11 +75,16 @@ def shrink_to(
     return np.asarray(small, pixels.dtype)
 
 
+def find_scale(sides: tuple[int, int], *, size: float, longest: int) -> float:
+    """The factor that makes the short side `size`, and the long side at most `longest` times it."""
+    return min(size / min(sides), longest * size / max(sides))
+
+
 def fit_size(
     sides: tuple[int, int], *, size: int, cell: int, longest: int = MAX_ASPECT
 ) -> tuple[int, int]:
     """Width and height at the model's size, from a picture's own, by the rules of `shrink_to`."""
-    scale = min(size / min(sides), longest * size / max(sides))
+    scale = find_scale(sides, size=size, longest=longest)
     width, height = (max(cell, round(side * scale / cell) * cell) for side in sides)
     return width, height
 

@@ -9,7 +9,14 @@ import numpy as np
 from condiff.arrays import Pixels, Plane
 from condiff.color.edits import UNEDITED, PreparedEdits
 from condiff.color.hints import chroma_of, fit_chroma
-from condiff.color.lab import build_tables, join_chroma, rgb_to_lab, to_grey
+from condiff.color.lab import (
+    build_tables,
+    join_chroma,
+    lab_to_rgb,
+    rgb_to_lab,
+    rgb_to_lab_batch,
+    to_grey,
+)
 from condiff.conditions.drawing_finish import finish_along_lines
 from condiff.resize import resize_square
 
@@ -134,8 +141,6 @@ class Chroma(Space):
         return rgb_to_lab(resize_square(crop, size))[..., 1:] / self.scale
 
     def encode_batch(self, rgb: "Tensor") -> "Tensor":
-        from condiff.color.lab import rgb_to_lab_batch
-
         return rgb_to_lab_batch(rgb)[:, 1:] / self.scale
 
     def decode(
@@ -165,8 +170,6 @@ class Chroma(Space):
     def decode_batch(self, x_0: "Tensor", condition: "Tensor") -> list[Pixels]:
         import torch
         import torch.nn.functional as F
-
-        from condiff.color.lab import lab_to_rgb
 
         side = condition.shape[-2:]
         chroma = F.interpolate(x_0 * self.scale, side, mode="bilinear", align_corners=False)

@@ -7,6 +7,8 @@ from pathlib import Path
 import av
 import numpy as np
 
+from condiff.video.yuv import MATRICES
+
 # Fast flags of `condiff video`.
 QUICK = ["--steps", "1", "--size", "32", "--device", "cpu", "--seed", "5", "--every", "4"]
 
@@ -37,12 +39,14 @@ def write_film(
     subtitles: bool = False,
     chapters: bool = False,
     interlaced: str = "",
+    comment: str = "",
     options: dict[str, str] | None = None,
 ) -> Path:
     """A film whose Y planes are the frames (H,W); U and V are neutral. 25 a second, or `times`."""
     frames = list(frames)
     height, width = frames[0].shape
     with av.open(str(path), "w") as made:
+        made.metadata["comment"] = comment
         stream = made.add_stream(codec, rate=25, options=options or {})
         context = stream.codec_context
         stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
@@ -137,6 +141,14 @@ def read_planes(path: Path):
                 arrays.append(rows[: plane.height, : plane.width].copy())
             planes.append(arrays)
     return times, *(np.stack(parts) for parts in zip(*planes, strict=True))
+
+
+def to_rgb(luma, cb, cr, matrix: int) -> np.ndarray:
+    """Y', Cb, Cr (h,w) -> R', G', B' (h,w,3), outside [0,1] for colours out of gamut."""
+    kr, kb = MATRICES[matrix]
+    red, blue = luma + 2 * (1 - kr) * cr, luma + 2 * (1 - kb) * cb
+    green = (luma - kr * red - kb * blue) / (1 - kr - kb)
+    return np.dstack([red, green, blue])
 
 
 def read_packets(path: Path, kind: str) -> list[tuple[int, bytes]]:

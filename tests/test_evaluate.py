@@ -38,7 +38,7 @@ from condiff.evaluation.colorization import (
 )
 from condiff.evaluation.feature_extractors import Lite0Extractor, PhotoFeatures
 from condiff.evaluation.metrics import ciede2000, colorfulness, diversity
-from condiff.evaluation.pairs import pair_folders, read_photo, read_truths
+from condiff.evaluation.pairs import pair_folders, read_pixels, read_truths
 from condiff.evaluation.report import markdown_table, to_json_lines
 from condiff.pipelines.pipeline import Pipeline
 
@@ -336,7 +336,7 @@ def test_a_photo_turned_by_exif_pairs_with_its_upright_result(tmp_path):
     truth = write(tmp_path / "truth" / "a.jpg", (12, 8), exif=exif)
     write(tmp_path / "result" / "a.png", (8, 12))
     assert len(pair_folders(tmp_path / "result", tmp_path / "truth")) == 1
-    assert read_photo(truth).shape == (12, 8, 3)
+    assert read_pixels(truth).shape == (12, 8, 3)
 
 
 def test_a_folder_that_is_missing_or_a_broken_photo_is_a_sentence(tmp_path):
@@ -345,7 +345,7 @@ def test_a_folder_that_is_missing_or_a_broken_photo_is_a_sentence(tmp_path):
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"not a photo")
     with pytest.raises(ImageError, match="cannot read .*broken.jpg"):
-        read_photo(broken)
+        read_pixels(broken)
 
 
 def png_bytes(pixels):

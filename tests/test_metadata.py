@@ -293,6 +293,38 @@ def test_exiftool_reads_the_provenance(suffix, tags_of, tmp_path):
     assert tags["XMP-condiff:Seed"] == 7
 
 
+GAIN = "http://ns.adobe.com/hdr-gain-map/1.0/"
+NUMBERS = range(40_000)
+CRAFTED = {
+    "elements without an end": f'<a xmlns:g="{GAIN}">' + "<g:Map>" * 100_000,
+    "elements of different names": f'<a xmlns:g="{GAIN}">' + "".join(f"<g:a{n}>" for n in NUMBERS),
+    "tags without an end": f'<a xmlns:g="{GAIN}">' + "<g:Map " * 100_000,
+    "tags with a common end": f'<a xmlns:g="{GAIN}">' + "<g:Map " * 100_000 + ">",
+    "many prefixes": "".join(f' xmlns:g{n}="{GAIN}"' for n in NUMBERS) + ' g7:Map="1"',
+    "many prefixes of the note": "".join(
+        f' xmlns:c{n}="{xmp.NAMESPACES["condiff"]}"' for n in NUMBERS
+    )
+    + "<c:Seed " * 300_000
+    + "</rdf:RDF>",
+    "notes without an end": "<condiff:Seed>" * 100_000 + "</rdf:RDF>",
+    "starts of RDF": "<r:RDF " * 100_000,
+    "starts of RDF with its name": f"<r:RDF {xmp.RDF}" * 20_000,
+    "starts of descriptions": '\n <rdf:Description rdf:about="" xmlns:' * 80_000 + "</rdf:RDF>",
+    "extended": f'<a xmlns:n="{xmp.NOTE}" n:HasExtendedXMP="0">' + "<n:HasExtendedXMP>" * 60_000,
+}
+
+
+@pytest.mark.parametrize("name", CRAFTED)
+def test_a_packet_made_to_keep_a_reader_busy_is_read_at_once(name):
+    """Patterns that begin anew at every tag would take minutes for each of these."""
+    packet = CRAFTED[name].encode()
+    merged = add_provenance(Metadata(xmp=packet), model="m", seed=0, settings={}).xmp
+    assert SOURCE_TYPE.encode() in merged
+    left, _ = xmp.drop_promises(packet)
+    assert b' g7:Map="1"' not in left
+    assert b"HasExtendedXMP=" not in xmp.drop_extension(packet)
+
+
 def test_an_xmp_packet_too_long_for_jpeg_loses_its_padding_only(tmp_path):
     padded = PACKET.replace("<?xpacket end", "\n" + " " * 70_000 + "<?xpacket end")
     metadata = add_provenance(Metadata(xmp=padded.encode()), model="m", seed=0, settings={})

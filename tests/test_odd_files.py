@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -253,6 +254,21 @@ def test_a_deep_png_whose_pixels_are_incomplete_is_refused_without_a_remark(name
     with pytest.raises(ImageError, match="damaged or cut short"):
         read(deep_png(WRONG[name]))
     assert capfd.readouterr().err == ""
+
+
+def test_opencvs_messages_are_on_again_after_deep_pngs_are_read_in_threads():
+    logging = cv2 if hasattr(cv2, "getLogLevel") else cv2.utils.logging  # in OpenCV 4, in 5
+    pixels = np.tile(RGB16, (8, 8, 1))
+    data = deep_png(zlib.compress(rows_of(pixels), 1), width=8 * 48, height=8 * 32)
+    before = logging.setLogLevel(3)
+    try:
+        with ThreadPoolExecutor(6) as pool:
+            for _ in range(20):
+                photos = list(pool.map(read, [data] * 6))
+                assert all(np.array_equal(photo.pixels, pixels) for photo in photos)
+                assert logging.getLogLevel() == 3
+    finally:
+        logging.setLogLevel(before)
 
 
 @pytest.mark.parametrize("more", [zlib.compress(ROWS + ROWS), zlib.compress(ROWS) + b"more"])

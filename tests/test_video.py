@@ -173,6 +173,29 @@ def test_a_call_makes_the_film_that_the_command_makes(run_video, film, tmp_path,
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_a_film_keeps_its_name_in_a_folder(run_video, film, tmp_path, tiny_folder):
+    """The folder exists, or is a name with a slash; AVI is read, but cannot be written."""
+    frames = list(draw_frames(3, 64, 48))
+    avi = write_film(tmp_path / "reel.1.avi", frames, codec="mpeg4", time_base=Fraction(1, 25),
+                     times=[0, 1, 2])  # fmt: skip
+    (tmp_path / "there").mkdir()
+    for source, folder, target in (
+        (film, tmp_path / "there", "there/grey.mkv"),
+        (film, f"{tmp_path}/new/", "new/grey.mkv"),
+        (avi, tmp_path / "there", "there/reel.1.mkv"),
+    ):
+        code, out, err = run_video(source, folder)
+        assert (code, out) == (0, f"{tmp_path / target}\n"), err
+    assert json.loads(run_video(avi, f"{tmp_path}/x/", "--dry-run", "--json")[1]) == {
+        "source": str(avi), "target": str(tmp_path / "x/reel.1.mkv"),
+    }  # fmt: skip
+    code, _, err = run_video(film, tmp_path)
+    assert code == 2 and "the film itself" in err and not (tmp_path / "x").exists()
+    asked = FilmOptions(model=tiny_folder, overrides={"steps": 1, "size": 32}, every=4)
+    made = colorize_film(avi, f"{tmp_path}/called/", asked)
+    assert made.target == tmp_path / "called" / "reel.1.mkv" and made.frames == 3
+
+
 def test_a_call_never_writes_over_its_own_film(film, tiny_folder):
     before = film.read_bytes()
     with pytest.raises(FilmError, match="it is the film itself"):
@@ -219,6 +242,25 @@ def test_tags_in_any_encoding_keep_their_bytes(run_video, tmp_path):
     code, _, err = run_video(film, tmp_path / "out.mkv")
     assert code == 0, err
     assert b"Arriv\xe9e" in (tmp_path / "out.mkv").read_bytes()
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+def test_the_note_follows_the_films_own_comment(run_video, tmp_path, suffix):
+    """MKV writes COMMENT, MP4 comment."""
+
+    def read_comment(path):
+        with av.open(str(path)) as made:
+            return next(v for k, v in made.metadata.items() if k.lower() == "comment").split("\n")
+
+    film = write_film(
+        tmp_path / f"a{suffix}", draw_frames(3, 64, 48), codec="libx264", comment="Reel 2\nscanned"
+    )
+    first, again, plain = (tmp_path / f"{name}{suffix}" for name in ("b", "c", "d"))
+    assert run_video(film, first)[0] == 0
+    *own, note = read_comment(first)
+    assert own == ["Reel 2", "scanned"] and note.startswith("Colours made by condiff")
+    assert run_video(first, again)[0] == run_video(film, plain, "--no-provenance")[0] == 0
+    assert read_comment(again) == read_comment(first) and read_comment(plain) == own
 
 
 def test_a_film_that_was_stopped_goes_on_and_gets_the_same_bytes(run_video, tmp_path, monkeypatch):

@@ -14,9 +14,17 @@ from skimage import color
 
 from condiff.video.parts import Parts
 from condiff.video.reading import read_film, read_frames
-from condiff.video.yuv import MATRICES, Coding, solve_chroma, to_rgb
+from condiff.video.yuv import MATRICES, Coding, solve_chroma
 
-from .films import QUICK, draw_frames, mark_interlaced, read_planes, weave_frames, write_film
+from .films import (
+    QUICK,
+    draw_frames,
+    mark_interlaced,
+    read_planes,
+    to_rgb,
+    weave_frames,
+    write_film,
+)
 
 
 def combing(y):
@@ -264,11 +272,11 @@ def test_names_that_ffmpeg_or_the_disk_would_not_take(run_video, tmp_path, monke
     write_film(tmp_path / "a.mkv", draw_frames(2, 64, 48))
     (tmp_path / "a.mkv").rename(tmp_path / "reel:1.mkv")
     assert run_video("reel:1.mkv", "concat:1.mp4")[0] == 0
-    (tmp_path / "there.mkv").mkdir()
-    for target, word in (("y" * 260 + ".mkv", "too long"), ("there.mkv", "is a folder"),
-                         (".", "is not a film")):  # fmt: skip
+    (tmp_path / "there" / "reel:1.mkv").mkdir(parents=True)
+    for target, word in (("y" * 260 + ".mkv", "too long"), ("there", "is a folder"),
+                         ("out", "is not a film")):  # fmt: skip
         code, out, err = run_video("reel:1.mkv", target, "--force")
-        wanted = (2 if target == "." else 1, "", 1)  # a wrong name exits 2, a wrong file 1
+        wanted = (2 if target == "out" else 1, "", 1)  # a wrong name exits 2, a wrong file 1
         assert (code, out, err.count("\n")) == wanted and word in err, err
 
 

@@ -579,6 +579,17 @@ def test_a_page_of_several_is_the_command_lines(client, session, models, tmp_pat
     assert "page 3" in find(order(client, session, upload, page=3), "error")
 
 
+def test_the_page_that_was_shown_stays_in_memory_for_the_next_order(client, session, server):
+    """The upload and the order both show page 1."""
+    photos = server.models.colorizer._shown
+    photos.clear()
+    content = encode(make_photo(60, 44), "TIFF", save_all=True, append_images=[make_photo(50, 40)])
+    upload = find(send(client, session, content, "book.tif"), "upload")
+    shown = list(photos.items())
+    order(client, session, upload)
+    assert list(photos.items()) == shown and len(shown) == 1
+
+
 def test_drawings_and_references_of_several_pages_are_read_from_page_1(client, session):
     lines = Image.new("L", (64, 48), 255)
     lines.paste(0, (10, 10, 50, 12))

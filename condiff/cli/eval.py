@@ -12,9 +12,9 @@ from condiff.cli import options
 from condiff.cli.sampling import Group, SamplingFlags, expand_groups
 
 if TYPE_CHECKING:
+    from condiff.arrays import Pixels
     from condiff.config import SamplingConfig
     from condiff.evaluation.feature_extractors import Distance, Extractor, Features
-    from condiff.evaluation.metrics import Pixels
     from condiff.pipelines.cascade import Cascade
     from condiff.pipelines.pipeline import Pipeline
 

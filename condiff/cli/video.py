@@ -131,8 +131,11 @@ def video(
         str,
         typer.Argument(metavar="IN", help="A film, a folder of frames, or a glob in quotes."),
     ],
-    target: Annotated[
-        Path, typer.Argument(metavar="OUT", help="The film to write, or the folder of frames.")
+    output: Annotated[
+        str,
+        typer.Argument(
+            metavar="OUT", help="The film to write, a folder for it, or the folder of frames."
+        ),
     ],
     film: FilmFlags,
     adjustment: options.Adjustment,
@@ -151,8 +154,9 @@ def video(
     chapters are copied. The same command resumes a film that was stopped or killed. Hints are
     placed on the first frame of a shot, and follow what moves.
     """
-    from condiff.video.jobs import FilmOptions, load_coloring, plan_film
+    from condiff.video.jobs import FilmOptions, choose_target, load_coloring, plan_film
 
+    target = choose_target(source, output)
     outputs.keep_source(source, [target], what="film")
     asked = FilmOptions(
         model=model,

@@ -151,15 +151,22 @@ def _draw_dabs(
     height, width = size
     channels = values_of(np.zeros((1, 1, 3), np.uint8)).shape[2]
     values, mask = np.zeros((*size, channels), np.float32), np.zeros(size, np.float32)
-    y, x = np.mgrid[0:height, 0:width] + 0.5
     for hint in hints:
-        at_x, at_y = hint.locate(*photo)
-        at_x, at_y = at_x * width / photo[0], at_y * height / photo[1]
-        radius = max(DAB_RADIUS * min(size), 1)
-        inside = np.hypot(x - at_x, y - at_y) <= radius
+        x, y = hint.locate(*photo)
+        inside = cover_dab(x * width / photo[0], y * height / photo[1], size, least=1)
         values[inside] = values_of(np.array([[_rgb_of(hint.color)]], np.uint8))[0, 0]
         mask[inside] = 1
     return Strokes(values, mask)
+
+
+def cover_dab(x: float, y: float, size: tuple[int, int], *, least: float) -> NDArray[np.bool_]:
+    """Where the disc of a hint is in a picture of `size` (h,w): (h,w).
+
+    Its centre is at x and y, and its radius is at least `least`, in pixels of that picture.
+    """
+    height, width = size
+    rows, columns = np.arange(height)[:, None] + 0.5, np.arange(width) + 0.5
+    return np.hypot(columns - x, rows - y) <= max(least, DAB_RADIUS * min(size))
 
 
 def _rgb_of(color: str) -> tuple[int, ...]:

@@ -9,12 +9,10 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from condiff.arrays import describe_array
+from condiff.arrays import Plane, describe_array
 from condiff.errors import ImageError
 from condiff.photos.photo import Photo, to_8_bits
 from condiff.resize import shrink_long_side
-
-Plane = np.ndarray  # (H,W) float32
 
 LARGEST = 2048  # longer side at which a sheet is cleaned; models see some hundred pixels
 SMALL = 256  # longer side at which lighting and polarity are judged
@@ -217,7 +215,7 @@ def _divide(sheet: np.ndarray, light: np.ndarray) -> Plane:
 
 
 def _remove_grain(ink: Plane) -> np.ndarray:
-    """Ink (H,W) float -> uint8 without grain: paper 0, strokes at full strength."""
+    """Ink (H,W) float32 -> uint8 without grain: paper 0, strokes at full strength."""
     ink = ink - np.float32(np.median(ink))  # most of the sheet is paper
     ink = cv2.GaussianBlur(ink, (0, 0), min(1.5, max(0.4, max(ink.shape) / 512)))
     paper = ink[ink <= 0]

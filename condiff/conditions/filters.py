@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from condiff.resize import resize
+from condiff.resize import find_scale, resize
 
 PEN = 5.0  # width of an outline's strokes, in pixels of the picture that it is found in
 LONGEST = 4  # largest long side of an examined picture, as a multiple of its `resolution`
@@ -93,7 +93,7 @@ def draw_outline(
     5 pixels wide, and are drawn sharp at the picture's own size.
     """
     height, width = pixels.shape[:2]
-    scale = min(resolution / min(height, width), LONGEST * resolution / max(height, width))
+    scale = find_scale((height, width), size=resolution, longest=LONGEST)
     size = max(1, round(width * scale)), max(1, round(height * scale))
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     large = pixels if scale == 1 else cv2.resize(pixels, size, interpolation=how)

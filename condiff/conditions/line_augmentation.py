@@ -1,8 +1,8 @@
 """Augments lines for training, so that a model follows lines and not one extractor's habits.
 
-Lines are ink: 1 on paper 0 inside, 255 on 0 outside. The differences between a user's drawing and
-an extractor's are applied at random: a hand's wobble, the pen's width, strokes left out, a scan's
-blur, grain and paper, and sometimes a negative.
+Lines (H,W) are ink: 1 on paper 0 inside, as float32, and 255 on 0 outside, as uint8. The
+differences between a user's drawing and an extractor's are applied at random: a hand's wobble, the
+pen's width, strokes left out, a scan's blur, grain and paper, and sometimes a negative.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-Plane = np.ndarray  # (H,W) float32 in [0,1]
+from condiff.arrays import Plane
 
 
 @dataclass(frozen=True)

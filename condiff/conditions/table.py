@@ -20,7 +20,7 @@ from condiff.conditions.annotators import GRID, annotate, weights_folder
 from condiff.errors import ConditionError, ImageError, UnknownConditionError
 from condiff.photos.photo import Photo
 from condiff.photos.reading import read_image
-from condiff.resize import have_one_aspect, resize
+from condiff.resize import find_scale, have_one_aspect, resize
 
 LINE_KINDS = ("canny", "sketch", "pencil", "lineart")  # for training: fast, without weights
 # Never used in training, to test whether a model follows lines of any kind: the kind least like
@@ -64,7 +64,10 @@ class Condition:
 
 
 def draw_soft_edges(pixels: np.ndarray, *, resolution: float) -> np.ndarray:
-    """HED's edge probability, its photo at most `resolution` on the short side."""
+    """HED's edge probability, its photo at most `resolution` on the short side.
+
+    Raises ConditionError if its weights or h5py are missing, or the weights are damaged.
+    """
     from condiff.conditions.hed import soft_edges
 
     small = _shrink(pixels, resolution)
@@ -74,7 +77,7 @@ def draw_soft_edges(pixels: np.ndarray, *, resolution: float) -> np.ndarray:
 def draw_soft_scribble(
     pixels: np.ndarray, *, resolution: float, sigma: float, threshold: float
 ) -> np.ndarray:
-    """A felt pen's lines from HED's soft edges."""
+    """A felt pen's lines from HED's soft edges; ConditionError as `draw_soft_edges`."""
     from condiff.conditions.hed import soft_edges
 
     soft = soft_edges(_shrink(pixels, resolution), weights_folder())
@@ -85,9 +88,12 @@ def draw_soft_scribble(
 def run_annotator(
     pixels: np.ndarray, *, annotator: str, channels: int, resolution: float, **settings: float
 ) -> np.ndarray:
-    """An annotator of controlnet-aux on the photo brought to `resolution` on the short side."""
+    """An annotator of controlnet-aux on the photo brought to `resolution` on the short side.
+
+    Raises ConditionError if a package or its weights are missing, or the weights are damaged.
+    """
     height, width = pixels.shape[:2]
-    scale = min(resolution / min(height, width), filters.LONGEST * resolution / max(height, width))
+    scale = find_scale((height, width), size=resolution, longest=filters.LONGEST)
     rows, columns = (max(1, round(side * scale / GRID)) * GRID for side in (height, width))
     drawn = annotate(annotator, resize(pixels, rows, columns), weights_folder(), settings)
     return resize(drawn if channels == 3 else drawn[..., 0], height, width)
@@ -107,9 +113,7 @@ def read_aligned(pixels: np.ndarray, *, path: Path) -> np.ndarray:
 
 def _shrink(pixels: np.ndarray, resolution: float) -> np.ndarray:
     height, width = pixels.shape[:2]
-    scale = min(
-        1, resolution / min(height, width), filters.LONGEST * resolution / max(height, width)
-    )
+    scale = min(1, find_scale((height, width), size=resolution, longest=filters.LONGEST))
     return resize(pixels, max(1, round(height * scale)), max(1, round(width * scale)))
 
 

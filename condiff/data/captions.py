@@ -1,25 +1,22 @@
 """Varies captions in training: parts are left out, colours named, and the photo's hues turned."""
 
-from typing import Any
-
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
+from condiff.arrays import Pixels
 from condiff.color.lab import lab_to_rgb, rgb_to_lab
 from condiff.color.names import main_colors
 from condiff.config import DataConfig
 from condiff.resize import resize_square
 from condiff.tasks import CAPTION_SETTINGS
 
-Pixels = NDArray[Any]  # (n,n,3) uint8 RGB
 NAMED_SIZE = 48  # side at which a picture's colours are named
 
 
 def vary_caption(
     text: str, pixels: Pixels, rng: np.random.Generator, config: DataConfig
 ) -> tuple[str, Pixels]:
-    """The caption of a view and its pixels, both varied by the settings.
+    """The caption of a view and its pixels (n,n,3) uint8 RGB, both varied by the settings.
 
     The parts of a caption are those between its commas. Hues are turned, all by one angle, only
     where the caption names the colours, so that a colour word outweighs the object's usual colour.

@@ -4,9 +4,10 @@ from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 
+from condiff.arrays import Pixels
 from condiff.color.lab import join_chroma, rgb_to_lab
 from condiff.errors import DataError
-from condiff.evaluation.metrics import Floats, Pixels
+from condiff.evaluation.metrics import Floats
 
 GREY, MEAN_COLOUR, TRUTH = "grey passthrough", "mean colour", "truth"
 

@@ -10,6 +10,7 @@ from itertools import zip_longest
 import numpy as np
 import numpy.typing as npt
 
+from condiff.arrays import Pixels
 from condiff.color.lab import rgb_to_lab
 from condiff.errors import DataError
 from condiff.evaluation.baselines import (
@@ -34,7 +35,6 @@ from condiff.evaluation.metrics import (
     NO_DISTANCE,
     NO_VARIATION,
     Floats,
-    Pixels,
     bleed,
     ciede2000,
     colorfulness,

@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from condiff.arrays import Pixels
 from condiff.errors import DataError, ModelError
-from condiff.evaluation.metrics import Floats, Pixels
+from condiff.evaluation.metrics import Floats
 from condiff.models.backbone import load_pretrained
 
 # RGB photos -> features (N,D) and class scores (N,1000).

@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from condiff.arrays import Pixels
 from condiff.errors import DataError, DependencyError
 
-Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.floating]
 
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5  # of a Gaussian, in pixels: Wang et al. (2004)
@@ -47,7 +47,8 @@ def psnr(pixels: Pixels, truth: Pixels) -> float:
 def ssim(pixels: Pixels, truth: Pixels) -> float:
     """Structural similarity in [-1,1] of Wang et al. (2004), the mean over R, G and B.
 
-    Gaussian window, population covariance, only windows that lie inside the photo.
+    Gaussian window, population covariance, only windows that lie inside the photo. Raises DataError
+    for a photo that is smaller than the window.
     """
     if min(pixels.shape[:2]) < SSIM_WINDOW:
         height, width = pixels.shape[:2]
@@ -239,7 +240,8 @@ def edge_f1(ink: np.ndarray, truth: np.ndarray, *, tolerance: float = TOLERANCE)
     """How well lines match others of the same size: the F1 of their pixels, in [0,1].
 
     A pixel of a line counts as right where the other drawing has one within `tolerance` pixels,
-    Euclidean. Two blank sheets score 1, a blank one and another 0.
+    Euclidean. Two blank sheets score 1, a blank one and another 0. Raises DataError for
+    drawings of different sizes.
     """
     if ink.shape != truth.shape:
         raise DataError(

@@ -5,20 +5,20 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-import numpy.typing as npt
 
+from condiff.arrays import Pixels
 from condiff.errors import DataError, ImageError
 from condiff.photos.reading import list_images, read_image
 from condiff.sources.folders import local_parts
 from condiff.sources.source import Item, Source
-
-Pixels = npt.NDArray[np.uint8]
 
 
 def pair_folders(result_dir: Path, truth_dir: Path) -> list[tuple[Path, Path]]:
     """(result, truth) for every photo below result_dir, by relative path without suffix.
 
     photo.png and photo.color.jpg both belong to photo.jpg; truths without a result are left out.
+    Raises DataError for a missing folder, a result without a truth, two truths of one name, and two
+    results of one truth.
     """
     truths: dict[Path, Path] = {}
     for path in _listed(truth_dir):
@@ -46,7 +46,7 @@ def pair_folders(result_dir: Path, truth_dir: Path) -> list[tuple[Path, Path]]:
 
 def read_pair(result: Path, truth: Path) -> tuple[Pixels, Pixels]:
     """A result and its truth; DataError if their sizes differ."""
-    pictures = read_photo(result), read_photo(truth)
+    pictures = read_pixels(result), read_pixels(truth)
     (height, width), (tall, wide) = (picture.shape[:2] for picture in pictures)
     if (height, width) != (tall, wide):
         raise DataError(
@@ -59,7 +59,8 @@ def read_pair(result: Path, truth: Path) -> tuple[Pixels, Pixels]:
 def read_truths(path: Path, limit: int | None = None) -> list[Pixels]:
     """The first `limit` photos, uint8 RGB (H,W,3), of a folder, a parquet or a tar file.
 
-    In a folder with photos and archives, the photos are read, in the order of their names.
+    In a folder with photos and archives, the photos are read, in the order of their names. Raises
+    DataError if there are none, or one cannot be read.
     """
     if not path.exists():
         raise DataError(f"There is nothing at {path}.")
@@ -76,12 +77,12 @@ def _decode(item: Item) -> Pixels:
     if item.fault:
         raise DataError(f"{item.name} cannot be read: {item.fault}.")
     try:
-        return read_photo(item.image.opened())
+        return read_pixels(item.image.opened())
     except ImageError as error:
         raise DataError(f"{item.name} cannot be read: {item.image.reason(error)}.") from error
 
 
-def read_photo(source: Path | BinaryIO) -> Pixels:
+def read_pixels(source: Path | BinaryIO) -> Pixels:
     """A photo as upright uint8 RGB (H,W,3)."""
     return np.asarray(read_image(source).convert("RGB"))
 

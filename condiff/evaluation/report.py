@@ -11,11 +11,9 @@ from html import escape
 from io import BytesIO
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
-Pixels = npt.NDArray[np.uint8]
+from condiff.arrays import Pixels
 
 LARGEST_SIDE = 512  # of a photo on the page, so that the file can be mailed
 JPEG_QUALITY = 90

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
+from condiff.arrays import Pixels
 from condiff.color.lab import rgb_to_lab
 from condiff.conditions.drawing_cleanup import Drawing
 from condiff.conditions.table import apply, find_condition, to_ink
@@ -19,7 +20,6 @@ from condiff.evaluation.feature_extractors import Extractor, in_batches
 from condiff.evaluation.metrics import (
     NO_DISTANCE,
     Floats,
-    Pixels,
     diversity,
     edge_f1,
     flat_regions,

@@ -2,8 +2,8 @@
 
 import io
 import struct
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO
 
 import cv2
@@ -131,16 +131,13 @@ def _decode_png(image: Image.Image, file: BinaryIO, notes: list[str]) -> Decoded
         raise Unreadable(f"its sides are above libpng's {MAX_SIDE['PNG']:,}; cut it into parts")
     file.seek(0)
     data = file.read()
-    level = _set_log_level(0)  # silent
     try:
-        with caught_stderr((b"libpng ",)) as caught:
+        with caught_stderr((b"libpng ",)) as caught, _silent_opencv():
             pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
         if error.code == cv2.Error.StsNoMem:
             raise
         raise ValueError(f"cv2 says: {error.err}") from None
-    finally:
-        _set_log_level(level)
     remarks = "; ".join(line.decode("latin-1").strip() for line in caught)
     if pixels is None or pixels.dtype != np.uint16 or pixels.ndim == 2:
         raise ValueError(remarks or "its pixels cannot be decoded")
@@ -154,7 +151,12 @@ def _decode_png(image: Image.Image, file: BinaryIO, notes: list[str]) -> Decoded
     return cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGB), alpha
 
 
-def _set_log_level(level: int) -> int:
-    """Set what OpenCV prints; returns the level before."""
-    module = cv2 if hasattr(cv2, "setLogLevel") else cv2.utils.logging  # in OpenCV 4, in 5
-    return int(module.setLogLevel(level))  # type: ignore[attr-defined]
+@contextmanager
+def _silent_opencv() -> Iterator[None]:
+    """Switch off OpenCV's messages in all threads; by one thread at a time, in caught_stderr."""
+    logging = cv2 if hasattr(cv2, "setLogLevel") else cv2.utils.logging  # in OpenCV 4, in 5
+    level = logging.setLogLevel(0)  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        logging.setLogLevel(level)  # type: ignore[attr-defined]

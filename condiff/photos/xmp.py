@@ -1,10 +1,13 @@
 """Adds properties to XMP packets as text, so that nothing else in a packet changes.
 
-XMP Specification Part 1 (ISO 16684-1), serialised as RDF/XML.
+XMP Specification Part 1 (ISO 16684-1), serialised as RDF/XML. All patterns take linear time: a
+packet may have megabytes, and may be made to keep a reader busy.
 """
 
 import re
-from collections.abc import Mapping
+from bisect import bisect
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from html import escape  # xml.sax would bring urllib and ssl
 
 NAMESPACES = {
@@ -48,7 +51,8 @@ def merge_properties(packet: bytes, properties: Mapping[str, str]) -> bytes:
     A packet that is not RDF is replaced by a new one.
     """
     text, codec = _decode(packet)
-    end = re.search(rf"</(\w+):RDF\s*>|<(\w+):RDF\b[^>]*?{re.escape(RDF)}[^>]*/>", text)
+    ends = re.finditer(r"</(\w+):RDF\s*>|<(\w+):RDF\b[^<>]*/>", text)
+    end = next((end for end in ends if end[1] or RDF in end[0]), None)
     if end is None:
         text, codec = EMPTY, "utf-8"
         end = re.search(r"</(rdf):RDF>", text)
@@ -58,12 +62,10 @@ def merge_properties(packet: bytes, properties: Mapping[str, str]) -> bytes:
         text = text[: end.start()] + opened + text[end.end() :]
     rdf = end[1] or end[2]
     for name in properties:
-        prefix, local = _prefixes_in(text, name), name.split(":")[1]
-        text = re.sub(rf"<{prefix}:{local}\b[^>]*?/>|<({prefix}):{local}\b.*?</\1:{local}\s*>",
-                      "", text, flags=re.S)  # fmt: skip
-        text = re.sub(rf"\s{prefix}:{local}\s*=\s*(\"[^\"]*\"|'[^']*')", "", text)
+        prefix, local = name.split(":")
+        text, _ = _drop(text, {prefix} | _prefixes(text, NAMESPACES[prefix]), local)
     # Remove elements that an earlier call emptied, or every run would add one more.
-    text = re.sub(rf'\n <{rdf}:Description {rdf}:about="[^"]*" xmlns:[^>]*>\s*'
+    text = re.sub(rf'\n <{rdf}:Description {rdf}:about="[^"]*" xmlns:[^<>]*>\s*'
                   rf"</{rdf}:Description>(?=\n)", "", text)  # fmt: skip
     about = re.search(rf"{rdf}:about\s*=\s*(\"[^\"<]*\"|'[^'<]*')", text)
     subject = about[1] if about else '""'
@@ -95,7 +97,7 @@ def drop_promises(packet: bytes) -> tuple[bytes, list[str]]:
     text, codec = _decode(packet)
     names: list[str] = []
     for uri, local, what in PROMISES:
-        text, dropped = _drop(text, uri, local)
+        text, dropped = _drop(text, _prefixes(text, uri), local)
         if not dropped:
             continue
         removed = "".join(dropped)
@@ -111,7 +113,7 @@ def drop_promises(packet: bytes) -> tuple[bytes, list[str]]:
 def extension_id(packet: bytes) -> str:
     """The MD5 of the extended XMP that a packet names, or an empty string."""
     text, _ = _decode(packet)
-    _, dropped = _drop(text, NOTE, "HasExtendedXMP")
+    _, dropped = _drop(text, _prefixes(text, NOTE), "HasExtendedXMP")
     found = re.search(r"[0-9A-Fa-f]{32}", "".join(dropped))
     return found[0] if found else ""
 
@@ -125,38 +127,78 @@ def rename_extension(packet: bytes, name: str) -> bytes:
 def drop_extension(packet: bytes) -> bytes:
     """The packet without the reference to an extended one and the description of its content."""
     text, codec = _decode(packet)
-    text, dropped = _drop(text, NOTE, "HasExtendedXMP")
+    text, dropped = _drop(text, _prefixes(text, NOTE), "HasExtendedXMP")
     if not dropped:
         return packet
     for uri in (NOTE, *EXTENDED):
-        text, _ = _drop(text, uri, r"\w+")
+        text, _ = _drop(text, _prefixes(text, uri), r"\w+")
         text = _undeclare(text, re.escape(uri))
     return text.encode(codec)
 
 
 def _undeclare(text: str, uri: str) -> str:
     """Remove declarations of unused prefixes of a namespace (a pattern)."""
-    for prefix in set(re.findall(rf"xmlns:([\w.-]+)\s*=\s*[\"']{uri}[\"']", text)):
-        if not re.search(rf"[<\s/]{re.escape(prefix)}:", text):
-            declaration = rf"\sxmlns:{re.escape(prefix)}\s*=\s*[\"']{uri}[\"']"
-            text = re.sub(declaration, "", text)
-    return text
+    used = {match[1] for match in re.finditer(r"[<\s/]([\w.-]+):", text)}
+
+    def keep(match: re.Match) -> str:
+        return match[0] if match[1] in used else ""
+
+    return re.sub(rf"\sxmlns:([\w.-]+)\s*=\s*[\"']{uri}[\"']", keep, text)
 
 
-def _drop(text: str, uri: str, local: str) -> tuple[str, list[str]]:
-    """Remove properties of a namespace from a packet's text; returns it and the removed parts."""
-    bound = re.findall(rf"xmlns:([\w.-]+)\s*=\s*[\"']{re.escape(uri)}[\"']", text)
-    if not bound:
+def _prefixes(text: str, uri: str) -> set[str]:
+    """The prefixes that a packet declares for a namespace."""
+    return set(re.findall(rf"xmlns:([\w.-]+)\s*=\s*[\"']{re.escape(uri)}[\"']", text))
+
+
+def _drop(text: str, prefixes: set[str], local: str) -> tuple[str, list[str]]:
+    """Remove properties (a pattern of their local names); returns the text and the removed parts.
+
+    Properties are elements or attributes.
+    """
+    if not prefixes:
         return text, []
-    name = rf"(?:{'|'.join(sorted(map(re.escape, set(bound))))}):{local}"
-    dropped: list[str] = []
+    kept, dropped, at = [], [], 0
+    for start, end in _find_elements(text, prefixes, local):
+        kept.append(text[at:start])
+        dropped.append(text[start:end])
+        at = end
 
     def take(match: re.Match) -> str:
+        if match[1] not in prefixes:
+            return match[0]
         dropped.append(match[0])
         return ""
 
-    text = re.sub(rf"<({name})\b(?:[^>]*/>|.*?</\1\s*>)", take, text, flags=re.S)
-    return re.sub(rf"\s{name}\s*=\s*(?:\"[^\"]*\"|'[^']*')", take, text), dropped
+    attribute = rf"\s([\w.-]+):{local}\s*=\s*(?:\"[^\"]*\"|'[^']*')"
+    return re.sub(attribute, take, "".join([*kept, text[at:]])), dropped
+
+
+def _find_elements(text: str, prefixes: set[str], local: str) -> Iterator[tuple[int, int]]:
+    """The places of elements, each up to the next end tag of its name; those inside are left out.
+
+    Elements without an end are left out, too.
+    """
+    ends: dict[str, list[int]] = defaultdict(list)
+    for tag in re.finditer(rf"</([\w.-]+:{local})\s*>", text):
+        ends[tag[1]].append(tag.end())
+    bracket = done = 0  # the first > after the tag's name, and the end of the last element
+    for tag in re.finditer(rf"<(([\w.-]+):{local})\b", text):
+        if tag[2] not in prefixes or tag.start() < done:
+            continue
+        if bracket <= tag.end():
+            bracket = text.find(">", tag.end()) + 1
+        if not bracket:
+            return
+        same = ends.get(tag[1], [])
+        after = bisect(same, tag.end())
+        if text[bracket - 2] == "/":
+            done = bracket
+        elif after < len(same):
+            done = same[after]
+        else:
+            continue
+        yield tag.start(), done
 
 
 def _decode(packet: bytes) -> tuple[str, str]:
@@ -167,11 +209,3 @@ def _decode(packet: bytes) -> tuple[str, str]:
         except UnicodeDecodeError:
             continue
     return "", "utf-8"
-
-
-def _prefixes_in(text: str, name: str) -> str:
-    """A pattern of the prefixes that the packet uses for the namespace of "prefix:name"."""
-    prefix = name.split(":")[0]
-    uri = re.escape(NAMESPACES[prefix])
-    bound = re.findall(rf"xmlns:([\w.-]+)\s*=\s*[\"']{uri}[\"']", text)
-    return "(?:" + "|".join(sorted({prefix, *map(re.escape, bound)})) + ")"

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from io import BytesIO
 from multiprocessing import connection, get_context, parent_process
 from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import Literal
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from condiff.arrays import Pixels
 from condiff.color.lab import rgb_to_lab
 from condiff.errors import DataError, ImageError
 from condiff.photos.formats import is_photo
@@ -35,7 +35,6 @@ WEBP_METHOD = 4
 CELLS = 32  # on the short side; averaging in cells removes noise
 
 Outcome = Literal["done", "broken", "small", "grey", "duplicate"]
-Pixels = NDArray[Any]  # uint8; cv2's stubs have no dtypes
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,18 @@
 """The chroma of key frames by a pipeline, with hints that follow motion."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageColor
 
 from condiff._version import __version__
 from condiff.arrays import Pixels, Plane
 from condiff.color.edits import NO_EDITS, ColorEdits
-from condiff.color.hints import DAB_RADIUS, Hint
+from condiff.color.hints import Hint, cover_dab
 from condiff.color.lab import lightness, upsample_chroma
 from condiff.config import SamplingConfig
 from condiff.files import short_digest
@@ -117,16 +118,12 @@ class Coloring:
         return replace(frame, metadata=metadata)
 
 
-def draw_dabs(hints: Any, size: tuple[int, int]) -> Strokes:
+def draw_dabs(hints: Sequence[Hint], size: tuple[int, int]) -> Strokes:
     """Hints as discs on transparent RGBA (h,w,4), for a picture of (width, height)."""
-    from PIL import ImageColor
-
     width, height = size
     strokes = np.zeros((height, width, 4), np.uint8)
-    y, x = np.mgrid[0:height, 0:width] + 0.5
     for hint in hints:
-        at_x, at_y = hint.locate(width, height)
-        inside = np.hypot(x - at_x, y - at_y) <= max(2.0, DAB_RADIUS * min(size))
+        inside = cover_dab(*hint.locate(width, height), (height, width), least=2)
         strokes[inside] = (*ImageColor.getrgb(hint.color)[:3], 255)
     return strokes
 

@@ -1,5 +1,6 @@
 """Jobs: a film or a folder of frames, from its options to the published result."""
 
+import os
 import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,7 @@ from condiff.errors import ConfigError, FilmError, UsageError
 from condiff.files import EXISTS, find_obstacle
 from condiff.pipelines.options import ColorOptions
 from condiff.pipelines.pipeline import Pipeline
+from condiff.platforms import SLASHES
 from condiff.video.coloring import Coloring, to_shares
 from condiff.video.deinterlacing import Deinterlace
 from condiff.video.film import Progress, color_segments, describe_settings, finish_film
@@ -94,13 +96,15 @@ def colorize_film(
 ) -> FilmResult:
     """Colour a film, or a folder or glob of frames, as `condiff video` does.
 
-    `on_frame` is called after each frame. The results of an interrupted call are reused. Raises
-    FilmError for a film that cannot be read or written, ConfigError for settings that differ from
-    those of the resumed run.
+    `target` may be a folder for the film (see `choose_target`). `on_frame` is called after each
+    frame. The results of an interrupted call are reused. Raises FilmError for a film that cannot be
+    read or written, ConfigError for settings that differ from those of the resumed run.
     """
     options = FilmOptions() if options is None else options
     check_kind("options", options, FilmOptions)
-    job = plan_film(str(as_path("source", source)), as_path("target", target), options)
+    source = str(as_path("source", source))
+    as_path("target", target)
+    job = plan_film(source, choose_target(source, target), options)
     coloring = load_coloring(job)
     with closing(job.parts):
         job.begin(coloring)
@@ -108,6 +112,18 @@ def colorize_film(
             if on_frame is not None:
                 on_frame(progress)
         return job.finish(coloring)
+
+
+def choose_target(source: str, target: str | Path) -> Path:
+    """The target, or the film's name in it if it is a folder or ends with a slash.
+
+    A suffix that is not one of CONTAINERS becomes .mkv. The target of frames is always a folder.
+    """
+    is_folder = os.path.isdir(target) or str(target).endswith(SLASHES)
+    if not is_folder or is_frames(source):
+        return Path(target)
+    name = Path(Path(source).name)
+    return Path(target) / (name if name.suffix.lower() in CONTAINERS else name.with_suffix(".mkv"))
 
 
 def plan_film(source: str, target: Path, options: FilmOptions) -> "Job":

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from condiff.arrays import Levels
+from condiff.arrays import Levels, Pixels
 from condiff.errors import DependencyError, FilmError
 from condiff.files import reason_of
 from condiff.video.deinterlacing import Deinterlace, deinterlace
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from av.video.format import VideoFormat
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
-
-Pixels = NDArray[Any]  # uint8
 
 OTHER_CURVES = {8: "linear", 9: "logarithmic", 10: "logarithmic", 17: "SMPTE ST 428"}  # of H.273
 FULL_RANGE = 2  # of FFmpeg's color_range

@@ -103,7 +103,8 @@ def choose_format(film: Film, encoding: Encoding) -> Film:
     if codec.only_even and film.chroma_shift[0] and odd:
         base = base.replace("yuv420p", "yuv444p").replace("yuv422p", "yuv444p")
     if base not in _formats_of(codec):
-        deeper = next(name for name in ("h265", "ffv1") if base in _formats_of(CODECS[name]))
+        # ffv1 supports all formats that frames are read in.
+        deeper = "h265" if base in _formats_of(CODECS["h265"]) else "ffv1"
         raise FilmError(
             f"{film.path} has {film.coding.bits} bits a sample, which {encoding.codec} does not "
             f"support: add --codec {deeper}{' and a name in .mkv' if deeper == 'ffv1' else ''}"
@@ -295,7 +296,7 @@ def _fill(
     av = import_av()
     made.metadata.update(source.metadata)
     if comment:
-        made.metadata.setdefault("comment", comment)
+        _add_comment(made.metadata, comment)
     with av.open(str(segments[0])) as first:
         video = made.add_stream_from_template(first.streams.video[0])
     video.time_base = film.time_base
@@ -317,6 +318,14 @@ def _fill(
     others = _packets(source, followed, lambda p: copies[p.stream.index])
     for _, _, packet in heapq.merge(_segment_packets(segments, video), others):
         made.mux_one(packet)
+
+
+def _add_comment(metadata: dict[str, str], comment: str) -> None:
+    """Append a line to a film's comment, if it is not the last one."""
+    name = next((name for name in metadata if name.lower() == "comment"), "comment")
+    own = metadata.get(name, "")
+    if not own.endswith(comment):
+        metadata[name] = f"{own}\n{comment}" if own else comment
 
 
 def _packets(

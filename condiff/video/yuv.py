@@ -117,13 +117,6 @@ def solve_chroma(luma: Plane, ab: Plane, coding: Coding) -> tuple[Plane, Plane]:
     return cb * room, cr * room
 
 
-def to_rgb(luma: Plane, cb: Plane, cr: Plane, matrix: int) -> Plane:
-    """Y', Cb, Cr (h,w) -> R', G', B' (h,w,3), outside [0,1] for colours out of gamut."""
-    kr, kb = MATRICES[matrix]
-    green = 2 * (kr * (1 - kr) * cr + kb * (1 - kb) * cb) / (1 - kr - kb)
-    return np.dstack([luma + 2 * (1 - kr) * cr, luma - green, luma + 2 * (1 - kb) * cb])
-
-
 def _room(luma: Plane, cb: Plane, cr: Plane, kr: float, kb: float) -> Plane:
     """The largest factor of Cb and Cr, at most 1, that keeps R', G', B' in [0,1]."""
     green = -2 * (kr * (1 - kr) * cr + kb * (1 - kb) * cb) / (1 - kr - kb)

@@ -54,6 +54,7 @@ KEPT_SAMPLES = 64  # x_0, which are small
 
 FIRST_PAGE = "it has several pages or frames, and this is page 1"
 
+ShownKey = tuple[str, int | None, bool, bool]  # a photo in memory, as its edits show it
 Prepare = Callable[[tuple[int, int]], PreparedEdits]  # edits for a condition of the size (h,w)
 
 
@@ -222,7 +223,7 @@ class Colorizer:
         self._common = {
             "model": name, "device": device, "engine": engine, "max_pixels": max_pixels,
         }  # fmt: skip
-        self._shown: OrderedDict[tuple[str, int | None, bool, bool], Shown] = OrderedDict()
+        self._shown: OrderedDict[ShownKey, Shown] = OrderedDict()
         self._samples: OrderedDict[str, Sample] = OrderedDict()
 
     def open(self, upload: Upload) -> Iterator[Event]:
@@ -340,11 +341,12 @@ class Colorizer:
         return {"before": path.name, "width": width, "height": height}
 
     def _show(self, upload: Upload, edits: ColorEdits) -> Shown:
-        key = (upload.id, upload.page, edits.invert, edits.as_is)
+        key = _shown_key(upload, edits)
         if key not in self._shown:
             self._make_room(0)
             photo = read_upload(upload, self.max_pixels)
             self._make_room(photo.pixels.nbytes)
+            key = _shown_key(upload, edits)  # of several pages, one is chosen now
             self._shown[key] = Shown.open(photo, self.pipeline, edits)
         self._shown.move_to_end(key)
         return self._shown[key]
@@ -434,6 +436,10 @@ class Colorizer:
             "preview": path.name,
             "remarks": [text for text in remarks if text],
         }
+
+
+def _shown_key(upload: Upload, edits: ColorEdits) -> ShownKey:
+    return upload.id, upload.page, edits.invert, edits.as_is
 
 
 def shrink(pixels: np.ndarray) -> np.ndarray:

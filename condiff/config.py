@@ -58,7 +58,7 @@ class _SectionType(ModelMetaclass):
 class Section(BaseModel, metaclass=_SectionType):
     """Base of all sections: immutable, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
@@ -564,7 +564,8 @@ def read_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Train
     Raises ConfigError where the file cannot be read, or a key or value is wrong.
     """
     path = None if path is None else Path(path)
-    return parse_config(read_values(path, overrides), origin=origin_of(path))
+    values = read_values(path, overrides)
+    return parse_config(values, origin=origin_of(path), overrides=overrides)
 
 
 def read_values(path: Path | None, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -621,16 +622,21 @@ def _find_repeated_key(node: Any, seen: set[int]) -> Any:
     return None
 
 
-def parse_config(values: dict[str, Any], *, origin: str) -> TrainConfig:
+def parse_config(
+    values: dict[str, Any], *, origin: str, overrides: Sequence[str] = ()
+) -> TrainConfig:
     """The configuration with these values, checked.
 
     Raises ConfigError for the first fault; for an unknown key it names the nearest known one.
+    `origin` is where the values come from, except those of the `key.sub=value` strings.
     """
     try:
         return TrainConfig.model_validate(values)
     except ValidationError as error:
         fault = error.errors()[0]
         key = ".".join(str(part) for part in fault["loc"] if part != "function-after")
+        if key in (override.partition("=")[0].strip() for override in overrides):
+            origin = "the command line"
         if fault["type"] == "extra_forbidden":
             keys = list(known_keys())
             known = keys + sorted({key.rpartition(".")[0] for key in keys} - {""})

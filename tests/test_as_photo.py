@@ -308,3 +308,19 @@ def test_other_kinds_of_bytes_are_read_and_text_is_a_sentence():
         assert np.array_equal(as_photo(kind(whole)).pixels, as_photo(whole).pixels)
     with pytest.raises(ImageError, match="mode 'rb'"):
         as_photo(io.StringIO("no photo"))
+
+
+def test_an_image_of_32_bits_that_was_made_of_8_keeps_its_levels():
+    grey = make_photo(40, 30).convert("L")
+    assert np.array_equal(as_photo(grey.convert("I")).pixels, as_photo(grey).pixels)
+    deep = Image.fromarray(np.asarray(grey).astype(np.int32) * 257)
+    assert np.array_equal(as_photo(deep).pixels, as_photo(grey).pixels.astype(np.uint16) * 257)
+
+
+def test_an_image_that_was_closed_is_not_called_damaged(tmp_path):
+    make_photo(40, 30).save(tmp_path / "a.png")
+    image = Image.open(tmp_path / "a.png")
+    image.load()
+    image.close()
+    with pytest.raises(ImageError, match="it was closed; give it while it is open, or its path"):
+        as_photo(image)

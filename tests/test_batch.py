@@ -315,7 +315,7 @@ def test_what_is_refused_is_one_sentence_with_the_names(tmp_path):
     link.symlink_to(photos)
 
     def refusal(source, target, **how):
-        with pytest.raises(ConfigError) as caught:
+        with pytest.raises((ConfigError, StorageError)) as caught:
             plan(source, target, **how)
         return str(caught.value)
 
@@ -326,6 +326,7 @@ def test_what_is_refused_is_one_sentence_with_the_names(tmp_path):
     assert "is inside" in refusal(photos / "sub", photos)
     assert "no folder" in refusal(tmp_path / "none", out)
     assert "is a file" in refusal(photos, photos / "a.jpg")
+    assert "a.jpg is a file: colour it by `condiff colorize`" in refusal(photos / "a.jpg", out)
     both = refusal(photos, out, suffix=".png")
     assert "a.jpg and a.png" in both
     assert "--exclude" in both

@@ -657,6 +657,41 @@ def test_every_command_makes_the_folder_of_its_output(command, name, output, run
     assert (code, out) == (0, f"{target}\n") and target.is_file()
 
 
+def test_a_file_whose_name_begins_with_a_dash(run, grey, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    grey.rename(tmp_path / "-photo.jpg")
+    code, out, err = run("colorize", "-photo.jpg")
+    assert (code, out) == (2, "") and "write ./-photo.jpg" in err
+    assert run("colorize", "./-photo.jpg")[:2] == (0, "-photo.color.jpg\n")
+
+
+def test_a_photo_that_is_named_twice_is_coloured_once(run, grey):
+    target = grey.with_name("grey.color.jpg")
+    assert run("colorize", grey, grey)[:2] == (0, f"{target}\n")
+
+
+@pytest.mark.parametrize("command", ["colorize --samples 2", "render --as-is --samples 2"])
+def test_the_longest_names_get_numbers_and_a_sheet(command, run, grey, tmp_path):
+    name = "ä" * 125 + ".jpg"  # 254 bytes
+    (tmp_path / name).write_bytes(grey.read_bytes())
+    code, out, _ = run(*command.split(), tmp_path / name, "--steps", 1)
+    assert code == 0 and len(out.splitlines()) == 2
+    made = [path.name for path in tmp_path.iterdir() if path not in (grey, tmp_path / name)]
+    assert len(made) == 3 and all(len(name.encode()) <= 255 for name in made)
+
+
+def test_a_quality_that_a_format_has_not_is_told(run, grey, tmp_path):
+    target = tmp_path / "a.png"
+    _, out, err = run("colorize", grey, "-o", target, "--quality", 50)
+    assert out == f"{target}\n" and f"{target}: --quality has no effect on PNG" in err
+
+
+def test_a_film_is_not_taken_for_a_photo(run, tmp_path):
+    (tmp_path / "film.mp4").write_bytes(b"\0\0\0\x18ftypisom" + bytes(300))
+    err = " ".join(run("colorize", tmp_path / "film.mp4")[2].split())
+    assert "it is a video (MP4); `condiff video` colours films" in err
+
+
 def test_a_present_folder_that_was_removed_is_one_sentence(grey):
     line = "mkdir gone; cd gone; rmdir ../gone; condiff colorize ../grey.jpg"
     done = shell(line, grey.parent)

@@ -339,13 +339,13 @@ def test_wrong_usage_and_refusals(run, photos, tmp_path):
         ["--engine", "x"],
     ):
         assert run(photos, out, *flags)[0] == 2
-    for refused in (
-        [photos, photos],
-        [photos, photos / "out"],
-        [tmp_path / "none", out],
+    for refused, expected in (
+        ([photos, photos], 2),
+        ([photos, photos / "out"], 2),
+        ([tmp_path / "none", out], 1),
     ):
         code, stdout, stderr = run(*refused)
-        assert (code, stdout, stderr.count("\n")) == (2, "", 1)
+        assert (code, stdout, stderr.count("\n")) == (expected, "", 1)
     assert not out.exists()
     assert run(photos, out, "--seed", 1)[0] == 0
     code, _, stderr = run(photos, out, "--seed", 2)
@@ -419,8 +419,8 @@ def start(photos: Path, out: Path, model: Path) -> "subprocess.Popen[str]":
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_with_130_and_nothing_half(number, tiny_folder, tmp_path):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_it_with_its_code_and_nothing_half(number, code, tiny_folder, tmp_path):
     photos = make_photos(tmp_path / "in", 60)
     out = tmp_path / "out"
     with start(photos, out, tiny_folder) as process:
@@ -428,7 +428,7 @@ def test_a_signal_ends_it_with_130_and_nothing_half(number, tiny_folder, tmp_pat
         process.stdout.readline()
         process.send_signal(number)
         _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130, stderr
+    assert process.returncode == code, stderr
     assert "the same command resumes the batch" in stderr
     assert "Traceback" not in stderr
     assert 1 <= len(files_of(out)) < 60

@@ -102,7 +102,7 @@ def test_arguments_out_of_range_are_refused_before_the_work(photo, tmp_path, ske
     with pytest.raises(ImageError, match="cannot read NoneType"):
         read_photo(None)
     for threads in (0, 10**9):  # so many ended in a MemoryError
-        with pytest.raises(ConfigError, match="threads is from 1 to 1024"):
+        with pytest.raises(ConfigError, match="threads is from 1 to 256"):
             Pipeline.from_pretrained(sketch_folder, device="cpu", threads=threads)
     with pytest.raises(ConfigError, match="size is at least 1"):
         Cascade.from_pretrained(sketch_folder, device="cpu", size=0)

@@ -102,7 +102,9 @@ def test_whatever_lies_in_the_folder_is_told_and_the_rest_is_done(tmp_path, caps
     found = capsys.readouterr()
     assert found.out == "3 done, 1 skipped, 5 failed\n"
     broken = ["broken.parquet", "cut.jpg", "empty.jpg", "folder.jpg", "nowhere.jpg"]
-    assert [line.partition(":")[0] for line in found.err.splitlines()] == broken
+    *lines, left_out = found.err.splitlines()
+    assert [line.partition(":")[0] for line in lines] == broken
+    assert left_out == f"left out: 1 too small (each in {out / 'rejected.jsonl'})"
     listed = [json.loads(line) for line in (out / "rejected.jsonl").read_text().splitlines()]
     assert {row["source"] for row in listed} == {*broken, "tiny.png"}
     assert all(row["reason"] and str(tmp_path) not in row["reason"] for row in listed)
@@ -110,6 +112,17 @@ def test_whatever_lies_in_the_folder_is_told_and_the_rest_is_done(tmp_path, caps
     assert sources == {"über alles/schöne Grüße 1.jpg", "moving.gif", "deep.png"}
     assert main(["prep", str(folder), str(out), *PLAIN]) == 1  # what failed stays failed
     assert capsys.readouterr().out == "0 done, 4 skipped, 5 failed\n"
+
+
+def test_a_data_set_without_photos_is_a_failure(tmp_path, capsys):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "grey.png").write_bytes(encoded(photo(1, side=300, gray=True), "PNG"))
+    for _ in range(2):
+        code = main(["prep", str(tmp_path / "photos"), str(tmp_path / "out"), "--task", "colorize"])
+        found = capsys.readouterr()
+        assert (code, found.out) == (1, "0 done, 1 skipped, 0 failed\n")
+        assert "left out: 1 without colour" in found.err
+        assert "contains no photo: none of photos was kept" in " ".join(found.err.split())
 
 
 @pytest.mark.slow

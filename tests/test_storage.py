@@ -11,7 +11,7 @@ from condiff.batch.plan import Choice, plan
 from condiff.batch.status import BatchStatus
 from condiff.batch.storage import Item, Remote, open_storage
 from condiff.cli import main
-from condiff.errors import ConfigError
+from condiff.errors import ConfigError, StorageError
 
 from .conftest import make_photo
 from .test_batch import files_of, make_photos
@@ -85,7 +85,7 @@ def test_a_folder_behind_a_url_is_planned_like_one_on_disk(memory):
         plan(source, open_storage("memory://in/"))
     with pytest.raises(ConfigError, match="is inside"):
         plan(source, open_storage("memory://in/out"))
-    with pytest.raises(ConfigError, match="no folder memory://none"):
+    with pytest.raises(StorageError, match="no folder memory://none"):
         plan(open_storage("memory://none"), out)
     memory.pipe_file("/in/a.png", b"data")
     with pytest.raises(ConfigError, match=r"a\.jpg and a\.png"):

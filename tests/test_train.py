@@ -181,7 +181,9 @@ def test_a_model_of_patches_learns_and_makes_pictures_of_the_whole_size(
     assert again.config.model.sample_size == 8 and again.model.unet.config.sample_size == 4
     small = patches.model_copy(update={"sample_size": 6, "patch_size": 1})
     with pytest.raises(ConfigError, match="shape of the weights.*sample_size 6 is not a multiple"):
-        Trainer(config(task=task, model=small.model_dump()), photo_folder, tmp_path, init=init)
+        data = config().data.model_copy(update={"size": 36})
+        odd = config(task=task, model=small.model_dump(), data=data.model_dump())
+        Trainer(odd, photo_folder, tmp_path, init=init)
 
 
 def test_the_frozen_backbone_stays_as_it_was_with_cached_features(photo_folder, tmp_path):

@@ -112,7 +112,8 @@ def write_graphs(name: str | Path, out: Path | None = None) -> Path:
     except OSError as error:
         if folder != loaded.path:
             shutil.rmtree(folder, ignore_errors=True)
-        reason = error.strerror or error
+        faults = error.args[0] if isinstance(error, shutil.Error) else None  # of several files
+        reason = faults[0][2] if faults else error.strerror or error
         raise StorageError(
             f"Cannot write graphs into {out or folder}: {reason}. Give another folder to write to."
         ) from error

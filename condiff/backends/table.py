@@ -154,7 +154,7 @@ def build_engine(folder: ModelInfo, engine: str, *, device: str, threads: int) -
     Raises ModelError where it cannot be loaded, ConfigError for less than 1 or more than 1024
     threads.
     """
-    threads = as_int_within("threads", threads, 1, 1024)
+    threads = as_int_within("threads", threads, 1, 256)
     open_graph = ENGINES[engine].open_graph
     if open_graph is None:
         from condiff.backends.torch_backend import TorchBackend

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from condiff.batch.storage import EXCLUDED, Storage
 from condiff.checks import as_int_within, as_tuple
-from condiff.errors import ConfigError, install_command
+from condiff.errors import ConfigError, StorageError, install_command
 from condiff.files import MAX_NAME, find_shared, shorten_stem
 from condiff.photos.formats import FORMATS, RAW, is_photo
 from condiff.platforms import with_slashes
@@ -211,9 +211,11 @@ def _normalize(name: str) -> str:
 
 def _check_folders(source: Storage, out: Storage) -> None:
     if not source.is_folder():
-        raise ConfigError(f"There is no folder {source}: check its name.")
+        if source.exists(""):
+            raise StorageError(f"{source} is a file: colour it by `condiff colorize`.")
+        raise StorageError(f"There is no folder {source}: check its name.")
     if out.exists(""):
-        raise ConfigError(f"{out} is a file: give a folder to write to.")
+        raise StorageError(f"{out} is a file: give a folder to write to.")
     (system, here), (other, there) = source.place, out.place
     if system != other:
         return

@@ -1,9 +1,11 @@
 """The command line: one file a command, imported only when that command runs or shows its help."""
 
+import os
 import re
 import sys
 import traceback
 import warnings
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from typing import Any
@@ -149,6 +151,9 @@ def main(argv: list[str] | None = None) -> int:
     if place := _find_empty(arguments):
         print(f"condiff: {place} is empty: is a variable of the shell not set?", file=sys.stderr)
         return 2
+    if name := _find_dashed(arguments):
+        print(f"condiff: {name} begins with a dash: write ./{name} for the file.", file=sys.stderr)
+        return 2
     # Pillow warns developers of odd metadata; what matters to a user is an ImageError.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     try:
@@ -179,6 +184,14 @@ def _find_empty(arguments: list[str]) -> str | None:
         name, is_set, value = argument.partition("=")
         if name.startswith("--") and is_set and not value and name not in MAY_BE_EMPTY:
             return f"The value of {name}"
+    return None
+
+
+def _find_dashed(arguments: list[str]) -> str | None:
+    """An argument that is a file's name but would be taken for a flag."""
+    flags = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    with suppress(OSError, ValueError):  # names that no file can have
+        return next((a for a in flags if a.startswith("-") and os.path.isfile(a)), None)
     return None
 
 

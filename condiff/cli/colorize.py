@@ -153,7 +153,7 @@ def _plan_jobs(sources: Sequence[str], results: ResultFlags, *, quiet: bool) -> 
     """
     from condiff.photos.provenance import OWN_RESULT, is_own_file
 
-    sources = list(expand_globs(sources))
+    sources = list(dict.fromkeys(expand_globs(sources)))
     jobs = [_Job.plan(source, results, many=len(sources) > 1) for source in sources]
     makers = {os.path.realpath(path): job for job in jobs for path in job.paths() if path}
     kept = []

@@ -11,6 +11,7 @@ import typer
 from condiff.cli import options
 from condiff.cli.outputs import choose_target, keep_source, make_folders, write_picture
 from condiff.cli.sampling import FILM_STEPS, SamplingFlagsOfFilms, expand_groups
+from condiff.files import shorten_stem
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -189,7 +190,8 @@ def processes(shift: float, zero_snr: bool) -> Mapping[str, "DiffusionConfig"]:
 
 def _name(source: str, ending: str) -> Path:
     """photo.jpg, "forward.png" -> photo.forward.png beside it."""
-    return Path(source).parent / f"{Path(source).stem}.{ending}"
+    path = Path(source)
+    return path.parent / shorten_stem(path.stem, f".{ending}")
 
 
 def _shrink(frame: "Image.Image", size: int) -> "Image.Image":

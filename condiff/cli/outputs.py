@@ -13,7 +13,7 @@ import typer
 
 from condiff.cli import options
 from condiff.errors import ImageError
-from condiff.files import find_shared, make_folder
+from condiff.files import find_shared, make_folder, shorten_stem
 from condiff.platforms import SLASHES, comparable
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def number_targets(target: Path | None, samples: int) -> list[Path | None]:
     if target is None:
         raise typer.BadParameter("Several samples cannot go to standard output: use -o.")
     numbers = range(1, samples + 1)
-    return [target.with_name(f"{target.stem}.{n}{target.suffix}") for n in numbers]
+    return [target.with_name(shorten_stem(target.stem, f".{n}{target.suffix}")) for n in numbers]
 
 
 def make_folders(paths: Iterable[Path | None]) -> None:
@@ -127,8 +127,12 @@ def write_result(
     result: "Photo", path: Path | None, *, quality: int | None, force: bool, quiet: bool
 ) -> None:
     """Write a photo to a file, or to stdout; reports on stderr what the format cannot hold."""
+    from condiff.photos.formats import HOLDS, NOTHING, find_format
     from condiff.photos.writing import losses, write_photo
 
+    format = find_format(path.suffix if path else "png")
+    if quality is not None and not HOLDS.get(format, NOTHING).quality:
+        options.report(f"{path or '-'}: --quality has no effect on {format}", quiet=quiet)
     lost = losses(result, path.suffix if path else "png")
     if lost:
         options.report(f"{path or '-'}: this format has no place for {lost}", quiet=quiet)
@@ -221,7 +225,7 @@ def name_sheet(first: Path | None) -> Path | None:
     if first is None:
         return None
     ending = first.suffix if first.suffix.lower() in (".jpg", ".jpeg") else ".png"
-    return first.with_name(f"{first.stem.removesuffix('.1')}.sheet{ending}")
+    return first.with_name(shorten_stem(first.stem.removesuffix(".1"), f".sheet{ending}"))
 
 
 def write_extras(results: Sequence["Photo"], extras: Extras, *, force: bool, quiet: bool) -> None:

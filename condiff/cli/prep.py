@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from condiff.prep.prepare import PrepConfig
 
 NO_KIND = "none"
+LEFT_OUT = {"small": "too small", "grey": "without colour", "duplicate": "duplicates"}
 
 
 @dataclass(frozen=True)
@@ -182,13 +183,15 @@ def describe(plan: "Plan", recipe: "PrepConfig") -> None:
 def run(plan: "Plan", workers: int, *, quiet: bool) -> None:
     """Carry the plan out: reasons and progress go to stderr, the summary to stdout.
 
-    Exits with 1 if a photo could not be read.
+    Exits with 1 if a photo could not be read. Raises DataError if none was kept.
     """
     from tqdm import tqdm
 
+    from condiff.errors import DataError
     from condiff.prep import dataset as library
 
     counts: Counter[str] = Counter()
+    outcomes = Counter(str(verdict.outcome) for verdict in plan.decided)
     for verdict in plan.decided:
         counts["failed" if verdict.outcome == "broken" else "skipped"] += 1
         if verdict.outcome == "broken":
@@ -197,11 +200,18 @@ def run(plan: "Plan", workers: int, *, quiet: bool) -> None:
     with tqdm(total=plan.total, initial=len(plan.decided), unit="photo", disable=hidden) as bar:
         for verdict in library.run(plan, workers=workers):
             bar.update()
+            outcomes[verdict.outcome] += 1
             if verdict.outcome == "broken":
                 bar.write(on_one_line(f"{verdict.source}: {verdict.reason}"), file=sys.stderr)
                 counts["failed"] += 1
             else:
                 counts["done" if verdict.outcome == "done" else "skipped"] += 1
+    left_out = [f"{outcomes[kind]} {words}" for kind, words in LEFT_OUT.items() if outcomes[kind]]
+    if left_out:
+        told = f"left out: {', '.join(left_out)} (each in {plan.out / 'rejected.jsonl'})"
+        options.report(told, quiet=quiet)
     print(f"{counts['done']} done, {counts['skipped']} skipped, {counts['failed']} failed")
+    if not outcomes["done"]:
+        raise DataError(f"{plan.out} contains no photo: none of {plan.source.name} was kept.")
     if counts["failed"]:
         raise typer.Exit(1)

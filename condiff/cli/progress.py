@@ -180,13 +180,20 @@ def report_json(plan: "Plan", result: "Result") -> dict[str, Any]:
 
 @contextmanager
 def stopped_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM end a batch like Ctrl-C: photos in progress are finished first."""
+    """Let SIGTERM end a batch or a film like Ctrl-C, after what is in progress, but with 143."""
+    ended = False
 
     def stop(*_: object) -> None:
+        nonlocal ended
+        ended = True
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
+    except KeyboardInterrupt:
+        if ended:
+            raise SystemExit(128 + signal.SIGTERM) from None
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)

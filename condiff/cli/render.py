@@ -21,6 +21,7 @@ from condiff.cli.outputs import (
     report_result,
 )
 from condiff.cli.sampling import Group, SamplingFlagsOfDrawings, expand_groups
+from condiff.files import shorten_stem
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -237,10 +238,12 @@ def plan_targets(
 ) -> Targets:
     """sketch.render.png, or sketch.render.1.png and so on beside sketch.render.sheet.png."""
     name = Path("sample.png" if source in (None, "-") else source or "")
-    beside = name.parent / f"{name.stem}.render.png" if source else name
+    beside = name.parent / shorten_stem(name.stem, ".render.png") if source else name
     path = choose_target(output, beside, source=source, what="drawing")
     pictures = number_targets(path, samples)
-    sheet = path.with_name(f"{path.stem}.sheet{path.suffix}") if path and samples > 1 else None
+    sheet = None
+    if path and samples > 1:
+        sheet = path.with_name(shorten_stem(path.stem, f".sheet{path.suffix}"))
     targets = Targets(pictures, sheet, animation)
     check_distinct(targets.paths())
     if source is not None:

@@ -149,6 +149,7 @@ def train(
     """
     from condiff.models.base_settings import read_run_config
     from condiff.tasks import task_of
+    from condiff.training.run_folder import check_output
 
     given = {
         "task": flags.task,
@@ -170,6 +171,7 @@ def train(
             check_login(flags.push_to_hub)
     options.quiet_libraries()
     loop = _import_loop()
+    check_output(flags.output, data=flags.data)
     if flags.dry_run and config.base.name is not None:
         _show_memory(config, flags.data, push_to_hub=flags.push_to_hub)
         return

@@ -33,7 +33,7 @@ def read_run_config(
         raise UsageError("--lora trains updates of a pretrained base: name it with --base.")
     if section:
         values["base"] = section
-    return parse_config(with_base(values, origin=origin), origin=origin)
+    return parse_config(with_base(values, origin=origin), origin=origin, overrides=overrides)
 
 
 def check_process(config: TrainConfig, base: Base) -> None:

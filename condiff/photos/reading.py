@@ -49,7 +49,7 @@ BROKEN = (
 )  # fmt: skip
 NOT_OPENED: dict[type, str] = {
     FileNotFoundError: "there is no such file; check the path",
-    IsADirectoryError: "it is a folder; give a photo, or use `condiff batch`",
+    IsADirectoryError: "it is a folder; give a file (`condiff batch` colours folders)",
     PermissionError: "no permission; make the file readable",
 }
 HEIF_BRANDS = {b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"}
@@ -155,7 +155,10 @@ def _as_image_error(name: str, head: bytes = b"") -> Iterator[None]:
             ) from None
         what = name_content(head)
         known = f"it is {what}" if what else "it is not a photo in a known format"
-        raise ImageError(f"cannot read {name}: {known}; convert it to JPEG or PNG") from None
+        advice = "convert it to JPEG or PNG"
+        if what and what.startswith("a video"):
+            advice = f"`condiff video` colours films; of one frame, {advice}"
+        raise ImageError(f"cannot read {name}: {known}; {advice}") from None
     except BROKEN as error:
         why = reason_of(error)
         why = "" if "libjxl" in why else f" ({why})"  # this text is on building libjxl
@@ -475,11 +478,24 @@ def _read_image(image: Image.Image) -> Photo:
             finally:
                 file.seek(place)
         _check_size(image.size, math.prod(image.size))
-        image.load()
+        try:
+            image.load()
+        except ValueError as error:
+            if "closed" not in str(error):
+                raise
+            raise Unreadable("it was closed; give it while it is open, or its path") from None
+        if image.mode == "I" and _has_8_bits(image):
+            image = image.convert("L")
         metadata = read_metadata(image, io.BytesIO(), turned=orientation(image) > 4, notes=notes)
         pixels, alpha = _decode_pixels(image, io.BytesIO(), notes)
         photo = Photo(_apply_info(pixels, image.info, notes), alpha, metadata)
     return _with_notes(photo, notes)
+
+
+def _has_8_bits(image: Image.Image) -> bool:
+    """Whether an image of 32 bits was probably made of 8: its whitest level is that of 8."""
+    most = np.asarray(image).max(initial=0)
+    return bool(64 <= most <= 255)
 
 
 def _undecoded(image: Image.Image) -> BinaryIO | None:

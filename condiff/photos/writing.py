@@ -420,9 +420,10 @@ def check_target(
     """
     if format is None and target.suffix.lower() not in FORMATS:
         ending = target.suffix if target.suffix else "a name without a suffix"
+        folder = f", or {target}{os.sep} for a folder" if new_folder and not target.suffix else ""
         raise UnknownFormatError(
             f"cannot write {target}: {ending} is not a format that condiff writes; use .jpg, .png, "
-            ".webp, .avif or .tif"
+            f".webp, .avif or .tif{folder}"
         )
     why = None
     try:

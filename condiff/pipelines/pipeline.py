@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import numpy as np
 from PIL import Image
@@ -78,6 +78,9 @@ class Pipeline:
         self.loaded, self.backend = loaded, backend
         self._views: OrderedDict[tuple[str, int, bool], FeatureMap] = OrderedDict()
         self._mutex = threading.Lock()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("A Pipeline cannot be pickled: load one in each process.")
 
     @property
     def sampling(self) -> SamplingConfig:

@@ -81,6 +81,8 @@ def check_output(output: Path, *, data: str) -> None:
     Call it before the work. `data` is the argument of the command.
     """
     source = Path(data)
+    if output.exists() and not output.is_dir():
+        raise ConfigError(f"{output} is a file: give a folder with -o.")
     if source.is_dir() and output.resolve().is_relative_to(source.resolve()):
         raise ConfigError(
             f"The run's folder {output} is inside that of the photos, {data}: its sample grids "

@@ -34,6 +34,26 @@ def test_one_kind_goes_beside_the_photo(photo, capsys):
     assert (read(target) == cv2.Canny(read(photo), 50, 200)).all()
 
 
+def test_several_photos_go_into_a_folder_and_one_that_fails_stops_none(photo, capsys):
+    other, broken = photo.with_name("b.png"), photo.with_name("broken.jpg")
+    Image.open(photo).save(other)
+    broken.write_bytes(photo.read_bytes()[:300])
+    folder = photo.with_name("lines")
+    command = ["condition", str(broken), str(photo), str(other), "-k", "gray", "-o", f"{folder}/"]
+    assert main(command) == 1
+    out, err = capsys.readouterr()
+    made = [folder / "a photo.gray.png", folder / "b.gray.png"]
+    assert out.split("\n") == [*map(str, made), ""] and all(path.is_file() for path in made)
+    assert f"cannot read {broken}" in err and "1 of 3 photos failed" in err
+    assert main([*command[:4], "-k", "gray", "-o", str(folder / "x.png"), "-f"]) == 2
+    assert main([*command[:4], "-k", "gray", "-o", "-"]) == 2
+    capsys.readouterr()
+    twin = folder / "a photo.jpg"
+    twin.write_bytes(photo.read_bytes())
+    assert main(["condition", str(photo), str(twin), "-k", "gray", "-o", f"{folder}/", "-f"]) == 2
+    assert "would both become" in " ".join(capsys.readouterr().err.split())
+
+
 def test_an_existing_file_is_kept_unless_forced(photo, capsys):
     command = ["condition", str(photo), "-k", "gray", "-q"]
     assert main(command) == 0 and main(command) == 1

@@ -51,6 +51,21 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
+def test_several_drawings_are_rendered_and_one_that_fails_stops_none(run, sketch, tmp_path):
+    other, broken = tmp_path / "b.png", tmp_path / "broken.png"
+    other.write_bytes(sketch.read_bytes())
+    broken.write_bytes(sketch.read_bytes()[:60])
+    code, out, err = run(sketch, broken, other, "-o", "made/", "--samples", 2, "--seed", 3)
+    assert code == 1 and f"cannot read {broken}" in err and "1 of 3 drawings failed" in err
+    made = [f"{stem}.render.{number}.png" for stem in ("sketch", "b") for number in (1, 2)]
+    assert out.split() == [f"made/{name}" for name in made]
+    sheets = {"sketch.render.sheet.png", "b.render.sheet.png"}
+    assert {path.name for path in (tmp_path / "made").iterdir()} == {*made, *sheets}
+    one = Path("made", "b.render.1.png").read_bytes()
+    assert run(other, "--seed", 3)[0] == 0 and Path("b.render.png").read_bytes() == one
+    assert run(sketch, other, "--gif", "way.gif")[0] == run(sketch, other, "-o", "-")[0] == 2
+
+
 def test_a_picture_of_hints_is_never_written_over(run, sketch, tmp_path):
     strokes = tmp_path / "strokes.png"
     Image.new("RGBA", (96, 64), (200, 0, 0, 255)).save(strokes)

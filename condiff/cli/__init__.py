@@ -20,11 +20,11 @@ from condiff.errors import NO_MEMORY, CondiffError, UsageError
 # The commands in the order of the help, and the first sentence of each one's help.
 COMMANDS = {
     "colorize": "Colour black-and-white photos.",
-    "render": "Make pictures that follow the lines of a drawing.",
+    "render": "Make pictures that follow the lines of drawings.",
     "batch": "Colour every photo of a folder.",
     "video": "Give a black-and-white film steady colours.",
     "web": "Serve a page that colours photos and makes pictures from drawings.",
-    "condition": "Draw the edges, lines or other condition image of a photo.",
+    "condition": "Draw the edges, lines or other condition images of photos.",
     "prep": "Turn photos into a training set.",
     "train": "Train a model on your photos.",
     "eval": "Measure results, or a model, against true photos.",

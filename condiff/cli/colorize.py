@@ -2,19 +2,18 @@
 
 import os
 import secrets
-import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from condiff.cli import options, outputs
-from condiff.cli.process import on_one_line
 from condiff.cli.sampling import Group, SamplingFlags, expand_groups
-from condiff.errors import NO_MEMORY, CondiffError, ImageError
+from condiff.errors import ImageError
 from condiff.files import EXISTS
 from condiff.platforms import expand_globs
 
@@ -66,10 +65,7 @@ class ResultFlags(Group):
 
 @expand_groups
 def colorize(
-    sources: Annotated[
-        list[str],
-        typer.Argument(metavar="PHOTO...", help="Photos, or - for standard input."),
-    ],
+    sources: options.Inputs,
     results: ResultFlags,
     adjustment: options.Adjustment,
     hints: options.HintFlags,
@@ -126,24 +122,15 @@ def colorize(
         for job in jobs:
             outputs.report_plan(job.source, job.paths(), as_json=messages.as_json)
         return
-    pipeline = None
-    failed = 0
-    for job in jobs:
-        try:
-            photo = job.read(reading, edits, quiet=messages.quiet)
-            pipeline = pipeline or _load(model, machine)
-            outputs.make_folders(job.paths())
-            _colorize(job, photo, pipeline, settings, seed, results, hinted, messages)
-        except (CondiffError, MemoryError) as error:
-            if len(jobs) == 1:
-                raise
-            failed += 1
-            error = CondiffError(NO_MEMORY) if isinstance(error, MemoryError) else error
-            name = "" if job.source in str(error) else f"{job.source}: "
-            print(f"condiff: {on_one_line(f'{name}{error}')}", file=sys.stderr)
-    if failed:
-        options.report(f"{failed} of {len(jobs)} photos failed", quiet=messages.quiet)
-        raise typer.Exit(1)
+    load = cache(partial(_load, model, machine))
+
+    def work(job: _Job) -> None:
+        photo = job.read(reading, edits, quiet=messages.quiet)
+        pipeline = load()
+        outputs.make_folders(job.paths())
+        _colorize(job, photo, pipeline, settings, seed, results, hinted, messages)
+
+    outputs.do_each(jobs, work, lambda job: job.source, quiet=messages.quiet)
 
 
 def _plan_jobs(sources: Sequence[str], results: ResultFlags, *, quiet: bool) -> list["_Job"]:
@@ -188,8 +175,8 @@ class _Job:
             raise typer.BadParameter(
                 f"{source} is a folder: use `condiff batch {source} OUT_DIR`, or name its photos."
             )
-        if many and (results.uncertainty or results.gif or results.output == "-"):
-            raise typer.BadParameter("--uncertainty, --gif and -o - are for a single photo.")
+        if many and (results.uncertainty or results.gif):
+            raise typer.BadParameter("--uncertainty and --gif are for a single photo.")
         beside = default_target(Path(source), results.suffix)
         target = outputs.choose_target(results.output, beside, source=source, many=many)
         targets = outputs.number_targets(target, 1 if results.pick else results.samples)

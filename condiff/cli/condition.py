@@ -1,13 +1,21 @@
 """`condiff condition`: draw condition images of a photo."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from condiff.cli import options
-from condiff.cli.outputs import choose_target, keep_source, keep_sources, write_picture
+from condiff.cli.outputs import (
+    check_distinct,
+    choose_target,
+    do_each,
+    keep_sources,
+    write_picture,
+)
 from condiff.cli.sampling import expand_groups
+from condiff.platforms import expand_globs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,7 +27,7 @@ CELL = 384  # pixels of a picture on the contact sheet
 
 @expand_groups
 def condition(
-    source: options.Input,
+    sources: options.Inputs,
     reading: options.Reading,
     kind: Annotated[
         str | None,
@@ -47,10 +55,11 @@ def condition(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Draw the edges, lines or other condition image of a photo.
+    """Draw the edges, lines or other condition images of photos.
 
-    It has the photo's size. For photo.jpg and the kind canny it is written beside the photo as
-    photo.canny.png, unless -o names another file. --all draws a contact sheet of all kinds instead.
+    They have the photos' sizes. For photo.jpg and the kind canny the image is written beside it as
+    photo.canny.png, unless -o names another file, or a folder, which is made if there is none.
+    --all draws a contact sheet of all kinds instead.
     """
     if (kind is None) != all_kinds:
         raise typer.BadParameter("Choose a condition: --kind NAME, or --all, but not both.")
@@ -60,27 +69,47 @@ def condition(
     import numpy as np
 
     from condiff.conditions.table import apply, choose_params
+
+    targets = plan_targets(sources, kind, output, force=force)
+    chosen = choose_params(kind, seed, **numbers) if kind is not None else {}
+
+    def draw(source: str) -> None:
+        photo = options.read_input(source, reading, quiet=quiet).to_image().convert("RGB")
+        if kind is None:
+            result = make_sheet(photo, seed=seed, quiet=quiet)
+        else:
+            result = to_image(apply(kind, np.asarray(photo), seed=None, **chosen))
+            described = ", ".join(f"{name} {value:.4g}" for name, value in chosen.items())
+            size = f"{photo.width}x{photo.height}"
+            options.report(f"{size}, {kind}: {described or 'no parameters'}", quiet=quiet)
+        write_picture(result, targets[source], force=force)
+
+    do_each([*targets], draw, str, quiet=quiet)
+
+
+def plan_targets(
+    sources: Sequence[str], kind: str | None, output: str | None, *, force: bool
+) -> dict[str, Path | None]:
+    """The file for each photo; None is standard output.
+
+    Raises BadParameter or ImageError for files that cannot be written, before any work.
+    """
     from condiff.photos.writing import check_target, default_target
 
     word, _, picture = (kind or "conditions").partition(":")
-    # PNG, whatever the photo is: lines do not survive JPEG.
-    beside = default_target(Path(source), word).with_suffix(".png")
-    target = choose_target(output, beside, source=source)
-    chosen = choose_params(kind, seed, **numbers) if kind is not None else {}
-    keep_source(source, [target])
-    keep_sources([picture] if picture else [], [target], what="picture of --kind")
-    if target is not None:
-        check_target(target, force, new_folder=True)
-    photo = options.read_input(source, reading, quiet=quiet).to_image().convert("RGB")
-    if kind is None:
-        result = make_sheet(photo, seed=seed, quiet=quiet)
-    else:
-        result = to_image(apply(kind, np.asarray(photo), seed=None, **chosen))
-        described = ", ".join(f"{name} {value:.4g}" for name, value in chosen.items())
-        options.report(
-            f"{photo.width}x{photo.height}, {kind}: {described or 'no parameters'}", quiet=quiet
-        )
-    write_picture(result, target, force=force)
+    sources = list(dict.fromkeys(expand_globs(sources)))
+    targets = {}
+    for source in sources:
+        # PNG, whatever the photo is: lines do not survive JPEG.
+        beside = default_target(Path(source), word).with_suffix(".png")
+        targets[source] = choose_target(output, beside, source=source, many=len(sources) > 1)
+    check_distinct(targets.values(), sources)
+    keep_sources(sources, targets.values())
+    keep_sources([picture] if picture else [], targets.values(), what="picture of --kind")
+    for target in targets.values():
+        if target is not None:
+            check_target(target, force, new_folder=True)
+    return targets
 
 
 def make_sheet(photo: "Image.Image", *, seed: int | None, quiet: bool) -> "Image.Image":

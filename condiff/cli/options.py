@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 MAX_SAMPLES = 10_000  # of one command: a mistyped number would plan names for hours
 
 Input = Annotated[str, typer.Argument(metavar="INPUT", help="A photo, or - for standard input.")]
+Inputs = Annotated[
+    list[str], typer.Argument(metavar="PHOTO...", help="Photos, or - for standard input.")
+]
 OUTPUT = typer.Option(
     "-o",
     "--output",

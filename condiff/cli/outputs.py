@@ -3,16 +3,17 @@
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
 from condiff.cli import options
-from condiff.errors import ImageError
+from condiff.cli.process import on_one_line
+from condiff.errors import NO_MEMORY, CondiffError, ImageError
 from condiff.files import find_shared, make_folder, shorten_stem
 from condiff.platforms import SLASHES, comparable
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from condiff.photos.photo import Photo
+
+Job = TypeVar("Job")
 
 
 def choose_target(
@@ -39,7 +42,11 @@ def choose_target(
     if output == "-":
         if sys.stdout is None:
             raise ImageError("cannot write to standard output: it is closed; give a file by -o.")
+        if many:
+            raise typer.BadParameter(f"-o - is for a single {what}.")
         return None
+    if source == "-" and many:
+        raise typer.BadParameter(f"Standard input, -, is a single {what}.")
     if output is None and source == "-":
         raise typer.BadParameter(f"A {what} from standard input needs an output: -o FILE, or -o -.")
     if output is None and source is not None and not os.path.isdir(beside.parent):
@@ -49,11 +56,11 @@ def choose_target(
     is_folder = os.path.isdir(output) or output.endswith(SLASHES)
     if many and not is_folder:
         if os.path.lexists(output):
-            raise typer.BadParameter(f"{output} is not a folder, which several photos need.")
+            raise typer.BadParameter(f"{output} is not a folder, which several {what}s need.")
         if Path(output).suffix:
             raise typer.BadParameter(
-                f"{output} looks like a file, but several photos need a folder: give {output}/ for "
-                "a folder of that name."
+                f"{output} looks like a file, but several {what}s need a folder: give {output}/ "
+                "for a folder of that name."
             )
     return Path(output) / beside.name if many or is_folder else Path(output)
 
@@ -109,11 +116,39 @@ def check_distinct(paths: Iterable[Path | None], sources: Sequence[str] = ()) ->
         if sources and sources[first] != sources[number]:
             raise typer.BadParameter(
                 f"{sources[first]} and {sources[number]} would both become "
-                f"{path or 'standard output'}: colour them in two commands, one with --suffix."
+                f"{path or 'standard output'}: give them to two commands, each with its own -o."
             )
         raise typer.BadParameter(
             f"{path or 'Standard output'} would be written twice: give each its own name."
         )
+
+
+def do_each(
+    jobs: Sequence[Job],
+    work: Callable[[Job], None],
+    source_of: Callable[[Job], str],
+    *,
+    quiet: bool,
+    what: str = "photos",
+) -> None:
+    """Do the work of every job; of several, one that fails does not stop the others.
+
+    Their errors go to stderr, and the command exits with 1 at the end.
+    """
+    failed = 0
+    for job in jobs:
+        try:
+            work(job)
+        except (CondiffError, MemoryError) as error:
+            if len(jobs) == 1:
+                raise
+            failed += 1
+            told = NO_MEMORY if isinstance(error, MemoryError) else str(error)
+            name = "" if source_of(job) in told else f"{source_of(job)}: "
+            print(f"condiff: {on_one_line(f'{name}{told}')}", file=sys.stderr)
+    if failed:
+        options.report(f"{failed} of {len(jobs)} {what} failed", quiet=quiet)
+        raise typer.Exit(1)
 
 
 def keep_date(source: Path, target: Path) -> None:

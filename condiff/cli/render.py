@@ -4,9 +4,11 @@ import math
 import secrets
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +16,7 @@ from condiff.cli import options
 from condiff.cli.outputs import (
     check_distinct,
     choose_target,
+    do_each,
     keep_sources,
     make_folders,
     number_targets,
@@ -22,13 +25,17 @@ from condiff.cli.outputs import (
 )
 from condiff.cli.sampling import Group, SamplingFlagsOfDrawings, expand_groups
 from condiff.files import shorten_stem
+from condiff.platforms import expand_globs
 
 if TYPE_CHECKING:
     from PIL import Image
 
+    from condiff.color.edits import ColorEdits
+    from condiff.config import SamplingConfig
     from condiff.inputs import Opened
     from condiff.models.info import ModelInfo
     from condiff.photos.photo import Photo
+    from condiff.pipelines.cascade import Cascade
 
 MAX_SIZE = 4096
 CELL, LARGEST_CELL = 128, 512  # longer side of a picture on the contact sheet
@@ -39,6 +46,7 @@ FRAMES, FILM = 60, 512  # of an animation: how many at most, and their longer si
 class Targets:
     """The files of one command; None among the pictures is standard output."""
 
+    source: str | None
     pictures: list[Path | None]
     sheet: Path | None
     animation: Path | None
@@ -67,11 +75,11 @@ class Targets:
         return [*self.pictures, *others]
 
 
-Source = Annotated[
-    str | None,
+Sources = Annotated[
+    list[str] | None,
     typer.Argument(
-        metavar="INPUT",
-        help="A drawing, or another picture that the model takes, such as a depth map; - for "
+        metavar="DRAWING...",
+        help="Drawings, or other pictures that the model takes, such as depth maps; - for "
         "standard input; leave it out for a model that takes none.",
         show_default=False,
     ),
@@ -161,41 +169,64 @@ def render(
     messages: options.Messages,
     looks: PictureFlags,
     flags: RenderFlags,
-    source: Source = None,
+    sources: Sources = None,
 ) -> None:
-    """Make pictures that follow the lines of a drawing.
+    """Make pictures that follow the lines of drawings.
 
     A picture has the drawing's own size. The drawing may be a file, a scan or a phone's photo of
     paper: uneven light and grain are removed, white lines on black inverted, and transparency is
     taken for paper; what was done is reported on stderr. The picture for sketch.jpg is written
     beside it as sketch.render.png, and without a drawing as sample.png, unless -o names another
-    file. Several samples are numbered, and get a contact sheet. Paths are printed on stdout.
+    file, or a folder, which is made if there is none. Several samples are numbered, and get a
+    contact sheet. Paths are printed on stdout.
     """
     from condiff.color.edits import ColorEdits
     from condiff.models.info import read_model_info
-    from condiff.pipelines.cascade import Cascade
 
     quiet, as_json = messages.quiet, messages.as_json
-    targets = plan_targets(source, flags.output, flags.samples, flags.gif)
-    keep_sources(hints.paths(), targets.paths(), what="picture of hints")
-    targets.check(force=flags.force)
-    started = time.perf_counter()
+    jobs = plan_jobs(sources, flags)
+    for targets in jobs:
+        keep_sources(hints.paths(), targets.paths(), what="picture of hints")
+        targets.check(force=flags.force)
     info = read_model_info(flags.model)
     info.check_sampling(sampling.override(info.sampling))
-    opened = None
-    if source is not None:
-        opened = _open(source, info, reading, as_is=flags.as_is, quiet=quiet)
     machine.check(info)
     hinted = hints.describe()
     given = hints.read(max_pixels=reading.max_pixels)
     edits = ColorEdits(hints=given, keep_lines=looks.keep_lines, flat=looks.flat)
+    open_source = partial(_open, info=info, reading=reading, as_is=flags.as_is, quiet=quiet)
     if flags.dry_run:
-        report_plan(source, targets.paths(), as_json=as_json)
+        for targets in jobs:
+            open_source(targets.source)
+            report_plan(targets.source, targets.paths(), as_json=as_json)
         return
+
+    seed = secrets.randbits(31) if flags.seed is None else flags.seed
+    load = cache(partial(_load, flags.model, looks, machine, quiet=quiet))
+
+    def work(targets: Targets) -> None:
+        started = time.perf_counter()
+        opened = open_source(targets.source)
+        cascade = load()
+        config = sampling.override(cascade.pipeline.sampling)
+        pictures = _render(targets, opened, cascade, config, edits, seed, hinted, flags, messages)
+        label = f"{targets.source}: " if len(jobs) > 1 else ""
+        options.report(
+            f"{label}{pictures[0].width}x{pictures[0].height}, seed {seed}, {config.describe()}, "
+            f"{cascade.pipeline.backend.name} on {cascade.pipeline.device}, "
+            f"{time.perf_counter() - started:.1f} s",
+            quiet=quiet,
+        )
+
+    do_each(jobs, work, lambda job: job.source or "", quiet=quiet, what="drawings")
+
+
+def _load(model: str, looks: PictureFlags, machine: options.Machine, *, quiet: bool) -> "Cascade":
+    from condiff.pipelines.cascade import Cascade
 
     options.quiet_libraries()
     cascade = Cascade.from_pretrained(
-        flags.model,
+        model,
         size=looks.size,
         upscale=looks.upscale,
         device=machine.device,
@@ -204,9 +235,21 @@ def render(
     )
     if cascade.remark:
         options.report(cascade.remark, quiet=quiet)
-    pipeline = cascade.pipeline
-    config = sampling.override(pipeline.sampling)
-    seed = secrets.randbits(31) if flags.seed is None else flags.seed
+    return cascade
+
+
+def _render(
+    targets: Targets,
+    opened: "Opened | None",
+    cascade: "Cascade",
+    config: "SamplingConfig",
+    edits: "ColorEdits",
+    seed: int,
+    hinted: dict[str, Any],
+    flags: RenderFlags,
+    messages: options.Messages,
+) -> "list[Image.Image]":
+    """Make all pictures of one drawing, and write each as soon as it is made."""
     side = cascade.size or cascade.native_side
     targets.check_size(cascade.fit(opened.size if opened else (side, side)))
     make_folders(targets.paths())
@@ -217,46 +260,58 @@ def render(
         pictures.append(picture)
         noted = cascade.note(picture, config=config, edits=edits, hints=hinted)
         _write(noted if flags.provenance else picture, path, force=flags.force)
-        record = {"source": source, "target": str(path or "-"), "seed": number}
-        report_result(record, path, as_json=as_json)
+        record = {"source": targets.source, "target": str(path or "-"), "seed": number}
+        report_result(record, path, as_json=messages.as_json)
     if targets.sheet is not None:
         _write_sheet(pictures, opened, targets.sheet, seed=seed, force=flags.force)
-        options.report(f"contact sheet: {targets.sheet}", quiet=quiet)
+        options.report(f"contact sheet: {targets.sheet}", quiet=messages.quiet)
     if targets.animation is not None:
         film = list(cascade.frames(opened, config=config, seed=seed, encoded=encoded))
         _write_film(film, targets.animation, force=flags.force)
-        options.report(f"film: {targets.animation}", quiet=quiet)
-    options.report(
-        f"{pictures[0].width}x{pictures[0].height}, seed {seed}, {config.describe()}, "
-        f"{pipeline.backend.name} on {pipeline.device}, {time.perf_counter() - started:.1f} s",
-        quiet=quiet,
-    )
+        options.report(f"film: {targets.animation}", quiet=messages.quiet)
+    return pictures
+
+
+def plan_jobs(sources: Sequence[str] | None, flags: RenderFlags) -> list[Targets]:
+    """The files of each drawing; raises BadParameter for those that would be written twice."""
+    names: list[str | None] = [*dict.fromkeys(expand_globs(sources))] if sources else [None]
+    many = len(names) > 1
+    if many and flags.gif:
+        raise typer.BadParameter("--gif is for a single drawing.")
+    jobs = [plan_targets(name, flags.output, flags.samples, flags.gif, many=many) for name in names]
+    written = [path for job in jobs for path in job.paths()]
+    check_distinct(written, [job.source or "" for job in jobs for _ in job.paths()])
+    keep_sources([job.source for job in jobs if job.source], written, what="drawing")
+    return jobs
 
 
 def plan_targets(
-    source: str | None, output: str | None, samples: int, animation: Path | None
+    source: str | None,
+    output: str | None,
+    samples: int,
+    animation: Path | None,
+    *,
+    many: bool = False,
 ) -> Targets:
     """sketch.render.png, or sketch.render.1.png and so on beside sketch.render.sheet.png."""
     name = Path("sample.png" if source in (None, "-") else source or "")
     beside = name.parent / shorten_stem(name.stem, ".render.png") if source else name
-    path = choose_target(output, beside, source=source, what="drawing")
+    path = choose_target(output, beside, source=source, what="drawing", many=many)
     pictures = number_targets(path, samples)
     sheet = None
     if path and samples > 1:
         sheet = path.with_name(shorten_stem(path.stem, f".sheet{path.suffix}"))
-    targets = Targets(pictures, sheet, animation)
-    check_distinct(targets.paths())
-    if source is not None:
-        keep_sources([source], targets.paths(), what="drawing")
-    return targets
+    return Targets(source, pictures, sheet, animation)
 
 
 def _open(
-    source: str, info: "ModelInfo", reading: options.Reading, *, as_is: bool, quiet: bool
-) -> "Opened":
-    """The user's picture as the model takes it; reports on stderr how it was cleaned."""
+    source: str | None, *, info: "ModelInfo", reading: options.Reading, as_is: bool, quiet: bool
+) -> "Opened | None":
+    """The user's picture as the model takes it, if any; reports on stderr how it was cleaned."""
     from condiff.errors import ImageError
 
+    if source is None:
+        return None
     name = "standard input" if source == "-" else source
     photo = options.read_input(source, reading, quiet=quiet)
     try:

@@ -69,6 +69,26 @@ def test_a_grey_jpeg_gets_its_own_luma_and_as_good_a_chroma(quality):
     )
 
 
+def test_an_avif_keeps_the_colours_of_single_pixels(tmp_path):
+    """4:4:4: with 4:2:0 neighbours would share their chroma."""
+    columns = np.zeros((16, 32, 3), np.uint8)
+    columns[:, ::2] = (200, 60, 60)
+    columns[:, 1::2] = (60, 60, 200)
+    write_photo(Photo(columns), tmp_path / "a.avif", quality=95)
+    assert np.abs(read_photo(tmp_path / "a.avif").pixels.astype(int) - columns).max() < 30
+
+
+def test_a_lossless_webp_keeps_the_colours_of_transparent_pixels(tmp_path):
+    pixels = np.asarray(make_photo(24, 16))
+    source = io.BytesIO()
+    image = Image.fromarray(np.dstack([pixels, np.zeros((16, 24), np.uint8)]))
+    image.save(source, "WEBP", lossless=True, exact=True)
+    photo = read_photo(source.getvalue())
+    write_photo(photo, tmp_path / "a.webp")
+    assert np.array_equal(read_photo(tmp_path / "a.webp").pixels, photo.pixels)
+    assert np.array_equal(photo.pixels, pixels)
+
+
 def test_quality_overrides_the_sources(tmp_path):
     photo = read_photo(saved(make_photo(48, 40), "JPEG", quality=30))
     for suffix in (".jpg", ".webp", ".avif"):

@@ -112,6 +112,23 @@ def test_an_empty_picture_of_strokes_is_no_hint_and_a_wrong_one_a_sentence():
         draw_strokes(Image.new("RGB", (64, 32)), **size)
 
 
+def test_strokes_are_where_a_picture_is_at_least_half_opaque():
+    alpha = np.array([[0, 1, 127, 128, 200, 255, 0, 0]] * 8, np.uint8)
+    red = np.full((8, 8, 3), (200, 0, 0), np.uint8)
+    strokes = draw_strokes(Image.fromarray(np.dstack([red, alpha])), photo=(8, 8), size=(8, 8))
+    assert strokes.mask[0].tolist() == [0, 0, 0, 1, 1, 1, 0, 0]
+
+
+@pytest.mark.parametrize(("width", "fits"), [(100, True), (101, True), (97, False), (104, False)])
+def test_strokes_have_the_aspect_of_the_photo_to_two_percent(width, fits):
+    picture = Image.new("RGBA", (width, 50), (200, 0, 0, 255))
+    if fits:
+        draw_strokes(picture, photo=(200, 100), size=(8, 16))
+        return
+    with pytest.raises(ConfigError, match="give a picture of the photo's aspect"):
+        draw_strokes(picture, photo=(200, 100), size=(8, 16))
+
+
 def test_a_dab_becomes_cells_as_in_training():
     strokes = draw_strokes([Hint(0.5, 0.5, "#3c5ac8")], photo=(640, 640), size=(256, 256))
     L = np.full((256, 256), 42, np.float32)

@@ -44,6 +44,35 @@ def test_y_is_kept_u_and_v_are_written_and_the_sound_is_copied(run_video, film, 
     assert sorted(p.name for p in tmp_path.iterdir()) == ["grey.mkv", "out.mkv"]
 
 
+@pytest.mark.parametrize(
+    ("size", "matrix"),
+    [((64, 48), 6), ((1024, 576), 6), ((1026, 64), 1), ((64, 578), 1), ((1280, 720), 1)],
+)
+def test_an_untagged_film_has_the_matrix_that_players_assume(size, matrix, run_video, tmp_path):
+    """BT.601 (6) up to the size of PAL, BT.709 (1) above."""
+    film = write_film(tmp_path / "a.mkv", draw_frames(1, *size))
+    assert run_video(film, tmp_path / "out.mkv")[0] == 0
+    with av.open(str(tmp_path / "out.mkv")) as made:
+        assert int(next(made.decode(video=0)).colorspace) == matrix
+
+
+def test_sound_keeps_its_language_and_purpose(run_video, tmp_path):
+    plain = write_film(tmp_path / "plain.mkv", draw_frames(3, 64, 48), sound=True)
+    described = av.stream.Disposition.visual_impaired
+    with av.open(str(plain)) as source, av.open(str(tmp_path / "a.mkv"), "w") as made:
+        streams = [made.add_stream_from_template(stream) for stream in source.streams]
+        streams[1].metadata["language"] = "deu"
+        streams[1].disposition = described
+        for packet in source.demux():
+            if packet.dts is not None:
+                packet.stream = streams[packet.stream.index]
+                made.mux(packet)
+    assert run_video(tmp_path / "a.mkv", tmp_path / "out.mkv")[0] == 0
+    with av.open(str(tmp_path / "out.mkv")) as result:
+        (audio,) = result.streams.audio
+        assert audio.metadata["language"] == "deu" and audio.disposition & described
+
+
 def test_frames_keep_their_own_times_in_every_container(run_video, tmp_path):
     times = [0, 33, 100, 120, 250, 251, 400]
     film = write_film(tmp_path / "a.mkv", draw_frames(7, 64, 48), times=times)

@@ -21,11 +21,12 @@ pytest.importorskip("httpx2", reason="starlette's client needs httpx2")
 
 from starlette.testclient import TestClient
 
+from condiff.web import sessions as tabs
 from condiff.web.app import Server, WebSettings, distinct
 from condiff.web.controls import describe, read_edits
 from condiff.web.drawer import LINES_DRAWN
 from condiff.web.security import HEADERS, is_loopback
-from condiff.web.sessions import clean_name
+from condiff.web.sessions import Gone, Sessions, clean_name
 
 JSON = {"content-type": "application/json"}
 BYTES = {"content-type": "application/octet-stream"}
@@ -624,8 +625,6 @@ def test_the_folder_of_a_killed_server_is_deleted_by_the_next(monkeypatch, tmp_p
     import shutil
     import tempfile
 
-    from condiff.web.sessions import Sessions
-
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     living, killed = Sessions(), Sessions()
     copy = killed.root.with_name("condiff-web-left")
@@ -697,3 +696,38 @@ def test_a_reference_has_colours_and_is_the_sessions_own(client, session):
     for values in ({"references": [upload]}, {"references": ["x"]}, {"palette": "x"}):
         response = client.post(f"{session}/make/{upload}", json={"seed": 1, **values})
         assert (response.status_code, "no longer exists" in response.text) == (404, True)
+
+
+@pytest.fixture
+def sessions():
+    made = Sessions()
+    yield made
+    made.close()
+
+
+def test_the_tab_that_is_idle_longest_makes_room(sessions, monkeypatch):
+    monkeypatch.setattr(tabs, "MAX_SESSIONS", 2)
+    first, second = sessions.open(), sessions.open()
+    first.seen -= 100
+    second.seen -= 50
+    sessions.find(first.id)  # it is used again
+    third = sessions.open()
+    assert first.folder.is_dir() and third.folder.is_dir() and not second.folder.exists()
+
+
+def test_the_files_of_idle_tabs_are_deleted(sessions):
+    idle, active = sessions.open(), sessions.open()
+    idle.seen -= tabs.IDLE_SECONDS + 1
+    active.seen -= tabs.IDLE_SECONDS - 60
+    sessions.sweep()
+    assert active.folder.is_dir() and not idle.folder.exists()
+    with pytest.raises(Gone):
+        sessions.find(idle.id)
+
+
+def test_a_tab_takes_a_limited_number_of_photos(sessions, monkeypatch):
+    monkeypatch.setattr(tabs, "MAX_FILES", 1)
+    session = sessions.open()
+    session.add("a.jpg")
+    with pytest.raises(Gone, match="The limit is 1 "):
+        session.add("b.jpg")

@@ -656,3 +656,23 @@ def test_the_page_on_a_phone(browser, tiny_server, tmp_path, scheme):
                   e.querySelector("img"))).map((e) => e.outerHTML)"""
         )
         assert unnamed == []
+
+
+def test_a_chosen_alternative_stays_when_a_setting_changes(browser, tiny_server, tmp_path):
+    make_photo(60, 44).save(tmp_path / "photo.jpg")
+    with coloured(browser, tiny_server[0], tmp_path / "photo.jpg") as page:
+        first, seed = shown(page), int(page.input_value("#seed"))
+        page.click("#more-samples")
+        sync_api.expect(page.locator("#samples button")).to_have_count(4, timeout=WAIT)
+        until(page, "#message")
+        page.click("#samples button:nth-child(3)")
+        assert not np.array_equal(shown(page), first)
+        assert page.input_value("#seed") == str(seed + 2)
+        after = page.locator("#stage .after")
+        third = after.get_attribute("src")  # named by seed and settings
+        page.fill("#colorize-saturation", "1.2")
+        sync_api.expect(page.locator("#samples button")).to_have_count(0, timeout=WAIT)
+        sync_api.expect(after).not_to_have_attribute("src", third)
+        page.fill("#colorize-saturation", "1")
+        sync_api.expect(after).to_have_attribute("src", third, timeout=WAIT)
+        assert page.input_value("#seed") == str(seed + 2)

@@ -676,3 +676,22 @@ def test_a_chosen_alternative_stays_when_a_setting_changes(browser, tiny_server,
         page.fill("#colorize-saturation", "1")
         sync_api.expect(after).to_have_attribute("src", third, timeout=WAIT)
         assert page.input_value("#seed") == str(seed + 2)
+
+
+def test_an_unreadable_drawing_leaves_the_pad_and_its_pictures(browser, tiny_server, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"broken")
+    with opened(browser, tiny_server[0]) as page:
+        page.click("#tab-draw")
+        page.click("#draw summary")
+        page.fill("#draw-steps", "2")
+        page.press("#draw-steps", "Tab")
+        stroke(page, "#pad", (0.2, 0.2), (0.8, 0.8))
+        page.click("#render")
+        until(page, "#pad-message")
+        page.set_input_files("#drawing", tmp_path / "broken.png")
+        sync_api.expect(page.locator("#pad-trouble")).to_contain_text("broken.png", timeout=WAIT)
+        assert page.locator("#pad").is_visible()
+        assert shown(page, "#pictures figure:nth-child(1) img").shape == (512, 512, 3)
+        page.click("#render")  # the same drawing
+        until(page, "#pad-message")
+        assert page.locator("#pictures button.pick:not([disabled])").count() == 4

@@ -695,3 +695,24 @@ def test_an_unreadable_drawing_leaves_the_pad_and_its_pictures(browser, tiny_ser
         page.click("#render")  # the same drawing
         until(page, "#pad-message")
         assert page.locator("#pictures button.pick:not([disabled])").count() == 4
+
+
+def test_negative_and_page_hold_for_one_photo(browser, tiny_server, tmp_path):
+    for number in range(3):
+        make_photo(60 + number, 44, seed=number).save(tmp_path / f"{number}.jpg")
+    with opened(browser, tiny_server[0]) as page:
+        page.set_input_files("#files", [tmp_path / "0.jpg", tmp_path / "1.jpg"])
+        sync_api.expect(page.locator("#count")).to_have_text("2 of 2 coloured", timeout=WAIT)
+        page.click("#colorize summary")
+        page.fill("#colorize-saturation", "1.5")
+        page.check("#colorize-invert")
+        until(page, "#message")
+        page.click("#everywhere")
+        until(page, "#zip-message")
+        page.set_input_files("#more-files", tmp_path / "2.jpg")
+        sync_api.expect(page.locator("#count")).to_have_text("3 of 3 coloured", timeout=WAIT)
+        assert page.is_checked("#colorize-invert")
+        for _ in range(2):
+            page.click("#next")
+            assert not page.is_checked("#colorize-invert")
+            assert page.input_value("#colorize-saturation") == "1.5"

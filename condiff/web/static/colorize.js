@@ -143,7 +143,7 @@ function showSettings() {
 /** Add photos, and colour them one after the other. */
 export async function addPhotos(files) {
   const added = [...files].map((file) => ({
-    file, name: file.name || "photo.png", seed: newSeed(), look: look(), values: { ...controls.values },
+    file, name: file.name || "photo.png", seed: newSeed(), look: look(), values: controls.forOthers(controls.values),
     strokes: new StrokeList(), mask: new StrokeList(), swapped: false,
     references: [], mode: "places", varied: false, results: [], chosen: null, remarks: [], state: "",
   }));
@@ -456,11 +456,11 @@ function resetSettings() {
   changeSettings();
 }
 
-/** Colour all other photos with the current one's settings. */
+/** Colour all other photos with the current one's settings, except those of a single file. */
 async function useEverywhere() {
   const { look, values, references, mode } = current;
   for (const photo of photos.filter((each) => each.upload && each !== current)) {
-    Object.assign(photo, { look, values: { ...values }, references: [...references], mode });
+    Object.assign(photo, { look, values: controls.forOthers(values, photo.values), references: [...references], mode });
     if (!(await zipTask.run(`${text("coloring")}: ${photo.name}`, (hear, signal) => color(photo, { hear, signal })))) return;
     showList();
   }

@@ -656,3 +656,63 @@ def test_the_page_on_a_phone(browser, tiny_server, tmp_path, scheme):
                   e.querySelector("img"))).map((e) => e.outerHTML)"""
         )
         assert unnamed == []
+
+
+def test_a_chosen_alternative_stays_when_a_setting_changes(browser, tiny_server, tmp_path):
+    make_photo(60, 44).save(tmp_path / "photo.jpg")
+    with coloured(browser, tiny_server[0], tmp_path / "photo.jpg") as page:
+        first, seed = shown(page), int(page.input_value("#seed"))
+        page.click("#more-samples")
+        sync_api.expect(page.locator("#samples button")).to_have_count(4, timeout=WAIT)
+        until(page, "#message")
+        page.click("#samples button:nth-child(3)")
+        assert not np.array_equal(shown(page), first)
+        assert page.input_value("#seed") == str(seed + 2)
+        after = page.locator("#stage .after")
+        third = after.get_attribute("src")  # named by seed and settings
+        page.fill("#colorize-saturation", "1.2")
+        sync_api.expect(page.locator("#samples button")).to_have_count(0, timeout=WAIT)
+        sync_api.expect(after).not_to_have_attribute("src", third)
+        page.fill("#colorize-saturation", "1")
+        sync_api.expect(after).to_have_attribute("src", third, timeout=WAIT)
+        assert page.input_value("#seed") == str(seed + 2)
+
+
+def test_an_unreadable_drawing_leaves_the_pad_and_its_pictures(browser, tiny_server, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"broken")
+    with opened(browser, tiny_server[0]) as page:
+        page.click("#tab-draw")
+        page.click("#draw summary")
+        page.fill("#draw-steps", "2")
+        page.press("#draw-steps", "Tab")
+        stroke(page, "#pad", (0.2, 0.2), (0.8, 0.8))
+        page.click("#render")
+        until(page, "#pad-message")
+        page.set_input_files("#drawing", tmp_path / "broken.png")
+        sync_api.expect(page.locator("#pad-trouble")).to_contain_text("broken.png", timeout=WAIT)
+        assert page.locator("#pad").is_visible()
+        assert shown(page, "#pictures figure:nth-child(1) img").shape == (512, 512, 3)
+        page.click("#render")  # the same drawing
+        until(page, "#pad-message")
+        assert page.locator("#pictures button.pick:not([disabled])").count() == 4
+
+
+def test_negative_and_page_hold_for_one_photo(browser, tiny_server, tmp_path):
+    for number in range(3):
+        make_photo(60 + number, 44, seed=number).save(tmp_path / f"{number}.jpg")
+    with opened(browser, tiny_server[0]) as page:
+        page.set_input_files("#files", [tmp_path / "0.jpg", tmp_path / "1.jpg"])
+        sync_api.expect(page.locator("#count")).to_have_text("2 of 2 coloured", timeout=WAIT)
+        page.click("#colorize summary")
+        page.fill("#colorize-saturation", "1.5")
+        page.check("#colorize-invert")
+        until(page, "#message")
+        page.click("#everywhere")
+        until(page, "#zip-message")
+        page.set_input_files("#more-files", tmp_path / "2.jpg")
+        sync_api.expect(page.locator("#count")).to_have_text("3 of 3 coloured", timeout=WAIT)
+        assert page.is_checked("#colorize-invert")
+        for _ in range(2):
+            page.click("#next")
+            assert not page.is_checked("#colorize-invert")
+            assert page.input_value("#colorize-saturation") == "1.5"

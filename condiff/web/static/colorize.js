@@ -135,7 +135,7 @@ function dropReference(reference) {
 /** Show the current photo's settings, or those for the next one. */
 function showSettings() {
   if (current) showReferences();
-  controls.show({ ...known.colorize.looks[look()] });
+  controls.show({ ...known.colorize.looks[look()], ...(current?.varied ? { variety: 1 } : {}) });
   if (current) seedInput.value = current.seed;
   showIf($("#everywhere"), photos.filter((photo) => photo.upload).length > 1);
 }
@@ -143,9 +143,9 @@ function showSettings() {
 /** Add photos, and colour them one after the other. */
 export async function addPhotos(files) {
   const added = [...files].map((file) => ({
-    file, name: file.name || "photo.png", seed: newSeed(), look: look(), values: { ...controls.values },
+    file, name: file.name || "photo.png", seed: newSeed(), look: look(), values: controls.forOthers(controls.values),
     strokes: new StrokeList(), mask: new StrokeList(), swapped: false,
-    references: [], mode: "places", results: [], chosen: null, remarks: [], state: "",
+    references: [], mode: "places", varied: false, results: [], chosen: null, remarks: [], state: "",
   }));
   photos.push(...added);
   showIf($("#drop"), photos.length === 0);
@@ -224,6 +224,7 @@ function recolor(samples = 1) {
 }
 
 async function color(photo, { samples = 1, hear = () => {}, signal } = {}) {
+  const { varied } = photo;
   const order = await orderOf(photo, samples);
   const results = [];
   let unsure = null;
@@ -237,10 +238,9 @@ async function color(photo, { samples = 1, hear = () => {}, signal } = {}) {
       if (event.draft && photo === current) showAfter(fileOf(photo.upload, event.draft) + `?${Date.now()}`);
       if (event.uncertainty) unsure = { source: `${fileOf(photo.upload, event.uncertainty)}?${Date.now()}`, most: event.most };
       if (event.result) {
-        results.push(event);
+        results.push({ ...event, varied: results.length ? Boolean(order.others) : varied });
         photo.results = [...results];
-        photo.chosen = results[0];
-        if (results.length === 1) photo.unsure = null;
+        if (results.length === 1) Object.assign(photo, { chosen: results[0], unsure: null });
         photo.failed = null;
         if (photo === current) stage.classList.add("settled");
         show(photo);
@@ -264,6 +264,7 @@ async function orderOf(photo, samples) {
   const taken = references.map((reference) => reference.upload);
   if (photo.mode === "places") order.references = taken;
   else if (taken.length) order.palette = taken.at(-1);
+  if (photo.varied) order.sampling = { variety: 1, ...order.sampling };
   if (samples > 1 && !("variety" in values)) order.others = { variety: 1 }; // further apart
   if (!photo.strokes.isEmpty) order.strokes = await toBase64(await toPng(photo.strokes, strokeSize(photo)));
   if (!photo.mask.isEmpty) order.mask = await toBase64(await maskOf(photo));
@@ -310,13 +311,20 @@ function show(photo) {
   $("#samples").replaceChildren(...(photo.results.length > 1 ? photo.results : []).map((result, i) => {
     const image = make("img", { src: fileOf(photo.upload, result.preview), alt: text("alternative", { number: i + 1 }) });
     const button = make("button", { "aria-pressed": result === chosen }, image);
-    button.addEventListener("click", () => { photo.chosen = result; show(photo); $("#samples").children[i].focus(); });
+    button.addEventListener("click", () => { choose(photo, result); $("#samples").children[i].focus(); });
     return button;
   }));
   $("#undo").disabled = !list().made.length;
   $("#redo").disabled = !list().undone.length;
   $("#clear").disabled = list().isEmpty;
   press($("#swap"), photo.swapped);
+}
+
+/** Go on with an alternative: later changes keep its seed and its variety. */
+function choose(photo, result) {
+  Object.assign(photo, { chosen: result, seed: result.seed, varied: result.varied });
+  showSettings();
+  show(photo);
 }
 
 function showUnsure({ unsure }) {
@@ -440,7 +448,7 @@ function connect() {
 function resetSettings() {
   if (current) {
     const { references } = current;
-    Object.assign(current, { references: [], mode: "places" });
+    Object.assign(current, { references: [], mode: "places", varied: false });
     references.forEach(dropReference);
   }
   controls.values = {};
@@ -448,11 +456,11 @@ function resetSettings() {
   changeSettings();
 }
 
-/** Colour all other photos with the current one's settings. */
+/** Colour all other photos with the current one's settings, except those of a single file. */
 async function useEverywhere() {
   const { look, values, references, mode } = current;
   for (const photo of photos.filter((each) => each.upload && each !== current)) {
-    Object.assign(photo, { look, values: { ...values }, references: [...references], mode });
+    Object.assign(photo, { look, values: controls.forOthers(values, photo.values), references: [...references], mode });
     if (!(await zipTask.run(`${text("coloring")}: ${photo.name}`, (hear, signal) => color(photo, { hear, signal })))) return;
     showList();
   }

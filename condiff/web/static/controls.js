@@ -83,6 +83,13 @@ export class Controls {
     return Object.fromEntries(own.filter((key) => key in this.values).map((key) => [key, this.values[key]]));
   }
 
+  /** The values that hold for other files, too, with those of one file from `own`. */
+  forOthers(values, own = {}) {
+    const single = this.rows.map(({ control }) => control).filter(ofOneFile).map((control) => control.name);
+    const pick = (all, wanted) => Object.fromEntries(Object.entries(all).filter(([name]) => single.includes(name) === wanted));
+    return { ...pick(values, false), ...pick(own, true) };
+  }
+
   /** Restore the values of the last visit if they are still allowed. */
   recall(name) {
     const last = recall(name, {});
@@ -98,7 +105,8 @@ export class Controls {
   }
 }
 
-const rememberable = (control) => control.kind !== "text" && control.group !== "reading" && control.name !== "invert";
+const ofOneFile = (control) => control.group === "reading" || control.name === "invert";
+const rememberable = (control) => control.kind !== "text" && !ofOneFile(control);
 
 function isAllowed({ kind, min, max, choices }, value) {
   if (kind === "switch") return typeof value === "boolean";

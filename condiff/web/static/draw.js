@@ -149,15 +149,14 @@ function fitColors({ width, height }) {
   zoom.fit();
 }
 
-/** Send a drawing; it replaces the last one and its pictures. */
+/** Send a drawing; once it is read, it replaces the last one and its pictures. */
 async function send(blob, name, hear, signal) {
+  const read = await upload("drawing", blob, name, hear, signal);
   if (sent) remove(sent);
-  sent = null;
+  sent = read.upload;
   pictures = [];
   stopFilm();
   showIf($("#gallery"), false);
-  const read = await upload("drawing", blob, name, hear, signal);
-  sent = read.upload;
   $("#pad-remarks").replaceChildren(...read.remarks.map((remark) => make("li", {}, remark)));
   return read;
 }

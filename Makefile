@@ -25,7 +25,7 @@ wheel: .venv/bin/python
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "$(PYTHON) is not Python 3.11 or newer: name one, as in make demo PYTHON=python3.12"; \
 		exit 1; }
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
 
 # PyPI's torch for Linux brings 2.7 GB of CUDA. Where there is no NVIDIA GPU, and PyTorch's own index
 # answers, its CPU build of 0.2 GB is installed first.

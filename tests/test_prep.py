@@ -182,7 +182,7 @@ def test_workers_that_lost_their_parent_end(photos, tmp_path):
     assert done.returncode == -signal.SIGKILL
     workers = [Path("/proc") / pid for pid in done.stdout.split()]
     assert workers
-    end = time.monotonic() + 5
+    end = time.monotonic() + 60
     while any(is_running(path) for path in workers):
         assert time.monotonic() < end
         time.sleep(0.02)

@@ -344,7 +344,7 @@ def test_two_processes_do_what_one_does_with_twice_the_batch(photo_folder, tmp_p
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    launch += ["--master_port", "29733", *command(photo_folder, two, config_file)[1:]]
+    launch += ["--standalone", *command(photo_folder, two, config_file)[1:]]
     done = subprocess.run(
         [*launch, "--batch-size", "4", "--max-steps", "6"],
         env=environment() | {"ACCELERATE_USE_CPU": "true"}, capture_output=True, text=True,
@@ -366,7 +366,7 @@ def test_a_broken_photo_of_another_process_costs_no_steps(photo_folder, tmp_path
     of_the_second = Order(12, seed=0).at(2 * 4 + 2)[1]  # in the third batch of two times two
     (photos / f"{of_the_second:02}.png").write_bytes(b"no photo")
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    launch += ["--master_port", "29737", *command(photos, out, config_file)[1:]]
+    launch += ["--standalone", *command(photos, out, config_file)[1:]]
     done = subprocess.run(
         [*launch, "--batch-size", "2"], env=environment() | {"ACCELERATE_USE_CPU": "true"},
         capture_output=True, text=True,
@@ -384,7 +384,7 @@ def test_one_process_resumes_what_two_began(photo_folder, tmp_path, config_file)
     done = subprocess.run(whole, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    launch += ["--master_port", "29734", *command(photo_folder, two, config_file, *steps)[1:]]
+    launch += ["--standalone", *command(photo_folder, two, config_file, *steps)[1:]]
     with subprocess.Popen(
         launch, env=environment() | {"ACCELERATE_USE_CPU": "true"},
         stderr=subprocess.PIPE, text=True, start_new_session=True,
@@ -407,12 +407,12 @@ def test_a_refusal_of_the_main_process_ends_the_others_in_a_sentence(
 ):
     (tmp_path / "empty").mkdir()
     with lock_run(tmp_path / "taken"):
-        for port, data, out, sentence in (
-            (29735, tmp_path / "empty", tmp_path / "new", "No photos in"),
-            (29736, photo_folder, tmp_path / "taken", "Another process trains in"),
+        for data, out, sentence in (
+            (tmp_path / "empty", tmp_path / "new", "No photos in"),
+            (photo_folder, tmp_path / "taken", "Another process trains in"),
         ):
             launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-            launch += ["--master_port", str(port), *command(data, out, config_file)[1:]]
+            launch += ["--standalone", *command(data, out, config_file)[1:]]
             done = subprocess.run(
                 launch, env=environment() | {"ACCELERATE_USE_CPU": "true"},
                 capture_output=True, text=True,

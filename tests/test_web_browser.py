@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -716,3 +717,37 @@ def test_negative_and_page_hold_for_one_photo(browser, tiny_server, tmp_path):
             page.click("#next")
             assert not page.is_checked("#colorize-invert")
             assert page.input_value("#colorize-saturation") == "1.5"
+
+
+@pytest.mark.parametrize(
+    ("locale", "language", "tab"),
+    [
+        ("de-DE", "de", "Zeichnen"),
+        ("fr-CA", "fr", "Dessiner"),
+        ("es-MX", "es", "Dibujar"),
+        ("ja-JP", "en", "Draw"),
+    ],
+)
+def test_the_page_speaks_the_language_of_the_browser(browser, tiny_server, locale, language, tab):
+    with opened(browser, tiny_server[0], locale=locale) as page:
+        assert page.locator("html").get_attribute("lang") == language
+        assert page.locator("#tab-draw").inner_text() == tab
+
+
+def test_every_language_has_the_keys_and_the_placeholders_of_english(browser, tiny_server):
+    def shape(texts):
+        """The same with each text replaced by its placeholders."""
+        if isinstance(texts, dict):
+            # "one" is 1 in English, but 0 and 1 in French, which needs the number
+            return {key: shape(value) for key, value in texts.items() if key != "one"}
+        if isinstance(texts, list):
+            return [shape(value) for value in texts]
+        return sorted(re.findall(r"\{\w+\}", texts or ""))  # None: English takes the server's text
+
+    with opened(browser, tiny_server[0]) as page:
+        source = page.locator("script[type=module]").get_attribute("src").replace("app", "strings")
+        tables = page.evaluate("async (source) => (await import(source)).STRINGS", source)
+    english = shape(tables.pop("en"))
+    assert set(tables) == {"de", "es", "fr"}
+    for language, texts in tables.items():
+        assert shape(texts) == english, language

@@ -1,4 +1,8 @@
-// Every text of the page, by language. To add a language, add a table; a missing key is English.
+// Every text of the page, by language: English here, each other one in its own module; a missing key is English.
+import { de } from "./strings.de.js";
+import { es } from "./strings.es.js";
+import { fr } from "./strings.fr.js";
+
 export const STRINGS = {
   en: {
     title: "condiff: colours for black-and-white photos",
@@ -118,4 +122,7 @@ export const STRINGS = {
     pause: "Pause",
     empty_pad: "Draw something first.",
   },
+  de,
+  es,
+  fr,
 };
